@@ -1,0 +1,6 @@
+//! oddsd keeps an odds database, and every cache in front of it, as fresh as the feed.
+
+pub mod cache;
+pub mod feed;
+pub mod key;
+pub mod model;

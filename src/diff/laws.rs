@@ -1,0 +1,252 @@
+//! Laws of the diff, over small worlds in which everything that can happen does.
+
+use proptest::prelude::*;
+use rust_decimal::Decimal;
+
+use super::*;
+use crate::model::{EventStatus, Facts, Scope};
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_760_000_000 + seconds, 0).expect("in range")
+}
+
+fn event(n: u8, status: EventStatus) -> Event {
+    Event {
+        id: EventId::new(format!("e{n}")),
+        source: "test".into(),
+        sport: "horse_racing".into(),
+        league: if n.is_multiple_of(2) { "GB" } else { "IRE" }.into(),
+        venue: "Ascot".into(),
+        name: format!("race {n}"),
+        starts_at: Some(at(3600)),
+        day: None,
+        status,
+        in_play: false,
+        listed: true,
+        facts: Facts::new(),
+    }
+}
+
+fn selection(n: u8, status: SelectionStatus) -> Selection {
+    Selection {
+        id: SelectionId::new(format!("s{n}")),
+        name: format!("runner {n}"),
+        status,
+        facts: Facts::new(),
+    }
+}
+
+fn price(selection: u8, bookmaker: u8, cents: Option<i64>, observed: i64) -> Price {
+    Price {
+        key: PriceKey {
+            market: "win".into(),
+            selection: SelectionId::new(format!("s{selection}")),
+            bookmaker: crate::model::BookmakerId::new(format!("b{bookmaker}")),
+        },
+        offer: cents.map(|cents| Offer::decimal(Decimal::new(cents, 2))),
+        suspended: false,
+        observed_at: at(observed),
+    }
+}
+
+prop_compose! {
+    fn any_event(as_of: i64)(
+        n in 0u8..4,
+        finished in prop::bool::weighted(0.1),
+        out in 0u8..6,
+        prices in prop::collection::vec((0u8..4, 0u8..4, prop::option::weighted(0.9, 1i64..5), 0i64..3), 0..14),
+    ) -> EventSnapshot {
+        let status = if finished { EventStatus::Completed } else { EventStatus::Scheduled };
+        EventSnapshot {
+            event: event(n, status),
+            selections: (0..4)
+                .map(|s| selection(s, if s == out { SelectionStatus::NonRunner } else { SelectionStatus::Active }))
+                .collect(),
+            prices: prices
+                .into_iter()
+                .map(|(s, b, cents, late)| price(s, b, cents.map(|c| 100 + c * 50), as_of - late))
+                .collect(),
+            complete: true,
+        }
+    }
+}
+
+fn any_snapshot(as_of: i64) -> impl Strategy<Value = Snapshot> {
+    let scope = prop_oneof![
+        Just(Scope::Listed),
+        Just(Scope::League("GB".into())),
+        Just(Scope::Days {
+            days: vec![],
+            regions: vec![]
+        }),
+    ];
+    (prop::collection::vec(any_event(as_of), 0..5), scope).prop_map(move |(events, scope)| {
+        Snapshot {
+            source: "test".into(),
+            as_of: at(as_of),
+            scope,
+            events,
+            bookmakers: vec![],
+            rejects: Rejects::default(),
+        }
+    })
+}
+
+/// Snapshots 100 s apart, so that feed times never cross from one to the next.
+fn any_history() -> impl Strategy<Value = Vec<Snapshot>> {
+    (0usize..5).prop_flat_map(|n| {
+        (0..n)
+            .map(|k| any_snapshot(100 * k as i64 + 100))
+            .collect::<Vec<_>>()
+    })
+}
+
+fn book_after(history: &[Snapshot]) -> Book {
+    let mut book = Book::default();
+    for snapshot in history {
+        let changes = diff(&book, snapshot, &Guard::OFF);
+        book.apply(changes);
+    }
+    book
+}
+
+/// What the snapshot offers, told independently of the diff: the later feed time counts, then the first.
+fn offered(snapshot: &EventSnapshot) -> BTreeMap<PriceKey, Offer> {
+    let mut newest: BTreeMap<PriceKey, &Price> = BTreeMap::new();
+    for price in &snapshot.prices {
+        let newer = newest
+            .get(&price.key)
+            .is_none_or(|known| price.observed_at > known.observed_at);
+        if newer {
+            newest.insert(price.key.clone(), price);
+        }
+    }
+    let offers = newest
+        .into_iter()
+        .filter_map(|(key, price)| Some((key, price.offer.clone()?)));
+    offers.collect()
+}
+
+fn open(stored: &StoredEvent) -> BTreeMap<PriceKey, Offer> {
+    let open = stored.prices.iter().filter(|(_, price)| price.is_open());
+    open.map(|(key, price)| (key.clone(), price.offer.clone()))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn applying_the_diff_gives_what_was_observed(history in any_history(), new in any_snapshot(900)) {
+        let before = book_after(&history);
+        let mut after = before.clone();
+        let changes = diff(&before, &new, &Guard::OFF);
+        prop_assert_eq!(changes.held_back.is_some(), false);
+        after.apply(changes);
+
+        let mut listed = HashSet::new();
+        for observed in &new.events {
+            if listed.insert(observed.event.id.clone()) {
+                let stored = &after.events[&observed.event.id];
+                prop_assert_eq!(open(stored), offered(observed));
+                prop_assert!(stored.event.listed);
+                prop_assert_eq!(&stored.event.name, &observed.event.name);
+            }
+        }
+        for (id, stored) in &before.events {
+            if listed.contains(id) {
+                continue;
+            }
+            let now = &after.events[id];
+            if new.scope.covers(&stored.event) {
+                prop_assert!(open(now).is_empty() && !now.event.listed);
+            } else {
+                prop_assert_eq!(now, stored);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_again_is_nothing(history in any_history(), new in any_snapshot(900)) {
+        let mut book = book_after(&history);
+        book.apply(diff(&book, &new, &Guard::OFF));
+        let again = diff(&book, &new, &Guard::OFF);
+        prop_assert!(again.is_quiet(), "{again:?}");
+        prop_assert_eq!(again.counts.written(), 0);
+        let before = book.clone();
+        book.apply(again);
+        prop_assert_eq!(book, before);
+    }
+
+    #[test]
+    fn an_older_observation_changes_nothing(history in any_history(), new in any_snapshot(900), old in any_snapshot(50)) {
+        let mut book = book_after(&history);
+        book.apply(diff(&book, &new, &Guard::OFF));
+        let changes = diff(&book, &old, &Guard::OFF);
+        let known = |id: &EventId| book.events.contains_key(id);
+        prop_assert!(changes.prices.iter().all(|change| !known(&change.event)));
+        prop_assert!(changes.selections.iter().all(|change| !known(&change.event)));
+        prop_assert!(changes.events.iter().all(|change| !known(&change.after.id)));
+    }
+
+    #[test]
+    fn a_price_with_an_older_feed_time_is_stale(cents in 1i64..9, other in 1i64..9, late in 1i64..100) {
+        let snapshot = |as_of: i64, price: Price| Snapshot {
+            source: "test".into(), as_of: at(as_of), scope: Scope::Listed, bookmakers: vec![], rejects: Rejects::default(),
+            events: vec![EventSnapshot { event: event(0, EventStatus::Scheduled), selections: vec![selection(0, SelectionStatus::Active)], prices: vec![price], complete: true }],
+        };
+        let book = book_after(&[snapshot(200, price(0, 0, Some(100 + cents), 200))]);
+        // Asked later, but the provider's cache answered with an older price.
+        let changes = diff(&book, &snapshot(300, price(0, 0, Some(100 + other), 200 - late)), &Guard::OFF);
+        prop_assert!(changes.is_quiet());
+        prop_assert_eq!(changes.counts.stale, 1);
+    }
+
+    #[test]
+    fn every_row_is_counted_once(history in any_history(), new in any_snapshot(900)) {
+        let counts = diff(&book_after(&history), &new, &Guard::OFF).counts;
+        let rows: usize = new.events.iter().map(|event| event.prices.len()).sum();
+        prop_assert_eq!(counts.seen, rows as u64);
+        prop_assert_eq!(counts.seen, counts.inserted + counts.reopened + counts.changed + counts.unchanged
+            + counts.stale + counts.rejected + counts.no_price);
+    }
+
+    #[test]
+    fn status_never_goes_back(history in any_history()) {
+        let mut book = Book::default();
+        for snapshot in &history {
+            let before: HashMap<_, _> = book.events.iter().map(|(id, e)| (id.clone(), e.event.rank())).collect();
+            book.apply(diff(&book, snapshot, &Guard::OFF));
+            for (id, rank) in before {
+                prop_assert!(book.events[&id].event.rank() >= rank);
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_answer_needs_a_second_look(history in any_history(), new in any_snapshot(900)) {
+        let book = book_after(&history);
+        let believed = diff(&book, &new, &Guard::OFF);
+        let first = diff(&book, &new, &Guard { max_removed_fraction: 0.5, first_look: None });
+        if let Some(held) = &first.held_back {
+            // Nothing that is only absent goes …
+            prop_assert!(held.prices * 2 > held.open_prices || held.events * 2 > held.listed_events);
+            let gone = |changes: &Changes| changes.events.iter().filter(|c| !c.after.listed).count();
+            prop_assert_eq!(gone(&first), 0);
+            prop_assert!(first.prices.len() < believed.prices.len() || gone(&believed) > 0);
+            // … until the same answer comes again.
+            let mut after_first = book.clone();
+            after_first.apply(first.clone());
+            let guard = Guard { max_removed_fraction: 0.5, first_look: Some(&held.missing) };
+            let second = diff(&after_first, &new, &guard);
+            prop_assert!(second.held_back.is_none());
+            after_first.apply(second);
+            let mut at_once = book.clone();
+            at_once.apply(believed);
+            let prices = |book: &Book| book.events.iter().map(|(id, e)| (id.clone(), open(e))).collect::<BTreeMap<_, _>>();
+            prop_assert_eq!(prices(&after_first), prices(&at_once));
+        } else {
+            prop_assert_eq!(first, believed);
+        }
+    }
+}

@@ -5,3 +5,4 @@ pub mod diff;
 pub mod feed;
 pub mod key;
 pub mod model;
+pub mod store;

@@ -67,7 +67,7 @@ text_id!(
 );
 
 /// Spellings of one bookmaker that drift between answers: `(as spelt, as stored)`.
-const BOOKMAKER_ALIASES: &[(&str, &str)] = &[
+pub const BOOKMAKER_ALIASES: &[(&str, &str)] = &[
     ("betfairexchange", "betfair"),
     ("willhill", "williamhill"),
     ("boyle", "boylesports"),
@@ -106,6 +106,17 @@ impl BookmakerId {
 pub struct Bookmaker {
     pub id: BookmakerId,
     pub name: String,
+}
+
+impl Bookmaker {
+    /// `exchange` or `fixed`.
+    pub fn kind(&self) -> &'static str {
+        if self.id.is_exchange() {
+            "exchange"
+        } else {
+            "fixed"
+        }
+    }
 }
 
 /// Where an event stands. `Scheduled` until something says otherwise.

@@ -1,0 +1,445 @@
+//! The door to the database: what is stored, what changed, what readers still have to be told.
+//! Two backends with the same verbs and the same suite of tests: Postgres, and SQLite in one file.
+//!
+//! Every write runs in a task of its own that nobody cancels: a dropped `begin()` or `commit()`
+//! leaves a pooled connection in a state that loses the next write without an error. After any
+//! error the caller forgets its memory and loads again: the outcome of that write is unknown.
+
+mod postgres;
+mod rows;
+mod sqlite;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+
+use crate::diff::Changes;
+use crate::diff::book::Book;
+use crate::key::Key;
+use crate::model::{ChangeKind, Counts, Event, EventId, Offer, PriceStatus, Selection};
+
+pub use postgres::Tls;
+
+/// A door to one database. Cheap to clone.
+#[derive(Clone)]
+pub enum Store {
+    Postgres(postgres::Postgres),
+    Sqlite(sqlite::Sqlite),
+}
+
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    pub url: SecretString,
+    pub tls: Tls,
+    pub max_connections: u32,
+    /// The server ends a statement of ours after this long.
+    pub statement_timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreError {
+    /// The URL or the server can never work as set: a person must act.
+    Misconfigured(String),
+    /// Not reachable now: try again.
+    Down(String),
+    /// The tables are missing, older or newer than this program.
+    Schema(String),
+    /// Another daemon holds the lease: this one must not write.
+    Fenced,
+    /// Memory and rows disagree, or the server refused the statement: load again.
+    Failed(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Misconfigured(why) | Self::Schema(why) => f.write_str(why),
+            Self::Down(why) => write!(f, "cannot reach the database: {why}"),
+            Self::Fenced => f.write_str("another daemon has taken the lease; this one stands by"),
+            Self::Failed(why) => write!(f, "the database refused: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// The right to write, with its fencing number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub holder: String,
+    pub epoch: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    Mine(Lease),
+    HeldBy {
+        holder: String,
+        for_another: Duration,
+    },
+}
+
+/// What is stored, and the number of the next cycle.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    pub book: Book,
+    pub next_cycle: i64,
+}
+
+/// What a cycle is recorded with, beside its changes.
+#[derive(Clone, Debug, Default)]
+pub struct CycleFacts {
+    pub id: i64,
+    pub feed: String,
+    pub races: i64,
+    pub horses: i64,
+    pub bookmakers: Vec<String>,
+    pub fetch_ms: i64,
+    pub diff_ms: i64,
+}
+
+/// The database's own answer after the commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Prices inserted, and prices updated (changed, reopened, withdrawn).
+    pub inserted: u64,
+    pub updated: u64,
+    pub events: u64,
+    pub selections: u64,
+    pub outbox: u64,
+}
+
+impl Written {
+    /// What the changes must come to, if memory and rows agree.
+    fn expected(changes: &Changes) -> Self {
+        let inserted = changes.counts.inserted;
+        Self {
+            inserted,
+            updated: changes.prices.len() as u64 - inserted,
+            events: changes.events.len() as u64,
+            selections: changes.selections.len() as u64,
+            outbox: changes.by_event().len() as u64,
+        }
+    }
+
+    fn checked(self, changes: &Changes) -> Result<Self> {
+        let expected = Self::expected(changes);
+        if self == expected {
+            return Ok(self);
+        }
+        Err(StoreError::Failed(format!(
+            "the commit wrote {self:?} where {expected:?} was expected; somebody else writes to the oddsd tables"
+        )))
+    }
+}
+
+/// One outbox row, claimed for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    pub id: i64,
+    pub cycle: Option<i64>,
+    pub event: Option<EventId>,
+    pub kinds: BTreeSet<ChangeKind>,
+    /// Keys named by a person.
+    pub keys: Vec<Key>,
+    pub attempts: i32,
+}
+
+/// One line of the invalidation log: rows done with, and what it took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Removal {
+    pub id: i64,
+    pub at: DateTime<Utc>,
+    pub cycle: Option<i64>,
+    pub rule: String,
+    pub reason: String,
+    pub keys: Vec<String>,
+    pub existed: i64,
+    pub backend: String,
+    pub attempts: i32,
+    pub took_ms: i64,
+}
+
+/// One cycle that changed something, as recorded.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CycleRow {
+    pub id: i64,
+    pub feed: String,
+    pub as_of: DateTime<Utc>,
+    pub committed_at: DateTime<Utc>,
+    pub races: i64,
+    pub horses: i64,
+    pub bookmakers: i64,
+    #[serde(flatten)]
+    pub counts: Counts,
+    pub fetch_ms: i64,
+    pub diff_ms: i64,
+}
+
+/// One selection of one listed race with its open prices: a row of the by-stage answer.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    pub event: Event,
+    /// The newest write to the event, its selections or its prices.
+    pub updated_at: DateTime<Utc>,
+    pub selection: Selection,
+    pub prices: Vec<RunnerPrice>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunnerPrice {
+    pub bookmaker: String,
+    pub decimal: Decimal,
+    pub fractional: Option<String>,
+}
+
+/// Every price of one event, with what it did since it opened.
+#[derive(Clone, Debug)]
+pub struct EventPrices {
+    pub event: Event,
+    pub checked_at: DateTime<Utc>,
+    pub selections: Vec<Selection>,
+    pub prices: Vec<PriceRow>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct PriceRow {
+    pub selection: String,
+    pub market: String,
+    pub bookmaker: String,
+    pub bookmaker_name: String,
+    pub offer: Offer,
+    pub status: PriceStatus,
+    pub observed_at: DateTime<Utc>,
+    /// First, highest and lowest decimal odds in the kept history.
+    pub opening: Decimal,
+    pub high: Decimal,
+    pub low: Decimal,
+}
+
+/// What the database knows about the daemon, for `status` from anywhere.
+#[derive(Clone, Debug, Serialize)]
+pub struct StoreStatus {
+    pub holder: Option<String>,
+    pub lease_expires_at: Option<DateTime<Utc>>,
+    /// What the holder last said of itself.
+    pub state: serde_json::Value,
+    pub last_cycle: Option<CycleRow>,
+    pub outbox_pending: i64,
+    pub outbox_oldest_seconds: f64,
+    pub outbox_last_error: Option<String>,
+    pub events: i64,
+    pub open_prices: i64,
+}
+
+/// How long things are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    pub history: Duration,
+    pub finished_events: Duration,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Rows of events that were taken out.
+    pub events: Vec<i64>,
+    pub history: u64,
+    pub log: u64,
+}
+
+/// Calls the backend that this store is.
+macro_rules! on {
+    ($store:expr, $inner:ident => $call:expr) => {
+        match $store {
+            Store::Postgres($inner) => $call,
+            Store::Sqlite($inner) => $call,
+        }
+    };
+}
+
+impl Store {
+    /// Opens the door and proves it: one connection, one question. Migrates nothing.
+    pub async fn open(settings: &StoreSettings) -> Result<Self> {
+        let url = settings.url.expose_secret();
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(Self::Postgres(postgres::Postgres::open(settings).await?));
+        }
+        if url.starts_with("sqlite:") {
+            return Ok(Self::Sqlite(sqlite::Sqlite::open(url).await?));
+        }
+        let scheme = url
+            .split(':')
+            .next()
+            .filter(|s| s.len() < 16 && !s.contains('@'))
+            .unwrap_or("?");
+        Err(StoreError::Misconfigured(format!(
+            "DATABASE_URL starts with \"{scheme}:\"; use postgres://user@host:5432/name or sqlite:path/to/file.db"
+        )))
+    }
+
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => "postgres",
+            Self::Sqlite(_) => "sqlite",
+        }
+    }
+
+    /// Brings the tables to this program's version; says what it did, a line each. With `adopt`,
+    /// tables that other programs read under the names of our views are imported and renamed aside.
+    pub async fn migrate(&self, adopt: bool) -> Result<Vec<String>> {
+        on!(self, db => db.migrate(adopt).await)
+    }
+
+    /// `Schema` when the tables are missing, older or newer than this program.
+    pub async fn check_schema(&self) -> Result<()> {
+        on!(self, db => db.check_schema().await)
+    }
+
+    pub async fn acquire(&self, holder: &str, ttl: Duration) -> Result<Acquired> {
+        on!(self, db => db.acquire(holder, ttl).await)
+    }
+
+    /// Holds the lease for another `ttl` and keeps `state` and the last-checked times with it.
+    /// `Fenced` when somebody else has it.
+    pub async fn renew(
+        &self,
+        lease: &Lease,
+        ttl: Duration,
+        state: &serde_json::Value,
+        checked: &[(i64, DateTime<Utc>)],
+    ) -> Result<()> {
+        on!(self, db => db.renew(lease, ttl, state, checked).await)
+    }
+
+    pub async fn release(&self, lease: &Lease) -> Result<()> {
+        on!(self, db => db.release(lease).await)
+    }
+
+    pub async fn load(&self) -> Result<Loaded> {
+        on!(self, db => db.load().await)
+    }
+
+    /// Writes one cycle, all of it or nothing: rows, history, cycle and outbox.
+    pub async fn commit(
+        &self,
+        lease: &Lease,
+        cycle: &CycleFacts,
+        changes: &Changes,
+    ) -> Result<Written> {
+        on!(self, db => db.commit(lease, cycle, changes).await)
+    }
+
+    /// Takes up to `max` due outbox rows; they are due again after `lease_for` unless settled.
+    pub async fn claim(&self, who: &str, max: i64, lease_for: Duration) -> Result<Vec<Claimed>> {
+        on!(self, db => db.claim(who, max, lease_for).await)
+    }
+
+    /// The rows are done with: they leave the outbox and the removal enters the log, together.
+    pub async fn settle(&self, rows: &[i64], removals: &[Removal]) -> Result<()> {
+        on!(self, db => db.settle(rows, removals).await)
+    }
+
+    /// The rows are due again after `delay`.
+    pub async fn postpone(&self, rows: &[i64], delay: Duration, error: &str) -> Result<()> {
+        on!(self, db => db.postpone(rows, delay, error).await)
+    }
+
+    /// Puts keys that a person named into the outbox; returns the row.
+    pub async fn request_removal(&self, keys: &[Key]) -> Result<i64> {
+        on!(self, db => db.request_removal(keys).await)
+    }
+
+    /// False once the row has been settled.
+    pub async fn is_pending(&self, row: i64) -> Result<bool> {
+        on!(self, db => db.is_pending(row).await)
+    }
+
+    /// Runners of the listed races that start in `[from, to)`, with their open prices.
+    pub async fn runners(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Vec<Runner>> {
+        on!(self, db => db.runners(from, to).await)
+    }
+
+    pub async fn event_prices(&self, event: &EventId) -> Result<Option<EventPrices>> {
+        on!(self, db => db.event_prices(event).await)
+    }
+
+    /// Cycles after this id, oldest first; `after` = -1 gives the newest `limit` ones.
+    pub async fn cycles(&self, after: i64, limit: i64) -> Result<Vec<CycleRow>> {
+        on!(self, db => db.cycles(after, limit).await)
+    }
+
+    /// Removals after this id, oldest first; `after` = -1 gives the newest `limit` ones.
+    pub async fn removals(&self, after: i64, limit: i64) -> Result<Vec<Removal>> {
+        on!(self, db => db.removals(after, limit).await)
+    }
+
+    pub async fn status(&self) -> Result<StoreStatus> {
+        on!(self, db => db.status().await)
+    }
+
+    /// Takes out what is past its retention, seen from `now`.
+    pub async fn prune(
+        &self,
+        lease: &Lease,
+        keep: Retention,
+        now: DateTime<Utc>,
+    ) -> Result<Pruned> {
+        on!(self, db => db.prune(lease, keep, now).await)
+    }
+
+    /// The database's own clock, for the check of ours.
+    pub async fn clock(&self) -> Result<DateTime<Utc>> {
+        on!(self, db => db.clock().await)
+    }
+
+    pub async fn close(&self) {
+        on!(self, db => db.close().await)
+    }
+}
+
+/// Change kinds as they stand in the outbox.
+fn kinds_text(kinds: &BTreeSet<ChangeKind>) -> String {
+    kinds
+        .iter()
+        .map(|kind| kind.as_str())
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// Runs a write to its end, whatever happens to whoever waits for it.
+async fn to_the_end<T: Send + 'static>(
+    write: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(write).await {
+        Ok(outcome) => outcome,
+        Err(stopped) => Err(StoreError::Failed(format!(
+            "the write did not finish: {stopped}"
+        ))),
+    }
+}
+
+/// Do the tables fit this program?
+fn schema_verdict(applied: Option<i64>, needed: i64) -> Result<()> {
+    let why = match applied {
+        None => "the database has no oddsd tables yet; run `oddsd migrate`".to_owned(),
+        Some(version) if version > needed => {
+            format!(
+                "the tables are of version {version}, newer than this program ({needed}); run the newer oddsd"
+            )
+        }
+        Some(version) if version < needed => {
+            format!(
+                "the tables are of version {version}, this program needs {needed}; run `oddsd migrate`"
+            )
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(StoreError::Schema(why))
+}

@@ -1,0 +1,288 @@
+//! What is asked of Postgres: the book at start, the read API's rows, and the daemon's own log.
+
+use chrono::{DateTime, Utc};
+use sqlx::Row;
+
+use super::{LEASE, Postgres, explain};
+use crate::model::EventId;
+use crate::store::rows::{self, Columns, Loader};
+use crate::store::{
+    CycleRow, EventPrices, Lease, Loaded, Pruned, Removal, Result, Retention, Runner, StoreError,
+    StoreStatus, to_the_end,
+};
+
+/// Columns of an event `e` in the portable types.
+macro_rules! event_columns {
+    () => {
+        "e.key, e.source, e.sport, e.league, e.venue, e.name, (extract(epoch FROM e.starts_at) * 1000000)::bigint AS starts_at,
+         e.day::text AS day, e.status, e.in_play, e.listed, e.facts::text AS facts"
+    };
+}
+macro_rules! selection_columns {
+    () => {
+        "s.key AS selection_key, s.name AS selection_name, s.status AS selection_status, s.facts::text AS selection_facts"
+    };
+}
+macro_rules! offer_columns {
+    () => {
+        "p.decimal::text AS decimal, p.fractional, p.point::text AS point, p.ew_places::bigint AS ew_places,
+         p.ew_denom::bigint AS ew_denom, p.status AS price_status, (extract(epoch FROM p.observed_at) * 1000000)::bigint AS observed_at"
+    };
+}
+
+/// Rows a retention step takes out at once: short transactions, whatever has piled up.
+const PRUNE_BATCH: i64 = 20_000;
+
+impl Postgres {
+    pub async fn load(&self) -> Result<Loaded> {
+        let mut connection = self.connection().await?;
+        // One snapshot for all five questions.
+        let mut tx = sqlx::Connection::begin(&mut *connection)
+            .await
+            .map_err(explain)?;
+        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            .execute(&mut *tx)
+            .await
+            .map_err(explain)?;
+        let mut loader = Loader::default();
+        let bookmakers = sqlx::query("SELECT id, key, name FROM oddsd.bookmakers");
+        for row in bookmakers.fetch_all(&mut *tx).await.map_err(explain)? {
+            loader.bookmaker(&row)?;
+        }
+        let events = sqlx::query(concat!(
+            "SELECT e.id, ", event_columns!(), ",
+                    (extract(epoch FROM coalesce(c.checked_at, e.updated_at)) * 1000000)::bigint AS checked_at
+             FROM oddsd.events e LEFT JOIN oddsd.checks c ON c.event_id = e.id"
+        ));
+        for row in events.fetch_all(&mut *tx).await.map_err(explain)? {
+            loader.event(&row)?;
+        }
+        let selections = sqlx::query(concat!(
+            "SELECT s.id, s.event_id, ",
+            selection_columns!(),
+            " FROM oddsd.selections s"
+        ));
+        for row in selections.fetch_all(&mut *tx).await.map_err(explain)? {
+            loader.selection(&row)?;
+        }
+        let mut prices = sqlx::query(concat!(
+            "SELECT p.id, p.event_id, p.selection_id, p.bookmaker_id, p.market, ",
+            offer_columns!(),
+            " FROM oddsd.prices p"
+        ))
+        .fetch(&mut *tx);
+        use futures_util::TryStreamExt;
+        while let Some(row) = prices.try_next().await.map_err(explain)? {
+            loader.price(&row)?;
+        }
+        drop(prices);
+        let next = sqlx::query(
+            "SELECT coalesce((SELECT max(id) FROM oddsd.events), 0) AS event,
+                    coalesce((SELECT max(id) FROM oddsd.selections), 0) AS selection,
+                    coalesce((SELECT max(id) FROM oddsd.bookmakers), 0) AS bookmaker,
+                    coalesce((SELECT max(id) FROM oddsd.prices), 0) AS price,
+                    coalesce((SELECT max(id) FROM oddsd.cycles), 0) AS cycle",
+        );
+        let next = next.fetch_one(&mut *tx).await.map_err(explain)?;
+        loader.finish(&next)
+    }
+
+    pub async fn runners(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Vec<Runner>> {
+        let runners = sqlx::query(concat!(
+            "SELECT ", event_columns!(), ", ", selection_columns!(), ",
+                    (extract(epoch FROM greatest(e.updated_at, s.updated_at, max(p.updated_at))) * 1000000)::bigint AS updated_at,
+                    coalesce(json_agg(json_build_array(b.name, p.decimal::text, p.fractional)) FILTER (WHERE p.status = 'open'), '[]')::text AS odds
+             FROM oddsd.events e
+             JOIN oddsd.selections s ON s.event_id = e.id
+             LEFT JOIN oddsd.prices p ON p.event_id = e.id AND p.selection_id = s.id AND p.market = 'win'
+             LEFT JOIN oddsd.bookmakers b ON b.id = p.bookmaker_id
+             WHERE e.starts_at >= $1 AND e.starts_at < $2 AND e.listed
+             GROUP BY e.id, s.id"
+        ))
+        .bind(from)
+        .bind(to)
+        .fetch_all(&mut *self.connection().await?)
+        .await
+        .map_err(explain)?;
+        runners.iter().map(rows::runner).collect()
+    }
+
+    pub async fn event_prices(&self, event: &EventId) -> Result<Option<EventPrices>> {
+        let mut connection = self.connection().await?;
+        let head = sqlx::query(concat!(
+            "SELECT e.id, ", event_columns!(), ",
+                    (extract(epoch FROM coalesce(c.checked_at, e.updated_at)) * 1000000)::bigint AS checked_at
+             FROM oddsd.events e LEFT JOIN oddsd.checks c ON c.event_id = e.id WHERE e.key = $1"
+        ))
+        .bind(event.as_str())
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(explain)?;
+        let Some(head) = head else { return Ok(None) };
+        let row = head.int("id")?;
+        let selections = sqlx::query(concat!(
+            "SELECT ",
+            selection_columns!(),
+            " FROM oddsd.selections s WHERE s.event_id = $1 ORDER BY s.id"
+        ))
+        .bind(row)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(explain)?;
+        let prices = sqlx::query(concat!(
+            "SELECT s.key AS selection_key, p.market, b.key AS bookmaker_key, b.name AS bookmaker_name, ", offer_columns!(), ",
+                    coalesce(h.opening, p.decimal)::text AS opening, coalesce(h.high, p.decimal)::text AS high,
+                    coalesce(h.low, p.decimal)::text AS low
+             FROM oddsd.prices p
+             JOIN oddsd.selections s ON s.id = p.selection_id
+             JOIN oddsd.bookmakers b ON b.id = p.bookmaker_id
+             LEFT JOIN LATERAL (
+                 SELECT (array_agg(decimal ORDER BY cycle_id))[1] AS opening, max(decimal) AS high, min(decimal) AS low
+                 FROM oddsd.price_history WHERE price_id = p.id) h ON true
+             WHERE p.event_id = $1 ORDER BY s.id, p.market, b.key"
+        ))
+        .bind(row)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(explain)?;
+        rows::event_prices(&head, &selections, &prices).map(Some)
+    }
+
+    pub async fn cycles(&self, after: i64, limit: i64) -> Result<Vec<CycleRow>> {
+        let cycles = sqlx::query(
+            "SELECT * FROM (
+                 SELECT id, feed, (extract(epoch FROM as_of) * 1000000)::bigint AS as_of,
+                        (extract(epoch FROM committed_at) * 1000000)::bigint AS committed_at, races::bigint AS races,
+                        horses::bigint AS horses, cardinality(bookmakers)::bigint AS bookmakers, seen, inserted, reopened,
+                        changed, withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms
+                 FROM oddsd.cycles WHERE id > $1
+                 ORDER BY CASE WHEN $1 < 0 THEN -id ELSE id END LIMIT $2) newest
+             ORDER BY id",
+        )
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&mut *self.connection().await?)
+        .await
+        .map_err(explain)?;
+        cycles.iter().map(rows::cycle).collect()
+    }
+
+    pub async fn removals(&self, after: i64, limit: i64) -> Result<Vec<Removal>> {
+        let removals = sqlx::query(
+            "SELECT * FROM (
+                 SELECT id, (extract(epoch FROM at) * 1000000)::bigint AS at, cycle_id, rule, reason, keys, existed,
+                        backend, attempts::bigint AS attempts, took_ms
+                 FROM oddsd.removals WHERE id > $1
+                 ORDER BY CASE WHEN $1 < 0 THEN -id ELSE id END LIMIT $2) newest
+             ORDER BY id",
+        )
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&mut *self.connection().await?)
+        .await
+        .map_err(explain)?;
+        removals.iter().map(rows::removal).collect()
+    }
+
+    pub async fn status(&self) -> Result<StoreStatus> {
+        let row = sqlx::query(
+            "SELECT l.holder, (extract(epoch FROM l.expires_at) * 1000000)::bigint AS expires_at, coalesce(l.state, '{}')::text AS state,
+                    (SELECT count(*) FROM oddsd.outbox) AS pending,
+                    coalesce((SELECT extract(epoch FROM now() - min(created_at)) FROM oddsd.outbox), 0)::float8 AS oldest,
+                    (SELECT last_error FROM oddsd.outbox WHERE last_error IS NOT NULL ORDER BY due_at DESC LIMIT 1) AS last_error,
+                    (SELECT count(*) FROM oddsd.events WHERE listed) AS events,
+                    (SELECT count(*) FROM oddsd.prices WHERE status <> 'withdrawn') AS open_prices
+             FROM (SELECT 1) one LEFT JOIN oddsd.leases l ON l.name = $1",
+        )
+        .bind(LEASE)
+        .fetch_one(&mut *self.connection().await?)
+        .await
+        .map_err(explain)?;
+        Ok(StoreStatus {
+            holder: row.maybe_text("holder")?.map(Into::into),
+            lease_expires_at: row.maybe_time("expires_at")?,
+            state: row.json("state")?,
+            last_cycle: self.cycles(-1, 1).await?.pop(),
+            outbox_pending: row.int("pending")?,
+            outbox_oldest_seconds: row.float("oldest")?,
+            outbox_last_error: row.maybe_text("last_error")?.map(Into::into),
+            events: row.int("events")?,
+            open_prices: row.int("open_prices")?,
+        })
+    }
+
+    pub async fn prune(
+        &self,
+        lease: &Lease,
+        keep: Retention,
+        now: DateTime<Utc>,
+    ) -> Result<Pruned> {
+        let (db, lease) = (self.clone(), lease.clone());
+        to_the_end(async move {
+            let mut connection = db.connection().await?;
+            let mut tx = sqlx::Connection::begin(&mut *connection).await.map_err(explain)?;
+            sqlx::query("SELECT 1 FROM oddsd.leases WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE")
+                .bind(LEASE)
+                .bind(&lease.holder)
+                .bind(lease.epoch)
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(explain)?
+                .ok_or(StoreError::Fenced)?;
+            let events: Vec<i64> = sqlx::query(
+                "WITH gone AS (DELETE FROM oddsd.events WHERE coalesce(starts_at, updated_at) < $1 RETURNING id),
+                      prices AS (DELETE FROM oddsd.prices WHERE event_id IN (SELECT id FROM gone)),
+                      selections AS (DELETE FROM oddsd.selections WHERE event_id IN (SELECT id FROM gone)),
+                      checks AS (DELETE FROM oddsd.checks WHERE event_id IN (SELECT id FROM gone))
+                 SELECT id FROM gone",
+            )
+            .bind(now - keep.finished_events)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(explain)?
+            .iter()
+            .map(|row| row.get("id"))
+            .collect();
+            tx.commit().await.map_err(explain)?;
+
+            let before = now - keep.history;
+            let history = db
+                .prune_step("DELETE FROM oddsd.price_history WHERE ctid = ANY (ARRAY(SELECT ctid FROM oddsd.price_history WHERE observed_at < $1 LIMIT $2))", before)
+                .await?;
+            let mut log = 0;
+            for step in [
+                "DELETE FROM oddsd.removals WHERE ctid = ANY (ARRAY(SELECT ctid FROM oddsd.removals WHERE at < $1 LIMIT $2))",
+                "DELETE FROM oddsd.cycles WHERE ctid = ANY (ARRAY(SELECT ctid FROM oddsd.cycles WHERE committed_at < $1
+                     AND id < (SELECT max(id) FROM oddsd.cycles) LIMIT $2))",
+            ] {
+                log += db.prune_step(step, before).await?;
+            }
+            Ok(Pruned { events, history, log })
+        })
+        .await
+    }
+
+    async fn prune_step(&self, delete: &'static str, before: DateTime<Utc>) -> Result<u64> {
+        let mut total = 0;
+        loop {
+            let deleted = sqlx::query(delete)
+                .bind(before)
+                .bind(PRUNE_BATCH)
+                .execute(&mut *self.connection().await?)
+                .await
+                .map_err(explain)?
+                .rows_affected();
+            total += deleted;
+            if deleted < PRUNE_BATCH as u64 {
+                return Ok(total);
+            }
+        }
+    }
+
+    pub async fn clock(&self) -> Result<DateTime<Utc>> {
+        sqlx::query_scalar("SELECT clock_timestamp()")
+            .fetch_one(&mut *self.connection().await?)
+            .await
+            .map_err(explain)
+    }
+}

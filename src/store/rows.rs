@@ -1,0 +1,369 @@
+//! How rows become values. Both backends select the same columns in the same portable types
+//! (microseconds, text decimals), so one reading serves both.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use sqlx::{ColumnIndex, Database, Decode, Row, Type};
+
+use super::{
+    Claimed, CycleRow, EventPrices, Loaded, PriceRow, Removal, Result, Runner, RunnerPrice,
+    StoreError,
+};
+use crate::diff::book::{
+    Book, NextRows, StoredBookmaker, StoredEvent, StoredPrice, StoredSelection,
+};
+use crate::key::Key;
+use crate::model::{
+    Bookmaker, BookmakerId, ChangeKind, Counts, EachWay, Event, EventId, EventStatus, Offer,
+    PriceKey, PriceStatus, Selection, SelectionId, SelectionStatus,
+};
+
+/// A row of either backend, read by column name in the portable types.
+pub trait Columns {
+    fn int(&self, name: &str) -> Result<i64>;
+    fn maybe_int(&self, name: &str) -> Result<Option<i64>>;
+    fn float(&self, name: &str) -> Result<f64>;
+    fn flag(&self, name: &str) -> Result<bool>;
+    fn text(&self, name: &str) -> Result<&str>;
+    fn maybe_text(&self, name: &str) -> Result<Option<&str>>;
+
+    fn time(&self, name: &str) -> Result<DateTime<Utc>> {
+        time(self.int(name)?, name)
+    }
+    fn maybe_time(&self, name: &str) -> Result<Option<DateTime<Utc>>> {
+        self.maybe_int(name)?
+            .map(|micros| time(micros, name))
+            .transpose()
+    }
+    fn decimal(&self, name: &str) -> Result<Decimal> {
+        decimal(self.text(name)?, name)
+    }
+    fn maybe_decimal(&self, name: &str) -> Result<Option<Decimal>> {
+        self.maybe_text(name)?
+            .map(|text| decimal(text, name))
+            .transpose()
+    }
+    fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
+        serde_json::from_str(self.text(name)?).map_err(|error| odd(name, error))
+    }
+}
+
+impl<R> Columns for R
+where
+    R: Row,
+    for<'n> &'n str: ColumnIndex<R>,
+    for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> f64: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> bool: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> &'r str: Decode<'r, R::Database> + Type<R::Database>,
+    R::Database: Database,
+{
+    fn int(&self, name: &str) -> Result<i64> {
+        self.try_get(name).map_err(|error| odd(name, error))
+    }
+    fn maybe_int(&self, name: &str) -> Result<Option<i64>> {
+        self.try_get(name).map_err(|error| odd(name, error))
+    }
+    fn float(&self, name: &str) -> Result<f64> {
+        self.try_get(name).map_err(|error| odd(name, error))
+    }
+    fn flag(&self, name: &str) -> Result<bool> {
+        self.try_get(name).map_err(|error| odd(name, error))
+    }
+    fn text(&self, name: &str) -> Result<&str> {
+        self.try_get(name).map_err(|error| odd(name, error))
+    }
+    fn maybe_text(&self, name: &str) -> Result<Option<&str>> {
+        self.try_get(name).map_err(|error| odd(name, error))
+    }
+}
+
+fn odd(name: &str, why: impl std::fmt::Display) -> StoreError {
+    StoreError::Failed(format!(
+        "column {name} holds what oddsd did not write: {why}"
+    ))
+}
+
+fn time(micros: i64, name: &str) -> Result<DateTime<Utc>> {
+    DateTime::from_timestamp_micros(micros).ok_or_else(|| odd(name, micros))
+}
+
+fn decimal(text: &str, name: &str) -> Result<Decimal> {
+    Decimal::from_str_exact(text)
+        .map(|d| d.normalize())
+        .map_err(|error| odd(name, error))
+}
+
+/// Columns `key, source, sport, league, venue, name, starts_at, day, status, in_play, listed, facts`.
+pub fn event(row: &impl Columns) -> Result<Event> {
+    let status = row.text("status")?;
+    Ok(Event {
+        id: EventId::new(row.text("key")?),
+        source: row.text("source")?.into(),
+        sport: row.text("sport")?.into(),
+        league: row.text("league")?.into(),
+        venue: row.text("venue")?.into(),
+        name: row.text("name")?.into(),
+        starts_at: row.maybe_time("starts_at")?,
+        day: match row.maybe_text("day")? {
+            Some(day) => Some(day.parse().map_err(|error| odd("day", error))?),
+            None => None,
+        },
+        status: EventStatus::parse(status).ok_or_else(|| odd("status", status))?,
+        in_play: row.flag("in_play")?,
+        listed: row.flag("listed")?,
+        facts: row.json("facts")?,
+    })
+}
+
+/// Columns `selection_key, selection_name, selection_status, selection_facts`.
+pub fn selection(row: &impl Columns) -> Result<Selection> {
+    let status = row.text("selection_status")?;
+    Ok(Selection {
+        id: SelectionId::new(row.text("selection_key")?),
+        name: row.text("selection_name")?.into(),
+        status: SelectionStatus::parse(status).ok_or_else(|| odd("status", status))?,
+        facts: row.json("selection_facts")?,
+    })
+}
+
+/// Columns `decimal, fractional, point, ew_places, ew_denom`.
+fn offer(row: &impl Columns) -> Result<Offer> {
+    let places = row.maybe_int("ew_places")?;
+    let denom = row.maybe_int("ew_denom")?;
+    let small = |n: i64| u16::try_from(n).map_err(|error| odd("ew_places", error));
+    Ok(Offer {
+        decimal: row.decimal("decimal")?,
+        fractional: row.maybe_text("fractional")?.map(Into::into),
+        point: row.maybe_decimal("point")?,
+        each_way: match (places, denom) {
+            (Some(places), Some(denom)) => Some(EachWay {
+                places: small(places)?,
+                denom: small(denom)?,
+            }),
+            _ => None,
+        },
+    })
+}
+
+fn price_status(row: &impl Columns) -> Result<PriceStatus> {
+    let status = row.text("price_status")?;
+    PriceStatus::parse(status).ok_or_else(|| odd("status", status))
+}
+
+/// Fills a book, one row after another, in the order bookmakers, events, selections, prices.
+#[derive(Default)]
+pub struct Loader {
+    book: Book,
+    bookmakers: std::collections::HashMap<i64, BookmakerId>,
+    events: std::collections::HashMap<i64, EventId>,
+    selections: std::collections::HashMap<i64, SelectionId>,
+    markets: std::collections::HashMap<String, crate::model::MarketId>,
+}
+
+impl Loader {
+    pub fn bookmaker(&mut self, row: &impl Columns) -> Result<()> {
+        let id = BookmakerId::new(row.text("key")?);
+        let number = row.int("id")?;
+        self.bookmakers.insert(number, id.clone());
+        let bookmaker = Bookmaker {
+            id: id.clone(),
+            name: row.text("name")?.into(),
+        };
+        self.book.bookmakers.insert(
+            id,
+            StoredBookmaker {
+                row: number,
+                bookmaker,
+            },
+        );
+        Ok(())
+    }
+
+    pub fn event(&mut self, row: &impl Columns) -> Result<()> {
+        let event = event(row)?;
+        let number = row.int("id")?;
+        self.events.insert(number, event.id.clone());
+        let stored = StoredEvent {
+            row: number,
+            checked_at: row.time("checked_at")?,
+            event,
+            selections: Default::default(),
+            prices: Default::default(),
+        };
+        self.book.events.insert(stored.event.id.clone(), stored);
+        Ok(())
+    }
+
+    pub fn selection(&mut self, row: &impl Columns) -> Result<()> {
+        let selection = selection(row)?;
+        let number = row.int("id")?;
+        self.selections.insert(number, selection.id.clone());
+        if let Some(event) = self.stored_event(row.int("event_id")?) {
+            let id = selection.id.clone();
+            event.selections.insert(
+                id,
+                StoredSelection {
+                    row: number,
+                    selection,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    pub fn price(&mut self, row: &impl Columns) -> Result<()> {
+        let selection = self.selections.get(&row.int("selection_id")?);
+        let bookmaker = self.bookmakers.get(&row.int("bookmaker_id")?);
+        let (Some(selection), Some(bookmaker)) = (selection.cloned(), bookmaker.cloned()) else {
+            return Err(StoreError::Failed(
+                "a price names a selection or bookmaker that is not stored".into(),
+            ));
+        };
+        let market = row.text("market")?;
+        if !self.markets.contains_key(market) {
+            self.markets.insert(market.to_owned(), market.into());
+        }
+        let key = PriceKey {
+            market: self.markets[market].clone(),
+            selection,
+            bookmaker,
+        };
+        let price = StoredPrice {
+            row: row.int("id")?,
+            offer: offer(row)?,
+            status: price_status(row)?,
+            observed_at: row.time("observed_at")?,
+        };
+        if let Some(event) = self.stored_event(row.int("event_id")?) {
+            event.prices.insert(key, price);
+        }
+        Ok(())
+    }
+
+    fn stored_event(&mut self, row: i64) -> Option<&mut StoredEvent> {
+        self.book.events.get_mut(self.events.get(&row)?)
+    }
+
+    /// Columns `event, selection, bookmaker, price, cycle`: the highest row of each, 0 when none.
+    pub fn finish(mut self, row: &impl Columns) -> Result<Loaded> {
+        self.book.next = NextRows {
+            event: row.int("event")? + 1,
+            selection: row.int("selection")? + 1,
+            bookmaker: row.int("bookmaker")? + 1,
+            price: row.int("price")? + 1,
+        };
+        Ok(Loaded {
+            book: self.book,
+            next_cycle: row.int("cycle")? + 1,
+        })
+    }
+}
+
+/// Columns `id, cycle_id, event_key, kinds, keys, attempts`.
+pub fn claimed(row: &impl Columns) -> Result<Claimed> {
+    let kinds: BTreeSet<ChangeKind> = row
+        .text("kinds")?
+        .split(',')
+        .filter_map(ChangeKind::parse)
+        .collect();
+    Ok(Claimed {
+        id: row.int("id")?,
+        cycle: row.maybe_int("cycle_id")?,
+        event: row.maybe_text("event_key")?.map(EventId::new),
+        kinds,
+        keys: row
+            .maybe_text("keys")?
+            .unwrap_or_default()
+            .lines()
+            .filter_map(Key::from_person)
+            .collect(),
+        attempts: row.int("attempts")? as i32,
+    })
+}
+
+pub fn removal(row: &impl Columns) -> Result<Removal> {
+    Ok(Removal {
+        id: row.int("id")?,
+        at: row.time("at")?,
+        cycle: row.maybe_int("cycle_id")?,
+        rule: row.text("rule")?.into(),
+        reason: row.text("reason")?.into(),
+        keys: row.text("keys")?.lines().map(Into::into).collect(),
+        existed: row.int("existed")?,
+        backend: row.text("backend")?.into(),
+        attempts: row.int("attempts")? as i32,
+        took_ms: row.int("took_ms")?,
+    })
+}
+
+pub fn cycle(row: &impl Columns) -> Result<CycleRow> {
+    let count = |name| row.int(name).map(|n| n as u64);
+    Ok(CycleRow {
+        id: row.int("id")?,
+        feed: row.text("feed")?.into(),
+        as_of: row.time("as_of")?,
+        committed_at: row.time("committed_at")?,
+        races: row.int("races")?,
+        horses: row.int("horses")?,
+        bookmakers: row.int("bookmakers")?,
+        counts: Counts {
+            seen: count("seen")?,
+            inserted: count("inserted")?,
+            reopened: count("reopened")?,
+            changed: count("changed")?,
+            withdrawn: count("withdrawn")?,
+            unchanged: count("unchanged")?,
+            stale: count("stale")?,
+            rejected: count("rejected")?,
+            no_price: count("no_price")?,
+        },
+        fetch_ms: row.int("fetch_ms")?,
+        diff_ms: row.int("diff_ms")?,
+    })
+}
+
+/// An event, a selection, `updated_at`, and `odds`: a JSON array of `[bookmaker, decimal, fractional]`.
+pub fn runner(row: &impl Columns) -> Result<Runner> {
+    let odds: Vec<(String, String, Option<String>)> = row.json("odds")?;
+    let prices = odds.into_iter().map(|(bookmaker, text, fractional)| {
+        Ok(RunnerPrice {
+            bookmaker,
+            decimal: decimal(&text, "odds")?,
+            fractional,
+        })
+    });
+    Ok(Runner {
+        event: event(row)?,
+        updated_at: row.time("updated_at")?,
+        selection: selection(row)?,
+        prices: prices.collect::<Result<_>>()?,
+    })
+}
+
+pub fn price_row(row: &impl Columns) -> Result<PriceRow> {
+    Ok(PriceRow {
+        selection: row.text("selection_key")?.into(),
+        market: row.text("market")?.into(),
+        bookmaker: row.text("bookmaker_key")?.into(),
+        bookmaker_name: row.text("bookmaker_name")?.into(),
+        offer: offer(row)?,
+        status: price_status(row)?,
+        observed_at: row.time("observed_at")?,
+        opening: row.decimal("opening")?,
+        high: row.decimal("high")?,
+        low: row.decimal("low")?,
+    })
+}
+
+/// One event with `checked_at`, its selections and its prices.
+pub fn event_prices<R: Columns>(head: &R, selections: &[R], prices: &[R]) -> Result<EventPrices> {
+    Ok(EventPrices {
+        event: event(head)?,
+        checked_at: head.time("checked_at")?,
+        selections: selections.iter().map(selection).collect::<Result<_>>()?,
+        prices: prices.iter().map(price_row).collect::<Result<_>>()?,
+    })
+}

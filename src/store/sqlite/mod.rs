@@ -1,0 +1,385 @@
+//! SQLite: one file, one writer connection, a few readers. The embedded default: it starts with
+//! nothing, and gives the same answers as Postgres to the same suite of tests.
+
+mod commit;
+mod read;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{SqlSafeStr, SqliteConnection};
+
+use super::rows;
+use super::{Acquired, Claimed, Lease, Removal, Result, StoreError, schema_verdict, to_the_end};
+use crate::key::Key;
+
+const LEASE: &str = "writer";
+/// How long a statement waits for another process that holds the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const READERS: u32 = 4;
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+const MIGRATIONS: &[(i64, &str, &str)] = &[(
+    1,
+    "tables",
+    include_str!("../../../migrations/sqlite/0001_tables.sql"),
+)];
+
+#[derive(Clone)]
+pub struct Sqlite {
+    /// One connection: writers inside the process queue here instead of colliding on the file.
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+/// SQLite has no clock of its own that keeps microseconds: ours is the database's.
+fn now() -> i64 {
+    Utc::now().timestamp_micros()
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 4)
+}
+
+impl Sqlite {
+    pub async fn open(url: &str) -> Result<Self> {
+        let options = SqliteConnectOptions::from_str(url)
+            .map_err(|error| {
+                StoreError::Misconfigured(format!(
+                    "DATABASE_URL is not an SQLite URL ({error}); the form is sqlite:path/to/file.db"
+                ))
+            })?
+            .create_if_missing(true)
+            // WAL: readers do not wait for the writer. Not sqlx's default.
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(BUSY_TIMEOUT);
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(options.clone())
+            .await
+            .map_err(|error| match explain(error) {
+                StoreError::Down(why) | StoreError::Failed(why) => {
+                    StoreError::Misconfigured(format!(
+                        "cannot open {}: {why}; check that the folder exists and can be written",
+                        options.get_filename().display()
+                    ))
+                }
+                other => other,
+            })?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(options.read_only(true));
+        Ok(Self { writer, readers })
+    }
+
+    /// A write transaction. IMMEDIATE: a deferred one that turns to writing fails without waiting.
+    async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>> {
+        self.writer
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(explain)
+    }
+
+    pub async fn migrate(&self, adopt: bool) -> Result<Vec<String>> {
+        let db = self.clone();
+        to_the_end(async move {
+            // One writer connection: given back before the migrator takes it.
+            let before = applied(&mut *db.writer.acquire().await.map_err(explain)?).await?;
+            migrator().run(&db.writer).await.map_err(|error| {
+                StoreError::Schema(format!(
+                    "the tables cannot be brought to this version: {error}"
+                ))
+            })?;
+            let new = MIGRATIONS
+                .iter()
+                .filter(|(version, ..)| !before.contains(version));
+            let mut said: Vec<String> = new
+                .map(|(version, name, _)| format!("applied {version:04} {name}"))
+                .collect();
+            if adopt {
+                said.push("an SQLite file has no tables of other programs to adopt".into());
+            }
+            Ok(said)
+        })
+        .await
+    }
+
+    pub async fn check_schema(&self) -> Result<()> {
+        let applied = applied(&mut *self.writer.acquire().await.map_err(explain)?).await?;
+        schema_verdict(
+            applied.last().copied(),
+            MIGRATIONS.last().map_or(0, |(version, ..)| *version),
+        )
+    }
+
+    pub async fn acquire(&self, holder: &str, ttl: Duration) -> Result<Acquired> {
+        let (db, holder) = (self.clone(), holder.to_owned());
+        to_the_end(async move {
+            let mut tx = db.begin().await?;
+            let taken: Option<i64> = sqlx::query_scalar(
+                "INSERT INTO leases (name, holder, epoch, expires_at) VALUES (?1, ?2, 1, ?3)
+                 ON CONFLICT (name) DO UPDATE SET holder = ?2, epoch = epoch + 1, expires_at = ?3
+                 WHERE expires_at <= ?4 OR holder = ?2
+                 RETURNING epoch",
+            )
+            .bind(LEASE)
+            .bind(&holder)
+            .bind(now() + micros(ttl))
+            .bind(now())
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(explain)?;
+            if let Some(epoch) = taken {
+                tx.commit().await.map_err(explain)?;
+                return Ok(Acquired::Mine(Lease { holder, epoch }));
+            }
+            let (holder, until): (String, i64) =
+                sqlx::query_as("SELECT holder, expires_at FROM leases WHERE name = ?1")
+                    .bind(LEASE)
+                    .fetch_one(&mut *tx)
+                    .await
+                    .map_err(explain)?;
+            let left = u64::try_from(until - now()).unwrap_or(0);
+            Ok(Acquired::HeldBy {
+                holder,
+                for_another: Duration::from_micros(left),
+            })
+        })
+        .await
+    }
+
+    pub async fn renew(
+        &self,
+        lease: &Lease,
+        ttl: Duration,
+        state: &serde_json::Value,
+        checked: &[(i64, DateTime<Utc>)],
+    ) -> Result<()> {
+        let (db, lease, state, checked) = (
+            self.clone(),
+            lease.clone(),
+            state.to_string(),
+            checked.to_vec(),
+        );
+        to_the_end(async move {
+            let mut tx = db.begin().await?;
+            let held = sqlx::query("UPDATE leases SET expires_at = ?4, state = ?5 WHERE name = ?1 AND holder = ?2 AND epoch = ?3")
+                .bind(LEASE)
+                .bind(&lease.holder)
+                .bind(lease.epoch)
+                .bind(now() + micros(ttl))
+                .bind(&state)
+                .execute(&mut *tx)
+                .await
+                .map_err(explain)?;
+            if held.rows_affected() == 0 {
+                return Err(StoreError::Fenced);
+            }
+            for (event, at) in checked {
+                sqlx::query("INSERT OR REPLACE INTO checks (event_id, checked_at) VALUES (?1, ?2)")
+                    .bind(event)
+                    .bind(at.timestamp_micros())
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(explain)?;
+            }
+            tx.commit().await.map_err(explain)
+        })
+        .await
+    }
+
+    pub async fn release(&self, lease: &Lease) -> Result<()> {
+        let (db, lease) = (self.clone(), lease.clone());
+        to_the_end(async move {
+            sqlx::query(
+                "UPDATE leases SET expires_at = ?4 WHERE name = ?1 AND holder = ?2 AND epoch = ?3",
+            )
+            .bind(LEASE)
+            .bind(&lease.holder)
+            .bind(lease.epoch)
+            .bind(now())
+            .execute(&db.writer)
+            .await
+            .map(drop)
+            .map_err(explain)
+        })
+        .await
+    }
+
+    pub async fn claim(&self, who: &str, max: i64, lease_for: Duration) -> Result<Vec<Claimed>> {
+        // Looked at by a reader first: a quiet outbox costs no write lock.
+        let due: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM outbox WHERE due_at <= ?1)")
+                .bind(now())
+                .fetch_one(&self.readers)
+                .await
+                .map_err(explain)?;
+        if !due {
+            return Ok(Vec::new());
+        }
+        let (db, who) = (self.clone(), who.to_owned());
+        to_the_end(async move {
+            let claimed = sqlx::query(
+                "UPDATE outbox SET attempts = attempts + 1, claimed_by = ?1, due_at = ?2
+                 WHERE id IN (SELECT id FROM outbox WHERE due_at <= ?3 ORDER BY due_at, id LIMIT ?4)
+                 RETURNING id, cycle_id, event_key, kinds, keys, attempts",
+            )
+            .bind(&who)
+            .bind(now() + micros(lease_for))
+            .bind(now())
+            .bind(max)
+            .fetch_all(&db.writer)
+            .await
+            .map_err(explain)?;
+            claimed.iter().map(rows::claimed).collect()
+        })
+        .await
+    }
+
+    pub async fn settle(&self, rows: &[i64], removals: &[Removal]) -> Result<()> {
+        let (db, rows, removals) = (self.clone(), rows.to_vec(), removals.to_vec());
+        to_the_end(async move {
+            let mut tx = db.begin().await?;
+            sqlx::query("DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))")
+                .bind(ids(&rows))
+                .execute(&mut *tx)
+                .await
+                .map_err(explain)?;
+            for removal in removals {
+                sqlx::query(
+                    "INSERT INTO removals (at, cycle_id, rule, reason, keys, existed, backend, attempts, took_ms)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                )
+                .bind(now())
+                .bind(removal.cycle)
+                .bind(removal.rule)
+                .bind(removal.reason)
+                .bind(removal.keys.join("\n"))
+                .bind(removal.existed)
+                .bind(removal.backend)
+                .bind(removal.attempts)
+                .bind(removal.took_ms)
+                .execute(&mut *tx)
+                .await
+                .map_err(explain)?;
+            }
+            tx.commit().await.map_err(explain)
+        })
+        .await
+    }
+
+    pub async fn postpone(&self, rows: &[i64], delay: Duration, error: &str) -> Result<()> {
+        let (db, rows, error) = (self.clone(), ids(rows), error.to_owned());
+        to_the_end(async move {
+            sqlx::query(
+                "UPDATE outbox SET due_at = ?2, last_error = ?3 WHERE id IN (SELECT value FROM json_each(?1))",
+            )
+            .bind(&rows)
+            .bind(now() + micros(delay))
+            .bind(&error)
+            .execute(&db.writer)
+            .await
+            .map(drop)
+            .map_err(explain)
+        })
+        .await
+    }
+
+    pub async fn request_removal(&self, keys: &[Key]) -> Result<i64> {
+        let db = self.clone();
+        let keys = keys.iter().map(Key::as_str).collect::<Vec<_>>().join("\n");
+        to_the_end(async move {
+            sqlx::query_scalar(
+                "INSERT INTO outbox (kinds, keys, created_at, due_at) VALUES ('manual', ?1, ?2, ?2) RETURNING id",
+            )
+            .bind(keys)
+            .bind(now())
+            .fetch_one(&db.writer)
+            .await
+            .map_err(explain)
+        })
+        .await
+    }
+
+    pub async fn is_pending(&self, row: i64) -> Result<bool> {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM outbox WHERE id = ?1)")
+            .bind(row)
+            .fetch_one(&self.readers)
+            .await
+            .map_err(explain)
+    }
+
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// Row numbers as a JSON array: SQLite's way to take a list as one parameter.
+fn ids(rows: &[i64]) -> String {
+    serde_json::to_string(rows).expect("numbers are JSON")
+}
+
+fn migrator() -> Migrator {
+    let migrations = MIGRATIONS.iter().map(|(version, name, sql)| {
+        Migration::new(
+            *version,
+            (*name).into(),
+            MigrationType::Simple,
+            sql.into_sql_str(),
+            false,
+        )
+    });
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    migrator.dangerous_set_table_name("migrations");
+    migrator
+}
+
+async fn applied(connection: &mut SqliteConnection) -> Result<Vec<i64>> {
+    let known: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'migrations')")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(explain)?;
+    if !known {
+        return Ok(Vec::new());
+    }
+    let applied = connection.list_applied_migrations("migrations").await;
+    let applied = applied
+        .map_err(|error| StoreError::Schema(format!("table migrations cannot be read: {error}")))?;
+    Ok(applied.iter().map(|migration| migration.version).collect())
+}
+
+fn explain(error: sqlx::Error) -> StoreError {
+    match &error {
+        sqlx::Error::Database(refused) => {
+            let (message, code) = (refused.message(), refused.code().unwrap_or_default());
+            // The primary code is the low byte: 5 busy, 6 locked, 8 read-only, 13 full, 14 cannot open, 26 not a database.
+            match code.parse::<u32>().unwrap_or(0) & 0xff {
+                5 | 6 => StoreError::Down(format!("another process holds the file ({message})")),
+                13 => StoreError::Down(format!("the disk is full ({message}); free some space")),
+                8 | 14 | 26 => StoreError::Misconfigured(format!(
+                    "the database file cannot be used ({message}); check DATABASE_URL and the file's rights"
+                )),
+                1 if message.contains("no such table") => StoreError::Schema(format!(
+                    "{message}; run `oddsd migrate` to bring the tables to this version"
+                )),
+                _ => StoreError::Failed(format!("{message} ({code})")),
+            }
+        }
+        sqlx::Error::Io(io) => StoreError::Down(io.to_string()),
+        sqlx::Error::PoolTimedOut => StoreError::Down("no connection became free in time".into()),
+        sqlx::Error::PoolClosed => {
+            StoreError::Down("the connections were closed; oddsd is shutting down".into())
+        }
+        _ => StoreError::Failed(error.to_string()),
+    }
+}

@@ -1,0 +1,270 @@
+//! What is asked of SQLite: the same questions as of Postgres, with the same columns.
+
+use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt;
+use sqlx::Row;
+
+use super::{LEASE, Sqlite, explain, now};
+use crate::model::EventId;
+use crate::store::rows::{self, Columns, Loader};
+use crate::store::{
+    CycleRow, EventPrices, Lease, Loaded, Pruned, Removal, Result, Retention, Runner, StoreError,
+    StoreStatus, to_the_end,
+};
+
+macro_rules! event_columns {
+    () => {
+        "e.key, e.source, e.sport, e.league, e.venue, e.name, e.starts_at, e.day, e.status, e.in_play, e.listed, e.facts"
+    };
+}
+macro_rules! selection_columns {
+    () => {
+        "s.key AS selection_key, s.name AS selection_name, s.status AS selection_status, s.facts AS selection_facts"
+    };
+}
+macro_rules! offer_columns {
+    () => {
+        "p.decimal, p.fractional, p.point, p.ew_places, p.ew_denom, p.status AS price_status, p.observed_at"
+    };
+}
+
+impl Sqlite {
+    pub async fn load(&self) -> Result<Loaded> {
+        // One deferred read transaction: one snapshot for all five questions.
+        let mut tx = self.readers.begin().await.map_err(explain)?;
+        let mut loader = Loader::default();
+        for row in sqlx::query("SELECT id, key, name FROM bookmakers")
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(explain)?
+        {
+            loader.bookmaker(&row)?;
+        }
+        let events = sqlx::query(concat!(
+            "SELECT e.id, ",
+            event_columns!(),
+            ", coalesce(c.checked_at, e.updated_at) AS checked_at
+             FROM events e LEFT JOIN checks c ON c.event_id = e.id"
+        ));
+        for row in events.fetch_all(&mut *tx).await.map_err(explain)? {
+            loader.event(&row)?;
+        }
+        let selections = sqlx::query(concat!(
+            "SELECT s.id, s.event_id, ",
+            selection_columns!(),
+            " FROM selections s"
+        ));
+        for row in selections.fetch_all(&mut *tx).await.map_err(explain)? {
+            loader.selection(&row)?;
+        }
+        let mut prices = sqlx::query(concat!(
+            "SELECT p.id, p.event_id, p.selection_id, p.bookmaker_id, p.market, ",
+            offer_columns!(),
+            " FROM prices p"
+        ))
+        .fetch(&mut *tx);
+        while let Some(row) = prices.try_next().await.map_err(explain)? {
+            loader.price(&row)?;
+        }
+        drop(prices);
+        let next = sqlx::query(
+            "SELECT coalesce((SELECT max(id) FROM events), 0) AS event,
+                    coalesce((SELECT max(id) FROM selections), 0) AS selection,
+                    coalesce((SELECT max(id) FROM bookmakers), 0) AS bookmaker,
+                    coalesce((SELECT max(id) FROM prices), 0) AS price,
+                    coalesce((SELECT max(id) FROM cycles), 0) AS cycle",
+        );
+        let next = next.fetch_one(&mut *tx).await.map_err(explain)?;
+        loader.finish(&next)
+    }
+
+    pub async fn runners(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Vec<Runner>> {
+        let runners = sqlx::query(concat!(
+            "SELECT ", event_columns!(), ", ", selection_columns!(), ",
+                    max(e.updated_at, s.updated_at, coalesce(max(p.updated_at), 0)) AS updated_at,
+                    json_group_array(json_array(b.name, p.decimal, p.fractional)) FILTER (WHERE p.status = 'open') AS odds
+             FROM events e
+             JOIN selections s ON s.event_id = e.id
+             LEFT JOIN prices p ON p.event_id = e.id AND p.selection_id = s.id AND p.market = 'win'
+             LEFT JOIN bookmakers b ON b.id = p.bookmaker_id
+             WHERE e.starts_at >= ?1 AND e.starts_at < ?2 AND e.listed
+             GROUP BY e.id, s.id"
+        ))
+        .bind(from.timestamp_micros())
+        .bind(to.timestamp_micros())
+        .fetch_all(&self.readers)
+        .await
+        .map_err(explain)?;
+        runners.iter().map(rows::runner).collect()
+    }
+
+    pub async fn event_prices(&self, event: &EventId) -> Result<Option<EventPrices>> {
+        let mut tx = self.readers.begin().await.map_err(explain)?;
+        let head = sqlx::query(concat!(
+            "SELECT e.id, ",
+            event_columns!(),
+            ", coalesce(c.checked_at, e.updated_at) AS checked_at
+             FROM events e LEFT JOIN checks c ON c.event_id = e.id WHERE e.key = ?1"
+        ))
+        .bind(event.as_str())
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(explain)?;
+        let Some(head) = head else { return Ok(None) };
+        let row = head.int("id")?;
+        let selections = sqlx::query(concat!(
+            "SELECT ",
+            selection_columns!(),
+            " FROM selections s WHERE s.event_id = ?1 ORDER BY s.id"
+        ))
+        .bind(row)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(explain)?;
+        // REAL only orders here; what is returned is the exact text.
+        let prices = sqlx::query(concat!(
+            "SELECT s.key AS selection_key, p.market, b.key AS bookmaker_key, b.name AS bookmaker_name, ", offer_columns!(), ",
+                    coalesce((SELECT decimal FROM price_history WHERE price_id = p.id ORDER BY cycle_id LIMIT 1), p.decimal) AS opening,
+                    coalesce((SELECT decimal FROM price_history WHERE price_id = p.id ORDER BY CAST(decimal AS REAL) DESC LIMIT 1), p.decimal) AS high,
+                    coalesce((SELECT decimal FROM price_history WHERE price_id = p.id ORDER BY CAST(decimal AS REAL) LIMIT 1), p.decimal) AS low
+             FROM prices p
+             JOIN selections s ON s.id = p.selection_id
+             JOIN bookmakers b ON b.id = p.bookmaker_id
+             WHERE p.event_id = ?1 ORDER BY s.id, p.market, b.key"
+        ))
+        .bind(row)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(explain)?;
+        rows::event_prices(&head, &selections, &prices).map(Some)
+    }
+
+    pub async fn cycles(&self, after: i64, limit: i64) -> Result<Vec<CycleRow>> {
+        let cycles = sqlx::query(
+            "SELECT * FROM (
+                 SELECT id, feed, as_of, committed_at, races, horses, json_array_length(bookmakers) AS bookmakers, seen,
+                        inserted, reopened, changed, withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms
+                 FROM cycles WHERE id > ?1 ORDER BY CASE WHEN ?1 < 0 THEN -id ELSE id END LIMIT ?2)
+             ORDER BY id",
+        )
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(explain)?;
+        cycles.iter().map(rows::cycle).collect()
+    }
+
+    pub async fn removals(&self, after: i64, limit: i64) -> Result<Vec<Removal>> {
+        let removals = sqlx::query(
+            "SELECT * FROM (SELECT * FROM removals WHERE id > ?1 ORDER BY CASE WHEN ?1 < 0 THEN -id ELSE id END LIMIT ?2)
+             ORDER BY id",
+        )
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(explain)?;
+        removals.iter().map(rows::removal).collect()
+    }
+
+    pub async fn status(&self) -> Result<StoreStatus> {
+        let row = sqlx::query(
+            "SELECT l.holder, l.expires_at, coalesce(l.state, '{}') AS state,
+                    (SELECT count(*) FROM outbox) AS pending,
+                    max(0.0, (?2 - coalesce((SELECT min(created_at) FROM outbox), ?2)) / 1000000.0) AS oldest,
+                    (SELECT last_error FROM outbox WHERE last_error IS NOT NULL ORDER BY due_at DESC LIMIT 1) AS last_error,
+                    (SELECT count(*) FROM events WHERE listed) AS events,
+                    (SELECT count(*) FROM prices WHERE status <> 'withdrawn') AS open_prices
+             FROM (SELECT 1) LEFT JOIN leases l ON l.name = ?1",
+        )
+        .bind(LEASE)
+        .bind(now())
+        .fetch_one(&self.readers)
+        .await
+        .map_err(explain)?;
+        Ok(StoreStatus {
+            holder: row.maybe_text("holder")?.map(Into::into),
+            lease_expires_at: row.maybe_time("expires_at")?,
+            state: row.json("state")?,
+            last_cycle: self.cycles(-1, 1).await?.pop(),
+            outbox_pending: row.int("pending")?,
+            outbox_oldest_seconds: row.float("oldest")?,
+            outbox_last_error: row.maybe_text("last_error")?.map(Into::into),
+            events: row.int("events")?,
+            open_prices: row.int("open_prices")?,
+        })
+    }
+
+    pub async fn prune(
+        &self,
+        lease: &Lease,
+        keep: Retention,
+        now: DateTime<Utc>,
+    ) -> Result<Pruned> {
+        let (db, lease) = (self.clone(), lease.clone());
+        to_the_end(async move {
+            let mut tx = db.begin().await?;
+            sqlx::query("SELECT 1 FROM leases WHERE name = ?1 AND holder = ?2 AND epoch = ?3")
+                .bind(LEASE)
+                .bind(&lease.holder)
+                .bind(lease.epoch)
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(explain)?
+                .ok_or(StoreError::Fenced)?;
+            let events: Vec<i64> = sqlx::query(
+                "DELETE FROM events WHERE coalesce(starts_at, updated_at) < ?1 RETURNING id",
+            )
+            .bind((now - keep.finished_events).timestamp_micros())
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(explain)?
+            .iter()
+            .map(|row| row.get("id"))
+            .collect();
+            for orphans in [
+                "DELETE FROM prices WHERE event_id IN (SELECT value FROM json_each(?1))",
+                "DELETE FROM selections WHERE event_id IN (SELECT value FROM json_each(?1))",
+                "DELETE FROM checks WHERE event_id IN (SELECT value FROM json_each(?1))",
+            ] {
+                sqlx::query(orphans)
+                    .bind(super::ids(&events))
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(explain)?;
+            }
+            let before = (now - keep.history).timestamp_micros();
+            let old = sqlx::query("DELETE FROM price_history WHERE observed_at < ?1");
+            let history = old
+                .bind(before)
+                .execute(&mut *tx)
+                .await
+                .map_err(explain)?
+                .rows_affected();
+            let mut log = 0;
+            for old in [
+                "DELETE FROM removals WHERE at < ?1",
+                "DELETE FROM cycles WHERE committed_at < ?1 AND id < (SELECT max(id) FROM cycles)",
+            ] {
+                log += sqlx::query(old)
+                    .bind(before)
+                    .execute(&mut *tx)
+                    .await
+                    .map_err(explain)?
+                    .rows_affected();
+            }
+            tx.commit().await.map_err(explain)?;
+            Ok(Pruned {
+                events,
+                history,
+                log,
+            })
+        })
+        .await
+    }
+
+    pub async fn clock(&self) -> Result<DateTime<Utc>> {
+        Ok(Utc::now())
+    }
+}

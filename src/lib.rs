@@ -3,4 +3,5 @@
 pub mod cache;
 pub mod feed;
 pub mod key;
+pub mod live;
 pub mod model;

@@ -4,4 +4,5 @@ pub mod cache;
 pub mod feed;
 pub mod key;
 pub mod live;
+pub mod log;
 pub mod model;

@@ -57,7 +57,7 @@ pub const LINES: &[Line] = documented! {
     "lease.standby" ["holder"]
         "Another daemon holds the lease; this one waits for it to end."
     "log.collapsed" ["of" "log_lines" "error"]
-        "Equal lines that were held back while a failure lasted, told when it ended."
+        "Equal lines that were held back while a failure lasted, told at the next success or at the end."
 };
 
 /// `collapsed`: equal log lines held back since the last one like this.
@@ -282,7 +282,7 @@ pub(super) fn write_collapsed(collapsed: &Collapsed) {
         of = name,
         log_lines,
         error = plain(error),
-        "It works again; {log_lines} more log lines said the same"
+        "{log_lines} more log lines said the same"
     );
 }
 

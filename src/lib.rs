@@ -6,3 +6,4 @@ pub mod key;
 pub mod live;
 pub mod log;
 pub mod model;
+pub mod stage;

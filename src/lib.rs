@@ -6,4 +6,5 @@ pub mod key;
 pub mod live;
 pub mod log;
 pub mod model;
+pub mod schedule;
 pub mod stage;

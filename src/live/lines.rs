@@ -250,16 +250,18 @@ pub(super) fn write(activity: &Activity, collapsed: u64) {
             from,
             to,
         } => {
-            let (from, to) = (price(from.as_ref()), price(to.as_ref()));
+            // Nothing here is worked out unless somebody reads debug lines.
             debug!(
                 event,
                 cycle,
                 race = race.as_str(),
                 runner = selection.as_str(),
                 bookmaker = bookmaker.as_str(),
-                from,
-                to,
-                "{bookmaker}: {selection} {from} → {to}"
+                from = price(from.as_ref()),
+                to = price(to.as_ref()),
+                "{bookmaker}: {selection} {} → {}",
+                price(from.as_ref()),
+                price(to.as_ref())
             );
         }
         Activity::Leading { holder, fence } => {

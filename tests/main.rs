@@ -1,1 +1,3 @@
-
+mod logs;
+mod schedule;
+mod stages;

@@ -1,0 +1,155 @@
+//! The clock that the daemon lives by: the wall's, or a faster one for a simulated day.
+//!
+//! Waits are monotonic, so setting the wall clock back never prolongs one; the wall is looked at
+//! at least once a minute, so setting it forward (or waking from suspend) never sleeps through.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The wall clock is compared at least this often, in real time.
+const LOOK_AT_WALL: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug)]
+pub enum Clock {
+    Real,
+    /// Runs `speed` times as fast, from `from` on, since `started`.
+    Scaled {
+        from: DateTime<Utc>,
+        started: Instant,
+        speed: f64,
+    },
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    Over,
+    Stopped,
+}
+
+impl Clock {
+    /// A clock that shows `from` now. Speeds that are not above zero count as 1.
+    pub fn scaled(from: DateTime<Utc>, speed: f64) -> Self {
+        Self::Scaled {
+            from,
+            started: Instant::now(),
+            speed: if speed.is_finite() && speed > 0.0 {
+                speed
+            } else {
+                1.0
+            },
+        }
+    }
+
+    pub fn now(&self) -> DateTime<Utc> {
+        match self {
+            Self::Real => Utc::now(),
+            Self::Scaled {
+                from,
+                started,
+                speed,
+            } => Duration::try_from_secs_f64(started.elapsed().as_secs_f64() * speed)
+                .ok()
+                .and_then(|elapsed| TimeDelta::from_std(elapsed).ok())
+                .and_then(|elapsed| from.checked_add_signed(elapsed))
+                .unwrap_or(DateTime::<Utc>::MAX_UTC),
+        }
+    }
+
+    /// How long `duration` of this clock is in real time.
+    pub fn real(&self, duration: Duration) -> Duration {
+        match self {
+            Self::Real => duration,
+            Self::Scaled { speed, .. } => {
+                Duration::try_from_secs_f64(duration.as_secs_f64() / speed).unwrap_or(Duration::MAX)
+            }
+        }
+    }
+
+    /// Waits `duration` of this clock, or until `stop`.
+    pub async fn sleep(&self, duration: Duration, stop: &CancellationToken) -> Wait {
+        wait(self.real(duration), || self.now(), duration, stop).await
+    }
+}
+
+/// Over when `real` has passed on the monotonic clock or `shown` on the wall, whichever is first.
+async fn wait(
+    real: Duration,
+    wall: impl Fn() -> DateTime<Utc>,
+    shown: Duration,
+    stop: &CancellationToken,
+) -> Wait {
+    let (started, wall_started) = (Instant::now(), wall());
+    loop {
+        let left = real.saturating_sub(started.elapsed());
+        let shown_so_far = (wall() - wall_started).to_std().unwrap_or_default();
+        if left.is_zero() || shown_so_far >= shown {
+            return Wait::Over;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(left.min(LOOK_AT_WALL)) => {}
+            () = stop.cancelled() => return Wait::Stopped,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Waits ten minutes while the wall clock is stepped by `step` hours in between, and says how
+    /// long it really took. Time is virtual: nothing sleeps.
+    async fn stepped(step: i64) -> Duration {
+        let started = Instant::now();
+        let looks = AtomicI64::new(0);
+        let wall = || {
+            let stepped = match looks.fetch_add(1, Relaxed) {
+                0..3 => TimeDelta::zero(),
+                _ => TimeDelta::hours(step),
+            };
+            DateTime::UNIX_EPOCH + TimeDelta::from_std(started.elapsed()).expect("small") + stepped
+        };
+        let ten_minutes = HOUR / 6;
+        let end = wait(ten_minutes, wall, ten_minutes, &CancellationToken::new()).await;
+        assert_eq!(end, Wait::Over);
+        started.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_set_back_prolongs_nothing() {
+        assert_eq!(stepped(-1).await.as_secs(), 600);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_set_forward_is_noticed_within_a_minute() {
+        assert!(stepped(1).await <= Duration::from_secs(3 * 60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_at_once_when_stopped() {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let started = Instant::now();
+        assert_eq!(Clock::Real.sleep(HOUR, &stop).await, Wait::Stopped);
+        assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scaled_hour_takes_two_minutes() {
+        let clock = Clock::scaled(DateTime::UNIX_EPOCH, 30.0);
+        let started = Instant::now();
+        assert_eq!(
+            clock.sleep(HOUR, &CancellationToken::new()).await,
+            Wait::Over
+        );
+        assert_eq!(started.elapsed().as_secs(), 120);
+        assert_eq!(clock.now().timestamp(), 3600);
+    }
+}

@@ -1,0 +1,259 @@
+//! When the daemon looks again: the table, each race's own due time, failures, and cron lines.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use oddsd::schedule::{Cadence, Cron, Due, Failure, Plan, Ticker, Watched, backoff, next_poll};
+use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
+
+fn now() -> DateTime<Utc> {
+    "2026-03-14T13:00:00Z".parse().expect("valid")
+}
+
+fn after(seconds: i64) -> DateTime<Utc> {
+    now() + TimeDelta::seconds(seconds)
+}
+
+fn wait(seconds_to_off: &[i64]) -> u64 {
+    let offs = seconds_to_off.iter().map(|s| after(*s));
+    next_poll(now(), offs, &Cadence::default()).as_secs()
+}
+
+#[test]
+fn the_nearest_race_sets_the_pace_and_a_tier_is_entered_on_time() {
+    assert_eq!(wait(&[]), 900, "no race");
+    assert_eq!(wait(&[-60, 0]), 900, "all are off");
+    assert_eq!(wait(&[4 * 60]), 10);
+    assert_eq!(wait(&[5 * 60]), 10, "inclusive");
+    assert_eq!(
+        wait(&[5 * 60 + 20]),
+        20,
+        "the last stretch before 5 minutes"
+    );
+    assert_eq!(wait(&[20 * 60]), 60);
+    assert_eq!(
+        wait(&[31 * 60]),
+        60,
+        "not 300: at 30 minutes a minute applies"
+    );
+    assert_eq!(wait(&[60 * 60]), 300);
+    assert_eq!(wait(&[125 * 60]), 300, "not 900");
+    assert_eq!(wait(&[10 * 3600, 3 * 60, -5]), 10);
+}
+
+#[test]
+fn a_cadence_that_is_wrong_says_where_and_what_would_be_right() {
+    let cases = [
+        ("5=10s,30:60s,*=900s", "column 7", "minutes=interval"),
+        ("5=10,*=900s", "column 1", "did you mean \"10s\"?"),
+        ("5=,*=900s", "column 1", "no interval"),
+        ("5=10s,x=60s,*=900s", "column 7", "number of minutes"),
+        ("30=60s,5=10s,*=900s", "column 8", "nearest tier first"),
+        ("5=10s,30=60d,*=900s", "column 7", "use s, m or h"),
+        ("5=0s,*=900s", "column 1", "from 1s to 24h"),
+        ("5=99999999999999999999s,*=1s", "column 1", "from 1s to 24h"),
+        ("5=10s", "5=10s", "add ,*=900s"),
+        ("5=10m,30=60s,*=900s", "5=10m", "nearer must not be slower"),
+        ("*=1s,*=2s", "column 6", "second *"),
+        ("", "column 1", "minutes=interval"),
+    ];
+    for (text, place, hint) in cases {
+        let error = text.parse::<Cadence>().expect_err(text).to_string();
+        assert!(
+            error.contains(place) && error.contains(hint),
+            "{text}: {error}"
+        );
+    }
+}
+
+fn any_cadence() -> impl Strategy<Value = Cadence> {
+    prop::collection::btree_map(1u32..200, 1u64..400, 0..5).prop_map(|tiers| {
+        let mut every: Vec<u64> = tiers.values().copied().collect();
+        every.sort();
+        let text: String = tiers
+            .keys()
+            .zip(&every)
+            .map(|(within, every)| format!("{within}={every}s,"))
+            .collect();
+        format!("{text}*=400s")
+            .parse()
+            .expect("nearer is not slower")
+    })
+}
+
+/// The interval in force at `second`, straight from the definition: the shortest that any race
+/// not yet started asks for.
+fn in_force(second: i64, offs: &[i64], cadence: &Cadence) -> Duration {
+    offs.iter()
+        .filter(|off| **off > second)
+        .map(|off| cadence.every(TimeDelta::seconds(off - second)))
+        .min()
+        .unwrap_or(cadence.otherwise())
+}
+
+proptest! {
+    /// Brute force, second by second: the wait ends when the interval has passed or when a
+    /// shorter one comes into force, whichever is first.
+    #[test]
+    fn a_wait_never_oversleeps_a_tier(
+        offs in prop::collection::vec(-100i64..15_000, 0..8),
+        cadence in any_cadence(),
+    ) {
+        let every = in_force(0, &offs, &cadence);
+        let expected = (1..=every.as_secs() as i64)
+            .find(|second| in_force(*second, &offs, &cadence) < every)
+            .map_or(every, |second| Duration::from_secs(second as u64));
+        let got = next_poll(now(), offs.iter().map(|s| after(*s)), &cadence);
+        prop_assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn a_cadence_reads_back_as_it_is_printed(cadence in any_cadence()) {
+        prop_assert_eq!(cadence.to_string().parse::<Cadence>().expect("printed"), cadence);
+    }
+
+    #[test]
+    fn any_text_is_a_cadence_or_an_error(text in "[0-9a-z*=,. é-]{0,30}|.*") {
+        let _ = text.parse::<Cadence>();
+    }
+}
+
+fn watched(id: &str, off: i64, checked: Option<i64>) -> Watched {
+    Watched {
+        id: id.into(),
+        off: Some(after(off)),
+        checked_at: checked.map(after),
+    }
+}
+
+fn card_just_seen(races: &[Watched]) -> Due {
+    Plan::default().due(now(), races, Some(after(-20)))
+}
+
+#[test]
+fn one_race_at_the_post_does_not_make_the_others_be_asked_for() {
+    let mut races = vec![watched("near", 120, Some(-10))];
+    races.extend((0..56).map(|n| watched(&format!("far{n}"), 10_000 + n, Some(-20))));
+    assert_eq!(card_just_seen(&races), Due::Races(vec!["near".into()]));
+    races[0].checked_at = Some(now());
+    assert_eq!(card_just_seen(&races), Due::Nothing { until: after(10) });
+}
+
+#[test]
+fn many_due_races_are_one_whole_card_call() {
+    let mut races: Vec<_> = (0..10)
+        .map(|n| watched(&format!("r{n}"), 290 - n, Some(-10)))
+        .collect();
+    let nearest_first = (0..10)
+        .rev()
+        .map(|n| format!("r{n}").as_str().into())
+        .collect();
+    assert_eq!(card_just_seen(&races), Due::Races(nearest_first));
+    races.push(watched("one too many", 100, None));
+    assert_eq!(card_just_seen(&races), Due::Everything);
+}
+
+#[test]
+fn the_whole_card_is_seen_at_least_every_quarter_of_an_hour() {
+    let plan = Plan::default();
+    let at = |card| plan.due(now(), &[], card);
+    assert_eq!(at(None), Due::Everything);
+    assert_eq!(at(Some(after(-900))), Due::Everything);
+    assert_eq!(at(Some(after(-899))), Due::Nothing { until: after(1) });
+}
+
+#[test]
+fn a_clock_set_back_makes_things_due_and_not_wait() {
+    let ahead = watched("r", 600, Some(3600));
+    assert_eq!(card_just_seen(&[ahead]), Due::Races(vec!["r".into()]));
+    assert_eq!(
+        Plan::default().due(now(), &[], Some(after(3600))),
+        Due::Everything
+    );
+}
+
+proptest! {
+    /// Looking again at `until` always finds something due, and nothing is due before it.
+    #[test]
+    fn until_is_exactly_when_something_is_due(
+        races in prop::collection::vec((1i64..12_000, -900i64..=0), 0..12),
+        card in -900i64..=0,
+    ) {
+        let plan = Plan::default();
+        let races: Vec<_> = races.iter().enumerate()
+            .map(|(n, (off, checked))| watched(&format!("r{n}"), *off, Some(*checked)))
+            .collect();
+        let at = |when| plan.due(when, &races, Some(after(card)));
+        if let Due::Nothing { until } = at(now()) {
+            prop_assert!(until > now() && until <= after(900));
+            // Except when the race meanwhile went off.
+            if races.iter().all(|r| r.off.is_some_and(|off| off > until)) {
+                let due = !matches!(at(until), Due::Nothing { .. });
+                prop_assert!(due);
+            }
+            let before = until - TimeDelta::milliseconds(1);
+            prop_assert_eq!(at(before), Due::Nothing { until });
+        }
+    }
+
+    #[test]
+    fn a_retry_is_never_hasty_and_never_forgotten(attempt: u32, jitter: f64, asked in 0u64..u64::MAX) {
+        let seconds = |failure| backoff(failure, attempt, jitter).as_secs_f64();
+        prop_assert!((1.0..=60.0).contains(&seconds(Failure::Temporary)));
+        prop_assert!((300.0..=330.0).contains(&seconds(Failure::Unauthorized)));
+        let limited = seconds(Failure::RateLimited { retry_after: Some(Duration::from_secs(asked)) });
+        prop_assert!(limited >= asked.min(3600) as f64 && limited <= 3602.0);
+    }
+}
+
+#[test]
+fn retries_double_up_to_a_minute() {
+    let waits: Vec<u64> = (0..8)
+        .map(|attempt| backoff(Failure::Temporary, attempt, 1.0).as_secs())
+        .collect();
+    assert_eq!(waits, [2, 2, 4, 8, 16, 32, 60, 60]);
+}
+
+#[test]
+fn a_cron_line_that_is_wrong_says_where_and_what_would_be_right() {
+    let cases = [
+        ("* * * * *", "UTC", "\"0 * * * * *\""),
+        ("* * *", "UTC", "six are needed"),
+        ("", "UTC", "six are needed"),
+        ("0 61 * * * *", "UTC", "column 3, minute \"61\""),
+        ("0 0 0 * * xyz", "UTC", "column 11, weekday \"xyz\""),
+        ("0 0 0 30 2 *", "UTC", "never fires"),
+        ("0 0 6 * * *", "Europe/Londn", "Europe/London"),
+    ];
+    for (text, zone, hint) in cases {
+        let error = Cron::parse(text, zone).expect_err(text).to_string();
+        assert!(error.contains(hint), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_cron_line_follows_its_time_zone_through_the_change_of_clocks() {
+    let cron = Cron::parse("0 0 6 * * *", "Europe/London").expect("valid");
+    let next = |text: &str| {
+        let at = cron
+            .next_after(text.parse().expect("a time"))
+            .expect("a time");
+        at.to_rfc3339()
+    };
+    assert_eq!(next("2026-03-28T12:00:00Z"), "2026-03-29T05:00:00+00:00");
+    assert_eq!(next("2026-03-27T12:00:00Z"), "2026-03-28T06:00:00+00:00");
+}
+
+#[tokio::test]
+async fn a_ticker_ticks_and_stops() {
+    let cron = Cron::parse("* * * * * *", "UTC").expect("valid");
+    let mut ticker = Ticker::start(cron).await.expect("starts");
+    let stop = CancellationToken::new();
+    let deadline = Duration::from_secs(30);
+    let tick = tokio::time::timeout(deadline, ticker.next(&stop)).await;
+    assert_eq!(tick.expect("a tick within the deadline"), Some(()));
+    assert!(ticker.expected().is_some());
+    stop.cancel();
+    while ticker.next(&stop).await.is_some() {}
+}

@@ -1,3 +1,4 @@
+mod world;
 mod logs;
 mod schedule;
 mod stages;

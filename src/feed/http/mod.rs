@@ -5,15 +5,18 @@
 //! Decompression is done here and not by the client, because the client hides the compressed
 //! size, and without it a gzip bomb looks like any large answer.
 
-use std::io::Write;
+mod body;
+mod words;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use flate2::write::MultiGzDecoder;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
 
+use self::body::{Body, MAX_RATIO, Unusable};
+use self::words::{MAX_DETAIL_CHARS, causes, message_in, redirect_host, retry_after};
 use crate::feed::FeedError;
 use crate::model::plain_text;
 
@@ -22,16 +25,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// Largest answer, decompressed.
 pub const MAX_BODY: usize = 64 * 1024 * 1024;
-/// Largest answer as a multiple of its compressed size.
-const MAX_RATIO: usize = 100;
-/// While an answer streams in, its beginning may compress better than the whole: below this size
-/// only the finished answer is held against [`MAX_RATIO`].
-const RATIO_FLOOR: usize = 1024 * 1024;
 /// An error's body is read for its message only.
 const MAX_ERROR_BODY: usize = 64 * 1024;
-const MAX_DETAIL_CHARS: usize = 200;
-/// A wrong clock or a hostile header must not silence a feed for days.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// Who is asked, in words for messages, and for how long an answer is awaited.
 #[derive(Clone, Debug)]
@@ -258,14 +253,9 @@ impl At<'_> {
 
     /// The body, decompressed, or an error as soon as it is known to be too large.
     async fn read(&self, mut response: Response, max: usize) -> Result<Vec<u8>, FeedError> {
-        let too_large = |why: String| FeedError::TooLarge {
-            detail: self.says(why),
-        };
         let announced = response.content_length().unwrap_or(0);
         if announced > max as u64 {
-            return Err(too_large(format!(
-                "announced {announced} bytes, the limit is {max}"
-            )));
+            return Err(self.unusable(Unusable::TooLarge { limit: max }));
         }
         let encoding = response.headers().get(header::CONTENT_ENCODING);
         let gzip = match encoding.map(HeaderValue::as_bytes) {
@@ -281,40 +271,23 @@ impl At<'_> {
             }
         };
 
-        let mut received = 0;
-        let mut sink = if gzip {
-            Sink::Gzip(Box::new(MultiGzDecoder::new(Capped::default())))
-        } else {
-            Sink::Plain(Capped::default())
-        };
+        let mut body = Body::new(gzip, max);
         while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(e))? {
-            received += chunk.len();
-            let ratio_cap = received.saturating_mul(MAX_RATIO).max(RATIO_FLOOR);
-            sink.capped().limit = max.min(if gzip { ratio_cap } else { max });
-            if let Err(error) = sink.write(&chunk) {
-                let limit = sink.capped().limit;
-                return Err(if sink.capped().overflowed {
-                    too_large(format!(
-                        "sent more than {limit} bytes (from {received} as transferred)"
-                    ))
-                } else {
-                    self.corrupt(error)
-                });
-            }
+            body.push(&chunk).map_err(|e| self.unusable(e))?;
         }
-        let body = sink.finish().map_err(|e| self.corrupt(e))?;
-        if gzip && body.len() > received.saturating_mul(MAX_RATIO) {
-            return Err(too_large(format!(
-                "sent {} bytes compressed into {received}, more than {MAX_RATIO} to 1",
-                body.len()
-            )));
-        }
-        Ok(body)
+        body.finish().map_err(|e| self.unusable(e))
     }
 
-    fn corrupt(&self, error: std::io::Error) -> FeedError {
-        FeedError::BadAnswer {
-            detail: self.says(format_args!("sent gzip that does not decompress: {error}")),
+    fn unusable(&self, why: Unusable) -> FeedError {
+        match why {
+            Unusable::TooLarge { limit } => FeedError::TooLarge {
+                detail: self.says(format_args!(
+                    "sent more than {limit} bytes (the limit is {MAX_BODY}, and {MAX_RATIO} times the compressed size)"
+                )),
+            },
+            Unusable::Corrupt(error) => FeedError::BadAnswer {
+                detail: self.says(format_args!("sent gzip that does not decompress: {error}")),
+            },
         }
     }
 
@@ -343,6 +316,11 @@ impl At<'_> {
             }
         }
     }
+}
+
+/// A response header as text; an unreadable one counts as missing.
+pub fn header_text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 /// A provider's base URL from a setting: `https`, or anything on this machine; no credentials in it,
@@ -381,143 +359,9 @@ fn is_loopback(url: &Url) -> bool {
     host == "localhost" || ip.is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
-/// A response header as text; an unreadable one counts as missing.
-pub fn header_text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-/// `Retry-After` as seconds or as an HTTP date. A date is read against the answer's own `Date`, so
-/// that our clock does not matter where the provider tells its own.
-fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
-    let text = header_text(headers, &header::RETRY_AFTER)?.trim();
-    let wait = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let date = |text| DateTime::parse_from_rfc2822(text).ok();
-            let sent = header_text(headers, &header::DATE).and_then(date);
-            let sent = sent.map_or(now, |date| date.with_timezone(&Utc));
-            let until = date(text)?.with_timezone(&Utc);
-            (until - sent).to_std().unwrap_or(Duration::ZERO)
-        }
-    };
-    Some(wait.min(MAX_RETRY_AFTER))
-}
-
-fn redirect_host(headers: &HeaderMap) -> String {
-    header_text(headers, &header::LOCATION)
-        .and_then(|location| Url::parse(location).ok())
-        .and_then(|url| {
-            url.host_str()
-                .map(|host| format!(" to {}", plain_text(host, 80)))
-        })
-        .unwrap_or_default()
-}
-
-/// What an error's body says, where it is JSON of a known shape: `detail` as text or as FastAPI's
-/// list (its first `msg`), else `message` or `error`, with an `error_code` in front.
-fn message_in(body: &[u8], secret: Option<&str>) -> Option<String> {
-    let json: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let text = json["detail"]
-        .as_str()
-        .or_else(|| json["detail"][0]["msg"].as_str())
-        .or_else(|| json["message"].as_str())
-        .or_else(|| json["error"].as_str())?;
-    let mut text = match json["error_code"].as_str() {
-        Some(code) => format!("{code}: {text}"),
-        None => text.to_owned(),
-    };
-    if let Some(secret) = secret.filter(|s| !s.is_empty()) {
-        text = text.replace(secret, "***");
-    }
-    Some(plain_text(&text, MAX_DETAIL_CHARS))
-}
-
-/// An error and its causes in one line, without the URL.
-fn causes(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut line = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !line.contains(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = error.source();
-    }
-    plain_text(&line, MAX_DETAIL_CHARS)
-}
-
-/// A buffer that refuses to grow over its limit.
-#[derive(Default)]
-struct Capped {
-    bytes: Vec<u8>,
-    limit: usize,
-    overflowed: bool,
-}
-
-impl Write for Capped {
-    fn write(&mut self, chunk: &[u8]) -> std::io::Result<usize> {
-        if self.bytes.len() + chunk.len() > self.limit {
-            self.overflowed = true;
-            return Err(std::io::Error::other("over the limit"));
-        }
-        self.bytes.extend_from_slice(chunk);
-        Ok(chunk.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-enum Sink {
-    Plain(Capped),
-    Gzip(Box<MultiGzDecoder<Capped>>),
-}
-
-impl Sink {
-    fn capped(&mut self) -> &mut Capped {
-        match self {
-            Self::Plain(capped) => capped,
-            Self::Gzip(decoder) => decoder.get_mut(),
-        }
-    }
-
-    fn write(&mut self, chunk: &[u8]) -> std::io::Result<()> {
-        match self {
-            Self::Plain(capped) => capped.write_all(chunk),
-            Self::Gzip(decoder) => decoder.write_all(chunk),
-        }
-    }
-
-    fn finish(self) -> std::io::Result<Vec<u8>> {
-        match self {
-            Self::Plain(capped) => Ok(capped.bytes),
-            Self::Gzip(decoder) => Ok(decoder.finish()?.bytes),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn retry_after_reads_seconds_and_dates_and_has_a_ceiling() {
-        let now = DateTime::parse_from_rfc3339("2025-10-13T13:00:00Z").expect("valid");
-        let wait = |text: &str| {
-            let headers = HeaderMap::from_iter([(
-                header::RETRY_AFTER,
-                HeaderValue::from_str(text).expect("ascii"),
-            )]);
-            retry_after(&headers, now.to_utc()).map(|wait| wait.as_secs())
-        };
-        assert_eq!(wait("7"), Some(7));
-        assert_eq!(wait("Mon, 13 Oct 2025 13:00:30 GMT"), Some(30));
-        assert_eq!(wait("Mon, 13 Oct 2025 12:00:00 GMT"), Some(0));
-        assert_eq!(wait("18446744073709551615"), Some(3600));
-        assert_eq!(wait("soon"), None);
-    }
 
     #[test]
     fn a_base_url_is_https_or_this_machine_and_holds_no_password() {
@@ -536,20 +380,5 @@ mod tests {
             assert!(error.contains("RACING_API_URL"), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
-    }
-
-    #[test]
-    fn a_message_is_found_in_every_known_shape_and_never_repeats_the_key() {
-        let says = |body: &str| message_in(body.as_bytes(), Some("k3y"));
-        assert_eq!(
-            says(r#"{"detail":[{"loc":["query","date"],"msg":"bad date","type":"v"}]}"#).as_deref(),
-            Some("bad date")
-        );
-        assert_eq!(
-            says(r#"{"message":"key k3y is spent","error_code":"OUT_OF_USAGE_CREDITS"}"#)
-                .as_deref(),
-            Some("OUT_OF_USAGE_CREDITS: key *** is spent")
-        );
-        assert_eq!(says("<html>"), None);
     }
 }

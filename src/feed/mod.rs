@@ -3,6 +3,7 @@
 //! today" is something only a well-formed answer can say.
 
 pub mod http;
+pub mod racing_api;
 
 use std::fmt;
 use std::time::Duration;

@@ -4,6 +4,7 @@
 
 pub mod http;
 pub mod racing_api;
+pub mod simulator;
 
 use std::fmt;
 use std::time::Duration;

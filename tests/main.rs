@@ -1,4 +1,12 @@
-mod world;
+//! The stories: what oddsd does, told on real servers and against stand-ins for what lies outside.
+
+mod cache;
+mod cache_faults;
+mod cache_read;
 mod logs;
+mod odds_api;
+mod racing_api;
+mod recordings;
 mod schedule;
 mod stages;
+mod world;

@@ -1,3 +1,8 @@
 //! The world that stories happen in: real servers on loopback, and stand-ins for what lies outside.
 
+pub mod odds_provider;
 pub mod postgres;
+pub mod racing_provider;
+pub mod redis;
+pub mod resp;
+pub mod upstash;

@@ -1,0 +1,184 @@
+//! The relay: outbox to cache. One batch claims what is due, removes every answer it makes wrong,
+//! and settles; the loop around it wakes at a poke (fast path) and looks by itself (safe path).
+//!
+//! It runs beside the cycle and never inside it. A row leaves the outbox only when all of its keys
+//! are confirmed gone; until then it comes back, for ever, also after a restart.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Cache;
+use crate::key::Key;
+use crate::live::{Activity, Live};
+use crate::rules;
+use crate::store::{Claimed, Removal, Store, StoreError};
+
+/// Rows taken at once: enough that a long outage coalesces into few removals.
+const BATCH: i64 = 2_000;
+/// A claimed row is due again after this, should we die with it in our hands.
+const CLAIM_FOR: Duration = Duration::from_secs(30);
+/// The safe path: how often the relay looks without having been poked.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+/// Low enough that readers see fresh prices soon after the cache is back.
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// Nobody can heal a refusal (password, rights) within seconds.
+const REFUSED_RETRY: Duration = Duration::from_secs(30);
+/// No cached answer of ours lives longer: the bound that the log promises while a removal is late.
+pub const STALE_AT_MOST: Duration = Duration::from_secs(60);
+
+/// What one batch came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// Nothing is due.
+    Empty,
+    Removed { rows: usize, keys: usize },
+    /// The cache did not confirm; the rows are due again after `retry`.
+    Failed { rows: usize, retry: Duration },
+}
+
+#[derive(Clone)]
+pub struct Relay {
+    store: Store,
+    cache: Arc<Cache>,
+    live: Live,
+    /// Whose claims these are.
+    who: String,
+    poke: Arc<Notify>,
+}
+
+impl Relay {
+    pub fn new(store: Store, cache: Arc<Cache>, live: Live, who: String, poke: Arc<Notify>) -> Self {
+        Self { store, cache, live, who, poke }
+    }
+
+    /// Works until `stop`, then once more for what the last cycle left. The database being away is
+    /// no reason to end: the cycle says so already, and the rows are safe in it.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            match self.batch().await {
+                Ok(Batch::Removed { .. }) if !stop.is_cancelled() => continue,
+                Ok(_) => {}
+                Err(why) => {
+                    tracing::debug!(event = "relay.store_failed", error = %why, "the outbox cannot be read");
+                }
+            }
+            if stop.is_cancelled() {
+                return;
+            }
+            tokio::select! {
+                () = self.poke.notified() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Removes what is due until nothing is, or the cache does not confirm, or `deadline` is over.
+    pub async fn drain(&self, deadline: Duration) -> Result<Batch, StoreError> {
+        let started = Instant::now();
+        let mut last = self.batch().await?;
+        while matches!(last, Batch::Removed { .. }) && started.elapsed() < deadline {
+            match self.batch().await? {
+                Batch::Empty => break,
+                next => last = next,
+            }
+        }
+        Ok(last)
+    }
+
+    /// Claim, targets, remove, settle.
+    pub async fn batch(&self) -> Result<Batch, StoreError> {
+        let claimed = self.store.claim(&self.who, BATCH, CLAIM_FOR).await?;
+        if claimed.is_empty() {
+            return Ok(Batch::Empty);
+        }
+        let rows: Vec<i64> = claimed.iter().map(|row| row.id).collect();
+        let keys: Vec<Key> = targets(&claimed).into_iter().collect();
+        let started = Instant::now();
+        match self.cache.remove(&keys).await {
+            Ok(existed) => {
+                let removal = self.removal(&claimed, &keys, existed, started.elapsed());
+                self.store.settle(&rows, std::slice::from_ref(&removal)).await?;
+                if self.cache.backend() != "off" {
+                    self.say_removed(&claimed, keys.clone(), &removal);
+                }
+                Ok(Batch::Removed { rows: rows.len(), keys: keys.len() })
+            }
+            Err(why) => {
+                let attempt = claimed.iter().map(|row| row.attempts).max().unwrap_or(1);
+                let retry = retry_after(attempt, why.is_retryable());
+                self.store.postpone(&rows, retry, why.detail()).await?;
+                self.live.say(Activity::InvalidateFailed {
+                    cycle: newest_cycle(&claimed).map(|cycle| cycle as u64),
+                    backend: self.cache.backend(),
+                    keys: keys.len() as u64,
+                    attempt: attempt as u32,
+                    retry_ms: retry.as_millis() as u64,
+                    stale_s: STALE_AT_MOST.as_secs(),
+                    error: why.to_string(),
+                });
+                Ok(Batch::Failed { rows: rows.len(), retry })
+            }
+        }
+    }
+
+    fn removal(&self, claimed: &[Claimed], keys: &[Key], existed: u64, took: Duration) -> Removal {
+        let kinds = claimed.iter().flat_map(|row| row.kinds.iter().copied()).collect();
+        let manual = claimed.iter().all(|row| !row.keys.is_empty());
+        Removal {
+            id: 0,
+            at: Utc::now(),
+            cycle: newest_cycle(claimed),
+            rule: if manual { rules::MANUAL } else { rules::LIVE_ODDS }.into(),
+            reason: rules::reason(&kinds).into(),
+            keys: keys.iter().map(Key::to_string).collect(),
+            existed: existed as i64,
+            backend: self.cache.backend().into(),
+            attempts: claimed.iter().map(|row| row.attempts).max().unwrap_or(1),
+            took_ms: took.as_millis() as i64,
+        }
+    }
+
+    fn say_removed(&self, claimed: &[Claimed], keys: Vec<Key>, removal: &Removal) {
+        let kinds = claimed.iter().flat_map(|row| row.kinds.iter().copied()).collect();
+        self.live.say(Activity::Invalidated {
+            cycle: removal.cycle.map(|cycle| cycle as u64),
+            rule: removal.rule.clone(),
+            backend: self.cache.backend(),
+            keys,
+            reason: rules::reason(&kinds),
+            attempts: removal.attempts as u32,
+            took_ms: removal.took_ms as u64,
+            actor: None,
+        });
+    }
+}
+
+/// All keys that these rows make wrong, each once: this is where an outage coalesces.
+fn targets(claimed: &[Claimed]) -> BTreeSet<Key> {
+    let mut keys = BTreeSet::new();
+    for row in claimed {
+        keys.extend(row.keys.iter().cloned());
+        if let Some(event) = &row.event {
+            keys.extend(rules::targets(event));
+        }
+    }
+    keys
+}
+
+fn newest_cycle(claimed: &[Claimed]) -> Option<i64> {
+    claimed.iter().filter_map(|row| row.cycle).max()
+}
+
+fn retry_after(attempt: i32, retryable: bool) -> Duration {
+    let longest = if retryable { LONGEST_RETRY } else { REFUSED_RETRY };
+    let doublings = attempt.saturating_sub(1).clamp(0, 16) as u32;
+    let wait = if retryable { FIRST_RETRY * (1 << doublings) } else { longest };
+    wait.min(longest).mul_f64(0.75 + fastrand::f64() / 4.0)
+}

@@ -1,0 +1,98 @@
+//! Recorded answers: every odds row of them is accounted for.
+
+use std::path::PathBuf;
+
+use oddsd::feed::Ask;
+use oddsd::feed::racing_api::{RacingApi, parse_cards};
+use serde_json::Value;
+
+use super::{prices, utc};
+use crate::world::racing_provider::RacingProvider;
+
+/// Recordings are private and not in the repository: without them a test says so and is not run.
+fn recordings(test: &str) -> Option<PathBuf> {
+    let data = std::env::var_os("ODDSD_TEST_DATA").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
+        PathBuf::from,
+    );
+    let folder = data.join("racing_api");
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    println!("NOT RUN: {test} (no recordings)");
+    None
+}
+
+/// Odds rows, counted without any of our code.
+fn odds_rows(body: &Value) -> usize {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let runners = list(&body["racecards"])
+        .into_iter()
+        .flat_map(|race| list(&race["runners"]));
+    runners.map(|runner| list(&runner["odds"]).len()).sum()
+}
+
+#[test]
+fn every_recorded_odds_row_becomes_a_price() {
+    let Some(folder) = recordings("every_recorded_odds_row_becomes_a_price") else {
+        return;
+    };
+    let mut counted = Vec::new();
+    for file in std::fs::read_dir(folder).expect("a folder") {
+        let path = file.expect("an entry").path();
+        if path.extension().is_none_or(|e| e != "json") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("a recording");
+        let recording: Value = serde_json::from_str(&text).expect("JSON");
+        let body = &recording["body"];
+        let parsed = parse_cards(&body.to_string(), utc("2025-10-14T22:35:44Z"));
+        let name = path
+            .file_name()
+            .expect("a file")
+            .to_string_lossy()
+            .into_owned();
+        if body["racecards"].is_null() {
+            let told = parsed.expect_err("results are no racecards").to_string();
+            assert!(told.contains("no \"racecards\", but"), "{name}: {told}");
+            assert!(told.contains("results"), "{name}: {told}");
+            continue;
+        }
+        let parsed = parsed.expect(&name);
+        let found: usize = parsed.events.iter().map(|e| e.prices.len()).sum();
+        let rows = odds_rows(body);
+        assert!(parsed.rejects.is_empty(), "{name}: {}", parsed.rejects);
+        assert_eq!(found, rows, "{name}");
+        assert_eq!(parsed.prices_seen, rows as u64, "{name}");
+        assert_eq!(parsed.bookmakers.len(), 28, "{name}");
+        let open = parsed
+            .events
+            .iter()
+            .flat_map(|e| &e.prices)
+            .filter(|p| p.offer.is_some());
+        assert_eq!(open.count(), rows, "{name}: every recorded row is an offer");
+        counted.push(rows);
+    }
+    counted.sort_unstable();
+    assert_eq!(counted, [224, 280, 280]);
+}
+
+#[tokio::test]
+async fn a_recorded_day_comes_through_the_wire_as_it_is() {
+    let Some(folder) = recordings("a_recorded_day_comes_through_the_wire_as_it_is") else {
+        return;
+    };
+    let provider = RacingProvider::start().await;
+    provider.serve_recording(&folder.join("racecards_pro_2025-10-13_hereford.json"));
+    let mut feed = RacingApi::new(provider.settings()).expect("valid settings");
+    let asked_at = utc("2025-10-13T13:11:20Z");
+    let fetched = feed
+        .fetch(&Ask::Everything, asked_at)
+        .await
+        .expect("Hereford");
+    let race = &fetched.snapshot.events[0];
+    assert_eq!(prices(&fetched.snapshot), 224);
+    assert_eq!(race.event.venue, "Hereford");
+    assert_eq!(race.event.starts_at, Some(utc("2025-10-13T13:12:00Z")));
+    assert_eq!(race.prices[0].observed_at, utc("2025-10-13T13:11:07Z"));
+}

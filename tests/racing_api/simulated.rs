@@ -1,0 +1,219 @@
+//! The simulated day: the same for everybody with its seed, eventful, and in the provider's words.
+
+use std::str::FromStr;
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use oddsd::feed::Ask;
+use oddsd::feed::racing_api::{RacingApi, parse_cards};
+use oddsd::feed::simulator::{RaceDay, Simulator, Size, Twist, TwistKind};
+use oddsd::model::{EventSnapshot, EventStatus, SelectionStatus};
+use proptest::prelude::*;
+use rust_decimal::Decimal;
+
+use super::{prices, utc};
+use crate::world::racing_provider::RacingProvider;
+
+const SMALL: Size = Size {
+    races: 3,
+    bookmakers: 6,
+};
+
+fn date() -> NaiveDate {
+    NaiveDate::from_ymd_opt(2026, 4, 18).expect("a date")
+}
+
+fn day(seed: u64, size: Size) -> RaceDay {
+    RaceDay::new(seed, date(), size)
+}
+
+fn find(day: &RaceDay, what: impl Fn(&TwistKind) -> bool) -> Twist {
+    let found = day.twists().iter().find(|twist| what(&twist.kind));
+    found.expect("every day has one").clone()
+}
+
+fn race_at(day: &mut RaceDay, id: &str, at: DateTime<Utc>) -> EventSnapshot {
+    let body = day.race_at(id, at).expect("on the card");
+    let parsed = parse_cards(&body, at).expect("a card");
+    assert!(parsed.rejects.is_empty(), "{}", parsed.rejects);
+    parsed.events.into_iter().next().expect("the race")
+}
+
+/// The best price for a bettor.
+fn best(race: &EventSnapshot, horse: &str) -> Decimal {
+    let of_horse = race
+        .prices
+        .iter()
+        .filter(|p| p.key.selection.as_str() == horse);
+    let offers = of_horse.filter_map(|p| p.offer.as_ref());
+    offers.map(|offer| offer.decimal).max().expect("priced")
+}
+
+/// The best price at the start of a plot and after each of its steps.
+fn followed(seed: u64, shortens: bool) -> Vec<Decimal> {
+    let mut day = day(seed, SMALL);
+    let horse_of = |kind: &TwistKind| match kind {
+        TwistKind::Shortens { horse_id } if shortens => Some(horse_id.clone()),
+        TwistKind::Lengthens { horse_id } if !shortens => Some(horse_id.clone()),
+        _ => None,
+    };
+    let first = find(&day, |kind| horse_of(kind).is_some());
+    let horse = horse_of(&first.kind).expect("just found");
+    (0..=6)
+        .map(|push| {
+            let at = first.at - TimeDelta::seconds(30) + TimeDelta::minutes(6) * push;
+            best(&race_at(&mut day, &first.race_id, at), &horse)
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn a_moment_has_one_card_however_one_got_there(
+        seed: u64,
+        stops in prop::collection::vec(0i64..32_000, 1..6),
+    ) {
+        let at = utc("2026-04-18T07:00:00Z") + TimeDelta::seconds(*stops.iter().max().expect("one"));
+        let direct = day(seed, SMALL).card_at(at);
+        let mut slow = day(seed, SMALL);
+        let mut stops = stops;
+        stops.sort_unstable();
+        for stop in stops {
+            slow.card_at(utc("2026-04-18T07:00:00Z") + TimeDelta::seconds(stop));
+        }
+        prop_assert_eq!(&slow.card_at(at), &direct);
+        let parsed = parse_cards(&direct, at).expect("a card");
+        prop_assert!(parsed.rejects.is_empty(), "{}", parsed.rejects);
+        prop_assert!(parsed.events.iter().all(|e| e.complete));
+    }
+
+    #[test]
+    fn a_steamer_steams_and_a_drifter_drifts(seed: u64) {
+        let steps = |prices: &[Decimal], towards: fn(&Decimal, &Decimal) -> bool| {
+            prices.windows(2).filter(|pair| towards(&pair[1], &pair[0])).count()
+        };
+        let steamer = followed(seed, true);
+        prop_assert!(steps(&steamer, Decimal::lt) >= 3, "{:?}", steamer);
+        prop_assert_eq!(steps(&steamer, Decimal::gt), 0, "{:?}", steamer);
+        let drifter = followed(seed, false);
+        prop_assert!(steps(&drifter, Decimal::gt) >= 3, "{:?}", drifter);
+        prop_assert_eq!(steps(&drifter, Decimal::lt), 0, "{:?}", drifter);
+    }
+}
+
+#[test]
+fn seeds_differ() {
+    let noon = utc("2026-04-18T11:00:00Z");
+    assert_ne!(day(1, SMALL).card_at(noon), day(2, SMALL).card_at(noon));
+}
+
+#[test]
+fn a_day_has_a_non_runner_an_abandoned_race_late_prices_and_a_change_of_going() {
+    let mut day = day(7, SMALL);
+    let minute = TimeDelta::minutes(1);
+
+    let late = find(&day, |kind| matches!(kind, TwistKind::Opens { .. }));
+    let TwistKind::Opens { bookmaker } = late.kind else {
+        unreachable!("just matched")
+    };
+    let id = oddsd::model::BookmakerId::from_name(bookmaker).expect("a name");
+    let priced = |race: &EventSnapshot| {
+        let of_late = race.prices.iter().filter(|p| p.key.bookmaker == id);
+        of_late.filter(|p| p.offer.is_some()).count()
+    };
+    assert_eq!(
+        priced(&race_at(&mut day, &late.race_id, late.at - minute)),
+        0
+    );
+    assert!(priced(&race_at(&mut day, &late.race_id, late.at)) > 0);
+
+    let out = find(&day, |kind| matches!(kind, TwistKind::NonRunner { .. }));
+    let TwistKind::NonRunner { horse_id } = &out.kind else {
+        unreachable!("just matched")
+    };
+    let race = race_at(&mut day, &out.race_id, out.at);
+    let selection = race.selections.iter().find(|s| s.id.as_str() == horse_id);
+    assert_eq!(
+        selection.expect("listed").status,
+        SelectionStatus::NonRunner
+    );
+    let offered = race
+        .prices
+        .iter()
+        .filter(|p| p.key.selection.as_str() == horse_id);
+    assert!(offered.into_iter().all(|p| p.offer.is_none()));
+
+    let change = find(&day, |kind| matches!(kind, TwistKind::Going { .. }));
+    let TwistKind::Going { going } = change.kind else {
+        unreachable!("just matched")
+    };
+    let race = race_at(&mut day, &change.race_id, change.at);
+    assert_eq!(race.event.facts["going"], going);
+
+    let lost = find(&day, |kind| *kind == TwistKind::Abandoned);
+    let race = race_at(&mut day, &lost.race_id, lost.at);
+    assert_eq!(race.event.status, EventStatus::Abandoned);
+    assert!(race.prices.iter().all(|p| p.offer.is_none()));
+}
+
+#[test]
+fn prices_are_on_the_ladder_and_say_the_same_twice() {
+    let mut day = day(
+        3,
+        Size {
+            races: 8,
+            bookmakers: 28,
+        },
+    );
+    let at = utc("2026-04-18T13:10:00Z");
+    let parsed = parse_cards(&day.card_at(at), at).expect("a card");
+    let cent = Decimal::from_str("0.01").expect("a number");
+    for offer in parsed
+        .events
+        .iter()
+        .flat_map(|e| &e.prices)
+        .filter_map(|p| p.offer.as_ref())
+    {
+        if let Some(fraction) = &offer.fractional {
+            let exact = oddsd::model::Offer::fraction(fraction).expect("a fraction");
+            assert!((exact - offer.decimal).abs() < cent, "{offer:?}");
+        }
+    }
+    assert_eq!(parsed.bookmakers.len(), 28);
+    assert!(parsed.events.iter().all(|e| e.event.starts_at.is_some()));
+}
+
+#[tokio::test]
+async fn the_same_day_comes_through_the_wire_and_from_the_simulator() {
+    let at = utc("2026-04-18T12:58:00Z");
+    let provider = RacingProvider::start().await;
+    provider.serve_day(day(5, SMALL), at);
+    let mut wire = RacingApi::new(provider.settings()).expect("valid settings");
+    let wired = wire
+        .fetch(&Ask::Everything, at)
+        .await
+        .expect("a card")
+        .snapshot;
+    let mut simulator = Simulator::new(day(5, SMALL));
+    let mut simulated = simulator
+        .fetch(&Ask::Everything, at)
+        .await
+        .expect("a card")
+        .snapshot;
+    assert_eq!(&*simulated.source, "simulator");
+    assert!(prices(&simulated) > 60);
+    for found in &mut simulated.events {
+        assert_eq!(&*found.event.source, "simulator");
+        found.event.source = "racing_api".into();
+    }
+    assert_eq!(wired.events, simulated.events);
+
+    let id = simulated.events[1].event.id.clone();
+    let one = simulator
+        .fetch(&Ask::Events(vec![id.clone()]), at)
+        .await
+        .expect("a race");
+    assert_eq!(one.snapshot.events.len(), 1);
+    assert_eq!(one.snapshot.events[0].prices, simulated.events[1].prices);
+}

@@ -2,6 +2,12 @@
 //! the kinds of failure. A failed answer is an error here, never an empty snapshot: "no races
 //! today" is something only a well-formed answer can say.
 
+pub mod betfair;
+pub mod number;
+pub mod odds_api;
+pub mod recording;
+pub mod replay;
+
 use std::time::Duration;
 
 use crate::model::{EventId, Snapshot};

@@ -1,0 +1,4 @@
+//! The Odds API (v4).
+
+pub mod parse;
+mod rows;

@@ -1,0 +1,364 @@
+//! The Odds API's answer as events and prices. It names neither events' status nor selections, so
+//! an outcome's name is its identity and every event is `Scheduled`; its stage follows from the
+//! clock elsewhere.
+//!
+//! One outcome has one price per market and bookmaker here, and `point` is a value of it: as part
+//! of the key, each move of a line would look like a removal and an insertion. The `alternate_…`
+//! markets, which offer many lines at once, therefore keep one line and count the others as
+//! `duplicate`.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive;
+use serde_json::value::RawValue;
+
+use super::rows::{Rows, WireBookmaker, WireEvent, WireMarket, WireOutcome};
+use crate::feed::{FeedError, number};
+use crate::model::{
+    Bookmaker, BookmakerId, Event, EventId, EventSnapshot, EventStatus, Facts, MarketId, Offer,
+    Price, PriceKey, Rejects, Scope, Selection, SelectionId, SelectionStatus, plain_text,
+};
+
+pub const SOURCE: &str = "odds_api";
+
+/// Prices of one answer; a league has a few thousand.
+const MAX_PRICES: u64 = 2_000_000;
+/// A bookmaker's clock may run ahead by this much; beyond it, our own time is the better witness.
+const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
+/// Longest odds and line that are taken for real.
+const MAX_ODDS: Decimal = Decimal::from_parts(1_000_000, 0, 0, false, 0);
+const UNREADABLE_EVENT: &str = "unreadable event";
+const MAX_TEXT_CHARS: usize = 200;
+/// Sports in which the visitor is named first: "Yankees @ Red Sox".
+const AWAY_FIRST: &[&str] = &["americanfootball", "baseball", "basketball", "icehockey"];
+
+/// How prices are written; asked for with `oddsFormat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OddsFormat {
+    American,
+    Decimal,
+}
+
+impl OddsFormat {
+    /// The value of the request's `oddsFormat`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::American => "american",
+            Self::Decimal => "decimal",
+        }
+    }
+
+    fn offer(self, price: Decimal) -> Option<Offer> {
+        match self {
+            Self::American if price.is_integer() => Offer::american(price.to_i64()?),
+            Self::American => None,
+            Self::Decimal => {
+                (price > Decimal::ONE && price <= MAX_ODDS).then(|| Offer::decimal(price))
+            }
+        }
+    }
+}
+
+/// One answer, read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parsed {
+    pub events: Vec<EventSnapshot>,
+    pub bookmakers: Vec<Bookmaker>,
+    pub rejects: Rejects,
+    /// Outcomes in the answer, the ones set aside included.
+    pub prices_seen: u64,
+}
+
+impl Parsed {
+    /// What the answer speaks for. With an event in it that could not be read, it cannot say which
+    /// events are gone, and speaks for the listed ones only.
+    pub fn scope(&self, league: &str) -> Scope {
+        match self.rejects.by_reason.contains_key(UNREADABLE_EVENT) {
+            false => Scope::League(league.to_owned()),
+            true => Scope::Listed,
+        }
+    }
+}
+
+/// Reads the body of `/v4/sports/{sport}/odds`. Events of another league than `sport` are set
+/// aside: the answer speaks for that league only. Fails when the body is not a list.
+pub fn parse_odds(
+    body: &str,
+    as_of: DateTime<Utc>,
+    sport: &str,
+    format: OddsFormat,
+) -> Result<Parsed, FeedError> {
+    let rows: Rows<&RawValue> =
+        serde_json::from_str(body).map_err(|error| bad_answer(body, &error))?;
+    let mut reading = Reading {
+        as_of,
+        format,
+        parsed: Parsed::default(),
+        by_event: HashMap::new(),
+        bookmakers: HashSet::new(),
+    };
+    for raw in rows.0 {
+        match serde_json::from_str::<WireEvent>(raw.get()) {
+            Ok(wire) if wire.id.is_empty() => reading.reject(UNREADABLE_EVENT, raw.get()),
+            Ok(wire) if wire.sport_key != sport => {
+                reading.reject("event of another league", &wire.sport_key);
+            }
+            Ok(wire) => reading.event(wire)?,
+            Err(error) => reading.reject(UNREADABLE_EVENT, error),
+        }
+    }
+    Ok(reading.parsed)
+}
+
+/// The league of the answer's first event, for answers whose request is not known.
+pub fn league_of(body: &str) -> Option<String> {
+    let rows: Rows<&RawValue> = serde_json::from_str(body).ok()?;
+    rows.0.iter().find_map(|raw| {
+        let event: WireEvent = serde_json::from_str(raw.get()).ok()?;
+        Some(event.sport_key.into_owned()).filter(|league| !league.is_empty())
+    })
+}
+
+fn bad_answer(body: &str, error: &serde_json::Error) -> FeedError {
+    #[derive(serde::Deserialize)]
+    struct Apology<'a> {
+        #[serde(borrow)]
+        message: Cow<'a, str>,
+    }
+    let detail = match serde_json::from_str::<Apology>(body) {
+        Ok(apology) => format!(
+            "The Odds API sent a message instead of a list of events: {}",
+            plain_text(&apology.message, MAX_TEXT_CHARS)
+        ),
+        Err(_) => format!(
+            "The Odds API sent {} bytes that are not a list of events: {}",
+            body.len(),
+            plain_text(&error.to_string(), MAX_TEXT_CHARS)
+        ),
+    };
+    FeedError::BadAnswer { detail }
+}
+
+/// An answer half read.
+struct Reading {
+    as_of: DateTime<Utc>,
+    format: OddsFormat,
+    parsed: Parsed,
+    /// Where each event stands in `parsed.events`, and what of it has been read.
+    by_event: HashMap<EventId, (usize, Seen)>,
+    bookmakers: HashSet<BookmakerId>,
+}
+
+#[derive(Default)]
+struct Seen {
+    selections: HashSet<SelectionId>,
+    prices: HashMap<PriceKey, usize>,
+}
+
+impl Reading {
+    fn reject(&mut self, reason: &'static str, sample: impl std::fmt::Display) {
+        self.parsed.rejects.add(reason, sample);
+    }
+
+    /// An event that is listed twice stays as it was first listed; its prices are one set.
+    fn event(&mut self, wire: WireEvent) -> Result<(), FeedError> {
+        let id = EventId::new(&wire.id);
+        if self.by_event.contains_key(&id) {
+            self.reject("duplicate event", &wire.id);
+        } else {
+            let at = self.parsed.events.len();
+            self.by_event.insert(id.clone(), (at, Seen::default()));
+            self.parsed.events.push(EventSnapshot {
+                event: event_of(&wire, id.clone()),
+                selections: Vec::new(),
+                prices: Vec::new(),
+                complete: true,
+            });
+        }
+        let Some((at, mut seen)) = self.by_event.remove(&id) else {
+            return Ok(());
+        };
+        for raw in wire.bookmakers.0 {
+            match serde_json::from_str::<WireBookmaker>(raw.get()) {
+                Ok(bookmaker) => self.bookmaker(bookmaker, at, &mut seen)?,
+                Err(error) => self.reject("unreadable bookmaker", error),
+            }
+        }
+        self.by_event.insert(id, (at, seen));
+        Ok(())
+    }
+
+    fn bookmaker(
+        &mut self,
+        wire: WireBookmaker,
+        at: usize,
+        seen: &mut Seen,
+    ) -> Result<(), FeedError> {
+        let Some(id) = BookmakerId::from_name(&wire.key) else {
+            self.reject("bookmaker without key", wire.title);
+            return Ok(());
+        };
+        if self.bookmakers.insert(id.clone()) {
+            let title = plain_text(&wire.title, MAX_TEXT_CHARS);
+            let name = if title.is_empty() {
+                id.to_string()
+            } else {
+                title
+            };
+            self.parsed.bookmakers.push(Bookmaker {
+                id: id.clone(),
+                name,
+            });
+        }
+        for raw in wire.markets.0 {
+            let market = match serde_json::from_str::<WireMarket>(raw.get()) {
+                Ok(market) if !market.key.is_empty() => market,
+                Ok(_) => {
+                    self.reject("market without key", &wire.key);
+                    continue;
+                }
+                Err(error) => {
+                    self.reject("unreadable market", error);
+                    continue;
+                }
+            };
+            let time = instant(market.last_update.as_deref())
+                .or_else(|| instant(wire.last_update.as_deref()))
+                .filter(|time| *time <= self.as_of + CLOCK_TOLERANCE);
+            let observed_at = time.unwrap_or(self.as_of);
+            let market_id = MarketId::new(&market.key);
+            for raw in market.outcomes.0 {
+                self.parsed.prices_seen += 1;
+                if self.parsed.prices_seen > MAX_PRICES {
+                    return Err(FeedError::TooLarge {
+                        detail: format!(
+                            "The Odds API sent more than {MAX_PRICES} prices; ask for fewer markets or regions"
+                        ),
+                    });
+                }
+                match outcome(raw, self.format) {
+                    Ok((name, offer)) => {
+                        let key = PriceKey {
+                            market: market_id.clone(),
+                            selection: SelectionId::new(&name),
+                            bookmaker: id.clone(),
+                        };
+                        let price = Price {
+                            key,
+                            offer: Some(offer),
+                            suspended: false,
+                            observed_at,
+                        };
+                        self.price(price, name, at, seen);
+                    }
+                    Err((reason, sample)) => self.reject(reason, sample),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Of two prices under one key the later one stays; of two equally late ones, the first listed.
+    fn price(&mut self, price: Price, name: String, at: usize, seen: &mut Seen) {
+        let event = &mut self.parsed.events[at];
+        let selection = &price.key.selection;
+        if seen.selections.insert(selection.clone()) {
+            event.selections.push(Selection {
+                id: selection.clone(),
+                name,
+                status: SelectionStatus::Active,
+                facts: Facts::new(),
+            });
+        }
+        match seen.prices.get(&price.key) {
+            None => {
+                seen.prices.insert(price.key.clone(), event.prices.len());
+                event.prices.push(price);
+            }
+            Some(&first) => {
+                let sample = format!("{} {}", price.key.bookmaker, price.key.selection);
+                let kept = &mut event.prices[first];
+                if price.observed_at > kept.observed_at {
+                    *kept = price;
+                }
+                self.reject("duplicate", sample);
+            }
+        }
+    }
+}
+
+fn outcome(raw: &RawValue, format: OddsFormat) -> Result<(String, Offer), (&'static str, String)> {
+    let sample = || raw.get().to_owned();
+    let wire: WireOutcome =
+        serde_json::from_str(raw.get()).map_err(|_| ("unreadable outcome", sample()))?;
+    let name = plain_text(wire.name.trim(), MAX_TEXT_CHARS);
+    if name.is_empty() {
+        return Err(("outcome without name", sample()));
+    }
+    // A player's prop: "Over" says nothing without whose.
+    let name = match wire.description.as_deref().map(str::trim) {
+        Some(whose) if !whose.is_empty() => {
+            format!("{} / {name}", plain_text(whose, MAX_TEXT_CHARS))
+        }
+        _ => name,
+    };
+    let price = wire.price.and_then(number::exact);
+    let mut offer = price
+        .and_then(|price| format.offer(price))
+        .ok_or_else(|| ("price is not odds", sample()))?;
+    if let Some(raw) = wire.point {
+        let point = number::exact(raw).filter(|point| point.abs() <= MAX_ODDS);
+        offer.point = Some(point.ok_or_else(|| ("unreadable point", sample()))?);
+    }
+    Ok((name, offer))
+}
+
+fn event_of(wire: &WireEvent, id: EventId) -> Event {
+    let text = |text: &Option<Cow<str>>| {
+        text.as_deref()
+            .map(|text| plain_text(text.trim(), MAX_TEXT_CHARS))
+            .filter(|text| !text.is_empty())
+    };
+    let (home, away) = (text(&wire.home_team), text(&wire.away_team));
+    let sport = match wire.sport_key.split_once('_') {
+        Some((sport, _)) => sport.to_owned(),
+        None => text(&wire.sport_title).unwrap_or_else(|| wire.sport_key.to_string()),
+    };
+    let name = match (&home, &away) {
+        (Some(home), Some(away)) if AWAY_FIRST.contains(&sport.as_str()) => {
+            format!("{away} @ {home}")
+        }
+        (Some(home), Some(away)) => format!("{home} v {away}"),
+        (Some(one), None) | (None, Some(one)) => one.clone(),
+        // Outright markets name no teams.
+        (None, None) => text(&wire.sport_title).unwrap_or_else(|| wire.sport_key.to_string()),
+    };
+    let teams = [("home_team", home), ("away_team", away)];
+    let facts = teams
+        .into_iter()
+        .filter_map(|(fact, team)| Some((fact.to_owned(), team?)))
+        .collect();
+    Event {
+        id,
+        source: Arc::from(SOURCE),
+        sport,
+        league: wire.sport_key.to_string(),
+        venue: String::new(),
+        name,
+        starts_at: instant(wire.commence_time.as_deref()),
+        day: None,
+        status: EventStatus::Scheduled,
+        in_play: false,
+        listed: true,
+        facts,
+    }
+}
+
+fn instant(text: Option<&str>) -> Option<DateTime<Utc>> {
+    let time = DateTime::parse_from_rfc3339(text?.trim()).ok()?;
+    Some(time.to_utc())
+}

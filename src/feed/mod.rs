@@ -3,11 +3,13 @@
 //! today" is something only a well-formed answer can say.
 
 pub mod betfair;
+pub mod http;
 pub mod number;
 pub mod odds_api;
 pub mod recording;
 pub mod replay;
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::model::{EventId, Snapshot};
@@ -54,3 +56,81 @@ pub enum FeedError {
     /// A recording has come to its end.
     Ended,
 }
+
+impl FeedError {
+    /// A second try may help although nobody changed anything: what a busy provider, a lost
+    /// connection or a proxy in between does for a moment.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::RateLimited { .. }
+            | Self::ServerError { .. }
+            | Self::Unreachable { .. }
+            | Self::BadAnswer { .. }
+            | Self::TooLarge { .. } => true,
+            Self::Unauthorized { .. }
+            | Self::BadRequest { .. }
+            | Self::NotFound { .. }
+            | Self::Ended => false,
+        }
+    }
+
+    /// The label in logs and metrics.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::BadRequest { .. } => "bad_request",
+            Self::NotFound { .. } => "not_found",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::ServerError { .. } => "server_error",
+            Self::Unreachable { .. } => "unreachable",
+            Self::BadAnswer { .. } => "bad_answer",
+            Self::TooLarge { .. } => "too_large",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// One sentence: `detail` says who was asked and what came back, the rest what to do about it.
+impl fmt::Display for FeedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unauthorized { detail } => write!(f, "credentials refused: {detail}"),
+            Self::BadRequest { detail } => {
+                write!(f, "request refused: {detail}; check the feed's settings")
+            }
+            Self::NotFound { detail } => {
+                write!(f, "not found: {detail}; the provider no longer lists it")
+            }
+            Self::RateLimited {
+                retry_after: Some(wait),
+                detail,
+            } => write!(
+                f,
+                "rate limited: {detail}; ask again in {} s, or lower the request rate",
+                wait.as_secs()
+            ),
+            Self::RateLimited { detail, .. } => write!(
+                f,
+                "rate limited: {detail}; ask again later, or lower the request rate"
+            ),
+            Self::ServerError { detail, .. } => {
+                write!(f, "the provider failed: {detail}; ask again later")
+            }
+            Self::Unreachable { detail } => {
+                write!(f, "no answer: {detail}; check the network and the base URL")
+            }
+            Self::BadAnswer { detail } => {
+                write!(
+                    f,
+                    "unusable answer: {detail}; stored prices stay as they are"
+                )
+            }
+            Self::TooLarge { detail } => {
+                write!(f, "answer too large: {detail}; ask for less at a time")
+            }
+            Self::Ended => f.write_str("the recording has come to its end"),
+        }
+    }
+}
+
+impl std::error::Error for FeedError {}

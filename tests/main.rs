@@ -1,1 +1,3 @@
-
+mod odds_api;
+mod recordings;
+mod world;

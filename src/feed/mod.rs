@@ -6,6 +6,7 @@ pub mod betfair;
 pub mod http;
 pub mod number;
 pub mod odds_api;
+pub mod racing_api;
 pub mod recording;
 pub mod replay;
 

@@ -1,0 +1,396 @@
+//! Racecards to events: pure, tolerant of single bad rows, and exact about them. Every price row
+//! ends as a `Price` or as a counted reject; a race or runner that is set aside counts as its price
+//! rows, or as one row where it has none.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::row::{Envelope, Field, Odds, Race, Rows, Runner, is_true, name, number, row, text};
+use super::times::{observed_at, off_at, uk_date};
+use super::{SOURCE, price};
+use crate::feed::FeedError;
+use crate::model::{
+    Bookmaker, BookmakerId, Event, EventId, EventSnapshot, EventStatus, Facts, MarketId, Price,
+    PriceKey, Rejects, Selection, SelectionId, SelectionStatus, plain_text,
+};
+
+const MAX_RACES: usize = 2_000;
+const MAX_RUNNERS: usize = 100;
+const MAX_ODDS: usize = 200;
+const MAX_ID_CHARS: usize = 100;
+
+/// What one answer holds.
+#[derive(Clone, Debug, Default)]
+pub struct Parsed {
+    pub events: Vec<EventSnapshot>,
+    /// Each bookmaker once, as first spelt.
+    pub bookmakers: Vec<Bookmaker>,
+    pub rejects: Rejects,
+    /// Races that the whole day has, over all pages; `None` where the answer does not say.
+    pub total: Option<u64>,
+    /// Races listed in this answer, usable or not: how far paging has come.
+    pub races_seen: u64,
+    /// Rows met: equals the prices in `events` plus the rows in `rejects`.
+    pub prices_seen: u64,
+}
+
+impl Parsed {
+    /// Puts the next page behind this one.
+    pub(super) fn append(&mut self, page: Self) {
+        for bookmaker in page.bookmakers {
+            if self.bookmakers.iter().all(|b| b.id != bookmaker.id) {
+                self.bookmakers.push(bookmaker);
+            }
+        }
+        self.events.extend(page.events);
+        self.rejects.merge(page.rejects);
+        self.total = page.total.or(self.total);
+        self.races_seen += page.races_seen;
+        self.prices_seen += page.prices_seen;
+    }
+}
+
+/// Reads a day's answer, or the single race of a one-race call. Only what cannot be a racecard at
+/// all is an error.
+pub fn parse_cards(body: &str, as_of: DateTime<Utc>) -> Result<Parsed, FeedError> {
+    let bad = |what: String| FeedError::BadAnswer {
+        detail: format!("The Racing API sent {what}"),
+    };
+    if !body.trim_start().starts_with('{') {
+        return Err(bad("something that is not a JSON object".into()));
+    }
+    let envelope: Envelope<'_> =
+        serde_json::from_str(body).map_err(|e| bad(format!("JSON that cannot be read ({e})")))?;
+    let mut reader = Reader::new(as_of);
+    reader.parsed.total = number(envelope.total);
+    if envelope.racecards.is_some() {
+        let races = Rows::of(envelope.racecards, MAX_RACES)
+            .ok_or_else(|| bad("\"racecards\" that is not a list".into()))?;
+        reader.parsed.races_seen = races.kept.len() as u64 + races.over;
+        for raw in races.kept {
+            reader.race(raw);
+        }
+        reader.over(races.over, "races");
+    } else if envelope.race_id.is_some() {
+        let raw = serde_json::from_str(body)
+            .map_err(|e| bad(format!("JSON that cannot be read ({e})")))?;
+        reader.parsed.races_seen = 1;
+        reader.race(raw);
+    } else {
+        return Err(bad(format!("no \"racecards\", but {}", names_of(body))));
+    }
+    Ok(reader.parsed)
+}
+
+/// The names in an object, for a reader who has to guess what was sent instead.
+fn names_of(body: &str) -> String {
+    let object: HashMap<String, IgnoredAny> = serde_json::from_str(body).unwrap_or_default();
+    let mut names: Vec<_> = object.keys().map(|name| plain_text(name, 30)).collect();
+    names.sort();
+    names.truncate(8);
+    match names.is_empty() {
+        true => "nothing else either".into(),
+        false => names.join(", "),
+    }
+}
+
+/// Why a row cannot be used: the reason, which is counted, and what it looked like.
+type SetAside = (&'static str, String);
+
+struct Reader {
+    as_of: DateTime<Utc>,
+    parsed: Parsed,
+    races: HashSet<EventId>,
+    /// By the name as spelt: a dozen thousand rows share a few dozen names.
+    bookmakers: HashMap<String, BookmakerId>,
+    /// One `updated` serves a whole race: read it once.
+    updated: (String, DateTime<Utc>),
+    win: MarketId,
+    source: Arc<str>,
+}
+
+impl Reader {
+    fn new(as_of: DateTime<Utc>) -> Self {
+        Self {
+            as_of,
+            parsed: Parsed::default(),
+            races: HashSet::new(),
+            bookmakers: HashMap::new(),
+            updated: (String::new(), as_of),
+            win: MarketId::new("win"),
+            source: Arc::from(SOURCE),
+        }
+    }
+
+    fn set_aside(&mut self, rows: u64, (reason, sample): SetAside) {
+        self.parsed.prices_seen += rows;
+        self.parsed.rejects.add_rows(reason, rows, sample);
+    }
+
+    fn over(&mut self, rows: u64, what: &str) {
+        if rows > 0 {
+            self.set_aside(rows, ("row_cap", format!("{rows} {what} over the cap")));
+        }
+    }
+
+    fn race(&mut self, raw: &RawValue) {
+        let Some(race) = row::<Race<'_>>(raw) else {
+            return self.set_aside(1, ("bad_race", raw.get().chars().take(200).collect()));
+        };
+        let Some(runners) = Rows::of(race.runners, MAX_RUNNERS) else {
+            return self.set_aside(
+                1,
+                ("bad_race", format!("{}: no runners", name(race.race_id))),
+            );
+        };
+        let id = match usable_id(race.race_id) {
+            Ok(id) => EventId::new(id),
+            Err(aside) => return self.set_aside(odds_in(&runners), aside),
+        };
+        if !self.races.insert(id.clone()) {
+            return self.set_aside(odds_in(&runners), ("duplicate_race", id.to_string()));
+        }
+        let event = event(&race, id, self.source.clone());
+        let mut snapshot = EventSnapshot {
+            event,
+            selections: Vec::with_capacity(runners.kept.len()),
+            prices: Vec::new(),
+            complete: true,
+        };
+        let mut seen = HashSet::new();
+        for raw in &runners.kept {
+            self.runner(raw, &mut snapshot, &mut seen);
+        }
+        self.over(runners.over, "runners");
+        self.parsed.events.push(snapshot);
+    }
+
+    fn runner(
+        &mut self,
+        raw: &RawValue,
+        race: &mut EventSnapshot,
+        seen: &mut HashSet<SelectionId>,
+    ) {
+        let Some(runner) = row::<Runner<'_>>(raw) else {
+            return self.set_aside(1, ("bad_runner", raw.get().chars().take(200).collect()));
+        };
+        let id = match usable_id(runner.horse_id) {
+            Ok(id) => SelectionId::new(id),
+            Err((reason, sample)) => {
+                let sample = format!("{}: {} {sample}", race.event.id, name(runner.horse));
+                return self.set_aside(odds_of(&runner), (reason, sample));
+            }
+        };
+        if !seen.insert(id.clone()) {
+            let sample = format!("{} {id}", race.event.id);
+            return self.set_aside(odds_of(&runner), ("duplicate_runner", sample));
+        }
+        let selection = selection(&runner, id);
+        match Rows::of(runner.odds, MAX_ODDS) {
+            Some(odds) => {
+                self.prices(&odds, &selection, race);
+                self.over(odds.over, "odds rows");
+            }
+            None => self.set_aside(
+                1,
+                ("bad_odds", format!("{} {}", race.event.id, selection.id)),
+            ),
+        }
+        race.selections.push(selection);
+    }
+
+    fn prices(&mut self, odds: &Rows<'_>, selection: &Selection, race: &mut EventSnapshot) {
+        let nothing_offered = selection.status.is_out() || race.event.status.is_final();
+        let mut seen: HashMap<BookmakerId, usize> = HashMap::with_capacity(odds.kept.len());
+        for raw in &odds.kept {
+            let place = |what: &str| format!("{} {} {what}", race.event.id, selection.id);
+            let (bookmaker, offer, observed_at) = match self.odds(raw) {
+                Ok(read) => read,
+                Err((reason, sample)) => {
+                    self.set_aside(1, (reason, place(&sample)));
+                    continue;
+                }
+            };
+            let price = Price {
+                key: PriceKey {
+                    market: self.win.clone(),
+                    selection: selection.id.clone(),
+                    bookmaker: bookmaker.clone(),
+                },
+                offer: offer.filter(|_| !nothing_offered),
+                suspended: false,
+                observed_at,
+            };
+            // Two spellings of one bookmaker: the later word counts, then the first listed.
+            if let Some(&at) = seen.get(&bookmaker) {
+                let aside = ("duplicate_bookmaker", place(bookmaker.as_str()));
+                if price.observed_at > race.prices[at].observed_at {
+                    race.prices[at] = price;
+                }
+                self.set_aside(1, aside);
+                continue;
+            }
+            seen.insert(bookmaker, race.prices.len());
+            race.prices.push(price);
+            self.parsed.prices_seen += 1;
+        }
+    }
+
+    fn odds(
+        &mut self,
+        raw: &RawValue,
+    ) -> Result<(BookmakerId, Option<crate::model::Offer>, DateTime<Utc>), SetAside> {
+        let odds: Odds<'_> =
+            row(raw).ok_or_else(|| ("bad_odds", raw.get().chars().take(100).collect()))?;
+        let spelt = name(odds.bookmaker);
+        let bookmaker = self
+            .bookmaker(&spelt)
+            .ok_or_else(|| ("no_bookmaker", "no bookmaker's name".to_owned()))?;
+        let offer = price::offer(&odds)
+            .map_err(|bad| ("bad_decimal", format!("{spelt}: decimal {:?}", bad.0)))?;
+        let updated = text(odds.updated);
+        let observed_at = match updated.as_deref() {
+            Some(updated) if updated == self.updated.0 => self.updated.1,
+            Some(updated) => {
+                let at = observed_at(Some(updated), self.as_of);
+                self.updated = (updated.to_owned(), at);
+                at
+            }
+            None => self.as_of,
+        };
+        Ok((bookmaker, offer, observed_at))
+    }
+
+    fn bookmaker(&mut self, spelt: &str) -> Option<BookmakerId> {
+        if let Some(id) = self.bookmakers.get(spelt) {
+            return Some(id.clone());
+        }
+        let id = BookmakerId::from_name(spelt)?;
+        if self.parsed.bookmakers.iter().all(|known| known.id != id) {
+            self.parsed.bookmakers.push(Bookmaker {
+                id: id.clone(),
+                name: spelt.to_owned(),
+            });
+        }
+        self.bookmakers.insert(spelt.to_owned(), id.clone());
+        Some(id)
+    }
+}
+
+fn usable_id(field: Field<'_>) -> Result<String, SetAside> {
+    let Some(id) = text(field) else {
+        return Err(("no_id", "without id".into()));
+    };
+    if id.chars().count() > MAX_ID_CHARS || id.chars().any(char::is_control) {
+        return Err(("bad_id", format!("id {id:?}")));
+    }
+    Ok(id.into_owned())
+}
+
+/// Price rows of a race that is set aside, or one where it has none.
+fn odds_in(runners: &Rows<'_>) -> u64 {
+    let rows = runners.kept.iter().map(|raw| match row::<Runner<'_>>(raw) {
+        Some(runner) => Rows::of(runner.odds, MAX_ODDS).map_or(0, |o| o.kept.len() as u64 + o.over),
+        None => 0,
+    });
+    rows.sum::<u64>().max(1)
+}
+
+fn odds_of(runner: &Runner<'_>) -> u64 {
+    let odds = Rows::of(runner.odds, MAX_ODDS).unwrap_or_default();
+    (odds.kept.len() as u64 + odds.over).max(1)
+}
+
+fn event(race: &Race<'_>, id: EventId, source: Arc<str>) -> Event {
+    let date = text(race.date);
+    let date = date.and_then(|d| NaiveDate::parse_from_str(&d, "%Y-%m-%d").ok());
+    let starts_at = off_at(
+        text(race.off_dt).as_deref(),
+        date,
+        text(race.off_time).as_deref(),
+    );
+    Event {
+        id,
+        source,
+        sport: "horse_racing".into(),
+        league: name(race.region),
+        venue: name(race.course),
+        name: name(race.race_name),
+        starts_at,
+        day: date.or_else(|| starts_at.map(uk_date)),
+        status: event_status(race),
+        in_play: false,
+        listed: true,
+        facts: facts([
+            ("race_date", race.date),
+            ("race_time", race.off_time),
+            ("race_class", race.race_class),
+            ("race_type", race.r#type),
+            ("distance", race.distance),
+            ("going", race.going),
+            ("surface", race.surface),
+            ("field_size", race.field_size),
+            ("age_band", race.age_band),
+            ("prize", race.prize),
+        ]),
+    }
+}
+
+/// `race_status` is young and its words are not documented: only those that cannot mean anything
+/// else are taken.
+fn event_status(race: &Race<'_>) -> EventStatus {
+    let word = text(race.race_status).map_or_else(String::new, |s| s.to_lowercase());
+    if is_true(race.is_abandoned) || word.contains("abandon") {
+        EventStatus::Abandoned
+    } else if word.contains("cancel") || word == "void" {
+        EventStatus::Cancelled
+    } else if word.contains("postpone") {
+        EventStatus::Postponed
+    } else {
+        EventStatus::Scheduled
+    }
+}
+
+fn selection(runner: &Runner<'_>, id: SelectionId) -> Selection {
+    let number = text(runner.number).unwrap_or_default();
+    let jockey = text(runner.jockey).unwrap_or_default();
+    let withdrawn = jockey
+        .get(.."NON-RUNNER".len())
+        .is_some_and(|start| start.eq_ignore_ascii_case("NON-RUNNER"));
+    let reserve = number
+        .strip_prefix(['R', 'r'])
+        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()));
+    let status = if withdrawn || number.eq_ignore_ascii_case("NR") {
+        SelectionStatus::NonRunner
+    } else if reserve {
+        SelectionStatus::Reserve
+    } else {
+        SelectionStatus::Active
+    };
+    Selection {
+        id,
+        name: name(runner.horse),
+        status,
+        facts: facts([
+            ("number", runner.number),
+            ("draw", runner.draw),
+            ("jockey", runner.jockey),
+            ("trainer", runner.trainer),
+            ("weight", runner.lbs),
+            ("age", runner.age),
+            ("form", runner.form),
+        ]),
+    }
+}
+
+fn facts<const N: usize>(fields: [(&str, Field<'_>); N]) -> Facts {
+    fields
+        .into_iter()
+        .map(|(fact, field)| (fact.to_owned(), name(field)))
+        .filter(|(_, value)| !value.is_empty())
+        .collect()
+}

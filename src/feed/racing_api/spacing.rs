@@ -1,0 +1,33 @@
+//! A rate limit as spacing: one request every so often, never a burst after a pause.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Pure: told the time, it says when the next request may go.
+#[derive(Clone, Debug)]
+pub struct Spacing {
+    gap: Duration,
+    next: Option<Instant>,
+}
+
+impl Spacing {
+    /// `None` unless the rate is a positive number of requests a second, at least one an hour.
+    pub fn per_second(rate: f64) -> Option<Self> {
+        (rate.is_finite() && rate >= 1.0 / 3600.0).then(|| Self {
+            gap: Duration::from_secs_f64(1.0 / rate),
+            next: None,
+        })
+    }
+
+    /// Takes the next free place and says when it begins.
+    pub fn reserve(&mut self, now: Instant) -> Instant {
+        let at = self.next.map_or(now, |next| next.max(now));
+        self.next = Some(at + self.gap);
+        at
+    }
+
+    pub(super) async fn wait(&mut self) {
+        tokio::time::sleep_until(self.reserve(Instant::now())).await;
+    }
+}

@@ -1,0 +1,160 @@
+//! The provider's clock: UK local time, mostly without a zone.
+
+use chrono::offset::LocalResult;
+use chrono::{DateTime, Duration, NaiveDate, NaiveDateTime, NaiveTime, TimeZone, Utc};
+use chrono_tz::Europe::London;
+
+/// A price that claims to be newer than this is from a wrong clock: it counts as seen just now.
+const MAX_AHEAD: Duration = Duration::minutes(5);
+
+/// The UK date at a moment: what the provider calls "today".
+pub(super) fn uk_date(at: DateTime<Utc>) -> NaiveDate {
+    at.with_timezone(&London).date_naive()
+}
+
+/// When a race starts: `off_dt`, else the card's date and the wall-clock time.
+pub(super) fn off_at(
+    off_dt: Option<&str>,
+    day: Option<NaiveDate>,
+    off_time: Option<&str>,
+) -> Option<DateTime<Utc>> {
+    if let Some(text) = off_dt {
+        if let Ok(at) = DateTime::parse_from_rfc3339(text) {
+            return Some(at.to_utc());
+        }
+        if let Some(local) = local_time(text) {
+            return Some(uk_time(local).0);
+        }
+    }
+    Some(uk_time(day?.and_time(wall_clock(off_time?)?)).0)
+}
+
+/// A 12-hour time without am or pm. Racing runs from late morning to the evening, so 10:00 to 11:59
+/// is the morning, 12 is noon, 1:00 to 9:59 is the afternoon. Hours that only a 24-hour clock has
+/// (0, 13 to 23) are taken as they are.
+fn wall_clock(text: &str) -> Option<NaiveTime> {
+    let (hour, rest) = text.split_once(':')?;
+    let minute = rest.split(':').next()?;
+    let hour = match hour.parse::<u32>().ok()? {
+        hour @ 1..=9 => hour + 12,
+        hour => hour,
+    };
+    NaiveTime::from_hms_opt(hour, minute.parse().ok()?, 0)
+}
+
+/// When a price was seen, from `updated`; `as_of` where that is missing, unreadable or ahead of us.
+pub(super) fn observed_at(updated: Option<&str>, as_of: DateTime<Utc>) -> DateTime<Utc> {
+    let Some(text) = updated else { return as_of };
+    let (early, late) = match DateTime::parse_from_rfc3339(text) {
+        Ok(at) => (at.to_utc(), at.to_utc()),
+        Err(_) => match local_time(text) {
+            Some(local) => uk_time(local),
+            None => return as_of,
+        },
+    };
+    // In the hour that October repeats, the later reading is right unless it has not come yet.
+    [late, early]
+        .into_iter()
+        .find(|at| *at - as_of <= MAX_AHEAD)
+        .unwrap_or(as_of)
+}
+
+fn local_time(text: &str) -> Option<NaiveDateTime> {
+    let time = text.replacen('T', " ", 1);
+    NaiveDateTime::parse_from_str(&time, "%Y-%m-%d %H:%M:%S%.f").ok()
+}
+
+/// The moments that a UK wall-clock time can mean: twice the same but for the hour that October
+/// repeats. A time in the hour that March leaves out is read with winter's offset.
+fn uk_time(local: NaiveDateTime) -> (DateTime<Utc>, DateTime<Utc>) {
+    match London.from_local_datetime(&local) {
+        LocalResult::Single(at) => (at.to_utc(), at.to_utc()),
+        LocalResult::Ambiguous(early, late) => (early.to_utc(), late.to_utc()),
+        LocalResult::None => (local.and_utc(), local.and_utc()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn utc(text: &str) -> DateTime<Utc> {
+        DateTime::parse_from_rfc3339(text).expect("valid").to_utc()
+    }
+
+    #[test]
+    fn updated_is_uk_time_and_daylight_saving_breaks_nothing() {
+        let seen = |text, now| observed_at(Some(text), utc(now)).to_rfc3339();
+        let cases = [
+            (
+                "2025-10-13 14:11:07",
+                "2025-10-13T13:11:30Z",
+                "2025-10-13T13:11:07+00:00",
+            ),
+            (
+                "2025-12-13 14:11:07",
+                "2025-12-13T14:11:30Z",
+                "2025-12-13T14:11:07+00:00",
+            ),
+            // The repeated hour: summer's reading before the clocks go back, winter's after.
+            (
+                "2025-10-26 01:30:00",
+                "2025-10-26T00:31:00Z",
+                "2025-10-26T00:30:00+00:00",
+            ),
+            (
+                "2025-10-26 01:30:00",
+                "2025-10-26T01:31:00Z",
+                "2025-10-26T01:30:00+00:00",
+            ),
+            // The hour that does not exist.
+            (
+                "2025-03-30 01:30:00",
+                "2025-03-30T01:31:00Z",
+                "2025-03-30T01:30:00+00:00",
+            ),
+            // Ahead of us by a little, and by too much.
+            (
+                "2025-12-13 14:04:00",
+                "2025-12-13T14:00:00Z",
+                "2025-12-13T14:04:00+00:00",
+            ),
+            (
+                "2025-12-13 15:00:00",
+                "2025-12-13T14:00:00Z",
+                "2025-12-13T14:00:00+00:00",
+            ),
+            (
+                "yesterday",
+                "2025-12-13T14:00:00Z",
+                "2025-12-13T14:00:00+00:00",
+            ),
+        ];
+        for (updated, now, expected) in cases {
+            assert_eq!(seen(updated, now), expected, "{updated} seen at {now}");
+        }
+    }
+
+    #[test]
+    fn an_off_time_without_am_or_pm_is_when_racing_happens() {
+        let day = NaiveDate::from_ymd_opt(2025, 10, 13);
+        let off = |text| off_at(None, day, Some(text)).map(|at| at.format("%H:%M").to_string());
+        for (text, expected) in [
+            ("2:12", Some("13:12")),
+            ("9:00", Some("20:00")),
+            ("10:50", Some("09:50")),
+            ("11:59", Some("10:59")),
+            ("12:30", Some("11:30")),
+            ("17:45", Some("16:45")),
+            ("25:00", None),
+            ("soon", None),
+        ] {
+            assert_eq!(off(text).as_deref(), expected, "{text}");
+        }
+        assert_eq!(off_at(None, None, Some("2:12")), None);
+        assert_eq!(
+            off_at(Some("2025-10-13T14:12:00+01:00"), None, None),
+            Some(utc("2025-10-13T13:12:00Z"))
+        );
+    }
+}

@@ -283,18 +283,18 @@ fn a_bad_row_costs_itself() {
     assert_eq!(
         reasons,
         [
-            ("bookmaker without key", 1),
+            ("bad_price", 3),
             ("duplicate", 2),
-            ("duplicate event", 1),
-            ("event of another league", 1),
-            ("outcome without name", 1),
-            ("price is not odds", 3),
-            ("unreadable market", 1),
-            ("unreadable outcome", 2),
-            ("unreadable point", 1),
+            ("duplicate_event", 1),
+            ("no_bookmaker", 1),
+            ("no_name", 1),
+            ("other_league", 1),
+            ("unreadable_market", 1),
+            ("unreadable_outcome", 2),
+            ("unreadable_point", 1),
         ]
     );
-    assert_eq!(parsed.prices_seen, 11);
+    assert_eq!(parsed.prices_seen, 2 + parsed.rejects.total());
 
     // Who cannot be read cannot be known to be gone.
     let body = body.replace(r#""id":"g2""#, r#""id":2"#);

@@ -1,17 +1,19 @@
 //! A recording as a feed: the same parsers, the same snapshots, at whatever pace the caller likes.
 //! Snapshots keep the time at which they were recorded.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 
 use super::betfair::{Line, Stream};
 use super::odds_api::{self, OddsFormat, league_of, parse_odds};
+use super::racing_api::{self, parse_cards};
 use super::recording::{Answer, Record, RecordedFeed, Recording};
 use super::{Ask, FeedError, Fetched};
-use crate::model::{Rejects, Scope, Snapshot};
+use crate::model::{EventSnapshot, Rejects, Scope, Snapshot};
 
 pub struct Replay {
     recording: Recording,
@@ -174,11 +176,11 @@ impl Replay {
     fn answer(&mut self, answer: Answer) -> (Option<Snapshot>, Vec<String>) {
         let snapshot = match answer.feed {
             RecordedFeed::OddsApi => self.odds_api(&answer),
-            RecordedFeed::RacingApi | RecordedFeed::Betfair => Err(FeedError::BadAnswer {
-                detail: "racing cards are not read yet".into(),
-            }),
+            RecordedFeed::RacingApi => racing(&answer),
+            // `peek` has made messages of it.
+            RecordedFeed::Betfair => return (None, answer.bodies),
         };
-        let snapshot = snapshot.map_err(|error| self.set_aside.add("unusable answer", error));
+        let snapshot = snapshot.map_err(|error| self.set_aside.add("unusable_answer", error));
         (snapshot.ok(), answer.bodies)
     }
 
@@ -198,6 +200,49 @@ impl Replay {
             snapshot.scope = recorded.clone();
         }
         Ok(snapshot)
+    }
+}
+
+fn racing(answer: &Answer) -> Result<Snapshot, FeedError> {
+    let as_of = answer.fetched_at;
+    let mut found = racing_api::Parsed::default();
+    for body in &answer.bodies {
+        found.append(parse_cards(body, as_of)?);
+    }
+    Ok(Snapshot {
+        source: Arc::from(racing_api::SOURCE),
+        as_of,
+        scope: racing_scope(answer, &found.events),
+        events: found.events,
+        bookmakers: found.bookmakers,
+        rejects: found.rejects,
+    })
+}
+
+/// What was asked for, as far as the record holds answers to it: a page that the provider called
+/// unmodified has no body, and what it would have listed is not gone. With fewer bodies than days
+/// or races, only those that occur are spoken for.
+fn racing_scope(answer: &Answer, found: &[EventSnapshot]) -> Scope {
+    let bodies = answer.bodies.len();
+    let days_found: BTreeSet<NaiveDate> = found.iter().filter_map(|e| e.event.day).collect();
+    match answer.scope.clone() {
+        Some(Scope::Days { mut days, regions }) => {
+            if bodies < days.len() {
+                days.retain(|day| days_found.contains(day));
+            }
+            Scope::Days { days, regions }
+        }
+        Some(Scope::Events(mut ids)) => {
+            if bodies < ids.len() {
+                ids.retain(|id| found.iter().any(|e| e.event.id == *id));
+            }
+            Scope::Events(ids)
+        }
+        Some(scope) => scope,
+        None => Scope::Days {
+            days: days_found.into_iter().collect(),
+            regions: Vec::new(),
+        },
     }
 }
 

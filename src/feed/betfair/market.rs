@@ -97,7 +97,7 @@ impl Market {
         event.in_play = definition.in_play;
         match status_of(definition) {
             Some(status) => event.status = status,
-            None => rejects.add("unknown market status", &definition.status),
+            None => rejects.add("unknown_market_status", &definition.status),
         }
         for runner in &definition.runners {
             self.define_runner(runner, rejects);
@@ -111,11 +111,11 @@ impl Market {
             "WINNER" => SelectionStatus::Winner,
             "PLACED" => SelectionStatus::Placed,
             "LOSER" => SelectionStatus::Loser,
-            other => return rejects.add("unknown runner status", other),
+            other => return rejects.add("unknown_runner_status", other),
         };
         let handicap = definition.hc.and_then(exact).unwrap_or_default();
         let Some(runner) = self.runner((definition.id, handicap)) else {
-            return rejects.add("more runners than a market has", definition.id);
+            return rejects.add("runner_cap", definition.id);
         };
         if !runner.named {
             runner.named = true;
@@ -160,7 +160,7 @@ impl Market {
         for row in change.rc.iter().flatten() {
             let handicap = row.hc.and_then(exact).unwrap_or_default();
             let Some(runner) = self.runner((row.id, handicap)) else {
-                rejects.add("more runners than a market has", row.id);
+                rejects.add("runner_cap", row.id);
                 continue;
             };
             if let Some(price) = row.ltp.and_then(exact) {
@@ -169,7 +169,7 @@ impl Market {
             let nonsense = runner.book.apply(row);
             if nonsense > 0 {
                 let sample = format_args!("{} runner {}", change.id, row.id);
-                rejects.add_rows("unreadable ladder row", nonsense, sample);
+                rejects.add_rows("unreadable_ladder_row", nonsense, sample);
             }
         }
     }

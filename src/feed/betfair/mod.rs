@@ -67,7 +67,7 @@ impl Stream {
         let message: Message = match serde_json::from_str(line) {
             Ok(message) => message,
             Err(error) => {
-                rejects.add("corrupt line", error);
+                rejects.add("corrupt_line", error);
                 return Line::SetAside(rejects);
             }
         };
@@ -79,10 +79,7 @@ impl Stream {
             .filter(|pt| PLAUSIBLE_MS.contains(pt))
             .and_then(DateTime::from_timestamp_millis);
         let Some(at) = at else {
-            rejects.add(
-                "line without a plausible time",
-                format_args!("{:?}", message.pt),
-            );
+            rejects.add("no_plausible_time", format_args!("{:?}", message.pt));
             return Line::SetAside(rejects);
         };
         self.message(message, at, rejects)
@@ -96,12 +93,12 @@ impl Stream {
             let market = match (self.markets.entry(id.clone()), &change.market_definition) {
                 (Entry::Occupied(known), _) => known.into_mut(),
                 (Entry::Vacant(_), Some(_)) if full => {
-                    rejects.add("more markets than are followed", &change.id);
+                    rejects.add("market_cap", &change.id);
                     continue;
                 }
                 (Entry::Vacant(new), Some(_)) => new.insert(Market::new(&change.id)),
                 (Entry::Vacant(_), None) => {
-                    rejects.add("unknown market", &change.id);
+                    rejects.add("unknown_market", &change.id);
                     continue;
                 }
             };

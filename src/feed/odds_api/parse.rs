@@ -31,7 +31,7 @@ const MAX_PRICES: u64 = 2_000_000;
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 /// Longest odds and line that are taken for real.
 const MAX_ODDS: Decimal = Decimal::from_parts(1_000_000, 0, 0, false, 0);
-const UNREADABLE_EVENT: &str = "unreadable event";
+const UNREADABLE_EVENT: &str = "unreadable_event";
 const MAX_TEXT_CHARS: usize = 200;
 /// Sports in which the visitor is named first: "Yankees @ Red Sox".
 const AWAY_FIRST: &[&str] = &["americanfootball", "baseball", "basketball", "icehockey"];
@@ -69,7 +69,7 @@ pub struct Parsed {
     pub events: Vec<EventSnapshot>,
     pub bookmakers: Vec<Bookmaker>,
     pub rejects: Rejects,
-    /// Outcomes in the answer, the ones set aside included.
+    /// Rows met: equals the prices in `events` plus the rows in `rejects`.
     pub prices_seen: u64,
 }
 
@@ -105,7 +105,7 @@ pub fn parse_odds(
         match serde_json::from_str::<WireEvent>(raw.get()) {
             Ok(wire) if wire.id.is_empty() => reading.reject(UNREADABLE_EVENT, raw.get()),
             Ok(wire) if wire.sport_key != sport => {
-                reading.reject("event of another league", &wire.sport_key);
+                reading.reject("other_league", &wire.sport_key);
             }
             Ok(wire) => reading.event(wire)?,
             Err(error) => reading.reject(UNREADABLE_EVENT, error),
@@ -161,6 +161,7 @@ struct Seen {
 
 impl Reading {
     fn reject(&mut self, reason: &'static str, sample: impl std::fmt::Display) {
+        self.parsed.prices_seen += 1;
         self.parsed.rejects.add(reason, sample);
     }
 
@@ -168,7 +169,7 @@ impl Reading {
     fn event(&mut self, wire: WireEvent) -> Result<(), FeedError> {
         let id = EventId::new(&wire.id);
         if self.by_event.contains_key(&id) {
-            self.reject("duplicate event", &wire.id);
+            self.reject("duplicate_event", &wire.id);
         } else {
             let at = self.parsed.events.len();
             self.by_event.insert(id.clone(), (at, Seen::default()));
@@ -185,7 +186,7 @@ impl Reading {
         for raw in wire.bookmakers.0 {
             match serde_json::from_str::<WireBookmaker>(raw.get()) {
                 Ok(bookmaker) => self.bookmaker(bookmaker, at, &mut seen)?,
-                Err(error) => self.reject("unreadable bookmaker", error),
+                Err(error) => self.reject("unreadable_bookmaker", error),
             }
         }
         self.by_event.insert(id, (at, seen));
@@ -199,7 +200,7 @@ impl Reading {
         seen: &mut Seen,
     ) -> Result<(), FeedError> {
         let Some(id) = BookmakerId::from_name(&wire.key) else {
-            self.reject("bookmaker without key", wire.title);
+            self.reject("no_bookmaker", wire.title);
             return Ok(());
         };
         if self.bookmakers.insert(id.clone()) {
@@ -218,11 +219,11 @@ impl Reading {
             let market = match serde_json::from_str::<WireMarket>(raw.get()) {
                 Ok(market) if !market.key.is_empty() => market,
                 Ok(_) => {
-                    self.reject("market without key", &wire.key);
+                    self.reject("no_market", &wire.key);
                     continue;
                 }
                 Err(error) => {
-                    self.reject("unreadable market", error);
+                    self.reject("unreadable_market", error);
                     continue;
                 }
             };
@@ -232,8 +233,7 @@ impl Reading {
             let observed_at = time.unwrap_or(self.as_of);
             let market_id = MarketId::new(&market.key);
             for raw in market.outcomes.0 {
-                self.parsed.prices_seen += 1;
-                if self.parsed.prices_seen > MAX_PRICES {
+                if self.parsed.prices_seen >= MAX_PRICES {
                     return Err(FeedError::TooLarge {
                         detail: format!(
                             "The Odds API sent more than {MAX_PRICES} prices; ask for fewer markets or regions"
@@ -278,6 +278,7 @@ impl Reading {
             None => {
                 seen.prices.insert(price.key.clone(), event.prices.len());
                 event.prices.push(price);
+                self.parsed.prices_seen += 1;
             }
             Some(&first) => {
                 let sample = format!("{} {}", price.key.bookmaker, price.key.selection);
@@ -294,10 +295,10 @@ impl Reading {
 fn outcome(raw: &RawValue, format: OddsFormat) -> Result<(String, Offer), (&'static str, String)> {
     let sample = || raw.get().to_owned();
     let wire: WireOutcome =
-        serde_json::from_str(raw.get()).map_err(|_| ("unreadable outcome", sample()))?;
+        serde_json::from_str(raw.get()).map_err(|_| ("unreadable_outcome", sample()))?;
     let name = plain_text(wire.name.trim(), MAX_TEXT_CHARS);
     if name.is_empty() {
-        return Err(("outcome without name", sample()));
+        return Err(("no_name", sample()));
     }
     // A player's prop: "Over" says nothing without whose.
     let name = match wire.description.as_deref().map(str::trim) {
@@ -309,10 +310,10 @@ fn outcome(raw: &RawValue, format: OddsFormat) -> Result<(String, Offer), (&'sta
     let price = wire.price.and_then(number::exact);
     let mut offer = price
         .and_then(|price| format.offer(price))
-        .ok_or_else(|| ("price is not odds", sample()))?;
+        .ok_or_else(|| ("bad_price", sample()))?;
     if let Some(raw) = wire.point {
         let point = number::exact(raw).filter(|point| point.abs() <= MAX_ODDS);
-        offer.point = Some(point.ok_or_else(|| ("unreadable point", sample()))?);
+        offer.point = Some(point.ok_or_else(|| ("unreadable_point", sample()))?);
     }
     Ok((name, offer))
 }

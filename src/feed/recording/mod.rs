@@ -18,7 +18,7 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::feed::{betfair, odds_api};
+use crate::feed::{betfair, odds_api, racing_api};
 use crate::model::Scope;
 use lines::{At, Lines, MAX_RECORD};
 pub use recorder::Recorder;
@@ -39,7 +39,7 @@ impl RecordedFeed {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OddsApi => odds_api::SOURCE,
-            Self::RacingApi => "racing_api",
+            Self::RacingApi => racing_api::SOURCE,
             Self::Betfair => betfair::SOURCE,
         }
     }
@@ -118,7 +118,7 @@ impl Recording {
                     "{} is one object of more than {MAX_RECORD} bytes; write it as one record a line",
                     self.path.display()
                 ),
-                At::TooLong => return Ok(Some(unreadable("line too long", self.number))),
+                At::TooLong => return Ok(Some(unreadable("line_too_long", self.number))),
                 At::Line if self.line.is_empty() => {}
                 At::Line => {
                     let line = std::mem::take(&mut self.line);
@@ -132,13 +132,13 @@ impl Recording {
 
     fn record(&mut self, line: &[u8]) -> Record {
         let Ok(text) = std::str::from_utf8(line) else {
-            return unreadable("line is not UTF-8", self.number);
+            return unreadable("not_utf8", self.number);
         };
         let envelope: Envelope = match serde_json::from_str(text) {
             Ok(envelope) => envelope,
             Err(error) => {
                 let sample = format!("line {}: {error}", self.number);
-                return unreadable("corrupt line", sample);
+                return unreadable("corrupt_line", sample);
             }
         };
         if envelope.op.is_some() {
@@ -151,7 +151,7 @@ impl Recording {
         let told = times.into_iter().find_map(|t| instant(t.as_deref()?));
         let next = self.last_at.map(|at| at + TimeDelta::milliseconds(1));
         let Some(fetched_at) = told.or(next) else {
-            return unreadable("record without a time", self.number);
+            return unreadable("record_without_time", self.number);
         };
         match envelope.answer(fetched_at) {
             Ok(answer) => {
@@ -205,10 +205,10 @@ impl Envelope<'_> {
         };
         if let Some(bodies) = self.bodies {
             let feed = self.feed.as_deref().and_then(RecordedFeed::parse);
-            let feed = feed.ok_or("record of an unknown feed")?;
+            let feed = feed.ok_or("unknown_feed")?;
             return Ok(answer(feed, self.scope, bodies));
         }
-        let body = self.body.ok_or("record without a body")?.get();
+        let body = self.body.ok_or("record_without_body")?.get();
         match self.endpoint.as_deref() {
             None if body.starts_with('[') => {
                 Ok(answer(RecordedFeed::OddsApi, None, vec![body.into()]))
@@ -218,7 +218,7 @@ impl Envelope<'_> {
                 self.params.and_then(|params| days_asked(params.get())),
                 vec![body.into()],
             )),
-            _ => Err("record of an unknown shape"),
+            _ => Err("unknown_shape"),
         }
     }
 }

@@ -196,8 +196,10 @@ impl Replay {
         let league = self.league.as_deref().unwrap_or_default();
         let parsed = parse_either(body, answer.fetched_at, league)?;
         let mut snapshot = parsed.into_snapshot(answer.fetched_at, league);
-        if let Some(recorded) = &answer.scope {
-            snapshot.scope = recorded.clone();
+        match &answer.scope {
+            Some(recorded) => snapshot.scope = recorded.clone(),
+            None if league.is_empty() => snapshot.scope = Scope::Listed,
+            None => {}
         }
         Ok(snapshot)
     }

@@ -210,3 +210,30 @@ fn an_exchange_line_becomes_what_it_touched() {
         assert!(matches!(stream.line(bad), Line::SetAside(_)), "{bad}");
     }
 }
+
+#[test]
+fn prices_wait_until_their_runner_has_a_name() {
+    let line =
+        |rest: &str| format!(r#"{{"op":"mcm","pt":1743511672980,"mc":[{{"id":"1.2",{rest}}}]}}"#);
+    let definition = |runners: &str| {
+        line(&format!(
+            r#""marketDefinition":{{"eventTypeId":"4339","marketType":"PLACE","status":"OPEN","runners":[{runners}]}}"#
+        ))
+    };
+    let mut stream = Stream::new();
+    let mut prices = |line: &str| match stream.line(line) {
+        Line::Snapshot(snapshot) => snapshot.events[0].prices.len(),
+        Line::Nothing => 0,
+        Line::SetAside(rejects) => panic!("{rejects}"),
+    };
+    assert_eq!(prices(&definition(r#"{"id":1,"status":"ACTIVE"}"#)), 0);
+    assert_eq!(prices(&line(r#""rc":[{"id":2,"atb":[[4,1]]}]"#)), 0);
+    let both = r#"{"id":1,"status":"ACTIVE"},{"id":2,"status":"ACTIVE"}"#;
+    assert_eq!(prices(&definition(both)), 1);
+    assert_eq!(prices(&definition(both)), 0);
+    // Volumes are not ours to tell.
+    assert_eq!(
+        prices(&line(r#""rc":[{"id":2,"tv":3.5,"trd":[[4,1]]}]"#)),
+        0
+    );
+}

@@ -27,6 +27,7 @@ const BOOKMAKER: &str = "betfair";
 
 /// Markets followed at once; a subscription may hold a few hundred.
 const MAX_MARKETS: usize = 20_000;
+const MAX_ID_BYTES: usize = 100;
 /// 2000-01-01 and 2100-01-01: a time outside is a broken line.
 const PLAUSIBLE_MS: std::ops::Range<i64> = 946_684_800_000..4_102_444_800_000;
 
@@ -88,6 +89,10 @@ impl Stream {
     fn message(&mut self, message: Message, at: DateTime<Utc>, mut rejects: Rejects) -> Line {
         let mut touched: Vec<EventId> = Vec::new();
         for change in message.mc.iter().flatten() {
+            if change.id.len() > MAX_ID_BYTES || change.id.contains(char::is_control) {
+                rejects.add("bad_market_id", &change.id);
+                continue;
+            }
             let id = EventId::new(&change.id);
             let full = self.markets.len() >= MAX_MARKETS;
             let market = match (self.markets.entry(id.clone()), &change.market_definition) {

@@ -33,6 +33,7 @@ const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 const MAX_ODDS: Decimal = Decimal::from_parts(1_000_000, 0, 0, false, 0);
 const UNREADABLE_EVENT: &str = "unreadable_event";
 const MAX_TEXT_CHARS: usize = 200;
+const MAX_ID_CHARS: usize = 100;
 /// Sports in which the visitor is named first: "Yankees @ Red Sox".
 const AWAY_FIRST: &[&str] = &["americanfootball", "baseball", "basketball", "icehockey"];
 
@@ -103,7 +104,7 @@ pub fn parse_odds(
     };
     for raw in rows.0 {
         match serde_json::from_str::<WireEvent>(raw.get()) {
-            Ok(wire) if wire.id.is_empty() => reading.reject(UNREADABLE_EVENT, raw.get()),
+            Ok(wire) if !is_id(&wire.id) => reading.reject(UNREADABLE_EVENT, raw.get()),
             Ok(wire) if wire.sport_key != sport => {
                 reading.reject("other_league", &wire.sport_key);
             }
@@ -119,7 +120,7 @@ pub fn league_of(body: &str) -> Option<String> {
     let rows: Rows<&RawValue> = serde_json::from_str(body).ok()?;
     rows.0.iter().find_map(|raw| {
         let event: WireEvent = serde_json::from_str(raw.get()).ok()?;
-        Some(event.sport_key.into_owned()).filter(|league| !league.is_empty())
+        Some(event.sport_key.into_owned()).filter(|league| is_id(league))
     })
 }
 
@@ -199,7 +200,8 @@ impl Reading {
         at: usize,
         seen: &mut Seen,
     ) -> Result<(), FeedError> {
-        let Some(id) = BookmakerId::from_name(&wire.key) else {
+        let id = BookmakerId::from_name(&wire.key).filter(|id| is_id(id.as_str()));
+        let Some(id) = id else {
             self.reject("no_bookmaker", wire.title);
             return Ok(());
         };
@@ -217,7 +219,7 @@ impl Reading {
         }
         for raw in wire.markets.0 {
             let market = match serde_json::from_str::<WireMarket>(raw.get()) {
-                Ok(market) if !market.key.is_empty() => market,
+                Ok(market) if is_id(&market.key) => market,
                 Ok(_) => {
                     self.reject("no_market", &wire.key);
                     continue;
@@ -357,6 +359,11 @@ fn event_of(wire: &WireEvent, id: EventId) -> Event {
         listed: true,
         facts,
     }
+}
+
+/// Identities are stored as they are, so they have to be fit for that.
+fn is_id(text: &str) -> bool {
+    !text.is_empty() && text.chars().count() <= MAX_ID_CHARS && !text.chars().any(char::is_control)
 }
 
 fn instant(text: Option<&str>) -> Option<DateTime<Utc>> {

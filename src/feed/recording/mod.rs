@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -143,7 +143,10 @@ impl Recording {
         };
         if envelope.op.is_some() {
             return Record::Message {
-                at: envelope.pt.and_then(DateTime::from_timestamp_millis),
+                at: envelope
+                    .pt
+                    .and_then(DateTime::from_timestamp_millis)
+                    .and_then(plausible),
                 line: text.to_owned(),
             };
         }
@@ -238,9 +241,14 @@ fn days_asked(params: &str) -> Option<Scope> {
 
 /// With a zone, or without one in UTC.
 fn instant(text: &str) -> Option<DateTime<Utc>> {
-    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Some(time.to_utc());
-    }
-    let naive: NaiveDateTime = text.parse().ok()?;
-    Some(naive.and_utc())
+    let time = match DateTime::parse_from_rfc3339(text) {
+        Ok(time) => time.to_utc(),
+        Err(_) => text.parse::<NaiveDateTime>().ok()?.and_utc(),
+    };
+    plausible(time)
+}
+
+/// A time at the end of the calendar would overflow in the first sum.
+fn plausible(time: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    (1970..3000).contains(&time.year()).then_some(time)
 }

@@ -9,6 +9,7 @@ pub mod odds_api;
 pub mod racing_api;
 pub mod recording;
 pub mod replay;
+pub mod simulator;
 
 use std::fmt;
 use std::time::Duration;

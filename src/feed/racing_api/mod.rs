@@ -3,6 +3,7 @@
 //! One call to [`RacingApi::fetch`] is one complete answer or one error. Pages that the provider
 //! calls unmodified are taken from memory, so that a snapshot always speaks for its whole scope.
 
+mod card;
 mod parse;
 mod price;
 mod row;
@@ -154,8 +155,15 @@ impl RacingApi {
         for day in &days {
             found.append(self.day(*day, now, bodies).await?);
         }
-        let regions = self.settings.regions.clone();
-        Ok((found, Scope::Days { days, regions }))
+        let scope = match found.partial {
+            // A race that could not be read must not look like one that left the card.
+            true => Scope::Listed,
+            false => Scope::Days {
+                days,
+                regions: self.settings.regions.clone(),
+            },
+        };
+        Ok((found, scope))
     }
 
     async fn day(

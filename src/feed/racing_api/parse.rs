@@ -1,21 +1,26 @@
 //! Racecards to events: pure, tolerant of single bad rows, and exact about them. Every price row
 //! ends as a `Price` or as a counted reject; a race or runner that is set aside counts as its price
 //! rows, or as one row where it has none.
+//!
+//! What was set aside may have been anything, so absence next to it proves nothing: the race is then
+//! no longer `complete`, and an answer that lost a whole race is `partial`. Otherwise a garbled row
+//! would look like a withdrawal.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::row::{Envelope, Field, Odds, Race, Rows, Runner, is_true, name, number, row, text};
-use super::times::{observed_at, off_at, uk_date};
+use super::card::{event, selection};
+use super::row::{Envelope, Field, Odds, Race, Rows, Runner, name, number, row, text};
+use super::times::observed_at;
 use super::{SOURCE, price};
 use crate::feed::FeedError;
 use crate::model::{
-    Bookmaker, BookmakerId, Event, EventId, EventSnapshot, EventStatus, Facts, MarketId, Price,
-    PriceKey, Rejects, Selection, SelectionId, SelectionStatus, plain_text,
+    Bookmaker, BookmakerId, EventId, EventSnapshot, MarketId, Offer, Price, PriceKey, Rejects,
+    Selection, SelectionId, plain_text,
 };
 
 const MAX_RACES: usize = 2_000;
@@ -30,6 +35,8 @@ pub struct Parsed {
     /// Each bookmaker once, as first spelt.
     pub bookmakers: Vec<Bookmaker>,
     pub rejects: Rejects,
+    /// A race could not be read: one that is missing here may still be on the card.
+    pub partial: bool,
     /// Races that the whole day has, over all pages; `None` where the answer does not say.
     pub total: Option<u64>,
     /// Races listed in this answer, usable or not: how far paging has come.
@@ -48,6 +55,7 @@ impl Parsed {
         }
         self.events.extend(page.events);
         self.rejects.merge(page.rejects);
+        self.partial |= page.partial;
         self.total = page.total.or(self.total);
         self.races_seen += page.races_seen;
         self.prices_seen += page.prices_seen;
@@ -74,7 +82,7 @@ pub fn parse_cards(body: &str, as_of: DateTime<Utc>) -> Result<Parsed, FeedError
         for raw in races.kept {
             reader.race(raw);
         }
-        reader.over(races.over, "races");
+        reader.parsed.partial |= reader.over(races.over, "races");
     } else if envelope.race_id.is_some() {
         let raw = serde_json::from_str(body)
             .map_err(|e| bad(format!("JSON that cannot be read ({e})")))?;
@@ -83,7 +91,14 @@ pub fn parse_cards(body: &str, as_of: DateTime<Utc>) -> Result<Parsed, FeedError
     } else {
         return Err(bad(format!("no \"racecards\", but {}", names_of(body))));
     }
-    Ok(reader.parsed)
+    let parsed = reader.parsed;
+    if parsed.events.is_empty() && parsed.races_seen > 0 {
+        return Err(bad(format!(
+            "{} races, none of them readable ({})",
+            parsed.races_seen, parsed.rejects
+        )));
+    }
+    Ok(parsed)
 }
 
 /// The names in an object, for a reader who has to guess what was sent instead.
@@ -131,25 +146,37 @@ impl Reader {
         self.parsed.rejects.add_rows(reason, rows, sample);
     }
 
-    fn over(&mut self, rows: u64, what: &str) {
+    /// True when there were rows over the cap.
+    fn over(&mut self, rows: u64, what: &str) -> bool {
         if rows > 0 {
             self.set_aside(rows, ("row_cap", format!("{rows} {what} over the cap")));
         }
+        rows > 0
+    }
+
+    fn unreadable(&mut self, race: &mut EventSnapshot, rows: u64, aside: SetAside) {
+        race.complete = false;
+        self.set_aside(rows, aside);
+    }
+
+    fn unreadable_race(&mut self, rows: u64, aside: SetAside) {
+        self.parsed.partial = true;
+        self.set_aside(rows, aside);
     }
 
     fn race(&mut self, raw: &RawValue) {
         let Some(race) = row::<Race<'_>>(raw) else {
-            return self.set_aside(1, ("bad_race", raw.get().chars().take(200).collect()));
+            return self.unreadable_race(1, ("bad_race", raw.get().chars().take(200).collect()));
         };
         let Some(runners) = Rows::of(race.runners, MAX_RUNNERS) else {
-            return self.set_aside(
+            return self.unreadable_race(
                 1,
                 ("bad_race", format!("{}: no runners", name(race.race_id))),
             );
         };
         let id = match usable_id(race.race_id) {
             Ok(id) => EventId::new(id),
-            Err(aside) => return self.set_aside(odds_in(&runners), aside),
+            Err(aside) => return self.unreadable_race(odds_in(&runners), aside),
         };
         if !self.races.insert(id.clone()) {
             return self.set_aside(odds_in(&runners), ("duplicate_race", id.to_string()));
@@ -165,7 +192,9 @@ impl Reader {
         for raw in &runners.kept {
             self.runner(raw, &mut snapshot, &mut seen);
         }
-        self.over(runners.over, "runners");
+        if self.over(runners.over, "runners") {
+            snapshot.complete = false;
+        }
         self.parsed.events.push(snapshot);
     }
 
@@ -176,42 +205,42 @@ impl Reader {
         seen: &mut HashSet<SelectionId>,
     ) {
         let Some(runner) = row::<Runner<'_>>(raw) else {
-            return self.set_aside(1, ("bad_runner", raw.get().chars().take(200).collect()));
+            let sample = raw.get().chars().take(200).collect();
+            return self.unreadable(race, 1, ("bad_runner", sample));
         };
         let id = match usable_id(runner.horse_id) {
             Ok(id) => SelectionId::new(id),
             Err((reason, sample)) => {
                 let sample = format!("{}: {} {sample}", race.event.id, name(runner.horse));
-                return self.set_aside(odds_of(&runner), (reason, sample));
+                return self.unreadable(race, odds_of(&runner), (reason, sample));
             }
         };
+        let place = format!("{} {id}", race.event.id);
         if !seen.insert(id.clone()) {
-            let sample = format!("{} {id}", race.event.id);
-            return self.set_aside(odds_of(&runner), ("duplicate_runner", sample));
+            return self.set_aside(odds_of(&runner), ("duplicate_runner", place));
         }
         let selection = selection(&runner, id);
         match Rows::of(runner.odds, MAX_ODDS) {
             Some(odds) => {
                 self.prices(&odds, &selection, race);
-                self.over(odds.over, "odds rows");
+                if self.over(odds.over, "odds rows") {
+                    race.complete = false;
+                }
             }
-            None => self.set_aside(
-                1,
-                ("bad_odds", format!("{} {}", race.event.id, selection.id)),
-            ),
+            None => self.unreadable(race, 1, ("bad_odds", place)),
         }
         race.selections.push(selection);
     }
 
     fn prices(&mut self, odds: &Rows<'_>, selection: &Selection, race: &mut EventSnapshot) {
         let nothing_offered = selection.status.is_out() || race.event.status.is_final();
+        let place = format!("{} {}", race.event.id, selection.id);
         let mut seen: HashMap<BookmakerId, usize> = HashMap::with_capacity(odds.kept.len());
         for raw in &odds.kept {
-            let place = |what: &str| format!("{} {} {what}", race.event.id, selection.id);
             let (bookmaker, offer, observed_at) = match self.odds(raw) {
                 Ok(read) => read,
                 Err((reason, sample)) => {
-                    self.set_aside(1, (reason, place(&sample)));
+                    self.unreadable(race, 1, (reason, format!("{place} {sample}")));
                     continue;
                 }
             };
@@ -227,7 +256,7 @@ impl Reader {
             };
             // Two spellings of one bookmaker: the later word counts, then the first listed.
             if let Some(&at) = seen.get(&bookmaker) {
-                let aside = ("duplicate_bookmaker", place(bookmaker.as_str()));
+                let aside = ("duplicate_bookmaker", format!("{place} {bookmaker}"));
                 if price.observed_at > race.prices[at].observed_at {
                     race.prices[at] = price;
                 }
@@ -243,7 +272,7 @@ impl Reader {
     fn odds(
         &mut self,
         raw: &RawValue,
-    ) -> Result<(BookmakerId, Option<crate::model::Offer>, DateTime<Utc>), SetAside> {
+    ) -> Result<(BookmakerId, Option<Offer>, DateTime<Utc>), SetAside> {
         let odds: Odds<'_> =
             row(raw).ok_or_else(|| ("bad_odds", raw.get().chars().take(100).collect()))?;
         let spelt = name(odds.bookmaker);
@@ -303,94 +332,4 @@ fn odds_in(runners: &Rows<'_>) -> u64 {
 fn odds_of(runner: &Runner<'_>) -> u64 {
     let odds = Rows::of(runner.odds, MAX_ODDS).unwrap_or_default();
     (odds.kept.len() as u64 + odds.over).max(1)
-}
-
-fn event(race: &Race<'_>, id: EventId, source: Arc<str>) -> Event {
-    let date = text(race.date);
-    let date = date.and_then(|d| NaiveDate::parse_from_str(&d, "%Y-%m-%d").ok());
-    let starts_at = off_at(
-        text(race.off_dt).as_deref(),
-        date,
-        text(race.off_time).as_deref(),
-    );
-    Event {
-        id,
-        source,
-        sport: "horse_racing".into(),
-        league: name(race.region),
-        venue: name(race.course),
-        name: name(race.race_name),
-        starts_at,
-        day: date.or_else(|| starts_at.map(uk_date)),
-        status: event_status(race),
-        in_play: false,
-        listed: true,
-        facts: facts([
-            ("race_date", race.date),
-            ("race_time", race.off_time),
-            ("race_class", race.race_class),
-            ("race_type", race.r#type),
-            ("distance", race.distance),
-            ("going", race.going),
-            ("surface", race.surface),
-            ("field_size", race.field_size),
-            ("age_band", race.age_band),
-            ("prize", race.prize),
-        ]),
-    }
-}
-
-/// `race_status` is young and its words are not documented: only those that cannot mean anything
-/// else are taken.
-fn event_status(race: &Race<'_>) -> EventStatus {
-    let word = text(race.race_status).map_or_else(String::new, |s| s.to_lowercase());
-    if is_true(race.is_abandoned) || word.contains("abandon") {
-        EventStatus::Abandoned
-    } else if word.contains("cancel") || word == "void" {
-        EventStatus::Cancelled
-    } else if word.contains("postpone") {
-        EventStatus::Postponed
-    } else {
-        EventStatus::Scheduled
-    }
-}
-
-fn selection(runner: &Runner<'_>, id: SelectionId) -> Selection {
-    let number = text(runner.number).unwrap_or_default();
-    let jockey = text(runner.jockey).unwrap_or_default();
-    let withdrawn = jockey
-        .get(.."NON-RUNNER".len())
-        .is_some_and(|start| start.eq_ignore_ascii_case("NON-RUNNER"));
-    let reserve = number
-        .strip_prefix(['R', 'r'])
-        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()));
-    let status = if withdrawn || number.eq_ignore_ascii_case("NR") {
-        SelectionStatus::NonRunner
-    } else if reserve {
-        SelectionStatus::Reserve
-    } else {
-        SelectionStatus::Active
-    };
-    Selection {
-        id,
-        name: name(runner.horse),
-        status,
-        facts: facts([
-            ("number", runner.number),
-            ("draw", runner.draw),
-            ("jockey", runner.jockey),
-            ("trainer", runner.trainer),
-            ("weight", runner.lbs),
-            ("age", runner.age),
-            ("form", runner.form),
-        ]),
-    }
-}
-
-fn facts<const N: usize>(fields: [(&str, Field<'_>); N]) -> Facts {
-    fields
-        .into_iter()
-        .map(|(fact, field)| (fact.to_owned(), name(field)))
-        .filter(|(_, value)| !value.is_empty())
-        .collect()
 }

@@ -1,0 +1,176 @@
+//! The simulated day in the provider's own words.
+
+use std::rc::Rc;
+
+use chrono::NaiveDate;
+use chrono_tz::Europe::London;
+use serde::Serialize;
+
+use super::ladder::{self, Quote};
+use super::market::{Book, Quoting, Race, Runner};
+use super::names;
+
+#[derive(Serialize)]
+pub(super) struct Cards<'a> {
+    racecards: Vec<RaceCard<'a>>,
+    total: usize,
+    limit: usize,
+    skip: usize,
+    query: Vec<(&'static str, String)>,
+}
+
+#[derive(Serialize)]
+pub(super) struct RaceCard<'a> {
+    race_id: &'a str,
+    course: &'static str,
+    course_id: String,
+    date: String,
+    off_time: String,
+    off_dt: String,
+    race_name: &'a str,
+    distance: &'static str,
+    distance_f: &'static str,
+    region: &'static str,
+    race_class: &'static str,
+    r#type: &'static str,
+    age_band: &'static str,
+    prize: &'static str,
+    field_size: String,
+    going: &'static str,
+    surface: &'static str,
+    big_race: bool,
+    is_abandoned: bool,
+    race_status: Option<&'static str>,
+    runners: Vec<RunnerRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct RunnerRow<'a> {
+    horse_id: &'a str,
+    horse: &'a str,
+    age: String,
+    trainer: &'a str,
+    jockey: &'a str,
+    number: String,
+    draw: &'static str,
+    lbs: String,
+    form: &'a str,
+    odds: Vec<OddsRow>,
+}
+
+#[derive(Serialize)]
+struct OddsRow {
+    bookmaker: &'static str,
+    fractional: String,
+    decimal: String,
+    ew_places: &'static str,
+    ew_denom: &'static str,
+    updated: Rc<str>,
+    history: [(); 0],
+}
+
+pub(super) fn cards<'a>(day: NaiveDate, racecards: Vec<RaceCard<'a>>) -> Cards<'a> {
+    Cards {
+        total: racecards.len(),
+        racecards,
+        limit: 500,
+        skip: 0,
+        query: vec![("date", day.to_string())],
+    }
+}
+
+pub(super) fn race_card<'a>(race: &'a Race, day: NaiveDate, going: &'static str) -> RaceCard<'a> {
+    let off = race.off_at.with_timezone(&London);
+    let running = race.runners.iter().filter(|r| !r.non_runner).count();
+    let updated = race.updated.with_timezone(&London);
+    let updated: Rc<str> = updated.format("%Y-%m-%d %H:%M:%S").to_string().into();
+    RaceCard {
+        race_id: &race.id,
+        course: names::COURSES[race.course],
+        course_id: format!("crs_9{:02}", race.course),
+        date: day.to_string(),
+        off_time: off.format("%-I:%M").to_string(),
+        off_dt: off.to_rfc3339(),
+        race_name: &race.name,
+        distance: "2m4f",
+        distance_f: "20.0",
+        region: "GB",
+        race_class: "Class 4",
+        r#type: if race.name.contains("Chase") {
+            "Chase"
+        } else {
+            "Hurdle"
+        },
+        age_band: "4yo+",
+        prize: "£5,100",
+        field_size: running.to_string(),
+        going,
+        surface: "Turf",
+        big_race: false,
+        is_abandoned: race.abandoned,
+        race_status: race.abandoned.then_some("abandoned"),
+        runners: race
+            .runners
+            .iter()
+            .map(|runner| runner_row(runner, each_way(running), &updated))
+            .collect(),
+    }
+}
+
+fn runner_row<'a>(runner: &'a Runner, each_way: EachWay, updated: &Rc<str>) -> RunnerRow<'a> {
+    let odds = names::BOOKMAKERS.iter().zip(&runner.books);
+    RunnerRow {
+        horse_id: &runner.horse_id,
+        horse: &runner.horse,
+        age: runner.age.to_string(),
+        trainer: &runner.trainer,
+        jockey: &runner.jockey,
+        number: match runner.non_runner {
+            true => "NR".into(),
+            false => runner.number.to_string(),
+        },
+        draw: "0",
+        lbs: runner.lbs.to_string(),
+        form: &runner.form,
+        odds: odds
+            .map(|(name, book)| {
+                let quote = quote(name, book);
+                OddsRow {
+                    bookmaker: name,
+                    fractional: quote.fractional,
+                    decimal: quote.decimal,
+                    ew_places: each_way.0,
+                    ew_denom: each_way.1,
+                    updated: updated.clone(),
+                    history: [],
+                }
+            })
+            .collect(),
+    }
+}
+
+/// The usual terms by number of runners: places, and the fraction of the odds.
+type EachWay = (&'static str, &'static str);
+
+fn each_way(running: usize) -> EachWay {
+    match running {
+        ..5 => ("", ""),
+        5..8 => ("2", "4"),
+        _ => ("3", "5"),
+    }
+}
+
+fn quote(name: &'static str, book: &Book) -> Quote {
+    match book.quoting {
+        Quoting::Priced if name == names::EXCHANGE => ladder::exchange(book.rung),
+        Quoting::Priced => ladder::fixed(book.rung),
+        Quoting::NotYet => Quote {
+            fractional: "-".into(),
+            decimal: "-".into(),
+        },
+        Quoting::StartingPrice => Quote {
+            fractional: "SP".into(),
+            decimal: "0".into(),
+        },
+    }
+}

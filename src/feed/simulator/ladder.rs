@@ -1,0 +1,113 @@
+//! The rungs on which British prices move.
+
+use rust_decimal::{Decimal, RoundingStrategy};
+
+/// Traditional fractions, shortest first.
+const RUNGS: [(u32, u32); 50] = [
+    (1, 10),
+    (1, 8),
+    (1, 7),
+    (1, 6),
+    (1, 5),
+    (2, 9),
+    (1, 4),
+    (2, 7),
+    (3, 10),
+    (1, 3),
+    (4, 11),
+    (2, 5),
+    (4, 9),
+    (1, 2),
+    (8, 15),
+    (4, 7),
+    (8, 13),
+    (4, 6),
+    (8, 11),
+    (4, 5),
+    (5, 6),
+    (10, 11),
+    (1, 1),
+    (11, 10),
+    (6, 5),
+    (5, 4),
+    (11, 8),
+    (6, 4),
+    (13, 8),
+    (7, 4),
+    (15, 8),
+    (2, 1),
+    (9, 4),
+    (5, 2),
+    (11, 4),
+    (3, 1),
+    (10, 3),
+    (7, 2),
+    (4, 1),
+    (9, 2),
+    (5, 1),
+    (6, 1),
+    (7, 1),
+    (8, 1),
+    (10, 1),
+    (12, 1),
+    (16, 1),
+    (20, 1),
+    (33, 1),
+    (66, 1),
+];
+pub(super) const LAST: usize = RUNGS.len() - 1;
+/// Where exchange prices change their step, in hundredths: below the first, steps of the second.
+const EXCHANGE_STEPS: [(u32, u32); 9] = [
+    (200, 1),
+    (300, 2),
+    (400, 5),
+    (600, 10),
+    (1_000, 20),
+    (2_000, 50),
+    (3_000, 100),
+    (5_000, 200),
+    (10_000, 500),
+];
+
+/// One price as the provider writes it.
+pub(super) struct Quote {
+    pub(super) fractional: String,
+    pub(super) decimal: String,
+}
+
+pub(super) fn fixed(rung: usize) -> Quote {
+    let (profit, stake) = RUNGS[rung.min(LAST)];
+    let decimal = Decimal::ONE + Decimal::from(profit) / Decimal::from(stake);
+    let decimal = decimal.round_dp_with_strategy(2, RoundingStrategy::MidpointAwayFromZero);
+    Quote {
+        fractional: format!("{profit}/{stake}"),
+        decimal: decimal.normalize().to_string(),
+    }
+}
+
+/// An exchange pays a little more, in its own steps, and repeats the decimal as fractional.
+pub(super) fn exchange(rung: usize) -> Quote {
+    let (profit, stake) = RUNGS[rung.min(LAST)];
+    let above = 100 + profit * 104 / stake;
+    let step = EXCHANGE_STEPS
+        .iter()
+        .find(|(below, _)| above < *below)
+        .map_or(1_000, |(_, step)| *step);
+    let decimal = Decimal::new(i64::from(above.next_multiple_of(step)), 2).normalize();
+    Quote {
+        fractional: decimal.to_string(),
+        decimal: decimal.to_string(),
+    }
+}
+
+/// The rung nearest to what a chance of winning is worth.
+pub(super) fn rung_for(chance: f64) -> usize {
+    let profit = 1.0 / chance - 1.0;
+    let distance = |rung: &usize| {
+        let (over, under) = RUNGS[*rung];
+        (f64::from(over) / f64::from(under) / profit).ln().abs()
+    };
+    (0..=LAST)
+        .min_by(|a, b| distance(a).total_cmp(&distance(b)))
+        .unwrap_or(LAST)
+}

@@ -1,0 +1,276 @@
+//! A race day that nobody ran: for the demonstration, and for whoever wants a feed without a key.
+//!
+//! The day moves in steps of ten seconds from eight in the morning, and each step depends on the
+//! seed and the step alone: the same moment always has the same card, however one got there.
+//! Its answers are the provider's JSON and go through the provider's parser, so that what is
+//! shown is what production does.
+
+mod card;
+mod ladder;
+mod market;
+mod names;
+mod plot;
+
+use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc};
+use chrono_tz::Europe::London;
+use fastrand::Rng;
+
+use self::market::{Book, Quoting, Race, Runner, Temper};
+pub use self::plot::{Twist, TwistKind};
+use crate::feed::racing_api::parse_cards;
+use crate::feed::{Ask, FeedError, Fetched};
+use crate::model::{Scope, Snapshot};
+
+pub const SOURCE: &str = "simulator";
+
+const STEP: TimeDelta = TimeDelta::seconds(10);
+const OPENS: NaiveTime = NaiveTime::from_hms_opt(8, 0, 0).expect("a time of day");
+const FIRST_OFF: NaiveTime = NaiveTime::from_hms_opt(14, 0, 0).expect("a time of day");
+/// After the last off nothing moves.
+const MAX_STEPS: i64 = 16 * 360;
+const RACES_A_COURSE: usize = 8;
+const MAX_RACES: usize = names::COURSES.len() * RACES_A_COURSE;
+const MIN_RUNNERS: usize = 5;
+const MAX_RUNNERS: usize = 12;
+/// What all bookmakers' chances add up to: their margin.
+const OVERROUND: f64 = 1.15;
+
+/// How large a day is. Both are brought into what the invented world can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub races: usize,
+    pub bookmakers: usize,
+}
+
+/// A whole day of racing, at one moment of it.
+pub struct RaceDay {
+    day: NaiveDate,
+    opens_at: DateTime<Utc>,
+    steps: i64,
+    rng: Rng,
+    races: Vec<Race>,
+    goings: Vec<usize>,
+    twists: Vec<Twist>,
+    /// Twists that have happened.
+    told: usize,
+}
+
+impl RaceDay {
+    pub fn new(seed: u64, day: NaiveDate, size: Size) -> Self {
+        let mut rng = Rng::with_seed(seed ^ u64::from(day.num_days_from_ce().unsigned_abs()));
+        let at = |time| {
+            let local = London.from_local_datetime(&day.and_time(time)).earliest();
+            local.expect("clocks change at night").to_utc()
+        };
+        let opens_at = at(OPENS);
+        let races = size.races.clamp(1, MAX_RACES);
+        let bookmakers = size.bookmakers.clamp(1, names::BOOKMAKERS.len());
+        let mut stable = horse_names(&mut rng);
+        let mut off_at = at(FIRST_OFF);
+        let races: Vec<Race> = (0..races)
+            .map(|n| {
+                let race = race(n, races, day, off_at, bookmakers, &mut stable, &mut rng);
+                off_at += TimeDelta::minutes(rng.i64(5..=10));
+                Race {
+                    updated: opens_at,
+                    ..race
+                }
+            })
+            .collect();
+        let mut day = Self {
+            day,
+            opens_at,
+            steps: 0,
+            goings: names::COURSES
+                .iter()
+                .map(|_| rng.usize(1..names::GOINGS.len()))
+                .collect(),
+            twists: Vec::new(),
+            told: 0,
+            races,
+            rng,
+        };
+        day.twists = plot::write(&mut day.races, opens_at, &mut day.rng);
+        day.tell(opens_at);
+        day
+    }
+
+    /// The body of `racecards/pro` at `now`. Time does not run backwards: an earlier moment than one
+    /// already seen gives the later card.
+    pub fn card_at(&mut self, now: DateTime<Utc>) -> String {
+        self.advance(now);
+        let races = self.races.iter().map(|race| self.race_card(race)).collect();
+        json(&card::cards(self.day, races))
+    }
+
+    /// The body of `racecards/{id}/pro`; `None` for a race that is not on the card.
+    pub fn race_at(&mut self, id: &str, now: DateTime<Utc>) -> Option<String> {
+        self.advance(now);
+        let race = self.races.iter().find(|race| race.id == id)?;
+        Some(json(&self.race_card(race)))
+    }
+
+    /// What the day has in store, in the order in which it happens.
+    pub fn twists(&self) -> &[Twist] {
+        &self.twists
+    }
+
+    pub fn day(&self) -> NaiveDate {
+        self.day
+    }
+
+    /// Ids and offs of all races, in order.
+    pub fn offs(&self) -> impl Iterator<Item = (&str, DateTime<Utc>)> {
+        self.races
+            .iter()
+            .map(|race| (race.id.as_str(), race.off_at))
+    }
+
+    fn race_card<'a>(&self, race: &'a Race) -> card::RaceCard<'a> {
+        card::race_card(race, self.day, names::GOINGS[self.goings[race.course]])
+    }
+
+    fn advance(&mut self, now: DateTime<Utc>) {
+        let wanted = (now - self.opens_at).num_seconds() / STEP.num_seconds();
+        while self.steps < wanted.min(MAX_STEPS) {
+            self.steps += 1;
+            let now = self.opens_at + STEP * i32::try_from(self.steps).unwrap_or(i32::MAX);
+            self.tell(now);
+            for race in &mut self.races {
+                race.trade(now, &mut self.rng);
+            }
+        }
+    }
+
+    fn tell(&mut self, now: DateTime<Utc>) {
+        while let Some(twist) = self.twists.get(self.told).filter(|twist| twist.at <= now) {
+            plot::happen(twist, &mut self.races, &mut self.goings);
+            self.told += 1;
+        }
+    }
+}
+
+/// The feed of a simulated day.
+pub struct Simulator {
+    pub day: RaceDay,
+}
+
+impl Simulator {
+    pub fn new(day: RaceDay) -> Self {
+        Self { day }
+    }
+
+    pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
+        let (bodies, scope) = match ask {
+            Ask::Everything => {
+                let scope = Scope::Days {
+                    days: vec![self.day.day()],
+                    regions: Vec::new(),
+                };
+                (vec![self.day.card_at(now)], scope)
+            }
+            Ask::Events(ids) => {
+                let bodies = ids
+                    .iter()
+                    .filter_map(|id| self.day.race_at(id.as_str(), now));
+                (bodies.collect(), Scope::Events(ids.clone()))
+            }
+        };
+        let mut snapshot = Snapshot {
+            source: SOURCE.into(),
+            as_of: now,
+            scope,
+            events: Vec::new(),
+            bookmakers: Vec::new(),
+            rejects: Default::default(),
+        };
+        for body in &bodies {
+            let parsed = parse_cards(body, now)?;
+            snapshot.events.extend(parsed.events);
+            snapshot.rejects.merge(parsed.rejects);
+            for bookmaker in parsed.bookmakers {
+                if !snapshot.bookmakers.contains(&bookmaker) {
+                    snapshot.bookmakers.push(bookmaker);
+                }
+            }
+        }
+        for found in &mut snapshot.events {
+            found.event.source = snapshot.source.clone();
+        }
+        Ok(Fetched { snapshot, bodies })
+    }
+}
+
+fn json(card: &impl serde::Serialize) -> String {
+    serde_json::to_string(card).expect("text and lists always become JSON")
+}
+
+fn horse_names(rng: &mut Rng) -> Vec<String> {
+    let mut names: Vec<_> = names::HORSE_FIRST
+        .iter()
+        .flat_map(|first| names::HORSE_SECOND.map(|second| format!("{first} {second}")))
+        .collect();
+    rng.shuffle(&mut names);
+    names
+}
+
+fn person(last: &[&str], rng: &mut Rng) -> String {
+    let first = names::PEOPLE_FIRST[rng.usize(..names::PEOPLE_FIRST.len())];
+    format!("{first} {}", last[rng.usize(..last.len())])
+}
+
+fn race(
+    n: usize,
+    of: usize,
+    day: NaiveDate,
+    off_at: DateTime<Utc>,
+    bookmakers: usize,
+    stable: &mut Vec<String>,
+    rng: &mut Rng,
+) -> Race {
+    let id = format!("rac_{}{n:02}", day.num_days_from_ce());
+    let courses = of.div_ceil(RACES_A_COURSE).max(of.min(3));
+    let mut chances: Vec<f64> = (0..rng.usize(MIN_RUNNERS..=MAX_RUNNERS))
+        .map(|place| (0.6 + rng.f64()) / (place + 1) as f64)
+        .collect();
+    let sum: f64 = chances.iter().sum();
+    rng.shuffle(&mut chances);
+    let runners = chances.iter().enumerate().map(|(place, chance)| {
+        let opening = ladder::rung_for((chance / sum * OVERROUND).min(0.8));
+        Runner {
+            horse_id: format!("hrs_{}{n:02}{place:02}", day.num_days_from_ce()),
+            horse: stable
+                .pop()
+                .unwrap_or_else(|| format!("Late Entry {n} {place}")),
+            jockey: person(&names::JOCKEYS_LAST, rng),
+            trainer: person(&names::TRAINERS_LAST, rng),
+            number: place + 1,
+            age: rng.u8(4..=11),
+            lbs: rng.u32(140..=168),
+            form: (0..4).map(|_| char::from(rng.u8(b'1'..=b'9'))).collect(),
+            temper: Temper::Steady,
+            non_runner: false,
+            opening,
+            market: opening,
+            books: (0..bookmakers)
+                .map(|_| {
+                    let bias = [0, 0, 0, 1, -1][rng.usize(..5)];
+                    Book {
+                        bias,
+                        rung: opening.saturating_add_signed(bias).min(ladder::LAST),
+                        quoting: Quoting::Priced,
+                    }
+                })
+                .collect(),
+        }
+    });
+    Race {
+        id,
+        course: n % courses,
+        name: names::RACES[n % names::RACES.len()].to_owned(),
+        off_at,
+        abandoned: false,
+        updated: off_at,
+        runners: runners.collect(),
+    }
+}

@@ -13,7 +13,7 @@ use super::odds_api::{self, OddsFormat, league_of, parse_odds};
 use super::racing_api::{self, parse_cards};
 use super::recording::{Answer, Record, RecordedFeed, Recording};
 use super::{Ask, FeedError, Fetched};
-use crate::model::{EventSnapshot, Rejects, Scope, Snapshot};
+use crate::model::{Rejects, Scope, Snapshot};
 
 pub struct Replay {
     recording: Recording,
@@ -214,7 +214,7 @@ fn racing(answer: &Answer) -> Result<Snapshot, FeedError> {
     Ok(Snapshot {
         source: Arc::from(racing_api::SOURCE),
         as_of,
-        scope: racing_scope(answer, &found.events),
+        scope: racing_scope(answer, &found),
         events: found.events,
         bookmakers: found.bookmakers,
         rejects: found.rejects,
@@ -224,10 +224,13 @@ fn racing(answer: &Answer) -> Result<Snapshot, FeedError> {
 /// What was asked for, as far as the record holds answers to it: a page that the provider called
 /// unmodified has no body, and what it would have listed is not gone. With fewer bodies than days
 /// or races, only those that occur are spoken for.
-fn racing_scope(answer: &Answer, found: &[EventSnapshot]) -> Scope {
+fn racing_scope(answer: &Answer, found: &racing_api::Parsed) -> Scope {
     let bodies = answer.bodies.len();
-    let days_found: BTreeSet<NaiveDate> = found.iter().filter_map(|e| e.event.day).collect();
+    let events = &found.events;
+    let days_found: BTreeSet<NaiveDate> = events.iter().filter_map(|e| e.event.day).collect();
     match answer.scope.clone() {
+        // A race that could not be read must not look like one that left the card.
+        Some(Scope::Days { .. }) | None if found.partial => Scope::Listed,
         Some(Scope::Days { mut days, regions }) => {
             if bodies < days.len() {
                 days.retain(|day| days_found.contains(day));
@@ -236,7 +239,7 @@ fn racing_scope(answer: &Answer, found: &[EventSnapshot]) -> Scope {
         }
         Some(Scope::Events(mut ids)) => {
             if bodies < ids.len() {
-                ids.retain(|id| found.iter().any(|e| e.event.id == *id));
+                ids.retain(|id| events.iter().any(|e| e.event.id == *id));
             }
             Scope::Events(ids)
         }

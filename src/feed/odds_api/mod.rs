@@ -4,6 +4,7 @@
 //! The key travels in the query. It is kept out of every message by never putting a query into
 //! one, and out of bodies by removing it from whatever comes back.
 
+mod outcome;
 mod parse;
 mod rows;
 
@@ -18,7 +19,8 @@ use secrecy::{ExposeSecret, SecretString};
 use super::http::{Answer, Auth, HttpDoor, Provider, base_url, header_text};
 use super::{Ask, FeedError, Fetched};
 use crate::model::{Scope, Snapshot};
-pub use parse::{OddsFormat, Parsed, SOURCE, league_of, parse_odds};
+pub use outcome::OddsFormat;
+pub use parse::{Parsed, SOURCE, league_of, parse_odds};
 
 const PROVIDER: &str = "The Odds API";
 const BASE_URL_SETTING: &str = "ODDS_API_URL";

@@ -6,21 +6,23 @@
 //! of the key, each move of a line would look like a removal and an insertion. The `alternate_…`
 //! markets, which offer many lines at once, therefore keep one line and count the others as
 //! `duplicate`.
+//!
+//! What was set aside may have been anything, so absence next to it proves nothing: an event that
+//! lost a row is no longer `complete`, and an answer that lost an event is `partial`.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use rust_decimal::Decimal;
-use rust_decimal::prelude::ToPrimitive;
 use serde_json::value::RawValue;
 
-use super::rows::{Rows, WireBookmaker, WireEvent, WireMarket, WireOutcome};
-use crate::feed::{FeedError, number};
+use super::outcome::{OddsFormat, outcome};
+use super::rows::{Rows, WireBookmaker, WireEvent, WireMarket};
+use crate::feed::FeedError;
 use crate::model::{
-    Bookmaker, BookmakerId, Event, EventId, EventSnapshot, EventStatus, Facts, MarketId, Offer,
-    Price, PriceKey, Rejects, Scope, Selection, SelectionId, SelectionStatus, plain_text,
+    Bookmaker, BookmakerId, Event, EventId, EventSnapshot, EventStatus, Facts, MarketId, Price,
+    PriceKey, Rejects, Scope, Selection, SelectionId, SelectionStatus, plain_text,
 };
 
 pub const SOURCE: &str = "odds_api";
@@ -29,40 +31,10 @@ pub const SOURCE: &str = "odds_api";
 const MAX_PRICES: u64 = 2_000_000;
 /// A bookmaker's clock may run ahead by this much; beyond it, our own time is the better witness.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
-/// Longest odds and line that are taken for real.
-const MAX_ODDS: Decimal = Decimal::from_parts(1_000_000, 0, 0, false, 0);
-const UNREADABLE_EVENT: &str = "unreadable_event";
-const MAX_TEXT_CHARS: usize = 200;
+pub(super) const MAX_TEXT_CHARS: usize = 200;
 const MAX_ID_CHARS: usize = 100;
 /// Sports in which the visitor is named first: "Yankees @ Red Sox".
 const AWAY_FIRST: &[&str] = &["americanfootball", "baseball", "basketball", "icehockey"];
-
-/// How prices are written; asked for with `oddsFormat`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OddsFormat {
-    American,
-    Decimal,
-}
-
-impl OddsFormat {
-    /// The value of the request's `oddsFormat`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::American => "american",
-            Self::Decimal => "decimal",
-        }
-    }
-
-    fn offer(self, price: Decimal) -> Option<Offer> {
-        match self {
-            Self::American if price.is_integer() => Offer::american(price.to_i64()?),
-            Self::American => None,
-            Self::Decimal => {
-                (price > Decimal::ONE && price <= MAX_ODDS).then(|| Offer::decimal(price))
-            }
-        }
-    }
-}
 
 /// One answer, read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -70,15 +42,16 @@ pub struct Parsed {
     pub events: Vec<EventSnapshot>,
     pub bookmakers: Vec<Bookmaker>,
     pub rejects: Rejects,
+    /// An event could not be read: one that is missing here may still be open.
+    pub partial: bool,
     /// Rows met: equals the prices in `events` plus the rows in `rejects`.
     pub prices_seen: u64,
 }
 
 impl Parsed {
-    /// What the answer speaks for. With an event in it that could not be read, it cannot say which
-    /// events are gone, and speaks for the listed ones only.
+    /// What the answer speaks for.
     pub fn scope(&self, league: &str) -> Scope {
-        match self.rejects.by_reason.contains_key(UNREADABLE_EVENT) {
+        match self.partial {
             false => Scope::League(league.to_owned()),
             true => Scope::Listed,
         }
@@ -86,7 +59,8 @@ impl Parsed {
 }
 
 /// Reads the body of `/v4/sports/{sport}/odds`. Events of another league than `sport` are set
-/// aside: the answer speaks for that league only. Fails when the body is not a list.
+/// aside: the answer speaks for that league only. Fails when the body is not a list, or lists events
+/// of which none can be read.
 pub fn parse_odds(
     body: &str,
     as_of: DateTime<Utc>,
@@ -104,15 +78,25 @@ pub fn parse_odds(
     };
     for raw in rows.0 {
         match serde_json::from_str::<WireEvent>(raw.get()) {
-            Ok(wire) if !is_id(&wire.id) => reading.reject(UNREADABLE_EVENT, raw.get()),
+            Ok(wire) if !is_id(&wire.id) => reading.unreadable_event(raw.get()),
             Ok(wire) if wire.sport_key != sport => {
                 reading.reject("other_league", &wire.sport_key);
             }
             Ok(wire) => reading.event(wire)?,
-            Err(error) => reading.reject(UNREADABLE_EVENT, error),
+            Err(error) => reading.unreadable_event(error),
         }
     }
-    Ok(reading.parsed)
+    let parsed = reading.parsed;
+    if parsed.events.is_empty() && !parsed.rejects.is_empty() {
+        return Err(FeedError::BadAnswer {
+            detail: format!(
+                "The Odds API sent no event of {} that can be read: {}",
+                plain_text(sport, MAX_ID_CHARS),
+                parsed.rejects
+            ),
+        });
+    }
+    Ok(parsed)
 }
 
 /// The league of the answer's first event, for answers whose request is not known.
@@ -166,6 +150,17 @@ impl Reading {
         self.parsed.rejects.add(reason, sample);
     }
 
+    fn unreadable_event(&mut self, sample: impl std::fmt::Display) {
+        self.parsed.partial = true;
+        self.reject("unreadable_event", sample);
+    }
+
+    /// A row of an event: what is missing in the event may have been in it.
+    fn unreadable(&mut self, at: usize, reason: &'static str, sample: impl std::fmt::Display) {
+        self.parsed.events[at].complete = false;
+        self.reject(reason, sample);
+    }
+
     /// An event that is listed twice stays as it was first listed; its prices are one set.
     fn event(&mut self, wire: WireEvent) -> Result<(), FeedError> {
         let id = EventId::new(&wire.id);
@@ -187,7 +182,7 @@ impl Reading {
         for raw in wire.bookmakers.0 {
             match serde_json::from_str::<WireBookmaker>(raw.get()) {
                 Ok(bookmaker) => self.bookmaker(bookmaker, at, &mut seen)?,
-                Err(error) => self.reject("unreadable_bookmaker", error),
+                Err(error) => self.unreadable(at, "unreadable_bookmaker", error),
             }
         }
         self.by_event.insert(id, (at, seen));
@@ -202,7 +197,7 @@ impl Reading {
     ) -> Result<(), FeedError> {
         let id = BookmakerId::from_name(&wire.key).filter(|id| is_id(id.as_str()));
         let Some(id) = id else {
-            self.reject("no_bookmaker", wire.title);
+            self.unreadable(at, "no_bookmaker", wire.title);
             return Ok(());
         };
         if self.bookmakers.insert(id.clone()) {
@@ -221,11 +216,11 @@ impl Reading {
             let market = match serde_json::from_str::<WireMarket>(raw.get()) {
                 Ok(market) if is_id(&market.key) => market,
                 Ok(_) => {
-                    self.reject("no_market", &wire.key);
+                    self.unreadable(at, "no_market", &wire.key);
                     continue;
                 }
                 Err(error) => {
-                    self.reject("unreadable_market", error);
+                    self.unreadable(at, "unreadable_market", error);
                     continue;
                 }
             };
@@ -257,7 +252,7 @@ impl Reading {
                         };
                         self.price(price, name, at, seen);
                     }
-                    Err((reason, sample)) => self.reject(reason, sample),
+                    Err((reason, sample)) => self.unreadable(at, reason, sample),
                 }
             }
         }
@@ -292,32 +287,6 @@ impl Reading {
             }
         }
     }
-}
-
-fn outcome(raw: &RawValue, format: OddsFormat) -> Result<(String, Offer), (&'static str, String)> {
-    let sample = || raw.get().to_owned();
-    let wire: WireOutcome =
-        serde_json::from_str(raw.get()).map_err(|_| ("unreadable_outcome", sample()))?;
-    let name = plain_text(wire.name.trim(), MAX_TEXT_CHARS);
-    if name.is_empty() {
-        return Err(("no_name", sample()));
-    }
-    // A player's prop: "Over" says nothing without whose.
-    let name = match wire.description.as_deref().map(str::trim) {
-        Some(whose) if !whose.is_empty() => {
-            format!("{} / {name}", plain_text(whose, MAX_TEXT_CHARS))
-        }
-        _ => name,
-    };
-    let price = wire.price.and_then(number::exact);
-    let mut offer = price
-        .and_then(|price| format.offer(price))
-        .ok_or_else(|| ("bad_price", sample()))?;
-    if let Some(raw) = wire.point {
-        let point = number::exact(raw).filter(|point| point.abs() <= MAX_ODDS);
-        offer.point = Some(point.ok_or_else(|| ("unreadable_point", sample()))?);
-    }
-    Ok((name, offer))
 }
 
 fn event_of(wire: &WireEvent, id: EventId) -> Event {

@@ -334,7 +334,8 @@ pub struct EventSnapshot {
 
 /// What an answer speaks for. A stored event missing inside the scope has been removed;
 /// outside it, absence means nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// All events of these card dates, in these regions (none named: in all of them).
     Days {

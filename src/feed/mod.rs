@@ -2,8 +2,13 @@
 //! the kinds of failure. A failed answer is an error here, never an empty snapshot: "no races
 //! today" is something only a well-formed answer can say.
 
+pub mod betfair;
 pub mod http;
+pub mod number;
+pub mod odds_api;
 pub mod racing_api;
+pub mod recording;
+pub mod replay;
 pub mod simulator;
 
 use std::fmt;

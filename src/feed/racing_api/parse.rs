@@ -47,7 +47,7 @@ pub struct Parsed {
 
 impl Parsed {
     /// Puts the next page behind this one.
-    pub(super) fn append(&mut self, page: Self) {
+    pub(in crate::feed) fn append(&mut self, page: Self) {
         for bookmaker in page.bookmakers {
             if self.bookmakers.iter().all(|b| b.id != bookmaker.id) {
                 self.bookmakers.push(bookmaker);

@@ -1,0 +1,71 @@
+//! Numbers as a provider wrote them. A price that goes through a binary float is no longer the
+//! price that was offered, so feeds keep a JSON number's own text and read that.
+
+use rust_decimal::Decimal;
+use serde_json::value::RawValue;
+
+/// Digits of a number that is a price, line or size; longer ones are not odds but an attack.
+const MAX_DIGITS: usize = 40;
+/// Exponents that can still be a decimal of 28 digits.
+const MAX_EXPONENT: i32 = 28;
+
+/// A JSON number, exactly. `None` for everything else: strings ("NaN", "Infinity"), null, and
+/// numbers that no decimal holds.
+pub fn exact(raw: &RawValue) -> Option<Decimal> {
+    exact_text(raw.get())
+}
+
+/// The same for a number's text.
+pub fn exact_text(text: &str) -> Option<Decimal> {
+    if text.len() > MAX_DIGITS {
+        return None;
+    }
+    let number = match text.find(['e', 'E']) {
+        None => Decimal::from_str_exact(text).ok()?,
+        Some(at) => {
+            let exponent: i32 = text[at + 1..].parse().ok()?;
+            if exponent.abs() > MAX_EXPONENT {
+                return None;
+            }
+            Decimal::from_scientific(text).ok()?
+        }
+    };
+    Some(number.normalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn numbers_keep_their_digits_and_words_are_not_numbers() {
+        let read = |text| exact_text(text).map(|n| n.to_string());
+        assert_eq!(
+            read("1.2610804758204543").as_deref(),
+            Some("1.2610804758204543")
+        );
+        assert_eq!(read("11.0").as_deref(), Some("11"));
+        assert_eq!(read("1.5e2").as_deref(), Some("150"));
+        assert_eq!(read("-110").as_deref(), Some("-110"));
+        for none in [
+            "\"NaN\"",
+            "\"2.5\"",
+            "null",
+            "true",
+            "[]",
+            "1e999999999",
+            "1e-300",
+            "",
+        ] {
+            assert_eq!(read(none), None, "{none}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "[0-9eE+\\-._\"]{0,50}") {
+            let _ = exact_text(&text);
+        }
+    }
+}

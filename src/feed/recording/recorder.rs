@@ -1,0 +1,98 @@
+//! Writes what a feed said, so that it can be said again. Every record is on disk, and readable,
+//! before the next one is fetched: a crash costs at most the record that was being written.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+
+use super::RecordedFeed;
+use crate::model::Scope;
+
+/// One answer resembles the one before: a window of 16 MiB lets each be written as the difference,
+/// and every zstd reads it back.
+const WINDOW_LOG: u32 = 24;
+
+pub struct Recorder {
+    path: PathBuf,
+    sink: Sink,
+    seq: u64,
+}
+
+enum Sink {
+    Plain(File),
+    Zstd(Box<zstd::stream::AutoFinishEncoder<'static, File>>),
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    seq: u64,
+    feed: RecordedFeed,
+    fetched_at: String,
+    scope: &'a Scope,
+    bodies: &'a [String],
+}
+
+impl Recorder {
+    /// Starts a new file; compressed when its name ends in `.zst`. An existing file is never
+    /// touched: a recording cannot be made again.
+    pub fn create(path: impl AsRef<Path>) -> anyhow::Result<Self> {
+        let path = path.as_ref().to_owned();
+        let file = File::create_new(&path).with_context(|| {
+            format!(
+                "cannot start the recording {}; an existing file is never overwritten, so name a new one",
+                path.display()
+            )
+        })?;
+        let sink = if path.extension().is_some_and(|e| e == "zst") {
+            let mut encoder = zstd::Encoder::new(file, zstd::DEFAULT_COMPRESSION_LEVEL)?;
+            encoder.window_log(WINDOW_LOG)?;
+            encoder.long_distance_matching(true)?;
+            encoder.include_checksum(true)?;
+            Sink::Zstd(Box::new(encoder.auto_finish()))
+        } else {
+            Sink::Plain(file)
+        };
+        Ok(Self { path, sink, seq: 0 })
+    }
+
+    /// Appends one answer.
+    pub fn write(
+        &mut self,
+        feed: RecordedFeed,
+        fetched_at: DateTime<Utc>,
+        scope: &Scope,
+        bodies: &[String],
+    ) -> anyhow::Result<()> {
+        let mut line = serde_json::to_vec(&Line {
+            seq: self.seq,
+            feed,
+            fetched_at: fetched_at.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+            scope,
+            bodies,
+        })?;
+        line.push(b'\n');
+        let sink: &mut dyn Write = match &mut self.sink {
+            Sink::Plain(file) => file,
+            Sink::Zstd(encoder) => encoder,
+        };
+        let written = sink.write_all(&line).and_then(|()| sink.flush());
+        written.with_context(|| {
+            format!(
+                "cannot write record {} to {}; is the disk full?",
+                self.seq,
+                self.path.display()
+            )
+        })?;
+        self.seq += 1;
+        Ok(())
+    }
+
+    /// Records written so far.
+    pub fn records(&self) -> u64 {
+        self.seq
+    }
+}

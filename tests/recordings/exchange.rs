@@ -1,0 +1,239 @@
+//! Exchange streams: whole markets against their counts, and single lines.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use oddsd::feed::betfair::{Line, Stream};
+use oddsd::feed::recording::RecordedFeed;
+use oddsd::feed::replay::Replay;
+use oddsd::model::{EventStatus, SelectionStatus};
+use serde_json::{Value, json};
+
+use super::{Stored, json_file, recordings};
+
+#[test]
+fn every_exchange_market_replays_as_counted() {
+    let test = "every_exchange_market_replays_as_counted";
+    let mut markets = 0;
+    for (folder, under) in [
+        ("betfair_streams", ""),
+        ("betfair_pro_greyhounds", "traralgon"),
+    ] {
+        let Some(folder) = recordings(test, folder) else {
+            return;
+        };
+        let truth = json_file(&folder.join("truth.json"));
+        for file in truth.as_array().expect("a list") {
+            let path = folder
+                .join(under)
+                .join(file["file"].as_str().expect("name"));
+            for (market, truth) in file["markets"].as_object().expect("markets") {
+                assert_eq!(exchange_market(&path, market), expected(truth), "{market}");
+                markets += 1;
+            }
+        }
+    }
+    assert_eq!(markets, 39);
+}
+
+/// The part of a truth file that a replay can tell.
+fn expected(truth: &Value) -> Value {
+    let mut bsp: BTreeMap<String, String> = BTreeMap::new();
+    for (runner, price) in truth["bsp"].as_object().expect("bsp") {
+        let price: rust_decimal::Decimal = price.to_string().parse().expect("decimal");
+        bsp.insert(runner.clone(), price.normalize().to_string());
+    }
+    let sorted = |list: &Value| {
+        let ids = list.as_array().expect("ids").iter();
+        ids.map(Value::to_string).collect::<BTreeSet<_>>()
+    };
+    json!({
+        "messages": truth["messages"],
+        "first_pt": truth["first_pt"],
+        "last_pt": truth["last_pt"],
+        "type": truth["type"].as_str().map(str::to_lowercase),
+        "venue": truth["venue"],
+        "market_time": truth["market_time"],
+        "transitions": truth["transitions"],
+        "final_status": truth["final_status"],
+        "runners": truth["runners"],
+        "removed": sorted(&truth["removed"]),
+        "winners": sorted(&truth["winners"]),
+        "bsp": bsp,
+        "best_price_changes": truth["best_price_changes"],
+        "ltp_changes": truth["ltp_changes"],
+    })
+}
+
+fn exchange_market(path: &Path, market: &str) -> Value {
+    let mut replay = Replay::open(path).expect("opens");
+    assert_eq!(replay.feed(), RecordedFeed::Betfair);
+    let mut stored = Stored::default();
+    let (mut messages, mut first, mut last) = (0, None, None);
+    let mut transitions: Vec<(i64, &str, bool)> = Vec::new();
+    let mut selections = BTreeMap::new();
+    let mut event = None;
+    let mut types = BTreeSet::new();
+    loop {
+        let at = replay.next_at().map(|at| at.timestamp_millis());
+        let Some(replayed) = replay.next().expect("reads") else {
+            break;
+        };
+        assert!(replayed.set_aside.is_empty(), "{}", replayed.set_aside);
+        messages += 1;
+        first = first.or(at);
+        last = at;
+        let Some(snapshot) = replayed.snapshot else {
+            continue;
+        };
+        assert!(snapshot.rejects.is_empty(), "{}", snapshot.rejects);
+        stored.take(&snapshot);
+        for delta in snapshot.events {
+            assert_eq!(delta.event.id.as_str(), market);
+            assert!(!delta.complete);
+            let status = match delta.event.status {
+                EventStatus::Scheduled => "OPEN",
+                EventStatus::Suspended => "SUSPENDED",
+                EventStatus::Completed => "CLOSED",
+                other => panic!("{market} became {other:?}"),
+            };
+            let state = (status, delta.event.in_play);
+            if transitions.last().is_none_or(|(_, s, p)| (*s, *p) != state) {
+                transitions.push((snapshot.as_of.timestamp_millis(), state.0, state.1));
+            }
+            types.extend(delta.prices.iter().map(|price| {
+                let market = price.key.market.as_str();
+                market.strip_suffix("_lay").unwrap_or(market).to_owned()
+            }));
+            for selection in delta.selections {
+                selections.insert(selection.id.to_string(), selection);
+            }
+            event = Some(delta.event);
+        }
+    }
+    let event = event.expect("an event");
+    let are = |status| {
+        let of = |s: &&oddsd::model::Selection| s.status == status;
+        let ids = selections.values().filter(of).map(|s| s.id.to_string());
+        ids.collect::<BTreeSet<_>>()
+    };
+    let bsp: BTreeMap<_, _> = selections
+        .values()
+        .filter_map(|s| Some((s.id.to_string(), s.facts.get("bsp")?)))
+        .collect();
+    json!({
+        "messages": messages,
+        "first_pt": first,
+        "last_pt": last,
+        // A BASIC recording has no price, so no market to name its type by.
+        "type": types.first().map_or("win", String::as_str),
+        "venue": event.venue,
+        "market_time": event.starts_at.map(|t| t.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)),
+        "transitions": transitions,
+        "final_status": transitions.last().expect("one").1,
+        "runners": selections.len(),
+        "removed": are(SelectionStatus::Removed),
+        "winners": are(SelectionStatus::Winner),
+        "bsp": bsp,
+        "best_price_changes": stored.inserts + stored.changes + stored.removals,
+        "ltp_changes": replay.ltp_changes(),
+    })
+}
+
+/// A market of three runners, one of them with a handicap, from its image to its void end.
+pub const MCM: &[&str] = &[
+    r#"{"op":"mcm","pt":1743511672980,"ct":"SUB_IMAGE","mc":[{"id":"1.2","img":true,"marketDefinition":{"eventTypeId":"7","marketType":"WIN","marketTime":"2025-04-01T13:02:00.000Z","inPlay":false,"status":"OPEN","venue":"Lingfield","countryCode":"GB","runners":[{"id":5,"status":"ACTIVE","sortPriority":1},{"id":5,"hc":-1.5,"status":"ACTIVE","bsp":"NaN"},{"id":6,"status":"ACTIVE"}]},"rc":[{"id":5,"atb":[[2.0,10],[2.5,3]]},{"id":5,"atl":[[3,1.5]]},{"id":5,"hc":-1.5,"batb":[[0,4.1,2],[1,4,9]]},{"id":6,"atb":[[8,1]],"spn":"Infinity"}]}]}"#,
+    r#"{"op":"mcm","pt":1743511672981,"ct":"HEARTBEAT"}"#,
+    r#"{"op":"mcm","pt":1743511672990,"mc":[{"id":"1.2","con":true,"rc":[{"id":5,"atb":[[2.5,0],["NaN",3]]},{"id":5,"hc":-1.5,"batb":[[0,0,0]]},{"id":5,"atb":[[2.50,7],[2.0,0.0]]}]},{"id":"1.9","rc":[]}]}"#,
+    r#"{"op":"mcm","pt":1743511673000,"mc":[{"id":"1.2","img":true,"rc":[{"id":6,"atb":[[9,1]],"ltp":9}]}]}"#,
+    r#"{"op":"mcm","pt":1743511674000,"mc":[{"id":"1.2","marketDefinition":{"eventTypeId":"7","marketType":"WIN","status":"CLOSED","inPlay":true,"runners":[{"id":5,"status":"REMOVED"},{"id":5,"hc":-1.5,"status":"REMOVED"},{"id":6,"status":"REMOVED"}]}}]}"#,
+    r#"{"op":"mcm","pt":1743511675000,"mc":[{"id":"1.2","rc":[{"id":6,"atb":[[7,1]]}]}]}"#,
+];
+
+#[test]
+fn an_exchange_line_becomes_what_it_touched() {
+    let mut stream = Stream::new();
+    let mut take = |line: &str| match stream.line(line) {
+        Line::Snapshot(snapshot) => {
+            let event = &snapshot.events[0];
+            let prices: Vec<String> = event
+                .prices
+                .iter()
+                .map(|p| {
+                    let best = p
+                        .offer
+                        .as_ref()
+                        .map_or("-".into(), |o| o.decimal.to_string());
+                    format!("{} {} {best}", p.key.selection, p.key.market)
+                })
+                .collect();
+            (prices, event.event.status, snapshot.rejects.total())
+        }
+        other => panic!("{line} became {other:?}"),
+    };
+    let open = EventStatus::Scheduled;
+    let strings = |list: &[&str]| list.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+    assert_eq!(
+        take(MCM[0]),
+        (
+            strings(&["5:-1.5 win 4.1", "5 win 2.5", "5 win_lay 3", "6 win 8"]),
+            open,
+            0
+        )
+    );
+    // Repeated ids merge in order; "NaN" and the unknown market are set aside, the rest counts.
+    assert_eq!(
+        take(MCM[2]),
+        (strings(&["5:-1.5 win 4", "5 win 2.5"]), open, 2)
+    );
+    // An image takes away what it does not list.
+    assert_eq!(
+        take(MCM[3]),
+        (
+            strings(&["5:-1.5 win -", "5 win -", "5 win_lay -", "6 win 9"]),
+            open,
+            0
+        )
+    );
+    // Everybody removed: the market is void. Its prices stay as the closing prices.
+    assert_eq!(take(MCM[4]), (Vec::new(), EventStatus::Abandoned, 0));
+    assert_eq!(stream.ltp_changes(), 1);
+
+    assert!(matches!(stream.line(MCM[1]), Line::Nothing));
+    for bad in [
+        MCM[5],
+        &MCM[0][..200],
+        r#"{"op":"mcm","mc":[]}"#,
+        "[[[",
+        "null",
+    ] {
+        assert!(matches!(stream.line(bad), Line::SetAside(_)), "{bad}");
+    }
+}
+
+#[test]
+fn prices_wait_until_their_runner_has_a_name() {
+    let line =
+        |rest: &str| format!(r#"{{"op":"mcm","pt":1743511672980,"mc":[{{"id":"1.2",{rest}}}]}}"#);
+    let definition = |runners: &str| {
+        line(&format!(
+            r#""marketDefinition":{{"eventTypeId":"4339","marketType":"PLACE","status":"OPEN","runners":[{runners}]}}"#
+        ))
+    };
+    let mut stream = Stream::new();
+    let mut prices = |line: &str| match stream.line(line) {
+        Line::Snapshot(snapshot) => snapshot.events[0].prices.len(),
+        Line::Nothing => 0,
+        Line::SetAside(rejects) => panic!("{rejects}"),
+    };
+    assert_eq!(prices(&definition(r#"{"id":1,"status":"ACTIVE"}"#)), 0);
+    assert_eq!(prices(&line(r#""rc":[{"id":2,"atb":[[4,1]]}]"#)), 0);
+    let both = r#"{"id":1,"status":"ACTIVE"},{"id":2,"status":"ACTIVE"}"#;
+    assert_eq!(prices(&definition(both)), 1);
+    assert_eq!(prices(&definition(both)), 0);
+    // Volumes are not ours to tell.
+    assert_eq!(
+        prices(&line(r#""rc":[{"id":2,"tv":3.5,"trd":[[4,1]]}]"#)),
+        0
+    );
+}

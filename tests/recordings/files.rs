@@ -1,0 +1,197 @@
+//! Files that are whole, torn, compressed, or strange.
+
+use std::io::Write;
+
+use oddsd::feed::odds_api::{OddsFormat, parse_odds};
+use oddsd::feed::recording::{Record, RecordedFeed, Recorder, Recording};
+use oddsd::feed::replay::Replay;
+use oddsd::feed::{Ask, FeedError};
+use oddsd::model::Scope;
+
+use super::exchange::MCM;
+use super::{T0, game, snapshots, t0};
+
+#[test]
+fn what_is_recorded_replays_as_it_was() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let league = Scope::League("baseball_mlb".into());
+    let bodies = [game("-110"), game("-115"), "[]".into(), game("\"junk\"")];
+    let scopes = [
+        league.clone(),
+        Scope::Events(vec!["g1".into()]),
+        league,
+        Scope::Listed,
+    ];
+    let at = |n: usize| t0() + chrono::TimeDelta::minutes(5 * n as i64);
+    for name in ["day.jsonl", "day.jsonl.zst"] {
+        let path = folder.path().join(name);
+        let mut recorder = Recorder::create(&path).expect("creates");
+        for (n, body) in bodies.iter().enumerate() {
+            recorder
+                .write(
+                    RecordedFeed::OddsApi,
+                    at(n),
+                    &scopes[n],
+                    std::slice::from_ref(body),
+                )
+                .expect("writes");
+        }
+        drop(recorder);
+        let replayed = snapshots(&path);
+        assert_eq!(replayed.len(), bodies.len());
+        for (n, snapshot) in replayed.into_iter().enumerate() {
+            let format = OddsFormat::American;
+            let parsed = parse_odds(&bodies[n], at(n), "baseball_mlb", format).expect("parses");
+            let mut live = parsed.into_snapshot(at(n), "baseball_mlb");
+            live.scope = scopes[n].clone();
+            assert_eq!(snapshot, live, "{name} record {n}");
+        }
+        let error = Recorder::create(&path).err().expect("refuses to overwrite");
+        assert!(format!("{error:#}").contains("never overwritten"));
+    }
+}
+
+#[test]
+fn a_line_that_cannot_be_read_costs_that_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("torn.jsonl");
+    let mut file = std::fs::File::create(&path).expect("creates");
+    let body = game("-110").replace('\n', "");
+    writeln!(file, r#"{{"seq":0,"fetched_at":"#).expect("writes");
+    writeln!(
+        file,
+        r#"{{"feed":"mlb","fetched_at":"{T0}","body":{body}}}"#
+    )
+    .expect("writes");
+    file.write_all(b"\xff\xfe not text\n\n").expect("writes");
+    writeln!(
+        file,
+        r#"{{"feed":"mystery","fetched_at":"{T0}","bodies":[]}}"#
+    )
+    .expect("writes");
+    writeln!(file, r#"{{"feed":"mlb","fetched_at":"{T0}","body":[{{]}}"#).expect("writes");
+    // Nobody knows when this one was fetched, and an empty answer names no league.
+    writeln!(
+        file,
+        r#"{{"feed":"mlb","fetched_at":null,"committed_at":null,"body":[]}}"#
+    )
+    .expect("writes");
+    write!(file, r#"{{"feed":"mlb","fetched_at":"{T0}","bo"#).expect("writes");
+
+    let mut replay = Replay::open(&path).expect("opens");
+    assert_eq!(replay.next_at(), Some(t0()));
+    let first = replay.next().expect("reads").expect("a record");
+    assert_eq!(first.set_aside.total(), 1);
+    assert_eq!(first.snapshot.expect("good").events.len(), 1);
+    let second = replay.next().expect("reads").expect("a record");
+    assert_eq!(second.set_aside.total(), 3, "{}", second.set_aside);
+    let second = second.snapshot.expect("good");
+    assert_eq!(second.as_of, t0() + chrono::TimeDelta::milliseconds(1));
+    assert_eq!(second.scope, Scope::League("baseball_mlb".into()));
+    let tail = replay.next().expect("reads").expect("what was set aside");
+    assert_eq!((tail.snapshot, tail.set_aside.total()), (None, 1));
+    assert!(replay.next().expect("the end").is_none());
+}
+
+#[test]
+fn a_file_that_breaks_off_tells_so_after_its_good_records() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = folder.path().join("whole.zst");
+    let mut recorder = Recorder::create(&whole).expect("creates");
+    let scope = Scope::League("baseball_mlb".into());
+    for price in 100..200 {
+        let bodies = [game(&price.to_string())];
+        recorder
+            .write(RecordedFeed::OddsApi, t0(), &scope, &bodies)
+            .expect("writes");
+    }
+    drop(recorder);
+    let bytes = std::fs::read(&whole).expect("reads");
+    let torn = folder.path().join("torn.zst");
+    std::fs::write(&torn, &bytes[..bytes.len() * 2 / 3]).expect("writes");
+
+    let mut replay = Replay::open(&torn).expect("opens");
+    let mut good = 0;
+    let error = loop {
+        match replay.next() {
+            Ok(Some(replayed)) => good += u64::from(replayed.snapshot.is_some()),
+            Ok(None) => panic!("ended without a word after {good} records"),
+            Err(error) => break format!("{error:#}"),
+        }
+    };
+    assert!((50..100).contains(&good), "{good} records");
+    assert!(
+        error.contains("torn.zst") && error.contains("cut off"),
+        "{error}"
+    );
+    assert!(replay.next().expect("then it is over").is_none());
+
+    let error = Replay::open(folder.path().join("missing.zst"))
+        .err()
+        .expect("no such file");
+    assert!(format!("{error:#}").contains("missing.zst"));
+    std::fs::write(folder.path().join("empty"), "").expect("writes");
+    assert!(Replay::open(folder.path().join("empty")).is_err());
+}
+
+#[test]
+fn compression_is_told_by_the_bytes_and_one_object_may_be_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pretty = "{\n \"endpoint\": \"/v1/racecards/pro\",\n \"params\": {\"date\": \"2025-10-14\"},\n \"fetched_at\": \"2025-10-14T22:35:42.897939\",\n \"body\": {\"racecards\": []}\n}\n";
+    let gzip = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(pretty.as_bytes()).expect("compresses");
+        encoder.finish().expect("compresses")
+    };
+    let bzip2 = {
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        encoder.write_all(pretty.as_bytes()).expect("compresses");
+        encoder.finish().expect("compresses")
+    };
+    let zstd = zstd::encode_all(pretty.as_bytes(), 3).expect("compresses");
+    for (n, bytes) in [pretty.as_bytes(), &gzip, &bzip2, &zstd]
+        .into_iter()
+        .enumerate()
+    {
+        let path = folder.path().join(format!("cards{n}"));
+        std::fs::write(&path, bytes).expect("writes");
+        let mut recording = Recording::open(&path).expect("opens");
+        let Some(Record::Answer(answer)) = recording.next().expect("reads") else {
+            panic!("file {n} holds no answer");
+        };
+        assert_eq!(answer.feed, RecordedFeed::RacingApi);
+        assert_eq!(
+            answer.fetched_at.to_rfc3339(),
+            "2025-10-14T22:35:42.897939+00:00"
+        );
+        let days = vec!["2025-10-14".parse().expect("a date")];
+        let regions = Vec::new();
+        assert_eq!(answer.scope, Some(Scope::Days { days, regions }));
+        assert_eq!(answer.bodies, [r#"{"racecards": []}"#]);
+        assert_eq!(recording.next().expect("the end"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_recording_is_a_feed_that_ends() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("stream.jsonl");
+    std::fs::write(&path, MCM.join("\n")).expect("writes");
+    let mut replay = Replay::open(&path).expect("opens");
+    let mut polls = 0;
+    let end = loop {
+        match replay.fetch(&Ask::Everything, t0()).await {
+            Ok(fetched) => {
+                polls += 1;
+                assert_eq!(fetched.bodies.len(), 1);
+                assert_eq!(&*fetched.snapshot.source, "betfair");
+            }
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((polls, end), (4, FeedError::Ended));
+    assert_eq!(
+        replay.fetch(&Ask::Everything, t0()).await.err(),
+        Some(FeedError::Ended)
+    );
+}

@@ -1,0 +1,60 @@
+//! No text, however broken, panics a parser.
+
+use oddsd::feed::betfair::Stream;
+use oddsd::feed::odds_api::{OddsFormat, parse_odds};
+use oddsd::feed::replay::Replay;
+use proptest::prelude::*;
+
+use super::exchange::MCM;
+use super::{game, t0};
+
+/// Cuts, overwrites and doubles bytes of a good text.
+fn mutated(good: String) -> impl Strategy<Value = String> {
+    let edits = prop::collection::vec((any::<prop::sample::Index>(), 0u8..4, any::<u8>()), 1..8);
+    edits.prop_map(move |edits| {
+        let mut bytes = good.clone().into_bytes();
+        for (at, how, byte) in edits {
+            if bytes.is_empty() {
+                break;
+            }
+            let at = at.index(bytes.len());
+            match how {
+                0 => bytes[at] = byte,
+                1 => bytes[at] = b"0123456789-.eE\"[]{},:"[usize::from(byte) % 21],
+                2 => drop(bytes.drain(at..(at + usize::from(byte)).min(bytes.len()))),
+                _ => bytes.extend_from_within(at..),
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_body_panics_the_parser(body in mutated(game("-110"))) {
+        for format in [OddsFormat::American, OddsFormat::Decimal] {
+            if let Ok(parsed) = parse_odds(&body, t0(), "baseball_mlb", format) {
+                let kept: usize = parsed.events.iter().map(|e| e.prices.len()).sum();
+                prop_assert_eq!(kept as u64 + parsed.rejects.total(), parsed.prices_seen);
+            }
+        }
+    }
+
+    #[test]
+    fn no_line_panics_the_stream(line in mutated(MCM[0].into()), next in mutated(MCM[2].into())) {
+        let mut stream = Stream::new();
+        for line in [&line, MCM[0], &next, MCM[3], &line, &next] {
+            let _ = stream.line(line);
+        }
+    }
+
+    #[test]
+    fn no_file_panics_the_replay(text in mutated(MCM.join("\n") + "\n" + &game("150").replace('\n', " "))) {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("any");
+        std::fs::write(&path, &text)?;
+        if let Ok(mut replay) = Replay::open(&path) {
+            while let Ok(Some(_)) = replay.next() {}
+        }
+    }
+}

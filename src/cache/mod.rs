@@ -9,6 +9,10 @@ mod fill;
 mod flight;
 mod link;
 mod memory;
+mod redis;
+mod reply;
+mod script;
+mod upstash;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +25,8 @@ use crate::key::Key;
 
 pub use fill::{READ_BUDGET, ReadState, Reader, Served};
 pub use memory::Memory;
+pub use redis::Redis;
+pub use upstash::Upstash;
 
 /// A lease outlives any load that we wait for; a reader that died holding one delays the next
 /// fill by no more than this.
@@ -37,6 +43,8 @@ pub enum Cache {
     /// `CACHE_ENABLED=false`: nothing is contacted, nothing is kept.
     Off,
     Memory(Memory),
+    Redis(Redis),
+    Upstash(Upstash),
 }
 
 pub struct CacheSettings {
@@ -144,8 +152,30 @@ impl Cache {
         if !settings.enabled {
             return Ok(Self::Off);
         }
-        let _redis_url = present(settings.redis_url.as_ref());
-        Ok(Self::Memory(Memory::new(settings.memory_bytes)))
+        let redis = present(settings.redis_url.as_ref());
+        let url = settings.upstash_url.as_deref();
+        let url = url.filter(|url| !url.trim().is_empty());
+        let token = present(settings.upstash_token.as_ref());
+        match (redis, url, token) {
+            (None, None, None) => Ok(Self::Memory(Memory::new(settings.memory_bytes))),
+            (Some(redis), None, None) => Ok(Self::Redis(
+                Redis::open(redis, settings.command_timeout).await?,
+            )),
+            (None, Some(url), Some(token)) => Ok(Self::Upstash(Upstash::open(
+                url,
+                token,
+                settings.command_timeout,
+            )?)),
+            (Some(_), ..) => anyhow::bail!(
+                "REDIS_URL and UPSTASH_REDIS_REST_URL/_TOKEN are both set: empty the one that readers do not use"
+            ),
+            (None, Some(_), None) => anyhow::bail!(
+                "UPSTASH_REDIS_REST_URL is set but UPSTASH_REDIS_REST_TOKEN is empty: set both, or neither"
+            ),
+            (None, None, Some(_)) => anyhow::bail!(
+                "UPSTASH_REDIS_REST_TOKEN is set but UPSTASH_REDIS_REST_URL is empty: set both, or neither"
+            ),
+        }
     }
 
     /// The value, or the right to fill it, in one round trip.
@@ -154,10 +184,12 @@ impl Cache {
     }
 
     /// As `get`, with the caller's deadline.
-    async fn get_within(&self, key: &Key, _deadline: Duration) -> Result<Lookup, CacheError> {
+    async fn get_within(&self, key: &Key, deadline: Duration) -> Result<Lookup, CacheError> {
         match self {
             Self::Off => Ok(Lookup::Miss { lease: None }),
             Self::Memory(memory) => Ok(memory.get(key)),
+            Self::Redis(redis) => redis.get(key, deadline).await,
+            Self::Upstash(upstash) => upstash.get(key, deadline).await,
         }
     }
 
@@ -180,11 +212,13 @@ impl Cache {
         lease: &Lease,
         body: &[u8],
         ttl: Duration,
-        _deadline: Duration,
+        deadline: Duration,
     ) -> Result<bool, CacheError> {
         match self {
             Self::Off => Ok(false),
             Self::Memory(memory) => memory.fill(key, lease, body, ttl),
+            Self::Redis(redis) => redis.fill(key, lease, body, ttl, deadline).await,
+            Self::Upstash(upstash) => upstash.fill(key, lease, body, ttl, deadline).await,
         }
     }
 
@@ -194,12 +228,16 @@ impl Cache {
         match self {
             Self::Off => Ok(0),
             Self::Memory(memory) => Ok(memory.remove(keys)),
+            Self::Redis(redis) => redis.remove(keys).await,
+            Self::Upstash(upstash) => upstash.remove(keys).await,
         }
     }
 
     pub async fn ping(&self) -> Result<(), CacheError> {
         match self {
             Self::Off | Self::Memory(_) => Ok(()),
+            Self::Redis(redis) => redis.ping().await,
+            Self::Upstash(upstash) => upstash.ping().await,
         }
     }
 
@@ -208,6 +246,8 @@ impl Cache {
         match self {
             Self::Off => false,
             Self::Memory(memory) => body.len() as u64 <= memory.max_value_bytes(),
+            Self::Redis(_) => body.len() <= redis::MAX_VALUE_BYTES,
+            Self::Upstash(_) => upstash::text(body).is_some(),
         }
     }
 
@@ -216,6 +256,8 @@ impl Cache {
         match self {
             Self::Off => "off",
             Self::Memory(_) => "memory",
+            Self::Redis(_) => "redis",
+            Self::Upstash(_) => "upstash",
         }
     }
 
@@ -224,10 +266,24 @@ impl Cache {
         match self {
             Self::Off => "none".into(),
             Self::Memory(_) => "in-process".into(),
+            Self::Redis(redis) => redis.host().into(),
+            Self::Upstash(upstash) => upstash.host().into(),
         }
     }
 
-    pub async fn close(&self) {}
+    /// Waits until there is a connection, for as long as that takes. Where there is none to keep
+    /// (in process, REST) it returns at once.
+    pub async fn connected(&self) {
+        if let Self::Redis(redis) = self {
+            redis.connected().await;
+        }
+    }
+
+    pub async fn close(&self) {
+        if let Self::Redis(redis) = self {
+            redis.close().await;
+        }
+    }
 }
 
 /// An empty setting counts as absent: that is how hosting panels spell "not set".

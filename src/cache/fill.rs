@@ -6,7 +6,9 @@
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::breaker::{Breaker, Turn};
 use super::flight::{Flight, Flights, Landed, Loaded, Part, Verdict};
@@ -216,7 +218,7 @@ impl Reader {
 
     fn may_ask(&self, budget: Duration) -> bool {
         let off = matches!(*self.cache, Cache::Off);
-        !off && !budget.is_zero() && self.breaker().allows(Instant::now())
+        !off && !budget.is_zero() && self.breaker().allows(Instant::now().into_std())
     }
 
     fn worked(&self) {
@@ -238,7 +240,11 @@ impl Reader {
                 return;
             }
         }
-        if self.breaker().failed(Instant::now(), fastrand::f64()) == Turn::Opened {
+        if self
+            .breaker()
+            .failed(Instant::now().into_std(), fastrand::f64())
+            == Turn::Opened
+        {
             tracing::warn!(
                 event = "cache.reads_paused",
                 host = self.cache.host(),

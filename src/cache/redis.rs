@@ -37,6 +37,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// corrected while we run, so we begin again after this.
 const BEGIN_AGAIN: Duration = Duration::from_secs(5);
 
+/// The library's "connected" event can slip between its look and its subscription.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Commands waiting for the connection; more than this fail at once.
 const QUEUE_LEN: usize = 1024;
 
@@ -278,18 +281,30 @@ async fn keep_connected(client: Client, link: Arc<Link>) {
         // Failures first: when both wait, the connection came after the failure.
         let (mut failures, mut connects) = (client.error_rx(), client.reconnect_rx());
         let mut connection = client.connect();
+        // A server's connection being set up is not yet a client that takes commands: in a cluster
+        // the other nodes follow.
+        let mut expecting = false;
         loop {
             tokio::select! {
                 biased;
                 failure = failures.recv() => match failure {
-                    Ok((error, _)) => link.down(explain(link.host(), &error)),
+                    Ok((error, _)) => {
+                        expecting = false;
+                        link.down(explain(link.host(), &error));
+                    }
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => break,
                 },
                 connect = connects.recv() => match connect {
-                    Ok(_) | Err(RecvError::Lagged(_)) => link.up(),
+                    Ok(_) | Err(RecvError::Lagged(_)) => expecting = true,
                     Err(RecvError::Closed) => break,
                 },
+                ready = tokio::time::timeout(LOOK_AGAIN, client.wait_for_connect()), if expecting => {
+                    if let Ok(Ok(())) = ready {
+                        expecting = false;
+                        link.up();
+                    }
+                }
                 _ = &mut connection => break,
             }
         }

@@ -75,13 +75,30 @@ impl Reader {
     {
         let mut budget = READ_BUDGET;
         for _ in 0..WAITS {
+            let looking = self.flights.look(key);
             let look = self.look(key, &mut budget).await;
-            let (mut lease, mut state) = match look {
+            let (mut lease, mut state) = (None, ReadState::Miss);
+            let part = match look {
                 Look::Hit(served) => return Ok(served),
-                Look::Miss(lease) => (lease, ReadState::Miss),
-                Look::NoCache => (None, ReadState::Bypass),
+                Look::Miss(Some(ours)) => {
+                    lease = Some(ours);
+                    let flight = self.flights.lead(key);
+                    drop(looking);
+                    Part::Lead(flight)
+                }
+                Look::Miss(None) => {
+                    let asked = Instant::now();
+                    let part = self.flights.join_after(looking, budget).await;
+                    budget = budget.saturating_sub(asked.elapsed());
+                    part
+                }
+                Look::NoCache => {
+                    state = ReadState::Bypass;
+                    drop(looking);
+                    self.flights.join(key)
+                }
             };
-            let flight = match self.flights.join(key, lease.is_some()) {
+            let flight = match part {
                 Part::Lead(flight) => flight,
                 Part::Wait(waiter) => match waiter.landed(budget).await {
                     Landed::Answer(loaded) => return Ok(loaded.served(state)),

@@ -2,8 +2,11 @@
 //!
 //! The load runs inside the request that leads, not in a task of its own, so loaders may borrow; a
 //! leader that panics or is dropped wakes its waiters, and one of them leads next.
+//!
+//! Each reader looks into the cache for itself, so that nobody is handed what somebody else saw there
+//! a moment before a removal. Looks are counted: the one that got the lease may be the last to hear it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,8 +22,18 @@ pub(super) struct Flights {
 
 #[derive(Default)]
 struct Current {
-    by_key: HashMap<Key, (u64, watch::Receiver<Progress>)>,
-    last_number: u64,
+    rooms: HashMap<Key, Room>,
+    /// Numbers looks and flights.
+    last: u64,
+}
+
+/// What goes on around one key.
+#[derive(Default)]
+struct Room {
+    looks: BTreeSet<u64>,
+    flight: Option<(u64, watch::Receiver<Progress>)>,
+    /// Changes whenever a look ends or a flight begins.
+    turn: watch::Sender<()>,
 }
 
 /// What waiters can see of a flight. An abandoned one is seen as a closed channel.
@@ -72,28 +85,116 @@ pub(super) enum Landed {
     LoadYourself,
 }
 
+/// Held while a reader looks into the cache.
+pub(super) struct Looking<'a> {
+    flights: &'a Flights,
+    key: &'a Key,
+    number: u64,
+}
+
 impl Flights {
+    pub fn look<'a>(&'a self, key: &'a Key) -> Looking<'a> {
+        let mut current = self.lock();
+        let number = current.number();
+        current.room(key).looks.insert(number);
+        Looking {
+            flights: self,
+            key,
+            number,
+        }
+    }
+
     /// Whoever holds a fresh lease leads, also when a flight is under way: a second lease exists
     /// only because a removal voided the first, so that flight's value is too old.
-    pub fn join(&self, key: &Key, holds_lease: bool) -> Part<'_> {
+    pub fn lead(&self, key: &Key) -> Flight<'_> {
+        self.lock().begin(self, key)
+    }
+
+    /// Joins the flight under way, or leads.
+    pub fn join(&self, key: &Key) -> Part<'_> {
         let mut current = self.lock();
-        if !holds_lease && let Some((_, progress)) = current.by_key.get(key) {
-            return Part::Wait(Waiter(progress.clone()));
+        match &current.room(key).flight {
+            Some((_, progress)) => Part::Wait(Waiter(progress.clone())),
+            None => Part::Lead(current.begin(self, key)),
         }
-        let (sender, receiver) = watch::channel(Progress::Loading);
-        current.last_number += 1;
-        let number = current.last_number;
-        current.by_key.insert(key.clone(), (number, receiver));
-        Part::Lead(Flight {
-            flights: self,
-            key: key.clone(),
-            number,
-            progress: sender,
-        })
+    }
+
+    /// As `join`, for a reader who saw that somebody else holds the lease. A look that began before
+    /// this one ended may have got it: wait for those, at most `patience`.
+    pub async fn join_after(&self, looking: Looking<'_>, patience: Duration) -> Part<'_> {
+        let key = looking.key;
+        let seen = self.lock().last;
+        drop(looking);
+        let waiting = async {
+            loop {
+                let mut turn = {
+                    let current = self.lock();
+                    let Some(room) = current.rooms.get(key) else {
+                        return;
+                    };
+                    let earlier = room.looks.first().is_some_and(|first| *first <= seen);
+                    if room.flight.is_some() || !earlier {
+                        return;
+                    }
+                    room.turn.subscribe()
+                };
+                if turn.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(patience, waiting).await;
+        self.join(key)
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Current {
+    fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    fn room(&mut self, key: &Key) -> &mut Room {
+        self.rooms.entry(key.clone()).or_default()
+    }
+
+    fn begin<'a>(&mut self, flights: &'a Flights, key: &Key) -> Flight<'a> {
+        let (progress, receiver) = watch::channel(Progress::Loading);
+        let number = self.number();
+        let room = self.room(key);
+        room.flight = Some((number, receiver));
+        room.turn.send_replace(());
+        Flight {
+            flights,
+            key: key.clone(),
+            number,
+            progress,
+        }
+    }
+
+    /// Ends what `end` ends, and closes the room behind the last one.
+    fn leave(&mut self, key: &Key, end: impl FnOnce(&mut Room)) {
+        let Some(room) = self.rooms.get_mut(key) else {
+            return;
+        };
+        end(room);
+        room.turn.send_replace(());
+        if room.looks.is_empty() && room.flight.is_none() {
+            self.rooms.remove(key);
+        }
+    }
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        let number = self.number;
+        self.flights.lock().leave(self.key, |room| {
+            room.looks.remove(&number);
+        });
     }
 }
 
@@ -114,11 +215,12 @@ impl Flight<'_> {
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        let mut current = self.flights.lock();
-        let is_ours = |(number, _): &(u64, _)| *number == self.number;
-        if current.by_key.get(&self.key).is_some_and(is_ours) {
-            current.by_key.remove(&self.key);
-        }
+        let number = self.number;
+        self.flights.lock().leave(&self.key, |room| {
+            if room.flight.as_ref().is_some_and(|(n, _)| *n == number) {
+                room.flight = None;
+            }
+        });
     }
 }
 

@@ -1,0 +1,168 @@
+//! Stops readers from asking a cache that does not answer: after a few failures in a row nobody asks
+//! for a while, then one reader tries. Pure: whoever calls says what time it is.
+
+use std::time::{Duration, Instant};
+
+/// Failures in a row before readers stop asking.
+const FAILURES_TO_OPEN: u32 = 3;
+
+/// The first pause, doubled after each failed probe up to the longest. The longest bounds how long
+/// readers go without a cache that has come back.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A probe that never reported (its request was dropped) is forgotten after this.
+const PROBE_LOST_AFTER: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub struct Breaker {
+    state: State,
+    /// Pauses in a row without a success between them.
+    pauses: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    Closed { failures: u32 },
+    Open { until: Instant },
+    Probing { since: Instant },
+}
+
+/// Whether an outcome turned the breaker, for the one log line that this is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    None,
+    Opened,
+    Closed,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            state: State::Closed { failures: 0 },
+            pauses: 0,
+        }
+    }
+}
+
+impl Breaker {
+    /// May a reader ask the cache now? After a pause, only the first one that asks may.
+    pub fn allows(&mut self, now: Instant) -> bool {
+        match self.state {
+            State::Closed { .. } => true,
+            State::Open { until } if now < until => false,
+            State::Probing { since } if now < since + PROBE_LOST_AFTER => false,
+            State::Open { .. } | State::Probing { .. } => {
+                self.state = State::Probing { since: now };
+                true
+            }
+        }
+    }
+
+    pub fn succeeded(&mut self) -> Turn {
+        let was_closed = matches!(self.state, State::Closed { .. });
+        *self = Self::default();
+        if was_closed { Turn::None } else { Turn::Closed }
+    }
+
+    /// `jitter` in 0..1 spreads the probes of many processes: a pause is cut by up to half.
+    pub fn failed(&mut self, now: Instant, jitter: f64) -> Turn {
+        match &mut self.state {
+            State::Closed { failures } => {
+                *failures += 1;
+                if *failures < FAILURES_TO_OPEN {
+                    return Turn::None;
+                }
+                self.pause(now, jitter);
+                Turn::Opened
+            }
+            State::Probing { .. } => {
+                self.pause(now, jitter);
+                Turn::None
+            }
+            // Asked before it opened, answered after: nothing new.
+            State::Open { .. } => Turn::None,
+        }
+    }
+
+    fn pause(&mut self, now: Instant, jitter: f64) {
+        let doubled = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(16));
+        let pause = doubled
+            .min(LONGEST_PAUSE)
+            .mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0);
+        self.pauses = self.pauses.saturating_add(1);
+        self.state = State::Open { until: now + pause };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn opened(now: Instant) -> Breaker {
+        let mut breaker = Breaker::default();
+        for _ in 0..FAILURES_TO_OPEN {
+            assert!(breaker.allows(now));
+            breaker.failed(now, 0.0);
+        }
+        breaker
+    }
+
+    #[test]
+    fn a_few_failures_in_a_row_open_it_and_one_success_between_does_not() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        for _ in 0..FAILURES_TO_OPEN - 1 {
+            assert_eq!(breaker.failed(now, 0.0), Turn::None);
+        }
+        assert_eq!(breaker.succeeded(), Turn::None);
+        for _ in 0..FAILURES_TO_OPEN - 1 {
+            assert_eq!(breaker.failed(now, 0.0), Turn::None);
+        }
+        assert_eq!(breaker.failed(now, 0.0), Turn::Opened);
+        assert!(!breaker.allows(now));
+    }
+
+    #[test]
+    fn after_the_pause_one_reader_probes_and_its_success_closes_it() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        let later = now + FIRST_PAUSE;
+        assert!(breaker.allows(later));
+        assert!(!breaker.allows(later), "only one probe at a time");
+        assert_eq!(breaker.succeeded(), Turn::Closed);
+        assert!(breaker.allows(later));
+    }
+
+    #[test]
+    fn a_probe_that_never_reports_does_not_keep_it_open_for_ever() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        let later = now + FIRST_PAUSE;
+        assert!(breaker.allows(later));
+        assert!(breaker.allows(later + PROBE_LOST_AFTER));
+    }
+
+    proptest! {
+        /// Whatever happened before, a cache that answers again is asked within the longest pause.
+        #[test]
+        fn it_always_asks_again(steps in prop::collection::vec((0u64..3_000, any::<bool>(), 0.0f64..1.0), 1..80)) {
+            let mut now = Instant::now();
+            let mut breaker = Breaker::default();
+            for (wait_ms, works, jitter) in steps {
+                now += Duration::from_millis(wait_ms);
+                if breaker.allows(now) {
+                    if works {
+                        breaker.succeeded();
+                        let is_closed = matches!(breaker.state, State::Closed { .. });
+                        prop_assert!(is_closed);
+                    } else {
+                        breaker.failed(now, jitter);
+                    }
+                }
+            }
+            prop_assert!(breaker.allows(now + LONGEST_PAUSE));
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Caches that are down, hung, full, read-only or wrongly configured: what is said, what is retried,
+//! and that everything comes back without a restart.
+
+use std::time::Duration;
+
+use oddsd::cache::{Cache, CacheError, CacheSettings, Lookup};
+use oddsd::key::Key;
+
+use crate::cache::{TTL, body, key, lease, open, open_redis, open_upstash, put};
+use crate::world::redis::{PATIENCE, RedisServer};
+use crate::world::upstash::{Fault, Upstash};
+
+const CANARY: &str = "canary-5ecret";
+
+async fn remove(cache: &Cache, name: &str) -> Result<u64, CacheError> {
+    cache.remove(&[key(name)]).await
+}
+
+/// With a short time per command, for caches that hang.
+async fn open_impatient(url: &str) -> Cache {
+    open(CacheSettings {
+        redis_url: Some(url.to_owned().into()),
+        command_timeout: Duration::from_millis(300),
+        ..CacheSettings::default()
+    })
+    .await
+}
+
+/// Waits until the cache answers again; nobody restarts anything.
+async fn recovered(cache: &Cache) {
+    let recovering = async {
+        loop {
+            cache.connected().await;
+            if cache.ping().await.is_ok() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, recovering)
+        .await
+        .expect("it recovers");
+}
+
+fn refused(answer: Result<impl std::fmt::Debug, CacheError>, advice: &str) {
+    match answer {
+        Err(why @ CacheError::Refused { .. }) => {
+            assert!(!why.is_retryable());
+            let said = why.to_string();
+            assert!(said.contains(advice), "{said}");
+            let shown = format!("{why} {why:?}");
+            assert!(!shown.contains(CANARY), "{shown}");
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_cache_that_is_down_at_start_is_used_as_soon_as_it_is_up() {
+    let mut redis = RedisServer::start().await;
+    redis.kill().await;
+    let cache = open_redis(&redis.url()).await;
+    let answer = remove(&cache, "k").await;
+    assert!(matches!(answer, Err(CacheError::Down { .. })), "{answer:?}");
+    redis.restart().await;
+    recovered(&cache).await;
+    assert_eq!(remove(&cache, "k").await, Ok(0));
+    cache.close().await;
+}
+
+#[tokio::test]
+async fn a_restart_of_the_cache_voids_leases_and_needs_no_restart_of_ours() {
+    let mut redis = RedisServer::start().await;
+    let cache = open_redis(&redis.url()).await;
+    let old = lease(&cache, &key("k")).await.expect("a lease");
+    redis.restart().await;
+    recovered(&cache).await;
+    assert_eq!(cache.fill(&key("k"), &old, b"old", TTL).await, Ok(false));
+    put(&cache, &key("k"), b"new").await;
+}
+
+#[tokio::test]
+async fn a_hung_cache_costs_its_timeout_and_recovers() {
+    let redis = RedisServer::start().await;
+    let cache = open_impatient(&redis.url()).await;
+    recovered(&cache).await;
+    redis.pause();
+    let answer = remove(&cache, "k").await;
+    assert!(
+        matches!(answer, Err(CacheError::Timeout { .. })),
+        "{answer:?}"
+    );
+    for _ in 0..5 {
+        let answer = remove(&cache, "k").await;
+        assert!(
+            matches!(
+                answer,
+                Err(CacheError::Timeout { .. } | CacheError::Down { .. })
+            ),
+            "{answer:?}"
+        );
+    }
+    redis.resume();
+    recovered(&cache).await;
+    assert_eq!(remove(&cache, "k").await, Ok(0));
+}
+
+#[tokio::test]
+async fn a_replica_refuses_removals_and_says_so() {
+    let redis = RedisServer::start().await;
+    let cache = open_redis(&redis.url()).await;
+    put(&cache, &key("k"), b"1").await;
+    let old = lease(&cache, &key("other")).await.expect("a lease");
+    redis.cli(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    refused(remove(&cache, "k").await, "name the primary in REDIS_URL");
+    refused(cache.fill(&key("other"), &old, b"1", TTL).await, "primary");
+    assert_eq!(body(&cache, &key("k")).await.as_deref(), Some(&b"1"[..]));
+    redis.cli(&["REPLICAOF", "NO", "ONE"]).await;
+    assert_eq!(remove(&cache, "k").await, Ok(1));
+}
+
+#[tokio::test]
+async fn a_full_cache_refuses_fills_and_still_removes() {
+    let redis = RedisServer::start().await;
+    let cache = open_redis(&redis.url()).await;
+    put(&cache, &key("k"), b"1").await;
+    let lease = lease(&cache, &key("other")).await.expect("a lease");
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    refused(
+        cache.fill(&key("other"), &lease, b"1", TTL).await,
+        "maxmemory",
+    );
+    refused(cache.get(&key("third")).await, "maxmemory");
+    assert_eq!(body(&cache, &key("k")).await.as_deref(), Some(&b"1"[..]));
+    assert_eq!(remove(&cache, "k").await, Ok(1));
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    put(&cache, &key("k"), b"2").await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_until_the_server_takes_it() {
+    let redis = RedisServer::with_password("right").await;
+    let url = format!("redis://:{CANARY}@127.0.0.1:{}", redis.port());
+    let cache = open_redis(&url).await;
+    refused(remove(&cache, "k").await, "Check REDIS_URL");
+    assert!(!cache.host().contains(CANARY));
+    redis
+        .cli(&["ACL", "SETUSER", "default", &format!(">{CANARY}")])
+        .await;
+    recovered(&cache).await;
+    assert_eq!(remove(&cache, "k").await, Ok(0));
+}
+
+#[tokio::test]
+async fn a_user_without_rights_is_refused_with_what_it_needs() {
+    let redis = RedisServer::start().await;
+    let rights = format!("ACL SETUSER odds on >{CANARY} ~* +ping +info +client +hello +auth +get");
+    redis.cli(&rights.split(' ').collect::<Vec<_>>()).await;
+    let url = format!("redis://odds:{CANARY}@127.0.0.1:{}", redis.port());
+    let cache = open_redis(&url).await;
+    refused(remove(&cache, "k").await, "unlink");
+    redis.cli(&["ACL", "SETUSER", "odds", "+unlink"]).await;
+    assert_eq!(remove(&cache, "k").await, Ok(0));
+}
+
+#[tokio::test]
+async fn the_primary_is_found_through_a_sentinel() {
+    let redis = RedisServer::start().await;
+    let sentinel = RedisServer::sentinel(&redis).await;
+    let url = format!(
+        "redis-sentinel://127.0.0.1:{}?sentinelServiceName=odds",
+        sentinel.port()
+    );
+    let cache = open_redis(&url).await;
+    recovered(&cache).await;
+    put(&cache, &key("k"), b"1").await;
+    assert_eq!(remove(&cache, "k").await, Ok(1));
+}
+
+#[tokio::test]
+async fn a_cluster_node_that_comes_back_is_used_again() {
+    let mut cluster = RedisServer::cluster().await;
+    let cache = open_redis(&cluster.url()).await;
+    cache.connected().await;
+    let keys: Vec<Key> = (0..30).map(|n| key(&format!("k{n}"))).collect();
+    cluster.nodes[1].kill().await;
+    let answer = cache.remove(&keys).await;
+    assert!(
+        answer.is_err(),
+        "a third of the keys cannot be confirmed: {answer:?}"
+    );
+    cluster.nodes[1].restart().await;
+    let removing = async {
+        while cache.remove(&keys).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, removing)
+        .await
+        .expect("it recovers");
+}
+
+#[tokio::test]
+async fn upstash_faults_sort_into_what_somebody_does_about_them() {
+    let redis = RedisServer::start().await;
+    let upstash = Upstash::start(redis.port(), CANARY).await;
+    let cache = open(CacheSettings {
+        upstash_url: Some(upstash.url()),
+        upstash_token: Some(CANARY.to_owned().into()),
+        command_timeout: Duration::from_millis(500),
+        ..CacheSettings::default()
+    })
+    .await;
+    let faults = [
+        (Fault::Unauthorized, "Refused", false),
+        (Fault::NoPerm, "Refused", false),
+        (Fault::Status500, "Down", true),
+        (Fault::ItemErrors, "Protocol", true),
+        (Fault::Unknown400, "Protocol", true),
+        (Fault::Html, "Protocol", true),
+        (Fault::TruncatedJson, "Protocol", true),
+        (Fault::Redirect, "Protocol", true),
+        (Fault::Hang, "Timeout", true),
+    ];
+    for (fault, kind, is_retryable) in faults {
+        upstash.fail(fault);
+        let why = remove(&cache, "k").await.expect_err("a fault");
+        let shown = format!("{why:?}");
+        assert!(shown.starts_with(kind), "{fault:?}: {shown}");
+        assert_eq!(why.is_retryable(), is_retryable, "{fault:?}");
+        assert!(!format!("{why} {shown}").contains(CANARY), "{shown}");
+        upstash.fail(None);
+        assert_eq!(remove(&cache, "k").await, Ok(0), "after {fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn upstash_reports_a_lost_redis_as_400_and_that_is_retried() {
+    let mut redis = RedisServer::start().await;
+    let upstash = Upstash::start(redis.port(), CANARY).await;
+    let cache = open_upstash(&upstash, CANARY).await;
+    assert_eq!(remove(&cache, "k").await, Ok(0));
+    redis.kill().await;
+    let why = remove(&cache, "k").await.expect_err("no Redis");
+    assert!(why.is_retryable(), "{why:?}");
+    redis.restart().await;
+    assert_eq!(remove(&cache, "k").await, Ok(0));
+}
+
+#[tokio::test]
+async fn upstash_gets_its_sync_token_back() {
+    let redis = RedisServer::start().await;
+    let upstash = Upstash::start(redis.port(), CANARY).await;
+    let cache = open_upstash(&upstash, CANARY).await;
+    for _ in 0..3 {
+        assert_eq!(cache.ping().await, Ok(()));
+    }
+    assert_eq!(upstash.sync_tokens(), ["sync-1", "sync-2"]);
+}
+
+#[tokio::test]
+async fn a_wrong_upstash_token_is_refused_and_not_shown() {
+    let redis = RedisServer::start().await;
+    let upstash = Upstash::start(redis.port(), "right").await;
+    let cache = open_upstash(&upstash, CANARY).await;
+    refused(remove(&cache, "k").await, "Check UPSTASH_REDIS_REST_TOKEN");
+}
+
+#[tokio::test]
+async fn nobody_listening_is_down() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    drop(listener);
+    let cache = open(CacheSettings {
+        upstash_url: Some(url),
+        upstash_token: Some(CANARY.to_owned().into()),
+        ..CacheSettings::default()
+    })
+    .await;
+    let why = remove(&cache, "k").await.expect_err("nobody there");
+    assert!(matches!(why, CacheError::Down { .. }), "{why:?}");
+}
+
+#[tokio::test]
+async fn settings_that_can_never_work_are_named_and_not_quoted() {
+    let cases = [
+        (
+            Some("http://canary-5ecret@h"),
+            None,
+            None,
+            "REDIS_URL must begin with",
+        ),
+        (
+            Some("canary-5ecret"),
+            None,
+            None,
+            "REDIS_URL must begin with",
+        ),
+        (
+            Some("redis://u:canary-5ecret@h:notaport"),
+            None,
+            None,
+            "REDIS_URL cannot be read",
+        ),
+        (
+            Some("redis-sentinel://:canary-5ecret@h"),
+            None,
+            None,
+            "sentinelServiceName",
+        ),
+        (
+            Some("redis://h"),
+            Some("https://u"),
+            Some(CANARY),
+            "both set",
+        ),
+        (
+            None,
+            Some("https://u"),
+            None,
+            "UPSTASH_REDIS_REST_TOKEN is empty",
+        ),
+        (None, None, Some(CANARY), "UPSTASH_REDIS_REST_URL is empty"),
+        (
+            None,
+            Some("http://example.com"),
+            Some(CANARY),
+            "must begin with https://",
+        ),
+        (
+            None,
+            Some("https://canary-5ecret@u"),
+            Some(CANARY),
+            "must not hold credentials",
+        ),
+        (None, Some("not a url"), Some(CANARY), "cannot be read"),
+        (
+            None,
+            Some("https://u"),
+            Some("canary-5ecret\nx"),
+            "copy it again",
+        ),
+    ];
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    for (redis, url, token, expected) in cases {
+        let settings = CacheSettings {
+            redis_url: redis.map(|url| url.to_owned().into()),
+            upstash_url: url.map(str::to_owned),
+            upstash_token: token.map(|token| token.to_owned().into()),
+            ..CacheSettings::default()
+        };
+        let Err(why) = Cache::open(&settings).await else {
+            panic!("{redis:?} {url:?} opens");
+        };
+        let said = format!("{why:#} {why:?}");
+        assert!(said.contains(expected), "{said}");
+        assert!(!said.contains(CANARY), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn empty_settings_mean_the_in_process_cache_and_off_means_off() {
+    let empty = || Some(String::new().into());
+    let settings = CacheSettings {
+        redis_url: empty(),
+        upstash_url: Some(String::new()),
+        upstash_token: empty(),
+        ..CacheSettings::default()
+    };
+    assert_eq!(open(settings).await.backend(), "memory");
+
+    let off = open(CacheSettings {
+        redis_url: Some("redis://127.0.0.1:1".to_owned().into()),
+        enabled: false,
+        ..CacheSettings::default()
+    })
+    .await;
+    assert_eq!(off.backend(), "off");
+    assert!(matches!(
+        off.get(&key("k")).await,
+        Ok(Lookup::Miss { lease: None })
+    ));
+    assert_eq!(remove(&off, "k").await, Ok(0));
+}

@@ -66,17 +66,17 @@ pub struct FeedArgs {
     #[arg(long, env = "RACING_API_RACES_PER_SECOND", default_value = "5", global = true, hide_short_help = true)]
     pub racing_api_races_per_second: f64,
     /// Races a page, 1 to 500.
-    #[arg(long, env = "RACING_API_PAGE", default_value = "500", value_parser = clap::value_parser!(u32).range(1..=500), global = true, hide_short_help = true)]
-    pub racing_api_page: u32,
+    #[arg(long, env = "RACING_API_PAGE", default_value = "500", value_parser = clap::value_parser!(u16).range(1..=500), global = true, hide_short_help = true)]
+    pub racing_api_page: u16,
     /// Key of The Odds API.
     #[arg(long, env = "ODDS_API_KEY", hide_env_values = true, global = true, hide_short_help = true)]
     pub odds_api_key: Option<SecretString>,
     /// Where The Odds API answers.
-    #[arg(long, env = "ODDS_API_URL", default_value = "https://api.the-odds-api.com/v4", global = true, hide_short_help = true)]
+    #[arg(long, env = "ODDS_API_URL", default_value = "https://api.the-odds-api.com", global = true, hide_short_help = true)]
     pub odds_api_url: String,
-    /// Sport of The Odds API to poll, e.g. baseball_mlb.
-    #[arg(long, env = "ODDS_API_SPORT", default_value = "upcoming", global = true, hide_short_help = true)]
-    pub odds_api_sport: String,
+    /// League of The Odds API to poll, e.g. baseball_mlb.
+    #[arg(long, env = "ODDS_API_SPORT", global = true, hide_short_help = true)]
+    pub odds_api_sport: Option<String>,
     /// Bookmaker regions of The Odds API, comma-separated; each costs quota.
     #[arg(long, env = "ODDS_API_REGIONS", default_value = "uk", value_delimiter = ',', global = true, hide_short_help = true)]
     pub odds_api_regions: Vec<String>,

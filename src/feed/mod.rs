@@ -14,7 +14,47 @@ pub mod simulator;
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::model::{EventId, Snapshot};
+use odds_api::OddsApi;
+use racing_api::RacingApi;
+use replay::Replay;
+use simulator::Simulator;
+
+/// The closed set of feeds.
+pub enum Feed {
+    RacingApi(Box<RacingApi>),
+    OddsApi(Box<OddsApi>),
+    Simulator(Box<Simulator>),
+    Replay(Box<Replay>),
+}
+
+impl Feed {
+    pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
+        match self {
+            Self::RacingApi(feed) => feed.fetch(ask, now).await,
+            Self::OddsApi(feed) => feed.fetch(ask, now).await,
+            Self::Simulator(feed) => feed.fetch(ask, now).await,
+            Self::Replay(feed) => feed.fetch(ask, now).await,
+        }
+    }
+
+    /// As it stands in logs and in the cycles' table.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::RacingApi(_) => "racing_api",
+            Self::OddsApi(_) => "odds_api",
+            Self::Simulator(_) => "simulator",
+            Self::Replay(_) => "replay",
+        }
+    }
+
+    /// Whether one event can be asked for alone without paying for the rest.
+    pub fn has_one_race_calls(&self) -> bool {
+        matches!(self, Self::RacingApi(_) | Self::Simulator(_))
+    }
+}
 
 /// What to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]

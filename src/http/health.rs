@@ -1,0 +1,52 @@
+//! Alive, and ready. `/livez` asks nobody; `/readyz` asks the database and the cache.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::Face;
+
+/// A health check that waits longer than this has its answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// 200 when the database answers. A cache that is away is told, but readers are still served, so
+/// it makes nobody unready.
+pub async fn ready(State(face): State<Arc<Face>>, Query(query): Query<HashMap<String, String>>) -> Response {
+    let status = tokio::time::timeout(PATIENCE, face.store.status()).await;
+    let cache = tokio::time::timeout(PATIENCE, face.reader.cache().ping()).await;
+    let code = if matches!(status, Ok(Ok(_))) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if !query.contains_key("verbose") {
+        let word = if code == StatusCode::OK { "ready\n" } else { "not ready: the database does not answer\n" };
+        return (code, word).into_response();
+    }
+    let slow = || format!("no answer within {} s", PATIENCE.as_secs());
+    let database = match status {
+        Ok(Ok(status)) => json!({
+            "ok": true, "backend": face.store.backend(), "holder": status.holder, "last_cycle": status.last_cycle,
+            "events": status.events, "open_prices": status.open_prices,
+            "outbox_pending": status.outbox_pending, "outbox_oldest_seconds": status.outbox_oldest_seconds,
+        }),
+        Ok(Err(why)) => json!({ "ok": false, "backend": face.store.backend(), "error": why.to_string() }),
+        Err(_) => json!({ "ok": false, "backend": face.store.backend(), "error": slow() }),
+    };
+    let backend = face.reader.cache().backend();
+    let cache = match cache {
+        Ok(Ok(())) => json!({ "ok": true, "backend": backend }),
+        Ok(Err(why)) => json!({ "ok": false, "backend": backend, "error": why.to_string() }),
+        Err(_) => json!({ "ok": false, "backend": backend, "error": slow() }),
+    };
+    let body = json!({
+        "ready": code == StatusCode::OK, "database": database, "cache": cache, "counters": face.live.counters(),
+    });
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (code, kind, body.to_string()).into_response()
+}

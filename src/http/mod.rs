@@ -1,0 +1,143 @@
+//! The faces that answer over HTTP: the router, the errors, and the accept loop.
+
+mod health;
+mod read;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Reader;
+use crate::live::Live;
+use crate::schedule::Clock;
+use crate::store::Store;
+
+/// Connections at once; the next one waits to be accepted.
+const MAX_CONNECTIONS: usize = 1024;
+/// axum's own server leaves this without effect, which is why the accept loop is ours.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// What open requests get once we were asked to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What every route can reach.
+pub struct Face {
+    pub store: Store,
+    pub reader: Reader,
+    pub live: Live,
+    pub clock: Clock,
+}
+
+pub fn router(face: Arc<Face>) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/v1/races/by-stage", get(read::races_by_stage))
+        .route("/v1/events/{id}/prices", get(read::event_prices))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path only answers to GET", "send a GET request")
+        })
+        .with_state(face)
+}
+
+/// Serves until `stop`, then lets open requests finish within a bounded grace.
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let place = Arc::clone(&places).acquire_owned();
+        let (place, stream) = tokio::select! {
+            accepted = async { (place.await, listener.accept().await) } => match accepted {
+                (Ok(place), Ok((stream, _))) => (place, stream),
+                (_, Err(why)) => {
+                    // Out of file descriptors, or a client gone before it was accepted.
+                    tracing::warn!(event = "http.accept_failed", error = %why, "A connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+                (Err(_), _) => break,
+            },
+            () = stop.cancelled() => break,
+        };
+        let (service, stop) = (TowerToHyperService::new(router.clone()), stop.clone());
+        connections.spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
+            drop(place);
+        });
+        while connections.try_join_next().is_some() {}
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, drained).await.is_err() {
+        tracing::warn!(event = "http.cut_off", open = connections.len(), "Requests were cut off at shutdown");
+    }
+}
+
+/// What went wrong, and what to do about it, as JSON.
+pub struct Problem {
+    status: StatusCode,
+    error: String,
+    hint: String,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { status, error: error.into(), hint: hint.into() }
+    }
+
+    /// The database did not answer. Its own words go to the log, not to strangers.
+    pub fn store(why: &crate::store::StoreError) -> Self {
+        tracing::warn!(event = "http.store_failed", error = %why, "A request could not be answered from the database");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database does not answer", "try again; /readyz?verbose says more")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({ "error": self.error, "hint": self.hint }).to_string();
+        let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        (self.status, kind, body).into_response()
+    }
+}
+
+async fn unknown_path() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no such path",
+        "try /v1/races/by-stage, /v1/events/{id}/prices, /livez or /readyz?verbose",
+    )
+}
+
+async fn index(State(face): State<Arc<Face>>) -> impl IntoResponse {
+    let counters = face.live.counters();
+    let body = serde_json::json!({
+        "oddsd": env!("CARGO_PKG_VERSION"),
+        "paths": ["/v1/races/by-stage", "/v1/events/{id}/prices", "/livez", "/readyz?verbose"],
+        "counters": counters,
+    });
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.to_string())
+}

@@ -1,0 +1,121 @@
+//! One daemon writes. This loop takes the lease, keeps it, and lets go of it; whoever writes is
+//! fenced by the number that came with it, so a daemon that was paused and wakes up writes nothing.
+//!
+//! With each renewal goes what the daemon says of itself, and when each event was last checked:
+//! that is how a quiet day reaches the database without a write a cycle.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::ingest::Checks;
+use crate::live::{Activity, Live};
+use crate::store::{Acquired, Lease, Store, StoreError};
+
+/// Renewals within one lease: two may fail before it is over.
+const RENEWALS: u32 = 3;
+
+pub struct Leader {
+    pub store: Store,
+    pub live: Live,
+    pub holder: String,
+    pub ttl: Duration,
+    pub checks: Checks,
+    /// What the daemon says of itself, asked at each renewal.
+    pub state: Box<dyn Fn() -> Value + Send + Sync>,
+}
+
+/// What one step came to.
+enum Step {
+    Held(Lease),
+    Waiting,
+}
+
+impl Leader {
+    /// Tells `lease` who leads until `stop`. Does not let go: the last cycle may still be writing
+    /// (see [`Leader::let_go`]).
+    pub async fn run(&self, lease: watch::Sender<Option<Lease>>, stop: CancellationToken) {
+        let mut renewed_at = Instant::now();
+        let mut standing_by = None;
+        loop {
+            let held = lease.borrow().clone();
+            let wait = match self.step(held.as_ref(), renewed_at, &mut standing_by).await {
+                Ok(Step::Held(new)) => {
+                    renewed_at = Instant::now();
+                    if held.as_ref() != Some(&new) {
+                        standing_by = None;
+                        self.live.say(Activity::Leading { holder: new.holder.clone(), fence: new.epoch as u64 });
+                        lease.send_replace(Some(new));
+                    }
+                    self.ttl / RENEWALS
+                }
+                Ok(Step::Waiting) => {
+                    lease.send_replace(None);
+                    self.ttl / RENEWALS
+                }
+                Err(why) => {
+                    tracing::debug!(event = "lease.store_failed", error = %why, "the lease cannot be reached");
+                    self.ttl / RENEWALS / 2
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn step(
+        &self,
+        held: Option<&Lease>,
+        renewed_at: Instant,
+        standing_by: &mut Option<String>,
+    ) -> Result<Step, StoreError> {
+        if let Some(held) = held {
+            match self.renew(held).await {
+                Ok(()) => return Ok(Step::Held(held.clone())),
+                Err(StoreError::Fenced) => {}
+                // Ours until it runs out: a commit would be fenced anyway, should that be wrong.
+                Err(why) if renewed_at.elapsed() < self.ttl => return Err(why),
+                Err(_) => return Ok(Step::Waiting),
+            }
+        }
+        match self.store.acquire(&self.holder, self.ttl).await? {
+            Acquired::Mine(lease) => Ok(Step::Held(lease)),
+            Acquired::HeldBy { holder, .. } => {
+                if standing_by.as_ref() != Some(&holder) {
+                    self.live.say(Activity::StandingBy { holder: holder.clone() });
+                    *standing_by = Some(holder);
+                }
+                Ok(Step::Waiting)
+            }
+        }
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
+        let checked: Vec<_> = {
+            let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+            checks.drain().collect()
+        };
+        let outcome = self.store.renew(lease, self.ttl, &(self.state)(), &checked).await;
+        if outcome.is_err() {
+            // Newer times may have come meanwhile: those stay.
+            let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+            for (row, at) in checked {
+                checks.entry(row).or_insert(at);
+            }
+        }
+        outcome
+    }
+
+    /// The last word, and the lease for whoever comes next.
+    pub async fn let_go(&self, lease: &Lease) {
+        let said = self.renew(lease).await;
+        if let Err(why) = said.and(self.store.release(lease).await) {
+            tracing::debug!(event = "lease.release_failed", error = %why, "the lease runs out by itself");
+        }
+    }
+}

@@ -404,7 +404,7 @@ fn what_is_no_card_is_an_error_and_an_empty_card_is_not() {
     assert!(error(r#"{"results":[],"total":0}"#).contains("but results, total"));
     assert!(error(r#"{"racecards":null}"#).contains("no \"racecards\""));
     assert!(error(r#"{"racecards":"none"}"#).contains("not a list"));
-    assert!(error(r#"{"racecards":[42, "x"]}"#).contains("none of them readable"));
+    assert!(error(r#"{"racecards":[42, "x"]}"#).contains("no readable race among"));
     assert!(error("[]").contains("not a JSON object"));
     assert!(error("{").contains("cannot be read"));
     assert!(error("{}").contains("nothing else either"));

@@ -85,13 +85,13 @@ async fn every_fault_has_its_own_name_and_next_step_and_shows_no_secret() {
             Fault::DeepJson,
             patient,
             "bad_answer",
-            "none of them readable",
+            "no readable race among",
         ),
         (
             Fault::ShortPage,
             patient,
             "bad_answer",
-            "an empty page after 2",
+            "an empty page after 2 of 4 races",
         ),
         (
             Fault::DropConnection,

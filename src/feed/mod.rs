@@ -140,9 +140,10 @@ impl fmt::Display for FeedError {
             Self::BadRequest { detail } => {
                 write!(f, "request refused: {detail}; check the feed's settings")
             }
-            Self::NotFound { detail } => {
-                write!(f, "not found: {detail}; the provider no longer lists it")
-            }
+            Self::NotFound { detail } => write!(
+                f,
+                "not found: {detail}; it left the card, or the base URL is wrong"
+            ),
             Self::RateLimited {
                 retry_after: Some(wait),
                 detail,
@@ -168,7 +169,10 @@ impl fmt::Display for FeedError {
                 )
             }
             Self::TooLarge { detail } => {
-                write!(f, "answer too large: {detail}; ask for less at a time")
+                write!(
+                    f,
+                    "answer too large: {detail}; ask for smaller pages or fewer regions"
+                )
             }
             Self::Ended => f.write_str("the recording has come to its end"),
         }

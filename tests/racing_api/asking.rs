@@ -67,6 +67,21 @@ async fn today_is_the_date_in_britain() {
 }
 
 #[tokio::test]
+async fn a_race_that_is_on_two_days_at_once_is_taken_once() {
+    let provider = RacingProvider::start().await;
+    // Without a date of its own it is in the list of either day.
+    let mut dateless = race("rac_1");
+    dateless["date"] = serde_json::Value::Null;
+    provider.serve_cards(vec![dateless]);
+    let mut feed = RacingApi::new(provider.settings()).expect("valid settings");
+    let fetched = feed.fetch(&Ask::Everything, now()).await.expect("races");
+    assert_eq!(fetched.snapshot.events.len(), 1);
+    let again = &fetched.snapshot.rejects.by_reason["duplicate_race"];
+    assert_eq!(again.rows, 2);
+    assert_eq!(again.sample, "rac_1");
+}
+
+#[tokio::test]
 async fn a_page_that_fails_fails_the_whole_answer() {
     let provider = provider_with(5).await;
     provider.fault_on("skip=4", Fault::Status(502));

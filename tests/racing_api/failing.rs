@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use oddsd::feed::http::{Auth, HttpDoor, Provider};
 use oddsd::feed::racing_api::RacingApi;
 use oddsd::feed::{Ask, FeedError};
 use oddsd::model::Scope;
@@ -85,19 +86,19 @@ async fn every_fault_has_its_own_name_and_next_step_and_shows_no_secret() {
             Fault::DeepJson,
             patient,
             "bad_answer",
-            "none of them readable",
+            "no readable race among",
         ),
         (
             Fault::ShortPage,
             patient,
             "bad_answer",
-            "an empty page after 2",
+            "an empty page after 2 of 4 races",
         ),
         (
             Fault::DropConnection,
             patient,
             "unreachable",
-            "check the network",
+            "broke off in the middle",
         ),
         (
             Fault::Hang,
@@ -213,4 +214,35 @@ async fn settings_that_cannot_work_are_refused_before_the_first_request() {
         let error = RacingApi::new(settings).err().expect("refused").to_string();
         assert!(error.contains(says), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_key_in_the_query_is_sent_and_never_told() {
+    let provider = provider_with_races().await;
+    let base = provider.base_url().parse().expect("a URL");
+    let words = Provider {
+        name: "The Provider",
+        credentials: "SOME_KEY",
+        deadline: Duration::from_secs(20),
+    };
+    let door = HttpDoor::new(words, &base).expect("a client");
+    let key = PASSWORD.to_owned().into();
+    let auth = Auth::Query {
+        name: "apiKey",
+        key: &key,
+    };
+    // The stand-in wants Basic credentials: each of these fails, and the key went out with it.
+    for fault in [Fault::Status(200), Fault::Refuse] {
+        provider.fault(fault).await;
+        let error = door.get(base.clone(), auth, None, now()).await;
+        let error = error.expect_err("refused");
+        let told = format!("{error} {error:?}");
+        assert!(
+            !told.contains(PASSWORD) && !told.contains("apiKey"),
+            "{told}"
+        );
+        assert!(told.contains("The Provider at 127.0.0.1/v1"), "{told}");
+    }
+    let query = &provider.requests()[0].query;
+    assert_eq!(*query, format!("apiKey={PASSWORD}"));
 }

@@ -3,6 +3,7 @@
 mod asking;
 mod card;
 mod failing;
+mod laws;
 mod recorded;
 mod simulated;
 

@@ -217,3 +217,19 @@ async fn the_same_day_comes_through_the_wire_and_from_the_simulator() {
     assert_eq!(one.snapshot.events.len(), 1);
     assert_eq!(one.snapshot.events[0].prices, simulated.events[1].prices);
 }
+
+#[tokio::test]
+async fn a_full_day_fits_the_limits_of_the_wire() {
+    let at = utc("2026-04-18T12:50:00Z");
+    let size = Size {
+        races: 57,
+        bookmakers: 28,
+    };
+    let provider = RacingProvider::start().await;
+    provider.serve_day(day(11, size), at);
+    let mut feed = RacingApi::new(provider.settings()).expect("valid settings");
+    let fetched = feed.fetch(&Ask::Everything, at).await.expect("a card");
+    assert_eq!(fetched.snapshot.events.len(), 57);
+    assert!(prices(&fetched.snapshot) > 8_000);
+    assert!(fetched.snapshot.rejects.is_empty());
+}

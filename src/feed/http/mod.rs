@@ -197,6 +197,11 @@ impl At<'_> {
                 "sent no complete answer within {} ms",
                 self.provider.deadline.as_millis()
             ))
+        } else if error.is_body() || error.is_decode() {
+            self.says(format_args!(
+                "broke off in the middle of its answer: {}",
+                causes(error)
+            ))
         } else {
             self.says(format_args!("cannot be reached: {}", causes(error)))
         };

@@ -200,8 +200,9 @@ impl RacingApi {
             if skip > 0 {
                 if page.total != races.total {
                     return Ok(Pages::Moved(format!(
-                        "the total changed from {:?} to {:?}",
-                        races.total, page.total
+                        "the total changed from {} to {}",
+                        told(races.total),
+                        told(page.total)
                     )));
                 }
                 let known = |id: &EventId| races.events.iter().any(|e| e.event.id == *id);
@@ -220,16 +221,16 @@ impl RacingApi {
             }
             if listed == 0 {
                 return Ok(Pages::Moved(format!(
-                    "an empty page after {skip} of {:?} races",
-                    races.total
+                    "an empty page after {skip} of {} races",
+                    told(races.total)
                 )));
             }
             if races.races_seen > MAX_SKIP {
                 return Err(FeedError::BadAnswer {
                     detail: format!(
-                        "The Racing API lists {:?} races for {day}, more than its paging can reach; \
+                        "The Racing API lists {} races for {day}, more than its paging can reach; \
                          ask for fewer regions",
-                        races.total
+                        told(races.total)
                     ),
                 });
             }
@@ -250,6 +251,9 @@ impl RacingApi {
         let mut rejects = Rejects::default();
         let mut first_failure = None;
         for id in ids {
+            if answered.contains(id) {
+                continue;
+            }
             let url = self.race_url(id)?;
             self.races.wait().await;
             match self.page(url, now, bodies).await {
@@ -360,6 +364,10 @@ impl RacingApi {
             .extend(parts);
         url
     }
+}
+
+fn told(total: Option<u64>) -> String {
+    total.map_or_else(|| "an untold number of".into(), |total| total.to_string())
 }
 
 /// Drops what was not asked for, and says how many prices that were.

@@ -46,8 +46,26 @@ pub struct Parsed {
 }
 
 impl Parsed {
+<<<<<<< HEAD
     /// Puts the next page behind this one.
     pub(in crate::feed) fn append(&mut self, page: Self) {
+=======
+    /// Puts the next page behind this one. A race that both hold (it changed its day in between) is
+    /// taken once.
+    pub(super) fn append(&mut self, mut page: Self) {
+        let known: HashSet<_> = self.events.iter().map(|e| e.event.id.clone()).collect();
+        page.events.retain(|found| {
+            let new = !known.contains(&found.event.id);
+            if !new {
+                let prices = found.prices.len() as u64;
+                let rows = prices.max(1);
+                page.prices_seen += rows - prices;
+                page.rejects
+                    .add_rows("duplicate_race", rows, &found.event.id);
+            }
+            new
+        });
+>>>>>>> racing
         for bookmaker in page.bookmakers {
             if self.bookmakers.iter().all(|b| b.id != bookmaker.id) {
                 self.bookmakers.push(bookmaker);
@@ -94,7 +112,7 @@ pub fn parse_cards(body: &str, as_of: DateTime<Utc>) -> Result<Parsed, FeedError
     let parsed = reader.parsed;
     if parsed.events.is_empty() && parsed.races_seen > 0 {
         return Err(bad(format!(
-            "{} races, none of them readable ({})",
+            "no readable race among {} ({})",
             parsed.races_seen, parsed.rejects
         )));
     }

@@ -15,6 +15,18 @@ use crate::log::LogFormat;
 use crate::schedule::{Cadence, Plan};
 use crate::store::{Retention, StoreSettings, Tls};
 
+/// A setting that can never work, with its fix: the program stops and says so (exit code 78).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadSetting(pub String);
+
+impl std::fmt::Display for BadSetting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadSetting {}
+
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
     #[command(flatten)]

@@ -40,6 +40,8 @@ pub enum Cycle {
 pub enum Pace {
     Adaptive(Plan),
     Cron(Box<Ticker>),
+    /// A recording: at this many times its own speed, or as fast as we can.
+    AsRecorded { speed: Option<f64> },
 }
 
 /// Last-checked times that the lease keeper writes down with its next renewal.
@@ -96,54 +98,67 @@ impl Ingest {
         }
     }
 
-    /// Cycles while a lease is ours, until `stop` or the end of a recording.
+    /// Cycles while a lease is ours, until `stop` or the end of a recording. The only error is a
+    /// recording's: what was not stored of it does not come again.
     pub async fn run(
         &mut self,
         mut lease: watch::Receiver<Option<Lease>>,
         mut pace: Pace,
         stop: &CancellationToken,
-    ) {
+    ) -> Result<(), StoreError> {
         let mut ask = Ask::Everything;
+        if let Pace::Adaptive(plan) = &mut pace
+            && !self.feed.has_one_race_calls()
+        {
+            plan.max_one_race_calls = 0;
+        }
         loop {
-            let Some(held) = leading(&mut lease, stop).await else { return };
-            let mut plan = match &mut pace {
-                Pace::Adaptive(plan) => Some(plan.clone()),
-                Pace::Cron(ticker) => {
-                    if ticker.next(stop).await.is_none() {
-                        return;
-                    }
-                    None
-                }
-            };
-            if let Some(plan) = &mut plan
-                && !self.feed.has_one_race_calls()
+            let Some(held) = leading(&mut lease, stop).await else { return Ok(()) };
+            if let Pace::Cron(ticker) = &mut pace
+                && ticker.next(stop).await.is_none()
             {
-                plan.max_one_race_calls = 0;
+                return Ok(());
             }
-            let cycle = self.cycle(&held, &ask, plan.as_ref(), stop).await;
-            match &cycle {
-                Cycle::FetchFailed(FeedError::Ended) | Cycle::Stopped => return,
-                Cycle::StoreFailed(_) => self.forget(),
+            let plan = if let Pace::Adaptive(plan) = &pace { Some(plan) } else { None };
+            let cycle = self.cycle(&held, &ask, plan, stop).await;
+            match (&cycle, &pace) {
+                (Cycle::FetchFailed(FeedError::Ended) | Cycle::Stopped, _) => return Ok(()),
+                (Cycle::StoreFailed(why), Pace::AsRecorded { .. }) => return Err(why.clone()),
                 _ => {}
             }
-            self.prune(&held).await;
-            let Some(plan) = plan else { continue };
-            let wait = self.wait_after(&cycle, &plan);
-            if self.clock.sleep(wait, stop).await == Wait::Stopped {
-                return;
+            let wait = match &pace {
+                Pace::Adaptive(plan) => self.wait_after(&cycle, plan),
+                Pace::AsRecorded { speed } => self.recorded_wait(*speed),
+                Pace::Cron(_) => Duration::ZERO,
+            };
+            if !matches!(pace, Pace::AsRecorded { .. }) {
+                self.prune(&held).await;
+            }
+            if !wait.is_zero() && self.clock.sleep(wait, stop).await == Wait::Stopped {
+                return Ok(());
             }
             // After a failure or a short answer the same question again, else whatever is due.
-            if matches!(cycle, Cycle::Unchanged(_) | Cycle::Committed(..)) && self.first_look.is_none() {
-                match self.next_ask(&plan, stop).await {
+            let believed = matches!(cycle, Cycle::Unchanged(_) | Cycle::Committed(..)) && self.first_look.is_none();
+            if let (Pace::Adaptive(plan), true) = (&pace, believed) {
+                match self.next_ask(plan, stop).await {
                     Some(due) => ask = due,
-                    None => return,
+                    None => return Ok(()),
                 }
             }
         }
     }
 
+    /// How long the recording itself waited here, at this speed.
+    fn recorded_wait(&mut self, speed: Option<f64>) -> Duration {
+        let (Some(speed), Some(last), Feed::Replay(replay)) = (speed, self.whole_card_at, &mut self.feed) else {
+            return Duration::ZERO;
+        };
+        let gap = replay.next_at().and_then(|next| (next - last).to_std().ok()).unwrap_or_default();
+        Duration::try_from_secs_f64(gap.as_secs_f64() / speed).unwrap_or_default()
+    }
+
     /// Waits for the next question, should it not be due yet; `None` when asked to stop.
-    async fn next_ask(&self, plan: &Plan, stop: &CancellationToken) -> Option<Ask> {
+    async fn next_ask(&mut self, plan: &Plan, stop: &CancellationToken) -> Option<Ask> {
         loop {
             let now = self.clock.now();
             let until = match plan.due(now, &self.watched, self.whole_card_at) {
@@ -233,9 +248,12 @@ impl Ingest {
         self.tell_moves(id, &changes);
         self.note_checked(&loaded, &changes);
         loaded.book.apply(changes);
-        self.watched = loaded.book.events.values().filter_map(|stored| watched(&stored.event, stored.checked_at)).collect();
+        if plan.is_some() {
+            let events = loaded.book.events.values();
+            self.watched = events.filter_map(|stored| watched(&stored.event, stored.checked_at)).collect();
+        }
         if *ask == Ask::Everything {
-            self.whole_card_at = Some(asked_at);
+            self.whole_card_at = Some(snapshot.as_of);
         }
         self.memory = Some(loaded);
 
@@ -275,6 +293,26 @@ impl Ingest {
             next_s: next.as_secs_f64().ceil() as u64,
         });
         cycle
+    }
+
+    /// One whole look for an external cron: a passing failure is tried again, a short answer is
+    /// looked at a second time, since the next run of this program knows nothing of this one.
+    pub async fn look(&mut self, lease: &Lease, tries: u32, stop: &CancellationToken) -> Cycle {
+        for _ in 1..tries {
+            let cycle = self.cycle(lease, &Ask::Everything, None, stop).await;
+            let wait = match &cycle {
+                Cycle::FetchFailed(why) if why.is_retryable() => backoff(failure(why), self.failures, fastrand::f64()),
+                Cycle::StoreFailed(StoreError::Down(_) | StoreError::Failed(_)) => {
+                    backoff(Failure::Temporary, self.failures, fastrand::f64())
+                }
+                Cycle::Unchanged(_) | Cycle::Committed(..) if self.first_look.is_some() => SECOND_LOOK,
+                _ => return cycle,
+            };
+            if self.clock.sleep(wait, stop).await == Wait::Stopped {
+                return cycle;
+            }
+        }
+        self.cycle(lease, &Ask::Everything, None, stop).await
     }
 
     /// What is stored: from memory, or loaded.

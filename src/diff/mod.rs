@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 
 use crate::model::{
     Bookmaker, ChangeKind, Counts, Event, EventId, EventSnapshot, Offer, Price, PriceKey,
-    PriceStatus, Rejects, Selection, SelectionId, SelectionStatus, Snapshot,
+    PriceStatus, Rejects, Scope, Selection, SelectionId, SelectionStatus, Snapshot,
 };
 use book::{Book, NextRows, StoredEvent, StoredPrice, take};
 
@@ -489,6 +489,9 @@ impl<'a> Differ<'a> {
     }
 
     fn absent_events(&mut self, listed: &HashSet<&EventId>) {
+        if self.observed.scope == Scope::Listed {
+            return;
+        }
         for (id, stored) in &self.book.events {
             let in_scope = stored.event.listed
                 && stored.event.source == self.observed.source

@@ -124,7 +124,13 @@ impl Replay {
             let replayed = self.next().map_err(|error| FeedError::BadAnswer {
                 detail: format!("{error:#}"),
             })?;
-            let replayed = replayed.ok_or(FeedError::Ended)?;
+            let Some(replayed) = replayed else {
+                if set_aside.is_empty() {
+                    return Err(FeedError::Ended);
+                }
+                // The last lines could not be read: told once, by a snapshot of nothing.
+                return Ok(Fetched { snapshot: Self::nothing(set_aside), bodies: Vec::new() });
+            };
             set_aside.merge(replayed.set_aside);
             if let Some(mut snapshot) = replayed.snapshot {
                 snapshot.rejects.merge(set_aside);
@@ -133,6 +139,17 @@ impl Replay {
                     bodies: replayed.bodies,
                 });
             }
+        }
+    }
+
+    fn nothing(rejects: Rejects) -> Snapshot {
+        Snapshot {
+            source: "".into(),
+            as_of: DateTime::UNIX_EPOCH,
+            scope: Scope::Listed,
+            events: Vec::new(),
+            bookmakers: Vec::new(),
+            rejects,
         }
     }
 

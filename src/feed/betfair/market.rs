@@ -128,9 +128,6 @@ impl Market {
             }
         }
         let mut facts = Facts::new();
-        if let Some(number) = definition.sort_priority {
-            facts.insert("number".into(), number.to_string());
-        }
         if let Some(bsp) = definition.bsp.and_then(exact) {
             facts.insert("bsp".into(), bsp.to_string());
         }
@@ -139,6 +136,12 @@ impl Market {
             name if name.is_empty() => id.to_string(),
             name => name,
         };
+        // "4. Wild Apache" runs from trap 4. The sort priority is no number: it follows the odds.
+        if let Some((number, _)) = name.split_once(". ")
+            && number.parse::<u8>().is_ok()
+        {
+            facts.insert("number".into(), number.to_owned());
+        }
         self.selections.push(Selection {
             id,
             name,

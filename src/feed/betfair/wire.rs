@@ -68,7 +68,6 @@ pub struct RunnerDefinition<'a> {
     #[serde(borrow, default)]
     pub status: Cow<'a, str>,
     #[serde(default)]
-    pub sort_priority: Option<i64>,
     #[serde(borrow, default)]
     pub bsp: Option<&'a RawValue>,
 }

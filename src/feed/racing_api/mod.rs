@@ -51,6 +51,8 @@ pub struct RacingApiSettings {
     pub races_per_second: f64,
     /// For each request, body included.
     pub deadline: Duration,
+    /// Ask only for what was modified. A recorder does not: it wants every body.
+    pub conditional: bool,
 }
 
 impl RacingApiSettings {
@@ -66,6 +68,7 @@ impl RacingApiSettings {
             cards_per_second: 2.0,
             races_per_second: 5.0,
             deadline: Duration::from_secs(20),
+            conditional: true,
         }
     }
 }
@@ -304,7 +307,8 @@ impl RacingApi {
             username: self.settings.username.expose_secret(),
             password: &self.settings.password,
         };
-        let known = self.kept.get(&url).map(|kept| &kept.validators);
+        let known = self.kept.get(&url).filter(|_| self.settings.conditional);
+        let known = known.map(|kept| &kept.validators);
         match self.http.get(url.clone(), auth, known, now).await? {
             Answer::Fresh {
                 body, validators, ..

@@ -46,13 +46,9 @@ pub struct Parsed {
 }
 
 impl Parsed {
-<<<<<<< HEAD
-    /// Puts the next page behind this one.
-    pub(in crate::feed) fn append(&mut self, page: Self) {
-=======
     /// Puts the next page behind this one. A race that both hold (it changed its day in between) is
     /// taken once.
-    pub(super) fn append(&mut self, mut page: Self) {
+    pub(in crate::feed) fn append(&mut self, mut page: Self) {
         let known: HashSet<_> = self.events.iter().map(|e| e.event.id.clone()).collect();
         page.events.retain(|found| {
             let new = !known.contains(&found.event.id);
@@ -65,7 +61,6 @@ impl Parsed {
             }
             new
         });
->>>>>>> racing
         for bookmaker in page.bookmakers {
             if self.bookmakers.iter().all(|b| b.id != bookmaker.id) {
                 self.bookmakers.push(bookmaker);

@@ -1,0 +1,206 @@
+//! The street: commands. Each parses its words, opens the doors it needs, and ends with an exit code
+//! that a script can act on.
+
+mod check;
+mod demo;
+mod invalidate;
+mod record;
+mod replay;
+mod run;
+mod tail;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{BadSetting, Settings};
+use crate::feed::FeedError;
+use crate::log::{self, Output};
+use crate::store::{Store, StoreError};
+
+/// Exit codes, as in sysexits.h where it has one.
+const FAILED: u8 = 1;
+const DEPENDENCY_DOWN: u8 = 69;
+const HELD_ELSEWHERE: u8 = 75;
+const BAD_CONFIGURATION: u8 = 78;
+
+/// Keeps an odds database, and every cache in front of it, as fresh as the feed.
+///
+/// Exit codes: 0 ok, 1 failed, 2 usage, 69 a dependency is down, 75 the lease is held elsewhere,
+/// 78 bad configuration.
+#[derive(Debug, Parser)]
+#[command(name = "oddsd", version, after_help = "Start with `oddsd demo`: no keys, no servers, no network. Every setting: `oddsd --help`.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub settings: Settings,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fetch, diff, commit and remove on a schedule, until told to stop.
+    Run(run::RunArgs),
+    /// One cycle, for an external cron.
+    Once,
+    /// A simulated race day: see a change travel from the feed to a reader. Needs nothing.
+    Demo(demo::DemoArgs),
+    /// Open every door and say what is wrong, each with its fix.
+    Check(check::CheckArgs),
+    /// Run a recording through the production path.
+    Replay(replay::ReplayArgs),
+    /// Write down what the feed says, for `replay`.
+    Record(record::RecordArgs),
+    /// Bring the database to this version.
+    Migrate(MigrateArgs),
+    /// Follow cycles and removals, through the database.
+    Tail(tail::TailArgs),
+    /// What the daemon last did, through the database.
+    Status(tail::StatusArgs),
+    /// Remove cached answers by hand.
+    Invalidate(invalidate::InvalidateArgs),
+    /// Ask a running daemon whether it is ready (for images without a shell).
+    Healthcheck,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct MigrateArgs {
+    /// Import tables that stand under the names of our views, rename them aside, and put the views
+    /// in their place, in one transaction.
+    #[arg(long)]
+    adopt: bool,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Parses, does it, and says how it ended.
+pub async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = match &cli.command {
+        Command::Run(_) | Command::Once => Output::Stdout,
+        // What these print is for people or programs; the log must not mix with it.
+        _ => Output::Stderr,
+    };
+    let level = match &cli.command {
+        Command::Run(_) | Command::Once => cli.settings.log.log_level.as_str(),
+        // They tell their story themselves.
+        _ if cli.settings.log.log_level == "info" => "warn",
+        _ => cli.settings.log.log_level.as_str(),
+    };
+    let started = match cli.settings.log_format() {
+        Ok(format) => log::start(format, level, output),
+        Err(why) => Err(why),
+    };
+    if let Err(why) = started {
+        eprintln!("oddsd: {why:#}");
+        return ExitCode::from(BAD_CONFIGURATION);
+    }
+    let settings = &cli.settings;
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(settings, &args).await,
+        Command::Once => run::once(settings).await,
+        Command::Demo(args) => demo::demo(settings, &args).await,
+        Command::Check(args) => check::check(settings, &args).await,
+        Command::Replay(args) => replay::replay(settings, &args).await,
+        Command::Record(args) => record::record(settings, &args).await,
+        Command::Migrate(args) => migrate(settings, &args).await,
+        Command::Tail(args) => tail::tail(settings, &args).await,
+        Command::Status(args) => tail::status(settings, &args).await,
+        Command::Invalidate(args) => invalidate::invalidate(settings, &args).await,
+        Command::Healthcheck => run::healthcheck(settings).await,
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("oddsd: {}", crate::model::plain_text(&format!("{why:#}"), 2_000));
+            ExitCode::from(code_of(&why))
+        }
+    }
+}
+
+/// What an error means for whoever started us.
+fn code_of(why: &anyhow::Error) -> u8 {
+    for cause in why.chain() {
+        if let Some(store) = cause.downcast_ref::<StoreError>() {
+            return match store {
+                StoreError::Misconfigured(_) | StoreError::Schema(_) => BAD_CONFIGURATION,
+                StoreError::Down(_) => DEPENDENCY_DOWN,
+                StoreError::Fenced => HELD_ELSEWHERE,
+                StoreError::Failed(_) => FAILED,
+            };
+        }
+        if let Some(feed) = cause.downcast_ref::<FeedError>() {
+            return feed_code(feed);
+        }
+        if cause.is::<BadSetting>() {
+            return BAD_CONFIGURATION;
+        }
+    }
+    FAILED
+}
+
+fn feed_code(why: &FeedError) -> u8 {
+    match why {
+        FeedError::Unauthorized { .. } | FeedError::BadRequest { .. } => BAD_CONFIGURATION,
+        FeedError::Ended => FAILED,
+        _ => DEPENDENCY_DOWN,
+    }
+}
+
+async fn migrate(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCode> {
+    let store = Store::open(&settings.store()).await?;
+    let said = store.migrate(args.adopt, args.dry_run).await;
+    store.close().await;
+    let said = said?;
+    let would = if args.dry_run { "would have " } else { "" };
+    for line in &said {
+        println!("{would}{line}");
+    }
+    if said.is_empty() {
+        println!("nothing to do: the tables are of this version");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A token that SIGINT, SIGTERM, or the end of `after` cancels.
+fn stop_on_signals(after: Option<Duration>) -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let told = stop.clone();
+    tokio::spawn(async move {
+        let over = async {
+            match after {
+                Some(after) => tokio::time::sleep(after).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            () = over => {}
+        }
+        told.cancel();
+    });
+    Ok(stop)
+}
+
+/// `30s`, `5m`, `2h`, or plain seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let seconds = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("unknown unit {unit:?}; write 30s, 5m or 2h")),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| "write a duration such as 30s, 5m or 2h".to_owned())?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| "a duration is above zero".into())
+}

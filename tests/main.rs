@@ -1,4 +1,5 @@
-mod world;
 mod logs;
 mod schedule;
 mod stages;
+mod store;
+mod world;

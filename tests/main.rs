@@ -9,4 +9,5 @@ mod racing_api;
 mod recordings;
 mod schedule;
 mod stages;
+mod store;
 mod world;

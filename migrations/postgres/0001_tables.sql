@@ -59,8 +59,8 @@ CREATE TABLE oddsd.prices (
     decimal       numeric NOT NULL,
     fractional    text,
     point         numeric,
-    ew_places     smallint,
-    ew_denom      smallint,
+    ew_places     integer,
+    ew_denom      integer,
     status        text NOT NULL,             -- open, suspended, withdrawn
     observed_at   timestamptz NOT NULL,      -- feed time of the last change
     updated_at    timestamptz NOT NULL DEFAULT now(),
@@ -74,8 +74,8 @@ CREATE TABLE oddsd.price_history (
     decimal      numeric NOT NULL,
     fractional   text,
     point        numeric,
-    ew_places    smallint,
-    ew_denom     smallint,
+    ew_places    integer,
+    ew_denom     integer,
     status       text NOT NULL
 );
 CREATE INDEX price_history_price ON oddsd.price_history (price_id, cycle_id);
@@ -101,7 +101,13 @@ CREATE TABLE oddsd.cycles (
     rejected        bigint NOT NULL,
     no_price        bigint NOT NULL,
     fetch_ms        bigint NOT NULL,
-    diff_ms         bigint NOT NULL
+    diff_ms         bigint NOT NULL,
+    -- The next free row of each table after this cycle. Retention takes rows out, and a number
+    -- that came back would find the price history of another row.
+    next_event      bigint NOT NULL,
+    next_selection  bigint NOT NULL,
+    next_bookmaker  bigint NOT NULL,
+    next_price      bigint NOT NULL
 );
 CREATE INDEX cycles_committed_at ON oddsd.cycles (committed_at);
 

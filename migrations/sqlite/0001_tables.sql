@@ -94,7 +94,11 @@ CREATE TABLE cycles (
     rejected      INTEGER NOT NULL,
     no_price      INTEGER NOT NULL,
     fetch_ms      INTEGER NOT NULL,
-    diff_ms       INTEGER NOT NULL
+    diff_ms       INTEGER NOT NULL,
+    next_event      INTEGER NOT NULL,
+    next_selection  INTEGER NOT NULL,
+    next_bookmaker  INTEGER NOT NULL,
+    next_price      INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE outbox (

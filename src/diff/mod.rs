@@ -6,6 +6,7 @@
 //! older feed time than the stored one is an old answer, whatever brought it.
 
 pub mod book;
+mod storable;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -232,6 +233,10 @@ struct Absent<'a> {
 impl<'a> Differ<'a> {
     fn bookmakers(&mut self) {
         for bookmaker in &self.observed.bookmakers {
+            if let Some(reason) = storable::bookmaker(bookmaker) {
+                self.reject(reason, 1, &bookmaker.name);
+                continue;
+            }
             if self.bookmaker_rows.contains_key(bookmaker.id.as_str()) {
                 continue;
             }
@@ -274,6 +279,10 @@ impl<'a> Differ<'a> {
     }
 
     fn event(&mut self, observed: &'a EventSnapshot) {
+        if let Some(reason) = storable::event(&observed.event) {
+            let rows = observed.prices.len().max(1) as u64;
+            return self.reject(reason, rows, &observed.event.id);
+        }
         let stored = self.book.events.get(&observed.event.id);
         if let Some(stored) = stored {
             if stored.checked_at > self.observed.as_of {
@@ -342,6 +351,12 @@ impl<'a> Differ<'a> {
                 continue;
             }
             let known = stored.and_then(|s| s.selections.get(&selection.id));
+            if let Some(reason) = storable::selection(selection) {
+                self.reject(reason, 1, &selection.id);
+                // Not understood is not absent.
+                rows.extend(known.map(|known| (selection.id.as_str(), known.row)));
+                continue;
+            }
             let row = match known {
                 Some(known) => known.row,
                 None => take(&mut self.changes.next.selection),
@@ -394,6 +409,10 @@ impl<'a> Differ<'a> {
         }
         for price in &observed.prices {
             if !std::ptr::eq(seen[&price.key], price) {
+                continue;
+            }
+            if let Some(reason) = storable::price(price) {
+                self.reject(reason, 1, &price.key.bookmaker);
                 continue;
             }
             let known = stored.and_then(|s| s.prices.get(&price.key));

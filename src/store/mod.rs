@@ -264,6 +264,16 @@ macro_rules! on {
     };
 }
 
+/// Asks the backend; off this machine, no longer than an answer can take.
+macro_rules! ask {
+    ($store:expr, $inner:ident => $question:expr) => {
+        match $store {
+            Store::Postgres($inner) => $inner.in_time($question).await,
+            Store::Sqlite($inner) => $question.await,
+        }
+    };
+}
+
 impl Store {
     /// Opens the door and proves it: one connection, one question. Migrates nothing.
     pub async fn open(settings: &StoreSettings) -> Result<Self> {
@@ -299,7 +309,7 @@ impl Store {
 
     /// `Schema` when the tables are missing, older or newer than this program.
     pub async fn check_schema(&self) -> Result<()> {
-        on!(self, db => db.check_schema().await)
+        ask!(self, db => db.check_schema())
     }
 
     pub async fn acquire(&self, holder: &str, ttl: Duration) -> Result<Acquired> {
@@ -358,30 +368,30 @@ impl Store {
 
     /// False once the row has been settled.
     pub async fn is_pending(&self, row: i64) -> Result<bool> {
-        on!(self, db => db.is_pending(row).await)
+        ask!(self, db => db.is_pending(row))
     }
 
     /// Runners of the listed races that start in `[from, to)`, with their open prices.
     pub async fn runners(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Vec<Runner>> {
-        on!(self, db => db.runners(from, to).await)
+        ask!(self, db => db.runners(from, to))
     }
 
     pub async fn event_prices(&self, event: &EventId) -> Result<Option<EventPrices>> {
-        on!(self, db => db.event_prices(event).await)
+        ask!(self, db => db.event_prices(event))
     }
 
     /// Cycles after this id, oldest first; `after` = -1 gives the newest `limit` ones.
     pub async fn cycles(&self, after: i64, limit: i64) -> Result<Vec<CycleRow>> {
-        on!(self, db => db.cycles(after, limit).await)
+        ask!(self, db => db.cycles(after, limit))
     }
 
     /// Removals after this id, oldest first; `after` = -1 gives the newest `limit` ones.
     pub async fn removals(&self, after: i64, limit: i64) -> Result<Vec<Removal>> {
-        on!(self, db => db.removals(after, limit).await)
+        ask!(self, db => db.removals(after, limit))
     }
 
     pub async fn status(&self) -> Result<StoreStatus> {
-        on!(self, db => db.status().await)
+        ask!(self, db => db.status())
     }
 
     /// Takes out what is past its retention, seen from `now`.
@@ -396,7 +406,7 @@ impl Store {
 
     /// The database's own clock, for the check of ours.
     pub async fn clock(&self) -> Result<DateTime<Utc>> {
-        on!(self, db => db.clock().await)
+        ask!(self, db => db.clock())
     }
 
     pub async fn close(&self) {
@@ -427,19 +437,20 @@ async fn to_the_end<T: Send + 'static>(
 
 /// Do the tables fit this program?
 fn schema_verdict(applied: Option<i64>, needed: i64) -> Result<()> {
-    let why = match applied {
-        None => "the database has no oddsd tables yet; run `oddsd migrate`".to_owned(),
-        Some(version) if version > needed => {
-            format!(
-                "the tables are of version {version}, newer than this program ({needed}); run the newer oddsd"
-            )
-        }
-        Some(version) if version < needed => {
-            format!(
-                "the tables are of version {version}, this program needs {needed}; run `oddsd migrate`"
-            )
-        }
-        Some(_) => return Ok(()),
-    };
-    Err(StoreError::Schema(why))
+    match applied {
+        None => Err(StoreError::Schema(
+            "the database has no oddsd tables yet; run `oddsd migrate`".into(),
+        )),
+        Some(version) if version > needed => Err(too_new(version, needed)),
+        Some(version) if version < needed => Err(StoreError::Schema(format!(
+            "the tables are of version {version}, this program needs {needed}; run `oddsd migrate`"
+        ))),
+        Some(_) => Ok(()),
+    }
+}
+
+fn too_new(version: i64, needed: i64) -> StoreError {
+    StoreError::Schema(format!(
+        "the tables are of version {version}, newer than this program ({needed}); run the newer oddsd"
+    ))
 }

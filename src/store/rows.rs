@@ -247,13 +247,13 @@ impl Loader {
         self.book.events.get_mut(self.events.get(&row)?)
     }
 
-    /// Columns `event, selection, bookmaker, price, cycle`: the highest row of each, 0 when none.
+    /// Columns `event, selection, bookmaker, price`: the next row of each; `cycle`: the last one.
     pub fn finish(mut self, row: &impl Columns) -> Result<Loaded> {
         self.book.next = NextRows {
-            event: row.int("event")? + 1,
-            selection: row.int("selection")? + 1,
-            bookmaker: row.int("bookmaker")? + 1,
-            price: row.int("price")? + 1,
+            event: row.int("event")?,
+            selection: row.int("selection")?,
+            bookmaker: row.int("bookmaker")?,
+            price: row.int("price")?,
         };
         Ok(Loaded {
             book: self.book,
@@ -262,8 +262,15 @@ impl Loader {
     }
 }
 
+/// In the order in which they came: RETURNING promises none.
+pub fn all_claimed(rows: &[impl Columns]) -> Result<Vec<Claimed>> {
+    let mut all = rows.iter().map(claimed).collect::<Result<Vec<_>>>()?;
+    all.sort_by_key(|claimed| claimed.id);
+    Ok(all)
+}
+
 /// Columns `id, cycle_id, event_key, kinds, keys, attempts`.
-pub fn claimed(row: &impl Columns) -> Result<Claimed> {
+fn claimed(row: &impl Columns) -> Result<Claimed> {
     let kinds: BTreeSet<ChangeKind> = row
         .text("kinds")?
         .split(',')

@@ -89,9 +89,11 @@ fn text(columns: &HashSet<String>, name: &str) -> String {
     }
 }
 
+/// A column as another type; `infinity` is no time that a program could read.
 fn typed(columns: &HashSet<String>, name: &str, kind: &str) -> String {
     if columns.contains(name) {
-        format!("o.{name}::{kind}")
+        let value = format!("nullif(o.{name}::text, '')::{kind}");
+        format!("CASE WHEN isfinite({value}) THEN {value} END")
     } else {
         format!("NULL::{kind}")
     }
@@ -104,7 +106,10 @@ fn newest_first(columns: &HashSet<String>) -> String {
         .iter()
         .map(|name| typed(columns, name, "timestamptz"))
         .collect();
-    format!("coalesce({}) DESC NULLS LAST", known.join(", "))
+    format!(
+        "coalesce({}) DESC NULLS LAST, o.ctid DESC",
+        known.join(", ")
+    )
 }
 
 /// The bookmaker's id by our rule: lower case, no spaces, through the alias table.
@@ -192,6 +197,7 @@ fn insert_selections(columns: &HashSet<String>) -> String {
 }
 
 fn insert_prices(columns: &HashSet<String>) -> String {
+    // Without a time of its own a price gives way to any that the feed reports: hence 1970.
     let fractional = text(columns, "odds_fractional");
     let times = ["odds_timestamp", "fetched_at", "updated_at"]
         .map(|name| typed(columns, name, "timestamptz"));
@@ -201,14 +207,14 @@ fn insert_prices(columns: &HashSet<String>) -> String {
          SELECT (SELECT coalesce(max(id), 0) FROM oddsd.prices) + row_number() OVER (ORDER BY event_id, selection_id, bookmaker_id),
                 event_id, selection_id, bookmaker_id, 'win', decimal, fractional, 'open', observed_at
          FROM (SELECT DISTINCT ON (e.id, s.id, b.id) e.id AS event_id, s.id AS selection_id, b.id AS bookmaker_id,
-                      trim_scale(o.odds_decimal::text::numeric) AS decimal,
+                      trim_scale(round(o.odds_decimal::text::numeric, 9)) AS decimal,
                       CASE WHEN {fractional} LIKE '%/%' THEN {fractional} END AS fractional,
-                      coalesce({}, now()) AS observed_at
+                      coalesce({}, 'epoch') AS observed_at
                FROM ra_odds_live{ASIDE} o
                JOIN oddsd.events e ON e.key = o.race_id::text
                JOIN oddsd.selections s ON s.event_id = e.id AND s.key = o.horse_id::text
                JOIN oddsd.bookmakers b ON b.key = {}
-               WHERE o.odds_decimal::text ~ '^[0-9]+([.][0-9]+)?$' AND o.odds_decimal::text::numeric > 1
+               WHERE o.odds_decimal::text ~ '^[0-9]{{1,9}}([.][0-9]+)?$' AND o.odds_decimal::text::numeric > 1
                ORDER BY e.id, s.id, b.id, {newest}) found
          ON CONFLICT (event_id, selection_id, bookmaker_id, market) DO NOTHING",
         times.join(", "),

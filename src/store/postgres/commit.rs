@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 
 use super::{LEASE, Postgres, explain};
 use crate::diff::{Changes, PriceChangeKind};
-use crate::store::{CycleFacts, Lease, Result, Written, kinds_text, to_the_end};
+use crate::store::{CycleFacts, Lease, Result, Written, kinds_text};
 
 /// The fence comes first and guards all the rest: when the lease is no longer ours, dividing by
 /// zero ends the statement and nothing is written. FOR SHARE makes a takeover wait for us.
@@ -16,8 +16,10 @@ WITH fence AS (
     SELECT 1 FROM oddsd.leases WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE
 ), cycle AS (
     INSERT INTO oddsd.cycles (id, feed, as_of, races, horses, bookmakers, seen, inserted, reopened, changed,
-                              withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms)
-    SELECT $4, $5, $6, $7, $8, $9, c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11]
+                              withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms,
+                              next_event, next_selection, next_bookmaker, next_price)
+    SELECT $4, $5, $6, $7, $8, $9, c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11],
+           c[12], c[13], c[14], c[15]
     FROM (SELECT $10::bigint[] AS c) counts
 ), bookmaker AS (
     INSERT INTO oddsd.bookmakers (id, key, name, kind)
@@ -33,6 +35,9 @@ WITH fence AS (
         status = excluded.status, in_play = excluded.in_play, listed = excluded.listed, facts = excluded.facts,
         updated_at = now()
     RETURNING 1
+), checked AS (
+    INSERT INTO oddsd.checks (event_id, checked_at) SELECT id, $6 FROM unnest($15::bigint[]) AS e (id)
+    ON CONFLICT (event_id) DO UPDATE SET checked_at = excluded.checked_at WHERE checks.checked_at < excluded.checked_at
 ), selection AS (
     INSERT INTO oddsd.selections (id, event_id, key, name, status, facts)
     SELECT id, event_id, key, name, status, facts::jsonb
@@ -43,7 +48,7 @@ WITH fence AS (
     RETURNING 1
 ), price AS MATERIALIZED (
     SELECT * FROM unnest($34::bigint[], $35::bigint[], $36::bigint[], $37::bigint[], $38::text[], $39::numeric[],
-                         $40::text[], $41::numeric[], $42::smallint[], $43::smallint[], $44::text[],
+                         $40::text[], $41::numeric[], $42::integer[], $43::integer[], $44::text[],
                          $45::timestamptz[], $46::boolean[])
          AS p (id, event_id, selection_id, bookmaker_id, market, decimal, fractional, point, ew_places, ew_denom,
                status, observed_at, is_new)
@@ -87,7 +92,8 @@ impl Postgres {
     ) -> Result<Written> {
         let (db, lease, cycle, changes) =
             (self.clone(), lease.clone(), cycle.clone(), changes.clone());
-        to_the_end(async move { db.write(&lease, &cycle, &changes).await?.checked(&changes) }).await
+        self.to_the_end(async move { db.write(&lease, &cycle, &changes).await?.checked(&changes) })
+            .await
     }
 
     async fn write(&self, lease: &Lease, cycle: &CycleFacts, changes: &Changes) -> Result<Written> {
@@ -104,7 +110,9 @@ impl Postgres {
             counts.no_price,
         ];
         let mut numbers: Vec<i64> = numbers.iter().map(|n| *n as i64).collect();
+        let next = &changes.next;
         numbers.extend([cycle.fetch_ms, cycle.diff_ms]);
+        numbers.extend([next.event, next.selection, next.bookmaker, next.price]);
 
         let bookmakers = &changes.bookmakers;
         let events = &changes.events;
@@ -159,10 +167,10 @@ impl Postgres {
             .bind(column(prices, |p| p.offer.fractional.as_deref()))
             .bind::<Vec<Option<Decimal>>>(column(prices, |p| p.offer.point))
             .bind(column(prices, |p| {
-                p.offer.each_way.map(|ew| ew.places as i16)
+                p.offer.each_way.map(|ew| i32::from(ew.places))
             }))
             .bind(column(prices, |p| {
-                p.offer.each_way.map(|ew| ew.denom as i16)
+                p.offer.each_way.map(|ew| i32::from(ew.denom))
             }))
             .bind(column(prices, |p| p.status.as_str()))
             .bind(column(prices, |p| p.observed_at))

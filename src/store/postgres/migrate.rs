@@ -2,69 +2,108 @@
 //!
 //! Where a table (or somebody's view) of such a name exists, nothing is dropped: `migrate` stops and
 //! says so; with `adopt` its rows are imported, it is renamed aside, and the view takes its name
-//! with its column types and its readers' grants, all in one transaction.
+//! with its column types and its readers' grants. All of it is one transaction: it happens or not.
 
 use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, SqlSafeStr};
 
-use super::{Postgres, adopt, explain, views};
-use crate::store::{Result, StoreError, schema_verdict, to_the_end};
+use super::connect::connect;
+use super::{Postgres, adopt, explain, rights, views};
+use crate::store::{Result, StoreError, schema_verdict, to_the_end, too_new};
 
 const MIGRATIONS: &[(i64, &str, &str)] = &[(
     1,
     "tables",
     include_str!("../../../migrations/postgres/0001_tables.sql"),
 )];
+const TABLE: &str = "oddsd.migrations";
 
 fn migrator() -> Migrator {
-    let mut migrator = Migrator::with_migrations(
-        MIGRATIONS
-            .iter()
-            .map(|(version, name, sql)| {
-                Migration::new(
-                    *version,
-                    (*name).into(),
-                    MigrationType::Simple,
-                    sql.into_sql_str(),
-                    false,
-                )
-            })
-            .collect(),
-    );
+    let migrations = MIGRATIONS.iter().map(|(version, name, sql)| {
+        Migration::new(
+            *version,
+            (*name).into(),
+            MigrationType::Simple,
+            sql.into_sql_str(),
+            false,
+        )
+    });
+    let mut migrator = Migrator::with_migrations(migrations.collect());
     // In our own schema, beside the tables: other programs use sqlx's default name, too.
-    migrator.dangerous_set_table_name("oddsd.migrations");
+    migrator.dangerous_set_table_name(TABLE);
+    // Ours covers the schema and the views as well, and ends with the transaction.
+    migrator.set_locking(false);
     migrator
+}
+
+fn needed() -> i64 {
+    MIGRATIONS.last().map_or(0, |(version, ..)| *version)
 }
 
 impl Postgres {
     pub async fn migrate(&self, adopt: bool) -> Result<Vec<String>> {
-        let db = self.clone();
+        let options = self.options.clone();
         to_the_end(async move {
-            let mut connection = db.connection().await?;
-            connection.execute("CREATE SCHEMA IF NOT EXISTS oddsd").await.map_err(explain)?;
-            let before = applied(&mut connection).await?;
-            migrator().run(&db.pool).await.map_err(|error| {
-                StoreError::Schema(format!(
-                    "the tables cannot be brought to this version: {error}; nothing of this step was kept"
-                ))
-            })?;
-            let mut said = Vec::new();
-            for (version, name, _) in MIGRATIONS.iter().filter(|(version, ..)| !before.contains(version)) {
-                said.push(format!("applied {version:04} {name}"));
+            // A connection of its own, without the pool's statement timeout: adopting takes its time.
+            let mut connection = connect(&options).await?;
+            let mut tx = connection.begin().await.map_err(explain)?;
+            tx.execute(
+                "SET LOCAL client_min_messages = warning; SELECT pg_advisory_xact_lock(7238190275)",
+            )
+            .await
+            .map_err(explain)?;
+            let foreign = foreign(&mut tx).await?;
+            if !foreign.is_empty() && !adopt {
+                return Err(standing_in_the_way(&foreign));
             }
-            said.extend(compatibility_views(&mut connection, adopt).await?);
+            let mut said = tables(&mut tx).await?;
+            said.extend(compatibility_views(&mut tx, &foreign).await?);
+            tx.commit().await.map_err(explain)?;
+            connection.close().await.ok();
             Ok(said)
         })
         .await
     }
 
     pub async fn check_schema(&self) -> Result<()> {
-        let applied = applied(&mut *self.connection().await?).await?;
-        schema_verdict(
-            applied.last().copied(),
-            MIGRATIONS.last().map_or(0, |(version, ..)| *version),
-        )
+        let mut connection = self.connection().await?;
+        schema_verdict(applied(&mut connection).await?.last().copied(), needed())?;
+        for view in views::ALL {
+            if !matches!(standing(&mut connection, view.name).await?, Standing::Ours) {
+                return Err(StoreError::Schema(format!(
+                    "{} is not the view that oddsd made; run `oddsd migrate`",
+                    view.name
+                )));
+            }
+        }
+        Ok(())
     }
+}
+
+async fn tables(connection: &mut PgConnection) -> Result<Vec<String>> {
+    let before = applied(connection).await?;
+    if let Some(newer) = before.last().filter(|version| **version > needed()) {
+        return Err(too_new(*newer, needed()));
+    }
+    if before.is_empty() {
+        connection
+            .execute("CREATE SCHEMA IF NOT EXISTS oddsd")
+            .await
+            .map_err(explain)?;
+    }
+    let done = migrator().run_direct(None, connection, false).await;
+    done.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(error)
+        | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => explain(error),
+        error => StoreError::Schema(format!(
+            "the tables cannot be brought to this version: {error}; nothing was touched"
+        )),
+    })?;
+    Ok(MIGRATIONS
+        .iter()
+        .filter(|(version, ..)| !before.contains(version))
+        .map(|(version, name, _)| format!("applied {version:04} {name}"))
+        .collect())
 }
 
 async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>> {
@@ -75,55 +114,71 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>> {
     if !known {
         return Ok(Vec::new());
     }
-    let applied = connection.list_applied_migrations("oddsd.migrations").await;
-    let applied = applied
-        .map_err(|error| StoreError::Schema(format!("oddsd.migrations cannot be read: {error}")))?;
+    let applied = connection.list_applied_migrations(TABLE).await;
+    let applied =
+        applied.map_err(|error| StoreError::Schema(format!("{TABLE} cannot be read: {error}")))?;
     Ok(applied.iter().map(|migration| migration.version).collect())
 }
 
-/// Creates or renews the views under the names that people read.
-async fn compatibility_views(connection: &mut PgConnection, adopt: bool) -> Result<Vec<String>> {
-    let mut tx = connection.begin().await.map_err(explain)?;
-    // One migration at a time; the lock ends with the transaction.
-    tx.execute("SELECT pg_advisory_xact_lock(7238190275)")
-        .await
-        .map_err(explain)?;
-    let mut said = Vec::new();
+/// What stands under the name of a view of ours.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Nothing,
+    Ours,
+    Foreign(&'static str),
+}
+
+type Foreign = (&'static views::View, &'static str);
+
+async fn foreign(connection: &mut PgConnection) -> Result<Vec<Foreign>> {
     let mut foreign = Vec::new();
     for view in views::ALL {
-        if let Some(kind) = standing(&mut tx, view.name).await? {
+        if let Standing::Foreign(kind) = standing(connection, view.name).await? {
             foreign.push((view, kind));
         }
     }
-    if !foreign.is_empty() && !adopt {
-        let names: Vec<String> = foreign
-            .iter()
-            .map(|(view, kind)| format!("{kind} {}", view.name))
-            .collect();
-        return Err(StoreError::Schema(format!(
-            "this database already has {}; nothing was touched. `oddsd migrate --adopt` imports the rows, renames \
-             what stands there to *{} and puts a view with the same columns in its place, in one transaction",
-            names.join(", "),
-            adopt::ASIDE
-        )));
-    }
-    for (view, _) in &foreign {
-        said.push(adopt::rename_aside(&mut tx, view.name).await?);
+    Ok(foreign)
+}
+
+fn standing_in_the_way(foreign: &[Foreign]) -> StoreError {
+    let names: Vec<String> = foreign
+        .iter()
+        .map(|(view, kind)| format!("{kind} {}", view.name))
+        .collect();
+    StoreError::Schema(format!(
+        "this database already has {}; nothing was touched. `oddsd migrate --adopt` imports the rows, renames \
+         what stands there to *{} and puts a view with the same columns in its place, in one transaction",
+        names.join(", "),
+        adopt::ASIDE
+    ))
+}
+
+/// Creates the views under the names that people read, in place of what stands there.
+async fn compatibility_views(
+    connection: &mut PgConnection,
+    foreign: &[Foreign],
+) -> Result<Vec<String>> {
+    let mut said = Vec::new();
+    for (view, _) in foreign {
+        said.push(adopt::rename_aside(connection, view.name).await?);
     }
     if foreign.iter().any(|(_, kind)| *kind == "table") {
-        said.extend(adopt::import(&mut tx).await?);
+        said.extend(adopt::import(connection).await?);
     }
     for view in views::ALL {
-        let adopted = foreign.iter().any(|(one, _)| one.name == view.name);
-        let aside = adopted.then(|| format!("{}{}", view.name, adopt::ASIDE));
-        views::create(&mut tx, view, aside.as_deref()).await?;
+        if foreign.iter().any(|(one, _)| one.name == view.name) {
+            let aside = format!("{}{}", view.name, adopt::ASIDE);
+            said.extend(views::create(connection, view, Some(&aside)).await?);
+            said.extend(rights::keep(connection, view.name, &aside).await?);
+        } else if standing(connection, view.name).await? == Standing::Nothing {
+            views::create(connection, view, None).await?;
+            rights::read_only(connection, view.name).await?;
+        }
     }
-    tx.commit().await.map_err(explain)?;
     Ok(said)
 }
 
-/// What stands under this name that is not ours: `table`, `view`, …
-async fn standing(connection: &mut PgConnection, name: &str) -> Result<Option<&'static str>> {
+async fn standing(connection: &mut PgConnection, name: &str) -> Result<Standing> {
     let row = sqlx::query(
         "SELECT relkind::text AS kind, coalesce(obj_description(oid, 'pg_class'), '') AS comment
          FROM pg_class WHERE oid = to_regclass($1)",
@@ -132,14 +187,17 @@ async fn standing(connection: &mut PgConnection, name: &str) -> Result<Option<&'
     .fetch_optional(connection)
     .await
     .map_err(explain)?;
-    Ok(row.and_then(
-        |row| match (row.get::<&str, _>("kind"), row.get::<&str, _>("comment")) {
-            ("v", comment) if comment.starts_with(views::MARK) => None,
-            ("v", _) => Some("view"),
-            ("m", _) => Some("materialized view"),
-            _ => Some("table"),
+    let Some(row) = row else {
+        return Ok(Standing::Nothing);
+    };
+    Ok(
+        match (row.get::<&str, _>("kind"), row.get::<&str, _>("comment")) {
+            ("v", comment) if comment.starts_with(views::MARK) => Standing::Ours,
+            ("v", _) => Standing::Foreign("view"),
+            ("m", _) => Standing::Foreign("materialized view"),
+            _ => Standing::Foreign("table"),
         },
-    ))
+    )
 }
 
 pub(super) async fn run(connection: &mut PgConnection, sql: String) -> Result<u64> {

@@ -1,9 +1,12 @@
 //! What is asked of Postgres: the book at start, the read API's rows, and the daemon's own log.
 
-use chrono::{DateTime, Utc};
-use sqlx::Row;
+use std::time::Duration;
 
-use super::{LEASE, Postgres, explain};
+use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt;
+use sqlx::{Executor, Row};
+
+use super::{LEASE, Postgres, explain, within};
 use crate::model::EventId;
 use crate::store::rows::{self, Columns, Loader};
 use crate::store::{
@@ -23,6 +26,21 @@ macro_rules! selection_columns {
         "s.key AS selection_key, s.name AS selection_name, s.status AS selection_status, s.facts::text AS selection_facts"
     };
 }
+/// Ends in its order, so that the newest page is the same question with DESC.
+macro_rules! cycles {
+    () => {
+        "SELECT id, feed, (extract(epoch FROM as_of) * 1000000)::bigint AS as_of,
+         (extract(epoch FROM committed_at) * 1000000)::bigint AS committed_at, races::bigint AS races,
+         horses::bigint AS horses, cardinality(bookmakers)::bigint AS bookmakers, seen, inserted, reopened,
+         changed, withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms FROM oddsd.cycles WHERE id > $1 ORDER BY id"
+    };
+}
+macro_rules! removals {
+    () => {
+        "SELECT id, (extract(epoch FROM at) * 1000000)::bigint AS at, cycle_id, rule, reason, keys, existed,
+         backend, attempts::bigint AS attempts, took_ms FROM oddsd.removals WHERE id > $1 ORDER BY id"
+    };
+}
 macro_rules! offer_columns {
     () => {
         "p.decimal::text AS decimal, p.fractional, p.point::text AS point, p.ew_places::bigint AS ew_places,
@@ -30,18 +48,28 @@ macro_rules! offer_columns {
     };
 }
 
+/// A load of everything may take longer than any other statement.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// Rows a retention step takes out at once: short transactions, whatever has piled up.
 const PRUNE_BATCH: i64 = 20_000;
 
 impl Postgres {
     pub async fn load(&self) -> Result<Loaded> {
+        let db = self.clone();
+        to_the_end(within(LOAD_TIMEOUT, async move { db.everything().await })).await
+    }
+
+    async fn everything(&self) -> Result<Loaded> {
         let mut connection = self.connection().await?;
         // One snapshot for all five questions.
         let mut tx = sqlx::Connection::begin(&mut *connection)
             .await
             .map_err(explain)?;
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            .execute(&mut *tx)
+        let rules = format!(
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = {}",
+            LOAD_TIMEOUT.as_millis()
+        );
+        tx.execute(sqlx::AssertSqlSafe(rules))
             .await
             .map_err(explain)?;
         let mut loader = Loader::default();
@@ -49,9 +77,10 @@ impl Postgres {
         for row in bookmakers.fetch_all(&mut *tx).await.map_err(explain)? {
             loader.bookmaker(&row)?;
         }
+        // Where no look is on record, any look is newer.
         let events = sqlx::query(concat!(
             "SELECT e.id, ", event_columns!(), ",
-                    (extract(epoch FROM coalesce(c.checked_at, e.updated_at)) * 1000000)::bigint AS checked_at
+                    (extract(epoch FROM coalesce(c.checked_at, 'epoch')) * 1000000)::bigint AS checked_at
              FROM oddsd.events e LEFT JOIN oddsd.checks c ON c.event_id = e.id"
         ));
         for row in events.fetch_all(&mut *tx).await.map_err(explain)? {
@@ -71,17 +100,17 @@ impl Postgres {
             " FROM oddsd.prices p"
         ))
         .fetch(&mut *tx);
-        use futures_util::TryStreamExt;
         while let Some(row) = prices.try_next().await.map_err(explain)? {
             loader.price(&row)?;
         }
         drop(prices);
         let next = sqlx::query(
-            "SELECT coalesce((SELECT max(id) FROM oddsd.events), 0) AS event,
-                    coalesce((SELECT max(id) FROM oddsd.selections), 0) AS selection,
-                    coalesce((SELECT max(id) FROM oddsd.bookmakers), 0) AS bookmaker,
-                    coalesce((SELECT max(id) FROM oddsd.prices), 0) AS price,
-                    coalesce((SELECT max(id) FROM oddsd.cycles), 0) AS cycle",
+            "SELECT greatest(coalesce(k.next_event, 1), coalesce((SELECT max(id) FROM oddsd.events), 0) + 1) AS event,
+                    greatest(coalesce(k.next_selection, 1), coalesce((SELECT max(id) FROM oddsd.selections), 0) + 1) AS selection,
+                    greatest(coalesce(k.next_bookmaker, 1), coalesce((SELECT max(id) FROM oddsd.bookmakers), 0) + 1) AS bookmaker,
+                    greatest(coalesce(k.next_price, 1), coalesce((SELECT max(id) FROM oddsd.prices), 0) + 1) AS price,
+                    coalesce(k.id, 0) AS cycle
+             FROM (SELECT 1) AS one LEFT JOIN (SELECT * FROM oddsd.cycles ORDER BY id DESC LIMIT 1) AS k ON true",
         );
         let next = next.fetch_one(&mut *tx).await.map_err(explain)?;
         loader.finish(&next)
@@ -149,39 +178,42 @@ impl Postgres {
     }
 
     pub async fn cycles(&self, after: i64, limit: i64) -> Result<Vec<CycleRow>> {
-        let cycles = sqlx::query(
-            "SELECT * FROM (
-                 SELECT id, feed, (extract(epoch FROM as_of) * 1000000)::bigint AS as_of,
-                        (extract(epoch FROM committed_at) * 1000000)::bigint AS committed_at, races::bigint AS races,
-                        horses::bigint AS horses, cardinality(bookmakers)::bigint AS bookmakers, seen, inserted, reopened,
-                        changed, withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms
-                 FROM oddsd.cycles WHERE id > $1
-                 ORDER BY CASE WHEN $1 < 0 THEN -id ELSE id END LIMIT $2) newest
-             ORDER BY id",
-        )
-        .bind(after)
-        .bind(limit)
-        .fetch_all(&mut *self.connection().await?)
-        .await
-        .map_err(explain)?;
-        cycles.iter().map(rows::cycle).collect()
+        let page = match after {
+            ..0 => concat!(cycles!(), " DESC LIMIT $2"),
+            _ => concat!(cycles!(), " LIMIT $2"),
+        };
+        let found = sqlx::query(page)
+            .bind(after)
+            .bind(limit)
+            .fetch_all(&mut *self.connection().await?)
+            .await
+            .map_err(explain)?;
+        let mut cycles = found.iter().map(rows::cycle).collect::<Result<Vec<_>>>()?;
+        if after < 0 {
+            cycles.reverse();
+        }
+        Ok(cycles)
     }
 
     pub async fn removals(&self, after: i64, limit: i64) -> Result<Vec<Removal>> {
-        let removals = sqlx::query(
-            "SELECT * FROM (
-                 SELECT id, (extract(epoch FROM at) * 1000000)::bigint AS at, cycle_id, rule, reason, keys, existed,
-                        backend, attempts::bigint AS attempts, took_ms
-                 FROM oddsd.removals WHERE id > $1
-                 ORDER BY CASE WHEN $1 < 0 THEN -id ELSE id END LIMIT $2) newest
-             ORDER BY id",
-        )
-        .bind(after)
-        .bind(limit)
-        .fetch_all(&mut *self.connection().await?)
-        .await
-        .map_err(explain)?;
-        removals.iter().map(rows::removal).collect()
+        let page = match after {
+            ..0 => concat!(removals!(), " DESC LIMIT $2"),
+            _ => concat!(removals!(), " LIMIT $2"),
+        };
+        let found = sqlx::query(page)
+            .bind(after)
+            .bind(limit)
+            .fetch_all(&mut *self.connection().await?)
+            .await
+            .map_err(explain)?;
+        let mut removals = found
+            .iter()
+            .map(rows::removal)
+            .collect::<Result<Vec<_>>>()?;
+        if after < 0 {
+            removals.reverse();
+        }
+        Ok(removals)
     }
 
     pub async fn status(&self) -> Result<StoreStatus> {
@@ -219,32 +251,8 @@ impl Postgres {
     ) -> Result<Pruned> {
         let (db, lease) = (self.clone(), lease.clone());
         to_the_end(async move {
-            let mut connection = db.connection().await?;
-            let mut tx = sqlx::Connection::begin(&mut *connection).await.map_err(explain)?;
-            sqlx::query("SELECT 1 FROM oddsd.leases WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE")
-                .bind(LEASE)
-                .bind(&lease.holder)
-                .bind(lease.epoch)
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(explain)?
-                .ok_or(StoreError::Fenced)?;
-            let events: Vec<i64> = sqlx::query(
-                "WITH gone AS (DELETE FROM oddsd.events WHERE coalesce(starts_at, updated_at) < $1 RETURNING id),
-                      prices AS (DELETE FROM oddsd.prices WHERE event_id IN (SELECT id FROM gone)),
-                      selections AS (DELETE FROM oddsd.selections WHERE event_id IN (SELECT id FROM gone)),
-                      checks AS (DELETE FROM oddsd.checks WHERE event_id IN (SELECT id FROM gone))
-                 SELECT id FROM gone",
-            )
-            .bind(now - keep.finished_events)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(explain)?
-            .iter()
-            .map(|row| row.get("id"))
-            .collect();
-            tx.commit().await.map_err(explain)?;
-
+            let finished = now - keep.finished_events;
+            let events = db.in_time(db.prune_events(&lease, finished)).await?;
             let before = now - keep.history;
             let history = db
                 .prune_step("DELETE FROM oddsd.price_history WHERE ctid = ANY (ARRAY(SELECT ctid FROM oddsd.price_history WHERE observed_at < $1 LIMIT $2))", before)
@@ -262,16 +270,47 @@ impl Postgres {
         .await
     }
 
+    /// Events with all that hangs on them; their history stays until its own time.
+    async fn prune_events(&self, lease: &Lease, before: DateTime<Utc>) -> Result<Vec<i64>> {
+        let mut connection = self.connection().await?;
+        let mut tx = sqlx::Connection::begin(&mut *connection)
+            .await
+            .map_err(explain)?;
+        sqlx::query(
+            "SELECT 1 FROM oddsd.leases WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE",
+        )
+        .bind(LEASE)
+        .bind(&lease.holder)
+        .bind(lease.epoch)
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(explain)?
+        .ok_or(StoreError::Fenced)?;
+        let gone = sqlx::query(
+            "WITH gone AS (DELETE FROM oddsd.events WHERE coalesce(starts_at, updated_at) < $1 RETURNING id),
+                  prices AS (DELETE FROM oddsd.prices WHERE event_id IN (SELECT id FROM gone)),
+                  selections AS (DELETE FROM oddsd.selections WHERE event_id IN (SELECT id FROM gone)),
+                  checks AS (DELETE FROM oddsd.checks WHERE event_id IN (SELECT id FROM gone))
+             SELECT id FROM gone ORDER BY id",
+        );
+        let gone = gone
+            .bind(before)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(explain)?;
+        tx.commit().await.map_err(explain)?;
+        Ok(gone.iter().map(|row| row.get("id")).collect())
+    }
+
     async fn prune_step(&self, delete: &'static str, before: DateTime<Utc>) -> Result<u64> {
         let mut total = 0;
         loop {
-            let deleted = sqlx::query(delete)
-                .bind(before)
-                .bind(PRUNE_BATCH)
-                .execute(&mut *self.connection().await?)
-                .await
-                .map_err(explain)?
-                .rows_affected();
+            let batch = async {
+                let mut connection = self.connection().await?;
+                let delete = sqlx::query(delete).bind(before).bind(PRUNE_BATCH);
+                delete.execute(&mut *connection).await.map_err(explain)
+            };
+            let deleted = self.in_time(batch).await?.rows_affected();
             total += deleted;
             if deleted < PRUNE_BATCH as u64 {
                 return Ok(total);

@@ -125,14 +125,17 @@ pub const ALL: &[View] = &[
     },
 ];
 
-/// Creates the view; `aside` is the relation whose place it takes: its column types and the
-/// rights of its readers are kept.
-pub async fn create(connection: &mut PgConnection, view: &View, aside: Option<&str>) -> Result<()> {
-    let mut types = Vec::new();
+/// Creates the view; `aside` is the relation whose place it takes: its column types are kept.
+pub async fn create(
+    connection: &mut PgConnection,
+    view: &View,
+    aside: Option<&str>,
+) -> Result<Vec<String>> {
+    let mut types: Vec<(String, String)> = Vec::new();
     if let Some(aside) = aside {
         let rows = sqlx::query(
             "SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type FROM pg_attribute
-             WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
+             WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         )
         .bind(aside)
         .fetch_all(&mut *connection)
@@ -140,19 +143,8 @@ pub async fn create(connection: &mut PgConnection, view: &View, aside: Option<&s
         .map_err(explain)?;
         types = rows
             .iter()
-            .map(|row| (row.get::<String, _>("name"), row.get::<String, _>("type")))
+            .map(|row| (row.get("name"), row.get("type")))
             .collect();
-    } else {
-        // A view of ours from an earlier migration: replaced only when it would differ.
-        let stamp: Option<String> =
-            sqlx::query_scalar("SELECT obj_description(to_regclass($1), 'pg_class')")
-                .bind(view.name)
-                .fetch_one(&mut *connection)
-                .await
-                .map_err(explain)?;
-        if stamp.is_some() {
-            return Ok(());
-        }
     }
     let columns: Vec<String> = view
         .columns
@@ -160,69 +152,66 @@ pub async fn create(connection: &mut PgConnection, view: &View, aside: Option<&s
         .map(|(name, expression, default)| {
             let known = types.iter().find(|(column, _)| column == name);
             let wanted = known.map_or(*default, |(_, wanted)| wanted.as_str());
-            format!("{} AS {name}", cast(expression, wanted))
+            format!("{} AS {name}", cast(expression, default, wanted))
         })
         .collect();
+    let (name, columns, from) = (view.name, columns.join(", "), view.from);
     run(
         connection,
-        format!(
-            "CREATE VIEW {} AS SELECT {} FROM {}",
-            view.name,
-            columns.join(", "),
-            view.from
-        ),
+        format!("CREATE VIEW {name} AS SELECT {columns} FROM {from}"),
     )
     .await?;
-    run(
-        connection,
-        format!(
-            "COMMENT ON VIEW {} IS '{MARK} a view over schema oddsd; read only'",
-            view.name
-        ),
-    )
-    .await?;
-    if let Some(aside) = aside {
-        let grants: Vec<String> = sqlx::query_scalar(
-            "SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END
-             FROM pg_class k, aclexplode(k.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
-             WHERE k.oid = to_regclass($1) AND a.privilege_type = 'SELECT' AND a.grantee <> k.relowner",
-        )
-        .bind(aside)
-        .fetch_all(&mut *connection)
-        .await
-        .map_err(explain)?;
-        for reader in grants {
-            run(
-                connection,
-                format!("GRANT SELECT ON {} TO {reader}", view.name),
-            )
-            .await?;
-        }
+    let comment = format!("{MARK} a view over schema oddsd; read only");
+    run(connection, format!("COMMENT ON VIEW {name} IS '{comment}'")).await?;
+    let lost: Vec<&str> = types
+        .iter()
+        .map(|(column, _)| column.as_str())
+        .filter(|column| view.columns.iter().all(|(known, ..)| known != column))
+        .collect();
+    if lost.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(())
+    Ok(vec![format!(
+        "{name} no longer has {}: no feed of ours fills it",
+        lost.join(", ")
+    )])
 }
 
 /// A cast that can never fail at reading: a saddle-cloth "NR" in an integer column reads as NULL.
-fn cast(expression: &str, wanted: &str) -> String {
+fn cast(expression: &str, own: &str, wanted: &str) -> String {
     let text = format!("({expression})::text");
+    let when = |pattern: &str| format!("CASE WHEN {text} ~ '{pattern}' THEN {text}::{wanted} END");
+    const NUMBER: &str = "^-?[0-9]{1,30}([.][0-9]{1,30})?$";
     match wanted {
-        "integer" | "bigint" | "smallint" => {
-            let digits = if wanted == "bigint" {
-                18
-            } else if wanted == "integer" {
-                9
-            } else {
-                4
-            };
-            format!("CASE WHEN {text} ~ '^-?[0-9]{{1,{digits}}}$' THEN {text}::{wanted} END")
+        "smallint" => when("^-?[0-9]{1,4}$"),
+        "integer" => when("^-?[0-9]{1,9}$"),
+        "bigint" => when("^-?[0-9]{1,18}$"),
+        "uuid" => format!(
+            "CASE WHEN {text} ~ '^[0-9a-fA-F]{{8}}(-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}$' \
+             THEN {text}::uuid ELSE md5({text})::uuid END"
+        ),
+        "time without time zone" => when("^([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"),
+        "double precision" | "real" | "numeric" => when(NUMBER),
+        _ if wanted == own && !wanted.starts_with("numeric(") => {
+            format!("({expression})::{wanted}")
         }
-        "uuid" => format!("md5({text})::uuid"),
-        "time without time zone" => {
-            format!("CASE WHEN {text} ~ '^[0-2]?[0-9]:[0-5][0-9]' THEN {text}::time END")
-        }
-        _ if wanted.starts_with("double") || wanted == "real" || wanted == "numeric" => {
-            format!("CASE WHEN {text} ~ '^-?[0-9]+([.][0-9]+)?$' THEN {text}::{wanted} END")
-        }
-        _ => format!("({expression})::{wanted}"),
+        "date" if own == "text" => when("^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])$"),
+        _ => match precision(wanted) {
+            // The bound leaves room for rounding up.
+            Some((digits, scale)) => format!(
+                "CASE WHEN {text} ~ '{NUMBER}' AND abs({text}::numeric) < 1e{} - 1 THEN {text}::{wanted} END",
+                digits - scale
+            ),
+            None => format!("({expression})::{wanted}"),
+        },
     }
+}
+
+/// `numeric(10,3)` as (10, 3).
+fn precision(wanted: &str) -> Option<(i32, i32)> {
+    let (digits, scale) = wanted
+        .strip_prefix("numeric(")?
+        .strip_suffix(')')?
+        .split_once(',')?;
+    Some((digits.parse().ok()?, scale.parse().ok()?))
 }

@@ -1,6 +1,6 @@
 //! One cycle is one transaction of prepared statements: in process, a row costs no round trip.
 
-use super::{LEASE, Sqlite, explain, now};
+use super::{CHECKED, LEASE, Sqlite, explain, now};
 use crate::diff::{Changes, PriceChangeKind};
 use crate::model::Facts;
 use crate::store::{CycleFacts, Lease, Result, StoreError, Written, kinds_text, to_the_end};
@@ -56,8 +56,9 @@ async fn write_cycle(tx: &mut Tx, cycle: &CycleFacts, changes: &Changes, at: i64
     let counts = &changes.counts;
     sqlx::query(
         "INSERT INTO cycles (id, feed, as_of, committed_at, races, horses, bookmakers, seen, inserted, reopened, changed,
-                             withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+                             withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms,
+                             next_event, next_selection, next_bookmaker, next_price)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
     )
     .bind(cycle.id)
     .bind(&cycle.feed)
@@ -77,6 +78,10 @@ async fn write_cycle(tx: &mut Tx, cycle: &CycleFacts, changes: &Changes, at: i64
     .bind(counts.no_price as i64)
     .bind(cycle.fetch_ms)
     .bind(cycle.diff_ms)
+    .bind(changes.next.event)
+    .bind(changes.next.selection)
+    .bind(changes.next.bookmaker)
+    .bind(changes.next.price)
     .execute(&mut **tx)
     .await
     .map(drop)
@@ -124,6 +129,12 @@ async fn write_facts(tx: &mut Tx, changes: &Changes, at: i64, written: &mut Writ
         .await
         .map_err(explain)?;
         written.events += done.rows_affected();
+        sqlx::query(CHECKED)
+            .bind(change.row)
+            .bind(changes.as_of.timestamp_micros())
+            .execute(&mut **tx)
+            .await
+            .map_err(explain)?;
     }
     for change in &changes.selections {
         let selection = &change.after;

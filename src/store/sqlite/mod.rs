@@ -15,12 +15,17 @@ use sqlx::sqlite::{
 use sqlx::{SqlSafeStr, SqliteConnection};
 
 use super::rows;
-use super::{Acquired, Claimed, Lease, Removal, Result, StoreError, schema_verdict, to_the_end};
+use super::{
+    Acquired, Claimed, Lease, Removal, Result, StoreError, schema_verdict, to_the_end, too_new,
+};
 use crate::key::Key;
 
 const LEASE: &str = "writer";
 /// How long a statement waits for another process that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// "Last checked" only moves forward.
+const CHECKED: &str = "INSERT INTO checks (event_id, checked_at) VALUES (?1, ?2)
+    ON CONFLICT (event_id) DO UPDATE SET checked_at = max(checked_at, excluded.checked_at)";
 const READERS: u32 = 4;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -48,6 +53,13 @@ fn micros(duration: Duration) -> i64 {
 
 impl Sqlite {
     pub async fn open(url: &str) -> Result<Self> {
+        if url.contains(":memory:") || url.contains("mode=memory") {
+            return Err(StoreError::Misconfigured(
+                "an SQLite database in memory would be another one for each connection; name a file: \
+                 sqlite:path/to/file.db"
+                    .into(),
+            ));
+        }
         let options = SqliteConnectOptions::from_str(url)
             .map_err(|error| {
                 StoreError::Misconfigured(format!(
@@ -93,6 +105,9 @@ impl Sqlite {
         to_the_end(async move {
             // One writer connection: given back before the migrator takes it.
             let before = applied(&mut *db.writer.acquire().await.map_err(explain)?).await?;
+            if let Some(newer) = before.last().filter(|version| **version > needed()) {
+                return Err(too_new(*newer, needed()));
+            }
             migrator().run(&db.writer).await.map_err(|error| {
                 StoreError::Schema(format!(
                     "the tables cannot be brought to this version: {error}"
@@ -114,10 +129,7 @@ impl Sqlite {
 
     pub async fn check_schema(&self) -> Result<()> {
         let applied = applied(&mut *self.writer.acquire().await.map_err(explain)?).await?;
-        schema_verdict(
-            applied.last().copied(),
-            MIGRATIONS.last().map_or(0, |(version, ..)| *version),
-        )
+        schema_verdict(applied.last().copied(), needed())
     }
 
     pub async fn acquire(&self, holder: &str, ttl: Duration) -> Result<Acquired> {
@@ -184,7 +196,7 @@ impl Sqlite {
                 return Err(StoreError::Fenced);
             }
             for (event, at) in checked {
-                sqlx::query("INSERT OR REPLACE INTO checks (event_id, checked_at) VALUES (?1, ?2)")
+                sqlx::query(CHECKED)
                     .bind(event)
                     .bind(at.timestamp_micros())
                     .execute(&mut *tx)
@@ -239,7 +251,7 @@ impl Sqlite {
             .fetch_all(&db.writer)
             .await
             .map_err(explain)?;
-            claimed.iter().map(rows::claimed).collect()
+            rows::all_claimed(&claimed)
         })
         .await
     }
@@ -326,6 +338,10 @@ impl Sqlite {
 /// Row numbers as a JSON array: SQLite's way to take a list as one parameter.
 fn ids(rows: &[i64]) -> String {
     serde_json::to_string(rows).expect("numbers are JSON")
+}
+
+fn needed() -> i64 {
+    MIGRATIONS.last().map_or(0, |(version, ..)| *version)
 }
 
 fn migrator() -> Migrator {

@@ -22,6 +22,20 @@ macro_rules! selection_columns {
         "s.key AS selection_key, s.name AS selection_name, s.status AS selection_status, s.facts AS selection_facts"
     };
 }
+/// Ends in its order, so that the newest page is the same question with DESC.
+macro_rules! cycles {
+    () => {
+        "SELECT id, feed, as_of, committed_at, races, horses, json_array_length(bookmakers) AS bookmakers, seen,
+         inserted, reopened, changed, withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms
+         FROM cycles WHERE id > ?1 ORDER BY id"
+    };
+}
+macro_rules! removals {
+    () => {
+        "SELECT id, at, cycle_id, rule, reason, keys, existed, backend, attempts, took_ms
+         FROM removals WHERE id > ?1 ORDER BY id"
+    };
+}
 macro_rules! offer_columns {
     () => {
         "p.decimal, p.fractional, p.point, p.ew_places, p.ew_denom, p.status AS price_status, p.observed_at"
@@ -29,7 +43,13 @@ macro_rules! offer_columns {
 }
 
 impl Sqlite {
+    /// In a task of its own: a dropped `begin()` would leave a reader in an old snapshot for ever.
     pub async fn load(&self) -> Result<Loaded> {
+        let db = self.clone();
+        to_the_end(async move { db.everything().await }).await
+    }
+
+    async fn everything(&self) -> Result<Loaded> {
         // One deferred read transaction: one snapshot for all five questions.
         let mut tx = self.readers.begin().await.map_err(explain)?;
         let mut loader = Loader::default();
@@ -40,10 +60,11 @@ impl Sqlite {
         {
             loader.bookmaker(&row)?;
         }
+        // Where no look is on record, any look is newer.
         let events = sqlx::query(concat!(
             "SELECT e.id, ",
             event_columns!(),
-            ", coalesce(c.checked_at, e.updated_at) AS checked_at
+            ", coalesce(c.checked_at, 0) AS checked_at
              FROM events e LEFT JOIN checks c ON c.event_id = e.id"
         ));
         for row in events.fetch_all(&mut *tx).await.map_err(explain)? {
@@ -68,11 +89,12 @@ impl Sqlite {
         }
         drop(prices);
         let next = sqlx::query(
-            "SELECT coalesce((SELECT max(id) FROM events), 0) AS event,
-                    coalesce((SELECT max(id) FROM selections), 0) AS selection,
-                    coalesce((SELECT max(id) FROM bookmakers), 0) AS bookmaker,
-                    coalesce((SELECT max(id) FROM prices), 0) AS price,
-                    coalesce((SELECT max(id) FROM cycles), 0) AS cycle",
+            "SELECT max(coalesce(k.next_event, 1), coalesce((SELECT max(id) FROM events), 0) + 1) AS event,
+                    max(coalesce(k.next_selection, 1), coalesce((SELECT max(id) FROM selections), 0) + 1) AS selection,
+                    max(coalesce(k.next_bookmaker, 1), coalesce((SELECT max(id) FROM bookmakers), 0) + 1) AS bookmaker,
+                    max(coalesce(k.next_price, 1), coalesce((SELECT max(id) FROM prices), 0) + 1) AS price,
+                    coalesce(k.id, 0) AS cycle
+             FROM (SELECT 1) AS one LEFT JOIN (SELECT * FROM cycles ORDER BY id DESC LIMIT 1) AS k ON true",
         );
         let next = next.fetch_one(&mut *tx).await.map_err(explain)?;
         loader.finish(&next)
@@ -99,6 +121,11 @@ impl Sqlite {
     }
 
     pub async fn event_prices(&self, event: &EventId) -> Result<Option<EventPrices>> {
+        let (db, event) = (self.clone(), event.clone());
+        to_the_end(async move { db.prices_of(&event).await }).await
+    }
+
+    async fn prices_of(&self, event: &EventId) -> Result<Option<EventPrices>> {
         let mut tx = self.readers.begin().await.map_err(explain)?;
         let head = sqlx::query(concat!(
             "SELECT e.id, ",
@@ -140,32 +167,42 @@ impl Sqlite {
     }
 
     pub async fn cycles(&self, after: i64, limit: i64) -> Result<Vec<CycleRow>> {
-        let cycles = sqlx::query(
-            "SELECT * FROM (
-                 SELECT id, feed, as_of, committed_at, races, horses, json_array_length(bookmakers) AS bookmakers, seen,
-                        inserted, reopened, changed, withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms
-                 FROM cycles WHERE id > ?1 ORDER BY CASE WHEN ?1 < 0 THEN -id ELSE id END LIMIT ?2)
-             ORDER BY id",
-        )
-        .bind(after)
-        .bind(limit)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(explain)?;
-        cycles.iter().map(rows::cycle).collect()
+        let page = match after {
+            ..0 => concat!(cycles!(), " DESC LIMIT ?2"),
+            _ => concat!(cycles!(), " LIMIT ?2"),
+        };
+        let found = sqlx::query(page)
+            .bind(after)
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(explain)?;
+        let mut cycles = found.iter().map(rows::cycle).collect::<Result<Vec<_>>>()?;
+        if after < 0 {
+            cycles.reverse();
+        }
+        Ok(cycles)
     }
 
     pub async fn removals(&self, after: i64, limit: i64) -> Result<Vec<Removal>> {
-        let removals = sqlx::query(
-            "SELECT * FROM (SELECT * FROM removals WHERE id > ?1 ORDER BY CASE WHEN ?1 < 0 THEN -id ELSE id END LIMIT ?2)
-             ORDER BY id",
-        )
-        .bind(after)
-        .bind(limit)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(explain)?;
-        removals.iter().map(rows::removal).collect()
+        let page = match after {
+            ..0 => concat!(removals!(), " DESC LIMIT ?2"),
+            _ => concat!(removals!(), " LIMIT ?2"),
+        };
+        let found = sqlx::query(page)
+            .bind(after)
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(explain)?;
+        let mut removals = found
+            .iter()
+            .map(rows::removal)
+            .collect::<Result<Vec<_>>>()?;
+        if after < 0 {
+            removals.reverse();
+        }
+        Ok(removals)
     }
 
     pub async fn status(&self) -> Result<StoreStatus> {

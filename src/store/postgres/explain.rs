@@ -1,0 +1,58 @@
+//! What a database error means for the caller, in words that say what to do next.
+
+use crate::store::StoreError;
+
+/// What a database error means for the caller. The text never holds the URL.
+pub(super) fn explain(error: sqlx::Error) -> StoreError {
+    match &error {
+        sqlx::Error::Database(refused) => {
+            let code = refused.code().unwrap_or_default();
+            let message = refused.message();
+            match &*code {
+                // The fence of the commit divides by the number of leases that are ours.
+                "22012" => StoreError::Fenced,
+                "28P01" | "28000" => StoreError::Misconfigured(format!(
+                    "the database refused the login ({message}); check user and password in DATABASE_URL"
+                )),
+                "3D000" => StoreError::Misconfigured(format!(
+                    "{message}; create it, or correct the name at the end of DATABASE_URL"
+                )),
+                "42501" => StoreError::Misconfigured(format!(
+                    "{message}; the user of DATABASE_URL needs CREATE on the database (for schema oddsd) and on schema public \
+                     (for the views)"
+                )),
+                "3F000" | "42P01" | "42703" => StoreError::Schema(format!(
+                    "{message}; run `oddsd migrate` to bring the tables to this version"
+                )),
+                // A standby, or a primary that has just become one.
+                "25006" => StoreError::Down(format!(
+                    "{message}; it answers read-only, waiting for a primary"
+                )),
+                "57014" => StoreError::Failed(format!(
+                    "{message}; find what holds it up, or raise DATABASE_STATEMENT_TIMEOUT"
+                )),
+                // Shutting down, starting up, too many connections, out of resources.
+                code if code.starts_with("57P")
+                    || code.starts_with("53")
+                    || code.starts_with("08") =>
+                {
+                    StoreError::Down(message.to_owned())
+                }
+                _ => StoreError::Failed(format!("{message} ({code})")),
+            }
+        }
+        sqlx::Error::Io(io) => StoreError::Down(io.to_string()),
+        sqlx::Error::Tls(tls) => StoreError::Misconfigured(format!(
+            "no trusted TLS connection to the database ({tls}); check the host name, or give the authority's \
+             certificate with sslrootcert=… in DATABASE_URL"
+        )),
+        sqlx::Error::PoolTimedOut => StoreError::Down("no connection became free in time".into()),
+        sqlx::Error::PoolClosed => {
+            StoreError::Down("the connections were closed; oddsd is shutting down".into())
+        }
+        sqlx::Error::WorkerCrashed | sqlx::Error::Protocol(_) => {
+            StoreError::Down(error.to_string())
+        }
+        _ => StoreError::Failed(error.to_string()),
+    }
+}

@@ -35,7 +35,10 @@ const ONCE_RELAY: Duration = Duration::from_secs(10);
 /// A look that fails for a passing reason is repeated by `once` so often.
 const ONCE_TRIES: u32 = 3;
 /// The size of the provider's real days.
-const SIMULATED: Size = Size { races: 57, bookmakers: 28 };
+const SIMULATED: Size = Size {
+    races: 57,
+    bookmakers: 28,
+};
 
 pub struct App {
     pub store: Store,
@@ -59,7 +62,8 @@ impl App {
         let pace = match settings.cron() {
             Some(line) => {
                 let zone = settings.schedule.cron_timezone.name();
-                let cron = Cron::parse(line, zone).map_err(|why| BadSetting(format!("CRON: {why:#}")))?;
+                let cron =
+                    Cron::parse(line, zone).map_err(|why| BadSetting(format!("CRON: {why:#}")))?;
                 Pace::Cron(Box::new(Ticker::start(cron).await?))
             }
             None => Pace::Adaptive(settings.plan()),
@@ -68,7 +72,12 @@ impl App {
     }
 
     /// The same house on another clock, with a feed and a pace that are already there.
-    pub async fn build_with(settings: &Settings, feed: Feed, clock: Clock, pace: Pace) -> anyhow::Result<Self> {
+    pub async fn build_with(
+        settings: &Settings,
+        feed: Feed,
+        clock: Clock,
+        pace: Pace,
+    ) -> anyhow::Result<Self> {
         let live = Live::new();
         let store = Store::open(&settings.store()).await?;
         if settings.store.auto_migrate {
@@ -77,7 +86,9 @@ impl App {
             }
         }
         store.check_schema().await?;
-        let cache = Cache::open(&settings.cache()).await.map_err(|why| BadSetting(format!("{why:#}")))?;
+        let cache = Cache::open(&settings.cache())
+            .await
+            .map_err(|why| BadSetting(format!("{why:#}")))?;
         let cache = Arc::new(cache);
         let listener = match settings.daemon.listen {
             Listen::Off => None,
@@ -93,8 +104,13 @@ impl App {
             store: store.backend().into(),
             cache: cache.backend().into(),
         });
-        let relay =
-            Relay::new(store.clone(), Arc::clone(&cache), live.clone(), holder.clone(), Arc::clone(&poke));
+        let relay = Relay::new(
+            store.clone(),
+            Arc::clone(&cache),
+            live.clone(),
+            holder.clone(),
+            Arc::clone(&poke),
+        );
         let ingest = Ingest::new(
             feed,
             store.clone(),
@@ -126,7 +142,19 @@ impl App {
 
     /// Works until `stop`; everything that was begun is finished, within a bound.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { store, cache, live, clock, holder, lease_ttl, mut ingest, pace, relay, checks, listener } = self;
+        let Self {
+            store,
+            cache,
+            live,
+            clock,
+            holder,
+            lease_ttl,
+            mut ingest,
+            pace,
+            relay,
+            checks,
+            listener,
+        } = self;
         let (lease_tx, lease_rx) = watch::channel(None);
         let leader = Arc::new(Leader {
             store: store.clone(),
@@ -151,7 +179,10 @@ impl App {
                 live: live.clone(),
                 clock,
             };
-            named("http", http::serve(listener, http::router(Arc::new(face)), stop.clone()))
+            named(
+                "http",
+                http::serve(listener, http::router(Arc::new(face)), stop.clone()),
+            )
         });
         let beat = named("watchdog", watchdog(live.clone(), stop.clone()));
         let mut cycles = named("cycles", {
@@ -190,7 +221,9 @@ impl App {
             } else {
                 "asked to stop"
             };
-            live.say(Activity::Stopped { reason: reason.into() });
+            live.say(Activity::Stopped {
+                reason: reason.into(),
+            });
             cache.close().await;
             store.close().await;
             match cycled {
@@ -201,17 +234,35 @@ impl App {
         };
         tokio::time::timeout(SHUTDOWN, close)
             .await
-            .unwrap_or_else(|_| Err(anyhow!("not everything could be finished within {} s", SHUTDOWN.as_secs())))
+            .unwrap_or_else(|_| {
+                Err(anyhow!(
+                    "not everything could be finished within {} s",
+                    SHUTDOWN.as_secs()
+                ))
+            })
     }
 
     /// One cycle and one drain of the outbox, for an external cron.
     pub async fn once(mut self, stop: CancellationToken) -> anyhow::Result<Once> {
         let lease = match self.store.acquire(&self.holder, self.lease_ttl).await? {
             Acquired::Mine(lease) => lease,
-            Acquired::HeldBy { holder, for_another } => return Ok(Once::HeldElsewhere { holder, for_another }),
+            Acquired::HeldBy {
+                holder,
+                for_another,
+            } => {
+                return Ok(Once::HeldElsewhere {
+                    holder,
+                    for_another,
+                });
+            }
         };
         let renewing = named("lease", {
-            let (store, live, lease, ttl) = (self.store.clone(), self.live.clone(), lease.clone(), self.lease_ttl);
+            let (store, live, lease, ttl) = (
+                self.store.clone(),
+                self.live.clone(),
+                lease.clone(),
+                self.lease_ttl,
+            );
             let state = state(&live, &self.cache);
             async move {
                 loop {
@@ -232,8 +283,14 @@ impl App {
 
 /// What `once` came to.
 pub enum Once {
-    Done { cycle: Cycle, removed: Result<Batch, StoreError> },
-    HeldElsewhere { holder: String, for_another: Duration },
+    Done {
+        cycle: Cycle,
+        removed: Result<Batch, StoreError>,
+    },
+    HeldElsewhere {
+        holder: String,
+        for_another: Duration,
+    },
 }
 
 /// The feed that the settings name.
@@ -243,11 +300,19 @@ pub fn feed(settings: &Settings, clock: &Clock) -> anyhow::Result<Feed> {
 
 fn feed_with(settings: &Settings, clock: &Clock, conditional: bool) -> anyhow::Result<Feed> {
     let args = &settings.feed;
-    let named = |value: &Vec<String>| value.iter().filter(|text| !text.trim().is_empty()).cloned().collect();
+    let named = |value: &Vec<String>| {
+        value
+            .iter()
+            .filter(|text| !text.trim().is_empty())
+            .cloned()
+            .collect()
+    };
     let deadline = Duration::from_secs(args.feed_timeout_seconds);
     match args.feed {
         FeedKind::RacingApi => {
-            let (Some(username), Some(password)) = (&args.racing_api_username, &args.racing_api_password) else {
+            let (Some(username), Some(password)) =
+                (&args.racing_api_username, &args.racing_api_password)
+            else {
                 bail!(BadSetting(
                     "The Racing API needs RACING_API_USERNAME and RACING_API_PASSWORD; set both, or try \
                      `oddsd demo`, which needs no key"
@@ -267,9 +332,18 @@ fn feed_with(settings: &Settings, clock: &Clock, conditional: bool) -> anyhow::R
             Ok(Feed::RacingApi(Box::new(RacingApi::new(settings)?)))
         }
         FeedKind::OddsApi => {
-            let Some(key) = &args.odds_api_key else { bail!(BadSetting("The Odds API needs ODDS_API_KEY".into())) };
-            let Some(sport) = args.odds_api_sport.as_deref().filter(|sport| !sport.trim().is_empty()) else {
-                bail!(BadSetting("The Odds API needs ODDS_API_SPORT, the league to poll, e.g. baseball_mlb".into()));
+            let Some(key) = &args.odds_api_key else {
+                bail!(BadSetting("The Odds API needs ODDS_API_KEY".into()))
+            };
+            let Some(sport) = args
+                .odds_api_sport
+                .as_deref()
+                .filter(|sport| !sport.trim().is_empty())
+            else {
+                bail!(BadSetting(
+                    "The Odds API needs ODDS_API_SPORT, the league to poll, e.g. baseball_mlb"
+                        .into()
+                ));
             };
             let settings = odds_api::Settings {
                 base_url: args.odds_api_url.clone(),
@@ -284,7 +358,10 @@ fn feed_with(settings: &Settings, clock: &Clock, conditional: bool) -> anyhow::R
             Ok(Feed::OddsApi(Box::new(OddsApi::new(settings)?)))
         }
         FeedKind::Simulator => {
-            let day = clock.now().with_timezone(&chrono_tz::Europe::London).date_naive();
+            let day = clock
+                .now()
+                .with_timezone(&chrono_tz::Europe::London)
+                .date_naive();
             let day = RaceDay::new(args.simulator_seed, day, SIMULATED);
             Ok(Feed::Simulator(Box::new(Simulator::new(day))))
         }
@@ -300,7 +377,10 @@ pub fn feed_for_recording(settings: &Settings, clock: &Clock) -> anyhow::Result<
 }
 
 /// What the daemon says of itself with each renewal of its lease.
-fn state(live: &Live, cache: &Arc<Cache>) -> impl Fn() -> serde_json::Value + Send + Sync + 'static {
+fn state(
+    live: &Live,
+    cache: &Arc<Cache>,
+) -> impl Fn() -> serde_json::Value + Send + Sync + 'static {
     let (live, cache, started_at) = (live.clone(), Arc::clone(cache), Utc::now());
     move || {
         json!({
@@ -318,7 +398,9 @@ fn state(live: &Live, cache: &Arc<Cache>) -> impl Fn() -> serde_json::Value + Se
 async fn watchdog(live: Live, stop: CancellationToken) {
     const SLACK: i64 = 120;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let Some(every) = sd_notify::watchdog_enabled() else { return };
+    let Some(every) = sd_notify::watchdog_enabled() else {
+        return;
+    };
     let due = AtomicI64::new(Utc::now().timestamp() + SLACK);
     let mut watcher = live.watch();
     let mut beat = tokio::time::interval(every / 3);
@@ -353,7 +435,10 @@ async fn watchdog(live: Live, stop: CancellationToken) {
 }
 
 /// A task with a name in whatever it logs.
-fn named<T: Send + 'static>(name: &'static str, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+fn named<T: Send + 'static>(
+    name: &'static str,
+    work: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
     use tracing::Instrument;
     tokio::spawn(work.instrument(tracing::debug_span!("task", name)))
 }

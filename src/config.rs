@@ -57,55 +57,144 @@ pub enum FeedKind {
 #[command(next_help_heading = "Feed")]
 pub struct FeedArgs {
     /// Who knows the odds.
-    #[arg(long, env = "FEED", value_enum, default_value = "racing-api", global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "FEED",
+        value_enum,
+        default_value = "racing-api",
+        global = true,
+        hide_short_help = true
+    )]
     pub feed: FeedKind,
     /// User name of The Racing API.
-    #[arg(long, env = "RACING_API_USERNAME", hide_env_values = true, global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "RACING_API_USERNAME",
+        hide_env_values = true,
+        global = true,
+        hide_short_help = true
+    )]
     pub racing_api_username: Option<SecretString>,
     /// Password of The Racing API.
-    #[arg(long, env = "RACING_API_PASSWORD", hide_env_values = true, global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "RACING_API_PASSWORD",
+        hide_env_values = true,
+        global = true,
+        hide_short_help = true
+    )]
     pub racing_api_password: Option<SecretString>,
     /// Where The Racing API (or a mirror of it) answers.
-    #[arg(long, env = "RACING_API_URL", default_value = "https://api.theracingapi.com/v1", global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "RACING_API_URL",
+        default_value = "https://api.theracingapi.com/v1",
+        global = true,
+        hide_short_help = true
+    )]
     pub racing_api_url: String,
     /// Regions to poll, comma-separated; empty: all of them.
-    #[arg(long, env = "RACING_API_REGIONS", default_value = "gb,ire", value_delimiter = ',', global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "RACING_API_REGIONS",
+        default_value = "gb,ire",
+        value_delimiter = ',',
+        global = true,
+        hide_short_help = true
+    )]
     pub racing_api_regions: Vec<String>,
     /// Whole-card requests a second (the provider's limit is 2).
-    #[arg(long, env = "RACING_API_CARDS_PER_SECOND", default_value = "2", global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "RACING_API_CARDS_PER_SECOND",
+        default_value = "2",
+        global = true,
+        hide_short_help = true
+    )]
     pub racing_api_cards_per_second: f64,
     /// One-race requests a second (the provider's limit is 5).
-    #[arg(long, env = "RACING_API_RACES_PER_SECOND", default_value = "5", global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "RACING_API_RACES_PER_SECOND",
+        default_value = "5",
+        global = true,
+        hide_short_help = true
+    )]
     pub racing_api_races_per_second: f64,
     /// Races a page, 1 to 500.
     #[arg(long, env = "RACING_API_PAGE", default_value = "500", value_parser = clap::value_parser!(u16).range(1..=500), global = true, hide_short_help = true)]
     pub racing_api_page: u16,
     /// Key of The Odds API.
-    #[arg(long, env = "ODDS_API_KEY", hide_env_values = true, global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "ODDS_API_KEY",
+        hide_env_values = true,
+        global = true,
+        hide_short_help = true
+    )]
     pub odds_api_key: Option<SecretString>,
     /// Where The Odds API answers.
-    #[arg(long, env = "ODDS_API_URL", default_value = "https://api.the-odds-api.com", global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "ODDS_API_URL",
+        default_value = "https://api.the-odds-api.com",
+        global = true,
+        hide_short_help = true
+    )]
     pub odds_api_url: String,
     /// League of The Odds API to poll, e.g. baseball_mlb.
     #[arg(long, env = "ODDS_API_SPORT", global = true, hide_short_help = true)]
     pub odds_api_sport: Option<String>,
     /// Bookmaker regions of The Odds API, comma-separated; each costs quota.
-    #[arg(long, env = "ODDS_API_REGIONS", default_value = "uk", value_delimiter = ',', global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "ODDS_API_REGIONS",
+        default_value = "uk",
+        value_delimiter = ',',
+        global = true,
+        hide_short_help = true
+    )]
     pub odds_api_regions: Vec<String>,
     /// Markets of The Odds API, comma-separated; each costs quota.
-    #[arg(long, env = "ODDS_API_MARKETS", default_value = "h2h", value_delimiter = ',', global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "ODDS_API_MARKETS",
+        default_value = "h2h",
+        value_delimiter = ',',
+        global = true,
+        hide_short_help = true
+    )]
     pub odds_api_markets: Vec<String>,
     /// Notation in which The Odds API answers.
-    #[arg(long, env = "ODDS_API_FORMAT", value_enum, default_value = "decimal", global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "ODDS_API_FORMAT",
+        value_enum,
+        default_value = "decimal",
+        global = true,
+        hide_short_help = true
+    )]
     pub odds_api_format: OddsNotation,
     /// Stop asking The Odds API when no more than this many paid requests are left.
-    #[arg(long, env = "ODDS_API_QUOTA_FLOOR", default_value = "0", global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "ODDS_API_QUOTA_FLOOR",
+        default_value = "0",
+        global = true,
+        hide_short_help = true
+    )]
     pub odds_api_quota_floor: u64,
     /// Seconds that one request to a feed may take, answer included.
     #[arg(long, env = "FEED_TIMEOUT_SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=300), global = true, hide_short_help = true)]
     pub feed_timeout_seconds: u64,
     /// Seed of the simulated race day: the same seed is the same day.
-    #[arg(long, env = "SIMULATOR_SEED", default_value = "7", global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "SIMULATOR_SEED",
+        default_value = "7",
+        global = true,
+        hide_short_help = true
+    )]
     pub simulator_seed: u64,
     /// Largest share of the open prices that one answer may leave out before a second look must
     /// agree; 1 believes every answer at once.
@@ -133,10 +222,25 @@ impl From<OddsNotation> for OddsFormat {
 pub struct StoreArgs {
     /// postgres://user:password@host:5432/name, or sqlite:path/to/file.db. Behind Supabase use the
     /// session pooler (port 5432) with sslmode=verify-full.
-    #[arg(long, env = "DATABASE_URL", default_value = "sqlite:oddsd.db", hide_env_values = true, hide_default_value = false, global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        default_value = "sqlite:oddsd.db",
+        hide_env_values = true,
+        hide_default_value = false,
+        global = true,
+        hide_short_help = true
+    )]
     pub database_url: SecretString,
     /// What to demand of a connection to another host.
-    #[arg(long, env = "DATABASE_TLS", value_enum, default_value = "verify-full", global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "DATABASE_TLS",
+        value_enum,
+        default_value = "verify-full",
+        global = true,
+        hide_short_help = true
+    )]
     pub database_tls: Tls,
     /// Most connections held at once.
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value = "6", value_parser = clap::value_parser!(u32).range(2..=200), global = true, hide_short_help = true)]
@@ -159,13 +263,31 @@ pub struct StoreArgs {
 #[command(next_help_heading = "Cache")]
 pub struct CacheArgs {
     /// redis://, rediss://, redis-cluster:// or redis-sentinel:// URL. Empty: see the next two.
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "REDIS_URL",
+        hide_env_values = true,
+        global = true,
+        hide_short_help = true
+    )]
     pub redis_url: Option<SecretString>,
     /// Upstash REST URL. Empty, with REDIS_URL empty: answers are cached in this process.
-    #[arg(long, env = "UPSTASH_REDIS_REST_URL", hide_env_values = true, global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "UPSTASH_REDIS_REST_URL",
+        hide_env_values = true,
+        global = true,
+        hide_short_help = true
+    )]
     pub upstash_redis_rest_url: Option<String>,
     /// Upstash REST token.
-    #[arg(long, env = "UPSTASH_REDIS_REST_TOKEN", hide_env_values = true, global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "UPSTASH_REDIS_REST_TOKEN",
+        hide_env_values = true,
+        global = true,
+        hide_short_help = true
+    )]
     pub upstash_redis_rest_token: Option<SecretString>,
     /// false: no cache is contacted at all.
     #[arg(long, env = "CACHE_ENABLED", default_value = "true", action = clap::ArgAction::Set, global = true, hide_short_help = true)]
@@ -182,10 +304,22 @@ pub struct CacheArgs {
 #[command(next_help_heading = "Schedule")]
 pub struct ScheduleArgs {
     /// How often to look, by minutes to the off.
-    #[arg(long, env = "CADENCE", default_value = "5=10s,30=60s,120=300s,*=900s", global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "CADENCE",
+        default_value = "5=10s,30=60s,120=300s,*=900s",
+        global = true,
+        hide_short_help = true
+    )]
     pub cadence: Cadence,
     /// With more races due than this, the whole card is fetched instead of one race each.
-    #[arg(long, env = "MAX_ONE_RACE_CALLS", default_value = "10", global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "MAX_ONE_RACE_CALLS",
+        default_value = "10",
+        global = true,
+        hide_short_help = true
+    )]
     pub max_one_race_calls: usize,
     /// Seconds after which the whole card is fetched again, whatever is due.
     #[arg(long, env = "WHOLE_CARD_SECONDS", default_value = "900", value_parser = clap::value_parser!(u64).range(1..=86400), global = true, hide_short_help = true)]
@@ -194,7 +328,13 @@ pub struct ScheduleArgs {
     #[arg(long, env = "CRON", global = true, hide_short_help = true)]
     pub cron: Option<String>,
     /// Time zone of the cron line.
-    #[arg(long, env = "CRON_TIMEZONE", default_value = "UTC", global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "CRON_TIMEZONE",
+        default_value = "UTC",
+        global = true,
+        hide_short_help = true
+    )]
     pub cron_timezone: Tz,
 }
 
@@ -222,7 +362,13 @@ pub enum Listen {
 #[command(next_help_heading = "Log")]
 pub struct LogArgs {
     /// error, warn, info, debug or trace, or a filter such as info,oddsd::store=debug. RUST_LOG wins.
-    #[arg(long, env = "LOG_LEVEL", default_value = "info", global = true, hide_short_help = true)]
+    #[arg(
+        long,
+        env = "LOG_LEVEL",
+        default_value = "info",
+        global = true,
+        hide_short_help = true
+    )]
     pub log_level: String,
     /// pretty, logfmt or json. Empty: pretty on a terminal, logfmt elsewhere.
     #[arg(long, env = "LOG_FORMAT", global = true, hide_short_help = true)]
@@ -248,7 +394,9 @@ fn listen(text: &str) -> Result<Listen, String> {
 
 /// Hosting panels spell "not set" as an empty text.
 fn set(text: &Option<String>) -> Option<&str> {
-    text.as_deref().map(str::trim).filter(|text| !text.is_empty())
+    text.as_deref()
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
 }
 
 impl Settings {

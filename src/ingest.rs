@@ -41,7 +41,9 @@ pub enum Pace {
     Adaptive(Plan),
     Cron(Box<Ticker>),
     /// A recording: at this many times its own speed, or as fast as we can.
-    AsRecorded { speed: Option<f64> },
+    AsRecorded {
+        speed: Option<f64>,
+    },
 }
 
 /// Last-checked times that the lease keeper writes down with its next renewal.
@@ -113,13 +115,19 @@ impl Ingest {
             plan.max_one_race_calls = 0;
         }
         loop {
-            let Some(held) = leading(&mut lease, stop).await else { return Ok(()) };
+            let Some(held) = leading(&mut lease, stop).await else {
+                return Ok(());
+            };
             if let Pace::Cron(ticker) = &mut pace
                 && ticker.next(stop).await.is_none()
             {
                 return Ok(());
             }
-            let plan = if let Pace::Adaptive(plan) = &pace { Some(plan) } else { None };
+            let plan = if let Pace::Adaptive(plan) = &pace {
+                Some(plan)
+            } else {
+                None
+            };
             let cycle = self.cycle(&held, &ask, plan, stop).await;
             match (&cycle, &pace) {
                 (Cycle::FetchFailed(FeedError::Ended) | Cycle::Stopped, _) => return Ok(()),
@@ -138,7 +146,8 @@ impl Ingest {
                 return Ok(());
             }
             // After a failure or a short answer the same question again, else whatever is due.
-            let believed = matches!(cycle, Cycle::Unchanged(_) | Cycle::Committed(..)) && self.first_look.is_none();
+            let believed = matches!(cycle, Cycle::Unchanged(_) | Cycle::Committed(..))
+                && self.first_look.is_none();
             if let (Pace::Adaptive(plan), true) = (&pace, believed) {
                 match self.next_ask(plan, stop).await {
                     Some(due) => ask = due,
@@ -150,10 +159,15 @@ impl Ingest {
 
     /// How long the recording itself waited here, at this speed.
     fn recorded_wait(&mut self, speed: Option<f64>) -> Duration {
-        let (Some(speed), Some(last), Feed::Replay(replay)) = (speed, self.whole_card_at, &mut self.feed) else {
+        let (Some(speed), Some(last), Feed::Replay(replay)) =
+            (speed, self.whole_card_at, &mut self.feed)
+        else {
             return Duration::ZERO;
         };
-        let gap = replay.next_at().and_then(|next| (next - last).to_std().ok()).unwrap_or_default();
+        let gap = replay
+            .next_at()
+            .and_then(|next| (next - last).to_std().ok())
+            .unwrap_or_default();
         Duration::try_from_secs_f64(gap.as_secs_f64() / speed).unwrap_or_default()
     }
 
@@ -214,13 +228,20 @@ impl Ingest {
         let diff_ms = started.elapsed().as_millis() as i64;
         loaded.next_cycle += 1;
 
-        let bookmakers: BTreeSet<&str> =
-            snapshot.bookmakers.iter().map(|bookmaker| bookmaker.id.as_str()).collect();
+        let bookmakers: BTreeSet<&str> = snapshot
+            .bookmakers
+            .iter()
+            .map(|bookmaker| bookmaker.id.as_str())
+            .collect();
         let facts = CycleFacts {
             id,
             feed: self.feed.name().into(),
             races: snapshot.events.len() as i64,
-            horses: snapshot.events.iter().map(|event| event.selections.len() as i64).sum(),
+            horses: snapshot
+                .events
+                .iter()
+                .map(|event| event.selections.len() as i64)
+                .sum(),
             bookmakers: bookmakers.into_iter().map(Into::into).collect(),
             fetch_ms,
             diff_ms,
@@ -243,14 +264,19 @@ impl Ingest {
         // Committed, or nothing to commit: memory may move forward.
         self.failures = 0;
         let held_back = changes.held_back.take();
-        let (counts, rows) = (changes.counts, changes.events.len() + changes.selections.len());
+        let (counts, rows) = (
+            changes.counts,
+            changes.events.len() + changes.selections.len(),
+        );
         let rejects = std::mem::take(&mut changes.rejects);
         self.tell_moves(id, &changes);
         self.note_checked(&loaded, &changes);
         loaded.book.apply(changes);
         if plan.is_some() {
             let events = loaded.book.events.values();
-            self.watched = events.filter_map(|stored| watched(&stored.event, stored.checked_at)).collect();
+            self.watched = events
+                .filter_map(|stored| watched(&stored.event, stored.checked_at))
+                .collect();
         }
         if *ask == Ask::Everything {
             self.whole_card_at = Some(snapshot.as_of);
@@ -278,7 +304,9 @@ impl Ingest {
             None => Cycle::Unchanged(counts),
             Some(written) => Cycle::Committed(counts, written),
         };
-        let next = plan.map(|plan| self.wait_after(&cycle, plan)).unwrap_or_default();
+        let next = plan
+            .map(|plan| self.wait_after(&cycle, plan))
+            .unwrap_or_default();
         self.live.say(Activity::CycleComplete {
             cycle: id as u64,
             counts,
@@ -301,11 +329,15 @@ impl Ingest {
         for _ in 1..tries {
             let cycle = self.cycle(lease, &Ask::Everything, None, stop).await;
             let wait = match &cycle {
-                Cycle::FetchFailed(why) if why.is_retryable() => backoff(failure(why), self.failures, fastrand::f64()),
+                Cycle::FetchFailed(why) if why.is_retryable() => {
+                    backoff(failure(why), self.failures, fastrand::f64())
+                }
                 Cycle::StoreFailed(StoreError::Down(_) | StoreError::Failed(_)) => {
                     backoff(Failure::Temporary, self.failures, fastrand::f64())
                 }
-                Cycle::Unchanged(_) | Cycle::Committed(..) if self.first_look.is_some() => SECOND_LOOK,
+                Cycle::Unchanged(_) | Cycle::Committed(..) if self.first_look.is_some() => {
+                    SECOND_LOOK
+                }
                 _ => return cycle,
             };
             if self.clock.sleep(wait, stop).await == Wait::Stopped {
@@ -367,7 +399,11 @@ impl Ingest {
                     Due::Nothing { until } => (until - now).to_std().unwrap_or_default(),
                     Due::Races(_) | Due::Everything => Duration::ZERO,
                 };
-                if self.first_look.is_some() { due.min(SECOND_LOOK) } else { due }
+                if self.first_look.is_some() {
+                    due.min(SECOND_LOOK)
+                } else {
+                    due
+                }
             }
         }
     }
@@ -386,9 +422,20 @@ impl Ingest {
 
     fn tell_moves(&self, cycle: i64, changes: &Changes) {
         let moves = changes.prices.iter().filter(|change| {
-            matches!(change.kind, PriceChangeKind::Changed | PriceChangeKind::Withdrawn)
+            matches!(
+                change.kind,
+                PriceChangeKind::Changed | PriceChangeKind::Withdrawn
+            )
         });
-        for PriceChange { event, key, kind, before, offer, .. } in moves.take(MOVES_TOLD) {
+        for PriceChange {
+            event,
+            key,
+            kind,
+            before,
+            offer,
+            ..
+        } in moves.take(MOVES_TOLD)
+        {
             self.live.say(Activity::PriceMoved {
                 cycle: cycle as u64,
                 event: event.clone(),
@@ -404,9 +451,15 @@ impl Ingest {
         if self.pruned_at.is_some_and(|at| at.elapsed() < PRUNE_EVERY) {
             return;
         }
-        let Some(loaded) = &mut self.memory else { return };
+        let Some(loaded) = &mut self.memory else {
+            return;
+        };
         self.pruned_at = Some(Instant::now());
-        match self.store.prune(lease, self.settings.retention, self.clock.now()).await {
+        match self
+            .store
+            .prune(lease, self.settings.retention, self.clock.now())
+            .await
+        {
             Ok(pruned) => {
                 loaded.book.forget(&pruned.events);
                 if pruned.events.len() as u64 + pruned.history + pruned.log > 0 {
@@ -430,7 +483,10 @@ impl Ingest {
 }
 
 /// Waits until this daemon holds the lease; `None` when asked to stop first.
-async fn leading(lease: &mut watch::Receiver<Option<Lease>>, stop: &CancellationToken) -> Option<Lease> {
+async fn leading(
+    lease: &mut watch::Receiver<Option<Lease>>,
+    stop: &CancellationToken,
+) -> Option<Lease> {
     loop {
         if stop.is_cancelled() {
             return None;
@@ -458,7 +514,9 @@ fn watched(event: &Event, checked_at: DateTime<Utc>) -> Option<Watched> {
 pub fn failure(why: &FeedError) -> Failure {
     match why {
         FeedError::Unauthorized { .. } | FeedError::BadRequest { .. } => Failure::Unauthorized,
-        FeedError::RateLimited { retry_after, .. } => Failure::RateLimited { retry_after: *retry_after },
+        FeedError::RateLimited { retry_after, .. } => Failure::RateLimited {
+            retry_after: *retry_after,
+        },
         _ => Failure::Temporary,
     }
 }

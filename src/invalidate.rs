@@ -37,9 +37,15 @@ pub const STALE_AT_MOST: Duration = Duration::from_secs(60);
 pub enum Batch {
     /// Nothing is due.
     Empty,
-    Removed { rows: usize, keys: usize },
+    Removed {
+        rows: usize,
+        keys: usize,
+    },
     /// The cache did not confirm; the rows are due again after `retry`.
-    Failed { rows: usize, retry: Duration },
+    Failed {
+        rows: usize,
+        retry: Duration,
+    },
 }
 
 #[derive(Clone)]
@@ -53,8 +59,20 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub fn new(store: Store, cache: Arc<Cache>, live: Live, who: String, poke: Arc<Notify>) -> Self {
-        Self { store, cache, live, who, poke }
+    pub fn new(
+        store: Store,
+        cache: Arc<Cache>,
+        live: Live,
+        who: String,
+        poke: Arc<Notify>,
+    ) -> Self {
+        Self {
+            store,
+            cache,
+            live,
+            who,
+            poke,
+        }
     }
 
     /// Works until `stop`, then once more for what the last cycle left. The database being away is
@@ -104,11 +122,16 @@ impl Relay {
         match self.cache.remove(&keys).await {
             Ok(existed) => {
                 let removal = self.removal(&claimed, &keys, existed, started.elapsed());
-                self.store.settle(&rows, std::slice::from_ref(&removal)).await?;
+                self.store
+                    .settle(&rows, std::slice::from_ref(&removal))
+                    .await?;
                 if self.cache.backend() != "off" {
                     self.say_removed(&claimed, keys.clone(), &removal);
                 }
-                Ok(Batch::Removed { rows: rows.len(), keys: keys.len() })
+                Ok(Batch::Removed {
+                    rows: rows.len(),
+                    keys: keys.len(),
+                })
             }
             Err(why) => {
                 let attempt = claimed.iter().map(|row| row.attempts).max().unwrap_or(1);
@@ -123,19 +146,30 @@ impl Relay {
                     stale_s: STALE_AT_MOST.as_secs(),
                     error: why.to_string(),
                 });
-                Ok(Batch::Failed { rows: rows.len(), retry })
+                Ok(Batch::Failed {
+                    rows: rows.len(),
+                    retry,
+                })
             }
         }
     }
 
     fn removal(&self, claimed: &[Claimed], keys: &[Key], existed: u64, took: Duration) -> Removal {
-        let kinds = claimed.iter().flat_map(|row| row.kinds.iter().copied()).collect();
+        let kinds = claimed
+            .iter()
+            .flat_map(|row| row.kinds.iter().copied())
+            .collect();
         let manual = claimed.iter().all(|row| !row.keys.is_empty());
         Removal {
             id: 0,
             at: Utc::now(),
             cycle: newest_cycle(claimed),
-            rule: if manual { rules::MANUAL } else { rules::LIVE_ODDS }.into(),
+            rule: if manual {
+                rules::MANUAL
+            } else {
+                rules::LIVE_ODDS
+            }
+            .into(),
             reason: rules::reason(&kinds).into(),
             keys: keys.iter().map(Key::to_string).collect(),
             existed: existed as i64,
@@ -146,7 +180,10 @@ impl Relay {
     }
 
     fn say_removed(&self, claimed: &[Claimed], keys: Vec<Key>, removal: &Removal) {
-        let kinds = claimed.iter().flat_map(|row| row.kinds.iter().copied()).collect();
+        let kinds = claimed
+            .iter()
+            .flat_map(|row| row.kinds.iter().copied())
+            .collect();
         self.live.say(Activity::Invalidated {
             cycle: removal.cycle.map(|cycle| cycle as u64),
             rule: removal.rule.clone(),
@@ -177,8 +214,16 @@ fn newest_cycle(claimed: &[Claimed]) -> Option<i64> {
 }
 
 fn retry_after(attempt: i32, retryable: bool) -> Duration {
-    let longest = if retryable { LONGEST_RETRY } else { REFUSED_RETRY };
+    let longest = if retryable {
+        LONGEST_RETRY
+    } else {
+        REFUSED_RETRY
+    };
     let doublings = attempt.saturating_sub(1).clamp(0, 16) as u32;
-    let wait = if retryable { FIRST_RETRY * (1 << doublings) } else { longest };
+    let wait = if retryable {
+        FIRST_RETRY * (1 << doublings)
+    } else {
+        longest
+    };
     wait.min(longest).mul_f64(0.75 + fastrand::f64() / 4.0)
 }

@@ -47,7 +47,10 @@ impl Leader {
                     renewed_at = Instant::now();
                     if held.as_ref() != Some(&new) {
                         standing_by = None;
-                        self.live.say(Activity::Leading { holder: new.holder.clone(), fence: new.epoch as u64 });
+                        self.live.say(Activity::Leading {
+                            holder: new.holder.clone(),
+                            fence: new.epoch as u64,
+                        });
                         lease.send_replace(Some(new));
                     }
                     self.ttl / RENEWALS
@@ -87,7 +90,9 @@ impl Leader {
             Acquired::Mine(lease) => Ok(Step::Held(lease)),
             Acquired::HeldBy { holder, .. } => {
                 if standing_by.as_ref() != Some(&holder) {
-                    self.live.say(Activity::StandingBy { holder: holder.clone() });
+                    self.live.say(Activity::StandingBy {
+                        holder: holder.clone(),
+                    });
                     *standing_by = Some(holder);
                 }
                 Ok(Step::Waiting)
@@ -100,7 +105,10 @@ impl Leader {
             let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
             checks.drain().collect()
         };
-        let outcome = self.store.renew(lease, self.ttl, &(self.state)(), &checked).await;
+        let outcome = self
+            .store
+            .renew(lease, self.ttl, &(self.state)(), &checked)
+            .await;
         if outcome.is_err() {
             // Newer times may have come meanwhile: those stay.
             let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);

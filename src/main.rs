@@ -8,7 +8,9 @@ fn main() -> ExitCode {
         && !why.not_found()
     {
         // Its own words quote the line, and the line may hold a password.
-        eprintln!("oddsd: .env cannot be read; each line is NAME=value, with quotes around a value that holds spaces");
+        eprintln!(
+            "oddsd: .env cannot be read; each line is NAME=value, with quotes around a value that holds spaces"
+        );
         return ExitCode::from(78);
     }
     // One provider for every TLS connection: two in one binary panic at the first of them.
@@ -17,7 +19,9 @@ fn main() -> ExitCode {
         eprintln!("oddsd: a TLS provider is installed already");
         return ExitCode::FAILURE;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     match runtime {
         Ok(runtime) => runtime.block_on(oddsd::cli::main()),
         Err(why) => {

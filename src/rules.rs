@@ -33,7 +33,10 @@ mod tests {
 
     #[test]
     fn a_change_makes_the_card_and_its_own_event_wrong() {
-        let keys: Vec<String> = targets(&"rac_1".into()).iter().map(Key::to_string).collect();
+        let keys: Vec<String> = targets(&"rac_1".into())
+            .iter()
+            .map(Key::to_string)
+            .collect();
         assert_eq!(keys, ["event:rac_1:prices:v1", "races:by-stage:v1"]);
     }
 

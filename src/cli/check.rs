@@ -51,13 +51,28 @@ struct Report(Vec<Finding>);
 
 impl Report {
     fn ok(&mut self, what: &'static str, says: impl Into<String>) {
-        self.0.push(Finding { what, verdict: Verdict::Ok, says: says.into(), code: 0 });
+        self.0.push(Finding {
+            what,
+            verdict: Verdict::Ok,
+            says: says.into(),
+            code: 0,
+        });
     }
     fn warn(&mut self, what: &'static str, says: impl Into<String>) {
-        self.0.push(Finding { what, verdict: Verdict::Warn, says: says.into(), code: 0 });
+        self.0.push(Finding {
+            what,
+            verdict: Verdict::Warn,
+            says: says.into(),
+            code: 0,
+        });
     }
     fn fail(&mut self, what: &'static str, code: u8, says: impl Into<String>) {
-        self.0.push(Finding { what, verdict: Verdict::Fail, says: says.into(), code });
+        self.0.push(Finding {
+            what,
+            verdict: Verdict::Fail,
+            says: says.into(),
+            code,
+        });
     }
 }
 
@@ -77,10 +92,16 @@ pub async fn check(settings: &Settings, args: &CheckArgs) -> anyhow::Result<Exit
         }
     }
     // A wrong setting is named before a server that is away: it is the one to mend first.
-    let failed = report.0.iter().filter(|finding| finding.verdict == Verdict::Fail);
+    let failed = report
+        .0
+        .iter()
+        .filter(|finding| finding.verdict == Verdict::Fail);
     let code = failed.map(|finding| finding.code).max().unwrap_or(0);
     if args.json {
-        println!("{}", serde_json::json!({ "ok": code == 0, "findings": report.0 }));
+        println!(
+            "{}",
+            serde_json::json!({ "ok": code == 0, "findings": report.0 })
+        );
     } else {
         for finding in &report.0 {
             let mark = match finding.verdict {
@@ -88,7 +109,11 @@ pub async fn check(settings: &Settings, args: &CheckArgs) -> anyhow::Result<Exit
                 Verdict::Warn => "warn",
                 Verdict::Fail => "FAIL",
             };
-            println!("{mark}  {:<9} {}", finding.what, crate::model::plain_text(&finding.says, 600));
+            println!(
+                "{mark}  {:<9} {}",
+                finding.what,
+                crate::model::plain_text(&finding.says, 600)
+            );
         }
     }
     Ok(ExitCode::from(code))
@@ -102,16 +127,23 @@ fn schedule(settings: &Settings, report: &mut Report) {
                 format!(
                     "cron {line} ({}), next at {}",
                     settings.schedule.cron_timezone,
-                    cron.next_after(Utc::now()).map_or("never".into(), |next| next.format("%F %T UTC").to_string())
+                    cron.next_after(Utc::now())
+                        .map_or("never".into(), |next| next.format("%F %T UTC").to_string())
                 ),
             ),
             Err(why) => report.fail("schedule", BAD_CONFIGURATION, format!("CRON: {why:#}")),
         },
-        None => report.ok("schedule", format!("by minutes to the off: {}", settings.schedule.cadence)),
+        None => report.ok(
+            "schedule",
+            format!("by minutes to the off: {}", settings.schedule.cadence),
+        ),
     }
     let lease = settings.lease();
     if lease < Duration::from_secs(5) {
-        report.warn("lease", "LEASE_SECONDS below 5 changes hands at the first slow commit; the default is 15");
+        report.warn(
+            "lease",
+            "LEASE_SECONDS below 5 changes hands at the first slow commit; the default is 15",
+        );
     }
 }
 
@@ -131,7 +163,10 @@ fn feed(settings: &Settings, report: &mut Report) -> Option<Feed> {
 async fn cache(settings: &Settings, report: &mut Report) -> Option<Cache> {
     match Cache::open(&settings.cache()).await {
         Ok(Cache::Off) => {
-            report.warn("cache", "CACHE_ENABLED=false: nothing is cached and nothing is removed");
+            report.warn(
+                "cache",
+                "CACHE_ENABLED=false: nothing is cached and nothing is removed",
+            );
             None
         }
         Ok(cache @ Cache::Memory(_)) => {
@@ -164,16 +199,24 @@ fn projected_commands(settings: &Settings) -> String {
     let month = TimeDelta::days(30);
     let most = month.num_seconds() as u64 / cadence.every(TimeDelta::zero()).as_secs().max(1);
     let usual = 30 * 10 * 3600 / cadence.every(TimeDelta::minutes(20)).as_secs().max(1);
-    format!("one billed command a changing cycle: about {usual} a month with ten hours of racing a day, at most {most}; reads come on top")
+    format!(
+        "one billed command a changing cycle: about {usual} a month with ten hours of racing a day, at most {most}; reads come on top"
+    )
 }
 
 async fn listen(settings: &Settings, offline: bool, report: &mut Report) {
     let Listen::At(address) = settings.daemon.listen else {
-        report.ok("listen", "off: a worker that nobody asks (status and tail go through the database)");
+        report.ok(
+            "listen",
+            "off: a worker that nobody asks (status and tail go through the database)",
+        );
         return;
     };
     if !address.ip().is_loopback() {
-        report.warn("listen", format!("{address} is open to other machines; the read API has no passwords"));
+        report.warn(
+            "listen",
+            format!("{address} is open to other machines; the read API has no passwords"),
+        );
     }
     if offline {
         return;
@@ -196,11 +239,14 @@ async fn database(settings: &Settings, report: &mut Report) {
     match store.check_schema().await {
         Ok(()) => report.ok("schema", "the tables are of this version"),
         Err(StoreError::Schema(why)) if settings.store.auto_migrate => {
-            report.warn("schema", format!("{why} (AUTO_MIGRATE does it at the next start)"));
+            report.warn(
+                "schema",
+                format!("{why} (AUTO_MIGRATE does it at the next start)"),
+            );
         }
         Err(why) => report.fail("schema", database_code(&why), why.to_string()),
     }
-    match store.migrate(false, true).await {
+    match store.rehearse_migration(false).await {
         Ok(_) => report.ok("rights", "tables and views can be created"),
         Err(why) => report.fail("rights", database_code(&why), why.to_string()),
     }
@@ -208,17 +254,34 @@ async fn database(settings: &Settings, report: &mut Report) {
         Ok(theirs) => {
             let skew = Utc::now() - theirs;
             if skew.abs() > CLOCK_SKEW {
-                report.warn("clock", format!("this machine and the database differ by {} s; set both by NTP", skew.num_seconds()));
+                report.warn(
+                    "clock",
+                    format!(
+                        "this machine and the database differ by {} s; set both by NTP",
+                        skew.num_seconds()
+                    ),
+                );
             } else {
-                report.ok("clock", format!("this machine and the database agree within {} ms", skew.num_milliseconds().abs().max(1)));
+                report.ok(
+                    "clock",
+                    format!(
+                        "this machine and the database agree within {} ms",
+                        skew.num_milliseconds().abs().max(1)
+                    ),
+                );
             }
         }
         Err(why) => report.fail("clock", database_code(&why), why.to_string()),
     }
     if let Ok(status) = store.status().await {
-        let held = status.lease_expires_at.is_some_and(|until| until > Utc::now());
+        let held = status
+            .lease_expires_at
+            .is_some_and(|until| until > Utc::now());
         if let (Some(holder), true) = (&status.holder, held) {
-            report.ok("lease", format!("held by {holder}; another daemon would stand by"));
+            report.ok(
+                "lease",
+                format!("held by {holder}; another daemon would stand by"),
+            );
         }
         if status.outbox_pending > 0 {
             report.warn(
@@ -227,7 +290,10 @@ async fn database(settings: &Settings, report: &mut Report) {
                     "{} removals are pending, the oldest for {:.0} s{}",
                     status.outbox_pending,
                     status.outbox_oldest_seconds,
-                    status.outbox_last_error.map(|why| format!(" (last error: {why})")).unwrap_or_default()
+                    status
+                        .outbox_last_error
+                        .map(|why| format!(" (last error: {why})"))
+                        .unwrap_or_default()
                 ),
             );
         }
@@ -246,8 +312,13 @@ async fn reach_cache(cache: &Cache, report: &mut Report) {
     let asked = Instant::now();
     let _ = tokio::time::timeout(CACHE_PATIENCE, cache.connected()).await;
     match cache.ping().await {
-        Ok(()) => report.ok("cache", format!("answers in {} ms", asked.elapsed().as_millis().max(1))),
-        Err(why @ CacheError::Refused { .. }) => report.fail("cache", BAD_CONFIGURATION, why.to_string()),
+        Ok(()) => report.ok(
+            "cache",
+            format!("answers in {} ms", asked.elapsed().as_millis().max(1)),
+        ),
+        Err(why @ CacheError::Refused { .. }) => {
+            report.fail("cache", BAD_CONFIGURATION, why.to_string())
+        }
         Err(why) => report.fail(
             "cache",
             DEPENDENCY_DOWN,
@@ -260,15 +331,33 @@ async fn reach_cache(cache: &Cache, report: &mut Report) {
 async fn ask_feed(mut feed: Feed, report: &mut Report) {
     match feed.fetch(&Ask::Everything, Utc::now()).await {
         Ok(fetched) => {
-            let prices: usize = fetched.snapshot.events.iter().map(|event| event.prices.len()).sum();
-            report.ok("feed", format!("answers: {} events, {prices} prices", fetched.snapshot.events.len()));
+            let prices: usize = fetched
+                .snapshot
+                .events
+                .iter()
+                .map(|event| event.prices.len())
+                .sum();
+            report.ok(
+                "feed",
+                format!(
+                    "answers: {} events, {prices} prices",
+                    fetched.snapshot.events.len()
+                ),
+            );
             if !fetched.snapshot.rejects.is_empty() {
                 report.warn("feed", format!("set aside: {}", fetched.snapshot.rejects));
             }
             if let Feed::OddsApi(feed) = &feed
                 && let Some(quota) = feed.quota()
             {
-                report.ok("quota", format!("{} paid requests left, this look cost {}", quota.remaining, quota.last.unwrap_or(0)));
+                report.ok(
+                    "quota",
+                    format!(
+                        "{} paid requests left, this look cost {}",
+                        quota.remaining,
+                        quota.last.unwrap_or(0)
+                    ),
+                );
             }
         }
         Err(why @ (FeedError::Unauthorized { .. } | FeedError::BadRequest { .. })) => {

@@ -53,23 +53,41 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
         keys.extend(rules::targets(&EventId::new(event)));
     }
     if keys.is_empty() {
-        bail!(BadSetting("name at least one key or --event; e.g. oddsd invalidate races:by-stage:v1".into()));
+        bail!(BadSetting(
+            "name at least one key or --event; e.g. oddsd invalidate races:by-stage:v1".into()
+        ));
     }
     let keys: Vec<Key> = keys.into_iter().collect();
     let names: Vec<&str> = keys.iter().map(Key::as_str).collect();
     if args.dry_run {
-        say(args.json, &json!({ "dry_run": true, "keys": names }), &format!("would remove {}", names.join(", ")));
+        say(
+            args.json,
+            &json!({ "dry_run": true, "keys": names }),
+            &format!("would remove {}", names.join(", ")),
+        );
         return Ok(ExitCode::SUCCESS);
     }
     let store = Store::open(&settings.store()).await?;
     store.check_schema().await?;
     let row = store.request_removal(&keys).await?;
-    let led = store.status().await?.lease_expires_at.is_some_and(|until| until > chrono::Utc::now());
+    let led = store
+        .status()
+        .await?
+        .lease_expires_at
+        .is_some_and(|until| until > chrono::Utc::now());
     if !led {
         // No daemon works on this database: remove it from here, if this is where the cache is known.
-        let cache = Cache::open(&settings.cache()).await.map_err(|why| BadSetting(format!("{why:#}")))?;
+        let cache = Cache::open(&settings.cache())
+            .await
+            .map_err(|why| BadSetting(format!("{why:#}")))?;
         let _ = tokio::time::timeout(PATIENCE, cache.connected()).await;
-        let relay = Relay::new(store.clone(), Arc::new(cache), Live::new(), settings.instance(), Arc::new(Notify::new()));
+        let relay = Relay::new(
+            store.clone(),
+            Arc::new(cache),
+            Live::new(),
+            settings.instance(),
+            Arc::new(Notify::new()),
+        );
         relay.drain(PATIENCE).await?;
     }
     let asked = Instant::now();
@@ -87,10 +105,22 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
     } else {
         format!("removed {}", names.join(", "))
     };
-    say(args.json, &json!({ "dry_run": false, "keys": names, "confirmed": !pending }), &text);
-    Ok(if pending { ExitCode::from(DEPENDENCY_DOWN) } else { ExitCode::SUCCESS })
+    say(
+        args.json,
+        &json!({ "dry_run": false, "keys": names, "confirmed": !pending }),
+        &text,
+    );
+    Ok(if pending {
+        ExitCode::from(DEPENDENCY_DOWN)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn say(as_json: bool, object: &serde_json::Value, text: &str) {
-    if as_json { println!("{object}") } else { println!("{text}") }
+    if as_json {
+        println!("{object}")
+    } else {
+        println!("{text}")
+    }
 }

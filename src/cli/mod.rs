@@ -31,7 +31,11 @@ const BAD_CONFIGURATION: u8 = 78;
 /// Exit codes: 0 ok, 1 failed, 2 usage, 69 a dependency is down, 75 the lease is held elsewhere,
 /// 78 bad configuration.
 #[derive(Debug, Parser)]
-#[command(name = "oddsd", version, after_help = "Start with `oddsd demo`: no keys, no servers, no network. Every setting: `oddsd --help`.")]
+#[command(
+    name = "oddsd",
+    version,
+    after_help = "Start with `oddsd demo`: no keys, no servers, no network. Every setting: `oddsd --help`."
+)]
 pub struct Cli {
     #[command(flatten)]
     pub settings: Settings,
@@ -115,7 +119,10 @@ pub async fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(why) => {
-            eprintln!("oddsd: {}", crate::model::plain_text(&format!("{why:#}"), 2_000));
+            eprintln!(
+                "oddsd: {}",
+                crate::model::plain_text(&format!("{why:#}"), 2_000)
+            );
             ExitCode::from(code_of(&why))
         }
     }
@@ -152,7 +159,10 @@ fn feed_code(why: &FeedError) -> u8 {
 
 async fn migrate(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCode> {
     let store = Store::open(&settings.store()).await?;
-    let said = store.migrate(args.adopt, args.dry_run).await;
+    let said = match args.dry_run {
+        true => store.rehearse_migration(args.adopt).await,
+        false => store.migrate(args.adopt).await,
+    };
     store.close().await;
     let said = said?;
     let would = if args.dry_run { "would have " } else { "" };
@@ -169,7 +179,10 @@ async fn migrate(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
 fn stop_on_signals(after: Option<Duration>) -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = CancellationToken::new();
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     let told = stop.clone();
     tokio::spawn(async move {
         let over = async {
@@ -201,6 +214,9 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err(format!("unknown unit {unit:?}; write 30s, 5m or 2h")),
     };
-    let number: f64 = number.trim().parse().map_err(|_| "write a duration such as 30s, 5m or 2h".to_owned())?;
+    let number: f64 = number
+        .trim()
+        .parse()
+        .map_err(|_| "write a duration such as 30s, 5m or 2h".to_owned())?;
     Duration::try_from_secs_f64(number * seconds).map_err(|_| "a duration is above zero".into())
 }

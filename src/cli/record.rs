@@ -47,17 +47,36 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
                 failures = 0;
                 recorder
                     .write(kind, now, &fetched.snapshot.scope, &fetched.bodies)
-                    .with_context(|| format!("cannot write to {}; is the disk full?", args.out.display()))?;
-                let prices: usize = fetched.snapshot.events.iter().map(|event| event.prices.len()).sum();
-                eprintln!("{now:%H:%M:%S} recorded {} events, {prices} prices", fetched.snapshot.events.len());
-                let offs = fetched.snapshot.events.iter().filter_map(|event| event.event.starts_at);
+                    .with_context(|| {
+                        format!("cannot write to {}; is the disk full?", args.out.display())
+                    })?;
+                let prices: usize = fetched
+                    .snapshot
+                    .events
+                    .iter()
+                    .map(|event| event.prices.len())
+                    .sum();
+                eprintln!(
+                    "{} recorded {} events, {prices} prices",
+                    now.format("%H:%M:%S"),
+                    fetched.snapshot.events.len()
+                );
+                let offs = fetched
+                    .snapshot
+                    .events
+                    .iter()
+                    .filter_map(|event| event.event.starts_at);
                 next_poll(now, offs.filter(|off| *off > now), &plan.cadence)
             }
             Err(FeedError::Ended) => break,
             Err(why) => {
                 failures += 1;
                 let wait = backoff(failure(&why), failures, fastrand::f64());
-                eprintln!("{now:%H:%M:%S} not recorded, again in {} s: {why}", wait.as_secs());
+                eprintln!(
+                    "{} not recorded, again in {} s: {why}",
+                    now.format("%H:%M:%S"),
+                    wait.as_secs()
+                );
                 if !why.is_retryable() && recorder.records() == 0 {
                     return Err(why.into());
                 }
@@ -69,7 +88,15 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
         }
     }
     let records = recorder.records();
-    println!("{records} answers recorded in {}; replay them with: oddsd replay {} --feed {}",
-        args.out.display(), args.out.display(), kind.as_str().replace('_', "-"));
-    Ok(if records > 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    println!(
+        "{records} answers recorded in {}; replay them with: oddsd replay {} --feed {}",
+        args.out.display(),
+        args.out.display(),
+        kind.as_str().replace('_', "-")
+    );
+    Ok(if records > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILED)
+    })
 }

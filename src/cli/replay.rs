@@ -95,7 +95,11 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
     if args.verify {
         verify(&settings).await?;
     }
-    Ok(if counters.fetch_failures == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    Ok(if counters.fetch_failures == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILED)
+    })
 }
 
 /// Long work says how far it has come: on a terminal in place, elsewhere a line at a time.
@@ -143,6 +147,9 @@ async fn verify(settings: &Settings) -> anyhow::Result<()> {
         status.open_prices,
         status.outbox_pending
     );
-    eprintln!("verified: {open} open prices of {} events read back, no removal pending", loaded.book.events.len());
+    eprintln!(
+        "verified: {open} open prices of {} events read back, no removal pending",
+        loaded.book.events.len()
+    );
     Ok(())
 }

@@ -36,7 +36,10 @@ pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
     settings.schedule.cron = None;
     let stop = stop_on_signals(None)?;
     match App::build(&settings).await?.once(stop).await? {
-        Once::HeldElsewhere { holder, for_another } => {
+        Once::HeldElsewhere {
+            holder,
+            for_another,
+        } => {
             eprintln!(
                 "oddsd: {holder} holds the lease for another {} s, so this run did nothing; stop that daemon, or let it do the work",
                 for_another.as_secs()
@@ -53,10 +56,16 @@ pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
             match removed {
                 Ok(Batch::Failed { rows, .. }) => {
                     // The cycle is committed; a late removal does not make it a failure.
-                    tracing::warn!(event = "once.removals_pending", rows, "{rows} removals wait in the outbox for the next run");
+                    tracing::warn!(
+                        event = "once.removals_pending",
+                        rows,
+                        "{rows} removals wait in the outbox for the next run"
+                    );
                 }
                 Ok(_) => {}
-                Err(why) => tracing::warn!(event = "once.removals_pending", error = %why, "Removals wait in the outbox for the next run"),
+                Err(why) => {
+                    tracing::warn!(event = "once.removals_pending", error = %why, "Removals wait in the outbox for the next run")
+                }
             }
             Ok(ExitCode::from(code))
         }
@@ -68,7 +77,9 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 /// One plain request to our own `/readyz`: no client library, no shell, no curl in the image.
 pub async fn healthcheck(settings: &Settings) -> anyhow::Result<ExitCode> {
     let Listen::At(mut address) = settings.daemon.listen else {
-        bail!(BadSetting("nothing listens (LISTEN=off); `oddsd status` asks through the database".into()));
+        bail!(BadSetting(
+            "nothing listens (LISTEN=off); `oddsd status` asks through the database".into()
+        ));
     };
     if address.ip().is_unspecified() {
         address.set_ip(match address {
@@ -78,7 +89,8 @@ pub async fn healthcheck(settings: &Settings) -> anyhow::Result<ExitCode> {
     }
     let asked = async {
         let mut stream = tokio::net::TcpStream::connect(address).await?;
-        let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(64 * 1024).read_to_end(&mut answer).await?;
@@ -86,9 +98,23 @@ pub async fn healthcheck(settings: &Settings) -> anyhow::Result<ExitCode> {
     };
     let answer = tokio::time::timeout(HEALTH_TIMEOUT, asked)
         .await
-        .with_context(|| format!("{address} did not answer within {} s", HEALTH_TIMEOUT.as_secs()))?
-        .with_context(|| format!("{address} does not answer; is `oddsd run` up, and is LISTEN the same?"))?;
+        .with_context(|| {
+            format!(
+                "{address} did not answer within {} s",
+                HEALTH_TIMEOUT.as_secs()
+            )
+        })?
+        .with_context(|| {
+            format!("{address} does not answer; is `oddsd run` up, and is LISTEN the same?")
+        })?;
     let ready = answer.starts_with("HTTP/1.1 200");
-    println!("{}", answer.rsplit("\r\n\r\n").next().unwrap_or_default().trim());
-    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::from(super::DEPENDENCY_DOWN) })
+    println!(
+        "{}",
+        answer.rsplit("\r\n\r\n").next().unwrap_or_default().trim()
+    );
+    Ok(if ready {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(super::DEPENDENCY_DOWN)
+    })
 }

@@ -61,10 +61,15 @@ pub async fn tail(settings: &Settings, args: &TailArgs) -> anyhow::Result<ExitCo
     store.check_schema().await?;
     let stop = stop_on_signals(args.tail_for)?;
     let narrow = args.rule.is_some() || args.event.is_some();
-    let of_event = args.event.as_ref().map(|event| Key::event_prices(&EventId::new(event)).to_string());
+    let of_event = args
+        .event
+        .as_ref()
+        .map(|event| Key::event_prices(&EventId::new(event)).to_string());
     let wanted = |removal: &Removal| {
         args.rule.as_ref().is_none_or(|rule| *rule == removal.rule)
-            && of_event.as_ref().is_none_or(|key| removal.keys.contains(key))
+            && of_event
+                .as_ref()
+                .is_none_or(|key| removal.keys.contains(key))
     };
     let (mut cycle, mut removal, mut limit) = (-1, -1, i64::from(args.last));
     loop {
@@ -89,7 +94,9 @@ pub async fn tail(settings: &Settings, args: &TailArgs) -> anyhow::Result<ExitCo
                 (cycle, removal, limit) = (cycle.max(0), removal.max(0), AT_ONCE);
             }
             // Whoever watches wants to know, and to go on watching.
-            Err(StoreError::Down(why)) => eprintln!("oddsd: the database does not answer ({why}); still trying"),
+            Err(StoreError::Down(why)) => {
+                eprintln!("oddsd: the database does not answer ({why}); still trying")
+            }
             Err(why) => return Err(why.into()),
         }
         tokio::select! {
@@ -99,9 +106,22 @@ pub async fn tail(settings: &Settings, args: &TailArgs) -> anyhow::Result<ExitCo
     }
 }
 
-async fn entries(store: &Store, cycle: i64, removal: i64, limit: i64) -> Result<Vec<Entry>, StoreError> {
-    let cycles = store.cycles(cycle, limit).await?.into_iter().map(Entry::Cycle);
-    let removals = store.removals(removal, limit).await?.into_iter().map(Entry::Removal);
+async fn entries(
+    store: &Store,
+    cycle: i64,
+    removal: i64,
+    limit: i64,
+) -> Result<Vec<Entry>, StoreError> {
+    let cycles = store
+        .cycles(cycle, limit)
+        .await?
+        .into_iter()
+        .map(Entry::Cycle);
+    let removals = store
+        .removals(removal, limit)
+        .await?
+        .into_iter()
+        .map(Entry::Removal);
     let mut entries: Vec<Entry> = cycles.chain(removals).collect();
     entries.sort_by_key(Entry::at);
     Ok(entries)
@@ -134,7 +154,13 @@ fn print_removal(row: &Removal, as_json: bool) {
         return;
     }
     const SHOWN: usize = 3;
-    let mut keys = row.keys.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(" ");
+    let mut keys = row
+        .keys
+        .iter()
+        .take(SHOWN)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(" ");
     if row.keys.len() > SHOWN {
         keys.push_str(&format!(" and {} more", row.keys.len() - SHOWN));
     }
@@ -163,13 +189,32 @@ pub async fn status(settings: &Settings, args: &StatusArgs) -> anyhow::Result<Ex
 }
 
 fn print_status(status: &StoreStatus, now: DateTime<Utc>) {
-    let text = |name: &str| status.state.get(name).and_then(|value| value.as_str()).unwrap_or("?").to_owned();
-    let count = |name: &str| status.state.pointer(&format!("/counters/{name}")).and_then(|n| n.as_u64()).unwrap_or(0);
+    let text = |name: &str| {
+        status
+            .state
+            .get(name)
+            .and_then(|value| value.as_str())
+            .unwrap_or("?")
+            .to_owned()
+    };
+    let count = |name: &str| {
+        status
+            .state
+            .pointer(&format!("/counters/{name}"))
+            .and_then(|n| n.as_u64())
+            .unwrap_or(0)
+    };
     match (&status.holder, status.lease_expires_at) {
         (Some(holder), Some(until)) if until > now => {
-            println!("daemon    {holder} leads (oddsd {}, since {})", text("version"), text("started_at"));
+            println!(
+                "daemon    {holder} leads (oddsd {}, since {})",
+                text("version"),
+                text("started_at")
+            );
         }
-        (Some(holder), _) => println!("daemon    none; {holder} was the last (start one with `oddsd run`)"),
+        (Some(holder), _) => {
+            println!("daemon    none; {holder} was the last (start one with `oddsd run`)")
+        }
         (None, _) => println!("daemon    none has worked here yet (start one with `oddsd run`)"),
     }
     println!(
@@ -190,11 +235,18 @@ fn print_status(status: &StoreStatus, now: DateTime<Utc>) {
         ),
         None => println!("changed   nothing yet"),
     }
-    println!("stored    {} open prices of {} listed events", status.open_prices, status.events);
+    println!(
+        "stored    {} open prices of {} listed events",
+        status.open_prices, status.events
+    );
     println!(
         "outbox    {} pending, the oldest for {:.0} s{}",
         status.outbox_pending,
         status.outbox_oldest_seconds,
-        status.outbox_last_error.as_ref().map(|error| format!("; last error: {error}")).unwrap_or_default()
+        status
+            .outbox_last_error
+            .as_ref()
+            .map(|error| format!("; last error: {error}"))
+            .unwrap_or_default()
     );
 }

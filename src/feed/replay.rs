@@ -129,7 +129,10 @@ impl Replay {
                     return Err(FeedError::Ended);
                 }
                 // The last lines could not be read: told once, by a snapshot of nothing.
-                return Ok(Fetched { snapshot: Self::nothing(set_aside), bodies: Vec::new() });
+                return Ok(Fetched {
+                    snapshot: Self::nothing(set_aside),
+                    bodies: Vec::new(),
+                });
             };
             set_aside.merge(replayed.set_aside);
             if let Some(mut snapshot) = replayed.snapshot {

@@ -20,12 +20,23 @@ pub async fn live() -> &'static str {
 
 /// 200 when the database answers. A cache that is away is told, but readers are still served, so
 /// it makes nobody unready.
-pub async fn ready(State(face): State<Arc<Face>>, Query(query): Query<HashMap<String, String>>) -> Response {
+pub async fn ready(
+    State(face): State<Arc<Face>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
     let status = tokio::time::timeout(PATIENCE, face.store.status()).await;
     let cache = tokio::time::timeout(PATIENCE, face.reader.cache().ping()).await;
-    let code = if matches!(status, Ok(Ok(_))) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if matches!(status, Ok(Ok(_))) {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     if !query.contains_key("verbose") {
-        let word = if code == StatusCode::OK { "ready\n" } else { "not ready: the database does not answer\n" };
+        let word = if code == StatusCode::OK {
+            "ready\n"
+        } else {
+            "not ready: the database does not answer\n"
+        };
         return (code, word).into_response();
     }
     let slow = || format!("no answer within {} s", PATIENCE.as_secs());
@@ -35,7 +46,9 @@ pub async fn ready(State(face): State<Arc<Face>>, Query(query): Query<HashMap<St
             "events": status.events, "open_prices": status.open_prices,
             "outbox_pending": status.outbox_pending, "outbox_oldest_seconds": status.outbox_oldest_seconds,
         }),
-        Ok(Err(why)) => json!({ "ok": false, "backend": face.store.backend(), "error": why.to_string() }),
+        Ok(Err(why)) => {
+            json!({ "ok": false, "backend": face.store.backend(), "error": why.to_string() })
+        }
         Err(_) => json!({ "ok": false, "backend": face.store.backend(), "error": slow() }),
     };
     let backend = face.reader.cache().backend();
@@ -47,6 +60,9 @@ pub async fn ready(State(face): State<Arc<Face>>, Query(query): Query<HashMap<St
     let body = json!({
         "ready": code == StatusCode::OK, "database": database, "cache": cache, "counters": face.live.counters(),
     });
-    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    let kind = [(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    )];
     (code, kind, body.to_string()).into_response()
 }

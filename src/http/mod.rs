@@ -48,7 +48,11 @@ pub fn router(face: Arc<Face>) -> Router {
         .route("/readyz", get(health::ready))
         .fallback(unknown_path)
         .method_not_allowed_fallback(|| async {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path only answers to GET", "send a GET request")
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path only answers to GET",
+                "send a GET request",
+            )
         })
         .with_state(face)
 }
@@ -93,7 +97,11 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, drained).await.is_err() {
-        tracing::warn!(event = "http.cut_off", open = connections.len(), "Requests were cut off at shutdown");
+        tracing::warn!(
+            event = "http.cut_off",
+            open = connections.len(),
+            "Requests were cut off at shutdown"
+        );
     }
 }
 
@@ -106,20 +114,31 @@ pub struct Problem {
 
 impl Problem {
     pub fn new(status: StatusCode, error: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { status, error: error.into(), hint: hint.into() }
+        Self {
+            status,
+            error: error.into(),
+            hint: hint.into(),
+        }
     }
 
     /// The database did not answer. Its own words go to the log, not to strangers.
     pub fn store(why: &crate::store::StoreError) -> Self {
         tracing::warn!(event = "http.store_failed", error = %why, "A request could not be answered from the database");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database does not answer", "try again; /readyz?verbose says more")
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the database does not answer",
+            "try again; /readyz?verbose says more",
+        )
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::json!({ "error": self.error, "hint": self.hint }).to_string();
-        let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        let kind = [(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )];
         (self.status, kind, body).into_response()
     }
 }
@@ -139,5 +158,11 @@ async fn index(State(face): State<Arc<Face>>) -> impl IntoResponse {
         "paths": ["/v1/races/by-stage", "/v1/events/{id}/prices", "/livez", "/readyz?verbose"],
         "counters": counters,
     });
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.to_string())
+    (
+        [(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )],
+        body.to_string(),
+    )
 }

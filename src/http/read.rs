@@ -36,7 +36,11 @@ pub async fn races_by_stage(
     no_parameters(query)?;
     let load = || async {
         let now = face.clock.now();
-        let runners = face.store.runners(now, now + AHEAD).await.map_err(Miss::Store)?;
+        let runners = face
+            .store
+            .runners(now, now + AHEAD)
+            .await
+            .map_err(Miss::Store)?;
         let races = races(runners);
         let offs: Vec<DateTime<Utc>> = races.iter().filter_map(|race| race.off).collect();
         // None: a boundary is less than a second away. Answered, and not kept.
@@ -56,24 +60,39 @@ pub async fn event_prices(
     no_parameters(query)?;
     let id = EventId::new(id);
     let load = || async {
-        let found = face.store.event_prices(&id).await.map_err(Miss::Store)?.ok_or(Miss::NoSuchEvent)?;
+        let found = face
+            .store
+            .event_prices(&id)
+            .await
+            .map_err(Miss::Store)?
+            .ok_or(Miss::NoSuchEvent)?;
         Ok((event_body(&found), face.clock.real(EVENT_TTL)))
     };
     read(&face, &headers, Key::event_prices(&id), load).await
 }
 
 /// One read through the cache, with the headers that say how it went.
-async fn read<F>(face: &Face, headers: &HeaderMap, key: Key, load: impl FnOnce() -> F) -> Result<Response, Problem>
+async fn read<F>(
+    face: &Face,
+    headers: &HeaderMap,
+    key: Key,
+    load: impl FnOnce() -> F,
+) -> Result<Response, Problem>
 where
     F: Future<Output = Result<(Vec<u8>, Duration), Miss>>,
 {
     let started = Instant::now();
-    let asks_fresh = headers
-        .get_all(header::CACHE_CONTROL)
-        .iter()
-        .any(|value| value.to_str().is_ok_and(|text| text.to_ascii_lowercase().contains("no-cache")));
+    let asks_fresh = headers.get_all(header::CACHE_CONTROL).iter().any(|value| {
+        value
+            .to_str()
+            .is_ok_and(|text| text.to_ascii_lowercase().contains("no-cache"))
+    });
     let served = if asks_fresh {
-        load().await.map(|(body, remaining)| Served { body: Bytes::from(body), state: ReadState::Bypass, remaining })
+        load().await.map(|(body, remaining)| Served {
+            body: Bytes::from(body),
+            state: ReadState::Bypass,
+            remaining,
+        })
     } else {
         face.reader.read(&key, load).await
     };
@@ -98,17 +117,25 @@ where
     });
     let mut answer = (
         [
-            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            ),
             // Whoever stands between us and the reader must not keep what we cannot remove.
             (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-            (HeaderName::from_static("x-cache-status"), HeaderValue::from_static(word)),
+            (
+                HeaderName::from_static("x-cache-status"),
+                HeaderValue::from_static(word),
+            ),
         ],
         served.body,
     )
         .into_response();
     let mut add = |name: &'static str, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {
-            answer.headers_mut().insert(HeaderName::from_static(name), value);
+            answer
+                .headers_mut()
+                .insert(HeaderName::from_static(name), value);
         }
     };
     add("x-cache-key", key.to_string());
@@ -123,7 +150,8 @@ fn no_parameters(query: Option<String>) -> Result<(), Problem> {
     match query.as_deref().filter(|query| !query.is_empty()) {
         None => Ok(()),
         Some(query) => {
-            let name = crate::model::plain_text(query.split(['=', '&']).next().unwrap_or_default(), 40);
+            let name =
+                crate::model::plain_text(query.split(['=', '&']).next().unwrap_or_default(), 40);
             Err(Problem::new(
                 StatusCode::BAD_REQUEST,
                 format!("unknown parameter {name:?}"),
@@ -140,7 +168,9 @@ fn races(runners: Vec<Runner>) -> Vec<RaceRow> {
         if !RACING.contains(&runner.event.sport.as_str()) {
             continue;
         }
-        let race = races.entry(runner.event.id.clone()).or_insert_with(|| race(&runner.event));
+        let race = races
+            .entry(runner.event.id.clone())
+            .or_insert_with(|| race(&runner.event));
         race.last_updated = race.last_updated.max(Some(runner.updated_at));
         race.runners.push(RunnerRow {
             id: runner.selection.id,

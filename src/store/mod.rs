@@ -304,7 +304,12 @@ impl Store {
     /// Brings the tables to this program's version; says what it did, a line each. With `adopt`,
     /// tables that other programs read under the names of our views are imported and renamed aside.
     pub async fn migrate(&self, adopt: bool) -> Result<Vec<String>> {
-        on!(self, db => db.migrate(adopt).await)
+        on!(self, db => db.migrate(adopt, false).await)
+    }
+
+    /// What `migrate` would do, proved by doing it in a transaction that is rolled back.
+    pub async fn rehearse_migration(&self, adopt: bool) -> Result<Vec<String>> {
+        on!(self, db => db.migrate(adopt, true).await)
     }
 
     /// `Schema` when the tables are missing, older or newer than this program.

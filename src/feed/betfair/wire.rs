@@ -67,7 +67,6 @@ pub struct RunnerDefinition<'a> {
     pub name: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub status: Cow<'a, str>,
-    #[serde(default)]
     #[serde(borrow, default)]
     pub bsp: Option<&'a RawValue>,
 }

@@ -41,7 +41,8 @@ fn needed() -> i64 {
 }
 
 impl Postgres {
-    pub async fn migrate(&self, adopt: bool) -> Result<Vec<String>> {
+    /// A rehearsal does everything and keeps nothing.
+    pub async fn migrate(&self, adopt: bool, rehearse: bool) -> Result<Vec<String>> {
         let options = self.options.clone();
         to_the_end(async move {
             // A connection of its own, without the pool's statement timeout: adopting takes its time.
@@ -58,7 +59,12 @@ impl Postgres {
             }
             let mut said = tables(&mut tx).await?;
             said.extend(compatibility_views(&mut tx, &foreign).await?);
-            tx.commit().await.map_err(explain)?;
+            let ended = if rehearse {
+                tx.rollback().await
+            } else {
+                tx.commit().await
+            };
+            ended.map_err(explain)?;
             connection.close().await.ok();
             Ok(said)
         })

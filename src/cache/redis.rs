@@ -18,6 +18,7 @@ use fred::types::{Builder, Value};
 use fred::util::redis_keyslot;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
 use super::link::Link;
@@ -40,8 +41,10 @@ const BEGIN_AGAIN: Duration = Duration::from_secs(5);
 /// The library's "connected" event can slip between its look and its subscription.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Commands waiting for the connection; more than this fail at once.
-const QUEUE_LEN: usize = 1024;
+/// Commands under way at a time; more than this fail at once. The library has a bound of its own,
+/// but in 10.1 each command that it turns away stays counted as queued, and from then on it no longer
+/// flushes: every later command waits in its write buffer.
+const COMMANDS_UNDER_WAY: usize = 1024;
 
 /// Keys removed in one round trip.
 const KEYS_PER_TRIP: usize = 1000;
@@ -65,6 +68,7 @@ pub struct Redis {
     link: Arc<Link>,
     is_cluster: bool,
     command_timeout: Duration,
+    under_way: Semaphore,
     keeper: JoinHandle<()>,
 }
 
@@ -98,6 +102,7 @@ impl Redis {
             link,
             is_cluster,
             command_timeout,
+            under_way: Semaphore::new(COMMANDS_UNDER_WAY),
             keeper,
         };
         let _ = tokio::time::timeout(command_timeout, redis.link.tried()).await;
@@ -110,6 +115,7 @@ impl Redis {
             // Nobody can hold a lease on it, so we never put anything there.
             return Ok(Lookup::Miss { lease: None });
         }
+        let _permit = self.permit()?;
         let lease = Lease::new();
         let args = vec![lease.as_str().to_owned(), millis(LEASE_TTL).to_string()];
         let keys = vec![key.as_str().to_owned(), lease_key];
@@ -141,6 +147,7 @@ impl Redis {
                 ),
             });
         }
+        let _permit = self.permit()?;
         let keys = vec![key.as_str().to_owned(), key.lease()];
         let args: Vec<Value> = vec![
             lease.as_str().into(),
@@ -156,6 +163,7 @@ impl Redis {
 
     /// Leases go before their values: a fill between the two is void.
     pub async fn remove(&self, keys: &[Key]) -> Result<u64, CacheError> {
+        let _permit = self.permit()?;
         let mut existed = 0;
         for keys in keys.chunks(KEYS_PER_TRIP) {
             let leases: Vec<String> = keys.iter().map(Key::lease).collect();
@@ -200,6 +208,7 @@ impl Redis {
     }
 
     pub async fn ping(&self) -> Result<(), CacheError> {
+        let _permit = self.permit()?;
         let client = self.within(self.command_timeout);
         let answer: Result<Value, Error> = client.ping(None).await;
         answer.map(drop).map_err(|error| self.explain(error))
@@ -235,6 +244,15 @@ impl Redis {
     fn same_slot(&self, key: &Key, lease: &str) -> bool {
         !self.is_cluster
             || redis_keyslot(key.as_str().as_bytes()) == redis_keyslot(lease.as_bytes())
+    }
+
+    fn permit(&self) -> Result<SemaphorePermit<'_>, CacheError> {
+        self.under_way.try_acquire().map_err(|_| CacheError::Down {
+            detail: format!(
+                "{}: {COMMANDS_UNDER_WAY} commands wait for it already",
+                self.link.host()
+            ),
+        })
     }
 
     fn options(&self, deadline: Duration) -> Options {
@@ -319,9 +337,6 @@ fn explain(host: &str, error: &Error) -> CacheError {
         ErrorKind::Timeout => CacheError::Timeout {
             detail: format!("{host} did not answer in time"),
         },
-        ErrorKind::Backpressure => CacheError::Down {
-            detail: format!("{host}: {QUEUE_LEN} commands are waiting already"),
-        },
         ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Routing | ErrorKind::Tls => {
             let text = crate::model::plain_text(text, 200);
             CacheError::Down {
@@ -344,7 +359,6 @@ fn connection(command_timeout: Duration) -> ConnectionConfig {
         connection_timeout: CONNECT_TIMEOUT,
         internal_command_timeout: CONNECT_TIMEOUT,
         max_command_attempts: ATTEMPTS,
-        max_command_buffer_len: QUEUE_LEN,
         reconnect_on_auth_error: true,
         unresponsive: UnresponsiveConfig {
             max_timeout: Some(command_timeout * 2),
@@ -367,9 +381,14 @@ fn config(url: &str) -> anyhow::Result<Config> {
         // The TLS settings are built at once, and without a provider that would panic.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
-    let mut config = Config::from_url(url).ok().context(
-        "REDIS_URL cannot be read: it is scheme://user:password@host:port/database, special characters in the password are written %XX, and a sentinel URL needs ?sentinelServiceName=",
-    )?;
+    let mut config = Config::from_url(url).map_err(|error| match error.kind() {
+        ErrorKind::Tls => anyhow::anyhow!(
+            "the system's root certificates cannot be loaded, which rediss:// needs: install ca-certificates"
+        ),
+        _ => anyhow::anyhow!(
+            "REDIS_URL cannot be read: it is scheme://user:password@host:port/database, special characters in the password are written %XX, and a sentinel URL needs ?sentinelServiceName="
+        ),
+    })?;
     // With this set, a server that is down at start would end the client for good.
     config.fail_fast = false;
     Ok(config)

@@ -5,3 +5,4 @@ mod world;
 mod cache;
 mod cache_faults;
 mod cache_read;
+mod cache_upstash;

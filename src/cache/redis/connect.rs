@@ -8,10 +8,10 @@ use anyhow::Context;
 use fred::clients::Client;
 use fred::error::ErrorKind;
 use fred::interfaces::{ClientLike, EventInterface};
-use fred::types::Builder;
 use fred::types::config::{
     Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, ServerConfig, UnresponsiveConfig,
 };
+use fred::types::{Builder, ConnectHandle};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::super::link::Link;
@@ -65,12 +65,21 @@ pub(super) fn client(config: Config, command_timeout: Duration) -> anyhow::Resul
         .context("REDIS_URL: the Redis client does not take these settings")
 }
 
+/// The library's own task. It would go on connecting for ever after everybody who uses it is gone.
+struct Connection(ConnectHandle);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Connects, and connects again, until it is aborted; tells the link about each turn.
 pub(super) async fn keep(client: Client, link: Arc<Link>) {
     loop {
         // Failures first: when both wait, the connection came after the failure.
         let (mut failures, mut connects) = (client.error_rx(), client.reconnect_rx());
-        let mut connection = client.connect();
+        let mut connection = Connection(client.connect());
         // A server's connection being set up is not yet a client that takes commands: in a cluster
         // the other nodes follow.
         let mut expecting = false;
@@ -95,10 +104,10 @@ pub(super) async fn keep(client: Client, link: Arc<Link>) {
                         link.up();
                     }
                 }
-                _ = &mut connection => break,
+                _ = &mut connection.0 => break,
             }
         }
-        connection.abort();
+        drop(connection);
         tokio::time::sleep(BEGIN_AGAIN.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
     }
 }

@@ -176,8 +176,8 @@ impl Redis {
     }
 
     pub async fn close(&self) {
-        self.keeper.abort();
         let _ = tokio::time::timeout(self.command_timeout, self.client.quit()).await;
+        self.keeper.abort();
     }
 
     fn hit(&self, parts: Vec<Value>) -> Result<Lookup, CacheError> {

@@ -1,5 +1,7 @@
 //! What every cache promises, told on each backend: in process, Redis, a Redis cluster, Upstash.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use oddsd::cache::{Cache, CacheSettings, Lease, Lookup, NO_EXPIRY};
@@ -407,6 +409,58 @@ async fn no_order_of_events_leaves_an_old_value(backend: Backend) {
             }
         }
     }
+}
+
+/// The same law with real threads, where the orders are those that the machine finds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_million_reads_race_with_removals_in_process() {
+    const READERS: u64 = 4;
+    const READS: u64 = 250_000;
+    let cache = Arc::new(open(CacheSettings::default()).await);
+    let (stored, removed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let readers: Vec<_> = (0..READERS)
+        .map(|_| {
+            let (cache, stored, removed) = (cache.clone(), stored.clone(), removed.clone());
+            tokio::spawn(async move {
+                let (key, mut hits) = (key("k"), 0);
+                for _ in 0..READS {
+                    let oldest = removed.load(SeqCst);
+                    match cache.get(&key).await.expect("an answer") {
+                        Lookup::Hit { body, .. } => {
+                            let bytes = body[..].try_into().expect("eight bytes");
+                            let served = u64::from_be_bytes(bytes);
+                            assert!(
+                                served >= oldest,
+                                "served {served} after {oldest} was removed"
+                            );
+                            hits += 1;
+                        }
+                        Lookup::Miss { lease: Some(lease) } => {
+                            let loaded = stored.load(SeqCst).to_be_bytes();
+                            let fill = cache.fill(&key, &lease, &loaded, TTL).await;
+                            fill.expect("an answer");
+                        }
+                        Lookup::Miss { lease: None } => tokio::task::yield_now().await,
+                    }
+                }
+                hits
+            })
+        })
+        .collect();
+    let key = key("k");
+    while readers.iter().any(|reader| !reader.is_finished()) {
+        let newest = stored.fetch_add(1, SeqCst) + 1;
+        cache
+            .remove(std::slice::from_ref(&key))
+            .await
+            .expect("removed");
+        removed.store(newest, SeqCst);
+        tokio::task::yield_now().await;
+    }
+    for reader in readers {
+        assert!(reader.await.expect("no stale read") > 0);
+    }
+    assert!(stored.load(SeqCst) > 100, "the writer came to its turn");
 }
 
 /// The stand-in is only worth something if the provider's own clients are content with it.

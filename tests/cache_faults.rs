@@ -1,18 +1,18 @@
 //! Caches that are down, hung, full, read-only or wrongly configured: what is said, what is retried,
 //! and that everything comes back without a restart.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use oddsd::cache::{Cache, CacheError, CacheSettings, Lookup};
 use oddsd::key::Key;
 
-use crate::cache::{TTL, body, key, lease, open, open_redis, open_upstash, put};
-use crate::world::redis::{PATIENCE, RedisServer};
-use crate::world::upstash::{Fault, Upstash};
+use crate::cache::{TTL, body, key, lease, open, open_redis, put};
+use crate::world::redis::{PATIENCE, RedisServer, free_port};
 
-const CANARY: &str = "canary-5ecret";
+pub const CANARY: &str = "canary-5ecret";
 
-async fn remove(cache: &Cache, name: &str) -> Result<u64, CacheError> {
+pub async fn remove(cache: &Cache, name: &str) -> Result<u64, CacheError> {
     cache.remove(&[key(name)]).await
 }
 
@@ -42,7 +42,20 @@ async fn recovered(cache: &Cache) {
         .expect("it recovers");
 }
 
-fn refused(answer: Result<impl std::fmt::Debug, CacheError>, advice: &str) {
+/// As `recovered`, for caches opened with a short time per command.
+async fn removes_again(cache: &Cache) {
+    let removing = async {
+        while remove(cache, "k").await.is_err() {
+            cache.connected().await;
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, removing)
+        .await
+        .expect("it recovers");
+}
+
+pub fn refused(answer: Result<impl std::fmt::Debug, CacheError>, advice: &str) {
     match answer {
         Err(why @ CacheError::Refused { .. }) => {
             assert!(!why.is_retryable());
@@ -101,8 +114,7 @@ async fn a_hung_cache_costs_its_timeout_and_recovers() {
         );
     }
     redis.resume();
-    recovered(&cache).await;
-    assert_eq!(remove(&cache, "k").await, Ok(0));
+    removes_again(&cache).await;
 }
 
 #[tokio::test]
@@ -154,7 +166,7 @@ async fn a_wrong_password_is_refused_until_the_server_takes_it() {
 #[tokio::test]
 async fn a_user_without_rights_is_refused_with_what_it_needs() {
     let redis = RedisServer::start().await;
-    let rights = format!("ACL SETUSER odds on >{CANARY} ~* +ping +info +client +hello +auth +get");
+    let rights = format!("ACL SETUSER odds on >{CANARY} ~* +ping +info +get");
     redis.cli(&rights.split(' ').collect::<Vec<_>>()).await;
     let url = format!("redis://odds:{CANARY}@127.0.0.1:{}", redis.port());
     let cache = open_redis(&url).await;
@@ -198,87 +210,6 @@ async fn a_cluster_node_that_comes_back_is_used_again() {
     tokio::time::timeout(PATIENCE, removing)
         .await
         .expect("it recovers");
-}
-
-#[tokio::test]
-async fn upstash_faults_sort_into_what_somebody_does_about_them() {
-    let redis = RedisServer::start().await;
-    let upstash = Upstash::start(redis.port(), CANARY).await;
-    let cache = open(CacheSettings {
-        upstash_url: Some(upstash.url()),
-        upstash_token: Some(CANARY.to_owned().into()),
-        command_timeout: Duration::from_millis(500),
-        ..CacheSettings::default()
-    })
-    .await;
-    let faults = [
-        (Fault::Unauthorized, "Refused", false),
-        (Fault::NoPerm, "Refused", false),
-        (Fault::Status500, "Down", true),
-        (Fault::ItemErrors, "Protocol", true),
-        (Fault::Unknown400, "Protocol", true),
-        (Fault::Html, "Protocol", true),
-        (Fault::TruncatedJson, "Protocol", true),
-        (Fault::Redirect, "Protocol", true),
-        (Fault::Hang, "Timeout", true),
-    ];
-    for (fault, kind, is_retryable) in faults {
-        upstash.fail(fault);
-        let why = remove(&cache, "k").await.expect_err("a fault");
-        let shown = format!("{why:?}");
-        assert!(shown.starts_with(kind), "{fault:?}: {shown}");
-        assert_eq!(why.is_retryable(), is_retryable, "{fault:?}");
-        assert!(!format!("{why} {shown}").contains(CANARY), "{shown}");
-        upstash.fail(None);
-        assert_eq!(remove(&cache, "k").await, Ok(0), "after {fault:?}");
-    }
-}
-
-#[tokio::test]
-async fn upstash_reports_a_lost_redis_as_400_and_that_is_retried() {
-    let mut redis = RedisServer::start().await;
-    let upstash = Upstash::start(redis.port(), CANARY).await;
-    let cache = open_upstash(&upstash, CANARY).await;
-    assert_eq!(remove(&cache, "k").await, Ok(0));
-    redis.kill().await;
-    let why = remove(&cache, "k").await.expect_err("no Redis");
-    assert!(why.is_retryable(), "{why:?}");
-    redis.restart().await;
-    assert_eq!(remove(&cache, "k").await, Ok(0));
-}
-
-#[tokio::test]
-async fn upstash_gets_its_sync_token_back() {
-    let redis = RedisServer::start().await;
-    let upstash = Upstash::start(redis.port(), CANARY).await;
-    let cache = open_upstash(&upstash, CANARY).await;
-    for _ in 0..3 {
-        assert_eq!(cache.ping().await, Ok(()));
-    }
-    assert_eq!(upstash.sync_tokens(), ["sync-1", "sync-2"]);
-}
-
-#[tokio::test]
-async fn a_wrong_upstash_token_is_refused_and_not_shown() {
-    let redis = RedisServer::start().await;
-    let upstash = Upstash::start(redis.port(), "right").await;
-    let cache = open_upstash(&upstash, CANARY).await;
-    refused(remove(&cache, "k").await, "Check UPSTASH_REDIS_REST_TOKEN");
-}
-
-#[tokio::test]
-async fn nobody_listening_is_down() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    drop(listener);
-    let cache = open(CacheSettings {
-        upstash_url: Some(url),
-        upstash_token: Some(CANARY.to_owned().into()),
-        ..CacheSettings::default()
-    })
-    .await;
-    let why = remove(&cache, "k").await.expect_err("nobody there");
-    assert!(matches!(why, CacheError::Down { .. }), "{why:?}");
 }
 
 #[tokio::test]
@@ -381,4 +312,132 @@ async fn empty_settings_mean_the_in_process_cache_and_off_means_off() {
         Ok(Lookup::Miss { lease: None })
     ));
     assert_eq!(remove(&off, "k").await, Ok(0));
+}
+
+#[tokio::test]
+async fn thousands_of_removals_during_a_hang_fail_and_do_not_pile_up() {
+    let redis = RedisServer::start().await;
+    let cache = Arc::new(open_impatient(&redis.url()).await);
+    recovered(&cache).await;
+    redis.pause();
+    let removals: Vec<_> = (0..5_000)
+        .map(|_| {
+            let cache = Arc::clone(&cache);
+            tokio::spawn(async move { remove(&cache, "k").await })
+        })
+        .collect();
+    for removal in removals {
+        let answer = removal.await.expect("no panic");
+        assert!(
+            matches!(
+                answer,
+                Err(CacheError::Timeout { .. } | CacheError::Down { .. })
+            ),
+            "{answer:?}"
+        );
+    }
+    redis.resume();
+    removes_again(&cache).await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for_is_not_accepted() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
+        .args(["ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=localhost", "-addext"])
+        .args(["subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args(["-keyout", &path("key.pem"), "-out", &path("cert.pem")])
+        .output();
+    let made = made.expect("openssl is needed to make a certificate: run ./test");
+    assert!(made.status.success(), "{made:?}");
+    let tls_port = free_port();
+    let settings = [
+        "--tls-port",
+        &tls_port.to_string(),
+        "--tls-cert-file",
+        &path("cert.pem"),
+        "--tls-key-file",
+        &path("key.pem"),
+        "--tls-ca-cert-file",
+        &path("cert.pem"),
+        "--tls-auth-clients",
+        "no",
+    ];
+    let redis = RedisServer::with(&settings).await;
+    let url = format!("rediss://:{CANARY}@localhost:{tls_port}");
+    let why = remove(&open_impatient(&url).await, "k").await;
+    let why = why.expect_err("an unknown certificate");
+    assert!(matches!(why, CacheError::Down { .. }), "{why:?}");
+    assert!(why.to_string().contains("InvalidCertificate"), "{why}");
+    assert!(!format!("{why:?}").contains(CANARY), "{why:?}");
+
+    // A server that does not speak TLS at all.
+    let url = format!("rediss://127.0.0.1:{}", redis.port());
+    let why = remove(&open_impatient(&url).await, "k").await;
+    assert!(why.is_err_and(|why| why.is_retryable()));
+}
+
+/// Everything that was logged on this thread, as a person would read it.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn lines(&self, with: &str) -> Vec<String> {
+        let text = self.0.lock().expect("unpoisoned").clone();
+        let text = String::from_utf8(text).expect("text");
+        let lines = text.lines().filter(|line| line.contains(with));
+        lines.map(str::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("unpoisoned").write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_what_people_grep_for_once_per_turn_and_no_secret() {
+    let (log, _guard) = Log::start();
+    let mut redis = RedisServer::with_password(CANARY).await;
+    let cache = open_redis(&redis.url()).await;
+    recovered(&cache).await;
+    redis.kill().await;
+    // Waits until the loss is noticed, which may be a moment after it happened.
+    while remove(&cache, "k").await.is_ok() || log.lines("connection failed").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    redis.restart().await;
+    recovered(&cache).await;
+
+    let connected = format!(
+        "Redis cache invalidation connected: 127.0.0.1:{}",
+        redis.port()
+    );
+    let lines = log.lines(&connected);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("INFO") && lines[0].contains(r#"event="cache.redis_connected""#));
+    let lines = log.lines("Redis connection failed (cache invalidation queued): ");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("WARN"), "{lines:?}");
+    assert!(lines[0].contains(r#"event="cache.redis_connection_failed""#));
+    assert_eq!(log.lines(CANARY), Vec::<String>::new());
 }

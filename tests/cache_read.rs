@@ -257,19 +257,24 @@ async fn readers_return_to_a_cache_that_hung() {
     redis.resume();
     let returning = async {
         // Each turn talks to the cache, so this waits instead of spinning.
-        while reader
-            .read(&key("k"), || loads("1"))
-            .await
-            .expect("loaded")
-            .state
-            != ReadState::Hit
-        {
+        loop {
+            let served = reader.read(&key("k"), || loads("1")).await;
+            if served.expect("loaded").state != ReadState::Bypass {
+                break;
+            }
             let _ = reader.cache().ping().await;
         }
     };
     tokio::time::timeout(PATIENCE, returning)
         .await
         .expect("it returns");
+    // A reader that gave up may have left its lease behind; it goes with the removal.
+    let removed = reader.cache().remove(&[key("k")]).await;
+    removed.expect("removed");
+    let miss = reader.read(&key("k"), || loads("2")).await.expect("loaded");
+    assert!(is(&miss, ReadState::Miss, "2"), "{miss:?}");
+    let hit = reader.read(&key("k"), || loads("3")).await.expect("a hit");
+    assert!(is(&hit, ReadState::Hit, "2"), "{hit:?}");
 }
 
 #[tokio::test]

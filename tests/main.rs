@@ -3,6 +3,7 @@
 mod cache;
 mod cache_faults;
 mod cache_read;
+mod cache_upstash;
 mod logs;
 mod odds_api;
 mod racing_api;

@@ -201,12 +201,11 @@ impl Upstash {
             .await
             .unwrap_or_else(|_| Err(self.timeout()));
         match &answer {
-            Err(why @ (CacheError::Down { .. } | CacheError::Timeout { .. })) => {
-                self.link.down(why.clone());
-            }
-            Err(why @ CacheError::Refused { .. }) => self.link.down(why.clone()),
-            Err(CacheError::TooLarge { .. } | CacheError::Protocol { .. }) => {}
             Ok(_) => self.link.up(),
+            // A reader's impatience says nothing about the service.
+            Err(CacheError::Timeout { .. }) if deadline < self.command_timeout => {}
+            Err(CacheError::TooLarge { .. } | CacheError::Protocol { .. }) => {}
+            Err(why) => self.link.down(why.clone()),
         }
         answer
     }

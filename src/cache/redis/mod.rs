@@ -3,68 +3,41 @@
 //! The client library waits for ever by default (for a connection, for an answer, for room in its
 //! queue); everything here is set so that a command ends, well or badly, within its own time.
 
+mod connect;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use fred::clients::{Client, WithOptions};
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike, EventInterface, KeysInterface, LuaInterface};
-use fred::types::config::{
-    Config, ConnectionConfig, Options, PerformanceConfig, ReconnectPolicy, ServerConfig,
-    UnresponsiveConfig,
-};
-use fred::types::{Builder, Value};
+use fred::interfaces::{ClientLike, KeysInterface, LuaInterface};
+use fred::types::Value;
+use fred::types::config::Options;
 use fred::util::redis_keyslot;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
 use super::link::Link;
 use super::{Bytes, CacheError, LEASE_TTL, Lease, Lookup, NO_EXPIRY, reply, script};
 use crate::key::Key;
 
-/// Reconnecting starts with the short wait and doubles. The library adds no jitter at its cap, so the
-/// cap itself is drawn per process from this range: a fleet does not come back in step.
-const FIRST_RECONNECT_MS: u32 = 20;
-const LONGEST_RECONNECT_MS: std::ops::Range<u32> = 1_000..2_000;
-const RECONNECT_JITTER_MS: u32 = 30;
-
-/// A whole connection attempt, and each handshake command in it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The library ends its task on what it takes for a configuration error; a server can be
-/// corrected while we run, so we begin again after this.
-const BEGIN_AGAIN: Duration = Duration::from_secs(5);
-
-/// The library's "connected" event can slip between its look and its subscription.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Commands waiting for the connection; more than this fail at once.
-const QUEUE_LEN: usize = 1024;
+/// Commands under way at a time; more than this fail at once. The library has a bound of its own,
+/// but in 10.1 each command that it turns away stays counted as queued, and from then on it no longer
+/// flushes: every later command waits in its write buffer.
+const COMMANDS_UNDER_WAY: usize = 1024;
 
 /// Keys removed in one round trip.
 const KEYS_PER_TRIP: usize = 1000;
 
 pub(super) const MAX_VALUE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Cluster redirections cost an attempt too; a lost connection never repeats a command (`fail_fast`).
-const ATTEMPTS: u32 = 3;
-
-const SCHEMES: [&str; 6] = [
-    "redis",
-    "rediss",
-    "redis-cluster",
-    "rediss-cluster",
-    "redis-sentinel",
-    "rediss-sentinel",
-];
-
 pub struct Redis {
     client: Client,
     link: Arc<Link>,
     is_cluster: bool,
     command_timeout: Duration,
+    under_way: Semaphore,
     keeper: JoinHandle<()>,
 }
 
@@ -72,32 +45,17 @@ impl Redis {
     /// Starts connecting and waits for the first attempt to end, but no longer than a command may
     /// take. Fails only on a URL that can never work.
     pub async fn open(url: &SecretString, command_timeout: Duration) -> anyhow::Result<Self> {
-        let config = config(url.expose_secret())?;
+        let config = connect::config(url.expose_secret())?;
         let is_cluster = config.server.is_clustered();
-        let link = Arc::new(Link::new(host(&config.server)));
-        let mut policy = ReconnectPolicy::new_exponential(
-            0,
-            FIRST_RECONNECT_MS,
-            fastrand::u32(LONGEST_RECONNECT_MS),
-            2,
-        );
-        policy.set_jitter(RECONNECT_JITTER_MS);
-        let client = Builder::from_config(config)
-            .set_policy(policy)
-            .set_connection_config(connection(command_timeout))
-            .set_performance_config(PerformanceConfig {
-                default_command_timeout: command_timeout,
-                ..PerformanceConfig::default()
-            })
-            .build()
-            .ok()
-            .context("REDIS_URL: the Redis client does not take these settings")?;
-        let keeper = tokio::spawn(keep_connected(client.clone(), Arc::clone(&link)));
+        let link = Arc::new(Link::new(connect::host(&config.server)));
+        let client = connect::client(config, command_timeout)?;
+        let keeper = tokio::spawn(connect::keep(client.clone(), Arc::clone(&link)));
         let redis = Self {
             client,
             link,
             is_cluster,
             command_timeout,
+            under_way: Semaphore::new(COMMANDS_UNDER_WAY),
             keeper,
         };
         let _ = tokio::time::timeout(command_timeout, redis.link.tried()).await;
@@ -110,6 +68,7 @@ impl Redis {
             // Nobody can hold a lease on it, so we never put anything there.
             return Ok(Lookup::Miss { lease: None });
         }
+        let _permit = self.permit()?;
         let lease = Lease::new();
         let args = vec![lease.as_str().to_owned(), millis(LEASE_TTL).to_string()];
         let keys = vec![key.as_str().to_owned(), lease_key];
@@ -141,6 +100,7 @@ impl Redis {
                 ),
             });
         }
+        let _permit = self.permit()?;
         let keys = vec![key.as_str().to_owned(), key.lease()];
         let args: Vec<Value> = vec![
             lease.as_str().into(),
@@ -156,6 +116,7 @@ impl Redis {
 
     /// Leases go before their values: a fill between the two is void.
     pub async fn remove(&self, keys: &[Key]) -> Result<u64, CacheError> {
+        let _permit = self.permit()?;
         let mut existed = 0;
         for keys in keys.chunks(KEYS_PER_TRIP) {
             let leases: Vec<String> = keys.iter().map(Key::lease).collect();
@@ -200,6 +161,7 @@ impl Redis {
     }
 
     pub async fn ping(&self) -> Result<(), CacheError> {
+        let _permit = self.permit()?;
         let client = self.within(self.command_timeout);
         let answer: Result<Value, Error> = client.ping(None).await;
         answer.map(drop).map_err(|error| self.explain(error))
@@ -214,8 +176,8 @@ impl Redis {
     }
 
     pub async fn close(&self) {
-        self.keeper.abort();
         let _ = tokio::time::timeout(self.command_timeout, self.client.quit()).await;
+        self.keeper.abort();
     }
 
     fn hit(&self, parts: Vec<Value>) -> Result<Lookup, CacheError> {
@@ -237,10 +199,19 @@ impl Redis {
             || redis_keyslot(key.as_str().as_bytes()) == redis_keyslot(lease.as_bytes())
     }
 
+    fn permit(&self) -> Result<SemaphorePermit<'_>, CacheError> {
+        self.under_way.try_acquire().map_err(|_| CacheError::Down {
+            detail: format!(
+                "{}: {COMMANDS_UNDER_WAY} commands wait for it already",
+                self.link.host()
+            ),
+        })
+    }
+
     fn options(&self, deadline: Duration) -> Options {
         Options {
             timeout: Some(deadline),
-            max_attempts: Some(ATTEMPTS),
+            max_attempts: Some(connect::ATTEMPTS),
             fail_fast: true,
             ..Options::default()
         }
@@ -275,52 +246,11 @@ impl Drop for Redis {
     }
 }
 
-/// Connects, and connects again, until it is aborted; tells the link about each turn.
-async fn keep_connected(client: Client, link: Arc<Link>) {
-    loop {
-        // Failures first: when both wait, the connection came after the failure.
-        let (mut failures, mut connects) = (client.error_rx(), client.reconnect_rx());
-        let mut connection = client.connect();
-        // A server's connection being set up is not yet a client that takes commands: in a cluster
-        // the other nodes follow.
-        let mut expecting = false;
-        loop {
-            tokio::select! {
-                biased;
-                failure = failures.recv() => match failure {
-                    Ok((error, _)) => {
-                        expecting = false;
-                        link.down(explain(link.host(), &error));
-                    }
-                    Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => break,
-                },
-                connect = connects.recv() => match connect {
-                    Ok(_) | Err(RecvError::Lagged(_)) => expecting = true,
-                    Err(RecvError::Closed) => break,
-                },
-                ready = tokio::time::timeout(LOOK_AGAIN, client.wait_for_connect()), if expecting => {
-                    if let Ok(Ok(())) = ready {
-                        expecting = false;
-                        link.up();
-                    }
-                }
-                _ = &mut connection => break,
-            }
-        }
-        connection.abort();
-        tokio::time::sleep(BEGIN_AGAIN.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-    }
-}
-
 fn explain(host: &str, error: &Error) -> CacheError {
     let text = error.details();
     match error.kind() {
         ErrorKind::Timeout => CacheError::Timeout {
             detail: format!("{host} did not answer in time"),
-        },
-        ErrorKind::Backpressure => CacheError::Down {
-            detail: format!("{host}: {QUEUE_LEN} commands are waiting already"),
         },
         ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Routing | ErrorKind::Tls => {
             let text = crate::model::plain_text(text, 200);
@@ -337,48 +267,6 @@ fn explain(host: &str, error: &Error) -> CacheError {
             other => other,
         },
     }
-}
-
-fn connection(command_timeout: Duration) -> ConnectionConfig {
-    ConnectionConfig {
-        connection_timeout: CONNECT_TIMEOUT,
-        internal_command_timeout: CONNECT_TIMEOUT,
-        max_command_attempts: ATTEMPTS,
-        max_command_buffer_len: QUEUE_LEN,
-        reconnect_on_auth_error: true,
-        unresponsive: UnresponsiveConfig {
-            max_timeout: Some(command_timeout * 2),
-            interval: command_timeout / 2,
-        },
-        ..ConnectionConfig::default()
-    }
-}
-
-/// The library's reading of the URL, after ours: its errors may quote what it was given.
-fn config(url: &str) -> anyhow::Result<Config> {
-    let url = url.trim();
-    let scheme = url.split("://").next().unwrap_or_default();
-    anyhow::ensure!(
-        SCHEMES.contains(&scheme),
-        "REDIS_URL must begin with one of {}: write redis://host:6379, or rediss:// for TLS",
-        SCHEMES.map(|scheme| format!("{scheme}://")).join(" ")
-    );
-    if scheme.starts_with("rediss") {
-        // The TLS settings are built at once, and without a provider that would panic.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-    let mut config = Config::from_url(url).ok().context(
-        "REDIS_URL cannot be read: it is scheme://user:password@host:port/database, special characters in the password are written %XX, and a sentinel URL needs ?sentinelServiceName=",
-    )?;
-    // With this set, a server that is down at start would end the client for good.
-    config.fail_fast = false;
-    Ok(config)
-}
-
-fn host(server: &ServerConfig) -> String {
-    let hosts = server.hosts();
-    let names: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-    names.join(",")
 }
 
 /// Redis takes no time to live of 0 ms.

@@ -1,0 +1,159 @@
+//! How a connection to Redis comes about and stays: the URL, the client library's settings, and the
+//! task that tells the link about each turn.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use fred::clients::Client;
+use fred::error::ErrorKind;
+use fred::interfaces::{ClientLike, EventInterface};
+use fred::types::config::{
+    Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, ServerConfig, UnresponsiveConfig,
+};
+use fred::types::{Builder, ConnectHandle};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::super::link::Link;
+use super::explain;
+
+/// Reconnecting starts with the short wait and doubles. The library adds no jitter at its cap, so the
+/// cap itself is drawn per process from this range: a fleet does not come back in step.
+const FIRST_RECONNECT_MS: u32 = 20;
+const LONGEST_RECONNECT_MS: std::ops::Range<u32> = 1_000..2_000;
+const RECONNECT_JITTER_MS: u32 = 30;
+
+/// A whole connection attempt, and each handshake command in it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The library ends its task on what it takes for a configuration error; a server can be
+/// corrected while we run, so we begin again after this.
+const BEGIN_AGAIN: Duration = Duration::from_secs(5);
+
+/// The library's "connected" event can slip between its look and its subscription.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Cluster redirections cost an attempt too; a lost connection never repeats a command (`fail_fast`).
+pub(super) const ATTEMPTS: u32 = 3;
+
+const SCHEMES: [&str; 6] = [
+    "redis",
+    "rediss",
+    "redis-cluster",
+    "rediss-cluster",
+    "redis-sentinel",
+    "rediss-sentinel",
+];
+
+pub(super) fn client(config: Config, command_timeout: Duration) -> anyhow::Result<Client> {
+    let mut policy = ReconnectPolicy::new_exponential(
+        0,
+        FIRST_RECONNECT_MS,
+        fastrand::u32(LONGEST_RECONNECT_MS),
+        2,
+    );
+    policy.set_jitter(RECONNECT_JITTER_MS);
+    Builder::from_config(config)
+        .set_policy(policy)
+        .set_connection_config(connection(command_timeout))
+        .set_performance_config(PerformanceConfig {
+            default_command_timeout: command_timeout,
+            ..PerformanceConfig::default()
+        })
+        .build()
+        .ok()
+        .context("REDIS_URL: the Redis client does not take these settings")
+}
+
+/// The library's own task. It would go on connecting for ever after everybody who uses it is gone.
+struct Connection(ConnectHandle);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Connects, and connects again, until it is aborted; tells the link about each turn.
+pub(super) async fn keep(client: Client, link: Arc<Link>) {
+    loop {
+        // Failures first: when both wait, the connection came after the failure.
+        let (mut failures, mut connects) = (client.error_rx(), client.reconnect_rx());
+        let mut connection = Connection(client.connect());
+        // A server's connection being set up is not yet a client that takes commands: in a cluster
+        // the other nodes follow.
+        let mut expecting = false;
+        loop {
+            tokio::select! {
+                biased;
+                failure = failures.recv() => match failure {
+                    Ok((error, _)) => {
+                        expecting = false;
+                        link.down(explain(link.host(), &error));
+                    }
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => break,
+                },
+                connect = connects.recv() => match connect {
+                    Ok(_) | Err(RecvError::Lagged(_)) => expecting = true,
+                    Err(RecvError::Closed) => break,
+                },
+                ready = tokio::time::timeout(LOOK_AGAIN, client.wait_for_connect()), if expecting => {
+                    if let Ok(Ok(())) = ready {
+                        expecting = false;
+                        link.up();
+                    }
+                }
+                _ = &mut connection.0 => break,
+            }
+        }
+        drop(connection);
+        tokio::time::sleep(BEGIN_AGAIN.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+    }
+}
+
+fn connection(command_timeout: Duration) -> ConnectionConfig {
+    ConnectionConfig {
+        connection_timeout: CONNECT_TIMEOUT,
+        internal_command_timeout: CONNECT_TIMEOUT,
+        max_command_attempts: ATTEMPTS,
+        reconnect_on_auth_error: true,
+        unresponsive: UnresponsiveConfig {
+            max_timeout: Some(command_timeout * 2),
+            interval: command_timeout / 2,
+        },
+        ..ConnectionConfig::default()
+    }
+}
+
+/// The library's reading of the URL, after ours: its errors may quote what it was given.
+pub(super) fn config(url: &str) -> anyhow::Result<Config> {
+    let url = url.trim();
+    let scheme = url.split("://").next().unwrap_or_default();
+    anyhow::ensure!(
+        SCHEMES.contains(&scheme),
+        "REDIS_URL must begin with one of {}: write redis://host:6379, or rediss:// for TLS",
+        SCHEMES.map(|scheme| format!("{scheme}://")).join(" ")
+    );
+    if scheme.starts_with("rediss") {
+        // The TLS settings are built at once, and without a provider that would panic.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+    let mut config = Config::from_url(url).map_err(|error| match error.kind() {
+        ErrorKind::Tls => anyhow::anyhow!(
+            "the system's root certificates cannot be loaded, which rediss:// needs: install ca-certificates"
+        ),
+        _ => anyhow::anyhow!(
+            "REDIS_URL cannot be read: it is scheme://user:password@host:port/database, special characters in the password are written %XX, and a sentinel URL needs ?sentinelServiceName="
+        ),
+    })?;
+    // With this set, a server that is down at start would end the client for good.
+    config.fail_fast = false;
+    Ok(config)
+}
+
+pub(super) fn host(server: &ServerConfig) -> String {
+    let hosts = server.hosts();
+    let names: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+    names.join(",")
+}

@@ -1,0 +1,91 @@
+//! Upstash and its look-alikes on a bad day: each fault is told apart, and none shows the token.
+
+use std::time::Duration;
+
+use oddsd::cache::{CacheError, CacheSettings};
+
+use crate::cache::{open, open_upstash};
+use crate::cache_faults::{CANARY, refused, remove};
+use crate::world::redis::RedisServer;
+use crate::world::upstash::{Fault, Upstash};
+
+#[tokio::test]
+async fn upstash_faults_sort_into_what_somebody_does_about_them() {
+    let redis = RedisServer::start().await;
+    let upstash = Upstash::start(redis.port(), CANARY).await;
+    let cache = open(CacheSettings {
+        upstash_url: Some(upstash.url()),
+        upstash_token: Some(CANARY.to_owned().into()),
+        command_timeout: Duration::from_millis(500),
+        ..CacheSettings::default()
+    })
+    .await;
+    let faults = [
+        (Fault::Unauthorized, "Refused", false),
+        (Fault::NoPerm, "Refused", false),
+        (Fault::Status500, "Down", true),
+        (Fault::ItemErrors, "Protocol", true),
+        (Fault::Unknown400, "Protocol", true),
+        (Fault::Html, "Protocol", true),
+        (Fault::TruncatedJson, "Protocol", true),
+        (Fault::Redirect, "Protocol", true),
+        (Fault::Hang, "Timeout", true),
+    ];
+    for (fault, kind, is_retryable) in faults {
+        upstash.fail(fault);
+        let why = remove(&cache, "k").await.expect_err("a fault");
+        let shown = format!("{why:?}");
+        assert!(shown.starts_with(kind), "{fault:?}: {shown}");
+        assert_eq!(why.is_retryable(), is_retryable, "{fault:?}");
+        assert!(!format!("{why} {shown}").contains(CANARY), "{shown}");
+        upstash.fail(None);
+        assert_eq!(remove(&cache, "k").await, Ok(0), "after {fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn upstash_reports_a_lost_redis_as_400_and_that_is_retried() {
+    let mut redis = RedisServer::start().await;
+    let upstash = Upstash::start(redis.port(), CANARY).await;
+    let cache = open_upstash(&upstash, CANARY).await;
+    assert_eq!(remove(&cache, "k").await, Ok(0));
+    redis.kill().await;
+    let why = remove(&cache, "k").await.expect_err("no Redis");
+    assert!(why.is_retryable(), "{why:?}");
+    redis.restart().await;
+    assert_eq!(remove(&cache, "k").await, Ok(0));
+}
+
+#[tokio::test]
+async fn upstash_gets_its_sync_token_back() {
+    let redis = RedisServer::start().await;
+    let upstash = Upstash::start(redis.port(), CANARY).await;
+    let cache = open_upstash(&upstash, CANARY).await;
+    for _ in 0..3 {
+        assert_eq!(cache.ping().await, Ok(()));
+    }
+    assert_eq!(upstash.sync_tokens(), ["sync-1", "sync-2"]);
+}
+
+#[tokio::test]
+async fn a_wrong_upstash_token_is_refused_and_not_shown() {
+    let redis = RedisServer::start().await;
+    let upstash = Upstash::start(redis.port(), "right").await;
+    let cache = open_upstash(&upstash, CANARY).await;
+    refused(remove(&cache, "k").await, "Check UPSTASH_REDIS_REST_TOKEN");
+}
+
+#[tokio::test]
+async fn nobody_listening_is_down() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    drop(listener);
+    let cache = open(CacheSettings {
+        upstash_url: Some(url),
+        upstash_token: Some(CANARY.to_owned().into()),
+        ..CacheSettings::default()
+    })
+    .await;
+    let why = remove(&cache, "k").await.expect_err("nobody there");
+    assert!(matches!(why, CacheError::Down { .. }), "{why:?}");
+}

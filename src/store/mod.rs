@@ -28,7 +28,7 @@ pub use postgres::Tls;
 /// A door to one database. Cheap to clone.
 #[derive(Clone)]
 pub enum Store {
-    Postgres(postgres::Postgres),
+    Postgres(Box<postgres::Postgres>),
     Sqlite(sqlite::Sqlite),
 }
 
@@ -279,7 +279,9 @@ impl Store {
     pub async fn open(settings: &StoreSettings) -> Result<Self> {
         let url = settings.url.expose_secret();
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Ok(Self::Postgres(postgres::Postgres::open(settings).await?));
+            return Ok(Self::Postgres(Box::new(
+                postgres::Postgres::open(settings).await?,
+            )));
         }
         if url.starts_with("sqlite:") {
             return Ok(Self::Sqlite(sqlite::Sqlite::open(url).await?));

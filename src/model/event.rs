@@ -1,0 +1,149 @@
+//! Races and games, and who takes part in them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{EventId, SelectionId};
+
+/// Where an event stands. `Scheduled` until something says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventStatus {
+    Scheduled,
+    Live,
+    Suspended,
+    Postponed,
+    Completed,
+    Cancelled,
+    Abandoned,
+}
+
+impl EventStatus {
+    pub const ALL: [Self; 7] = [
+        Self::Scheduled,
+        Self::Live,
+        Self::Suspended,
+        Self::Postponed,
+        Self::Completed,
+        Self::Cancelled,
+        Self::Abandoned,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Live => "live",
+            Self::Suspended => "suspended",
+            Self::Postponed => "postponed",
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::Abandoned => "abandoned",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+
+    /// Over, one way or another: nothing more is offered on it.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Cancelled | Self::Abandoned)
+    }
+}
+
+/// Further facts of an event or selection, by our own names (`going`, `jockey`, …), sorted.
+pub type Facts = BTreeMap<String, String>;
+
+/// A race or a game.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub id: EventId,
+    /// Which feed speaks for it: `racing_api`, `odds_api`, `betfair`.
+    pub source: Arc<str>,
+    /// `horse_racing`, `greyhounds`, or the provider's sport.
+    pub sport: String,
+    /// League, region or competition: `GB`, `baseball_mlb`.
+    pub league: String,
+    pub venue: String,
+    pub name: String,
+    pub starts_at: Option<DateTime<Utc>>,
+    /// The card's own (local) date, where the feed is asked by date.
+    pub day: Option<NaiveDate>,
+    pub status: EventStatus,
+    pub in_play: bool,
+    /// False once the event has left an answer whose scope covers it.
+    pub listed: bool,
+    pub facts: Facts,
+}
+
+impl Event {
+    /// Status rank: an observation with a lower rank than what is stored is an old answer,
+    /// not news (minutes go backwards, "finished" turns "running").
+    pub fn rank(&self) -> u8 {
+        match (self.status, self.in_play) {
+            (status, _) if status.is_final() => 3,
+            (EventStatus::Live, _) | (_, true) => 2,
+            (EventStatus::Postponed, _) => 1,
+            _ => 0,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SelectionStatus {
+    Active,
+    /// Declared, then taken out of the race.
+    NonRunner,
+    /// Runs only if another is withdrawn.
+    Reserve,
+    /// Removed from the market by the exchange, or gone from the card.
+    Removed,
+    Winner,
+    Placed,
+    Loser,
+}
+
+impl SelectionStatus {
+    pub const ALL: [Self; 7] = [
+        Self::Active,
+        Self::NonRunner,
+        Self::Reserve,
+        Self::Removed,
+        Self::Winner,
+        Self::Placed,
+        Self::Loser,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::NonRunner => "non_runner",
+            Self::Reserve => "reserve",
+            Self::Removed => "removed",
+            Self::Winner => "winner",
+            Self::Placed => "placed",
+            Self::Loser => "loser",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+
+    pub fn is_out(self) -> bool {
+        matches!(self, Self::NonRunner | Self::Removed)
+    }
+}
+
+/// A runner, team or outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    pub id: SelectionId,
+    pub name: String,
+    pub status: SelectionStatus,
+    pub facts: Facts,
+}

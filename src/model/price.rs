@@ -1,0 +1,139 @@
+//! What is offered: exact decimals, and how other notations convert to them.
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use super::{BookmakerId, MarketId, SelectionId};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EachWay {
+    pub places: u16,
+    /// A place pays 1/`denom` of the win odds.
+    pub denom: u16,
+}
+
+/// What is offered: the compared value of a price. Decimals are exact and compare by value,
+/// so 2.5 equals 2.50.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub decimal: Decimal,
+    /// `22/1`. Where the decimal cannot be finite (American −105), this is the exact value.
+    pub fractional: Option<Box<str>>,
+    /// Handicap or total line: a value of the price, not part of its key.
+    pub point: Option<Decimal>,
+    pub each_way: Option<EachWay>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PriceStatus {
+    Open,
+    Suspended,
+    Withdrawn,
+}
+
+impl PriceStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Suspended => "suspended",
+            Self::Withdrawn => "withdrawn",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Open, Self::Suspended, Self::Withdrawn]
+            .into_iter()
+            .find(|s| s.as_str() == text)
+    }
+}
+
+/// Key of a price inside its event.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PriceKey {
+    pub market: MarketId,
+    pub selection: SelectionId,
+    pub bookmaker: BookmakerId,
+}
+
+/// One bookmaker's word on one selection, as a feed reported it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Price {
+    pub key: PriceKey,
+    /// `None`: the feed says explicitly that there is no price now ("-", SP, non-runner).
+    pub offer: Option<Offer>,
+    pub suspended: bool,
+    /// Feed time of this price; the fetch time where the feed gives none.
+    pub observed_at: DateTime<Utc>,
+}
+
+/// Decimal places kept where a conversion has no finite decimal. Prices that differ in a
+/// provider's own notation also differ here: it separates American odds up to ±30,000.
+pub const DERIVED_SCALE: u32 = 9;
+
+impl Offer {
+    pub fn decimal(decimal: Decimal) -> Self {
+        Self {
+            decimal: decimal.normalize(),
+            fractional: None,
+            point: None,
+            each_way: None,
+        }
+    }
+
+    /// American odds, exactly: +150 is 3/2, −105 is 20/21. `None` inside (−100, 100).
+    pub fn american(odds: i64) -> Option<Self> {
+        if odds.unsigned_abs() < 100 || odds.unsigned_abs() > 10_000_000 {
+            return None;
+        }
+        let (profit, stake) = if odds > 0 { (odds, 100) } else { (100, -odds) };
+        let common = gcd(profit, stake);
+        let (profit, stake) = (profit / common, stake / common);
+        Some(Self {
+            fractional: Some(format!("{profit}/{stake}").into()),
+            ..Self::decimal(from_fraction(profit, stake)?)
+        })
+    }
+
+    /// `22/1` as decimal odds: 23. `None` for anything else.
+    pub fn fraction(text: &str) -> Option<Decimal> {
+        let (profit, stake) = text.trim().split_once('/')?;
+        let (profit, stake) = (profit.trim().parse().ok()?, stake.trim().parse().ok()?);
+        (profit > 0 && stake > 0).then(|| from_fraction(profit, stake))?
+    }
+}
+
+fn from_fraction(profit: i64, stake: i64) -> Option<Decimal> {
+    let odds = Decimal::ONE + Decimal::from(profit).checked_div(Decimal::from(stake))?;
+    Some(odds.round_dp(DERIVED_SCALE).normalize())
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn american_and_fractional_odds_convert_exactly() {
+        let cases = [
+            (150, "2.5", "3/2"),
+            (-200, "1.5", "1/2"),
+            (-105, "1.952380952", "20/21"),
+        ];
+        for (american, decimal, fractional) in cases {
+            let offer = Offer::american(american).expect("valid");
+            assert_eq!(offer.decimal.to_string(), decimal);
+            assert_eq!(offer.fractional.as_deref(), Some(fractional));
+        }
+        assert_eq!(Offer::american(99), None);
+        assert_eq!(Offer::american(0), None);
+        assert_eq!(Offer::american(i64::MIN), None);
+        assert_eq!(Offer::fraction("22/1"), Some(Decimal::from(23)));
+        assert_eq!(Offer::fraction("4"), None);
+        assert_eq!(Offer::fraction("1/0"), None);
+    }
+}

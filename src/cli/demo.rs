@@ -73,7 +73,7 @@ pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCo
     println!(
         "oddsd demo: a SIMULATED race day (seed {}), {} times as fast as a real one. Horses, prices and bookmakers' moves\n\
          are invented; the path is the real one: feed -> diff -> store (SQLite) -> outbox -> cache (in process) -> reader.\n\
-         \n  see it   http://{address}/v1/races/by-stage   (header X-Cache-Status: MISS, then HIT, until a price moves)\n  end it   Ctrl-C\n",
+         \n  page   http://{address}/\n  JSON   http://{address}/v1/races/by-stage   (header X-Cache-Status: MISS, then HIT, until a price moves)\n  end    Ctrl-C\n",
         settings.feed.simulator_seed, args.speed
     );
     let story = tokio::spawn(tell(app.live.clone(), clock.clone(), stop.clone()));
@@ -229,10 +229,18 @@ struct Race {
 struct Runner {
     horse_id: String,
     horse_name: String,
-    best_odds_decimal: Option<f64>,
-    best_odds_fractional: Option<String>,
-    best_bookmaker: Option<String>,
+    all_odds: Vec<Odds>,
 }
+
+#[derive(Deserialize)]
+struct Odds {
+    bookmaker: String,
+    odds_decimal: f64,
+    odds_fractional: Option<String>,
+}
+
+/// The prices that this reader saw last: race, horse and bookmaker, with what to show.
+type Seen = HashMap<(String, String, String), (f64, String)>;
 
 /// A reader like any other: asks over HTTP, again and again, and says what it sees.
 async fn read(address: SocketAddr, live: Live, clock: Clock, stop: CancellationToken) {
@@ -244,7 +252,7 @@ async fn read(address: SocketAddr, live: Live, clock: Clock, stop: CancellationT
     else {
         return;
     };
-    let mut seen: HashMap<(String, String), (f64, String)> = HashMap::new();
+    let mut seen = Seen::new();
     let mut watcher = live.watch();
     // The first look waits for the first cycle; after that the reader keeps its own time.
     let first = async {
@@ -298,39 +306,46 @@ async fn read(address: SocketAddr, live: Live, clock: Clock, stop: CancellationT
     }
 }
 
-/// Best prices that differ from what this reader saw before.
-fn moves(seen: &mut HashMap<(String, String), (f64, String)>, answer: Answer) -> Vec<String> {
+/// Prices that differ from what this reader saw before, in words.
+fn moves(seen: &mut Seen, answer: Answer) -> Vec<String> {
     let mut moves = Vec::new();
     let first_look = seen.is_empty();
     for race in answer.stages.into_values().flatten() {
         for runner in race.runners_data {
-            let Some(decimal) = runner.best_odds_decimal else {
-                continue;
-            };
-            let text = runner
-                .best_odds_fractional
-                .unwrap_or_else(|| decimal.to_string());
-            let key = (race.race_id.clone(), runner.horse_id);
-            if let Some((before, before_text)) = seen.insert(key, (decimal, text.clone()))
-                && before != decimal
-            {
-                let word = if decimal < before {
-                    "shortens"
-                } else {
-                    "drifts"
+            for odds in runner.all_odds {
+                let text = match odds.odds_fractional {
+                    Some(fractional) => format!("{} ({fractional})", odds.odds_decimal),
+                    None => odds.odds_decimal.to_string(),
                 };
-                moves.push(format!(
-                    "{} ({} {}) {word} {before_text} -> {text} at {}",
-                    crate::model::plain_text(&runner.horse_name, 40),
-                    crate::model::plain_text(&race.course, 30),
-                    race.race_time.as_deref().unwrap_or("?"),
-                    runner.best_bookmaker.as_deref().unwrap_or("?")
-                ));
+                let at = crate::model::plain_text(&odds.bookmaker, 40);
+                let key = (
+                    race.race_id.clone(),
+                    runner.horse_id.clone(),
+                    odds.bookmaker,
+                );
+                let Some((before, before_text)) =
+                    seen.insert(key, (odds.odds_decimal, text.clone()))
+                else {
+                    continue;
+                };
+                if before != odds.odds_decimal {
+                    let word = if odds.odds_decimal < before {
+                        "shortens"
+                    } else {
+                        "drifts"
+                    };
+                    moves.push(format!(
+                        "{} ({} {}) {word} {before_text} -> {text} at {at}",
+                        crate::model::plain_text(&runner.horse_name, 40),
+                        crate::model::plain_text(&race.course, 30),
+                        race.race_time.as_deref().unwrap_or("?"),
+                    ));
+                }
             }
         }
     }
     if first_look && !seen.is_empty() {
-        moves.push(format!("{} runners with a price", seen.len()));
+        moves.push(format!("{} prices", seen.len()));
     }
     moves
 }

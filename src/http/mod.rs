@@ -1,13 +1,13 @@
 //! The faces that answer over HTTP: the router, the errors, and the accept loop.
 
 mod health;
+mod page;
 mod read;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -41,7 +41,9 @@ pub struct Face {
 
 pub fn router(face: Arc<Face>) -> Router {
     Router::new()
-        .route("/", get(index))
+        .route("/", get(page::document))
+        .route("/page.js", get(page::script))
+        .route("/page.css", get(page::style))
         .route("/v1/races/by-stage", get(read::races_by_stage))
         .route("/v1/events/{id}/prices", get(read::event_prices))
         .route("/livez", get(health::live))
@@ -148,21 +150,5 @@ async fn unknown_path() -> Problem {
         StatusCode::NOT_FOUND,
         "no such path",
         "try /v1/races/by-stage, /v1/events/{id}/prices, /livez or /readyz?verbose",
-    )
-}
-
-async fn index(State(face): State<Arc<Face>>) -> impl IntoResponse {
-    let counters = face.live.counters();
-    let body = serde_json::json!({
-        "oddsd": env!("CARGO_PKG_VERSION"),
-        "paths": ["/v1/races/by-stage", "/v1/events/{id}/prices", "/livez", "/readyz?verbose"],
-        "counters": counters,
-    });
-    (
-        [(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        )],
-        body.to_string(),
     )
 }

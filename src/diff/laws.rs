@@ -1,10 +1,13 @@
 //! Laws of the diff, over small worlds in which everything that can happen does.
 
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
 use super::*;
-use crate::model::{EventStatus, Facts};
+use crate::model::*;
 
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_760_000_000 + seconds, 0).expect("in range")

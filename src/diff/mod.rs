@@ -5,177 +5,23 @@
 //! of one price. A snapshot asked earlier than the last one says nothing new, and a price with an
 //! older feed time than the stored one is an old answer, whatever brought it.
 
+mod absent;
 pub mod book;
+mod changes;
 mod storable;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-
-use chrono::{DateTime, Utc};
+use std::collections::{HashMap, HashSet};
 
 use crate::model::{
-    Bookmaker, ChangeKind, Counts, Event, EventId, EventSnapshot, Offer, Price, PriceKey,
-    PriceStatus, Rejects, Scope, Selection, SelectionId, SelectionStatus, Snapshot,
+    Bookmaker, Event, EventId, EventSnapshot, Price, PriceKey, PriceStatus, SelectionStatus,
+    Snapshot,
 };
-use book::{Book, NextRows, StoredEvent, StoredPrice, take};
-
-/// Everything one cycle has to write, in an order that is the same for the same input.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Changes {
-    pub as_of: DateTime<Utc>,
-    pub bookmakers: Vec<BookmakerChange>,
-    pub events: Vec<EventChange>,
-    pub selections: Vec<SelectionChange>,
-    pub prices: Vec<PriceChange>,
-    /// Unchanged prices whose feed time moved on: remembered, never written.
-    pub touched: Vec<Touch>,
-    /// Events that this snapshot spoke of.
-    pub checked: Vec<EventId>,
-    pub counts: Counts,
-    pub rejects: Rejects,
-    /// Set when the answer was suspiciously short and removals wait for a second look.
-    pub held_back: Option<HeldBack>,
-    pub next: NextRows,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct BookmakerChange {
-    pub row: i64,
-    pub bookmaker: Bookmaker,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct EventChange {
-    pub row: i64,
-    pub before: Option<Event>,
-    pub after: Event,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct SelectionChange {
-    pub row: i64,
-    pub event_row: i64,
-    pub event: EventId,
-    pub before: Option<Selection>,
-    pub after: Selection,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PriceChangeKind {
-    Inserted,
-    /// Was withdrawn, is offered again.
-    Reopened,
-    Changed,
-    Withdrawn,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct PriceChange {
-    pub row: i64,
-    pub event_row: i64,
-    pub selection_row: i64,
-    pub bookmaker_row: i64,
-    pub event: EventId,
-    pub key: PriceKey,
-    pub kind: PriceChangeKind,
-    pub before: Option<Offer>,
-    pub offer: Offer,
-    pub status: PriceStatus,
-    pub observed_at: DateTime<Utc>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Touch {
-    pub event: EventId,
-    pub key: PriceKey,
-    pub observed_at: DateTime<Utc>,
-}
-
-/// Rows that an answer left out, by row number.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Missing {
-    pub events: HashSet<i64>,
-    pub selections: HashSet<i64>,
-    pub prices: HashSet<i64>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct HeldBack {
-    /// Open prices and listed events that the answer left out, and how many its scope holds.
-    pub prices: usize,
-    pub open_prices: usize,
-    pub events: usize,
-    pub listed_events: usize,
-    /// What to compare the second look with.
-    pub missing: Missing,
-}
-
-/// Protects against short answers: more than this share of the scope missing is believed only
-/// when the look before missed it too.
-#[derive(Clone, Copy, Debug)]
-pub struct Guard<'a> {
-    /// 0 to 1; 1 switches the guard off.
-    pub max_removed_fraction: f64,
-    /// What the look before held back.
-    pub first_look: Option<&'a Missing>,
-}
-
-impl Guard<'_> {
-    pub const OFF: Guard<'static> = Guard {
-        max_removed_fraction: 1.0,
-        first_look: None,
-    };
-
-    fn trips(&self, missing: usize, of: usize) -> bool {
-        missing as f64 > self.max_removed_fraction * of as f64
-    }
-}
-
-impl Changes {
-    /// True when nothing has to be written.
-    pub fn is_quiet(&self) -> bool {
-        self.bookmakers.is_empty()
-            && self.events.is_empty()
-            && self.selections.is_empty()
-            && self.prices.is_empty()
-    }
-
-    /// What each event's readers have to be told, one entry an event: the outbox of this cycle.
-    pub fn by_event(&self) -> BTreeMap<EventId, BTreeSet<ChangeKind>> {
-        let mut kinds: BTreeMap<EventId, BTreeSet<ChangeKind>> = BTreeMap::new();
-        let mut add = |event: &EventId, kind| {
-            if !kinds.get(event).is_some_and(|known| known.contains(&kind)) {
-                kinds.entry(event.clone()).or_default().insert(kind);
-            }
-        };
-        for change in &self.events {
-            let kind = match &change.before {
-                None => ChangeKind::EventAdded,
-                Some(before) if before.listed && !change.after.listed => ChangeKind::EventRemoved,
-                Some(before)
-                    if (before.status, before.in_play)
-                        != (change.after.status, change.after.in_play) =>
-                {
-                    ChangeKind::StatusChanged
-                }
-                Some(_) => ChangeKind::EventChanged,
-            };
-            add(&change.after.id, kind);
-        }
-        for change in &self.selections {
-            add(&change.event, ChangeKind::SelectionChanged);
-        }
-        for change in &self.prices {
-            add(
-                &change.event,
-                match change.kind {
-                    PriceChangeKind::Withdrawn => ChangeKind::PriceWithdrawn,
-                    _ => ChangeKind::PriceChanged,
-                },
-            );
-        }
-        kinds
-    }
-}
+use absent::{Absent, open_prices};
+use book::{Book, StoredEvent, StoredPrice, take};
+pub use changes::{
+    BookmakerChange, Changes, EventChange, Guard, HeldBack, Missing, PriceChange, PriceChangeKind,
+    SelectionChange, Touch,
+};
 
 /// Compares what is stored with what was observed. Pure: no clock, no I/O.
 pub fn diff(book: &Book, observed: &Snapshot, guard: &Guard) -> Changes {
@@ -218,16 +64,6 @@ struct Differ<'a> {
     absent: Absent<'a>,
     bookmaker_rows: HashMap<&'a str, i64>,
     changes: Changes,
-}
-
-/// What the answer left out inside its scope.
-#[derive(Default)]
-struct Absent<'a> {
-    events: Vec<&'a StoredEvent>,
-    selections: Vec<(&'a StoredEvent, &'a SelectionId)>,
-    prices: Vec<(&'a StoredEvent, &'a PriceKey, &'a StoredPrice)>,
-    open_prices: usize,
-    listed_events: usize,
 }
 
 impl<'a> Differ<'a> {
@@ -507,121 +343,6 @@ impl<'a> Differ<'a> {
         });
     }
 
-    fn absent_events(&mut self, listed: &HashSet<&EventId>) {
-        if self.observed.scope == Scope::Listed {
-            return;
-        }
-        for (id, stored) in &self.book.events {
-            let in_scope = stored.event.listed
-                && stored.event.source == self.observed.source
-                && stored.checked_at <= self.observed.as_of
-                && !listed.contains(id)
-                && self.observed.scope.covers(&stored.event);
-            if in_scope {
-                self.absent.listed_events += 1;
-                self.absent.open_prices += open_prices(stored);
-                self.absent.events.push(stored);
-                let open = stored.prices.iter().filter(|(_, price)| price.is_open());
-                self.absent
-                    .prices
-                    .extend(open.map(|(key, price)| (stored, key, price)));
-            }
-        }
-    }
-
-    /// Turns absence into changes, unless so much is absent that the answer itself is in doubt.
-    fn removals(&mut self, guard: &Guard) {
-        let absent = std::mem::take(&mut self.absent);
-        let in_doubt = guard.trips(absent.prices.len(), absent.open_prices)
-            || guard.trips(absent.events.len(), absent.listed_events);
-        let missing = Missing {
-            events: absent.events.iter().map(|stored| stored.row).collect(),
-            selections: absent
-                .selections
-                .iter()
-                .map(|(e, id)| e.selections[*id].row)
-                .collect(),
-            prices: absent
-                .prices
-                .iter()
-                .map(|(_, _, price)| price.row)
-                .collect(),
-        };
-        let nothing = Missing::default();
-        let agreed = match (in_doubt, guard.first_look) {
-            (false, _) => &missing,
-            (true, Some(first_look)) => first_look,
-            (true, None) => &nothing,
-        };
-        for stored in absent
-            .events
-            .iter()
-            .filter(|stored| agreed.events.contains(&stored.row))
-        {
-            let mut after = stored.event.clone();
-            after.listed = false;
-            let before = Some(stored.event.clone());
-            self.changes.checked.push(after.id.clone());
-            self.changes.events.push(EventChange {
-                row: stored.row,
-                before,
-                after,
-            });
-        }
-        for (stored, id) in &absent.selections {
-            let known = &stored.selections[*id];
-            if agreed.selections.contains(&known.row) {
-                let mut after = known.selection.clone();
-                after.status = SelectionStatus::Removed;
-                self.changes.selections.push(SelectionChange {
-                    row: known.row,
-                    event_row: stored.row,
-                    event: stored.event.id.clone(),
-                    before: Some(known.selection.clone()),
-                    after,
-                });
-            }
-        }
-        for (stored, key, price) in &absent.prices {
-            if agreed.prices.contains(&price.row) {
-                self.withdraw(stored, key, price);
-            }
-        }
-        let held =
-            |missing: &HashSet<i64>, agreed: &HashSet<i64>| missing.difference(agreed).count();
-        let (prices, events) = (
-            held(&missing.prices, &agreed.prices),
-            held(&missing.events, &agreed.events),
-        );
-        if prices + events > 0 {
-            self.changes.held_back = Some(HeldBack {
-                prices,
-                open_prices: absent.open_prices,
-                events,
-                listed_events: absent.listed_events,
-                missing,
-            });
-        }
-    }
-
-    fn withdraw(&mut self, stored: &StoredEvent, key: &PriceKey, price: &StoredPrice) {
-        self.changes.push_price(PriceChange {
-            row: price.row,
-            event_row: stored.row,
-            selection_row: stored.selections[&key.selection].row,
-            bookmaker_row: self.book.bookmakers[&key.bookmaker].row,
-            event: stored.event.id.clone(),
-            key: key.clone(),
-            kind: PriceChangeKind::Withdrawn,
-            before: Some(price.offer.clone()),
-            offer: price.offer.clone(),
-            status: PriceStatus::Withdrawn,
-            // The feed's clock stands still: when the price comes back with the feed time it had,
-            // that is news. `checked_at` keeps older snapshots out.
-            observed_at: price.observed_at,
-        });
-    }
-
     fn finish(mut self) -> Changes {
         // By row: the same input gives the same order, and writers never meet crosswise.
         self.changes.events.sort_by_key(|change| change.row);
@@ -629,27 +350,6 @@ impl<'a> Differ<'a> {
         self.changes.prices.sort_by_key(|change| change.row);
         self.changes
     }
-}
-
-impl Changes {
-    fn push_price(&mut self, change: PriceChange) {
-        let counts = &mut self.counts;
-        *match change.kind {
-            PriceChangeKind::Inserted => &mut counts.inserted,
-            PriceChangeKind::Reopened => &mut counts.reopened,
-            PriceChangeKind::Changed => &mut counts.changed,
-            PriceChangeKind::Withdrawn => &mut counts.withdrawn,
-        } += 1;
-        self.prices.push(change);
-    }
-}
-
-fn open_prices(stored: &StoredEvent) -> usize {
-    stored
-        .prices
-        .values()
-        .filter(|price| price.is_open())
-        .count()
 }
 
 #[cfg(test)]

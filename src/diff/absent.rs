@@ -1,0 +1,144 @@
+//! Absence: what an answer left out inside its scope, and what follows from it.
+
+use std::collections::HashSet;
+
+use super::book::{StoredEvent, StoredPrice};
+use super::{
+    Differ, EventChange, Guard, HeldBack, Missing, PriceChange, PriceChangeKind, SelectionChange,
+};
+use crate::model::{EventId, PriceKey, PriceStatus, Scope, SelectionId, SelectionStatus};
+
+/// What the answer left out inside its scope.
+#[derive(Default)]
+pub(super) struct Absent<'a> {
+    pub(super) events: Vec<&'a StoredEvent>,
+    pub(super) selections: Vec<(&'a StoredEvent, &'a SelectionId)>,
+    pub(super) prices: Vec<(&'a StoredEvent, &'a PriceKey, &'a StoredPrice)>,
+    pub(super) open_prices: usize,
+    pub(super) listed_events: usize,
+}
+
+impl<'a> Differ<'a> {
+    pub(super) fn absent_events(&mut self, listed: &HashSet<&EventId>) {
+        if self.observed.scope == Scope::Listed {
+            return;
+        }
+        for (id, stored) in &self.book.events {
+            let in_scope = stored.event.listed
+                && stored.event.source == self.observed.source
+                && stored.checked_at <= self.observed.as_of
+                && !listed.contains(id)
+                && self.observed.scope.covers(&stored.event);
+            if in_scope {
+                self.absent.listed_events += 1;
+                self.absent.open_prices += open_prices(stored);
+                self.absent.events.push(stored);
+                let open = stored.prices.iter().filter(|(_, price)| price.is_open());
+                self.absent
+                    .prices
+                    .extend(open.map(|(key, price)| (stored, key, price)));
+            }
+        }
+    }
+
+    /// Turns absence into changes, unless so much is absent that the answer itself is in doubt.
+    pub(super) fn removals(&mut self, guard: &Guard) {
+        let absent = std::mem::take(&mut self.absent);
+        let in_doubt = guard.trips(absent.prices.len(), absent.open_prices)
+            || guard.trips(absent.events.len(), absent.listed_events);
+        let missing = Missing {
+            events: absent.events.iter().map(|stored| stored.row).collect(),
+            selections: absent
+                .selections
+                .iter()
+                .map(|(e, id)| e.selections[*id].row)
+                .collect(),
+            prices: absent
+                .prices
+                .iter()
+                .map(|(_, _, price)| price.row)
+                .collect(),
+        };
+        let nothing = Missing::default();
+        let agreed = match (in_doubt, guard.first_look) {
+            (false, _) => &missing,
+            (true, Some(first_look)) => first_look,
+            (true, None) => &nothing,
+        };
+        for stored in absent
+            .events
+            .iter()
+            .filter(|stored| agreed.events.contains(&stored.row))
+        {
+            let mut after = stored.event.clone();
+            after.listed = false;
+            let before = Some(stored.event.clone());
+            self.changes.checked.push(after.id.clone());
+            self.changes.events.push(EventChange {
+                row: stored.row,
+                before,
+                after,
+            });
+        }
+        for (stored, id) in &absent.selections {
+            let known = &stored.selections[*id];
+            if agreed.selections.contains(&known.row) {
+                let mut after = known.selection.clone();
+                after.status = SelectionStatus::Removed;
+                self.changes.selections.push(SelectionChange {
+                    row: known.row,
+                    event_row: stored.row,
+                    event: stored.event.id.clone(),
+                    before: Some(known.selection.clone()),
+                    after,
+                });
+            }
+        }
+        for (stored, key, price) in &absent.prices {
+            if agreed.prices.contains(&price.row) {
+                self.withdraw(stored, key, price);
+            }
+        }
+        let held =
+            |missing: &HashSet<i64>, agreed: &HashSet<i64>| missing.difference(agreed).count();
+        let (prices, events) = (
+            held(&missing.prices, &agreed.prices),
+            held(&missing.events, &agreed.events),
+        );
+        if prices + events > 0 {
+            self.changes.held_back = Some(HeldBack {
+                prices,
+                open_prices: absent.open_prices,
+                events,
+                listed_events: absent.listed_events,
+                missing,
+            });
+        }
+    }
+
+    fn withdraw(&mut self, stored: &StoredEvent, key: &PriceKey, price: &StoredPrice) {
+        self.changes.push_price(PriceChange {
+            row: price.row,
+            event_row: stored.row,
+            selection_row: stored.selections[&key.selection].row,
+            bookmaker_row: self.book.bookmakers[&key.bookmaker].row,
+            event: stored.event.id.clone(),
+            key: key.clone(),
+            kind: PriceChangeKind::Withdrawn,
+            before: Some(price.offer.clone()),
+            offer: price.offer.clone(),
+            status: PriceStatus::Withdrawn,
+            // The feed's clock stands still: when the price comes back with the feed time it had,
+            // that is news. `checked_at` keeps older snapshots out.
+            observed_at: price.observed_at,
+        });
+    }
+}
+
+pub(super) fn open_prices(stored: &StoredEvent) -> usize {
+    stored
+        .prices
+        .values()
+        .filter(|price| price.is_open())
+        .count()
+}

@@ -1,0 +1,182 @@
+//! What one cycle has to write, and when an answer is too short to be believed.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use chrono::{DateTime, Utc};
+
+use super::book::NextRows;
+use crate::model::{
+    Bookmaker, ChangeKind, Counts, Event, EventId, Offer, PriceKey, PriceStatus, Rejects, Selection,
+};
+
+/// Everything one cycle has to write, in an order that is the same for the same input.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Changes {
+    pub as_of: DateTime<Utc>,
+    pub bookmakers: Vec<BookmakerChange>,
+    pub events: Vec<EventChange>,
+    pub selections: Vec<SelectionChange>,
+    pub prices: Vec<PriceChange>,
+    /// Unchanged prices whose feed time moved on: remembered, never written.
+    pub touched: Vec<Touch>,
+    /// Events that this snapshot spoke of.
+    pub checked: Vec<EventId>,
+    pub counts: Counts,
+    pub rejects: Rejects,
+    /// Set when the answer was suspiciously short and removals wait for a second look.
+    pub held_back: Option<HeldBack>,
+    pub next: NextRows,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct BookmakerChange {
+    pub row: i64,
+    pub bookmaker: Bookmaker,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventChange {
+    pub row: i64,
+    pub before: Option<Event>,
+    pub after: Event,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelectionChange {
+    pub row: i64,
+    pub event_row: i64,
+    pub event: EventId,
+    pub before: Option<Selection>,
+    pub after: Selection,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PriceChangeKind {
+    Inserted,
+    /// Was withdrawn, is offered again.
+    Reopened,
+    Changed,
+    Withdrawn,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct PriceChange {
+    pub row: i64,
+    pub event_row: i64,
+    pub selection_row: i64,
+    pub bookmaker_row: i64,
+    pub event: EventId,
+    pub key: PriceKey,
+    pub kind: PriceChangeKind,
+    pub before: Option<Offer>,
+    pub offer: Offer,
+    pub status: PriceStatus,
+    pub observed_at: DateTime<Utc>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Touch {
+    pub event: EventId,
+    pub key: PriceKey,
+    pub observed_at: DateTime<Utc>,
+}
+
+/// Rows that an answer left out, by row number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    pub events: HashSet<i64>,
+    pub selections: HashSet<i64>,
+    pub prices: HashSet<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeldBack {
+    /// Open prices and listed events that the answer left out, and how many its scope holds.
+    pub prices: usize,
+    pub open_prices: usize,
+    pub events: usize,
+    pub listed_events: usize,
+    /// What to compare the second look with.
+    pub missing: Missing,
+}
+
+/// Protects against short answers: more than this share of the scope missing is believed only
+/// when the look before missed it too.
+#[derive(Clone, Copy, Debug)]
+pub struct Guard<'a> {
+    /// 0 to 1; 1 switches the guard off.
+    pub max_removed_fraction: f64,
+    /// What the look before held back.
+    pub first_look: Option<&'a Missing>,
+}
+
+impl Guard<'_> {
+    pub const OFF: Guard<'static> = Guard {
+        max_removed_fraction: 1.0,
+        first_look: None,
+    };
+
+    pub(super) fn trips(&self, missing: usize, of: usize) -> bool {
+        missing as f64 > self.max_removed_fraction * of as f64
+    }
+}
+
+impl Changes {
+    /// True when nothing has to be written.
+    pub fn is_quiet(&self) -> bool {
+        self.bookmakers.is_empty()
+            && self.events.is_empty()
+            && self.selections.is_empty()
+            && self.prices.is_empty()
+    }
+
+    /// What each event's readers have to be told, one entry an event: the outbox of this cycle.
+    pub fn by_event(&self) -> BTreeMap<EventId, BTreeSet<ChangeKind>> {
+        let mut kinds: BTreeMap<EventId, BTreeSet<ChangeKind>> = BTreeMap::new();
+        let mut add = |event: &EventId, kind| {
+            if !kinds.get(event).is_some_and(|known| known.contains(&kind)) {
+                kinds.entry(event.clone()).or_default().insert(kind);
+            }
+        };
+        for change in &self.events {
+            let kind = match &change.before {
+                None => ChangeKind::EventAdded,
+                Some(before) if before.listed && !change.after.listed => ChangeKind::EventRemoved,
+                Some(before)
+                    if (before.status, before.in_play)
+                        != (change.after.status, change.after.in_play) =>
+                {
+                    ChangeKind::StatusChanged
+                }
+                Some(_) => ChangeKind::EventChanged,
+            };
+            add(&change.after.id, kind);
+        }
+        for change in &self.selections {
+            add(&change.event, ChangeKind::SelectionChanged);
+        }
+        for change in &self.prices {
+            add(
+                &change.event,
+                match change.kind {
+                    PriceChangeKind::Withdrawn => ChangeKind::PriceWithdrawn,
+                    _ => ChangeKind::PriceChanged,
+                },
+            );
+        }
+        kinds
+    }
+}
+
+impl Changes {
+    pub(super) fn push_price(&mut self, change: PriceChange) {
+        let counts = &mut self.counts;
+        *match change.kind {
+            PriceChangeKind::Inserted => &mut counts.inserted,
+            PriceChangeKind::Reopened => &mut counts.reopened,
+            PriceChangeKind::Changed => &mut counts.changed,
+            PriceChangeKind::Withdrawn => &mut counts.withdrawn,
+        } += 1;
+        self.prices.push(change);
+    }
+}

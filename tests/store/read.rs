@@ -60,8 +60,8 @@ async fn a_race_shows_what_its_prices_did_since_they_opened(backend: Backend) {
         ann.see(&day.snapshot()).await;
     }
     let seen = [(ann.book.events["rac_0"].row, day.now)];
-    let renewed = home.store.renew(&ann.lease, Duration::from_secs(60), &serde_json::Value::Null, &seen).await;
-    renewed.expect("held");
+    let word = serde_json::Value::Null;
+    home.store.renew(&ann.lease, Duration::from_secs(60), &word, &seen).await.expect("held");
     let found = home.store.event_prices(&"rac_0".into()).await.expect("prices").expect("known");
     assert_eq!(found.event, day.races[0].event);
     assert_eq!(found.selections, day.races[0].selections);
@@ -91,7 +91,7 @@ async fn pages_start_at_the_newest_or_after_a_known_one(backend: Backend) {
     assert_eq!(page(-1, 2).await, [4, 5]);
     assert_eq!(page(0, 2).await, [1, 2]);
     assert_eq!(page(2, 9).await, [3, 4, 5]);
-    assert_eq!(page(5, 9).await, []);
+    assert_eq!(page(5, 9).await, [0; 0]);
     assert_eq!(home.store.cycles(-1, 1).await.expect("cycles")[0].as_of, day.now);
 
     let log = home.store.claim("ann", 9, Duration::ZERO).await.expect("a claim");

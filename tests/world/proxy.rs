@@ -23,8 +23,8 @@ pub enum Wire {
     Slow(Duration),
     /// Every connection ends once the client has sent this many bytes more, which still arrive.
     CutAfter(u64),
-    /// The server gets what is asked; every connection ends when its answer comes.
-    CutAnswer,
+    /// So many answers come back; every connection ends instead of the next one.
+    CutAnswer(u32),
 }
 
 #[derive(Default)]
@@ -48,7 +48,12 @@ impl Proxy {
         let (wire, _) = watch::channel(Wire::Pass);
         let counts = Arc::new(Counts::default());
         let accepting = tokio::spawn(accept(listener, server, wire.clone(), Arc::clone(&counts)));
-        Self { address, wire, counts, accepting: Some(accepting) }
+        Self {
+            address,
+            wire,
+            counts,
+            accepting: Some(accepting),
+        }
     }
 
     /// In front of the server of this URL; returns the URL through the wire.
@@ -71,7 +76,8 @@ impl Proxy {
         let mut wire = self.wire.subscribe();
         let cut = wire.wait_for(|wire| *wire == Wire::Cut);
         let done = tokio::time::timeout(Duration::from_secs(20), cut).await;
-        done.expect("the wire is cut in time").expect("the proxy lives");
+        done.expect("the wire is cut in time")
+            .expect("the proxy lives");
     }
 
     /// From now on the port refuses, as when no server runs.
@@ -102,7 +108,12 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, wire: watch::Sender<Wire>, counts: Arc<Counts>) {
+async fn accept(
+    listener: TcpListener,
+    server: SocketAddr,
+    wire: watch::Sender<Wire>,
+    counts: Arc<Counts>,
+) {
     while let Ok((client, _)) = listener.accept().await {
         if *wire.borrow() == Wire::Cut {
             continue;
@@ -111,8 +122,15 @@ async fn accept(listener: TcpListener, server: SocketAddr, wire: watch::Sender<W
     }
 }
 
-async fn carry(mut client: TcpStream, server: SocketAddr, wire: watch::Sender<Wire>, counts: Arc<Counts>) {
-    let Ok(mut server) = TcpStream::connect(server).await else { return };
+async fn carry(
+    mut client: TcpStream,
+    server: SocketAddr,
+    wire: watch::Sender<Wire>,
+    counts: Arc<Counts>,
+) {
+    let Ok(mut server) = TcpStream::connect(server).await else {
+        return;
+    };
     client.set_nodelay(true).ok();
     server.set_nodelay(true).ok();
     let (mut asking, mut answering) = (vec![0; 65_536], vec![0; 65_536]);
@@ -145,10 +163,11 @@ async fn carry(mut client: TcpStream, server: SocketAddr, wire: watch::Sender<Wi
                 answered = true;
                 counts.received.fetch_add(bytes as u64, SeqCst);
                 match now {
-                    Wire::CutAnswer => {
+                    Wire::CutAnswer(0) => {
                         wire.send_replace(Wire::Cut);
                         return;
                     }
+                    Wire::CutAnswer(more) => drop(wire.send_replace(Wire::CutAnswer(more - 1))),
                     Wire::Slow(delay) => tokio::time::sleep(delay).await,
                     _ => {}
                 }

@@ -53,7 +53,9 @@ fn something_happens(day: &mut Day, luck: &mut Rng) {
             1..4 => day.set(race, nth, Some(offer(luck.i64(101..9000)))),
             4 => day.price(race, nth).suspended ^= true,
             // The feed's clock moves, the price does not.
-            5 => drop(day.price(race, nth)),
+            5 => {
+                day.price(race, nth);
+            }
             6 => drop(day.races[race].prices.remove(nth)),
             7 => {
                 let status = *luck

@@ -23,8 +23,8 @@ pub enum Wire {
     Slow(Duration),
     /// Every connection ends once the client has sent this many bytes more, which still arrive.
     CutAfter(u64),
-    /// So many answers come back; every connection ends instead of the next one.
-    CutAnswer(u32),
+    /// The server gets the question with this text in it; every connection ends instead of its answer.
+    CutAnswerTo(&'static str),
 }
 
 #[derive(Default)]
@@ -135,7 +135,7 @@ async fn carry(
     server.set_nodelay(true).ok();
     let (mut asking, mut answering) = (vec![0; 65_536], vec![0; 65_536]);
     let mut watched = wire.subscribe();
-    let mut answered = true;
+    let (mut answered, mut asked_for) = (true, false);
     loop {
         let now = *watched.borrow_and_update();
         if now == Wire::Cut {
@@ -154,6 +154,10 @@ async fn carry(
                     bytes = bytes.min(left as usize);
                     wire.send_replace(if after == 0 { Wire::Cut } else { Wire::CutAfter(after) });
                 }
+                if let Wire::CutAnswerTo(text) = now {
+                    let mut parts = asking[..bytes].windows(text.len());
+                    asked_for |= parts.any(|part| part == text.as_bytes());
+                }
                 if server.write_all(&asking[..bytes]).await.is_err() {
                     return;
                 }
@@ -163,11 +167,10 @@ async fn carry(
                 answered = true;
                 counts.received.fetch_add(bytes as u64, SeqCst);
                 match now {
-                    Wire::CutAnswer(0) => {
+                    Wire::CutAnswerTo(_) if asked_for => {
                         wire.send_replace(Wire::Cut);
                         return;
                     }
-                    Wire::CutAnswer(more) => drop(wire.send_replace(Wire::CutAnswer(more - 1))),
                     Wire::Slow(delay) => tokio::time::sleep(delay).await,
                     _ => {}
                 }

@@ -125,8 +125,10 @@ async fn a_server_that_falls_silent_is_not_waited_for_for_ever() {
     tokio::time::pause();
     let why = down(scene.commit().await);
     tokio::time::resume();
+    // Which wait ends first depends on whether the pool has a connection at hand.
+    let in_hand = why.contains("no answer within") && why.contains("unknown");
     assert!(
-        why.contains("no answer within") && why.contains("unknown"),
+        in_hand || why.contains("accepts no connection within"),
         "{why}"
     );
     scene.recover().await;
@@ -156,13 +158,11 @@ async fn a_statement_cut_at_any_byte_leaves_all_or_nothing() {
     for bytes in [1, 5, 60, 700, 2500, 4000] {
         let scene = scene().await;
         scene.proxy.set(Wire::CutAfter(bytes));
-        let failed = scene.commit().await;
-        assert!(
-            matches!(failed, Err(StoreError::Down(_))),
-            "{bytes}: {failed:?}"
-        );
-        scene.proxy.until_cut().await;
-        scene.recover().await;
+        match scene.commit().await {
+            Ok(()) => assert!(scene.recover().await, "{bytes}: it was confirmed"),
+            Err(StoreError::Down(_)) => drop(scene.recover().await),
+            Err(other) => panic!("{bytes}: {other:?}"),
+        }
     }
 }
 

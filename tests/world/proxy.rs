@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// What happens on the wire from now on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -171,7 +172,7 @@ async fn carry(
                         wire.send_replace(Wire::Cut);
                         return;
                     }
-                    Wire::Slow(delay) => tokio::time::sleep(delay).await,
+                    Wire::Slow(delay) => tokio::time::sleep_until(Instant::now() + delay).await,
                     _ => {}
                 }
                 if client.write_all(&answering[..bytes]).await.is_err() {

@@ -51,13 +51,34 @@ pub enum Tls {
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection> {
     match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(explain(error)),
+        Ok(Err(error)) => Err(match explain(error) {
+            StoreError::Down(why) => StoreError::Down(why + &only_ipv6(options).await),
+            other => other,
+        }),
         Err(_) => Err(StoreError::Down(format!(
             "{}:{} accepts no connection within {} s; check host, port and firewall",
             options.get_host(),
             options.get_port(),
             CONNECT_TIMEOUT.as_secs()
         ))),
+    }
+}
+
+/// Direct hosts of some providers have IPv6 addresses only, and many machines have none: the
+/// system's own words ("network is unreachable") name neither.
+async fn only_ipv6(options: &PgConnectOptions) -> String {
+    let asked = tokio::net::lookup_host((options.get_host(), options.get_port())).await;
+    let addresses: Vec<_> = asked.into_iter().flatten().collect();
+    if !addresses.is_empty()
+        && addresses.iter().all(|address| address.is_ipv6())
+        && !is_local(options.get_host())
+    {
+        format!(
+            "; {} has IPv6 addresses only, so a machine without IPv6 cannot reach it: use the session pooler's host (port 5432)",
+            options.get_host()
+        )
+    } else {
+        String::new()
     }
 }
 

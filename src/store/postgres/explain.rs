@@ -41,11 +41,10 @@ pub(super) fn explain(error: sqlx::Error) -> StoreError {
                 _ => StoreError::Failed(format!("{message} ({code})")),
             }
         }
+        // rustls reports a certificate that it does not trust as an I/O error.
+        sqlx::Error::Io(io) if io.to_string().contains("certificate") => untrusted(io),
         sqlx::Error::Io(io) => StoreError::Down(io.to_string()),
-        sqlx::Error::Tls(tls) => StoreError::Misconfigured(format!(
-            "no trusted TLS connection to the database ({tls}); check the host name, or give the authority's \
-             certificate with sslrootcert=… in DATABASE_URL"
-        )),
+        sqlx::Error::Tls(tls) => untrusted(tls),
         sqlx::Error::PoolTimedOut => StoreError::Down("no connection became free in time".into()),
         sqlx::Error::PoolClosed => {
             StoreError::Down("the connections were closed; oddsd is shutting down".into())
@@ -55,4 +54,12 @@ pub(super) fn explain(error: sqlx::Error) -> StoreError {
         }
         _ => StoreError::Failed(error.to_string()),
     }
+}
+
+fn untrusted(why: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Misconfigured(format!(
+        "no trusted TLS connection to the database ({why}); check the host name, or give the certificate of the \
+         database's authority (Supabase: Project Settings, Database, SSL) with sslrootcert=/path/to/ca.crt in \
+         DATABASE_URL or in PGSSLROOTCERT"
+    ))
 }

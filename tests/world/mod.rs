@@ -2,6 +2,7 @@
 
 pub mod odds_provider;
 pub mod postgres;
+pub mod proxy;
 pub mod racing_provider;
 pub mod redis;
 pub mod resp;

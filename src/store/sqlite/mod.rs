@@ -103,11 +103,13 @@ impl Sqlite {
     pub async fn migrate(&self, adopt: bool, rehearse: bool) -> Result<Vec<String>> {
         let db = self.clone();
         to_the_end(async move {
-            // One writer connection: given back before the migrator takes it.
-            let before = applied(&mut *db.writer.acquire().await.map_err(explain)?).await?;
+            // One transaction around all of it: two that migrate at once take turns.
+            let mut tx = db.begin().await?;
+            let before = applied(&mut tx).await?;
             if let Some(newer) = before.last().filter(|version| **version > needed()) {
                 return Err(too_new(*newer, needed()));
             }
+<<<<<<< HEAD
             // The steps are built in and touch nothing but our own file: naming them is rehearsal enough.
             if !rehearse {
                 migrator().run(&db.writer).await.map_err(|error| {
@@ -116,6 +118,15 @@ impl Sqlite {
                     ))
                 })?;
             }
+=======
+            let done = migrator().run_direct(None, &mut *tx, false).await;
+            done.map_err(|error| {
+                StoreError::Schema(format!(
+                    "the tables cannot be brought to this version: {error}; nothing was touched"
+                ))
+            })?;
+            tx.commit().await.map_err(explain)?;
+>>>>>>> store
             let new = MIGRATIONS
                 .iter()
                 .filter(|(version, ..)| !before.contains(version));

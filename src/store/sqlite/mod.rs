@@ -109,24 +109,16 @@ impl Sqlite {
             if let Some(newer) = before.last().filter(|version| **version > needed()) {
                 return Err(too_new(*newer, needed()));
             }
-<<<<<<< HEAD
-            // The steps are built in and touch nothing but our own file: naming them is rehearsal enough.
-            if !rehearse {
-                migrator().run(&db.writer).await.map_err(|error| {
-                    StoreError::Schema(format!(
-                        "the tables cannot be brought to this version: {error}"
-                    ))
-                })?;
-            }
-=======
             let done = migrator().run_direct(None, &mut *tx, false).await;
             done.map_err(|error| {
                 StoreError::Schema(format!(
                     "the tables cannot be brought to this version: {error}; nothing was touched"
                 ))
             })?;
-            tx.commit().await.map_err(explain)?;
->>>>>>> store
+            match rehearse {
+                true => tx.rollback().await.map_err(explain)?,
+                false => tx.commit().await.map_err(explain)?,
+            }
             let new = MIGRATIONS
                 .iter()
                 .filter(|(version, ..)| !before.contains(version));

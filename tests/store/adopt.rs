@@ -28,7 +28,10 @@ async fn old_table(home: &Home, id: &str, rows: usize) {
          FROM generate_series(0, {} - 1) n",
         rows
     );
-    admin.execute(AssertSqlSafe(table)).await.expect("the old worker's table");
+    admin
+        .execute(AssertSqlSafe(table))
+        .await
+        .expect("the old worker's table");
 }
 
 fn said(outcome: Result<Vec<String>, StoreError>) -> String {
@@ -47,7 +50,10 @@ async fn picture(home: &Home) -> Vec<String> {
              WHERE n.nspname IN ('public', 'oddsd') ORDER BY 1",
         )
         .await;
-    all.extend(home.look("SELECT md5(string_agg(o::text, '|' ORDER BY o::text)) FROM ra_odds_live o").await);
+    all.extend(
+        home.look("SELECT md5(string_agg(o::text, '|' ORDER BY o::text)) FROM ra_odds_live o")
+            .await,
+    );
     all
 }
 
@@ -55,11 +61,20 @@ async fn picture(home: &Home) -> Vec<String> {
 async fn an_existing_table_stops_the_migration_and_is_not_touched() {
     let home = Backend::Postgres.empty().await;
     old_table(&home, "bigserial PRIMARY KEY", 50).await;
-    home.meddle("CREATE VIEW ra_odds_live_latest AS SELECT race_id, odds_decimal FROM ra_odds_live").await;
+    home.meddle(
+        "CREATE VIEW ra_odds_live_latest AS SELECT race_id, odds_decimal FROM ra_odds_live",
+    )
+    .await;
     let before = picture(&home).await;
     let why = said(home.store.migrate(false).await);
-    assert!(why.contains("table ra_odds_live, view ra_odds_live_latest"), "{why}");
-    assert!(why.contains("--adopt") && why.contains("nothing was touched"), "{why}");
+    assert!(
+        why.contains("table ra_odds_live, view ra_odds_live_latest"),
+        "{why}"
+    );
+    assert!(
+        why.contains("--adopt") && why.contains("nothing was touched"),
+        "{why}"
+    );
     assert_eq!(picture(&home).await, before, "not even a schema of ours");
     let unfit = home.store.check_schema().await;
     assert!(matches!(unfit, Err(StoreError::Schema(_))), "{unfit:?}");
@@ -69,7 +84,10 @@ async fn an_existing_table_stops_the_migration_and_is_not_touched() {
 async fn adopting_keeps_rows_types_and_readers() {
     let home = Backend::Postgres.empty().await;
     old_table(&home, "bigserial PRIMARY KEY", 480).await;
-    let (reader, web) = (format!("reader_{}", fastrand::u32(..)), format!("web_{}", fastrand::u32(..)));
+    let (reader, web) = (
+        format!("reader_{}", fastrand::u32(..)),
+        format!("web_{}", fastrand::u32(..)),
+    );
     let mut admin = postgres::connect(&home.url).await;
     let rights = format!(
         "CREATE VIEW ra_odds_live_latest AS SELECT race_id, odds_decimal FROM ra_odds_live;
@@ -98,19 +116,34 @@ async fn adopting_keeps_rows_types_and_readers() {
     home.store.check_schema().await.expect("fits");
     assert_eq!(home.look(types).await, before);
     let now: Vec<String> = live(&home).await;
-    let renamed = rows.iter().filter(|row| !row.contains("bookie1 ")).map(|row| row.replace("Betfair Exchange", "betfair"));
+    let renamed = rows
+        .iter()
+        .filter(|row| !row.contains("bookie1 "))
+        .map(|row| row.replace("Betfair Exchange", "betfair"));
     let mut kept: Vec<String> = renamed.collect();
     kept.sort();
     assert_eq!(now, kept);
-    assert_eq!(home.one("SELECT count(*)::text FROM ra_odds_live_before_oddsd").await, "480");
+    assert_eq!(
+        home.one("SELECT count(*)::text FROM ra_odds_live_before_oddsd")
+            .await,
+        "480"
+    );
     for (role, may) in [(&reader, true), (&web, false)] {
         let mut eye = postgres::connect(&home.url).await;
-        eye.execute(AssertSqlSafe(format!("SET ROLE {role}"))).await.expect("a role");
+        eye.execute(AssertSqlSafe(format!("SET ROLE {role}")))
+            .await
+            .expect("a role");
         for view in ["ra_odds_live", "ra_odds_live_latest"] {
-            let read = eye.execute(AssertSqlSafe(format!("SELECT * FROM {view}"))).await;
+            let read = eye
+                .execute(AssertSqlSafe(format!("SELECT * FROM {view}")))
+                .await;
             assert_eq!(read.is_ok(), may, "{role} {view}: {read:?}");
         }
-        eye.execute(AssertSqlSafe(format!("RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}"))).await.expect("gone");
+        eye.execute(AssertSqlSafe(format!(
+            "RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}"
+        )))
+        .await
+        .expect("gone");
     }
     assert_eq!(home.store.migrate(false).await.expect("migrated"), [""; 0]);
     home.store.load().await.expect("the rows load");
@@ -129,22 +162,39 @@ async fn a_table_with_uuids_is_adopted_too() {
     let home = Backend::Postgres.empty().await;
     old_table(&home, "uuid PRIMARY KEY DEFAULT gen_random_uuid()", 48).await;
     home.store.migrate(true).await.expect("adopted");
-    assert_eq!(home.one("SELECT count(DISTINCT id)::text FROM ra_odds_live").await, "48");
-    assert_eq!(home.one("SELECT DISTINCT pg_typeof(id)::text FROM ra_odds_live").await, "uuid");
+    assert_eq!(
+        home.one("SELECT count(DISTINCT id)::text FROM ra_odds_live")
+            .await,
+        "48"
+    );
+    assert_eq!(
+        home.one("SELECT DISTINCT pg_typeof(id)::text FROM ra_odds_live")
+            .await,
+        "uuid"
+    );
 }
 
 #[tokio::test]
 async fn an_adoption_that_fails_leaves_everything_as_it_was() {
     for (spoil, told) in [
-        ("ALTER TABLE ra_odds_live DROP COLUMN odds_decimal", "no column odds_decimal"),
-        ("CREATE TABLE ra_odds_live_before_oddsd (x int)", "ra_odds_live_before_oddsd exists already"),
+        (
+            "ALTER TABLE ra_odds_live DROP COLUMN odds_decimal",
+            "no column odds_decimal",
+        ),
+        (
+            "CREATE TABLE ra_odds_live_before_oddsd (x int)",
+            "ra_odds_live_before_oddsd exists already",
+        ),
     ] {
         let home = Backend::Postgres.empty().await;
         old_table(&home, "bigserial PRIMARY KEY", 50).await;
         home.meddle(spoil).await;
         let before = picture(&home).await;
         let why = said(home.store.migrate(true).await);
-        assert!(why.contains(told) && why.contains("nothing was touched"), "{why}");
+        assert!(
+            why.contains(told) && why.contains("nothing was touched"),
+            "{why}"
+        );
         assert_eq!(picture(&home).await, before);
     }
 }
@@ -162,18 +212,36 @@ async fn the_first_look_after_an_adoption_changes_no_price() {
     day.pass(3600);
     for n in 0..12_000 {
         let odds = decimal("1.5") + rust_decimal::Decimal::new((n % 900) as i64, 2);
-        day.set(n / 240, n % 240, Some(Offer { fractional: Some("5/2".into()), ..Offer::decimal(odds) }));
+        day.set(
+            n / 240,
+            n % 240,
+            Some(Offer {
+                fractional: Some("5/2".into()),
+                ..Offer::decimal(odds)
+            }),
+        );
     }
     let changes = ann.changes(&day.snapshot());
     assert_eq!(changes.counts.unchanged, 12_000);
     assert_eq!(changes.counts.written(), 0);
-    let written = ann.see(&day.snapshot()).await.expect("facts that the old table did not have");
+    let written = ann
+        .see(&day.snapshot())
+        .await
+        .expect("facts that the old table did not have");
     assert_eq!((written.inserted, written.updated), (0, 0));
     day.pass(10);
     assert_eq!(ann.see(&day.snapshot()).await, None);
     // And it goes on from there, with the price it was adopted with as the first of its history.
     day.set(0, 0, Some(Offer::decimal(decimal("3"))));
     ann.see(&day.snapshot()).await.expect("a move");
-    let found = home.store.event_prices(&"rac_0".into()).await.expect("prices").expect("known");
-    assert_eq!((found.prices[0].opening, found.prices[0].offer.decimal), (decimal("1.5"), decimal("3")));
+    let found = home
+        .store
+        .event_prices(&"rac_0".into())
+        .await
+        .expect("prices")
+        .expect("known");
+    assert_eq!(
+        (found.prices[0].opening, found.prices[0].offer.decimal),
+        (decimal("1.5"), decimal("3"))
+    );
 }

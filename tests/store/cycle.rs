@@ -19,7 +19,8 @@ on_every_backend!(
 
 async fn sizes(home: &Home) -> Vec<i64> {
     let mut sizes = Vec::new();
-    for table in "bookmakers events selections prices price_history cycles outbox checks".split(' ') {
+    for table in "bookmakers events selections prices price_history cycles outbox checks".split(' ')
+    {
         sizes.push(home.count(table).await);
     }
     sizes
@@ -66,7 +67,11 @@ async fn one_bad_row_and_nothing_is_written(backend: Backend) {
     for change in new.filter(|change| change.kind == PriceChangeKind::Inserted) {
         change.key.market = "win".into();
     }
-    let why = refused(home.store.commit(&ann.lease, &cycle(ann.cycle), &changes).await);
+    let why = refused(
+        home.store
+            .commit(&ann.lease, &cycle(ann.cycle), &changes)
+            .await,
+    );
     assert!(why.to_lowercase().contains("unique"), "{why}");
     assert_eq!(sizes(&home).await, before);
     let book = home.store.load().await.expect("the rows load").book;
@@ -79,20 +84,35 @@ async fn the_database_counts_and_not_we(backend: Backend) {
     let mut day = Day::of(2, 3, 2);
     let written = ann.see(&day.snapshot()).await.expect("a first look");
     assert_eq!((written.inserted, written.updated), (12, 0));
-    assert_eq!((written.events, written.selections, written.outbox), (2, 6, 2));
+    assert_eq!(
+        (written.events, written.selections, written.outbox),
+        (2, 6, 2)
+    );
     day.pass(10);
     day.set(0, 0, Some(offer(444)));
     day.set(0, 1, None);
-    day.races[1].event.facts.insert("going".into(), "Heavy".into());
+    day.races[1]
+        .event
+        .facts
+        .insert("going".into(), "Heavy".into());
     day.races[1].selections[2].status = SelectionStatus::NonRunner;
     let written = ann.see(&day.snapshot()).await.expect("changes");
     assert_eq!((written.inserted, written.updated), (0, 2));
-    assert_eq!((written.events, written.selections, written.outbox), (1, 1, 2));
+    assert_eq!(
+        (written.events, written.selections, written.outbox),
+        (1, 1, 2)
+    );
     assert_eq!(ann.see(&day.snapshot()).await, None);
     let cycles = home.store.cycles(-1, 10).await.expect("cycles");
-    let counts: Vec<_> = cycles.iter().map(|row| (row.id, row.counts.written())).collect();
+    let counts: Vec<_> = cycles
+        .iter()
+        .map(|row| (row.id, row.counts.written()))
+        .collect();
     assert_eq!(counts, [(1, 12), (2, 2)]);
-    assert_eq!((cycles[1].bookmakers, cycles[1].feed.as_str()), (2, "racing_api"));
+    assert_eq!(
+        (cycles[1].bookmakers, cycles[1].feed.as_str()),
+        (2, "racing_api")
+    );
 }
 
 async fn rows_that_somebody_deleted_are_missed(backend: Backend) {
@@ -106,7 +126,10 @@ async fn rows_that_somebody_deleted_are_missed(backend: Backend) {
     day.set(0, 1, Some(offer(445)));
     let changes = ann.changes(&day.snapshot());
     let why = refused(home.store.commit(&ann.lease, &cycle(2), &changes).await);
-    assert!(why.contains("updated: 1") && why.contains("updated: 2"), "{why}");
+    assert!(
+        why.contains("updated: 1") && why.contains("updated: 2"),
+        "{why}"
+    );
     // What the caller does next: load, and look again.
     let mut again = Daemon::start(&home.store, "ann").await;
     again.see(&day.snapshot()).await.expect("what was missing");
@@ -122,24 +145,34 @@ async fn only_what_changed_is_touched(backend: Backend) {
     let mut day = Day::of(3, 3, 2);
     ann.see(&day.snapshot()).await;
     for table in ["prices", "selections", "events"] {
-        home.meddle(&format!("UPDATE oddsd.{table} SET updated_at = {LONG_AGO}")).await;
+        home.meddle(&format!("UPDATE oddsd.{table} SET updated_at = {LONG_AGO}"))
+            .await;
     }
     let fresh = |table: &str| format!("{table} WHERE updated_at > {LONG_AGO}");
     day.pass(10);
     // Times of an unchanged price may move; that is not worth a write.
     for race in 0..3 {
-        (0..6).for_each(|nth| drop(day.price(race, nth)));
+        for nth in 0..6 {
+            day.price(race, nth);
+        }
     }
     assert_eq!(ann.see(&day.snapshot()).await, None);
     day.set(1, 4, Some(offer(777)));
-    day.races[2].event.facts.insert("going".into(), "Firm".into());
+    day.races[2]
+        .event
+        .facts
+        .insert("going".into(), "Firm".into());
     ann.see(&day.snapshot()).await.expect("changes");
     assert_eq!(home.count(&fresh("prices")).await, 1);
     assert_eq!(home.count(&fresh("events")).await, 1, "a going is one row");
     assert_eq!(home.count(&fresh("selections")).await, 0);
     let history = "SELECT CAST(cycle_id AS TEXT) FROM oddsd.price_history ORDER BY cycle_id";
     let history = home.look(history).await;
-    assert_eq!(history.len(), 19, "one for each price, and one for the change");
+    assert_eq!(
+        history.len(),
+        19,
+        "one for each price, and one for the change"
+    );
     assert_eq!(history[17..], ["1", "2"]);
 }
 
@@ -157,7 +190,11 @@ async fn a_withdrawn_price_keeps_its_last_offer(backend: Backend) {
     assert_eq!(written.updated, 5);
     let open = home.count("prices WHERE status = 'open'").await;
     assert_eq!(open, 1);
-    let found = home.store.event_prices(&"rac_0".into()).await.expect("prices");
+    let found = home
+        .store
+        .event_prices(&"rac_0".into())
+        .await
+        .expect("prices");
     let price = &found.expect("known").prices[0];
     assert_eq!(price.offer, offer(850));
     assert_eq!(price.status.as_str(), "withdrawn");
@@ -176,7 +213,9 @@ async fn one_row_that_cannot_be_stored_does_not_block_the_others(backend: Backen
     // A bad name of a race that we know, a bad id of one that we do not.
     day.races[0].event.name = "Red\0 Rum".into();
     day.races[1].event.id = "rac\u{0}1".into();
-    day.races[2].selections[0].facts.insert("form".into(), "1\u{0}2".into());
+    day.races[2].selections[0]
+        .facts
+        .insert("form".into(), "1\u{0}2".into());
     let mut odd = day.races[3].prices[0].clone();
     odd.key.bookmaker = "x".repeat(5000).as_str().into();
     day.races[3].prices.push(odd.clone());
@@ -186,7 +225,12 @@ async fn one_row_that_cannot_be_stored_does_not_block_the_others(backend: Backen
         day.set(race, 0, Some(offer(1000 + race as i64)));
     }
     let changes = ann.changes(&day.snapshot());
-    let told: Vec<_> = changes.rejects.by_reason.iter().map(|(why, r)| (*why, r.rows)).collect();
+    let told: Vec<_> = changes
+        .rejects
+        .by_reason
+        .iter()
+        .map(|(why, r)| (*why, r.rows))
+        .collect();
     // Four prices each of two races, a runner, a price; and the name that is too long.
     assert_eq!(told, [("control_character", 10), ("id_too_long", 1)]);
     ann.see(&day.snapshot()).await.expect("the good rows go in");
@@ -194,7 +238,10 @@ async fn one_row_that_cannot_be_stored_does_not_block_the_others(backend: Backen
     assert_eq!(book.next, ann.book.next);
     let now = |race: &str| {
         let prices = book.events[race].prices.values();
-        prices.map(|price| price.offer.decimal).max().expect("prices")
+        prices
+            .map(|price| price.offer.decimal)
+            .max()
+            .expect("prices")
     };
     assert_eq!(now("rac_2"), decimal("10.02"));
     assert_eq!(now("rac_3"), decimal("10.03"));
@@ -202,5 +249,8 @@ async fn one_row_that_cannot_be_stored_does_not_block_the_others(backend: Backen
     assert_eq!(book.events["rac_0"].event.name, "The 0th Stakes");
     assert!(book.events["rac_0"].event.listed);
     assert!(!book.events["rac_1"].event.listed);
-    assert_eq!(book.events["rac_2"].selections["hrs_2_0"].selection.status, SelectionStatus::Active);
+    assert_eq!(
+        book.events["rac_2"].selections["hrs_2_0"].selection.status,
+        SelectionStatus::Active
+    );
 }

@@ -53,13 +53,17 @@ fn something_happens(day: &mut Day, luck: &mut Rng) {
             1..4 => day.set(race, nth, Some(offer(luck.i64(101..9000)))),
             4 => day.price(race, nth).suspended ^= true,
             // The feed's clock moves, the price does not.
-            5 => drop(day.price(race, nth)),
+            5 => {
+                day.price(race, nth);
+            }
             6 => drop(day.races[race].prices.remove(nth)),
             7 => {
-                let selection = &mut day.races[race].selections[0];
-                selection.status = *luck
+                let status = *luck
                     .choice(&SelectionStatus::ALL)
                     .expect("there are statuses");
+                if let Some(first) = day.races[race].selections.first_mut() {
+                    first.status = status;
+                }
             }
             8 => {
                 let event = &mut day.races[race].event;
@@ -89,7 +93,12 @@ fn something_happens(day: &mut Day, luck: &mut Rng) {
                 day.races[race].prices.push(price);
             }
             _ if day.races.len() > 1 => drop(day.races.remove(race)),
-            _ => *day = Day { now, ..Day::of(4, 4, 3) },
+            _ => {
+                *day = Day {
+                    now,
+                    ..Day::of(4, 4, 3)
+                }
+            }
         }
     }
 }
@@ -149,7 +158,10 @@ async fn a_full_card_is_written_and_read_in_a_moment(backend: Backend) {
     moved.pass(10);
     for race in 0..50 {
         for nth in 0..240 {
-            let cents = moved.races[race].prices[nth].offer.clone().expect("a price");
+            let cents = moved.races[race].prices[nth]
+                .offer
+                .clone()
+                .expect("a price");
             moved.set(race, nth, Some(offer_plus(cents.decimal)));
         }
     }

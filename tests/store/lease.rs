@@ -35,7 +35,12 @@ async fn one_holds_it_and_the_others_are_told_who(backend: Backend) {
         mine => panic!("two hold it: {mine:?}"),
     }
     assert_eq!(
-        home.store.status().await.expect("a status").holder.as_deref(),
+        home.store
+            .status()
+            .await
+            .expect("a status")
+            .holder
+            .as_deref(),
         Some("ann")
     );
 }
@@ -68,7 +73,10 @@ async fn who_lost_the_lease_writes_nothing(backend: Backend) {
     let mut day = Day::of(1, 2, 2);
     ann.see(&day.snapshot()).await;
     // Ann is paused until her lease has run out, and bob takes over.
-    let expired = home.store.renew(&ann.lease, Duration::ZERO, &json!({}), &[]).await;
+    let expired = home
+        .store
+        .renew(&ann.lease, Duration::ZERO, &json!({}), &[])
+        .await;
     expired.expect("still hers");
     let mut bob = Daemon::start(&home.another().await, "bob").await;
     day.pass(10);
@@ -105,14 +113,23 @@ async fn renewing_keeps_the_word_of_the_holder(backend: Backend) {
     let said = json!({"feed": "ok", "next_s": 10, "quote": "it's \"fine\" \\ {}"});
     // The same event twice in one list is no reason to lose the lease.
     let seen = [(first, at(20)), (second, at(10)), (first, at(30))];
-    home.store.renew(&ann.lease, TTL, &said, &seen).await.expect("held");
+    home.store
+        .renew(&ann.lease, TTL, &said, &seen)
+        .await
+        .expect("held");
     let earlier = [(second, at(5))];
-    home.store.renew(&ann.lease, TTL, &said, &earlier).await.expect("held");
+    home.store
+        .renew(&ann.lease, TTL, &said, &earlier)
+        .await
+        .expect("held");
 
     let status = home.store.status().await.expect("a status");
     assert_eq!(status.state, said);
     let left = status.lease_expires_at.expect("held") - home.store.clock().await.expect("a clock");
-    assert!(left > TimeDelta::zero() && left <= TimeDelta::seconds(60), "{left}");
+    assert!(
+        left > TimeDelta::zero() && left <= TimeDelta::seconds(60),
+        "{left}"
+    );
     let book = home.store.load().await.expect("the rows load").book;
     assert_eq!(book.events["rac_0"].checked_at, at(30));
     assert_eq!(book.events["rac_1"].checked_at, at(10), "never back");

@@ -57,11 +57,20 @@ async fn one_row_for_each_event_and_cycle(backend: Backend) {
         .map(|row| (row.event.clone().expect("an event"), row.kinds.clone()))
         .collect();
     use ChangeKind::*;
-    assert_eq!(second, [
-        ("rac_0".into(), BTreeSet::from([PriceChanged])),
-        ("rac_1".into(), BTreeSet::from([StatusChanged, PriceWithdrawn])),
-        ("rac_2".into(), BTreeSet::from([EventRemoved, PriceWithdrawn])),
-    ]);
+    assert_eq!(
+        second,
+        [
+            ("rac_0".into(), BTreeSet::from([PriceChanged])),
+            (
+                "rac_1".into(),
+                BTreeSet::from([StatusChanged, PriceWithdrawn])
+            ),
+            (
+                "rac_2".into(),
+                BTreeSet::from([EventRemoved, PriceWithdrawn])
+            ),
+        ]
+    );
     assert_eq!(rows.len(), 6);
     let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
     assert!(ids.is_sorted(), "oldest first: {ids:?}");
@@ -71,20 +80,32 @@ async fn one_row_for_each_event_and_cycle(backend: Backend) {
 
 async fn a_claimed_row_is_given_once_until_its_time_is_up(backend: Backend) {
     let home = backend.fresh().await;
-    let row = home.store.request_removal(&[Key::races_by_stage()]).await.expect("a row");
+    let row = home
+        .store
+        .request_removal(&[Key::races_by_stage()])
+        .await
+        .expect("a row");
     // A claim that ends at once: the claimer died.
     let first = home.store.claim("ann", 10, SOON).await.expect("a claim");
     let second = home.store.claim("bob", 10, LATER).await.expect("a claim");
     assert_eq!((first[0].attempts, second[0].attempts), (1, 2));
     assert_eq!((first[0].id, second[0].id), (row, row));
-    assert_eq!(home.store.claim("ann", 10, SOON).await.expect("a claim"), []);
+    assert_eq!(
+        home.store.claim("ann", 10, SOON).await.expect("a claim"),
+        []
+    );
 }
 
 async fn claimers_at_the_same_time_get_different_rows(backend: Backend) {
     let home = backend.fresh().await;
     let mut all = BTreeSet::new();
     for _ in 0..60 {
-        all.insert(home.store.request_removal(&[Key::races_by_stage()]).await.expect("a row"));
+        all.insert(
+            home.store
+                .request_removal(&[Key::races_by_stage()])
+                .await
+                .expect("a row"),
+        );
     }
     let other = home.another().await;
     let claimers = [&home.store, &other, &home.store, &other].map(|store| {
@@ -114,30 +135,67 @@ async fn settling_removes_and_logs_in_one_go(backend: Backend) {
     let first = home.store.request_removal(&keys).await.expect("a row");
     let second = home.store.request_removal(&keys).await.expect("a row");
     let third = home.store.request_removal(&keys).await.expect("a row");
-    let logged = [removal(&["races:by-stage:v1", "event:1:prices:v1"]), removal(&[])];
-    home.store.settle(&[first, second], &logged).await.expect("settled");
+    let logged = [
+        removal(&["races:by-stage:v1", "event:1:prices:v1"]),
+        removal(&[]),
+    ];
+    home.store
+        .settle(&[first, second], &logged)
+        .await
+        .expect("settled");
     assert!(!home.store.is_pending(first).await.expect("an answer"));
     assert!(home.store.is_pending(third).await.expect("an answer"));
     let log = home.store.removals(-1, 10).await.expect("a log");
     assert_eq!(log.len(), 2);
-    let plain = |row: &Removal| Removal { id: 0, at: at(0), ..row.clone() };
+    let plain = |row: &Removal| Removal {
+        id: 0,
+        at: at(0),
+        ..row.clone()
+    };
     assert_eq!(log.iter().map(plain).collect::<Vec<_>>(), logged);
     assert!(log[0].id < log[1].id);
     // Nothing to log, nothing to settle: both are allowed.
     home.store.settle(&[third], &[]).await.expect("settled");
     home.store.settle(&[], &[]).await.expect("settled");
-    assert_eq!(home.store.status().await.expect("a status").outbox_pending, 0);
+    assert_eq!(
+        home.store.status().await.expect("a status").outbox_pending,
+        0
+    );
 }
 
 async fn a_postponed_row_waits_and_says_why(backend: Backend) {
     let home = backend.fresh().await;
-    let row = home.store.request_removal(&[Key::races_by_stage()]).await.expect("a row");
+    let row = home
+        .store
+        .request_removal(&[Key::races_by_stage()])
+        .await
+        .expect("a row");
     home.store.claim("ann", 1, LATER).await.expect("a claim");
-    let delayed = home.store.postpone(&[row], SOON, "the cache said \"no\"").await;
+    let delayed = home
+        .store
+        .postpone(&[row], SOON, "the cache said \"no\"")
+        .await;
     delayed.expect("postponed");
-    assert_eq!(home.store.claim("ann", 1, LATER).await.expect("a claim").len(), 1);
-    home.store.postpone(&[row], LATER, "timeout").await.expect("postponed");
-    assert_eq!(home.store.claim("ann", 1, LATER).await.expect("a claim").len(), 0);
+    assert_eq!(
+        home.store
+            .claim("ann", 1, LATER)
+            .await
+            .expect("a claim")
+            .len(),
+        1
+    );
+    home.store
+        .postpone(&[row], LATER, "timeout")
+        .await
+        .expect("postponed");
+    assert_eq!(
+        home.store
+            .claim("ann", 1, LATER)
+            .await
+            .expect("a claim")
+            .len(),
+        0
+    );
     let status = home.store.status().await.expect("a status");
     assert_eq!(status.outbox_last_error.as_deref(), Some("timeout"));
     assert!(status.outbox_oldest_seconds >= 0.0);
@@ -145,8 +203,23 @@ async fn a_postponed_row_waits_and_says_why(backend: Backend) {
 
 async fn keys_that_a_person_names_survive(backend: Backend) {
     let home = backend.fresh().await;
-    let spelt = ["races:by-stage:v1", "a b", "it's", "\"quoted\"", "back\\slash", "{a,b}", "*?[z]", "🐎", "\u{2028}x", "%0A", ","];
-    let keys: Vec<Key> = spelt.iter().map(|key| Key::from_person(key).expect("a key")).collect();
+    let spelt = [
+        "races:by-stage:v1",
+        "a b",
+        "it's",
+        "\"quoted\"",
+        "back\\slash",
+        "{a,b}",
+        "*?[z]",
+        "🐎",
+        "\u{2028}x",
+        "%0A",
+        ",",
+    ];
+    let keys: Vec<Key> = spelt
+        .iter()
+        .map(|key| Key::from_person(key).expect("a key"))
+        .collect();
     home.store.request_removal(&keys).await.expect("a row");
     let rows = home.store.claim("ann", 1, LATER).await.expect("a claim");
     assert_eq!(rows[0].keys, keys);

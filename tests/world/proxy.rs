@@ -23,8 +23,8 @@ pub enum Wire {
     Slow(Duration),
     /// Every connection ends once the client has sent this many bytes more, which still arrive.
     CutAfter(u64),
-    /// The server gets what is asked; every connection ends when its answer comes.
-    CutAnswer,
+    /// The server gets the question with this text in it; every connection ends instead of its answer.
+    CutAnswerTo(&'static str),
 }
 
 #[derive(Default)]
@@ -48,7 +48,12 @@ impl Proxy {
         let (wire, _) = watch::channel(Wire::Pass);
         let counts = Arc::new(Counts::default());
         let accepting = tokio::spawn(accept(listener, server, wire.clone(), Arc::clone(&counts)));
-        Self { address, wire, counts, accepting: Some(accepting) }
+        Self {
+            address,
+            wire,
+            counts,
+            accepting: Some(accepting),
+        }
     }
 
     /// In front of the server of this URL; returns the URL through the wire.
@@ -71,7 +76,8 @@ impl Proxy {
         let mut wire = self.wire.subscribe();
         let cut = wire.wait_for(|wire| *wire == Wire::Cut);
         let done = tokio::time::timeout(Duration::from_secs(20), cut).await;
-        done.expect("the wire is cut in time").expect("the proxy lives");
+        done.expect("the wire is cut in time")
+            .expect("the proxy lives");
     }
 
     /// From now on the port refuses, as when no server runs.
@@ -102,7 +108,12 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, wire: watch::Sender<Wire>, counts: Arc<Counts>) {
+async fn accept(
+    listener: TcpListener,
+    server: SocketAddr,
+    wire: watch::Sender<Wire>,
+    counts: Arc<Counts>,
+) {
     while let Ok((client, _)) = listener.accept().await {
         if *wire.borrow() == Wire::Cut {
             continue;
@@ -111,13 +122,20 @@ async fn accept(listener: TcpListener, server: SocketAddr, wire: watch::Sender<W
     }
 }
 
-async fn carry(mut client: TcpStream, server: SocketAddr, wire: watch::Sender<Wire>, counts: Arc<Counts>) {
-    let Ok(mut server) = TcpStream::connect(server).await else { return };
+async fn carry(
+    mut client: TcpStream,
+    server: SocketAddr,
+    wire: watch::Sender<Wire>,
+    counts: Arc<Counts>,
+) {
+    let Ok(mut server) = TcpStream::connect(server).await else {
+        return;
+    };
     client.set_nodelay(true).ok();
     server.set_nodelay(true).ok();
     let (mut asking, mut answering) = (vec![0; 65_536], vec![0; 65_536]);
     let mut watched = wire.subscribe();
-    let mut answered = true;
+    let (mut answered, mut asked_for) = (true, false);
     loop {
         let now = *watched.borrow_and_update();
         if now == Wire::Cut {
@@ -136,6 +154,10 @@ async fn carry(mut client: TcpStream, server: SocketAddr, wire: watch::Sender<Wi
                     bytes = bytes.min(left as usize);
                     wire.send_replace(if after == 0 { Wire::Cut } else { Wire::CutAfter(after) });
                 }
+                if let Wire::CutAnswerTo(text) = now {
+                    let mut parts = asking[..bytes].windows(text.len());
+                    asked_for |= parts.any(|part| part == text.as_bytes());
+                }
                 if server.write_all(&asking[..bytes]).await.is_err() {
                     return;
                 }
@@ -145,7 +167,7 @@ async fn carry(mut client: TcpStream, server: SocketAddr, wire: watch::Sender<Wi
                 answered = true;
                 counts.received.fetch_add(bytes as u64, SeqCst);
                 match now {
-                    Wire::CutAnswer => {
+                    Wire::CutAnswerTo(_) if asked_for => {
                         wire.send_replace(Wire::Cut);
                         return;
                     }

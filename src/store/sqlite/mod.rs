@@ -76,14 +76,12 @@ impl Sqlite {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_with(options.clone())
             .await
-            .map_err(|error| match explain(error) {
-                StoreError::Down(why) | StoreError::Failed(why) => {
-                    StoreError::Misconfigured(format!(
-                        "cannot open {}: {why}; check that the folder exists and can be written",
-                        options.get_filename().display()
-                    ))
-                }
-                other => other,
+            .map_err(|error| {
+                StoreError::Misconfigured(format!(
+                    "cannot open {}: {}; check that the folder exists and can be written",
+                    options.get_filename().display(),
+                    explain(error)
+                ))
             })?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)

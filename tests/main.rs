@@ -4,6 +4,7 @@ mod cache;
 mod cache_faults;
 mod cache_read;
 mod cache_upstash;
+mod daemon;
 mod logs;
 mod odds_api;
 mod racing_api;

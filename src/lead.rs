@@ -40,6 +40,7 @@ impl Leader {
     pub async fn run(&self, lease: watch::Sender<Option<Lease>>, stop: CancellationToken) {
         let mut renewed_at = Instant::now();
         let mut standing_by = None;
+        let mut failures = 0;
         loop {
             let held = lease.borrow().clone();
             // The lease counts from when the database heard us, which is after this.
@@ -62,8 +63,18 @@ impl Leader {
                     self.ttl / RENEWALS
                 }
                 Err(why) => {
-                    tracing::debug!(event = "lease.store_failed", error = %why, "the lease cannot be reached");
-                    self.ttl / RENEWALS / 2
+                    let wait = self.ttl / RENEWALS / 2;
+                    // While the lease is ours, the cycles meet the same failure and say it.
+                    if held.is_none() {
+                        failures += 1;
+                        self.live.say(Activity::StoreFailed {
+                            cycle: 0,
+                            attempt: failures,
+                            retry_ms: wait.as_millis() as u64,
+                            error: why.to_string(),
+                        });
+                    }
+                    wait
                 }
             };
             tokio::select! {

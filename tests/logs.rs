@@ -153,7 +153,7 @@ fn golden() -> Vec<(Activity, &'static str)> {
                 retry_ms: 2000,
                 error: "connection reset".into(),
             },
-            r#"level=warn event=cycle.store_failed msg="Commit failed or unconfirmed; next try in 2 s, from the stored rows" cycle=1043 attempt=1 retry_ms=2000 error="connection reset""#,
+            r#"level=warn event=cycle.store_failed msg="The database did not confirm; next try in 2 s, from the stored rows" cycle=1043 attempt=1 retry_ms=2000 error="connection reset""#,
         ),
         (
             Activity::RefusedRemovals {

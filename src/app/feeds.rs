@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::bail;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::SIMULATED;
 use crate::config::{BadSetting, FeedKind, Settings};
@@ -11,6 +12,13 @@ use crate::feed::odds_api::{self, OddsApi};
 use crate::feed::racing_api::{RacingApi, RacingApiSettings};
 use crate::feed::simulator::{RaceDay, Simulator};
 use crate::schedule::Clock;
+
+/// Hosting panels spell "not set" as an empty text.
+fn filled(secret: &Option<SecretString>) -> Option<&SecretString> {
+    secret
+        .as_ref()
+        .filter(|secret| !secret.expose_secret().trim().is_empty())
+}
 
 /// The feed that the settings name.
 pub fn feed(settings: &Settings, clock: &Clock) -> anyhow::Result<Feed> {
@@ -29,9 +37,10 @@ fn feed_with(settings: &Settings, clock: &Clock, conditional: bool) -> anyhow::R
     let deadline = Duration::from_secs(args.feed_timeout_seconds);
     match args.feed {
         FeedKind::RacingApi => {
-            let (Some(username), Some(password)) =
-                (&args.racing_api_username, &args.racing_api_password)
-            else {
+            let (Some(username), Some(password)) = (
+                filled(&args.racing_api_username),
+                filled(&args.racing_api_password),
+            ) else {
                 bail!(BadSetting(
                     "The Racing API needs RACING_API_USERNAME and RACING_API_PASSWORD; set both, or try \
                      `oddsd demo`, which needs no key"
@@ -51,7 +60,7 @@ fn feed_with(settings: &Settings, clock: &Clock, conditional: bool) -> anyhow::R
             Ok(Feed::RacingApi(Box::new(RacingApi::new(settings)?)))
         }
         FeedKind::OddsApi => {
-            let Some(key) = &args.odds_api_key else {
+            let Some(key) = filled(&args.odds_api_key) else {
                 bail!(BadSetting("The Odds API needs ODDS_API_KEY".into()))
             };
             let Some(sport) = args

@@ -158,6 +158,7 @@ impl App {
             checks,
             listener,
         } = self;
+        let simulated = ingest.feed_name() == "simulator";
         let (lease_tx, lease_rx) = watch::channel(None);
         let leader = Arc::new(Leader {
             store: store.clone(),
@@ -188,6 +189,7 @@ impl App {
                 reader: Reader::new(Arc::clone(&cache)),
                 live: live.clone(),
                 clock,
+                simulated,
             };
             let router = http::router(Arc::new(face));
             vital(
@@ -196,7 +198,7 @@ impl App {
                 http::serve(listener, router, closing.clone()),
             )
         });
-        let beat = named("watchdog", watchdog(live.clone(), closing.clone()));
+        let beat = named("watchdog", watchdog(ingest.pulse(), closing.clone()));
         let cycles = vital("cycles", &closing, {
             let (lease, stop) = (lease_rx.clone(), closing.clone());
             async move { ingest.run(lease, pace, &stop).await }

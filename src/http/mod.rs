@@ -37,6 +37,8 @@ pub struct Face {
     pub reader: Reader,
     pub live: Live,
     pub clock: Clock,
+    /// The feed is invented, and the page says so.
+    pub simulated: bool,
 }
 
 pub fn router(face: Arc<Face>) -> Router {

@@ -1,13 +1,19 @@
 //! The page: one document, one script, one style sheet, all inside the binary.
 
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::IntoResponse;
+
+use super::Face;
 
 /// Nothing from elsewhere is loaded, framed or sent.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-fn asset(kind: &'static str, body: &'static str) -> impl IntoResponse {
+fn asset(kind: &'static str, body: impl Into<Body>) -> impl IntoResponse {
     let says = |name: HeaderName, value: &'static str| (name, HeaderValue::from_static(value));
     (
         [
@@ -18,12 +24,16 @@ fn asset(kind: &'static str, body: &'static str) -> impl IntoResponse {
             // A new binary may carry a new page.
             says(header::CACHE_CONTROL, "no-cache"),
         ],
-        body,
+        body.into(),
     )
 }
 
-pub async fn document() -> impl IntoResponse {
-    asset("text/html; charset=utf-8", include_str!("page/index.html"))
+/// The document; on an invented day it says so, in the first line that anybody reads.
+pub async fn document(State(face): State<Arc<Face>>) -> impl IntoResponse {
+    const SIMULATED: &str = include_str!("page/simulated.html");
+    let notice = if face.simulated { SIMULATED } else { "" };
+    let page = include_str!("page/index.html").replace("<!-- notice -->", notice);
+    asset("text/html; charset=utf-8", page)
 }
 
 pub async fn script() -> impl IntoResponse {

@@ -7,7 +7,7 @@
 mod cycle;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -75,6 +75,27 @@ pub struct Ingest {
     /// The wait that the last failure was told with.
     retry: Duration,
     pruned_at: Option<Instant>,
+    pulse: Arc<Pulse>,
+}
+
+/// Since when the loop has been at work on one cycle.
+#[derive(Debug, Default)]
+pub struct Pulse(Mutex<Option<Instant>>);
+
+impl Pulse {
+    fn begin(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn end(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// `None` while the loop only waits.
+    pub fn busy_for(&self) -> Option<Duration> {
+        let began = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        began.map(|began| began.elapsed())
+    }
 }
 
 impl Ingest {
@@ -102,7 +123,17 @@ impl Ingest {
             failures: 0,
             retry: Duration::ZERO,
             pruned_at: None,
+            pulse: Arc::default(),
         }
+    }
+
+    pub fn feed_name(&self) -> &'static str {
+        self.feed.name()
+    }
+
+    /// For whoever wants to know that the loop gets on.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
     }
 
     /// Cycles while a lease is ours, until `stop` or the end of a recording. The only error is a
@@ -135,6 +166,7 @@ impl Ingest {
                 self.begin_anew();
                 ask = Ask::Everything;
             }
+            self.pulse.begin();
             let cycle = self.cycle(&held, &ask, Some(&pace), stop).await;
             match (&cycle, &pace) {
                 (Cycle::FetchFailed(FeedError::Ended) | Cycle::Stopped, _) => return Ok(()),
@@ -151,6 +183,7 @@ impl Ingest {
             if !matches!(pace, Pace::AsRecorded { .. }) {
                 self.prune(&held).await;
             }
+            self.pulse.end();
             if !wait.is_zero() && self.clock.sleep(wait, stop).await == Wait::Stopped {
                 return Ok(());
             }

@@ -159,7 +159,7 @@ pub(super) fn write(activity: &Activity, collapsed: u64) {
             retry_ms,
             error = plain(error),
             log_lines,
-            "Commit failed or unconfirmed; next try in {} s, from the stored rows{}",
+            "The database did not confirm; next try in {} s, from the stored rows{}",
             seconds(*retry_ms),
             more(collapsed)
         ),

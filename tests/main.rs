@@ -11,6 +11,7 @@ mod racing_api;
 mod recordings;
 mod replay;
 mod schedule;
+mod secrets;
 mod stages;
 mod store;
 mod world;

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::key::Key;
 use crate::live::{Activity, Live};
 use crate::rules;
-use crate::store::{Claimed, Removal, Store, StoreError};
+use crate::store::{Claimed, Lease, Removal, Store, StoreError};
 
 /// Rows taken at once: enough that a long outage coalesces into few removals.
 const BATCH: i64 = 2_000;
@@ -24,6 +24,8 @@ const BATCH: i64 = 2_000;
 const CLAIM_FOR: Duration = Duration::from_secs(30);
 /// The safe path: how often the relay looks without having been poked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What the last pass may take of the daemon's goodbye.
+const LAST_DRAIN: Duration = Duration::from_secs(8);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// Low enough that readers see fresh prices soon after the cache is back.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
@@ -75,25 +77,26 @@ impl Relay {
         }
     }
 
-    /// Works until `stop`, then once more for what the last cycle left. The database being away is
-    /// no reason to end: the cycle says so already, and the rows are safe in it.
-    pub async fn run(self, stop: CancellationToken) {
-        loop {
-            match self.batch().await {
-                Ok(Batch::Removed { .. }) if !stop.is_cancelled() => continue,
-                Ok(_) => {}
-                Err(why) => {
-                    tracing::debug!(event = "relay.store_failed", error = %why, "the outbox cannot be read");
-                }
-            }
-            if stop.is_cancelled() {
-                return;
+    /// Works until `stop`, then drains what the last cycle left. The database being away is no
+    /// reason to end: the cycle says so already, and the rows are safe in it.
+    ///
+    /// A cache of this process alone is nobody else's: while another daemon leads, and its readers
+    /// have what the rows make wrong, the rows are left to it.
+    pub async fn run(self, lease: watch::Receiver<Option<Lease>>, stop: CancellationToken) {
+        let ours = || self.cache.is_shared() || lease.borrow().is_some();
+        while !stop.is_cancelled() {
+            let more = ours() && said(self.batch().await);
+            if more {
+                continue;
             }
             tokio::select! {
                 () = self.poke.notified() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = stop.cancelled() => {}
             }
+        }
+        if ours() {
+            said(self.drain(LAST_DRAIN).await);
         }
     }
 
@@ -108,6 +111,23 @@ impl Relay {
             }
         }
         Ok(last)
+    }
+
+    /// As `drain`, and waits for rows that are not due yet: an earlier run postponed them, or died
+    /// with them in its hands. Says how many are left.
+    pub async fn drain_all(&self, deadline: Duration) -> Result<i64, StoreError> {
+        let started = Instant::now();
+        loop {
+            let last = self
+                .drain(deadline.saturating_sub(started.elapsed()))
+                .await?;
+            let left = self.store.status().await?.outbox_pending;
+            let failed = matches!(last, Batch::Failed { .. });
+            if left == 0 || failed || started.elapsed() >= deadline {
+                return Ok(left);
+            }
+            tokio::time::sleep(FIRST_RETRY).await;
+        }
     }
 
     /// Claim, targets, remove, settle.
@@ -194,6 +214,17 @@ impl Relay {
             took_ms: removal.took_ms as u64,
             actor: None,
         });
+    }
+}
+
+/// Whether there may be more to do at once.
+fn said(outcome: Result<Batch, StoreError>) -> bool {
+    match outcome {
+        Ok(batch) => matches!(batch, Batch::Removed { .. }),
+        Err(why) => {
+            tracing::debug!(event = "relay.store_failed", error = %why, "the outbox cannot be read");
+            false
+        }
     }
 }
 

@@ -42,9 +42,11 @@ impl Leader {
         let mut standing_by = None;
         loop {
             let held = lease.borrow().clone();
+            // The lease counts from when the database heard us, which is after this.
+            let asked_at = Instant::now();
             let wait = match self.step(held.as_ref(), renewed_at, &mut standing_by).await {
                 Ok(Step::Held(new)) => {
-                    renewed_at = Instant::now();
+                    renewed_at = asked_at;
                     if held.as_ref() != Some(&new) {
                         standing_by = None;
                         self.live.say(Activity::Leading {

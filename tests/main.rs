@@ -4,7 +4,11 @@ mod cache;
 mod cache_faults;
 mod cache_read;
 mod cache_upstash;
+<<<<<<< HEAD
 mod floors;
+=======
+mod daemon;
+>>>>>>> e2e
 mod logs;
 mod odds_api;
 mod racing_api;

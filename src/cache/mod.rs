@@ -251,6 +251,11 @@ impl Cache {
         }
     }
 
+    /// False: what is in it is seen by this process alone.
+    pub fn is_shared(&self) -> bool {
+        !matches!(self, Self::Memory(_))
+    }
+
     /// For logs and metrics: `redis`, `upstash`, `memory` or `off`.
     pub fn backend(&self) -> &'static str {
         match self {

@@ -13,7 +13,6 @@ use super::{
 use crate::app::{App, Once};
 use crate::config::{BadSetting, Listen, Settings};
 use crate::ingest::Cycle;
-use crate::invalidate::Batch;
 
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
@@ -49,26 +48,26 @@ pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
             );
             Ok(ExitCode::from(HELD_ELSEWHERE))
         }
-        Once::Done { cycle, removed } => {
+        Once::Done { cycle, pending } => {
             let code = match &cycle {
                 Cycle::Unchanged(_) | Cycle::Committed(..) => 0,
                 Cycle::FetchFailed(why) => feed_code(why),
                 Cycle::StoreFailed(why) => code_of(&anyhow::Error::new(why.clone())),
                 Cycle::Stopped => FAILED,
             };
-            match removed {
-                Ok(Batch::Failed { rows, .. }) => {
-                    // The cycle is committed; a late removal does not make it a failure.
-                    tracing::warn!(
-                        event = "once.removals_pending",
-                        rows,
-                        "{rows} removals wait in the outbox for the next run"
-                    );
-                }
-                Ok(_) => {}
-                Err(why) => {
-                    tracing::warn!(event = "once.removals_pending", error = %why, "Removals wait in the outbox for the next run")
-                }
+            // The cycle is committed; a late removal does not make it a failure.
+            match pending {
+                Ok(0) => {}
+                Ok(rows) => tracing::warn!(
+                    event = "once.removals_pending",
+                    rows,
+                    "{rows} removals wait in the outbox for the next run"
+                ),
+                Err(why) => tracing::warn!(
+                    event = "once.removals_pending",
+                    error = %why,
+                    "Removals wait in the outbox for the next run"
+                ),
             }
             Ok(ExitCode::from(code))
         }

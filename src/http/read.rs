@@ -58,6 +58,10 @@ pub async fn event_prices(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     no_parameters(query)?;
+    if id.chars().any(char::is_control) {
+        // No feed's id has one, and no database takes a NUL.
+        return Err(no_such_event());
+    }
     let id = EventId::new(id);
     let load = || async {
         let found = face
@@ -98,11 +102,7 @@ where
     };
     let served = served.map_err(|miss| match miss {
         Miss::Store(why) => Problem::store(&why),
-        Miss::NoSuchEvent => Problem::new(
-            StatusCode::NOT_FOUND,
-            "no event of this id is stored",
-            "take an id from /v1/races/by-stage (race_id)",
-        ),
+        Miss::NoSuchEvent => no_such_event(),
     })?;
     let (state, word) = match served.state {
         ReadState::Hit => (live::ReadState::Hit, "HIT"),
@@ -143,6 +143,14 @@ where
         add("x-cache-ttl", served.remaining.as_secs().to_string());
     }
     Ok(answer)
+}
+
+fn no_such_event() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no event of this id is stored",
+        "take an id from /v1/races/by-stage (race_id)",
+    )
 }
 
 /// These routes take no parameters: a misspelt one must not look as if it had worked.

@@ -82,10 +82,6 @@ impl Home {
         open(&self.url).await
     }
 
-    pub async fn lease(&self) -> Lease {
-        lease(&self.store, "ann").await
-    }
-
     /// First columns (as text) of whatever the rows say, asked past the store.
     pub async fn look(&self, sql: &str) -> Vec<String> {
         match self.backend {

@@ -1,10 +1,23 @@
 //! One suite of stories for the store, told on every backend: what is committed is what is read,
 //! a cycle is all or nothing, and nobody else's word gets in between.
 
+mod adopt;
+mod cycle;
+mod exact;
+mod faults;
 mod home;
 mod law;
+mod lease;
+mod migrate;
+mod outbox;
+mod pooler;
+mod read;
+mod retention;
+mod sqlite;
+mod trips;
+mod views;
 
-pub use home::{Backend, Day, Home, cycle};
+use home::Backend;
 
 /// Each story runs on every backend, as a test of its own.
 macro_rules! on_every_backend {
@@ -17,4 +30,4 @@ macro_rules! on_every_backend {
         }
     };
 }
-pub(crate) use on_every_backend;
+use on_every_backend;

@@ -53,6 +53,7 @@ impl Postgres {
             )
             .await
             .map_err(explain)?;
+            keep_out_of_our_schema(&mut tx).await?;
             let foreign = foreign(&mut tx).await?;
             if !foreign.is_empty() && !adopt {
                 return Err(standing_in_the_way(&foreign));
@@ -84,6 +85,26 @@ impl Postgres {
         }
         Ok(())
     }
+}
+
+/// The views belong where people look. A user called `oddsd` has our own schema first in its path.
+async fn keep_out_of_our_schema(connection: &mut PgConnection) -> Result<()> {
+    let path: String = sqlx::query_scalar(
+        "SELECT coalesce(string_agg(quote_ident(name), ', ' ORDER BY place), '')
+         FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (name, place) WHERE name <> 'oddsd'",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(explain)?;
+    if path.is_empty() {
+        return Err(StoreError::Misconfigured(
+            "the user of DATABASE_URL sees no schema for the views that people read; grant it USAGE and CREATE on \
+             schema public, or set its search_path"
+                .into(),
+        ));
+    }
+    run(connection, format!("SET LOCAL search_path = {path}")).await?;
+    Ok(())
 }
 
 async fn tables(connection: &mut PgConnection) -> Result<Vec<String>> {

@@ -11,6 +11,7 @@ mod read;
 mod rights;
 mod views;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -40,7 +41,7 @@ const RESTED: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Postgres {
     pool: PgPool,
-    options: PgConnectOptions,
+    options: Arc<PgConnectOptions>,
     /// Longest wait for one answer.
     deadline: Duration,
 }
@@ -85,7 +86,7 @@ impl Postgres {
             .connect_lazy_with(options.clone());
         Ok(Self {
             pool,
-            options,
+            options: Arc::new(options),
             deadline,
         })
     }

@@ -197,9 +197,9 @@ fn cast(expression: &str, own: &str, wanted: &str) -> String {
         }
         "date" if own == "text" => when("^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])$"),
         _ => match precision(wanted) {
-            // The bound leaves room for rounding up.
+            // The bound leaves room for rounding up; a CASE alone would forget the precision.
             Some((digits, scale)) => format!(
-                "CASE WHEN {text} ~ '{NUMBER}' AND abs({text}::numeric) < 1e{} - 1 THEN {text}::{wanted} END",
+                "(CASE WHEN {text} ~ '{NUMBER}' AND abs({text}::numeric) < 1e{} - 1 THEN {text}::{wanted} END)::{wanted}",
                 digits - scale
             ),
             None => format!("({expression})::{wanted}"),

@@ -76,14 +76,12 @@ impl Sqlite {
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_with(options.clone())
             .await
-            .map_err(|error| match explain(error) {
-                StoreError::Down(why) | StoreError::Failed(why) => {
-                    StoreError::Misconfigured(format!(
-                        "cannot open {}: {why}; check that the folder exists and can be written",
-                        options.get_filename().display()
-                    ))
-                }
-                other => other,
+            .map_err(|error| {
+                StoreError::Misconfigured(format!(
+                    "cannot open {}: {}; check that the folder exists and can be written",
+                    options.get_filename().display(),
+                    explain(error)
+                ))
             })?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
@@ -103,18 +101,21 @@ impl Sqlite {
     pub async fn migrate(&self, adopt: bool, rehearse: bool) -> Result<Vec<String>> {
         let db = self.clone();
         to_the_end(async move {
-            // One writer connection: given back before the migrator takes it.
-            let before = applied(&mut *db.writer.acquire().await.map_err(explain)?).await?;
+            // One transaction around all of it: two that migrate at once take turns.
+            let mut tx = db.begin().await?;
+            let before = applied(&mut tx).await?;
             if let Some(newer) = before.last().filter(|version| **version > needed()) {
                 return Err(too_new(*newer, needed()));
             }
-            // The steps are built in and touch nothing but our own file: naming them is rehearsal enough.
-            if !rehearse {
-                migrator().run(&db.writer).await.map_err(|error| {
-                    StoreError::Schema(format!(
-                        "the tables cannot be brought to this version: {error}"
-                    ))
-                })?;
+            let done = migrator().run_direct(None, &mut *tx, false).await;
+            done.map_err(|error| {
+                StoreError::Schema(format!(
+                    "the tables cannot be brought to this version: {error}; nothing was touched"
+                ))
+            })?;
+            match rehearse {
+                true => tx.rollback().await.map_err(explain)?,
+                false => tx.commit().await.map_err(explain)?,
             }
             let new = MIGRATIONS
                 .iter()

@@ -1,12 +1,14 @@
 //! Builds the house, opens it and closes it: doors from settings, loops in their tasks, and an
 //! orderly end within a bound. `run` and the tests open the same house.
 
+mod feeds;
+mod watchdog;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use chrono::Utc;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -15,18 +17,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Reader};
-use crate::config::{BadSetting, FeedKind, Listen, Settings};
+use crate::config::{BadSetting, Listen, Settings};
 use crate::feed::Feed;
-use crate::feed::odds_api::{self, OddsApi};
-use crate::feed::racing_api::{RacingApi, RacingApiSettings};
-use crate::feed::simulator::{RaceDay, Simulator, Size};
+use crate::feed::simulator::Size;
 use crate::http::{self, Face};
 use crate::ingest::{Checks, Cycle, Ingest, Pace};
-use crate::invalidate::{Batch, Relay};
+use crate::invalidate::Relay;
 use crate::lead::Leader;
 use crate::live::{Activity, Live};
 use crate::schedule::{Clock, Cron, Ticker};
-use crate::store::{Acquired, Lease, Store, StoreError};
+use crate::store::{Acquired, Store, StoreError};
 
 /// SIGTERM to exit: the running transaction, one relay pass, open requests, and goodbye.
 const SHUTDOWN: Duration = Duration::from_secs(25);
@@ -39,6 +39,9 @@ const SIMULATED: Size = Size {
     races: 57,
     bookmakers: 28,
 };
+
+pub use feeds::{feed, feed_for_recording};
+use watchdog::watchdog;
 
 pub struct App {
     pub store: Store,
@@ -164,14 +167,21 @@ impl App {
             checks,
             state: Box::new(state(&live, &cache)),
         });
+        // Whichever loop ends first, by itself or by a panic, takes the house down with it: without
+        // any one of them the others would go on and mean nothing.
+        let closing = stop.child_token();
         // The loops end in this order: cycles, then the relay (what the last cycle left), then the
         // lease. Each has its own token, so that none goes before the one that feeds it.
         let (relay_stop, lease_stop) = (CancellationToken::new(), CancellationToken::new());
-        let leading = named("lease", {
+        let leading = vital("lease", &closing, {
             let (leader, stop) = (Arc::clone(&leader), lease_stop.clone());
             async move { leader.run(lease_tx, stop).await }
         });
-        let relaying = named("relay", relay.run(relay_stop.clone()));
+        let relaying = vital(
+            "relay",
+            &closing,
+            relay.run(lease_rx.clone(), relay_stop.clone()),
+        );
         let serving = listener.map(|listener| {
             let face = Face {
                 store: store.clone(),
@@ -179,47 +189,43 @@ impl App {
                 live: live.clone(),
                 clock,
             };
-            named(
+            let router = http::router(Arc::new(face));
+            vital(
                 "http",
-                http::serve(listener, http::router(Arc::new(face)), stop.clone()),
+                &closing,
+                http::serve(listener, router, closing.clone()),
             )
         });
-        let beat = named("watchdog", watchdog(live.clone(), stop.clone()));
-        let mut cycles = named("cycles", {
-            let (lease, stop) = (lease_rx.clone(), stop.clone());
+        let beat = named("watchdog", watchdog(live.clone(), closing.clone()));
+        let cycles = vital("cycles", &closing, {
+            let (lease, stop) = (lease_rx.clone(), closing.clone());
             async move { ingest.run(lease, pace, &stop).await }
         });
 
-        // The feed may end by itself (a recording); otherwise somebody asks us to stop.
-        let ended = tokio::select! {
-            ended = &mut cycles => Some(ended),
-            () = stop.cancelled() => None,
-        };
-        let by_itself = ended.is_some();
+        closing.cancelled().await;
+        let asked = stop.is_cancelled();
+        // For whoever else waits for our end.
         stop.cancel();
         let close = async {
-            let cycled = match ended {
-                Some(ended) => ended,
-                None => cycles.await,
-            };
+            let cycled = cycles.await;
             relay_stop.cancel();
             let relayed = relaying.await;
-            if let Some(serving) = serving {
-                let _ = serving.await;
-            }
+            let served = match serving {
+                Some(serving) => serving.await,
+                None => Ok(()),
+            };
             lease_stop.cancel();
-            let crashed = leading.await.is_err() || relayed.is_err() || cycled.is_err();
+            let led = leading.await;
             let _ = beat.await;
-            let held: Option<Lease> = lease_rx.borrow().clone();
+            let held = lease_rx.borrow().clone();
             if let Some(lease) = held {
                 leader.let_go(&lease).await;
             }
-            let reason = if crashed {
-                "a loop panicked"
-            } else if by_itself {
-                "the feed has ended"
-            } else {
-                "asked to stop"
+            let crashed = cycled.is_err() || relayed.is_err() || served.is_err() || led.is_err();
+            let reason = match (crashed, asked) {
+                (true, _) => "a loop panicked",
+                (false, true) => "asked to stop",
+                (false, false) => "the feed has ended",
             };
             live.say(Activity::Stopped {
                 reason: reason.into(),
@@ -236,7 +242,7 @@ impl App {
             .await
             .unwrap_or_else(|_| {
                 Err(anyhow!(
-                    "not everything could be finished within {} s",
+                    "not everything could be finished within {} s; what was committed is safe, and its removals wait in the outbox",
                     SHUTDOWN.as_secs()
                 ))
             })
@@ -256,28 +262,31 @@ impl App {
                 });
             }
         };
-        let renewing = named("lease", {
-            let (store, live, lease, ttl) = (
-                self.store.clone(),
-                self.live.clone(),
-                lease.clone(),
-                self.lease_ttl,
-            );
-            let state = state(&live, &self.cache);
-            async move {
-                loop {
-                    tokio::time::sleep(ttl / 3).await;
-                    let _ = store.renew(&lease, ttl, &state(), &[]).await;
-                }
-            }
+        let leader = Arc::new(Leader {
+            store: self.store.clone(),
+            live: self.live.clone(),
+            holder: self.holder,
+            ttl: self.lease_ttl,
+            checks: self.checks,
+            state: Box::new(state(&self.live, &self.cache)),
+        });
+        let lease_stop = CancellationToken::new();
+        let (lease_tx, lease_rx) = watch::channel(Some(lease.clone()));
+        let leading = named("lease", {
+            let (leader, stop) = (Arc::clone(&leader), lease_stop.clone());
+            async move { leader.run(lease_tx, stop).await }
         });
         let cycle = self.ingest.look(&lease, ONCE_TRIES, &stop).await;
-        let removed = self.relay.drain(ONCE_RELAY).await;
-        renewing.abort();
-        self.store.release(&lease).await.ok();
+        let pending = self.relay.drain_all(ONCE_RELAY).await;
+        lease_stop.cancel();
+        let _ = leading.await;
+        let held = lease_rx.borrow().clone();
+        if let Some(lease) = held {
+            leader.let_go(&lease).await;
+        }
         self.cache.close().await;
         self.store.close().await;
-        Ok(Once::Done { cycle, removed })
+        Ok(Once::Done { cycle, pending })
     }
 }
 
@@ -285,95 +294,13 @@ impl App {
 pub enum Once {
     Done {
         cycle: Cycle,
-        removed: Result<Batch, StoreError>,
+        /// Removals that are left to the next run.
+        pending: Result<i64, StoreError>,
     },
     HeldElsewhere {
         holder: String,
         for_another: Duration,
     },
-}
-
-/// The feed that the settings name.
-pub fn feed(settings: &Settings, clock: &Clock) -> anyhow::Result<Feed> {
-    feed_with(settings, clock, true)
-}
-
-fn feed_with(settings: &Settings, clock: &Clock, conditional: bool) -> anyhow::Result<Feed> {
-    let args = &settings.feed;
-    let named = |value: &Vec<String>| {
-        value
-            .iter()
-            .filter(|text| !text.trim().is_empty())
-            .cloned()
-            .collect()
-    };
-    let deadline = Duration::from_secs(args.feed_timeout_seconds);
-    match args.feed {
-        FeedKind::RacingApi => {
-            let (Some(username), Some(password)) =
-                (&args.racing_api_username, &args.racing_api_password)
-            else {
-                bail!(BadSetting(
-                    "The Racing API needs RACING_API_USERNAME and RACING_API_PASSWORD; set both, or try \
-                     `oddsd demo`, which needs no key"
-                        .into()
-                ));
-            };
-            let settings = RacingApiSettings {
-                base_url: args.racing_api_url.clone(),
-                regions: named(&args.racing_api_regions),
-                page_limit: args.racing_api_page,
-                cards_per_second: args.racing_api_cards_per_second,
-                races_per_second: args.racing_api_races_per_second,
-                deadline,
-                conditional,
-                ..RacingApiSettings::new(username.clone(), password.clone())
-            };
-            Ok(Feed::RacingApi(Box::new(RacingApi::new(settings)?)))
-        }
-        FeedKind::OddsApi => {
-            let Some(key) = &args.odds_api_key else {
-                bail!(BadSetting("The Odds API needs ODDS_API_KEY".into()))
-            };
-            let Some(sport) = args
-                .odds_api_sport
-                .as_deref()
-                .filter(|sport| !sport.trim().is_empty())
-            else {
-                bail!(BadSetting(
-                    "The Odds API needs ODDS_API_SPORT, the league to poll, e.g. baseball_mlb"
-                        .into()
-                ));
-            };
-            let settings = odds_api::Settings {
-                base_url: args.odds_api_url.clone(),
-                api_key: key.clone(),
-                sport: sport.trim().into(),
-                regions: named(&args.odds_api_regions),
-                markets: named(&args.odds_api_markets),
-                odds_format: args.odds_api_format.into(),
-                deadline,
-                quota_floor: args.odds_api_quota_floor,
-            };
-            Ok(Feed::OddsApi(Box::new(OddsApi::new(settings)?)))
-        }
-        FeedKind::Simulator => {
-            let day = clock
-                .now()
-                .with_timezone(&chrono_tz::Europe::London)
-                .date_naive();
-            let day = RaceDay::new(args.simulator_seed, day, SIMULATED);
-            Ok(Feed::Simulator(Box::new(Simulator::new(day))))
-        }
-        FeedKind::Betfair => bail!(BadSetting(
-            "betfair streams come from recordings: `oddsd replay FILE --feed betfair`".into()
-        )),
-    }
-}
-
-/// The same feed for a recorder, which wants every body and no "not modified".
-pub fn feed_for_recording(settings: &Settings, clock: &Clock) -> anyhow::Result<Feed> {
-    feed_with(settings, clock, false)
 }
 
 /// What the daemon says of itself with each renewal of its lease.
@@ -393,47 +320,6 @@ fn state(
     }
 }
 
-/// systemd's readiness and watchdog: fed while cycles go on, starved when the loop hangs. A cycle
-/// says when the next one is due; the watchdog allows for that and a little more.
-async fn watchdog(live: Live, stop: CancellationToken) {
-    const SLACK: i64 = 120;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let Some(every) = sd_notify::watchdog_enabled() else {
-        return;
-    };
-    let due = AtomicI64::new(Utc::now().timestamp() + SLACK);
-    let mut watcher = live.watch();
-    let mut beat = tokio::time::interval(every / 3);
-    loop {
-        tokio::select! {
-            heard = watcher.next() => {
-                let now = Utc::now().timestamp();
-                match heard {
-                    Some(crate::live::Heard::Said(said)) => match &said.activity {
-                        Activity::CycleComplete { next_s, .. } => due.store(now + *next_s as i64 + SLACK, Ordering::Relaxed),
-                        Activity::FetchFailed { retry_ms, .. } | Activity::StoreFailed { retry_ms, .. } => {
-                            due.store(now + (*retry_ms / 1000) as i64 + SLACK, Ordering::Relaxed);
-                        }
-                        Activity::StandingBy { .. } => due.store(i64::MAX, Ordering::Relaxed),
-                        _ => {}
-                    },
-                    Some(crate::live::Heard::Missed(_)) => due.store(now + SLACK, Ordering::Relaxed),
-                    None => return,
-                }
-            }
-            _ = beat.tick() => {
-                if Utc::now().timestamp() < due.load(Ordering::Relaxed) {
-                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-                }
-            }
-            () = stop.cancelled() => {
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-                return;
-            }
-        }
-    }
-}
-
 /// A task with a name in whatever it logs.
 fn named<T: Send + 'static>(
     name: &'static str,
@@ -441,4 +327,17 @@ fn named<T: Send + 'static>(
 ) -> JoinHandle<T> {
     use tracing::Instrument;
     tokio::spawn(work.instrument(tracing::debug_span!("task", name)))
+}
+
+/// A task without which the house makes no sense: when it ends, however it ends, `closing` begins.
+fn vital<T: Send + 'static>(
+    name: &'static str,
+    closing: &CancellationToken,
+    work: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
+    let closing = closing.clone().drop_guard();
+    named(name, async move {
+        let _closing = closing;
+        work.await
+    })
 }

@@ -1,0 +1,96 @@
+//! The feed that the settings name, opened.
+
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::SIMULATED;
+use crate::config::{BadSetting, FeedKind, Settings};
+use crate::feed::Feed;
+use crate::feed::odds_api::{self, OddsApi};
+use crate::feed::racing_api::{RacingApi, RacingApiSettings};
+use crate::feed::simulator::{RaceDay, Simulator};
+use crate::schedule::Clock;
+
+/// The feed that the settings name.
+pub fn feed(settings: &Settings, clock: &Clock) -> anyhow::Result<Feed> {
+    feed_with(settings, clock, true)
+}
+
+fn feed_with(settings: &Settings, clock: &Clock, conditional: bool) -> anyhow::Result<Feed> {
+    let args = &settings.feed;
+    let named = |value: &Vec<String>| {
+        value
+            .iter()
+            .filter(|text| !text.trim().is_empty())
+            .cloned()
+            .collect()
+    };
+    let deadline = Duration::from_secs(args.feed_timeout_seconds);
+    match args.feed {
+        FeedKind::RacingApi => {
+            let (Some(username), Some(password)) =
+                (&args.racing_api_username, &args.racing_api_password)
+            else {
+                bail!(BadSetting(
+                    "The Racing API needs RACING_API_USERNAME and RACING_API_PASSWORD; set both, or try \
+                     `oddsd demo`, which needs no key"
+                        .into()
+                ));
+            };
+            let settings = RacingApiSettings {
+                base_url: args.racing_api_url.clone(),
+                regions: named(&args.racing_api_regions),
+                page_limit: args.racing_api_page,
+                cards_per_second: args.racing_api_cards_per_second,
+                races_per_second: args.racing_api_races_per_second,
+                deadline,
+                conditional,
+                ..RacingApiSettings::new(username.clone(), password.clone())
+            };
+            Ok(Feed::RacingApi(Box::new(RacingApi::new(settings)?)))
+        }
+        FeedKind::OddsApi => {
+            let Some(key) = &args.odds_api_key else {
+                bail!(BadSetting("The Odds API needs ODDS_API_KEY".into()))
+            };
+            let Some(sport) = args
+                .odds_api_sport
+                .as_deref()
+                .filter(|sport| !sport.trim().is_empty())
+            else {
+                bail!(BadSetting(
+                    "The Odds API needs ODDS_API_SPORT, the league to poll, e.g. baseball_mlb"
+                        .into()
+                ));
+            };
+            let settings = odds_api::Settings {
+                base_url: args.odds_api_url.clone(),
+                api_key: key.clone(),
+                sport: sport.trim().into(),
+                regions: named(&args.odds_api_regions),
+                markets: named(&args.odds_api_markets),
+                odds_format: args.odds_api_format.into(),
+                deadline,
+                quota_floor: args.odds_api_quota_floor,
+            };
+            Ok(Feed::OddsApi(Box::new(OddsApi::new(settings)?)))
+        }
+        FeedKind::Simulator => {
+            let day = clock
+                .now()
+                .with_timezone(&chrono_tz::Europe::London)
+                .date_naive();
+            let day = RaceDay::new(args.simulator_seed, day, SIMULATED);
+            Ok(Feed::Simulator(Box::new(Simulator::new(day))))
+        }
+        FeedKind::Betfair => bail!(BadSetting(
+            "betfair streams come from recordings: `oddsd replay FILE --feed betfair`".into()
+        )),
+    }
+}
+
+/// The same feed for a recorder, which wants every body and no "not modified".
+pub fn feed_for_recording(settings: &Settings, clock: &Clock) -> anyhow::Result<Feed> {
+    feed_with(settings, clock, false)
+}

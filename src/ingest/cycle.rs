@@ -1,0 +1,275 @@
+//! One cycle: fetch, diff, commit, poke; and what is said of it. A cycle that fails leaves nothing
+//! half-done: before the commit nothing has happened, after it the outbox knows.
+
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Cycle, Ingest, Pace, SECOND_LOOK};
+use crate::diff::{Changes, Guard, PriceChange, PriceChangeKind, diff};
+use crate::feed::{Ask, FeedError, Fetched};
+use crate::live::Activity;
+use crate::model::Event;
+use crate::schedule::{Failure, Wait, Watched, backoff};
+use crate::store::{CycleFacts, Lease, Loaded, StoreError};
+
+/// Price moves told to watchers a cycle: a glimpse, not the data.
+const MOVES_TOLD: usize = 6;
+
+impl Ingest {
+    /// One look at the feed, and everything that follows from it. `pace` is only for saying when
+    /// the next one comes; `once` has none.
+    pub async fn cycle(
+        &mut self,
+        lease: &Lease,
+        ask: &Ask,
+        pace: Option<&Pace>,
+        stop: &CancellationToken,
+    ) -> Cycle {
+        let mut loaded = match self.remember().await {
+            Ok(loaded) => loaded,
+            Err(why) => return self.store_failed(0, why),
+        };
+        let id = loaded.next_cycle;
+        let asked_at = self.clock.now();
+        let started = Instant::now();
+        let fetched = tokio::select! {
+            fetched = self.feed.fetch(ask, asked_at) => fetched,
+            () = stop.cancelled() => {
+                self.memory = Some(loaded);
+                return Cycle::Stopped;
+            }
+        };
+        let Fetched { snapshot, .. } = match fetched {
+            Ok(fetched) => fetched,
+            Err(why) => {
+                self.memory = Some(loaded);
+                return self.fetch_failed(id, why);
+            }
+        };
+        let fetch_ms = started.elapsed().as_millis() as i64;
+
+        let started = Instant::now();
+        let guard = Guard {
+            max_removed_fraction: self.settings.max_removed_fraction,
+            first_look: self.first_look.as_ref(),
+        };
+        let mut changes = diff(&loaded.book, &snapshot, &guard);
+        let diff_ms = started.elapsed().as_millis() as i64;
+        loaded.next_cycle += 1;
+
+        let bookmakers: BTreeSet<&str> = snapshot
+            .bookmakers
+            .iter()
+            .map(|bookmaker| bookmaker.id.as_str())
+            .collect();
+        let facts = CycleFacts {
+            id,
+            feed: self.feed.name().into(),
+            races: snapshot.events.len() as i64,
+            horses: snapshot
+                .events
+                .iter()
+                .map(|event| event.selections.len() as i64)
+                .sum(),
+            bookmakers: bookmakers.into_iter().map(Into::into).collect(),
+            fetch_ms,
+            diff_ms,
+        };
+
+        let started = Instant::now();
+        let written = if changes.is_quiet() {
+            None
+        } else {
+            match self.store.commit(lease, &facts, &changes).await {
+                Ok(written) => {
+                    self.poke.notify_one();
+                    Some(written)
+                }
+                Err(why) => return self.store_failed(id, why),
+            }
+        };
+        let write_ms = started.elapsed().as_millis() as u64;
+
+        // Committed, or nothing to commit: memory may move forward.
+        self.failures = 0;
+        let held_back = changes.held_back.take();
+        let (counts, rows) = (
+            changes.counts,
+            changes.events.len() + changes.selections.len(),
+        );
+        let rejects = std::mem::take(&mut changes.rejects);
+        self.tell_moves(id, &changes);
+        self.note_checked(&loaded, &changes);
+        loaded.book.apply(changes);
+        if pace.is_some() {
+            let events = loaded.book.events.values();
+            self.watched = events
+                .filter_map(|stored| watched(&stored.event, stored.checked_at))
+                .collect();
+        }
+        if *ask == Ask::Everything {
+            self.whole_card_at = Some(snapshot.as_of);
+        }
+        self.memory = Some(loaded);
+
+        if !rejects.is_empty() {
+            tracing::warn!(
+                event = "cycle.rows_rejected",
+                cycle = id,
+                rows = rejects.total(),
+                reasons = %rejects,
+                "{} rows of the answer were set aside; the rest was used", rejects.total()
+            );
+        }
+        self.first_look = held_back.map(|held| {
+            self.live.say(Activity::RefusedRemovals {
+                cycle: id as u64,
+                removals: held.prices as u64,
+                open: held.open_prices as u64,
+            });
+            held.missing
+        });
+        let cycle = match written {
+            None => Cycle::Unchanged(counts),
+            Some(written) => Cycle::Committed(counts, written),
+        };
+        let next = pace
+            .map(|pace| self.wait_after(&cycle, pace))
+            .unwrap_or_default();
+        self.live.say(Activity::CycleComplete {
+            cycle: id as u64,
+            counts,
+            facts: rows as u64,
+            races: facts.races as u64,
+            horses: facts.horses as u64,
+            bookmakers: facts.bookmakers.len() as u64,
+            errors: counts.rejected,
+            fetch_ms: fetch_ms as u64,
+            diff_ms: diff_ms as u64,
+            write_ms,
+            next_s: next.as_secs_f64().ceil() as u64,
+        });
+        cycle
+    }
+
+    /// One whole look for an external cron: a passing failure is tried again, a short answer is
+    /// looked at a second time, since the next run of this program knows nothing of this one.
+    pub async fn look(&mut self, lease: &Lease, tries: u32, stop: &CancellationToken) -> Cycle {
+        for _ in 1..tries {
+            let cycle = self.cycle(lease, &Ask::Everything, None, stop).await;
+            let wait = match &cycle {
+                Cycle::FetchFailed(why) if why.is_retryable() => self.retry,
+                Cycle::StoreFailed(StoreError::Down(_) | StoreError::Failed(_)) => self.retry,
+                Cycle::Unchanged(_) | Cycle::Committed(..) if self.first_look.is_some() => {
+                    SECOND_LOOK
+                }
+                _ => return cycle,
+            };
+            if self.clock.sleep(wait, stop).await == Wait::Stopped {
+                return cycle;
+            }
+        }
+        self.cycle(lease, &Ask::Everything, None, stop).await
+    }
+
+    /// What is stored: from memory, or loaded.
+    async fn remember(&mut self) -> Result<Loaded, StoreError> {
+        match self.memory.take() {
+            Some(loaded) => Ok(loaded),
+            None => self.store.load().await,
+        }
+    }
+
+    fn fetch_failed(&mut self, cycle: i64, why: FeedError) -> Cycle {
+        if why == FeedError::Ended {
+            return Cycle::FetchFailed(why);
+        }
+        self.failures += 1;
+        self.retry = backoff(failure(&why), self.failures, fastrand::f64());
+        self.live.say(Activity::FetchFailed {
+            cycle: cycle as u64,
+            feed: self.feed.name().into(),
+            failure: why.outcome(),
+            needs_person: !why.is_retryable(),
+            attempt: self.failures,
+            retry_ms: self.retry.as_millis() as u64,
+            error: why.to_string(),
+        });
+        Cycle::FetchFailed(why)
+    }
+
+    fn store_failed(&mut self, cycle: i64, why: StoreError) -> Cycle {
+        self.failures += 1;
+        self.retry = backoff(Failure::Temporary, self.failures, fastrand::f64());
+        self.live.say(Activity::StoreFailed {
+            cycle: cycle as u64,
+            attempt: self.failures,
+            retry_ms: self.retry.as_millis() as u64,
+            error: why.to_string(),
+        });
+        Cycle::StoreFailed(why)
+    }
+
+    fn note_checked(&self, loaded: &Loaded, changes: &Changes) {
+        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in &changes.checked {
+            if let Some(stored) = loaded.book.events.get(id) {
+                checks.insert(stored.row, changes.as_of);
+            }
+        }
+        for change in &changes.events {
+            checks.insert(change.row, changes.as_of);
+        }
+    }
+
+    fn tell_moves(&self, cycle: i64, changes: &Changes) {
+        let moves = changes.prices.iter().filter(|change| {
+            matches!(
+                change.kind,
+                PriceChangeKind::Changed | PriceChangeKind::Withdrawn
+            )
+        });
+        for PriceChange {
+            event,
+            key,
+            kind,
+            before,
+            offer,
+            ..
+        } in moves.take(MOVES_TOLD)
+        {
+            self.live.say(Activity::PriceMoved {
+                cycle: cycle as u64,
+                event: event.clone(),
+                selection: key.selection.clone(),
+                bookmaker: key.bookmaker.clone(),
+                from: before.as_ref().map(|offer| offer.decimal),
+                to: (*kind != PriceChangeKind::Withdrawn).then_some(offer.decimal),
+            });
+        }
+    }
+}
+
+/// Races worth a look of their own.
+fn watched(event: &Event, checked_at: DateTime<Utc>) -> Option<Watched> {
+    (event.listed && !event.status.is_final()).then(|| Watched {
+        id: event.id.clone(),
+        off: event.starts_at,
+        checked_at: Some(checked_at),
+    })
+}
+
+/// What a failure means for the schedule.
+pub fn failure(why: &FeedError) -> Failure {
+    match why {
+        FeedError::Unauthorized { .. } | FeedError::BadRequest { .. } => Failure::Unauthorized,
+        FeedError::RateLimited { retry_after, .. } => Failure::RateLimited {
+            retry_after: *retry_after,
+        },
+        _ => Failure::Temporary,
+    }
+}

@@ -1,0 +1,214 @@
+//! Readers in front of a running daemon: what they are told is fresh, also while it changes, also
+//! without a cache.
+
+use std::collections::HashSet;
+
+use reqwest::Method;
+use serde_json::json;
+
+use super::Town;
+use super::town::{INVALIDATED, ask, first_price, get};
+
+const CARD: &str = "/v1/races/by-stage";
+
+#[tokio::test]
+async fn a_reader_sees_the_new_price_with_the_first_read_after_the_removal() {
+    let (town, mut card) = Town::racing().await;
+    let mut daemon = town.run();
+    let url = daemon.url().await;
+    daemon.says(INVALIDATED).await;
+    let path = format!("{url}{CARD}");
+
+    let first = get(&path).await;
+    assert_eq!(
+        (first.status, first.cache()),
+        (200, "MISS"),
+        "{}",
+        first.body
+    );
+    assert_eq!(first_price(&first.json()), Some(3.3));
+    assert_eq!(first.json()["total_races"], 4);
+    let second = get(&path).await;
+    assert_eq!(second.cache(), "HIT");
+    assert_eq!(second.body, first.body);
+    assert_eq!(second.header("x-cache-key"), "races:by-stage:v1");
+    let ttl: u64 = second.header("x-cache-ttl").parse().expect("seconds");
+    assert!(ttl <= 60, "{ttl}");
+
+    card.set_price("7.5");
+    town.serve(&card);
+    let line = daemon.says("Cycle complete: 1 updated").await;
+    assert!(
+        line.contains("inserted=0") && line.contains("47 skipped"),
+        "{line}"
+    );
+    daemon.says(INVALIDATED).await;
+    let third = get(&path).await;
+    assert_eq!(third.cache(), "MISS");
+    assert_eq!(first_price(&third.json()), Some(7.5));
+    assert_eq!(get(&path).await.cache(), "HIT");
+
+    let event = get(&format!("{url}/v1/events/rac_0/prices")).await;
+    assert_eq!((event.status, event.cache()), (200, "MISS"));
+    let fresh = ask(Method::GET, &path, &[("cache-control", "no-cache")]).await;
+    assert_eq!((fresh.status, fresh.cache()), (200, "BYPASS"));
+    daemon.stop().await.expect(0);
+    town.is_right(&card).await;
+}
+
+#[tokio::test]
+async fn every_fact_is_written_once() {
+    let (town, mut card) = Town::racing().await;
+    let mut daemon = town.run();
+    daemon.says("inserted=48").await;
+
+    // The ground dries: one fact of one race.
+    card.races[0]["going"] = json!("Good to Firm");
+    town.serve(&card);
+    let line = daemon.says("facts=1").await;
+    assert!(
+        line.contains("Cycle complete: 0 updated | 48 skipped"),
+        "{line}"
+    );
+
+    // A runner is out: its four prices and itself.
+    card.scratch(1, 2);
+    town.serve(&card);
+    let line = daemon.says("withdrawn=4").await;
+    assert!(line.contains("facts=1"), "{line}");
+
+    // One bookmaker takes its price down.
+    card.odds(2, 0, 1)["decimal"] = json!("-");
+    card.odds(2, 0, 1)["fractional"] = json!("-");
+    town.serve(&card);
+    daemon.says("withdrawn=1").await;
+
+    card.races[3]["is_abandoned"] = json!(true);
+    town.serve(&card);
+    let line = daemon.says("facts=1").await;
+    assert!(!line.contains("errors=1"), "{line}");
+
+    // The race leaves the card.
+    card.races.remove(2);
+    town.serve(&card);
+    daemon.says("withdrawn=11").await;
+    // And nothing of it is written twice.
+    daemon.says("Cycle complete: 0 updated").await;
+    let cycles = town.number("SELECT count(*) FROM oddsd.cycles").await;
+    let line = daemon.says("inserted=0 updated=0 withdrawn=0").await;
+    assert!(!line.contains("facts="), "{line}");
+    daemon.says("inserted=0 updated=0 withdrawn=0").await;
+    assert_eq!(
+        town.number("SELECT count(*) FROM oddsd.cycles").await,
+        cycles
+    );
+    assert_eq!(cycles, 6);
+    daemon.stop().await.expect(0);
+    town.has_no_repeats().await;
+    let unlisted = "SELECT count(*) FROM oddsd.events WHERE NOT listed";
+    assert_eq!(town.number(unlisted).await, 1);
+    let abandoned = "SELECT count(*) FROM oddsd.events WHERE status = 'abandoned'";
+    assert_eq!(town.number(abandoned).await, 1);
+    let out = "SELECT count(*) FROM oddsd.selections WHERE status = 'non_runner'";
+    assert_eq!(town.number(out).await, 1);
+}
+
+#[tokio::test]
+async fn fifty_cold_readers_make_one_load() {
+    let (town, _card) = Town::racing().await;
+    let town = Town {
+        // One look, and then quiet: nothing is removed between the readers.
+        settings: town
+            .settings
+            .with("CADENCE", "*=900s")
+            .with("WHOLE_CARD_SECONDS", "900"),
+        ..town
+    };
+    let mut daemon = town.run();
+    let url = daemon.url().await;
+    daemon.says(INVALIDATED).await;
+    let path = format!("{url}{CARD}");
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let path = path.clone();
+        readers.spawn(async move { get(&path).await });
+    }
+    let answers = readers.join_all().await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    // Each load stamps its body with the moment: all readers have the same one.
+    let bodies: HashSet<&str> = answers.iter().map(|answer| answer.body.as_str()).collect();
+    assert_eq!(bodies.len(), 1, "loads");
+    daemon.stop().await.expect(0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_answered_says_what_can() {
+    let (town, _card) = Town::racing().await;
+    let mut daemon = town.run();
+    let url = daemon.url().await;
+    daemon.says("Cycle complete").await;
+    let cases = [
+        ("/v1/races/by-stage?stage=at_post", 400),
+        ("/v1/events/rac_0/prices?limit=1", 400),
+        ("/v1/events/rac_none/prices", 404),
+        ("/v1/events/%00/prices", 404),
+        ("/v1/events/a%0Ab/prices", 404),
+        ("/v1/nowhere", 404),
+        ("/", 200),
+        ("/livez", 200),
+        ("/readyz", 200),
+    ];
+    for (path, status) in cases {
+        let answer = get(&format!("{url}{path}")).await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.body);
+        if status >= 400 {
+            let problem = answer.json();
+            for part in ["error", "hint"] {
+                assert!(
+                    problem[part].as_str().is_some_and(|t| t.len() > 10),
+                    "{path}: {problem}"
+                );
+            }
+        }
+    }
+    let post = ask(Method::POST, &format!("{url}{CARD}"), &[]).await;
+    assert_eq!(post.status, 405, "{}", post.body);
+    assert!(post.header("allow").contains("GET"), "{:?}", post.headers);
+    let long = get(&format!("{url}/v1/events/{}/prices", "x".repeat(7_000))).await;
+    assert_eq!(long.status, 404, "{}", long.body);
+    daemon.stop().await.expect(0);
+}
+
+#[tokio::test]
+async fn without_a_cache_everything_is_answered_and_no_cache_is_contacted() {
+    let (mut town, mut card) = Town::racing().await;
+    town.settings = town.settings.with("CACHE_ENABLED", "false");
+    town.put_foreign("foreign").await;
+    let connections = |info: crate::world::resp::Reply| {
+        let text = format!("{info:?}");
+        let (_, rest) = text
+            .split_once("total_connections_received:")
+            .expect("INFO");
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse::<u64>().expect("a number")
+    };
+    let before = connections(town.redis.cli(&["INFO", "stats"]).await);
+    let mut daemon = town.run();
+    let url = daemon.url().await;
+    daemon.says("inserted=48").await;
+    for _ in 0..2 {
+        let answer = get(&format!("{url}{CARD}")).await;
+        assert_eq!((answer.status, answer.cache()), (200, "BYPASS"));
+    }
+    card.set_price("5.5");
+    town.serve(&card);
+    daemon.says("Cycle complete: 1 updated").await;
+    let answer = get(&format!("{url}{CARD}")).await;
+    assert_eq!(first_price(&answer.json()), Some(5.5));
+    daemon.stop().await.expect(0);
+    assert_eq!(town.outbox().await, 0, "nobody is waiting for a removal");
+    assert_eq!(town.cached().await.as_deref(), Some(&b"foreign"[..]));
+    // Our own looks: the SET, two INFOs, the GET just now comes before the second INFO.
+    let after = connections(town.redis.cli(&["INFO", "stats"]).await);
+    assert_eq!(after - before, 2, "somebody contacted the cache");
+}

@@ -1,0 +1,247 @@
+//! Taking over a database that another worker filled: all of it or nothing, and its readers notice nothing.
+
+use oddsd::model::Offer;
+use oddsd::store::StoreError;
+use sqlx::{AssertSqlSafe, Executor};
+
+use super::home::{Backend, Daemon, Day, Home, decimal};
+use crate::world::postgres;
+
+/// A table as people have it, with `rows` prices of races, runners and bookmakers by their number.
+async fn old_table(home: &Home, id: &str, rows: usize) {
+    let mut admin = postgres::connect(&home.url).await;
+    let table = format!(
+        "CREATE TABLE ra_odds_live (
+             id {id}, race_id text NOT NULL, horse_id text NOT NULL, bookmaker_id varchar(50) NOT NULL,
+             race_date date, race_time time, off_dt timestamptz, course text, race_name text, race_class text,
+             race_type text, distance text, going text, runners integer, horse_name text, horse_number integer,
+             jockey text, trainer text, draw integer, weight text, age text, form text, bookmaker_name text,
+             bookmaker_type text, market_type text DEFAULT 'win', odds_decimal numeric(10,3), odds_fractional text,
+             market_status text, in_play boolean DEFAULT false, odds_timestamp timestamptz, fetched_at timestamptz,
+             updated_at timestamptz DEFAULT now(), region text, UNIQUE (race_id, horse_id, bookmaker_id));
+         INSERT INTO ra_odds_live (race_id, horse_id, bookmaker_id, race_date, race_time, off_dt, course, race_name,
+             going, runners, horse_name, horse_number, draw, bookmaker_name, bookmaker_type, odds_decimal,
+             odds_fractional, odds_timestamp, fetched_at)
+         SELECT 'rac_' || n / 240, 'hrs_' || n / 240 || '_' || n / 24 % 10, 'bookie' || n % 24, '2027-01-15', '14:05',
+             '2027-01-15 09:00+00', 'Ascot', 'The Stakes', 'Good', 10, 'Runner ' || n / 24 % 10, n / 24 % 10 + 1, 4,
+             'Bookie ' || n % 24, 'fixed', 1.5 + (n % 900) / 100.0, '5/2', '2027-01-15 07:59+00', '2027-01-15 07:59:30+00'
+         FROM generate_series(0, {} - 1) n",
+        rows
+    );
+    admin
+        .execute(AssertSqlSafe(table))
+        .await
+        .expect("the old worker's table");
+}
+
+fn said(outcome: Result<Vec<String>, StoreError>) -> String {
+    match outcome {
+        Err(StoreError::Schema(why)) => why,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// Everything that could have been touched: relations with their kinds and ids, and the rows.
+async fn picture(home: &Home) -> Vec<String> {
+    let mut all = home
+        .look(
+            "SELECT concat_ws(' ', n.nspname, relname, relkind, c.oid, relacl) FROM pg_class c
+             JOIN pg_namespace n ON n.oid = relnamespace
+             WHERE n.nspname IN ('public', 'oddsd') ORDER BY 1",
+        )
+        .await;
+    all.extend(
+        home.look("SELECT md5(string_agg(o::text, '|' ORDER BY o::text)) FROM ra_odds_live o")
+            .await,
+    );
+    all
+}
+
+#[tokio::test]
+async fn an_existing_table_stops_the_migration_and_is_not_touched() {
+    let home = Backend::Postgres.empty().await;
+    old_table(&home, "bigserial PRIMARY KEY", 50).await;
+    home.meddle(
+        "CREATE VIEW ra_odds_live_latest AS SELECT race_id, odds_decimal FROM ra_odds_live",
+    )
+    .await;
+    let before = picture(&home).await;
+    let why = said(home.store.migrate(false).await);
+    assert!(
+        why.contains("table ra_odds_live, view ra_odds_live_latest"),
+        "{why}"
+    );
+    assert!(
+        why.contains("--adopt") && why.contains("nothing was touched"),
+        "{why}"
+    );
+    assert_eq!(picture(&home).await, before, "not even a schema of ours");
+    let unfit = home.store.check_schema().await;
+    assert!(matches!(unfit, Err(StoreError::Schema(_))), "{unfit:?}");
+}
+
+#[tokio::test]
+async fn adopting_keeps_rows_types_and_readers() {
+    let home = Backend::Postgres.empty().await;
+    old_table(&home, "bigserial PRIMARY KEY", 480).await;
+    let (reader, web) = (
+        format!("reader_{}", fastrand::u32(..)),
+        format!("web_{}", fastrand::u32(..)),
+    );
+    let mut admin = postgres::connect(&home.url).await;
+    let rights = format!(
+        "CREATE VIEW ra_odds_live_latest AS SELECT race_id, odds_decimal FROM ra_odds_live;
+         CREATE ROLE {reader}; CREATE ROLE {web};
+         GRANT SELECT ON ra_odds_live, ra_odds_live_latest TO {reader}; GRANT ALL ON ra_odds_live TO {web};
+         ALTER TABLE ra_odds_live ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY readers ON ra_odds_live FOR SELECT TO {reader} USING (true);
+         UPDATE ra_odds_live SET bookmaker_id = 'Betfair Exchange' WHERE bookmaker_id = 'bookie0';
+         UPDATE ra_odds_live SET odds_decimal = NULL WHERE bookmaker_id = 'bookie1';
+         UPDATE ra_odds_live SET odds_timestamp = 'infinity', off_dt = '-infinity' WHERE race_id = 'rac_1'"
+    );
+    admin.execute(AssertSqlSafe(rights)).await.expect("rights");
+    let types = "SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
+                 WHERE attrelid = 'ra_odds_live'::regclass AND attnum > 0 AND attname <> 'region' ORDER BY attnum";
+    let (before, rows) = (home.look(types).await, live(&home).await);
+
+    let said = home.store.migrate(true).await.expect("adopted").join("\n");
+    for line in [
+        "renamed ra_odds_live to ra_odds_live_before_oddsd",
+        "imported 2 races, 20 runners and 460 prices from ra_odds_live (20 rows were set aside",
+        "ra_odds_live no longer has region",
+        &format!("{web} may no longer read ra_odds_live: row security"),
+    ] {
+        assert!(said.contains(line), "no {line:?} in:\n{said}");
+    }
+    home.store.check_schema().await.expect("fits");
+    assert_eq!(home.look(types).await, before);
+    let now: Vec<String> = live(&home).await;
+    let renamed = rows
+        .iter()
+        .filter(|row| !row.contains("bookie1 "))
+        .map(|row| row.replace("Betfair Exchange", "betfair"));
+    let mut kept: Vec<String> = renamed.collect();
+    kept.sort();
+    assert_eq!(now, kept);
+    assert_eq!(
+        home.one("SELECT count(*)::text FROM ra_odds_live_before_oddsd")
+            .await,
+        "480"
+    );
+    for (role, may) in [(&reader, true), (&web, false)] {
+        let mut eye = postgres::connect(&home.url).await;
+        eye.execute(AssertSqlSafe(format!("SET ROLE {role}")))
+            .await
+            .expect("a role");
+        for view in ["ra_odds_live", "ra_odds_live_latest"] {
+            let read = eye
+                .execute(AssertSqlSafe(format!("SELECT * FROM {view}")))
+                .await;
+            assert_eq!(read.is_ok(), may, "{role} {view}: {read:?}");
+        }
+        eye.execute(AssertSqlSafe(format!(
+            "RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}"
+        )))
+        .await
+        .expect("gone");
+    }
+    assert_eq!(home.store.migrate(false).await.expect("migrated"), [""; 0]);
+    home.store.load().await.expect("the rows load");
+}
+
+async fn live(home: &Home) -> Vec<String> {
+    let rows = "SELECT concat_ws(' ', race_id, horse_id, bookmaker_id, odds_decimal, horse_number, draw, race_time, runners)
+                FROM ra_odds_live";
+    let mut rows = home.look(rows).await;
+    rows.sort();
+    rows
+}
+
+#[tokio::test]
+async fn a_table_with_uuids_is_adopted_too() {
+    let home = Backend::Postgres.empty().await;
+    old_table(&home, "uuid PRIMARY KEY DEFAULT gen_random_uuid()", 48).await;
+    home.store.migrate(true).await.expect("adopted");
+    assert_eq!(
+        home.one("SELECT count(DISTINCT id)::text FROM ra_odds_live")
+            .await,
+        "48"
+    );
+    assert_eq!(
+        home.one("SELECT DISTINCT pg_typeof(id)::text FROM ra_odds_live")
+            .await,
+        "uuid"
+    );
+}
+
+#[tokio::test]
+async fn an_adoption_that_fails_leaves_everything_as_it_was() {
+    for (spoil, told) in [
+        (
+            "ALTER TABLE ra_odds_live DROP COLUMN odds_decimal",
+            "no column odds_decimal",
+        ),
+        (
+            "CREATE TABLE ra_odds_live_before_oddsd (x int)",
+            "ra_odds_live_before_oddsd exists already",
+        ),
+    ] {
+        let home = Backend::Postgres.empty().await;
+        old_table(&home, "bigserial PRIMARY KEY", 50).await;
+        home.meddle(spoil).await;
+        let before = picture(&home).await;
+        let why = said(home.store.migrate(true).await);
+        assert!(
+            why.contains(told) && why.contains("nothing was touched"),
+            "{why}"
+        );
+        assert_eq!(picture(&home).await, before);
+    }
+}
+
+#[tokio::test]
+async fn the_first_look_after_an_adoption_changes_no_price() {
+    let home = Backend::Postgres.empty().await;
+    old_table(&home, "bigserial PRIMARY KEY", 12_000).await;
+    let began = std::time::Instant::now();
+    home.store.migrate(true).await.expect("adopted");
+    println!("adopted 12,000 rows in {:?}", began.elapsed());
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    assert_eq!(ann.book.open_prices(), 12_000);
+    let mut day = Day::of(50, 10, 24);
+    day.pass(3600);
+    for n in 0..12_000 {
+        let odds = decimal("1.5") + rust_decimal::Decimal::new((n % 900) as i64, 2);
+        day.set(
+            n / 240,
+            n % 240,
+            Some(Offer {
+                fractional: Some("5/2".into()),
+                ..Offer::decimal(odds)
+            }),
+        );
+    }
+    let changes = ann.changes(&day.snapshot());
+    assert_eq!(changes.counts.unchanged, 12_000);
+    assert_eq!(changes.counts.written(), 0);
+    let written = ann
+        .see(&day.snapshot())
+        .await
+        .expect("facts that the old table did not have");
+    assert_eq!((written.inserted, written.updated), (0, 0));
+    day.pass(10);
+    assert_eq!(ann.see(&day.snapshot()).await, None);
+    // And it goes on from there, with the price it was adopted with as the first of its history.
+    day.set(0, 0, Some(Offer::decimal(decimal("3"))));
+    ann.see(&day.snapshot()).await.expect("a move");
+    let found = home
+        .store
+        .event_prices(&"rac_0".into())
+        .await
+        .expect("prices")
+        .expect("known");
+    assert_eq!(
+        (found.prices[0].opening, found.prices[0].offer.decimal),
+        (decimal("1.5"), decimal("3"))
+    );
+}

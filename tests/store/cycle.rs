@@ -1,0 +1,256 @@
+//! A cycle: all of it or nothing, counted by the database, and only what changed.
+
+use oddsd::diff::PriceChangeKind;
+use oddsd::model::{Price, SelectionStatus};
+use oddsd::store::StoreError;
+
+use super::home::{Backend, Daemon, Day, Home, cycle, decimal, offer};
+use super::on_every_backend;
+
+on_every_backend!(
+    the_same_cycle_is_not_written_twice,
+    one_bad_row_and_nothing_is_written,
+    the_database_counts_and_not_we,
+    rows_that_somebody_deleted_are_missed,
+    only_what_changed_is_touched,
+    a_withdrawn_price_keeps_its_last_offer,
+    one_row_that_cannot_be_stored_does_not_block_the_others,
+);
+
+async fn sizes(home: &Home) -> Vec<i64> {
+    let mut sizes = Vec::new();
+    for table in "bookmakers events selections prices price_history cycles outbox checks".split(' ')
+    {
+        sizes.push(home.count(table).await);
+    }
+    sizes
+}
+
+fn refused<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> String {
+    match outcome {
+        Err(StoreError::Failed(why)) => why,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+async fn the_same_cycle_is_not_written_twice(backend: Backend) {
+    let home = backend.fresh().await;
+    let ann = Daemon::start(&home.store, "ann").await;
+    let changes = ann.changes(&Day::of(2, 3, 2).snapshot());
+    let first = home.store.commit(&ann.lease, &cycle(1), &changes).await;
+    first.expect("the first goes in");
+    let before = sizes(&home).await;
+    refused(home.store.commit(&ann.lease, &cycle(1), &changes).await);
+    // Nor under another number: the rows are there.
+    refused(home.store.commit(&ann.lease, &cycle(2), &changes).await);
+    assert_eq!(sizes(&home).await, before);
+}
+
+async fn one_bad_row_and_nothing_is_written(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(2, 3, 2);
+    ann.see(&day.snapshot()).await;
+    let before = sizes(&home).await;
+    day.pass(10);
+    day.set(0, 0, Some(offer(444)));
+    let twin = day.races[1].prices[0].clone();
+    day.races[1].prices.push(Price {
+        key: oddsd::model::PriceKey {
+            market: "place".into(),
+            ..twin.key
+        },
+        ..twin
+    });
+    let mut changes = ann.changes(&day.snapshot());
+    let new = changes.prices.iter_mut();
+    for change in new.filter(|change| change.kind == PriceChangeKind::Inserted) {
+        change.key.market = "win".into();
+    }
+    let why = refused(
+        home.store
+            .commit(&ann.lease, &cycle(ann.cycle), &changes)
+            .await,
+    );
+    assert!(why.to_lowercase().contains("unique"), "{why}");
+    assert_eq!(sizes(&home).await, before);
+    let book = home.store.load().await.expect("the rows load").book;
+    assert_eq!(book.open_prices(), ann.book.open_prices());
+}
+
+async fn the_database_counts_and_not_we(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(2, 3, 2);
+    let written = ann.see(&day.snapshot()).await.expect("a first look");
+    assert_eq!((written.inserted, written.updated), (12, 0));
+    assert_eq!(
+        (written.events, written.selections, written.outbox),
+        (2, 6, 2)
+    );
+    day.pass(10);
+    day.set(0, 0, Some(offer(444)));
+    day.set(0, 1, None);
+    day.races[1]
+        .event
+        .facts
+        .insert("going".into(), "Heavy".into());
+    day.races[1].selections[2].status = SelectionStatus::NonRunner;
+    let written = ann.see(&day.snapshot()).await.expect("changes");
+    assert_eq!((written.inserted, written.updated), (0, 2));
+    assert_eq!(
+        (written.events, written.selections, written.outbox),
+        (1, 1, 2)
+    );
+    assert_eq!(ann.see(&day.snapshot()).await, None);
+    let cycles = home.store.cycles(-1, 10).await.expect("cycles");
+    let counts: Vec<_> = cycles
+        .iter()
+        .map(|row| (row.id, row.counts.written()))
+        .collect();
+    assert_eq!(counts, [(1, 12), (2, 2)]);
+    assert_eq!(
+        (cycles[1].bookmakers, cycles[1].feed.as_str()),
+        (2, "racing_api")
+    );
+}
+
+async fn rows_that_somebody_deleted_are_missed(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(1, 2, 2);
+    ann.see(&day.snapshot()).await;
+    home.meddle("DELETE FROM oddsd.prices WHERE id = 1").await;
+    day.pass(10);
+    day.set(0, 0, Some(offer(444)));
+    day.set(0, 1, Some(offer(445)));
+    let changes = ann.changes(&day.snapshot());
+    let why = refused(home.store.commit(&ann.lease, &cycle(2), &changes).await);
+    assert!(
+        why.contains("updated: 1") && why.contains("updated: 2"),
+        "{why}"
+    );
+    // What the caller does next: load, and look again.
+    let mut again = Daemon::start(&home.store, "ann").await;
+    again.see(&day.snapshot()).await.expect("what was missing");
+    let rows = home.store.load().await.expect("the rows load").book;
+    assert_eq!(rows.open_prices(), 4);
+}
+
+const LONG_AGO: &str = "(SELECT min(created_at) FROM oddsd.bookmakers)";
+
+async fn only_what_changed_is_touched(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(3, 3, 2);
+    ann.see(&day.snapshot()).await;
+    for table in ["prices", "selections", "events"] {
+        home.meddle(&format!("UPDATE oddsd.{table} SET updated_at = {LONG_AGO}"))
+            .await;
+    }
+    let fresh = |table: &str| format!("{table} WHERE updated_at > {LONG_AGO}");
+    day.pass(10);
+    // Times of an unchanged price may move; that is not worth a write.
+    for race in 0..3 {
+        for nth in 0..6 {
+            day.price(race, nth);
+        }
+    }
+    assert_eq!(ann.see(&day.snapshot()).await, None);
+    day.set(1, 4, Some(offer(777)));
+    day.races[2]
+        .event
+        .facts
+        .insert("going".into(), "Firm".into());
+    ann.see(&day.snapshot()).await.expect("changes");
+    assert_eq!(home.count(&fresh("prices")).await, 1);
+    assert_eq!(home.count(&fresh("events")).await, 1, "a going is one row");
+    assert_eq!(home.count(&fresh("selections")).await, 0);
+    let history = "SELECT CAST(cycle_id AS TEXT) FROM oddsd.price_history ORDER BY cycle_id";
+    let history = home.look(history).await;
+    assert_eq!(
+        history.len(),
+        19,
+        "one for each price, and one for the change"
+    );
+    assert_eq!(history[17..], ["1", "2"]);
+}
+
+async fn a_withdrawn_price_keeps_its_last_offer(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(2, 1, 3);
+    day.set(0, 0, Some(offer(850)));
+    ann.see(&day.snapshot()).await;
+    day.pass(10);
+    day.set(0, 0, None); // said so
+    day.races[0].prices.remove(1); // left out
+    day.races.remove(1); // gone with its race
+    let written = ann.see(&day.snapshot()).await.expect("changes");
+    assert_eq!(written.updated, 5);
+    let open = home.count("prices WHERE status = 'open'").await;
+    assert_eq!(open, 1);
+    let found = home
+        .store
+        .event_prices(&"rac_0".into())
+        .await
+        .expect("prices");
+    let price = &found.expect("known").prices[0];
+    assert_eq!(price.offer, offer(850));
+    assert_eq!(price.status.as_str(), "withdrawn");
+    assert_eq!(price.offer.decimal, decimal("8.5"));
+    let gone = home.count("prices WHERE status = 'withdrawn'").await;
+    assert_eq!(gone, 5);
+    assert_eq!(ann.see(&day.snapshot()).await, None, "written once");
+}
+
+async fn one_row_that_cannot_be_stored_does_not_block_the_others(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(4, 2, 2);
+    ann.see(&day.snapshot()).await;
+    day.pass(10);
+    // A bad name of a race that we know, a bad id of one that we do not.
+    day.races[0].event.name = "Red\0 Rum".into();
+    day.races[1].event.id = "rac\u{0}1".into();
+    day.races[2].selections[0]
+        .facts
+        .insert("form".into(), "1\u{0}2".into());
+    let mut odd = day.races[3].prices[0].clone();
+    odd.key.bookmaker = "x".repeat(5000).as_str().into();
+    day.races[3].prices.push(odd.clone());
+    odd.key.bookmaker = "bad\u{0}name".into();
+    day.races[3].prices.push(odd);
+    for race in 0..4 {
+        day.set(race, 0, Some(offer(1000 + race as i64)));
+    }
+    let changes = ann.changes(&day.snapshot());
+    let told: Vec<_> = changes
+        .rejects
+        .by_reason
+        .iter()
+        .map(|(why, r)| (*why, r.rows))
+        .collect();
+    // Four prices each of two races, a runner, a price; and the name that is too long.
+    assert_eq!(told, [("control_character", 10), ("id_too_long", 1)]);
+    ann.see(&day.snapshot()).await.expect("the good rows go in");
+    let book = home.store.load().await.expect("the rows load").book;
+    assert_eq!(book.next, ann.book.next);
+    let now = |race: &str| {
+        let prices = book.events[race].prices.values();
+        prices
+            .map(|price| price.offer.decimal)
+            .max()
+            .expect("prices")
+    };
+    assert_eq!(now("rac_2"), decimal("10.02"));
+    assert_eq!(now("rac_3"), decimal("10.03"));
+    // What was not understood is neither news nor gone; what was left out is gone.
+    assert_eq!(book.events["rac_0"].event.name, "The 0th Stakes");
+    assert!(book.events["rac_0"].event.listed);
+    assert!(!book.events["rac_1"].event.listed);
+    assert_eq!(
+        book.events["rac_2"].selections["hrs_2_0"].selection.status,
+        SelectionStatus::Active
+    );
+}

@@ -1,0 +1,192 @@
+//! What readers ask: the runners of a window, the prices of one race, and the daemon's own log.
+
+use std::time::Duration;
+
+use oddsd::model::{EventStatus, Offer, SelectionStatus};
+use oddsd::store::Runner;
+
+use super::home::{Backend, Daemon, Day, at, decimal, offer};
+use super::on_every_backend;
+
+on_every_backend!(
+    runners_come_from_the_window_with_their_open_win_prices,
+    a_race_shows_what_its_prices_did_since_they_opened,
+    pages_start_at_the_newest_or_after_a_known_one,
+    status_says_how_it_stands,
+);
+
+async fn runners_come_from_the_window_with_their_open_win_prices(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(4, 3, 3);
+    let (from, to) = (at(3600), at(3600 + 1800));
+    let mut place = day.races[0].prices[0].clone();
+    place.key.market = "place".into();
+    day.races[0].prices.push(place);
+    day.price(0, 1).suspended = true;
+    // The third runner has no price at all, the second is out.
+    day.races[0]
+        .prices
+        .retain(|price| price.key.selection.as_str() != "hrs_0_2");
+    day.races[0].selections[1].status = SelectionStatus::NonRunner;
+    day.races[2].event.status = EventStatus::Abandoned;
+    ann.see(&day.snapshot()).await;
+    day.pass(10);
+    day.set(0, 2, None);
+    day.races.remove(1);
+    ann.see(&day.snapshot()).await;
+
+    let mut runners = home.store.runners(from, to).await.expect("runners");
+    runners.sort_by(|a, b| a.selection.id.cmp(&b.selection.id));
+    let short = |runner: &Runner| (runner.selection.id.to_string(), runner.prices.len());
+    let found: Vec<_> = runners.iter().map(short).collect();
+    // Race 1 left the card and race 3 starts when the window ends; what is abandoned says so itself.
+    let expected = [
+        ("hrs_0_0", 1),
+        ("hrs_0_1", 3),
+        ("hrs_0_2", 0),
+        ("hrs_2_0", 3),
+        ("hrs_2_1", 3),
+        ("hrs_2_2", 3),
+    ];
+    assert_eq!(found, expected.map(|(id, prices)| (id.to_owned(), prices)));
+    assert_eq!(runners[3].event.status, EventStatus::Abandoned);
+    assert_eq!(runners[1].selection.status, SelectionStatus::NonRunner);
+    let price = &runners[0].prices[0];
+    assert_eq!(
+        (price.bookmaker.as_str(), price.fractional.as_deref()),
+        ("Bookie 0", Some("5/2"))
+    );
+    assert_eq!(price.decimal, decimal("1.5"));
+    assert!(
+        runners
+            .iter()
+            .all(|runner| runner.updated_at <= chrono::Utc::now())
+    );
+}
+
+async fn a_race_shows_what_its_prices_did_since_they_opened(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(2, 1, 2);
+    // As text, 9 is above 10.
+    for odds in ["9", "10", "11.5", "8.25", "9.75"] {
+        day.pass(10);
+        day.set(0, 0, Some(Offer::decimal(decimal(odds))));
+        ann.see(&day.snapshot()).await;
+    }
+    let seen = [(ann.book.events["rac_0"].row, day.now)];
+    let word = serde_json::Value::Null;
+    home.store
+        .renew(&ann.lease, Duration::from_secs(60), &word, &seen)
+        .await
+        .expect("held");
+    let found = home
+        .store
+        .event_prices(&"rac_0".into())
+        .await
+        .expect("prices")
+        .expect("known");
+    assert_eq!(found.event, day.races[0].event);
+    assert_eq!(found.selections, day.races[0].selections);
+    assert_eq!(found.checked_at, day.now);
+    assert_eq!(found.prices.len(), 2);
+    let moved = &found.prices[0];
+    let shape = (moved.opening, moved.high, moved.low, moved.offer.decimal);
+    assert_eq!(
+        shape,
+        (
+            decimal("9"),
+            decimal("11.5"),
+            decimal("8.25"),
+            decimal("9.75")
+        )
+    );
+    assert_eq!(moved.bookmaker_name, "Bookie 0");
+    assert_eq!(found.prices[1].opening, found.prices[1].offer.decimal);
+    assert!(
+        home.store
+            .event_prices(&"rac_404".into())
+            .await
+            .expect("an answer")
+            .is_none()
+    );
+}
+
+async fn pages_start_at_the_newest_or_after_a_known_one(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(1, 1, 1);
+    for cents in 0..5 {
+        day.pass(10);
+        day.set(0, 0, Some(offer(500 + cents)));
+        ann.see(&day.snapshot()).await;
+    }
+    let page = async |after, limit| {
+        let cycles = home.store.cycles(after, limit).await.expect("cycles");
+        cycles.iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    assert_eq!(page(-1, 2).await, [4, 5]);
+    assert_eq!(page(0, 2).await, [1, 2]);
+    assert_eq!(page(2, 9).await, [3, 4, 5]);
+    assert_eq!(page(5, 9).await, [0; 0]);
+    assert_eq!(
+        home.store.cycles(-1, 1).await.expect("cycles")[0].as_of,
+        day.now
+    );
+
+    let log = home
+        .store
+        .claim("ann", 9, Duration::ZERO)
+        .await
+        .expect("a claim");
+    let one = oddsd::store::Removal {
+        id: 0,
+        at: at(0),
+        cycle: None,
+        rule: "r".into(),
+        reason: "MANUAL".into(),
+        keys: vec!["k".into()],
+        existed: 0,
+        backend: "memory".into(),
+        attempts: 1,
+        took_ms: 0,
+    };
+    let rows: Vec<i64> = log.iter().map(|row| row.id).collect();
+    home.store
+        .settle(&rows, &[one.clone(), one.clone(), one])
+        .await
+        .expect("settled");
+    let all = home.store.removals(0, 9).await.expect("a log");
+    assert_eq!(all.len(), 3);
+    assert_eq!(home.store.removals(-1, 1).await.expect("a log"), all[2..]);
+    assert_eq!(
+        home.store.removals(all[0].id, 1).await.expect("a log"),
+        all[1..2]
+    );
+}
+
+async fn status_says_how_it_stands(backend: Backend) {
+    let home = backend.fresh().await;
+    let empty = home.store.status().await.expect("a status");
+    assert_eq!(
+        (empty.holder, empty.last_cycle, empty.events),
+        (None, None, 0)
+    );
+    assert_eq!(empty.state, serde_json::json!({}));
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(2, 2, 2);
+    ann.see(&day.snapshot()).await;
+    day.pass(10);
+    day.races.remove(1);
+    ann.see(&day.snapshot()).await;
+    let status = home.store.status().await.expect("a status");
+    assert_eq!(
+        (status.events, status.open_prices, status.outbox_pending),
+        (1, 4, 3)
+    );
+    assert_eq!(status.last_cycle.expect("two").counts.withdrawn, 4);
+    assert!(status.outbox_oldest_seconds < 600.0);
+    let skew = home.store.clock().await.expect("a clock") - chrono::Utc::now();
+    assert!(skew.num_seconds().abs() < 60, "one machine: {skew}");
+}

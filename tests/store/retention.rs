@@ -1,0 +1,127 @@
+//! Retention: what is over goes, what is not stays, and no number ever comes back.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use oddsd::store::Retention;
+
+use super::home::{Backend, Daemon, Day, at, offer};
+use super::on_every_backend;
+
+on_every_backend!(finished_events_and_old_history_go, numbers_never_come_back,);
+
+const DAY: Duration = Duration::from_secs(86_400);
+const KEEP: Retention = Retention {
+    history: DAY.saturating_mul(30),
+    finished_events: DAY.saturating_mul(7),
+};
+
+async fn finished_events_and_old_history_go(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(3, 2, 2);
+    day.races[1].event.starts_at = Some(at(20 * 86_400));
+    day.races[2].event.starts_at = Some(at(8 * 86_400));
+    ann.see(&day.snapshot()).await;
+    day.pass(86_400);
+    day.set(1, 0, Some(offer(700)));
+    ann.see(&day.snapshot()).await;
+
+    let nothing = home
+        .store
+        .prune(&ann.lease, KEEP, at(7 * 86_400))
+        .await
+        .expect("pruned");
+    assert_eq!((nothing.events.len(), nothing.history), (0, 0));
+    let pruned = home
+        .store
+        .prune(&ann.lease, KEEP, at(8 * 86_400))
+        .await
+        .expect("pruned");
+    assert_eq!(pruned.events, [ann.book.events["rac_0"].row]);
+    assert_eq!(pruned.history, 0);
+    ann.book.forget(&pruned.events);
+    let rows = home.store.load().await.expect("the rows load").book;
+    assert_eq!(rows.next, ann.book.next);
+    assert_eq!(rows.events.len(), ann.book.events.len());
+    assert_eq!(rows.events["rac_1"].prices, ann.book.events["rac_1"].prices);
+    let mut left = Vec::new();
+    for table in ["events", "selections", "prices", "checks"] {
+        left.push(home.count(table).await);
+    }
+    assert_eq!(left, [2, 4, 8, 2]);
+
+    // A day after the first cycle its history is over; the change is kept.
+    let month = at(30 * 86_400) + TimeDelta::hours(12);
+    let longer = Retention {
+        finished_events: DAY * 99,
+        ..KEEP
+    };
+    let pruned = home
+        .store
+        .prune(&ann.lease, longer, month)
+        .await
+        .expect("pruned");
+    assert_eq!(pruned.history, 12);
+    assert_eq!(home.count("price_history").await, 1);
+}
+
+async fn numbers_never_come_back(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(2, 2, 2);
+    ann.see(&day.snapshot()).await;
+    day.pass(10);
+    day.set(0, 0, Some(offer(123)));
+    ann.see(&day.snapshot()).await;
+    let next = ann.book.next;
+    // Everything is over, and the log is old as well (the log's own time is the real one).
+    let far = chrono::Utc::now() + TimeDelta::days(9000);
+    let keep = Retention {
+        history: DAY * 20_000,
+        ..KEEP
+    };
+    let pruned = home
+        .store
+        .prune(&ann.lease, keep, far)
+        .await
+        .expect("pruned");
+    assert_eq!(pruned.events.len(), 2);
+    assert_eq!(
+        home.count("price_history").await,
+        9,
+        "history outlives its prices"
+    );
+    let mut later = Daemon::start(&home.store, "ann").await;
+    assert_eq!(later.book.next, next);
+    assert_eq!(later.cycle, 3);
+    assert!(later.book.events.is_empty());
+    later
+        .see(&Day::of(2, 2, 2).snapshot())
+        .await
+        .expect("a new day");
+    let found = home
+        .store
+        .event_prices(&"rac_0".into())
+        .await
+        .expect("prices")
+        .expect("known");
+    assert!(
+        found
+            .prices
+            .iter()
+            .all(|price| price.low == price.offer.decimal),
+        "no stranger's history"
+    );
+
+    let pruned = home
+        .store
+        .prune(&later.lease, KEEP, far)
+        .await
+        .expect("pruned");
+    assert_eq!(pruned.log, 2, "all cycles but the newest");
+    assert_eq!(
+        home.store.load().await.expect("the rows load").next_cycle,
+        4
+    );
+}

@@ -1,0 +1,205 @@
+//! The four names that people already read: the same columns and types, and only what is offered now.
+
+use oddsd::model::SelectionStatus;
+
+use super::home::{Backend, Daemon, Day, Home, decimal, offer};
+use oddsd::model::Offer;
+
+async fn shape(home: &Home, view: &str) -> Vec<String> {
+    home.look(&format!(
+        "SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
+         WHERE attrelid = '{view}'::regclass AND attnum > 0 ORDER BY attnum"
+    ))
+    .await
+}
+
+#[tokio::test]
+async fn the_views_have_the_columns_and_types_that_people_read() {
+    let home = Backend::Postgres.fresh().await;
+    assert_eq!(
+        shape(&home, "ra_odds_live").await,
+        [
+            "id bigint",
+            "race_id text",
+            "horse_id text",
+            "bookmaker_id text",
+            "race_date date",
+            "race_time text",
+            "off_dt timestamp with time zone",
+            "course text",
+            "race_name text",
+            "race_class text",
+            "race_type text",
+            "distance text",
+            "going text",
+            "runners integer",
+            "horse_name text",
+            "horse_number text",
+            "jockey text",
+            "trainer text",
+            "draw text",
+            "weight text",
+            "age text",
+            "form text",
+            "bookmaker_name text",
+            "bookmaker_type text",
+            "market_type text",
+            "odds_decimal numeric(10,3)",
+            "odds_fractional text",
+            "market_status text",
+            "in_play boolean",
+            "odds_timestamp timestamp with time zone",
+            "fetched_at timestamp with time zone",
+            "updated_at timestamp with time zone",
+        ]
+    );
+    assert_eq!(
+        shape(&home, "ra_odds_live_latest").await,
+        [
+            "race_id text",
+            "race_date date",
+            "race_time text",
+            "off_dt timestamp with time zone",
+            "course text",
+            "race_name text",
+            "runners integer",
+            "horse_name text",
+            "horse_number text",
+            "odds_decimal numeric(10,3)",
+            "odds_fractional text",
+            "bookmaker_name text",
+            "fetched_at timestamp with time zone",
+        ]
+    );
+    assert_eq!(
+        shape(&home, "ra_odds_statistics").await,
+        [
+            "fetch_timestamp timestamp with time zone",
+            "race_id text",
+            "races_count integer",
+            "horses_count integer",
+            "bookmakers_found integer",
+            "total_odds_fetched integer",
+            "bookmaker_list text[]",
+            "fetch_duration_ms integer",
+            "errors_count integer",
+            "created_at timestamp with time zone",
+        ]
+    );
+    assert_eq!(
+        shape(&home, "ra_bookmakers").await,
+        [
+            "bookmaker_id text",
+            "bookmaker_name text",
+            "bookmaker_type text",
+            "active boolean",
+            "created_at timestamp with time zone",
+        ]
+    );
+}
+
+/// The user of the tests is called like our schema, which is then first in its search path.
+#[tokio::test]
+async fn the_views_are_where_people_look() {
+    let home = Backend::Postgres.fresh().await;
+    assert_eq!(home.one("SELECT current_user::text").await, "oddsd");
+    let schemas = "SELECT DISTINCT schemaname::text FROM pg_views WHERE viewname LIKE 'ra_%'";
+    assert_eq!(home.look(schemas).await, ["public"]);
+}
+
+#[tokio::test]
+async fn only_what_is_offered_now_is_shown() {
+    let home = Backend::Postgres.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(3, 2, 2);
+    day.set(0, 0, Some(Offer::decimal(decimal("1.952380952"))));
+    day.price(0, 1).suspended = true;
+    // A number that is no number, and odds beyond numeric(10,3): the view still reads.
+    day.races[0]
+        .event
+        .facts
+        .insert("field_size".into(), "NR".into());
+    day.races[1]
+        .event
+        .facts
+        .insert("field_size".into(), "99999999999".into());
+    day.set(1, 0, Some(Offer::decimal(decimal("123456789012"))));
+    ann.see(&day.snapshot()).await;
+    day.pass(10);
+    day.races[0].selections[1].status = SelectionStatus::NonRunner;
+    day.set(1, 1, None);
+    day.races.remove(2);
+    ann.see(&day.snapshot()).await;
+    for view in ["ra_odds_live", "ra_odds_live_latest"] {
+        let rows = format!(
+            "SELECT concat_ws(' ', race_id, horse_name, bookmaker_name, odds_decimal, runners) FROM {view} ORDER BY 1"
+        );
+        assert_eq!(
+            home.look(&rows).await,
+            [
+                "rac_0 Runner 0 Bookie 0 1.952",
+                "rac_0 Runner 0 Bookie 1 1.610",
+                "rac_1 Runner 0 Bookie 0",
+                "rac_1 Runner 1 Bookie 0 1.870",
+                "rac_1 Runner 1 Bookie 1 1.980",
+            ],
+            "{view}"
+        );
+    }
+    let status = "SELECT market_status FROM ra_odds_live WHERE bookmaker_id = 'bookie1' AND race_id = 'rac_0'";
+    assert_eq!(home.look(status).await, ["suspended"]);
+    let cycle = "SELECT concat_ws(' ', races_count, horses_count, bookmakers_found, bookmaker_list, fetch_duration_ms)
+                 FROM ra_odds_statistics ORDER BY fetch_timestamp LIMIT 1";
+    assert_eq!(home.look(cycle).await, ["2 9 2 {bet365,betfair} 41"]);
+    assert_eq!(
+        home.look("SELECT bookmaker_id FROM ra_bookmakers ORDER BY 1")
+            .await,
+        ["bookie0", "bookie1"]
+    );
+}
+
+#[tokio::test]
+async fn nobody_writes_through_a_view_whatever_the_default_privileges() {
+    let home = Backend::Postgres.empty().await;
+    let role = format!("web_{}", fastrand::u32(..));
+    home.meddle(&format!("CREATE ROLE {role}")).await;
+    home.meddle(&format!(
+        "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {role}"
+    ))
+    .await;
+    home.store.migrate(false).await.expect("migrated");
+    let rights = format!(
+        "SELECT DISTINCT privilege_type::text FROM information_schema.role_table_grants
+         WHERE grantee = '{role}' AND table_name = 'ra_bookmakers'"
+    );
+    assert_eq!(home.look(&rights).await, ["SELECT"]);
+    home.meddle(&format!("DROP OWNED BY {role}")).await;
+    home.meddle(&format!("DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+async fn a_view_that_somebody_dropped_or_replaced_is_missed() {
+    let home = Backend::Postgres.fresh().await;
+    home.meddle("DROP VIEW ra_bookmakers").await;
+    let missing = home
+        .store
+        .check_schema()
+        .await
+        .expect_err("a view is missing");
+    assert!(
+        missing
+            .to_string()
+            .contains("ra_bookmakers is not the view"),
+        "{missing}"
+    );
+    home.store.migrate(false).await.expect("migrated");
+    home.store.check_schema().await.expect("fits");
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(1, 1, 1);
+    day.set(0, 0, Some(offer(200)));
+    ann.see(&day.snapshot()).await;
+    assert_eq!(
+        home.look("SELECT bookmaker_id FROM ra_bookmakers").await,
+        ["bookie0"]
+    );
+}

@@ -41,7 +41,8 @@ const KNOWN_TO: [(&str, &[&str]); 5] = [
             "cli/demo.rs",
         ],
     ),
-    ("axum::", &["http/"]),
+    // The cache hands out the bytes that the pages send.
+    ("axum::", &["http/", "cache/mod.rs"]),
     ("tokio_cron_scheduler::", &["schedule/"]),
 ];
 /// How keys begin and end; `key.rs` alone writes them.

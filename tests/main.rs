@@ -4,11 +4,8 @@ mod cache;
 mod cache_faults;
 mod cache_read;
 mod cache_upstash;
-<<<<<<< HEAD
-mod floors;
-=======
 mod daemon;
->>>>>>> e2e
+mod floors;
 mod logs;
 mod odds_api;
 mod racing_api;

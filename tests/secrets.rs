@@ -26,6 +26,10 @@ const CANARIES: [&str; 7] = [
 /// Commands at work at once: most of them wait for somebody who does not answer.
 const AT_ONCE: usize = 6;
 
+/// Libraries too, each by name, since a plain `trace` leaves them quiet.
+const EVERYTHING: &str = "trace,sqlx=trace,fred=trace,hyper=trace,hyper_util=trace,reqwest=trace,\
+                          h2=trace,rustls=trace,moka=trace,tokio_cron_scheduler=trace";
+
 /// A secret around a canary, as it is, and as a URL takes it.
 fn secret(canary: &str) -> String {
     format!("{canary}@7/:+\"9")
@@ -96,7 +100,7 @@ fn settings(echo: &Echo, database: &str) -> Vec<(&'static str, String)> {
         ("ODDS_API_KEY", secret("KeyCanary")),
         ("ODDS_API_SPORT", "baseball_mlb".into()),
         ("LISTEN", "off".into()),
-        ("RUST_LOG", "trace".into()),
+        ("RUST_LOG", EVERYTHING.into()),
     ]
 }
 

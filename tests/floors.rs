@@ -51,6 +51,9 @@ const NO_ROOMS: [&str; 7] = [
     "utils", "util", "common", "helpers", "manager", "types", "services",
 ];
 const LONGEST_FILE: usize = 500;
+/// Two that are longer, and may not grow: the nouns that every room speaks of, and the one function
+/// that compares them.
+const LONGER: [(&str, usize); 2] = [("model.rs", 600), ("diff/mod.rs", 660)];
 
 struct Source {
     /// Under `src`, e.g. `cache/redis/mod.rs`.
@@ -228,7 +231,8 @@ fn shapeless(house: &[Source]) -> Vec<String> {
             .find("#[cfg(test)]")
             .unwrap_or(source.text.len());
         let lines = source.text[..tests].lines().count();
-        if lines > LONGEST_FILE {
+        let known = LONGER.iter().find(|(path, _)| *path == source.path);
+        if lines > known.map_or(LONGEST_FILE, |(_, longest)| *longest) {
             wrong.push(format!("src/{}: {lines} lines", source.path));
         }
         if !source.text.starts_with("//! ") {

@@ -13,6 +13,7 @@ mod recordings;
 mod replay;
 mod schedule;
 mod secrets;
+mod settings;
 mod stages;
 mod store;
 mod world;

@@ -45,7 +45,9 @@ pub struct Settings {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FeedKind {
+    /// Horse racing: whole cards, and one race at a time near its off.
     RacingApi,
+    /// Leagues of many sports, within a paid quota.
     OddsApi,
     /// Recorded exchange streams; only `oddsd replay` reads them.
     Betfair,
@@ -88,6 +90,7 @@ pub struct FeedArgs {
     #[arg(
         long,
         env = "RACING_API_URL",
+        hide_env_values = true,
         default_value = "https://api.theracingapi.com/v1",
         global = true,
         hide_short_help = true
@@ -107,6 +110,7 @@ pub struct FeedArgs {
     #[arg(
         long,
         env = "RACING_API_CARDS_PER_SECOND",
+        value_parser = rate,
         default_value = "2",
         global = true,
         hide_short_help = true
@@ -116,6 +120,7 @@ pub struct FeedArgs {
     #[arg(
         long,
         env = "RACING_API_RACES_PER_SECOND",
+        value_parser = rate,
         default_value = "5",
         global = true,
         hide_short_help = true
@@ -137,6 +142,7 @@ pub struct FeedArgs {
     #[arg(
         long,
         env = "ODDS_API_URL",
+        hide_env_values = true,
         default_value = "https://api.the-odds-api.com",
         global = true,
         hide_short_help = true
@@ -379,6 +385,13 @@ fn fraction(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("a share between 0 and 1, e.g. 0.5".into()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.001..=1000.0).contains(&rate) => Ok(rate),
+        _ => Err("requests a second, 0.001 to 1000, e.g. 2".into()),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::store::{Claimed, Lease, Removal, Store, StoreError};
 /// Rows taken at once: enough that a long outage coalesces into few removals.
 const BATCH: i64 = 2_000;
 /// A claimed row is due again after this, should we die with it in our hands.
-const CLAIM_FOR: Duration = Duration::from_secs(30);
+const CLAIM_FOR: Duration = Duration::from_secs(10);
 /// The safe path: how often the relay looks without having been poked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What the last pass may take of the daemon's goodbye.

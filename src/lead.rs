@@ -11,9 +11,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::ingest::Checks;
 use crate::live::{Activity, Live};
-use crate::store::{Acquired, Lease, Store, StoreError};
+use crate::store::{Acquired, Checks, Lease, Store, StoreError};
 
 /// Renewals within one lease: two may fail before it is over.
 const RENEWALS: u32 = 3;

@@ -21,12 +21,12 @@ use crate::config::{BadSetting, Listen, Settings};
 use crate::feed::Feed;
 use crate::feed::simulator::Size;
 use crate::http::{self, Face};
-use crate::ingest::{Checks, Cycle, Ingest, Pace};
+use crate::ingest::{Cycle, Ingest, Pace};
 use crate::invalidate::Relay;
 use crate::lead::Leader;
 use crate::live::{Activity, Live};
 use crate::schedule::{Clock, Cron, Ticker};
-use crate::store::{Acquired, Store, StoreError};
+use crate::store::{Acquired, Checks, Store, StoreError};
 
 /// SIGTERM to exit: the running transaction, one relay pass, open requests, and goodbye.
 const SHUTDOWN: Duration = Duration::from_secs(25);

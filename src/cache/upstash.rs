@@ -45,6 +45,7 @@ const EXCERPT_CHARS: usize = 120;
 pub struct Upstash {
     http: Client,
     url: Url,
+    token: SecretString,
     link: Link,
     command_timeout: Duration,
     sync_token: Mutex<Option<HeaderValue>>,
@@ -102,6 +103,7 @@ impl Upstash {
         Ok(Self {
             http,
             url,
+            token: token.clone(),
             link: Link::new(host),
             command_timeout,
             sync_token: Mutex::default(),
@@ -256,7 +258,7 @@ impl Upstash {
         }
         let host = self.host();
         let said = error.unwrap_or_else(|| String::from_utf8_lossy(text).into_owned());
-        let said = plain_text(&said, EXCERPT_CHARS);
+        let said = self.excerpt(&said);
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(CacheError::Refused {
                 detail: format!(
@@ -302,10 +304,21 @@ impl Upstash {
     }
 
     fn strange(&self, command: &str, answer: &Value) -> CacheError {
-        let answer = plain_text(&answer.to_string(), EXCERPT_CHARS);
+        let answer = self.excerpt(&answer.to_string());
         CacheError::Protocol {
             detail: format!("{} answered {command} with {answer}", self.host()),
         }
+    }
+
+    /// What may be shown of an answer. A refusal likes to quote the token that it refuses.
+    fn excerpt(&self, text: &str) -> String {
+        let token = self.token.expose_secret().trim();
+        let escaped = Value::from(token).to_string();
+        let text = text.replace(token, "***");
+        plain_text(
+            &text.replace(escaped.trim_matches('"'), "***"),
+            EXCERPT_CHARS,
+        )
     }
 
     fn sync_token(&self) -> std::sync::MutexGuard<'_, Option<HeaderValue>> {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
-use super::{BAD_CONFIGURATION, DEPENDENCY_DOWN};
+use super::say::say;
+use super::{BAD_CONFIGURATION, DEPENDENCY_DOWN, missing_file};
 use crate::app;
 use crate::cache::{Cache, CacheError};
 use crate::config::{Listen, Settings};
@@ -98,7 +99,7 @@ pub async fn check(settings: &Settings, args: &CheckArgs) -> anyhow::Result<Exit
         .filter(|finding| finding.verdict == Verdict::Fail);
     let code = failed.map(|finding| finding.code).max().unwrap_or(0);
     if args.json {
-        println!(
+        say!(
             "{}",
             serde_json::json!({ "ok": code == 0, "findings": report.0 })
         );
@@ -109,7 +110,7 @@ pub async fn check(settings: &Settings, args: &CheckArgs) -> anyhow::Result<Exit
                 Verdict::Warn => "warn",
                 Verdict::Fail => "FAIL",
             };
-            println!(
+            say!(
                 "{mark}  {:<9} {}",
                 finding.what,
                 crate::model::plain_text(&finding.says, 600)
@@ -231,6 +232,28 @@ async fn listen(settings: &Settings, offline: bool, report: &mut Report) {
 }
 
 async fn database(settings: &Settings, report: &mut Report) {
+    if let Some(file) = missing_file(settings) {
+        return match file
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
+            Some(folder) if !folder.is_dir() => report.fail(
+                "database",
+                BAD_CONFIGURATION,
+                format!(
+                    "there is no folder {}; make it, or give another DATABASE_URL",
+                    folder.display()
+                ),
+            ),
+            _ => report.ok(
+                "database",
+                format!(
+                    "{} does not exist yet; `oddsd run` makes it",
+                    file.display()
+                ),
+            ),
+        };
+    }
     let store = match Store::open(&settings.store()).await {
         Ok(store) => store,
         Err(why) => return report.fail("database", database_code(&why), why.to_string()),

@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
+use super::say::say;
 use super::{duration, stop_on_signals};
 use crate::app::App;
 use crate::config::{Listen, Settings};
@@ -55,6 +56,7 @@ pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCo
     settings.cache.upstash_redis_rest_url = None;
     settings.cache.upstash_redis_rest_token = None;
     settings.cache.cache_enabled = true;
+    settings.store.auto_migrate = true;
     settings.daemon.listen = free_port(settings.daemon.listen).await?;
 
     let day = Utc::now().with_timezone(&London).date_naive();
@@ -70,11 +72,12 @@ pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCo
     .await?;
     let address = app.address().context("the demo shows itself on a port")?;
 
-    println!(
+    say!(
         "oddsd demo: a SIMULATED race day (seed {}), {} times as fast as a real one. Horses, prices and bookmakers' moves\n\
          are invented; the path is the real one: feed -> diff -> store (SQLite) -> outbox -> cache (in process) -> reader.\n\
          \n  page   http://{address}/\n  JSON   http://{address}/v1/races/by-stage   (header X-Cache-Status: MISS, then HIT, until a price moves)\n  end    Ctrl-C\n",
-        settings.feed.simulator_seed, args.speed
+        settings.feed.simulator_seed,
+        args.speed
     );
     let story = tokio::spawn(tell(app.live.clone(), clock.clone(), stop.clone()));
     let reader = tokio::spawn(read(address, app.live.clone(), clock, stop.clone()));
@@ -82,7 +85,7 @@ pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCo
     let outcome = app.run(stop).await;
     let _ = tokio::join!(story, reader);
     let counters = live.counters();
-    println!(
+    say!(
         "\n{} cycles ({} of them changed nothing), {} prices looked at, {} written, {} answers removed; reads: {} hits, {} misses",
         counters.cycles,
         counters.quiet_cycles,
@@ -92,7 +95,7 @@ pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCo
         counters.hits,
         counters.misses
     );
-    println!("next: oddsd check, then oddsd run (README.md has both in five lines)");
+    say!("next: oddsd check, then oddsd run (README.md has both in five lines)");
     outcome?;
     Ok(ExitCode::SUCCESS)
 }
@@ -117,7 +120,7 @@ async fn free_port(asked: Listen) -> anyhow::Result<Listen> {
         let address = SocketAddr::new(asked.ip(), port);
         if tokio::net::TcpListener::bind(address).await.is_ok() {
             if address != asked {
-                println!("port {} is taken; using {port}", asked.port());
+                say!("port {} is taken; using {port}", asked.port());
             }
             return Ok(Listen::At(address));
         }
@@ -174,7 +177,7 @@ async fn tell(live: Live, clock: Clock, stop: CancellationToken) {
                 if counts.written() + facts == 0 {
                     continue;
                 }
-                println!(
+                say!(
                     "{at}  feed     cycle {cycle}: {} of {} prices changed ({} new, {} withdrawn) | fetch {fetch_ms} ms, diff {diff_ms} ms, write {write_ms} ms",
                     counts.written(),
                     counts.seen,
@@ -183,19 +186,19 @@ async fn tell(live: Live, clock: Clock, stop: CancellationToken) {
                 );
             }
             Activity::Invalidated { keys, took_ms, .. } => {
-                println!(
+                say!(
                     "{at}  cache    removed {} answers in {took_ms} ms: {}",
                     keys.len(),
                     shown(keys)
                 );
             }
             Activity::RefusedRemovals { removals, open, .. } => {
-                println!(
+                say!(
                     "{at}  feed     {removals} of {open} prices missing at once: not believed until a second look"
                 );
             }
             Activity::FetchFailed { error, .. } | Activity::StoreFailed { error, .. } => {
-                println!("{at}  failed   {error}");
+                say!("{at}  failed   {error}");
             }
             _ => {}
         }
@@ -287,7 +290,7 @@ async fn read(address: SocketAddr, live: Live, clock: Clock, stop: CancellationT
                     status.as_str()
                 };
                 match moves.first() {
-                    Some(first) => println!(
+                    Some(first) => say!(
                         "{at}  reader   {served} in {took:.0} ms: {first}{}",
                         if moves.len() > 1 {
                             format!(" (and {} more)", moves.len() - 1)
@@ -295,7 +298,7 @@ async fn read(address: SocketAddr, live: Live, clock: Clock, stop: CancellationT
                             String::new()
                         }
                     ),
-                    None => println!("{at}  reader   {served} in {took:.0} ms: nothing new"),
+                    None => say!("{at}  reader   {served} in {took:.0} ms: nothing new"),
                 }
             }
         }

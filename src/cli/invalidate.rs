@@ -10,7 +10,8 @@ use anyhow::bail;
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::DEPENDENCY_DOWN;
+use super::say::say;
+use super::{DEPENDENCY_DOWN, open_existing};
 use crate::cache::Cache;
 use crate::config::{BadSetting, Settings};
 use crate::invalidate::Relay;
@@ -18,7 +19,6 @@ use crate::key::Key;
 use crate::live::Live;
 use crate::model::EventId;
 use crate::rules;
-use crate::store::Store;
 
 /// A running daemon looks every second; this gives it a few.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,6 +34,7 @@ pub struct InvalidateArgs {
     /// Say which keys, and remove nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }
@@ -60,14 +61,14 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
     let keys: Vec<Key> = keys.into_iter().collect();
     let names: Vec<&str> = keys.iter().map(Key::as_str).collect();
     if args.dry_run {
-        say(
+        answer(
             args.json,
             &json!({ "dry_run": true, "keys": names }),
             &format!("would remove {}", names.join(", ")),
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let store = Store::open(&settings.store()).await?;
+    let store = open_existing(settings).await?;
     store.check_schema().await?;
     let row = store.request_removal(&keys).await?;
     let led = store
@@ -75,11 +76,14 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
         .await?
         .lease_expires_at
         .is_some_and(|until| until > chrono::Utc::now());
-    if !led {
-        // No daemon works on this database: remove it from here, if this is where the cache is known.
-        let cache = Cache::open(&settings.cache())
-            .await
-            .map_err(|why| BadSetting(format!("{why:#}")))?;
+    let cache = Cache::open(&settings.cache())
+        .await
+        .map_err(|why| BadSetting(format!("{why:#}")))?;
+    // What this process caches is nobody's answer: with no other cache known here, the rows, and
+    // all that wait with them, are for the daemon.
+    let reached = !matches!(cache, Cache::Memory(_) | Cache::Off);
+    if !led && reached {
+        // No daemon works on this database: remove it from here.
         let _ = tokio::time::timeout(PATIENCE, cache.connected()).await;
         let relay = Relay::new(
             store.clone(),
@@ -97,7 +101,13 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
         pending = store.is_pending(row).await?;
     }
     store.close().await;
-    let text = if pending {
+    let text = if pending && !led && !reached {
+        format!(
+            "not removed yet: {}; no daemon is running and no cache is set here. It is in the outbox for the next \
+             `oddsd run`, or set REDIS_URL or UPSTASH_REDIS_REST_URL as the daemon has them and try again",
+            names.join(", ")
+        )
+    } else if pending {
         format!(
             "not confirmed yet: {}; it is in the outbox and is retried until the cache confirms (see `oddsd status`)",
             names.join(", ")
@@ -105,7 +115,7 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
     } else {
         format!("removed {}", names.join(", "))
     };
-    say(
+    answer(
         args.json,
         &json!({ "dry_run": false, "keys": names, "confirmed": !pending }),
         &text,
@@ -117,10 +127,10 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
     })
 }
 
-fn say(as_json: bool, object: &serde_json::Value, text: &str) {
+fn answer(as_json: bool, object: &serde_json::Value, text: &str) {
     if as_json {
-        println!("{object}")
+        say!("{object}");
     } else {
-        println!("{text}")
-    }
+        say!("{text}");
+    };
 }

@@ -4,21 +4,26 @@
 mod check;
 mod demo;
 mod invalidate;
+mod parse;
 mod record;
 mod replay;
 mod run;
+mod say;
 mod tail;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{BadSetting, Settings};
 use crate::feed::FeedError;
 use crate::log::{self, Output};
 use crate::store::{Store, StoreError};
+use say::{remark, say};
 
 /// Exit codes, as in sysexits.h where it has one.
 const FAILED: u8 = 1;
@@ -82,7 +87,10 @@ pub struct MigrateArgs {
 
 /// Parses, does it, and says how it ended.
 pub async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match parse::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let output = match &cli.command {
         Command::Run(_) | Command::Once => Output::Stdout,
         // What these print is for people or programs; the log must not mix with it.
@@ -99,7 +107,7 @@ pub async fn main() -> ExitCode {
         Err(why) => Err(why),
     };
     if let Err(why) = started {
-        eprintln!("oddsd: {why:#}");
+        remark!("oddsd: {why:#}");
         return ExitCode::from(BAD_CONFIGURATION);
     }
     let settings = &cli.settings;
@@ -119,10 +127,8 @@ pub async fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(why) => {
-            eprintln!(
-                "oddsd: {}",
-                crate::model::plain_text(&format!("{why:#}"), 2_000)
-            );
+            let why_text = crate::model::plain_text(&format!("{why:#}"), 2_000);
+            remark!("oddsd: {why_text}");
             ExitCode::from(code_of(&why))
         }
     }
@@ -158,7 +164,10 @@ fn feed_code(why: &FeedError) -> u8 {
 }
 
 async fn migrate(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&settings.store()).await?;
+    let store = match args.dry_run {
+        true => open_existing(settings).await?,
+        false => Store::open(&settings.store()).await?,
+    };
     let said = match args.dry_run {
         true => store.rehearse_migration(args.adopt).await,
         false => store.migrate(args.adopt).await,
@@ -167,12 +176,36 @@ async fn migrate(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
     let said = said?;
     let would = if args.dry_run { "would have " } else { "" };
     for line in &said {
-        println!("{would}{line}");
+        say!("{would}{line}");
     }
     if said.is_empty() {
-        println!("nothing to do: the tables are of this version");
+        say!("nothing to do: the tables are of this version");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// For commands that look and do not build: SQLite would make a file that is not there.
+async fn open_existing(settings: &Settings) -> anyhow::Result<Store> {
+    if let Some(file) = missing_file(settings) {
+        anyhow::bail!(BadSetting(format!(
+            "there is no database {}; `oddsd run` or `oddsd migrate` makes it, or set DATABASE_URL to the one you mean",
+            file.display()
+        )));
+    }
+    Ok(Store::open(&settings.store()).await?)
+}
+
+/// The SQLite file that the settings name, when it does not exist.
+fn missing_file(settings: &Settings) -> Option<PathBuf> {
+    let url = settings.store.database_url.expose_secret();
+    let path = url.strip_prefix("sqlite:")?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let path = path
+        .split('?')
+        .next()
+        .filter(|path| !path.contains(":memory:"))?;
+    let path = PathBuf::from(path);
+    (!path.exists()).then_some(path)
 }
 
 /// A token that SIGINT, SIGTERM, or the end of `after` cancels.

@@ -1,11 +1,12 @@
 //! `record`: what the feed says, word for word, into a file that `replay` reads.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 
+use super::say::{remark, say};
 use super::{FAILED, duration, stop_on_signals};
 use crate::app;
 use crate::config::Settings;
@@ -56,7 +57,7 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
                     .iter()
                     .map(|event| event.prices.len())
                     .sum();
-                eprintln!(
+                remark!(
                     "{} recorded {} events, {prices} prices",
                     now.format("%H:%M:%S"),
                     fetched.snapshot.events.len()
@@ -72,12 +73,13 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
             Err(why) => {
                 failures += 1;
                 let wait = backoff(failure(&why), failures, fastrand::f64());
-                eprintln!(
+                remark!(
                     "{} not recorded, again in {} s: {why}",
                     now.format("%H:%M:%S"),
                     wait.as_secs()
                 );
                 if !why.is_retryable() && recorder.records() == 0 {
+                    remove_empty(&args.out);
                     return Err(why.into());
                 }
                 wait
@@ -88,15 +90,25 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
         }
     }
     let records = recorder.records();
-    println!(
+    if records == 0 {
+        remove_empty(&args.out);
+        remark!(
+            "oddsd: nothing was recorded; `oddsd check` asks the feed once and says what is wrong"
+        );
+        return Ok(ExitCode::from(FAILED));
+    }
+    say!(
         "{records} answers recorded in {}; replay them with: oddsd replay {} --feed {}",
         args.out.display(),
         args.out.display(),
         kind.as_str().replace('_', "-")
     );
-    Ok(if records > 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(FAILED)
-    })
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The file that we made and put nothing into: the next try may have its name.
+fn remove_empty(path: &Path) {
+    if let Err(why) = std::fs::remove_file(path) {
+        remark!("oddsd: the empty {} stays behind: {why}", path.display());
+    }
 }

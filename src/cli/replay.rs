@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::Serialize;
 
+use super::say::{remark, say};
 use super::{FAILED, stop_on_signals};
 use crate::app::App;
 use crate::config::{BadSetting, FeedKind, Listen, Settings};
@@ -87,10 +88,10 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
         seconds: (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
     };
     if args.json {
-        println!("{}", serde_json::to_string(&outcome)?);
+        say!("{}", serde_json::to_string(&outcome)?);
     } else {
-        println!("{}", said(&counters));
-        println!("in {} s", outcome.seconds);
+        say!("{}", said(&counters));
+        say!("in {} s", outcome.seconds);
     }
     if args.verify {
         verify(&settings).await?;
@@ -113,7 +114,7 @@ async fn progress(live: Live) {
         if terminal {
             eprint!("\r\x1b[K{said}");
         } else {
-            eprintln!("{said}");
+            remark!("{said}");
         }
     }
 }
@@ -147,7 +148,7 @@ async fn verify(settings: &Settings) -> anyhow::Result<()> {
         status.open_prices,
         status.outbox_pending
     );
-    eprintln!(
+    remark!(
         "verified: {open} open prices of {} events read back, no removal pending",
         loaded.book.events.len()
     );

@@ -3,10 +3,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{FAILED, HELD_ELSEWHERE, code_of, duration, feed_code, stop_on_signals};
+use super::say::{remark, say};
+use super::{
+    DEPENDENCY_DOWN, FAILED, HELD_ELSEWHERE, code_of, duration, feed_code, stop_on_signals,
+};
 use crate::app::{App, Once};
 use crate::config::{BadSetting, Listen, Settings};
 use crate::ingest::Cycle;
@@ -39,7 +42,7 @@ pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
             holder,
             for_another,
         } => {
-            eprintln!(
+            remark!(
                 "oddsd: {holder} holds the lease for another {} s, so this run did nothing; stop that daemon, or let it do the work",
                 for_another.as_secs()
             );
@@ -95,25 +98,30 @@ pub async fn healthcheck(settings: &Settings) -> anyhow::Result<ExitCode> {
         stream.take(64 * 1024).read_to_end(&mut answer).await?;
         anyhow::Ok(String::from_utf8_lossy(&answer).into_owned())
     };
-    let answer = tokio::time::timeout(HEALTH_TIMEOUT, asked)
-        .await
-        .with_context(|| {
-            format!(
-                "{address} did not answer within {} s",
-                HEALTH_TIMEOUT.as_secs()
-            )
-        })?
-        .with_context(|| {
-            format!("{address} does not answer; is `oddsd run` up, and is LISTEN the same?")
-        })?;
+    let answer = match tokio::time::timeout(HEALTH_TIMEOUT, asked).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(why)) => {
+            remark!(
+                "oddsd: {address} does not answer ({why}); is `oddsd run` up, and is LISTEN the same?"
+            );
+            return Ok(ExitCode::from(DEPENDENCY_DOWN));
+        }
+        Err(_) => {
+            let waited = HEALTH_TIMEOUT.as_secs();
+            remark!(
+                "oddsd: {address} did not answer within {waited} s; its log says why, or `oddsd status`"
+            );
+            return Ok(ExitCode::from(DEPENDENCY_DOWN));
+        }
+    };
     let ready = answer.starts_with("HTTP/1.1 200");
-    println!(
+    say!(
         "{}",
         answer.rsplit("\r\n\r\n").next().unwrap_or_default().trim()
     );
     Ok(if ready {
         ExitCode::SUCCESS
     } else {
-        ExitCode::from(super::DEPENDENCY_DOWN)
+        ExitCode::from(DEPENDENCY_DOWN)
     })
 }

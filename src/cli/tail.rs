@@ -7,10 +7,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use super::{duration, stop_on_signals};
+use super::say::{heard, remark, say};
+use super::{duration, open_existing, stop_on_signals};
 use crate::config::Settings;
 use crate::key::Key;
-use crate::model::EventId;
+use crate::model::{EventId, plain_text};
 use crate::store::{CycleRow, Removal, Store, StoreError, StoreStatus};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -27,7 +28,7 @@ pub struct TailArgs {
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
-    /// How many of the past to begin with.
+    /// How many past cycles and removals to look through first.
     #[arg(long, default_value = "10")]
     last: u32,
     /// End by itself after this long, e.g. 30s.
@@ -37,6 +38,7 @@ pub struct TailArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
+    /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }
@@ -57,7 +59,7 @@ impl Entry {
 }
 
 pub async fn tail(settings: &Settings, args: &TailArgs) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&settings.store()).await?;
+    let store = open_existing(settings).await?;
     store.check_schema().await?;
     let stop = stop_on_signals(args.tail_for)?;
     let narrow = args.rule.is_some() || args.event.is_some();
@@ -71,31 +73,34 @@ pub async fn tail(settings: &Settings, args: &TailArgs) -> anyhow::Result<ExitCo
                 .as_ref()
                 .is_none_or(|key| removal.keys.contains(key))
     };
-    let (mut cycle, mut removal, mut limit) = (-1, -1, i64::from(args.last));
+    // One of the past is read in any case: it says where the present begins.
+    let (mut cycle, mut removal, mut limit) = (-1, -1, i64::from(args.last).max(1));
+    let mut silent = args.last == 0;
     loop {
         match entries(&store, cycle, removal, limit).await {
             Ok(entries) => {
                 for entry in entries {
-                    match entry {
+                    let line = match &entry {
                         Entry::Cycle(row) => {
                             cycle = cycle.max(row.id);
-                            if !narrow {
-                                print_cycle(&row, args.json);
-                            }
+                            (!narrow).then(|| cycle_line(row, args.json))
                         }
                         Entry::Removal(row) => {
                             removal = removal.max(row.id);
-                            if wanted(&row) {
-                                print_removal(&row, args.json);
-                            }
+                            wanted(row).then(|| removal_line(row, args.json))
                         }
+                    };
+                    let heard = line.filter(|_| !silent).is_none_or(heard);
+                    if !heard {
+                        return Ok(ExitCode::SUCCESS);
                     }
                 }
                 (cycle, removal, limit) = (cycle.max(0), removal.max(0), AT_ONCE);
+                silent = false;
             }
             // Whoever watches wants to know, and to go on watching.
             Err(StoreError::Down(why)) => {
-                eprintln!("oddsd: the database does not answer ({why}); still trying")
+                remark!("oddsd: the database does not answer ({why}); still trying")
             }
             Err(why) => return Err(why.into()),
         }
@@ -127,13 +132,12 @@ async fn entries(
     Ok(entries)
 }
 
-fn print_cycle(row: &CycleRow, as_json: bool) {
+fn cycle_line(row: &CycleRow, as_json: bool) -> String {
     if as_json {
-        println!("{}", json!({ "type": "cycle", "cycle": row }));
-        return;
+        return json!({ "type": "cycle", "cycle": row }).to_string();
     }
     let counts = &row.counts;
-    println!(
+    format!(
         "{}  cycle {:<6} {} inserted, {} updated, {} withdrawn, {} skipped | {} races | {} horses | {} bookmakers | {} rejected",
         row.committed_at.format("%H:%M:%S"),
         row.id,
@@ -145,13 +149,12 @@ fn print_cycle(row: &CycleRow, as_json: bool) {
         row.horses,
         row.bookmakers,
         counts.rejected
-    );
+    )
 }
 
-fn print_removal(row: &Removal, as_json: bool) {
+fn removal_line(row: &Removal, as_json: bool) -> String {
     if as_json {
-        println!("{}", json!({ "type": "removal", "removal": row }));
-        return;
+        return json!({ "type": "removal", "removal": row }).to_string();
     }
     const SHOWN: usize = 3;
     let mut keys = row
@@ -164,7 +167,7 @@ fn print_removal(row: &Removal, as_json: bool) {
     if row.keys.len() > SHOWN {
         keys.push_str(&format!(" and {} more", row.keys.len() - SHOWN));
     }
-    println!(
+    format!(
         "{}  removed      {keys} ({}, rule {}, {}, attempt {}, {} ms)",
         row.at.format("%H:%M:%S"),
         row.reason,
@@ -172,16 +175,16 @@ fn print_removal(row: &Removal, as_json: bool) {
         row.backend,
         row.attempts,
         row.took_ms
-    );
+    )
 }
 
 pub async fn status(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&settings.store()).await?;
+    let store = open_existing(settings).await?;
     store.check_schema().await?;
     let status = store.status().await?;
     store.close().await;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        say!("{}", serde_json::to_string_pretty(&status)?);
     } else {
         print_status(&status, Utc::now());
     }
@@ -206,18 +209,18 @@ fn print_status(status: &StoreStatus, now: DateTime<Utc>) {
     };
     match (&status.holder, status.lease_expires_at) {
         (Some(holder), Some(until)) if until > now => {
-            println!(
+            say!(
                 "daemon    {holder} leads (oddsd {}, since {})",
                 text("version"),
                 text("started_at")
             );
         }
         (Some(holder), _) => {
-            println!("daemon    none; {holder} was the last (start one with `oddsd run`)")
+            say!("daemon    none; {holder} was the last (start one with `oddsd run`)")
         }
-        (None, _) => println!("daemon    none has worked here yet (start one with `oddsd run`)"),
+        (None, _) => say!("daemon    none has worked here yet (start one with `oddsd run`)"),
     }
-    println!(
+    say!(
         "cycles    {} ({} of them quiet), {} fetches and {} commits failed",
         count("cycles"),
         count("quiet_cycles"),
@@ -225,7 +228,7 @@ fn print_status(status: &StoreStatus, now: DateTime<Utc>) {
         count("store_failures")
     );
     match &status.last_cycle {
-        Some(row) => println!(
+        Some(row) => say!(
             "changed   cycle {} at {}: {} inserted, {} updated, {} withdrawn",
             row.id,
             row.committed_at.format("%F %T UTC"),
@@ -233,20 +236,21 @@ fn print_status(status: &StoreStatus, now: DateTime<Utc>) {
             row.counts.changed + row.counts.reopened,
             row.counts.withdrawn
         ),
-        None => println!("changed   nothing yet"),
+        None => say!("changed   nothing yet"),
     }
-    println!(
+    say!(
         "stored    {} open prices of {} listed events",
-        status.open_prices, status.events
+        status.open_prices,
+        status.events
     );
-    println!(
+    say!(
         "outbox    {} pending, the oldest for {:.0} s{}",
         status.outbox_pending,
         status.outbox_oldest_seconds,
         status
             .outbox_last_error
             .as_ref()
-            .map(|error| format!("; last error: {error}"))
+            .map(|error| format!("; last error: {}", plain_text(error, 200)))
             .unwrap_or_default()
     );
 }

@@ -6,7 +6,6 @@
 
 mod cycle;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use crate::feed::{Ask, Feed, FeedError};
 use crate::live::Live;
 use crate::model::Counts;
 use crate::schedule::{Clock, Due, Plan, Ticker, Wait, Watched};
-use crate::store::{Lease, Loaded, Retention, Store, StoreError, Written};
+use crate::store::{Checks, Lease, Loaded, Retention, Store, StoreError, Written};
 
 pub use cycle::failure;
 
@@ -47,9 +46,6 @@ pub enum Pace {
         speed: Option<f64>,
     },
 }
-
-/// Last-checked times that the lease keeper writes down with its next renewal.
-pub type Checks = Arc<Mutex<HashMap<i64, DateTime<Utc>>>>;
 
 pub struct IngestSettings {
     /// See [`Guard`]; 1 believes every answer at once.

@@ -9,8 +9,9 @@ mod postgres;
 mod rows;
 mod sqlite;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -85,6 +86,10 @@ pub enum Acquired {
         for_another: Duration,
     },
 }
+
+/// Last-checked times by event row, which the cycles collect and the next renewal of the lease
+/// writes down.
+pub type Checks = Arc<Mutex<HashMap<i64, DateTime<Utc>>>>;
 
 /// What is stored, and the number of the next cycle.
 #[derive(Debug, Default)]

@@ -1,5 +1,6 @@
 //! The world that stories happen in: real servers on loopback, and stand-ins for what lies outside.
 
+pub mod command;
 pub mod daemon;
 pub mod odds_provider;
 pub mod postgres;

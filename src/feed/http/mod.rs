@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::{Client, Request, Response, StatusCode, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
 
 use self::body::{Body, MAX_RATIO, Unusable};
@@ -55,11 +55,22 @@ pub enum Auth<'a> {
 }
 
 impl Auth<'_> {
-    fn secret(&self) -> Option<&str> {
+    /// What no message may repeat, as it is and as `request` spells it: a refusal likes to quote
+    /// what it refuses.
+    fn secrets(&self, request: &Request) -> Vec<String> {
         match self {
-            Self::None => None,
-            Self::Basic { password, .. } => Some(password.expose_secret()),
-            Self::Query { key, .. } => Some(key.expose_secret()),
+            Self::None => Vec::new(),
+            Self::Basic { username, password } => {
+                let header = header_text(request.headers(), &header::AUTHORIZATION);
+                let encoded = header.and_then(|header| header.strip_prefix("Basic "));
+                let secrets = [Some(password.expose_secret()), Some(*username), encoded];
+                secrets.into_iter().flatten().map(Into::into).collect()
+            }
+            Self::Query { key, .. } => {
+                let query = request.url().query().unwrap_or_default();
+                let encoded = query.rsplit('=').next().unwrap_or_default();
+                vec![key.expose_secret().into(), encoded.into()]
+            }
         }
     }
 }
@@ -158,7 +169,10 @@ impl HttpDoor {
         if let Some(date) = known.and_then(|k| k.last_modified.clone()) {
             request = request.header(header::IF_MODIFIED_SINCE, date);
         }
-        let response = request.send().await.map_err(|e| at.unreachable(e))?;
+        let request = request.build().map_err(|e| at.unreachable(e))?;
+        let secrets = auth.secrets(&request);
+        let response = self.client.execute(request).await;
+        let response = response.map_err(|e| at.unreachable(e))?;
 
         let status = response.status();
         if status == StatusCode::NOT_MODIFIED && known.is_some_and(|k| !k.is_empty()) {
@@ -167,7 +181,7 @@ impl HttpDoor {
             });
         }
         if !status.is_success() {
-            return Err(at.refusal(response, auth.secret(), now).await);
+            return Err(at.refusal(response, &secrets, now).await);
         }
         let headers = response.headers().clone();
         let body = at.json_text(&headers, at.read(response, MAX_BODY).await?)?;
@@ -212,7 +226,7 @@ impl At<'_> {
     async fn refusal(
         &self,
         response: Response,
-        secret: Option<&str>,
+        secrets: &[String],
         now: DateTime<Utc>,
     ) -> FeedError {
         let status = response.status();
@@ -232,7 +246,7 @@ impl At<'_> {
             .await
             .unwrap_or_default();
         let mut detail = self.says(format_args!("answered {}", status.as_u16()));
-        if let Some(message) = message_in(&body, secret) {
+        if let Some(message) = message_in(&body, secrets) {
             detail = format!("{detail}: {message}");
         }
         match status.as_u16() {

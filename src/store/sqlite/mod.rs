@@ -61,10 +61,11 @@ impl Sqlite {
             ));
         }
         let options = SqliteConnectOptions::from_str(url)
-            .map_err(|error| {
-                StoreError::Misconfigured(format!(
-                    "DATABASE_URL is not an SQLite URL ({error}); the form is sqlite:path/to/file.db"
-                ))
+            // Its own words quote what they do not understand.
+            .map_err(|_| {
+                StoreError::Misconfigured(
+                    "DATABASE_URL is not an SQLite URL; the form is sqlite:path/to/file.db".into(),
+                )
             })?
             .create_if_missing(true)
             // WAL: readers do not wait for the writer. Not sqlx's default.

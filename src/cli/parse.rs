@@ -1,0 +1,75 @@
+//! From words and environment to settings. What the environment (or `.env`) says wrong is a bad
+//! configuration and names its variable; what the command line says wrong is a wrong usage.
+
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, CommandFactory, FromArgMatches};
+
+use super::say::remark;
+use super::{BAD_CONFIGURATION, Cli};
+
+pub fn parse() -> Result<Cli, ExitCode> {
+    let command = Cli::command().mut_args(|arg| match is_blank(&arg) {
+        // There is no variable without a name, so this one is never set.
+        true => arg.env("").hide_env(true),
+        false => arg,
+    });
+    let cli = command
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    cli.map_err(|why| {
+        let _ = why.print();
+        match variable_at_fault(&why) {
+            Some(variable) => {
+                remark!(
+                    "oddsd: the value comes from the environment variable {variable} (or from .env); mend it there, \
+                     or give the flag"
+                );
+                ExitCode::from(BAD_CONFIGURATION)
+            }
+            None => ExitCode::from(u8::try_from(why.exit_code()).unwrap_or(2)),
+        }
+    })
+}
+
+/// Hosting panels spell "not set" as an empty text. In a list an empty text says something: nothing.
+fn is_blank(arg: &Arg) -> bool {
+    let value = arg.get_env().and_then(std::env::var_os);
+    arg.get_value_delimiter().is_none() && value.is_some_and(|value| value.is_empty())
+}
+
+/// The variable that a refused value came from; `None` when it stands on the command line.
+fn variable_at_fault(why: &clap::Error) -> Option<String> {
+    if !matches!(
+        why.kind(),
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue | ErrorKind::InvalidUtf8
+    ) {
+        return None;
+    }
+    let ContextValue::String(named) = why.get(ContextKind::InvalidArg)? else {
+        return None;
+    };
+    let mut command = Cli::command();
+    command.build();
+    let arg = command
+        .get_arguments()
+        .find(|arg| arg.to_string() == *named)?;
+    let flag = format!("--{}", arg.get_long()?);
+    let given = std::env::args_os().any(|word| {
+        let word = word.to_string_lossy();
+        word == flag || word.starts_with(&format!("{flag}="))
+    });
+    let variable = arg.get_env()?.to_string_lossy().into_owned();
+    (!given).then_some(variable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

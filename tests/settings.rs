@@ -1,0 +1,178 @@
+//! Every setting is told three times: by the program (`--help`), by `.env.example`, and, where it
+//! differs, by the blueprints. They must not drift apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use clap::CommandFactory;
+use oddsd::cli::Cli;
+
+use crate::world::command::Oddsd;
+
+/// What nobody may read in a file of this repository.
+const SECRETS: [&str; 7] = [
+    "DATABASE_URL",
+    "REDIS_URL",
+    "UPSTASH_REDIS_REST_URL",
+    "UPSTASH_REDIS_REST_TOKEN",
+    "RACING_API_USERNAME",
+    "RACING_API_PASSWORD",
+    "ODDS_API_KEY",
+];
+/// Told to other programs by the blueprints, or read before any setting is.
+const NOT_OURS: [&str; 2] = ["RUST_LOG", "NO_COLOR"];
+
+struct Setting {
+    group: String,
+    default: Option<String>,
+    takes_nothing: bool,
+}
+
+/// What the program knows, by its variable.
+fn settings() -> BTreeMap<String, Setting> {
+    let command = Cli::command();
+    let settings = command.get_arguments().filter_map(|arg| {
+        let variable = arg.get_env()?.to_str()?.to_owned();
+        let default = arg.get_default_values().first();
+        let setting = Setting {
+            group: arg.get_help_heading()?.to_owned(),
+            default: default.map(|default| default.to_string_lossy().into_owned()),
+            takes_nothing: !arg.get_action().takes_values(),
+        };
+        Some((variable, setting))
+    });
+    settings.collect()
+}
+
+fn file(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
+}
+
+/// `NAME=value` and `# NAME=` lines of an example, each with the group that it stands in.
+fn example(text: &str) -> BTreeMap<String, (String, Option<String>)> {
+    let (mut group, mut found) = (String::new(), BTreeMap::new());
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("# --- ") {
+            group = name.trim_end_matches(['-', ' ']).to_owned();
+            continue;
+        }
+        let unset = line.strip_prefix("# ");
+        let Some((name, value)) = unset.unwrap_or(line).split_once('=') else {
+            continue;
+        };
+        let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        if name.is_empty() || !name.chars().all(is_name) {
+            continue;
+        }
+        let value = unset.is_none().then(|| value.to_owned());
+        let before = found.insert(name.to_owned(), (group.clone(), value));
+        assert_eq!(before, None, "{name} stands there twice");
+    }
+    found
+}
+
+#[test]
+fn every_setting_has_a_variable_a_group_and_a_sentence() {
+    let command = Cli::command();
+    for arg in command.get_arguments() {
+        let name = arg.get_id().as_str();
+        if ["help", "version"].contains(&name) {
+            continue;
+        }
+        assert!(arg.get_env().is_some(), "{name} has no variable");
+        assert!(arg.get_help_heading().is_some(), "{name} is in no group");
+        assert!(arg.get_help().is_some(), "{name} is not explained");
+        assert!(arg.is_global_set(), "{name} is not known to every command");
+    }
+    for command in command.get_subcommands() {
+        assert!(command.get_about().is_some(), "{}", command.get_name());
+        for arg in command.get_arguments() {
+            let name = format!("{} {arg}", command.get_name());
+            assert!(arg.get_help().is_some(), "{name} is not explained");
+        }
+    }
+    for secret in SECRETS {
+        let arg = command
+            .get_arguments()
+            .find(|arg| arg.get_env().is_some_and(|env| env == secret));
+        let arg = arg.unwrap_or_else(|| panic!("{secret} is a setting"));
+        assert!(arg.is_hide_env_values_set(), "--help would show {secret}");
+    }
+}
+
+#[test]
+fn the_example_holds_every_setting_with_its_default_and_no_secret() {
+    let (settings, example) = (settings(), example(&file(".env.example")));
+    assert!(settings.len() > 35, "the settings are found");
+    let names = |names: BTreeSet<String>| names;
+    assert_eq!(
+        names(example.keys().cloned().collect()),
+        names(settings.keys().cloned().collect()),
+        "left: .env.example, right: the program"
+    );
+    for (name, setting) in settings {
+        assert!(!setting.takes_nothing, "{name} cannot be set in a file");
+        let (group, value) = &example[&name];
+        assert_eq!(*group, setting.group, "{name}");
+        assert_eq!(*value, setting.default, "{name}: its default");
+        if SECRETS.contains(&name.as_str()) && name != "DATABASE_URL" {
+            assert_eq!(*value, None, "{name} is a secret");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_example_is_a_file_that_the_program_reads() {
+    let oddsd = Oddsd::new();
+    let nothing = oddsd.run(&["check", "--offline", "--json"]).await;
+    std::fs::write(oddsd.folder().join(".env"), file(".env.example")).expect("writes");
+    let example = oddsd.run(&["check", "--offline", "--json"]).await;
+    assert_eq!(example.json(), nothing.json(), "{example}");
+
+    let text = file(".env.example").replace("LISTEN=127.0.0.1:8080", "LISTEN=off");
+    std::fs::write(oddsd.folder().join(".env"), text).expect("writes");
+    let off = oddsd.run(&["check", "--offline"]).await;
+    off.says(&["off: a worker that nobody asks"]);
+}
+
+#[test]
+fn the_blueprints_name_settings_that_are_there_and_hold_no_secret() {
+    let settings = settings();
+    for name in ["render.yaml", "deploy/render.web.yaml"] {
+        let found = variables(&file(name));
+        assert!(found.len() > 4, "{name} sets something");
+        for (variable, value) in found {
+            let ours = settings.contains_key(&variable) || NOT_OURS.contains(&variable.as_str());
+            assert!(ours, "{name}: {variable} is no setting");
+            let kept_out = value == "sync: false";
+            let secret = SECRETS.contains(&variable.as_str());
+            assert_eq!(secret, kept_out, "{name}: {variable} with {value}");
+        }
+    }
+}
+
+/// The variables of a blueprint, each with the line that says what it is.
+fn variables(blueprint: &str) -> Vec<(String, String)> {
+    let lines: Vec<&str> = blueprint.lines().map(str::trim).collect();
+    let pairs = lines.windows(2).filter_map(|pair| {
+        let name = pair[0].strip_prefix("- key: ")?;
+        Some((name.to_owned(), pair[1].to_owned()))
+    });
+    pairs.collect()
+}
+
+#[test]
+fn what_drifts_is_seen() {
+    let text = "# --- Cache ---\n# The URL = secret.\n# REDIS_URL=\nCACHE_ENABLED=true\n";
+    let found = example(text);
+    assert_eq!(found.len(), 2);
+    assert_eq!(found["REDIS_URL"], ("Cache".into(), None));
+    assert_eq!(
+        found["CACHE_ENABLED"],
+        ("Cache".into(), Some("true".into()))
+    );
+    let blueprint = "envVars:\n  - key: ODDS_API_KEY\n    value: abc\n";
+    let told = [("ODDS_API_KEY".to_owned(), "value: abc".to_owned())];
+    assert_eq!(variables(blueprint), told);
+}

@@ -1,0 +1,145 @@
+//! The real program as a child that ends by itself: its own folder, an empty environment, every
+//! word it said, and its exit code.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::process::Command;
+
+/// Long enough for a loaded machine; only a broken command ever takes it.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How to start it. Nothing of this process' environment reaches it.
+pub struct Oddsd {
+    folder: tempfile::TempDir,
+    env: Vec<(String, String)>,
+}
+
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Oddsd {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let temp = folder.path().join("tmp");
+        std::fs::create_dir(&temp).expect("a folder for temporary files");
+        let env = vec![("TMPDIR".into(), temp.display().to_string())];
+        Self { folder, env }
+    }
+
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.set(name, value);
+        self
+    }
+
+    pub fn set(&mut self, name: &str, value: impl ToString) {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.into(), value.to_string()));
+    }
+
+    /// Where it runs.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What it left in the folder for temporary files.
+    pub fn left_behind(&self) -> Vec<String> {
+        std::fs::read_dir(self.folder.path().join("tmp"))
+            .expect("the folder is there")
+            .map(|entry| entry.expect("readable").file_name().display().to_string())
+            .collect()
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_oddsd"));
+        command
+            .args(args)
+            .env_clear()
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    pub async fn run(&self, args: &[&str]) -> Ended {
+        let output = self.command(args).output();
+        let output = tokio::time::timeout(PATIENCE, output)
+            .await
+            .unwrap_or_else(|_| panic!("oddsd {} does not end", args.join(" ")))
+            .expect("oddsd starts");
+        Ended {
+            code: output.status.code().expect("it ends by itself"),
+            stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+            stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+        }
+    }
+}
+
+impl Ended {
+    /// It ended with this code.
+    #[track_caller]
+    pub fn is(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{self}");
+        self
+    }
+
+    /// It said these words, on either stream.
+    #[track_caller]
+    pub fn says(self, words: &[&str]) -> Self {
+        let said = self.all();
+        for word in words {
+            assert!(said.contains(word), "{word:?} is missing in:\n{self}");
+        }
+        self
+    }
+
+    #[track_caller]
+    pub fn says_not(self, words: &[&str]) -> Self {
+        let said = self.all();
+        for word in words {
+            assert!(!said.contains(word), "{word:?} is in:\n{self}");
+        }
+        self
+    }
+
+    /// Its answer, one JSON object.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|why| panic!("no JSON ({why}):\n{self}"))
+    }
+
+    /// Its answer, one JSON object a line.
+    #[track_caller]
+    pub fn json_lines(&self) -> Vec<Value> {
+        let lines = self.stdout.lines();
+        lines
+            .map(|line| {
+                serde_json::from_str(line)
+                    .unwrap_or_else(|why| panic!("no JSON ({why}): {line}\n{self}"))
+            })
+            .collect()
+    }
+
+    pub fn all(&self) -> String {
+        format!("{}\n{}", self.stdout, self.stderr)
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "exit {}\n--- stdout\n{}\n--- stderr\n{}",
+            self.code, self.stdout, self.stderr
+        )
+    }
+}

@@ -9,7 +9,7 @@ use sqlx::{ColumnIndex, Database, Decode, Row, Type};
 
 use super::{
     Claimed, CycleRow, EventPrices, Loaded, PriceRow, Removal, Result, Runner, RunnerPrice,
-    StoreError,
+    StoreError, StoreStatus,
 };
 use crate::diff::book::{
     Book, NextRows, StoredBookmaker, StoredEvent, StoredPrice, StoredSelection,
@@ -329,6 +329,21 @@ pub fn cycle(row: &impl Columns) -> Result<CycleRow> {
         },
         fetch_ms: row.int("fetch_ms")?,
         diff_ms: row.int("diff_ms")?,
+    })
+}
+
+/// Columns `holder, expires_at, state, pending, oldest, last_error, events, open_prices`.
+pub fn status(row: &impl Columns, last_cycle: Option<CycleRow>) -> Result<StoreStatus> {
+    Ok(StoreStatus {
+        holder: row.maybe_text("holder")?.map(Into::into),
+        lease_expires_at: row.maybe_time("expires_at")?,
+        state: row.json("state")?,
+        last_cycle,
+        outbox_pending: row.int("pending")?,
+        outbox_oldest_seconds: row.float("oldest")?,
+        outbox_last_error: row.maybe_text("last_error")?.map(Into::into),
+        events: row.int("events")?,
+        open_prices: row.int("open_prices")?,
     })
 }
 

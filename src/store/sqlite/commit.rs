@@ -1,7 +1,7 @@
 //! One cycle is one transaction of prepared statements: in process, a row costs no round trip.
 
 use super::{CHECKED, LEASE, Sqlite, explain, now};
-use crate::diff::{Changes, PriceChangeKind};
+use crate::diff::{Changes, PriceChange, PriceChangeKind};
 use crate::model::Facts;
 use crate::store::{CycleFacts, Lease, Result, StoreError, Written, kinds_text, to_the_end};
 
@@ -166,19 +166,8 @@ async fn write_prices(
     written: &mut Written,
 ) -> Result<()> {
     for change in &changes.prices {
-        let offer = &change.offer;
-        let each_way = offer.each_way;
-        let (decimal, point) = (
-            offer.decimal.to_string(),
-            offer.point.map(|point| point.to_string()),
-        );
-        let (places, denom) = (
-            each_way.map(|ew| ew.places as i64),
-            each_way.map(|ew| ew.denom as i64),
-        );
-        let observed_at = change.observed_at.timestamp_micros();
         if change.kind == PriceChangeKind::Inserted {
-            let done = sqlx::query(
+            let insert = sqlx::query(
                 "INSERT INTO prices (id, event_id, selection_id, bookmaker_id, market, decimal, fractional, point, ew_places,
                                      ew_denom, status, observed_at, updated_at)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
@@ -187,57 +176,46 @@ async fn write_prices(
             .bind(change.event_row)
             .bind(change.selection_row)
             .bind(change.bookmaker_row)
-            .bind(change.key.market.as_str())
-            .bind(&decimal)
-            .bind(offer.fractional.as_deref())
-            .bind(&point)
-            .bind(places)
-            .bind(denom)
-            .bind(change.status.as_str())
-            .bind(observed_at)
-            .bind(at)
-            .execute(&mut **tx)
-            .await
-            .map_err(explain)?;
+            .bind(change.key.market.as_str());
+            let insert = with_offer(insert, change).bind(at);
+            let done = insert.execute(&mut **tx).await.map_err(explain)?;
             written.inserted += done.rows_affected();
         } else {
-            let done = sqlx::query(
+            let update = sqlx::query(
                 "UPDATE prices SET decimal = ?2, fractional = ?3, point = ?4, ew_places = ?5, ew_denom = ?6, status = ?7,
                      observed_at = ?8, updated_at = ?9
                  WHERE id = ?1",
             )
-            .bind(change.row)
-            .bind(&decimal)
-            .bind(offer.fractional.as_deref())
-            .bind(&point)
-            .bind(places)
-            .bind(denom)
-            .bind(change.status.as_str())
-            .bind(observed_at)
-            .bind(at)
-            .execute(&mut **tx)
-            .await
-            .map_err(explain)?;
+            .bind(change.row);
+            let update = with_offer(update, change).bind(at);
+            let done = update.execute(&mut **tx).await.map_err(explain)?;
             written.updated += done.rows_affected();
         }
-        sqlx::query(
-            "INSERT INTO price_history (price_id, cycle_id, observed_at, decimal, fractional, point, ew_places, ew_denom, status)
+        let history = sqlx::query(
+            "INSERT INTO price_history (price_id, cycle_id, decimal, fractional, point, ew_places, ew_denom, status, observed_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )
         .bind(change.row)
-        .bind(cycle.id)
-        .bind(observed_at)
-        .bind(&decimal)
-        .bind(offer.fractional.as_deref())
-        .bind(&point)
-        .bind(places)
-        .bind(denom)
-        .bind(change.status.as_str())
-        .execute(&mut **tx)
-        .await
-        .map_err(explain)?;
+        .bind(cycle.id);
+        let history = with_offer(history, change);
+        history.execute(&mut **tx).await.map_err(explain)?;
     }
     Ok(())
+}
+
+type Statement<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+/// The columns `decimal, fractional, point, ew_places, ew_denom, status, observed_at`, in this order.
+fn with_offer<'q>(statement: Statement<'q>, change: &'q PriceChange) -> Statement<'q> {
+    let offer = &change.offer;
+    statement
+        .bind(offer.decimal.to_string())
+        .bind(offer.fractional.as_deref())
+        .bind(offer.point.map(|point| point.to_string()))
+        .bind(offer.each_way.map(|each_way| i64::from(each_way.places)))
+        .bind(offer.each_way.map(|each_way| i64::from(each_way.denom)))
+        .bind(change.status.as_str())
+        .bind(change.observed_at.timestamp_micros())
 }
 
 fn json(facts: &Facts) -> String {

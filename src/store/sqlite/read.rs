@@ -220,17 +220,7 @@ impl Sqlite {
         .fetch_one(&self.readers)
         .await
         .map_err(explain)?;
-        Ok(StoreStatus {
-            holder: row.maybe_text("holder")?.map(Into::into),
-            lease_expires_at: row.maybe_time("expires_at")?,
-            state: row.json("state")?,
-            last_cycle: self.cycles(-1, 1).await?.pop(),
-            outbox_pending: row.int("pending")?,
-            outbox_oldest_seconds: row.float("oldest")?,
-            outbox_last_error: row.maybe_text("last_error")?.map(Into::into),
-            events: row.int("events")?,
-            open_prices: row.int("open_prices")?,
-        })
+        rows::status(&row, self.cycles(-1, 1).await?.pop())
     }
 
     pub async fn prune(

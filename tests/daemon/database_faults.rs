@@ -72,7 +72,8 @@ async fn whichever_way_a_commit_went_whose_answer_was_lost_the_rows_are_right() 
     let mut daemon = town.run();
     daemon.says("inserted=48").await;
     for round in 0..6 {
-        proxy.set(Wire::CutAnswer(0));
+        // Only a commit says this to the database.
+        proxy.set(Wire::CutAnswerTo("price_changed"));
         card.set_price(&format!("{}.5", round + 4));
         card.odds(1, 1, round % 4)["decimal"] = serde_json::json!(format!("{}.25", round + 6));
         town.serve(&card);

@@ -185,7 +185,7 @@ async fn without_a_cache_everything_is_answered_and_no_cache_is_contacted() {
     town.settings = town.settings.with("CACHE_ENABLED", "false");
     town.put_foreign("foreign").await;
     let connections = |info: crate::world::resp::Reply| {
-        let text = format!("{info:?}");
+        let text = info.text();
         let (_, rest) = text
             .split_once("total_connections_received:")
             .expect("INFO");

@@ -240,11 +240,13 @@ fn race(n: usize) -> Value {
 }
 
 fn runner(race: usize, n: usize) -> Value {
+    let updated = Utc::now().with_timezone(&London);
+    let updated = updated.format("%Y-%m-%d %H:%M:%S").to_string();
     let odds = ["Bet365", "Coral", "William Hill", "Betfair Exchange"];
     let odds = odds.iter().enumerate().map(|(b, bookmaker)| {
         json!({
             "bookmaker": bookmaker, "fractional": "", "decimal": format!("{}.{b}", 3 + n),
-            "ew_places": "3", "ew_denom": "5", "updated": "2025-10-13 14:11:07", "history": [],
+            "ew_places": "3", "ew_denom": "5", "updated": updated, "history": [],
         })
     });
     json!({

@@ -151,8 +151,11 @@ async fn a_recorded_day_is_stored_as_it_was_served_and_told_once() {
         let Some(file) = recording(test, file) else {
             return;
         };
-        let (town, races) = (Town::build().await, moved_to_tomorrow(&file));
+        let (town, mut races) = (Town::build().await, moved_to_tomorrow(&file));
         town.provider.serve_cards(races.clone());
+        // We ask for Britain and Ireland, and the provider keeps to it (one recorded race is French).
+        races.retain(|race| race["region"] == "GB" || race["region"] == "IRE");
+        assert!(!races.is_empty());
         twice(&town, &races).await;
     }
 }

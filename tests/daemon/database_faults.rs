@@ -47,24 +47,21 @@ async fn a_database_that_goes_and_comes_back_is_written_to_as_if_nothing_had_hap
     let url = daemon.url().await;
     daemon.says("inserted=48").await;
     daemon.says(INVALIDATED).await;
-    for (round, price) in ["4.5", "5.5"].into_iter().enumerate() {
-        proxy.set(Wire::Cut);
+    for price in ["4.5", "5.5"] {
+        // Away from the middle of a commit on.
+        proxy.set(Wire::CutAnswerTo("price_changed"));
         card.set_price(price);
         town.serve(&card);
-        if round == 0 {
-            let line = daemon.says("event=cycle.store_failed").await;
-            assert!(line.contains("next try in"), "{line}");
-        } else {
-            // The same failure is not said again so soon: two whole looks at the card are enough.
-            let seen = town.provider.requests().len();
-            town.provider.until_requests(seen + 4).await;
-        }
+        proxy.until_cut().await;
+        daemon.has_said("event=cycle.store_failed").await;
         assert_eq!(get(&format!("{url}/livez")).await.status, 200);
         assert_eq!(get(&format!("{url}/readyz")).await.status, 503);
         assert_eq!(get(&format!("{url}/readyz?verbose")).await.status, 503);
         proxy.set(Wire::Pass);
-        daemon.says("Cycle complete: 1 updated").await;
-        daemon.says(INVALIDATED).await;
+        daemon.listen_anew();
+        // The commit may have gone through: then there is nothing left to update.
+        daemon.says("Cycle complete").await;
+        daemon.says("Cycle complete").await;
         assert_eq!(get(&format!("{url}/readyz")).await.status, 200);
         town.is_right(&card).await;
     }

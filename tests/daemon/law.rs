@@ -102,9 +102,11 @@ impl Walk {
                 "feed"
             }
             7 => {
-                self.wire.set(Wire::Cut);
+                self.wire.set(Wire::CutAnswerTo("price_changed"));
                 self.change();
-                self.a_request().await;
+                self.wire.until_cut().await;
+                // It stays away for a while.
+                assert_eq!(get(&format!("{}/readyz", self.url)).await.status, 503);
                 self.wire.set(Wire::Pass);
                 self.a_cycle().await;
                 "database"

@@ -146,7 +146,7 @@ impl Daemon {
     }
 
     /// Forgets what was said so far: the next [`Daemon::says`] waits for something new.
-    pub fn from_now(&mut self) {
+    pub fn listen_anew(&mut self) {
         self.heard = self.said.lines().len();
     }
 

@@ -9,6 +9,9 @@ use crate::world::postgres;
 use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
 use crate::world::redis::{RedisServer, free_port};
 
+/// Settings, and the words that must be said about them.
+type Wrong<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
 fn verdicts(ended: &Ended, what: &str) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().expect("text").to_owned();
     let told = ended.json();
@@ -77,7 +80,7 @@ async fn offline_it_asks_nobody() {
 #[tokio::test]
 async fn settings_that_can_never_work_are_named_with_their_fix() {
     let far = "postgres://me@db.example.com/odds?sslmode=require";
-    let wrong: &[(&[(&str, &str)], &[&str])] = &[
+    let wrong: &[Wrong] = &[
         (
             &[("FEED", "racing-api")],
             &["RACING_API_USERNAME and RACING_API_PASSWORD"],

@@ -337,6 +337,7 @@ pub struct ScheduleArgs {
     #[arg(
         long,
         env = "CRON_TIMEZONE",
+        value_parser = timezone,
         default_value = "UTC",
         global = true,
         hide_short_help = true
@@ -386,6 +387,11 @@ fn fraction(text: &str) -> Result<f64, String> {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("a share between 0 and 1, e.g. 0.5".into()),
     }
+}
+
+fn timezone(text: &str) -> Result<Tz, String> {
+    text.parse()
+        .map_err(|_| "a time zone's name, e.g. UTC or Europe/London".into())
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -4,6 +4,7 @@ mod cache;
 mod cache_faults;
 mod cache_read;
 mod cache_upstash;
+mod commands;
 mod daemon;
 mod floors;
 mod logs;

@@ -74,7 +74,8 @@ fn example(text: &str) -> BTreeMap<String, (String, Option<String>)> {
 
 #[test]
 fn every_setting_has_a_variable_a_group_and_a_sentence() {
-    let command = Cli::command();
+    let mut command = Cli::command();
+    command.build();
     for arg in command.get_arguments() {
         let name = arg.get_id().as_str();
         if ["help", "version"].contains(&name) {
@@ -105,10 +106,9 @@ fn every_setting_has_a_variable_a_group_and_a_sentence() {
 fn the_example_holds_every_setting_with_its_default_and_no_secret() {
     let (settings, example) = (settings(), example(&file(".env.example")));
     assert!(settings.len() > 35, "the settings are found");
-    let names = |names: BTreeSet<String>| names;
     assert_eq!(
-        names(example.keys().cloned().collect()),
-        names(settings.keys().cloned().collect()),
+        example.keys().collect::<BTreeSet<_>>(),
+        settings.keys().collect::<BTreeSet<_>>(),
         "left: .env.example, right: the program"
     );
     for (name, setting) in settings {

@@ -7,7 +7,7 @@ use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
 use super::say::say;
-use super::{BAD_CONFIGURATION, DEPENDENCY_DOWN, missing_file};
+use super::{BAD_CONFIGURATION, DEPENDENCY_DOWN, missing_file, next_step};
 use crate::app;
 use crate::cache::{Cache, CacheError};
 use crate::config::{Listen, Settings};
@@ -256,7 +256,10 @@ async fn database(settings: &Settings, report: &mut Report) {
     }
     let store = match Store::open(&settings.store()).await {
         Ok(store) => store,
-        Err(why) => return report.fail("database", database_code(&why), why.to_string()),
+        Err(why) => {
+            let says = format!("{why}{}", next_step(&why));
+            return report.fail("database", database_code(&why), says);
+        }
     };
     report.ok("database", format!("{}: connected", store.backend()));
     match store.check_schema().await {

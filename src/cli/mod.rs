@@ -127,8 +127,11 @@ pub async fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(why) => {
-            let why_text = crate::model::plain_text(&format!("{why:#}"), 2_000);
-            remark!("oddsd: {why_text}");
+            let told = crate::model::plain_text(&format!("{why:#}"), 2_000);
+            match why.downcast_ref::<StoreError>() {
+                Some(why) => remark!("oddsd: {told}{}", next_step(why)),
+                None => remark!("oddsd: {told}"),
+            }
             ExitCode::from(code_of(&why))
         }
     }
@@ -153,6 +156,18 @@ fn code_of(why: &anyhow::Error) -> u8 {
         }
     }
     FAILED
+}
+
+/// What to do about it, where the error does not say so itself.
+fn next_step(why: &StoreError) -> &'static str {
+    match why {
+        StoreError::Down(_) => {
+            "; is the server up, and is it the host and port in DATABASE_URL? Then try again"
+        }
+        StoreError::Failed(_) => "; `oddsd check` looks at rights and tables",
+        StoreError::Fenced => "; `oddsd status` says which",
+        StoreError::Misconfigured(_) | StoreError::Schema(_) => "",
+    }
 }
 
 fn feed_code(why: &FeedError) -> u8 {

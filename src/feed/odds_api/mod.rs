@@ -157,6 +157,7 @@ impl OddsApi {
             name: "apiKey",
             key: &self.settings.api_key,
         };
+        let in_url = as_in_url(&url, self.settings.api_key.expose_secret());
         match self.door.get(url, auth, None, now).await {
             Ok(Answer::Fresh { body, headers, .. }) => {
                 if let Some(quota) = Quota::of(&headers) {
@@ -167,8 +168,9 @@ impl OddsApi {
                     self.spent_until = None;
                 }
                 let key = self.settings.api_key.expose_secret();
-                Ok(match !key.is_empty() && body.contains(key) {
-                    true => body.replace(key, "***"),
+                let told = |key: &str| !key.is_empty() && body.contains(key);
+                Ok(match told(key) || told(&in_url) {
+                    true => body.replace(key, "***").replace(&in_url, "***"),
                     false => body,
                 })
             }
@@ -231,4 +233,15 @@ fn is_out_of_credits(detail: &str) -> bool {
     ["out_of_usage_credits", "usage quota", "usage credits"]
         .iter()
         .any(|words| detail.contains(words))
+}
+
+/// A text as the query of a URL spells it.
+fn as_in_url(url: &Url, text: &str) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.query_pairs_mut().append_pair("", text);
+    url.query()
+        .unwrap_or_default()
+        .trim_start_matches('=')
+        .to_owned()
 }

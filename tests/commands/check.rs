@@ -1,0 +1,236 @@
+//! `check`: every door, all at once, each trouble with its cause and its fix.
+
+use serde_json::Value;
+
+use super::simulated;
+use crate::world::command::{Ended, Oddsd};
+use crate::world::odds_provider::{OddsProvider, Reply};
+use crate::world::postgres;
+use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
+use crate::world::redis::{RedisServer, free_port};
+
+/// Settings, and the words that must be said about them.
+type Wrong<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
+fn verdicts(ended: &Ended, what: &str) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let told = ended.json();
+    let findings = told["findings"].as_array().expect("findings").iter();
+    findings
+        .filter(|finding| finding["what"] == what)
+        .map(|finding| (text(&finding["verdict"]), text(&finding["says"])))
+        .collect()
+}
+
+#[tokio::test]
+async fn with_all_doors_open_it_says_so_and_ends_well() {
+    let redis = RedisServer::start().await;
+    let oddsd = super::on_postgres().await.with("REDIS_URL", redis.url());
+    oddsd.run(&["migrate"]).await.is(0);
+    let told = oddsd.run(&["check", "--json"]).await.is(0);
+    assert_eq!(told.json()["ok"], true);
+    for what in [
+        "schedule", "feed", "cache", "listen", "database", "schema", "rights", "clock",
+    ] {
+        let found = verdicts(&told, what);
+        assert!(!found.is_empty(), "{what}: {told}");
+        assert!(
+            found.iter().all(|(verdict, _)| verdict == "ok"),
+            "{what}: {told}"
+        );
+    }
+    // Looking changes nothing: no cycle, no lease.
+    let status = oddsd.run(&["status", "--json"]).await.is(0).json();
+    assert_eq!(status["holder"], Value::Null);
+}
+
+#[tokio::test]
+async fn before_the_first_start_it_makes_no_file() {
+    let oddsd = simulated();
+    let told = oddsd.run(&["check"]).await.is(0);
+    told.says(&["oddsd.db does not exist yet", "oddsd run"]);
+    assert!(!oddsd.folder().join("oddsd.db").exists());
+    let nowhere = simulated().with("DATABASE_URL", "sqlite:not/here/odds.db");
+    nowhere
+        .run(&["check"])
+        .await
+        .is(78)
+        .says(&["no folder not/here"]);
+}
+
+#[tokio::test]
+async fn offline_it_asks_nobody() {
+    let provider = RacingProvider::start().await;
+    let nobody = free_port();
+    let oddsd = Oddsd::new()
+        .with("RACING_API_URL", provider.base_url())
+        .with("RACING_API_USERNAME", USERNAME)
+        .with("RACING_API_PASSWORD", PASSWORD)
+        .with(
+            "DATABASE_URL",
+            format!("postgres://me@127.0.0.1:{nobody}/odds"),
+        )
+        .with("REDIS_URL", format!("redis://127.0.0.1:{nobody}"));
+    oddsd.run(&["check", "--offline"]).await.is(0);
+    assert_eq!(provider.requests().len(), 0);
+    oddsd.run(&["check"]).await.is(69);
+    assert_eq!(provider.requests().len(), 2, "today and tomorrow");
+}
+
+#[tokio::test]
+async fn settings_that_can_never_work_are_named_with_their_fix() {
+    let far = "postgres://me@db.example.com/odds?sslmode=require";
+    let wrong: &[Wrong] = &[
+        (
+            &[("FEED", "racing-api")],
+            &["RACING_API_USERNAME and RACING_API_PASSWORD"],
+        ),
+        (&[("FEED", "odds-api")], &["ODDS_API_KEY"]),
+        (
+            &[("FEED", "odds-api"), ("ODDS_API_KEY", "k")],
+            &["ODDS_API_SPORT", "baseball_mlb"],
+        ),
+        (
+            &[("FEED", "betfair")],
+            &["oddsd replay FILE --feed betfair"],
+        ),
+        (&[("CRON", "every day")], &["CRON", "six are needed"]),
+        (
+            &[("REDIS_URL", "http://x")],
+            &["redis://host:6379", "rediss://"],
+        ),
+        (
+            &[("UPSTASH_REDIS_REST_URL", "https://x")],
+            &["UPSTASH_REDIS_REST_TOKEN is empty"],
+        ),
+        (
+            &[("UPSTASH_REDIS_REST_TOKEN", "t")],
+            &["UPSTASH_REDIS_REST_URL is empty"],
+        ),
+        (
+            &[
+                ("UPSTASH_REDIS_REST_TOKEN", "t"),
+                ("UPSTASH_REDIS_REST_URL", "http://x"),
+            ],
+            &["https://"],
+        ),
+        (
+            &[("DATABASE_URL", "mysql://h/x")],
+            &["\"mysql:\"", "postgres://", "sqlite:"],
+        ),
+        (
+            &[("DATABASE_URL", "postgres://u:p@h:6543/x")],
+            &["6543", "port 5432"],
+        ),
+        (
+            &[("DATABASE_URL", far)],
+            &["sslmode=verify-full", "DATABASE_TLS"],
+        ),
+        (
+            &[("DATABASE_URL", "sqlite::memory:")],
+            &["sqlite:path/to/file.db"],
+        ),
+    ];
+    for (settings, words) in wrong {
+        let mut oddsd = simulated();
+        for (name, value) in *settings {
+            oddsd.set(name, value);
+        }
+        let told = oddsd.run(&["check"]).await.is(78);
+        told.says(&["FAIL"]).says(words);
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_let_us_in_is_told_apart() {
+    let nobody = format!("postgres://me@127.0.0.1:{}/odds", free_port());
+    let told = simulated().with("DATABASE_URL", nobody);
+    told.run(&["check"]).await.is(69).says(&[
+        "FAIL  database",
+        "Connection refused",
+        "DATABASE_URL",
+    ]);
+    let server = postgres::server_url();
+    let wrong = server.replace("oddsd@", "oddsd_by_password:wrong-word@");
+    let told = simulated()
+        .with("DATABASE_URL", wrong)
+        .run(&["check"])
+        .await;
+    told.is(78)
+        .says(&["FAIL  database", "password"])
+        .says_not(&["wrong-word"]);
+    let (base, _) = server.rsplit_once('/').expect("a name");
+    let missing = simulated().with("DATABASE_URL", format!("{base}/not_there"));
+    missing.run(&["check"]).await.is(78).says(&["not_there"]);
+}
+
+#[tokio::test]
+async fn a_cache_that_is_away_is_no_wrong_setting() {
+    let mut redis = RedisServer::with_password("right-word").await;
+    let wrong = format!("redis://:wrong-word@127.0.0.1:{}", redis.port());
+    let told = simulated().with("REDIS_URL", wrong).run(&["check"]).await;
+    told.is(78)
+        .says(&["FAIL  cache", "password"])
+        .says_not(&["wrong-word"]);
+    let oddsd = simulated().with("REDIS_URL", redis.url());
+    oddsd.run(&["check"]).await.is(0).says(&["answers in"]);
+    redis.kill().await;
+    let told = oddsd.run(&["check"]).await.is(69);
+    told.says(&["FAIL  cache", "outbox until it is back"]);
+}
+
+#[tokio::test]
+async fn a_feed_that_refuses_is_a_wrong_setting_and_one_that_is_away_is_not() {
+    let provider = RacingProvider::start().await;
+    let racing = Oddsd::new()
+        .with("LISTEN", "off")
+        .with("RACING_API_URL", provider.base_url())
+        .with("RACING_API_USERNAME", USERNAME)
+        .with("RACING_API_PASSWORD", PASSWORD);
+    racing
+        .run(&["check"])
+        .await
+        .is(0)
+        .says(&["answers: 0 events"]);
+    provider.fault(Fault::Unauthorized).await;
+    let told = racing.run(&["check"]).await.is(78);
+    told.says(&["FAIL  feed", "401", "RACING_API_USERNAME"]);
+    provider.fault(Fault::Status(503)).await;
+    racing
+        .run(&["check"])
+        .await
+        .is(69)
+        .says(&["FAIL  feed", "503"]);
+    provider.fault(Fault::Refuse).await;
+    racing
+        .run(&["check"])
+        .await
+        .is(69)
+        .says(&["FAIL  feed", "cannot be reached"]);
+}
+
+#[tokio::test]
+async fn a_paid_quota_is_told_and_a_spent_one_is_no_wrong_setting() {
+    let provider = OddsProvider::start().await;
+    let league = Oddsd::new()
+        .with("LISTEN", "off")
+        .with("FEED", "odds-api")
+        .with("ODDS_API_URL", &provider.url)
+        .with("ODDS_API_KEY", "k3y-of-a-story")
+        .with("ODDS_API_SPORT", "baseball_mlb");
+    let answer = Reply::says(200, "[]")
+        .with("x-requests-remaining", 499)
+        .with("x-requests-used", 1)
+        .with("x-requests-last", 1);
+    provider.next(answer);
+    let told = league.run(&["check"]).await.is(0);
+    told.says(&["499 paid requests left, this look cost 1"]);
+    provider.next(Reply::says(
+        401,
+        r#"{"message":"Usage quota has been reached.","error_code":"OUT_OF_USAGE_CREDITS"}"#,
+    ));
+    let told = league.run(&["check"]).await;
+    told.is(69)
+        .says(&["FAIL  feed", "quota"])
+        .says_not(&["k3y-of-a-story"]);
+}

@@ -1,0 +1,115 @@
+//! `invalidate`: durable before it is tried, and never forgotten.
+
+use super::on_postgres;
+use crate::world::daemon::{Daemon, Settings};
+use crate::world::postgres;
+use crate::world::redis::RedisServer;
+use crate::world::resp::Reply;
+
+const KEY: &str = "races:by-stage:v1";
+
+async fn put(redis: &RedisServer) {
+    let put = redis.cli(&["SET", KEY, "stale"]).await;
+    assert_eq!(put, Reply::Status("OK".into()));
+}
+
+#[tokio::test]
+async fn a_dry_run_names_the_keys_and_touches_nothing() {
+    let redis = RedisServer::start().await;
+    put(&redis).await;
+    let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
+    oddsd.run(&["migrate"]).await.is(0);
+    let args = [
+        "invalidate",
+        "--dry-run",
+        "--json",
+        "--event",
+        "rac_1",
+        "a:key",
+    ];
+    let told = oddsd.run(&args).await.is(0).json();
+    assert_eq!(told["dry_run"], true);
+    let keys = ["a:key", "event:rac_1:prices:v1", KEY];
+    assert_eq!(told["keys"], serde_json::json!(keys));
+    assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(1));
+    let status = oddsd.run(&["status", "--json"]).await.json();
+    assert_eq!(status["outbox_pending"], 0);
+    oddsd
+        .run(&["invalidate"])
+        .await
+        .is(78)
+        .says(&["at least one key", KEY]);
+    oddsd
+        .run(&["invalidate", " "])
+        .await
+        .is(78)
+        .says(&["no cache key"]);
+}
+
+#[tokio::test]
+async fn without_a_daemon_it_removes_by_itself_and_leaves_a_trace() {
+    let redis = RedisServer::start().await;
+    put(&redis).await;
+    let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
+    oddsd.run(&["migrate"]).await.is(0);
+    let told = oddsd.run(&["invalidate", KEY, "--json"]).await.is(0).json();
+    assert_eq!(told["confirmed"], true);
+    assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(0));
+    let rule = ["tail", "--for", "100ms", "--json", "--rule", "manual"];
+    let lines = oddsd.run(&rule).await.is(0).json_lines();
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["removal"]["keys"], serde_json::json!([KEY]));
+}
+
+/// A laptop that does not know the cache must not settle what waits for the daemon's.
+#[tokio::test]
+async fn with_no_cache_set_here_the_removal_waits_for_the_daemon() {
+    let redis = RedisServer::start().await;
+    put(&redis).await;
+    let mut oddsd = on_postgres().await;
+    oddsd.run(&["migrate"]).await.is(0);
+    let told = oddsd.run(&["invalidate", KEY]).await.is(69);
+    told.says(&["not removed yet", "outbox", "REDIS_URL"]);
+    let status = oddsd.run(&["status", "--json"]).await.json();
+    assert_eq!(status["outbox_pending"], 1);
+    assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(1));
+    oddsd.set("REDIS_URL", redis.url());
+    oddsd.run(&["once"]).await.is(0);
+    assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(0));
+}
+
+#[tokio::test]
+async fn with_the_cache_down_it_stays_in_the_outbox() {
+    let mut redis = RedisServer::start().await;
+    let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
+    oddsd.run(&["migrate"]).await.is(0);
+    redis.kill().await;
+    let told = oddsd.run(&["invalidate", KEY]).await.is(69);
+    told.says(&["not confirmed yet", "outbox", "oddsd status"]);
+    let status = oddsd.run(&["status", "--json"]).await.is(0).json();
+    assert_eq!(status["outbox_pending"], 1);
+    oddsd.run(&["status"]).await.says(&["outbox    1 pending"]);
+}
+
+#[tokio::test]
+async fn with_a_daemon_the_daemon_removes_it() {
+    let redis = RedisServer::start().await;
+    let database = postgres::database().await;
+    let settings = Settings::default()
+        .with("FEED", "simulator")
+        .with("DATABASE_URL", database.as_str())
+        .with("REDIS_URL", redis.url())
+        .with("LISTEN", "off")
+        .with("LOG_FORMAT", "logfmt");
+    let mut daemon = Daemon::start(&settings, &["run"]);
+    daemon.says("event=cycle.complete").await;
+    daemon.says("event=cache.invalidated").await;
+    put(&redis).await;
+    // From somewhere that knows the database and nothing else.
+    let elsewhere = crate::world::command::Oddsd::new().with("DATABASE_URL", &database);
+    let told = elsewhere.run(&["invalidate", KEY]).await.is(0);
+    told.says(&["removed races:by-stage:v1"]);
+    assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(0));
+    daemon.says("rule=manual").await;
+    daemon.stop().await;
+}

@@ -1,0 +1,76 @@
+//! `record`, and `replay` of what it wrote.
+
+use super::simulated;
+use crate::world::command::Oddsd;
+use crate::world::odds_provider::{OddsProvider, Reply};
+use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
+
+#[tokio::test]
+async fn a_simulated_day_recorded_replays_price_for_price() {
+    for name in ["day.jsonl", "day.jsonl.zst"] {
+        let oddsd = simulated().with("CADENCE", "*=1s");
+        let told = oddsd.run(&["record", "--out", name, "--for", "3s"]).await;
+        let told = told
+            .is(0)
+            .says(&["answers recorded", "oddsd replay", "--feed racing-api"]);
+        // "09:15:51 recorded 57 events, 12796 prices", once an answer.
+        let answers = told.stderr.lines();
+        let answers = answers.filter_map(|line| line.strip_suffix(" prices")?.rsplit(' ').next());
+        let prices: u64 = answers.map(|n| n.parse::<u64>().expect("a count")).sum();
+        assert!(prices > 1_000, "{told}");
+        let args = ["replay", name, "--feed", "racing-api", "--json", "--verify"];
+        let replayed = oddsd.run(&args).await.is(0).json();
+        assert_eq!(replayed["prices_seen"], prices, "{told}\n{replayed}");
+        for none in ["rejected", "stale", "withdrawn"] {
+            assert_eq!(replayed[none], 0, "{told}\n{replayed}");
+        }
+
+        // It cannot be made again, so it is never written over.
+        let before = std::fs::read(oddsd.folder().join(name)).expect("it is there");
+        let again = oddsd.run(&["record", "--out", name, "--for", "1s"]).await;
+        again
+            .is(1)
+            .says(&[name, "never overwritten", "name a new one"]);
+        let after = std::fs::read(oddsd.folder().join(name)).expect("it is there");
+        assert_eq!(before, after);
+    }
+}
+
+#[tokio::test]
+async fn a_league_is_recorded_word_for_word() {
+    let provider = OddsProvider::start().await;
+    let body = r#"[{"id":"g1","sport_key":"baseball_mlb","sport_title":"MLB","commence_time":"2099-08-04T23:05:00Z","home_team":"Red Sox","away_team":"Yankees","bookmakers":[{"key":"fanduel","title":"FanDuel","last_update":"2026-08-03T23:59:00Z","markets":[{"key":"h2h","outcomes":[{"name":"Red Sox","price":1.50},{"name":"Yankees","price":2.6}]}]}]}]"#;
+    provider.next(Reply::says(200, body));
+    let oddsd = Oddsd::new()
+        .with("FEED", "odds-api")
+        .with("ODDS_API_URL", &provider.url)
+        .with("ODDS_API_KEY", "k3y-of-a-story")
+        .with("ODDS_API_SPORT", "baseball_mlb");
+    let args = ["record", "--out", "league.jsonl", "--for", "1s"];
+    oddsd.run(&args).await.is(0).says(&["1 answers recorded"]);
+    let text = std::fs::read_to_string(oddsd.folder().join("league.jsonl")).expect("it is there");
+    assert!(!text.contains("k3y-of-a-story"), "{text}");
+    let record: serde_json::Value = serde_json::from_str(&text).expect("one line of JSON");
+    assert_eq!(record["bodies"], serde_json::json!([body]));
+    let replay = ["replay", "league.jsonl", "--json"];
+    let told = oddsd.run(&replay).await.is(0).json();
+    assert_eq!(told["inserted"], 2, "{told}");
+}
+
+#[tokio::test]
+async fn a_feed_that_refuses_leaves_no_empty_file_behind() {
+    let provider = RacingProvider::start().await;
+    provider.fault(Fault::Unauthorized).await;
+    let oddsd = Oddsd::new()
+        .with("RACING_API_URL", provider.base_url())
+        .with("RACING_API_USERNAME", USERNAME)
+        .with("RACING_API_PASSWORD", PASSWORD);
+    let args = ["record", "--out", "day.jsonl", "--for", "300ms"];
+    let told = oddsd.run(&args).await.is(78);
+    told.says(&["401", "RACING_API_USERNAME"]);
+    assert!(!oddsd.folder().join("day.jsonl").exists());
+    provider.fault(Fault::Status(503)).await;
+    let told = oddsd.run(&args).await.is(1);
+    told.says(&["503", "nothing was recorded", "oddsd check"]);
+    assert!(!oddsd.folder().join("day.jsonl").exists());
+}

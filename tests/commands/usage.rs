@@ -1,0 +1,174 @@
+//! Words and settings that are wrong: named, with what would be right, and with the right code.
+
+use std::process::Stdio;
+
+use super::simulated;
+use crate::world::command::Oddsd;
+
+#[tokio::test]
+async fn a_wrong_word_is_a_wrong_usage_with_a_suggestion() {
+    let oddsd = Oddsd::new();
+    for (args, words) in [
+        (&["chekc"][..], "'check'"),
+        (&["run", "--databse-url", "x"], "'--database-url'"),
+        (&["run", "--listen", "nowhere"], "127.0.0.1:8080"),
+        (&["run", "--for", "soon"], "30s, 5m or 2h"),
+        (&["replay"], "<FILE>"),
+        (&["record"], "--out"),
+        (&["replay", "x", "--speed", "0"], "above zero"),
+    ] {
+        oddsd.run(args).await.is(2).says(&[words, "--help"]);
+    }
+    oddsd.run(&[]).await.is(2).says(&["oddsd demo"]);
+}
+
+#[tokio::test]
+async fn a_wrong_setting_is_named_with_its_fix() {
+    let wrong: &[(&str, &str, &[&str])] = &[
+        ("FEED", "horses", &["racing-api", "simulator"]),
+        ("RACING_API_PAGE", "501", &["1..=500"]),
+        ("RACING_API_CARDS_PER_SECOND", "0", &["requests a second"]),
+        ("RACING_API_RACES_PER_SECOND", "NaN", &["requests a second"]),
+        ("FEED_TIMEOUT_SECONDS", "0", &["1..=300"]),
+        ("ODDS_API_FORMAT", "roman", &["decimal", "american"]),
+        ("ODDS_API_QUOTA_FLOOR", "-1", &["--odds-api-quota-floor"]),
+        ("MAX_REMOVED_FRACTION", "2", &["between 0 and 1"]),
+        ("SIMULATOR_SEED", "seven", &["--simulator-seed"]),
+        ("DATABASE_TLS", "maybe", &["verify-full"]),
+        ("DATABASE_MAX_CONNECTIONS", "1", &["2..=200"]),
+        (
+            "DATABASE_STATEMENT_TIMEOUT_SECONDS",
+            "x",
+            &["--database-statement"],
+        ),
+        ("AUTO_MIGRATE", "maybe", &["true, false"]),
+        ("HISTORY_DAYS", "0", &["1..=36500"]),
+        ("CACHE_ENABLED", "perhaps", &["true, false"]),
+        ("CACHE_TIMEOUT_MS", "1", &["10..=60000"]),
+        ("CACHE_MEMORY_MB", "0", &["1..=65536"]),
+        ("CADENCE", "fast", &["minutes=interval", "5=10s,30=60s"]),
+        ("CADENCE", "5=10s", &["*=900s"]),
+        ("WHOLE_CARD_SECONDS", "0", &["1..=86400"]),
+        ("CRON_TIMEZONE", "London", &["Europe/London"]),
+        ("LISTEN", "8080", &["127.0.0.1:8080", "off"]),
+        ("LEASE_SECONDS", "0", &["1..=600"]),
+        ("LOG_FORMAT", "xml", &["pretty, logfmt or json"]),
+        ("LOG_LEVEL", "verbose=loud", &["info,oddsd::feed=debug"]),
+        ("RUST_LOG", "verbose=loud", &["info,oddsd::feed=debug"]),
+    ];
+    for (name, value, words) in wrong {
+        let told = simulated().with(name, value);
+        let told = told.run(&["check", "--offline"]).await.is(78).says(words);
+        assert!(
+            told.all().contains(name) || *name == "LOG_FORMAT",
+            "{name} is not named:\n{told}"
+        );
+    }
+}
+
+/// Hosting panels spell "not set" as an empty text.
+#[tokio::test]
+async fn an_empty_variable_is_not_set() {
+    let plain = simulated().run(&["check", "--offline", "--json"]).await;
+    let mut empty = simulated();
+    for name in [
+        "DATABASE_URL",
+        "REDIS_URL",
+        "UPSTASH_REDIS_REST_URL",
+        "UPSTASH_REDIS_REST_TOKEN",
+        "CACHE_ENABLED",
+        "RACING_API_PAGE",
+        "ODDS_API_KEY",
+        "CRON",
+        "CADENCE",
+        "LOG_FORMAT",
+        "LOG_LEVEL",
+        "LEASE_SECONDS",
+    ] {
+        empty.set(name, "");
+    }
+    let empty = empty.run(&["check", "--offline", "--json"]).await.is(0);
+    assert_eq!(empty.json(), plain.json());
+    let feed = Oddsd::new()
+        .with("RACING_API_USERNAME", "")
+        .with("RACING_API_PASSWORD", "");
+    let told = feed.run(&["check", "--offline"]).await.is(78);
+    told.says(&["RACING_API_USERNAME and RACING_API_PASSWORD", "oddsd demo"]);
+}
+
+#[tokio::test]
+async fn settings_come_from_a_file_in_the_folder_and_a_flag_wins() {
+    let oddsd = Oddsd::new();
+    std::fs::write(oddsd.folder().join(".env"), "FEED=simulator\nLISTEN=off\n").expect("writes");
+    let told = oddsd.run(&["check", "--offline"]).await.is(0);
+    told.says(&["simulator: settings are complete", "off: a worker"]);
+    let flag = [
+        "check",
+        "--offline",
+        "--listen",
+        "127.0.0.1:9",
+        "--feed=racing-api",
+    ];
+    oddsd.run(&flag).await.is(78).says_not(&["off: a worker"]);
+    let oddsd = oddsd.with("LISTEN", "127.0.0.1:0");
+    let told = oddsd.run(&["check", "--offline"]).await.is(0);
+    told.says_not(&["off: a worker"]);
+}
+
+#[tokio::test]
+async fn help_fits_a_terminal_and_names_every_command() {
+    let oddsd = Oddsd::new();
+    let told = oddsd.run(&["-h"]).await.is(0);
+    assert!(told.stdout.lines().count() < 30, "{told}");
+    for command in [
+        "run",
+        "once",
+        "demo",
+        "check",
+        "replay",
+        "record",
+        "migrate",
+        "tail",
+        "status",
+        "invalidate",
+        "healthcheck",
+    ] {
+        assert!(
+            told.stdout.contains(&format!("\n  {command} ")),
+            "{command}"
+        );
+        let long = oddsd.run(&[command, "--help"]).await.is(0);
+        let settings = long.says(&["[env: DATABASE_URL]", "[env: CADENCE=]", "[default: "]);
+        assert!(
+            settings
+                .stdout
+                .lines()
+                .all(|line| line.chars().count() <= 100)
+        );
+    }
+    let long = oddsd.run(&["--help"]).await.is(0);
+    long.says(&["Exit codes: 0 ok", "69 a dependency is down", "78 bad"]);
+}
+
+/// `oddsd tail | head -n 1`: whoever stops reading is not shown a panic.
+#[tokio::test]
+async fn a_reader_that_goes_away_is_no_accident() {
+    let oddsd = simulated();
+    oddsd.run(&["once"]).await.is(0);
+    for args in [
+        &["--help"][..],
+        &["status"],
+        &["tail", "--for", "100ms"],
+        &["check", "--offline"],
+    ] {
+        let mut command = oddsd.command(args);
+        // The other end is closed before anything is written.
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let child = command.stdout(Stdio::from(writer)).spawn().expect("starts");
+        let ended = child.wait_with_output().await.expect("it ends");
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(!said.contains("panicked"), "{args:?}: {said}");
+        assert_eq!(ended.status.code(), Some(0), "{args:?}: {said}");
+    }
+}

@@ -1,5 +1,6 @@
 //! The faces that answer over HTTP: the router, the errors, and the accept loop.
 
+mod event;
 mod health;
 mod read;
 

@@ -1,21 +1,22 @@
 //! The read API, read through the cache: a hit is the stored body, a miss asks the database once.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use serde_json::value::RawValue;
+use chrono::{DateTime, TimeDelta, Utc};
 
+use super::event::event_body;
 use super::{Face, Problem};
 use crate::cache::{Bytes, ReadState, Served};
 use crate::key::Key;
 use crate::live::{self, Activity};
 use crate::model::{Event, EventId};
 use crate::stage::{OddsRow, RaceRow, RunnerRow, payload, payload_ttl};
-use crate::store::{EventPrices, Runner, StoreError};
+use crate::store::{Runner, StoreError};
 
 /// Races that start within this are on the card: today and tomorrow, whatever the hour.
 const AHEAD: TimeDelta = TimeDelta::hours(48);
@@ -115,7 +116,19 @@ where
         took_ms: started.elapsed().as_millis() as u64,
         cycle: None,
     });
+    let etag = etag(&served.body);
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| {
+        let known = known.to_str().unwrap_or_default();
+        known
+            .split(',')
+            .any(|tag| matches!(tag.trim(), "*") || tag.trim() == etag)
+    });
+    let (status, body) = match known {
+        true => (StatusCode::NOT_MODIFIED, Bytes::new()),
+        false => (StatusCode::OK, served.body),
+    };
     let mut answer = (
+        status,
         [
             (
                 header::CONTENT_TYPE,
@@ -128,7 +141,7 @@ where
                 HeaderValue::from_static(word),
             ),
         ],
-        served.body,
+        body,
     )
         .into_response();
     let mut add = |name: &'static str, value: String| {
@@ -138,11 +151,30 @@ where
                 .insert(HeaderName::from_static(name), value);
         }
     };
+    let ttl = served.remaining.as_secs();
+    add("etag", etag);
     add("x-cache-key", key.to_string());
+    // RFC 9211.
+    add(
+        "cache-status",
+        match served.state {
+            ReadState::Hit => format!("oddsd; hit; ttl={ttl}"),
+            ReadState::Miss => "oddsd; fwd=uri-miss".into(),
+            ReadState::Bypass => "oddsd; fwd=bypass".into(),
+        },
+    );
     if served.state == ReadState::Hit {
-        add("x-cache-ttl", served.remaining.as_secs().to_string());
+        add("x-cache-ttl", ttl.to_string());
     }
     Ok(answer)
+}
+
+/// The same body has the same tag in every process of one version, which is all that a reader who
+/// comes back needs.
+fn etag(body: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    body.hash(&mut hasher);
+    format!("\"{:016x}\"", hasher.finish())
 }
 
 fn no_such_event() -> Problem {
@@ -216,100 +248,4 @@ fn race(event: &Event) -> RaceRow {
         last_updated: None,
         runners: Vec::new(),
     }
-}
-
-fn event_body(found: &EventPrices) -> Vec<u8> {
-    #[derive(serde::Serialize)]
-    struct Body<'a> {
-        event_id: &'a EventId,
-        sport: &'a str,
-        league: &'a str,
-        venue: &'a str,
-        name: &'a str,
-        starts_at: Option<String>,
-        status: &'a str,
-        in_play: bool,
-        listed: bool,
-        facts: &'a crate::model::Facts,
-        checked_at: String,
-        selections: Vec<SelectionBody<'a>>,
-    }
-    #[derive(serde::Serialize)]
-    struct SelectionBody<'a> {
-        selection_id: &'a str,
-        name: &'a str,
-        status: &'a str,
-        facts: &'a crate::model::Facts,
-        prices: Vec<PriceBody<'a>>,
-    }
-    #[derive(serde::Serialize)]
-    struct PriceBody<'a> {
-        market: &'a str,
-        bookmaker: &'a str,
-        bookmaker_name: &'a str,
-        status: &'a str,
-        odds_decimal: Box<RawValue>,
-        odds_fractional: Option<&'a str>,
-        point: Option<Box<RawValue>>,
-        ew_places: Option<u16>,
-        ew_denom: Option<u16>,
-        opening: Box<RawValue>,
-        high: Box<RawValue>,
-        low: Box<RawValue>,
-        observed_at: String,
-    }
-    let event = &found.event;
-    let body = Body {
-        event_id: &event.id,
-        sport: &event.sport,
-        league: &event.league,
-        venue: &event.venue,
-        name: &event.name,
-        starts_at: event.starts_at.map(rfc3339),
-        status: event.status.as_str(),
-        in_play: event.in_play,
-        listed: event.listed,
-        facts: &event.facts,
-        checked_at: rfc3339(found.checked_at),
-        selections: found
-            .selections
-            .iter()
-            .map(|selection| SelectionBody {
-                selection_id: selection.id.as_str(),
-                name: &selection.name,
-                status: selection.status.as_str(),
-                facts: &selection.facts,
-                prices: found
-                    .prices
-                    .iter()
-                    .filter(|price| price.selection == selection.id.as_str())
-                    .map(|price| PriceBody {
-                        market: &price.market,
-                        bookmaker: &price.bookmaker,
-                        bookmaker_name: &price.bookmaker_name,
-                        status: price.status.as_str(),
-                        odds_decimal: number(price.offer.decimal),
-                        odds_fractional: price.offer.fractional.as_deref(),
-                        point: price.offer.point.map(number),
-                        ew_places: price.offer.each_way.map(|ew| ew.places),
-                        ew_denom: price.offer.each_way.map(|ew| ew.denom),
-                        opening: number(price.opening),
-                        high: number(price.high),
-                        low: number(price.low),
-                        observed_at: rfc3339(price.observed_at),
-                    })
-                    .collect(),
-            })
-            .collect(),
-    };
-    serde_json::to_vec(&body).expect("the body is JSON")
-}
-
-/// An exact decimal as a JSON number, digit by digit.
-fn number(decimal: rust_decimal::Decimal) -> Box<RawValue> {
-    RawValue::from_string(decimal.normalize().to_string()).expect("a decimal is a JSON number")
-}
-
-fn rfc3339(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

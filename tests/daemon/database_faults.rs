@@ -48,22 +48,25 @@ async fn a_database_that_goes_and_comes_back_is_written_to_as_if_nothing_had_hap
     daemon.says("inserted=48").await;
     daemon.says(INVALIDATED).await;
     for price in ["4.5", "5.5"] {
-        proxy.set(Wire::Cut);
+        // Away from the middle of a commit on.
+        proxy.set(Wire::CutAnswerTo("price_changed"));
         card.set_price(price);
         town.serve(&card);
-        let line = daemon.says("event=cycle.store_failed").await;
-        assert!(line.contains("next try in"), "{line}");
+        proxy.until_cut().await;
+        daemon.has_said("event=cycle.store_failed").await;
         assert_eq!(get(&format!("{url}/livez")).await.status, 200);
         assert_eq!(get(&format!("{url}/readyz")).await.status, 503);
         assert_eq!(get(&format!("{url}/readyz?verbose")).await.status, 503);
         proxy.set(Wire::Pass);
-        daemon.says("Cycle complete: 1 updated").await;
-        daemon.says(INVALIDATED).await;
+        daemon.listen_anew();
+        // The commit may have gone through: then there is nothing left to update.
+        daemon.says("Cycle complete").await;
+        daemon.says("Cycle complete").await;
         assert_eq!(get(&format!("{url}/readyz")).await.status, 200);
         town.is_right(&card).await;
     }
+    town.all_told(&mut daemon).await;
     daemon.stop().await.expect(0);
-    assert_eq!(town.outbox().await, 0);
 }
 
 #[tokio::test]
@@ -72,6 +75,7 @@ async fn whichever_way_a_commit_went_whose_answer_was_lost_the_rows_are_right() 
     let mut daemon = town.run();
     daemon.says("inserted=48").await;
     for round in 0..6 {
+        // Only a commit says this to the database.
         proxy.set(Wire::CutAnswerTo("price_changed"));
         card.set_price(&format!("{}.5", round + 4));
         card.odds(1, 1, round % 4)["decimal"] = serde_json::json!(format!("{}.25", round + 6));
@@ -79,13 +83,13 @@ async fn whichever_way_a_commit_went_whose_answer_was_lost_the_rows_are_right() 
         proxy.until_cut().await;
         proxy.set(Wire::Pass);
         // Two looks from now everything is as served, whatever was cut.
-        daemon.from_now();
+        daemon.listen_anew();
         daemon.says("Cycle complete").await;
         daemon.says("Cycle complete").await;
         town.is_right(&card).await;
     }
+    town.all_told(&mut daemon).await;
     daemon.stop().await.expect(0);
-    assert_eq!(town.outbox().await, 0);
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ async fn a_leader_that_slept_through_its_lease_writes_nothing_and_forgets_what_i
     card.set_price("4.5");
     town.serve(&card);
     second.says("Cycle complete: 1 updated").await;
-    sleeper.from_now();
+    sleeper.listen_anew();
     sleeper.signal("-CONT");
     sleeper.says("event=lease.standby").await;
     assert_eq!(town.number("SELECT count(*) FROM oddsd.cycles").await, 2);

@@ -4,6 +4,7 @@
 mod cache_faults;
 mod database_faults;
 mod feed_faults;
+mod law;
 mod lease;
 mod once;
 mod reading;

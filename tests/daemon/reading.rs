@@ -32,6 +32,14 @@ async fn a_reader_sees_the_new_price_with_the_first_read_after_the_removal() {
     assert_eq!(second.cache(), "HIT");
     assert_eq!(second.body, first.body);
     assert_eq!(second.header("x-cache-key"), "races:by-stage:v1");
+    assert!(
+        second
+            .header("cache-status")
+            .starts_with("oddsd; hit; ttl=")
+    );
+    let known = [("if-none-match", second.header("etag"))];
+    let same = ask(Method::GET, &path, &known).await;
+    assert_eq!((same.status, same.body.as_str()), (304, ""));
     let ttl: u64 = second.header("x-cache-ttl").parse().expect("seconds");
     assert!(ttl <= 60, "{ttl}");
 
@@ -47,6 +55,8 @@ async fn a_reader_sees_the_new_price_with_the_first_read_after_the_removal() {
     assert_eq!(third.cache(), "MISS");
     assert_eq!(first_price(&third.json()), Some(7.5));
     assert_eq!(get(&path).await.cache(), "HIT");
+    let changed = ask(Method::GET, &path, &known).await;
+    assert_eq!(changed.status, 200);
 
     let event = get(&format!("{url}/v1/events/rac_0/prices")).await;
     assert_eq!((event.status, event.cache()), (200, "MISS"));
@@ -185,7 +195,7 @@ async fn without_a_cache_everything_is_answered_and_no_cache_is_contacted() {
     town.settings = town.settings.with("CACHE_ENABLED", "false");
     town.put_foreign("foreign").await;
     let connections = |info: crate::world::resp::Reply| {
-        let text = format!("{info:?}");
+        let text = info.text();
         let (_, rest) = text
             .split_once("total_connections_received:")
             .expect("INFO");

@@ -48,7 +48,8 @@ async fn requests_in_flight_are_answered() {
     let mut daemon = town.run();
     let url = daemon.url().await;
     daemon.says("inserted=48").await;
-    proxy.set(Wire::Slow(Duration::from_millis(700)));
+    daemon.says("Cycle complete").await;
+    proxy.set(Wire::Slow(Duration::from_millis(100)));
     let before = proxy.round_trips();
     let reading = tokio::spawn(async move { get(&format!("{url}/v1/events/rac_0/prices")).await });
     while proxy.round_trips() == before {

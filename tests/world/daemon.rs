@@ -138,8 +138,15 @@ impl Daemon {
         line
     }
 
+    /// As [`Daemon::says`], and content with what was said at any time.
+    pub async fn has_said(&mut self, text: &str) {
+        if self.count(text) == 0 {
+            self.says(text).await;
+        }
+    }
+
     /// Forgets what was said so far: the next [`Daemon::says`] waits for something new.
-    pub fn from_now(&mut self) {
+    pub fn listen_anew(&mut self) {
         self.heard = self.said.lines().len();
     }
 
@@ -147,10 +154,6 @@ impl Daemon {
     pub fn count(&self, text: &str) -> usize {
         let lines = self.said.lines();
         lines.iter().filter(|line| line.contains(text)).count()
-    }
-
-    pub fn text(&self) -> String {
-        self.said.lines().join("\n")
     }
 
     /// Where the read API answers, once it does.

@@ -1,0 +1,103 @@
+//! The answer about one event: every price of it, and what each did since it opened.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::value::RawValue;
+
+use crate::model::EventId;
+use crate::store::EventPrices;
+
+pub fn event_body(found: &EventPrices) -> Vec<u8> {
+    #[derive(serde::Serialize)]
+    struct Body<'a> {
+        event_id: &'a EventId,
+        sport: &'a str,
+        league: &'a str,
+        venue: &'a str,
+        name: &'a str,
+        starts_at: Option<String>,
+        status: &'a str,
+        in_play: bool,
+        listed: bool,
+        facts: &'a crate::model::Facts,
+        checked_at: String,
+        selections: Vec<SelectionBody<'a>>,
+    }
+    #[derive(serde::Serialize)]
+    struct SelectionBody<'a> {
+        selection_id: &'a str,
+        name: &'a str,
+        status: &'a str,
+        facts: &'a crate::model::Facts,
+        prices: Vec<PriceBody<'a>>,
+    }
+    #[derive(serde::Serialize)]
+    struct PriceBody<'a> {
+        market: &'a str,
+        bookmaker: &'a str,
+        bookmaker_name: &'a str,
+        status: &'a str,
+        odds_decimal: Box<RawValue>,
+        odds_fractional: Option<&'a str>,
+        point: Option<Box<RawValue>>,
+        ew_places: Option<u16>,
+        ew_denom: Option<u16>,
+        opening: Box<RawValue>,
+        high: Box<RawValue>,
+        low: Box<RawValue>,
+        observed_at: String,
+    }
+    let event = &found.event;
+    let body = Body {
+        event_id: &event.id,
+        sport: &event.sport,
+        league: &event.league,
+        venue: &event.venue,
+        name: &event.name,
+        starts_at: event.starts_at.map(rfc3339),
+        status: event.status.as_str(),
+        in_play: event.in_play,
+        listed: event.listed,
+        facts: &event.facts,
+        checked_at: rfc3339(found.checked_at),
+        selections: found
+            .selections
+            .iter()
+            .map(|selection| SelectionBody {
+                selection_id: selection.id.as_str(),
+                name: &selection.name,
+                status: selection.status.as_str(),
+                facts: &selection.facts,
+                prices: found
+                    .prices
+                    .iter()
+                    .filter(|price| price.selection == selection.id.as_str())
+                    .map(|price| PriceBody {
+                        market: &price.market,
+                        bookmaker: &price.bookmaker,
+                        bookmaker_name: &price.bookmaker_name,
+                        status: price.status.as_str(),
+                        odds_decimal: number(price.offer.decimal),
+                        odds_fractional: price.offer.fractional.as_deref(),
+                        point: price.offer.point.map(number),
+                        ew_places: price.offer.each_way.map(|ew| ew.places),
+                        ew_denom: price.offer.each_way.map(|ew| ew.denom),
+                        opening: number(price.opening),
+                        high: number(price.high),
+                        low: number(price.low),
+                        observed_at: rfc3339(price.observed_at),
+                    })
+                    .collect(),
+            })
+            .collect(),
+    };
+    serde_json::to_vec(&body).expect("the body is JSON")
+}
+
+/// An exact decimal as a JSON number, digit by digit.
+fn number(decimal: rust_decimal::Decimal) -> Box<RawValue> {
+    RawValue::from_string(decimal.normalize().to_string()).expect("a decimal is a JSON number")
+}
+
+fn rfc3339(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}

@@ -477,7 +477,7 @@ async fn upstash_stand_in_satisfies_the_real_clients() {
             !strict,
             "ODDSD_TEST_PYTHON and ODDSD_TEST_NODE_MODULES are not set: run ./test"
         );
-        println!("NOT RUN: {NAME} (no clients: ODDSD_TEST_PYTHON, ODDSD_TEST_NODE_MODULES)");
+        crate::world::recordings::not_run(NAME, "no clients; ./test installs them");
         return;
     };
     let redis = RedisServer::start().await;

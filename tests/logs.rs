@@ -164,20 +164,6 @@ fn golden() -> Vec<(Activity, &'static str)> {
             r#"level=warn event=cycle.removals_refused msg="Kept 700 of 900 open prices that the answer left out, until a second answer agrees" cycle=9 removals=700 open=900"#,
         ),
         (
-            Activity::CacheConnected {
-                backend: "redis",
-                host: "cache.example:6379".into(),
-            },
-            r#"level=info event=cache.connected msg="Redis cache invalidation connected: cache.example:6379" backend=redis host=cache.example:6379"#,
-        ),
-        (
-            Activity::CacheUnavailable {
-                backend: "redis",
-                error: "connection refused".into(),
-            },
-            r#"level=warn event=cache.unavailable msg="Redis connection failed (cache invalidation queued): connection refused" backend=redis error="connection refused""#,
-        ),
-        (
             Activity::Read {
                 key: Key::races_by_stage(),
                 state: ReadState::Miss,

@@ -79,7 +79,7 @@ CREATE TABLE oddsd.price_history (
     status       text NOT NULL
 );
 CREATE INDEX price_history_price ON oddsd.price_history (price_id, cycle_id);
-CREATE INDEX price_history_at ON oddsd.price_history USING brin (observed_at);
+CREATE INDEX price_history_cycle ON oddsd.price_history USING brin (cycle_id);
 
 -- One row a cycle that changed something.
 CREATE TABLE oddsd.cycles (

@@ -64,13 +64,6 @@ pub enum Activity {
         removals: u64,
         open: u64,
     },
-    #[serde(rename = "cache.connected")]
-    CacheConnected { backend: &'static str, host: String },
-    #[serde(rename = "cache.unavailable")]
-    CacheUnavailable {
-        backend: &'static str,
-        error: String,
-    },
     /// A confirmed removal.
     #[serde(rename = "cache.invalidated")]
     Invalidated {
@@ -158,8 +151,6 @@ impl Activity {
             Self::FetchFailed { .. } => "cycle.fetch_failed",
             Self::StoreFailed { .. } => "cycle.store_failed",
             Self::RefusedRemovals { .. } => "cycle.removals_refused",
-            Self::CacheConnected { .. } => "cache.connected",
-            Self::CacheUnavailable { .. } => "cache.unavailable",
             Self::Invalidated { .. } => "cache.invalidated",
             Self::InvalidateFailed { .. } => "cache.invalidate_failed",
             Self::Read { .. } => "cache.read",
@@ -174,7 +165,6 @@ impl Activity {
         match self {
             Self::FetchFailed { error, .. }
             | Self::StoreFailed { error, .. }
-            | Self::CacheUnavailable { error, .. }
             | Self::InvalidateFailed { error, .. } => Some(error),
             _ => None,
         }
@@ -185,12 +175,10 @@ impl Activity {
         match self {
             Self::CycleComplete { .. } => &["cycle.fetch_failed", "cycle.store_failed"],
             Self::Invalidated { .. } => &["cache.invalidate_failed"],
-            Self::CacheConnected { .. } => &["cache.unavailable"],
             Self::Stopped { .. } => &[
                 "cycle.fetch_failed",
                 "cycle.store_failed",
                 "cache.invalidate_failed",
-                "cache.unavailable",
             ],
             _ => &[],
         }

@@ -69,8 +69,6 @@ impl Tally {
             Activity::InvalidateFailed { .. } => lock(&self.rare).removal_failures += 1,
             Activity::Started { .. }
             | Activity::Stopped { .. }
-            | Activity::CacheConnected { .. }
-            | Activity::CacheUnavailable { .. }
             | Activity::PriceMoved { .. }
             | Activity::Leading { .. }
             | Activity::StandingBy { .. } => {}

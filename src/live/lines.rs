@@ -40,10 +40,6 @@ pub const LINES: &[Line] = documented! {
         "The database did not confirm the commit; the next cycle starts from its rows again."
     "cycle.removals_refused" ["cycle" "removals" "open"]
         "The answer left out so many open prices that they are kept until a second answer agrees."
-    "cache.connected" ["backend" "host"]
-        "The cache answers."
-    "cache.unavailable" ["backend" "error" "log_lines?"]
-        "The cache does not answer; removals wait in the database until it does."
     "cache.invalidated" ["cycle?" "rule" "backend" "keys" "took_ms" "reason" "attempts?" "actor?"]
         "The cache confirmed the removal of this many keys. attempts appears from the second on, actor where a person asked."
     "cache.invalidate_failed" ["cycle?" "attempt" "retry_ms" "error" "backend" "keys" "log_lines?"]
@@ -174,22 +170,6 @@ pub(super) fn write(activity: &Activity, collapsed: u64) {
             open,
             "Kept {removals} of {open} open prices that the answer left out, until a second \
              answer agrees"
-        ),
-        Activity::CacheConnected { backend, host } => info!(
-            event,
-            backend,
-            host = plain(host),
-            "Redis cache invalidation connected: {}",
-            plain(host)
-        ),
-        Activity::CacheUnavailable { backend, error } => warn!(
-            event,
-            backend,
-            error = plain(error),
-            log_lines,
-            "Redis connection failed (cache invalidation queued): {}{}",
-            plain(error),
-            more(collapsed)
         ),
         Activity::Invalidated {
             cycle,

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// An error that keeps coming is written again this often.
 pub const WINDOW: Duration = Duration::from_secs(300);
 
+/// After a success it is news again, but one that flaps does not fill the log.
+pub const FLAPPING: Duration = Duration::from_secs(30);
+
 /// Distinct errors remembered at once; the one written longest ago makes room, so errors that
 /// differ every time cost bounded memory.
 const REMEMBERED: usize = 64;
@@ -21,6 +24,8 @@ struct Repeated {
     error: String,
     written: Instant,
     held: u64,
+    /// What failed has worked since.
+    settled: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,11 +59,13 @@ impl Repeats {
             .iter_mut()
             .find(|e| e.name == name && e.error == error);
         if let Some(known) = known {
-            if now.saturating_duration_since(known.written) < self.window {
+            let quiet = if known.settled { FLAPPING } else { self.window };
+            if now.saturating_duration_since(known.written) < quiet {
                 known.held += 1;
                 return Hearing::Hold;
             }
             known.written = now;
+            known.settled = false;
             let collapsed = std::mem::take(&mut known.held);
             return Hearing::Say { collapsed };
         }
@@ -71,16 +78,20 @@ impl Repeats {
             error: error.to_owned(),
             written: now,
             held: 0,
+            settled: false,
         });
         Hearing::Say { collapsed: 0 }
     }
 
     /// The thing called `name` works again: gives back what was held, so that no count is lost.
-    /// The errors stay remembered, so one that flaps does not fill the log.
     pub fn settle(&mut self, name: &str) -> Vec<Collapsed> {
-        self.errors
-            .iter_mut()
-            .filter(|e| e.name == name && e.held > 0)
+        let settled = self.errors.iter_mut().filter(|e| e.name == name);
+        settled
+            .map(|e| {
+                e.settled = true;
+                e
+            })
+            .filter(|e| e.held > 0)
             .map(|e| Collapsed {
                 name: e.name,
                 error: e.error.clone(),
@@ -109,6 +120,19 @@ mod tests {
         assert_eq!(settled.len(), 1);
         assert_eq!(settled[0].log_lines, 1);
         assert!(repeats.settle("cycle.fetch_failed").is_empty());
+    }
+
+    #[test]
+    fn after_a_success_the_same_error_is_news_again() {
+        let (mut repeats, start) = (Repeats::new(WINDOW), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        repeats.hear("cycle.store_failed", "refused", at(0));
+        repeats.settle("cycle.store_failed");
+        let hearing = repeats.hear("cycle.store_failed", "refused", at(10));
+        assert_eq!(hearing, Hearing::Hold, "it flaps");
+        repeats.settle("cycle.store_failed");
+        let hearing = repeats.hear("cycle.store_failed", "refused", at(60));
+        assert_eq!(hearing, Hearing::Say { collapsed: 0 }, "a second outage");
     }
 
     proptest! {

@@ -17,9 +17,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub use layer::Lines;
 pub use line::{Record, Value, line};
 
-/// Libraries speak only when something is wrong. Their finer levels hold connection details and
+/// Libraries speak only when something is wrong; the two that warn of what we report in our own
+/// words (slow statements with their SQL, lost connections) only when it is worse. Their finer levels hold connection details and
 /// would bury our lines; a filter that names one of them (`info,sqlx=debug`) opens it again.
-const QUIET: &str = "sqlx=warn,fred=warn,hyper=warn,hyper_util=warn,reqwest=warn,h2=warn,\
+const QUIET: &str = "sqlx=error,fred=error,hyper=warn,hyper_util=warn,reqwest=warn,h2=warn,\
                      rustls=warn,moka=warn,tokio_cron_scheduler=warn";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

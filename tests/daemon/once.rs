@@ -1,6 +1,6 @@
 //! One run for an external cron: everything right the first time, nothing at all the second.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use chrono::{NaiveTime, TimeZone, Utc};
 use oddsd::feed::simulator::{RaceDay, Size};
@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, Row};
 use super::Town;
 use super::town::{Card, INVALIDATED, KEY, assert_same, open_prices, tomorrow};
 use crate::world::daemon::{Daemon, Settings};
+use crate::world::recordings;
 use crate::world::redis::RedisServer;
 use crate::world::upstash::Upstash;
 
@@ -110,19 +111,6 @@ fn bookmakers(races: &[Value]) -> usize {
     names.collect::<std::collections::BTreeSet<_>>().len()
 }
 
-fn recording(test: &str, file: &str) -> Option<PathBuf> {
-    let data = std::env::var_os("ODDSD_TEST_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
-        PathBuf::from,
-    );
-    let file = data.join("racing_api").join(file);
-    if !file.is_file() {
-        println!("NOT RUN: {test} (no recordings)");
-        return None;
-    }
-    Some(file)
-}
-
 /// A recorded card, moved to tomorrow: the daemon asks for today and tomorrow.
 fn moved_to_tomorrow(file: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(file).expect("a recording");
@@ -147,9 +135,10 @@ async fn a_recorded_day_is_stored_as_it_was_served_and_told_once() {
         "racecards_pro_2025-10-13_hereford.json",
         "racecards_pro_2025-10-14.json",
     ] {
-        let Some(file) = recording(test, file) else {
+        let Some(folder) = recordings::folder(test, "racing_api") else {
             return;
         };
+        let file = folder.join(file);
         let (town, mut races) = (Town::build().await, moved_to_tomorrow(&file));
         town.provider.serve_cards(races.clone());
         // We ask for Britain and Ireland, and the provider keeps to it (one recorded race is French).

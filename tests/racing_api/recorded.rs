@@ -1,27 +1,12 @@
 //! Recorded answers: every odds row of them is accounted for.
 
-use std::path::PathBuf;
-
 use oddsd::feed::Ask;
 use oddsd::feed::racing_api::{RacingApi, parse_cards};
 use serde_json::Value;
 
 use super::{prices, utc};
 use crate::world::racing_provider::RacingProvider;
-
-/// Recordings are private and not in the repository: without them a test says so and is not run.
-fn recordings(test: &str) -> Option<PathBuf> {
-    let data = std::env::var_os("ODDSD_TEST_DATA").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
-        PathBuf::from,
-    );
-    let folder = data.join("racing_api");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    println!("NOT RUN: {test} (no recordings)");
-    None
-}
+use crate::world::recordings;
 
 /// Odds rows, counted without any of our code.
 fn odds_rows(body: &Value) -> usize {
@@ -34,7 +19,8 @@ fn odds_rows(body: &Value) -> usize {
 
 #[test]
 fn every_recorded_odds_row_becomes_a_price() {
-    let Some(folder) = recordings("every_recorded_odds_row_becomes_a_price") else {
+    let Some(folder) = recordings::folder("every_recorded_odds_row_becomes_a_price", "racing_api")
+    else {
         return;
     };
     let mut counted = Vec::new();
@@ -79,7 +65,10 @@ fn every_recorded_odds_row_becomes_a_price() {
 
 #[tokio::test]
 async fn a_recorded_day_comes_through_the_wire_as_it_is() {
-    let Some(folder) = recordings("a_recorded_day_comes_through_the_wire_as_it_is") else {
+    let Some(folder) = recordings::folder(
+        "a_recorded_day_comes_through_the_wire_as_it_is",
+        "racing_api",
+    ) else {
         return;
     };
     let provider = RacingProvider::start().await;

@@ -9,7 +9,8 @@ use oddsd::feed::replay::Replay;
 use oddsd::model::{EventStatus, SelectionStatus};
 use serde_json::{Value, json};
 
-use super::{Stored, json_file, recordings};
+use super::{Stored, json_file};
+use crate::world::recordings;
 
 #[test]
 fn every_exchange_market_replays_as_counted() {
@@ -19,7 +20,7 @@ fn every_exchange_market_replays_as_counted() {
         ("betfair_streams", ""),
         ("betfair_pro_greyhounds", "traralgon"),
     ] {
-        let Some(folder) = recordings(test, folder) else {
+        let Some(folder) = recordings::folder(test, folder) else {
             return;
         };
         let truth = json_file(&folder.join("truth.json"));

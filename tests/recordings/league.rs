@@ -7,12 +7,13 @@ use oddsd::feed::replay::Replay;
 use oddsd::model::{EventId, Offer, PriceKey};
 use serde_json::{Value, json};
 
-use super::{Stored, json_file, recordings};
+use super::{Stored, json_file};
+use crate::world::recordings;
 
 #[test]
 fn every_recorded_league_replays_as_counted() {
     let test = "every_recorded_league_replays_as_counted";
-    let Some(folder) = recordings(test, "odds_api_git_5min") else {
+    let Some(folder) = recordings::folder(test, "odds_api_git_5min") else {
         return;
     };
     for name in ["mlb_2026-08-04", "ncaaf_2026-08-04_6h", "wnba_2026-08-04"] {
@@ -88,7 +89,7 @@ fn outcomes(body: &str) -> HashMap<(EventId, PriceKey), Offer> {
 #[test]
 fn a_recorded_league_recorded_again_is_the_same() {
     let test = "a_recorded_league_recorded_again_is_the_same";
-    let Some(folder) = recordings(test, "odds_api_git_5min") else {
+    let Some(folder) = recordings::folder(test, "odds_api_git_5min") else {
         return;
     };
     let temp = tempfile::tempdir().expect("a folder");

@@ -8,26 +8,12 @@ mod league;
 mod racing;
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use oddsd::feed::replay::Replay;
 use oddsd::model::{EventId, Offer, PriceKey, Scope, Snapshot};
 use serde_json::Value;
-
-/// The folder of recordings, or a line that says what was not run.
-fn recordings(test: &str, folder: &str) -> Option<PathBuf> {
-    let data = std::env::var_os("ODDSD_TEST_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
-        PathBuf::from,
-    );
-    let folder = data.join(folder);
-    if !folder.is_dir() {
-        println!("NOT RUN: {test} (no recordings)");
-        return None;
-    }
-    Some(folder)
-}
 
 fn json_file(path: &Path) -> Value {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

@@ -4,11 +4,12 @@ use oddsd::feed::recording::{RecordedFeed, Recorder};
 use oddsd::feed::replay::Replay;
 use oddsd::model::Scope;
 
-use super::{recordings, snapshots, t0};
+use super::{snapshots, t0};
+use crate::world::recordings;
 
 #[test]
 fn recorded_racecards_replay() {
-    let Some(folder) = recordings("recorded_racecards_replay", "racing_api") else {
+    let Some(folder) = recordings::folder("recorded_racecards_replay", "racing_api") else {
         return;
     };
     let temp = tempfile::tempdir().expect("a folder");

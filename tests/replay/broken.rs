@@ -2,14 +2,15 @@
 
 use std::io::Write;
 
-use super::{Backend, Home, count, lines, recordings};
+use super::{Backend, Home, count, lines};
+use crate::world::recordings;
 
 const LEAGUE: &str = "wnba_2026-08-04.jsonl.zst";
 
 #[tokio::test]
 async fn a_recording_replayed_again_writes_nothing_old_over_what_is_new() {
     let test = "a_recording_replayed_again_writes_nothing_old_over_what_is_new";
-    let Some(folder) = recordings(test, "odds_api_git_5min") else {
+    let Some(folder) = recordings::folder(test, "odds_api_git_5min") else {
         return;
     };
     for backend in [Backend::Postgres, Backend::Sqlite] {
@@ -37,7 +38,7 @@ async fn a_recording_replayed_again_writes_nothing_old_over_what_is_new() {
 #[tokio::test]
 async fn a_torn_recording_is_stored_up_to_where_it_is_torn() {
     let test = "a_torn_recording_is_stored_up_to_where_it_is_torn";
-    let Some(folder) = recordings(test, "odds_api_git_5min") else {
+    let Some(folder) = recordings::folder(test, "odds_api_git_5min") else {
         return;
     };
     let home = Home::new(Backend::Sqlite).await;
@@ -63,7 +64,7 @@ async fn a_torn_recording_is_stored_up_to_where_it_is_torn() {
 #[tokio::test]
 async fn a_line_that_cannot_be_read_costs_that_line() {
     let test = "a_line_that_cannot_be_read_costs_that_line";
-    let Some(folder) = recordings(test, "odds_api_git_5min") else {
+    let Some(folder) = recordings::folder(test, "odds_api_git_5min") else {
         return;
     };
     let home = Home::new(Backend::Sqlite).await;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Backend, Home, count, json_file, recordings};
+use super::{Backend, Home, count, json_file};
+use crate::world::recordings;
 
 /// Greyhound markets that also go to Postgres; SQLite takes them all.
 const GREYHOUNDS_ON_POSTGRES: usize = 3;
@@ -41,7 +42,7 @@ async fn greyhounds(test: &str, backend: Backend, most: usize) {
 
 /// Replays every file of a folder into one database, and asks it about each market.
 async fn markets(test: &str, backend: Backend, folder: &str, under: &str, most: usize) {
-    let Some(folder) = recordings(test, folder) else {
+    let Some(folder) = recordings::folder(test, folder) else {
         return;
     };
     let truth = json_file(&folder.join("truth.json"));

@@ -6,7 +6,8 @@ use std::path::Path;
 use rust_decimal::Decimal;
 use serde_json::Value;
 
-use super::{Backend, Home, PRICES, count, json_file, lines, recordings};
+use super::{Backend, Home, PRICES, count, json_file, lines};
+use crate::world::recordings;
 
 const LEAGUES: [&str; 3] = ["mlb_2026-08-04", "ncaaf_2026-08-04_6h", "wnba_2026-08-04"];
 
@@ -29,7 +30,7 @@ async fn a_league_replayed_into_sqlite_is_stored_as_counted() {
 }
 
 async fn every_league(test: &str, backend: Backend) {
-    let Some(folder) = recordings(test, "odds_api_git_5min") else {
+    let Some(folder) = recordings::folder(test, "odds_api_git_5min") else {
         return;
     };
     for name in LEAGUES {

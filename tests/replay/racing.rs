@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use rust_decimal::Decimal;
 use serde_json::Value;
 
-use super::{Backend, Home, PRICES, count, json_file, recordings};
+use super::{Backend, Home, PRICES, count, json_file};
+use crate::world::recordings;
 
 const CARDS: [&str; 3] = [
     "racecards_pro_2025-10-13_hereford.json",
@@ -16,7 +17,7 @@ const CARDS: [&str; 3] = [
 #[tokio::test]
 async fn a_card_replayed_is_stored_price_for_price() {
     let test = "a_card_replayed_is_stored_price_for_price";
-    let Some(folder) = recordings(test, "racing_api") else {
+    let Some(folder) = recordings::folder(test, "racing_api") else {
         return;
     };
     for backend in [Backend::Postgres, Backend::Sqlite] {
@@ -42,7 +43,7 @@ async fn a_card_replayed_is_stored_price_for_price() {
 #[tokio::test]
 async fn answers_of_another_call_are_refused_by_name() {
     let test = "answers_of_another_call_are_refused_by_name";
-    let Some(folder) = recordings(test, "racing_api") else {
+    let Some(folder) = recordings::folder(test, "racing_api") else {
         return;
     };
     let home = Home::new(Backend::Sqlite).await;

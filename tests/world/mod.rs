@@ -6,6 +6,7 @@ pub mod odds_provider;
 pub mod postgres;
 pub mod proxy;
 pub mod racing_provider;
+pub mod recordings;
 pub mod redis;
 pub mod resp;
 pub mod upstash;

@@ -92,7 +92,7 @@ pub struct RacingApi {
 impl RacingApi {
     pub fn new(settings: RacingApiSettings) -> Result<Self, FeedError> {
         let bad = |detail: String| FeedError::BadRequest { detail };
-        let base = base_url("the base URL of The Racing API", &settings.base_url)?;
+        let base = base_url("RACING_API_URL", &settings.base_url)?;
         if settings.page_limit == 0 || settings.page_limit > MAX_PAGE_LIMIT {
             return Err(bad(format!(
                 "a page limit of {} (The Racing API takes 1 to {MAX_PAGE_LIMIT})",

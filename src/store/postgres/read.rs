@@ -50,6 +50,15 @@ macro_rules! offer_columns {
 
 /// A load of everything may take longer than any other statement.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// The last cycle before the first that is still kept; NULL when none is over. By our own time
+/// and in the order of the cycles: a price with an old feed time is as new as its cycle.
+macro_rules! last_old_cycle {
+    () => {
+        "SELECT nullif(coalesce((SELECT min(id) - 1 FROM oddsd.cycles WHERE as_of >= $1),
+                                (SELECT max(id) FROM oddsd.cycles)), 0)"
+    };
+}
+
 /// Rows a retention step takes out at once: short transactions, whatever has piled up.
 const PRUNE_BATCH: i64 = 20_000;
 
@@ -245,13 +254,17 @@ impl Postgres {
             let events = db.in_time(db.prune_events(&lease, finished)).await?;
             let before = now - keep.history;
             let history = db
-                .prune_step("DELETE FROM oddsd.price_history WHERE ctid = ANY (ARRAY(SELECT ctid FROM oddsd.price_history WHERE observed_at < $1 LIMIT $2))", before)
+                .prune_step(
+                    concat!("DELETE FROM oddsd.price_history WHERE ctid = ANY (ARRAY(
+                         SELECT ctid FROM oddsd.price_history WHERE cycle_id <= (", last_old_cycle!(), ") LIMIT $2))"),
+                    before,
+                )
                 .await?;
             let mut log = 0;
             for step in [
                 "DELETE FROM oddsd.removals WHERE ctid = ANY (ARRAY(SELECT ctid FROM oddsd.removals WHERE at < $1 LIMIT $2))",
-                "DELETE FROM oddsd.cycles WHERE ctid = ANY (ARRAY(SELECT ctid FROM oddsd.cycles WHERE committed_at < $1
-                     AND id < (SELECT max(id) FROM oddsd.cycles) LIMIT $2))",
+                concat!("DELETE FROM oddsd.cycles WHERE ctid = ANY (ARRAY(SELECT ctid FROM oddsd.cycles
+                     WHERE id <= (", last_old_cycle!(), ") AND id < (SELECT max(id) FROM oddsd.cycles) LIMIT $2))"),
             ] {
                 log += db.prune_step(step, before).await?;
             }

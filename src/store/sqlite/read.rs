@@ -42,6 +42,13 @@ macro_rules! offer_columns {
     };
 }
 
+/// As on Postgres: the last cycle before the first that is still kept.
+macro_rules! last_old_cycle {
+    () => {
+        "SELECT nullif(coalesce((SELECT min(id) - 1 FROM cycles WHERE as_of >= ?1), (SELECT max(id) FROM cycles)), 0)"
+    };
+}
+
 impl Sqlite {
     /// In a task of its own: a dropped `begin()` would leave a reader in an old snapshot for ever.
     pub async fn load(&self) -> Result<Loaded> {
@@ -262,7 +269,11 @@ impl Sqlite {
                     .map_err(explain)?;
             }
             let before = (now - keep.history).timestamp_micros();
-            let old = sqlx::query("DELETE FROM price_history WHERE observed_at < ?1");
+            let old = sqlx::query(concat!(
+                "DELETE FROM price_history WHERE cycle_id <= (",
+                last_old_cycle!(),
+                ")"
+            ));
             let history = old
                 .bind(before)
                 .execute(&mut *tx)
@@ -272,7 +283,11 @@ impl Sqlite {
             let mut log = 0;
             for old in [
                 "DELETE FROM removals WHERE at < ?1",
-                "DELETE FROM cycles WHERE committed_at < ?1 AND id < (SELECT max(id) FROM cycles)",
+                concat!(
+                    "DELETE FROM cycles WHERE id <= (",
+                    last_old_cycle!(),
+                    ") AND id < (SELECT max(id) FROM cycles)"
+                ),
             ] {
                 log += sqlx::query(old)
                     .bind(before)

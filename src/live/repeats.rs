@@ -85,19 +85,18 @@ impl Repeats {
 
     /// The thing called `name` works again: gives back what was held, so that no count is lost.
     pub fn settle(&mut self, name: &str) -> Vec<Collapsed> {
-        let settled = self.errors.iter_mut().filter(|e| e.name == name);
-        settled
-            .map(|e| {
-                e.settled = true;
-                e
-            })
-            .filter(|e| e.held > 0)
-            .map(|e| Collapsed {
-                name: e.name,
-                error: e.error.clone(),
-                log_lines: std::mem::take(&mut e.held),
-            })
-            .collect()
+        let mut held = Vec::new();
+        for error in self.errors.iter_mut().filter(|e| e.name == name) {
+            error.settled = true;
+            if error.held > 0 {
+                held.push(Collapsed {
+                    name: error.name,
+                    error: error.error.clone(),
+                    log_lines: std::mem::take(&mut error.held),
+                });
+            }
+        }
+        held
     }
 }
 

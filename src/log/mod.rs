@@ -130,9 +130,9 @@ mod tests {
     #[test]
     fn libraries_are_quiet_unless_named() {
         let shown = |text| filter("LOG_LEVEL", text).expect("valid").to_string();
-        assert!(shown("debug").contains("sqlx=warn"));
+        assert!(shown("debug").contains("sqlx=error"));
         assert!(shown("debug,sqlx=trace").contains("sqlx=trace"));
-        assert!(!shown("debug,sqlx=trace").contains("sqlx=warn"));
+        assert!(!shown("debug,sqlx=trace").contains("sqlx=error"));
         assert!(shown("  ").contains("info"));
     }
 

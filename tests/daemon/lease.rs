@@ -89,6 +89,8 @@ async fn a_leader_that_slept_through_its_lease_writes_nothing_and_forgets_what_i
     sleeper.says("event=lease.leading").await;
     sleeper.says("Cycle complete: 1 updated").await;
     town.is_right(&card).await;
+    // The one that crashed may have died with a removal in its hands.
+    town.all_told(&mut sleeper).await;
     sleeper.stop().await.expect(0);
     assert_eq!(town.outbox().await, 0);
 }

@@ -99,7 +99,11 @@ impl Leader {
             }
         }
         match self.store.acquire(&self.holder, self.ttl).await? {
-            Acquired::Mine(lease) => Ok(Step::Held(lease)),
+            Acquired::Mine(lease) => {
+                // The first word of a new leader: whoever asks for the status knows who it is.
+                self.renew(&lease).await?;
+                Ok(Step::Held(lease))
+            }
             Acquired::HeldBy { holder, .. } => {
                 if standing_by.as_ref() != Some(&holder) {
                     self.live.say(Activity::StandingBy {

@@ -160,6 +160,8 @@ fn removal_line(row: &Removal, as_json: bool) -> String {
     let mut keys = row
         .keys
         .iter()
+        // Sorted as they are, the card's own key comes last.
+        .rev()
         .take(SHOWN)
         .cloned()
         .collect::<Vec<_>>()

@@ -141,20 +141,30 @@ impl Relay {
         let started = Instant::now();
         match self.cache.remove(&keys).await {
             Ok(existed) => {
-                let removal = self.removal(&claimed, &keys, existed, started.elapsed());
+                let reason = reason(&claimed);
+                let removal = self.removal(&claimed, &keys, reason, existed, started.elapsed());
                 self.store
                     .settle(&rows, std::slice::from_ref(&removal))
                     .await?;
                 if self.cache.backend() != "off" {
-                    self.say_removed(&claimed, keys.clone(), &removal);
+                    self.live.say(Activity::Invalidated {
+                        cycle: removal.cycle.map(|cycle| cycle as u64),
+                        rule: removal.rule,
+                        backend: self.cache.backend(),
+                        keys,
+                        reason,
+                        attempts: removal.attempts as u32,
+                        took_ms: removal.took_ms as u64,
+                        actor: None,
+                    });
                 }
                 Ok(Batch::Removed {
                     rows: rows.len(),
-                    keys: keys.len(),
+                    keys: removal.keys.len(),
                 })
             }
             Err(why) => {
-                let attempt = claimed.iter().map(|row| row.attempts).max().unwrap_or(1);
+                let attempt = most_attempts(&claimed);
                 let retry = retry_after(attempt, why.is_retryable());
                 self.store.postpone(&rows, retry, why.detail()).await?;
                 self.live.say(Activity::InvalidateFailed {
@@ -174,11 +184,14 @@ impl Relay {
         }
     }
 
-    fn removal(&self, claimed: &[Claimed], keys: &[Key], existed: u64, took: Duration) -> Removal {
-        let kinds = claimed
-            .iter()
-            .flat_map(|row| row.kinds.iter().copied())
-            .collect();
+    fn removal(
+        &self,
+        claimed: &[Claimed],
+        keys: &[Key],
+        reason: &str,
+        existed: u64,
+        took: Duration,
+    ) -> Removal {
         let manual = claimed.iter().all(|row| !row.keys.is_empty());
         Removal {
             id: 0,
@@ -190,30 +203,13 @@ impl Relay {
                 rules::LIVE_ODDS
             }
             .into(),
-            reason: rules::reason(&kinds).into(),
+            reason: reason.into(),
             keys: keys.iter().map(Key::to_string).collect(),
             existed: existed as i64,
             backend: self.cache.backend().into(),
-            attempts: claimed.iter().map(|row| row.attempts).max().unwrap_or(1),
+            attempts: most_attempts(claimed),
             took_ms: took.as_millis() as i64,
         }
-    }
-
-    fn say_removed(&self, claimed: &[Claimed], keys: Vec<Key>, removal: &Removal) {
-        let kinds = claimed
-            .iter()
-            .flat_map(|row| row.kinds.iter().copied())
-            .collect();
-        self.live.say(Activity::Invalidated {
-            cycle: removal.cycle.map(|cycle| cycle as u64),
-            rule: removal.rule.clone(),
-            backend: self.cache.backend(),
-            keys,
-            reason: rules::reason(&kinds),
-            attempts: removal.attempts as u32,
-            took_ms: removal.took_ms as u64,
-            actor: None,
-        });
     }
 }
 
@@ -238,6 +234,15 @@ fn targets(claimed: &[Claimed]) -> BTreeSet<Key> {
         }
     }
     keys
+}
+
+fn reason(claimed: &[Claimed]) -> &'static str {
+    let kinds = claimed.iter().flat_map(|row| row.kinds.iter().copied());
+    rules::reason(&kinds.collect())
+}
+
+fn most_attempts(claimed: &[Claimed]) -> i32 {
+    claimed.iter().map(|row| row.attempts).max().unwrap_or(1)
 }
 
 fn newest_cycle(claimed: &[Claimed]) -> Option<i64> {

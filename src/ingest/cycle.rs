@@ -105,7 +105,8 @@ impl Ingest {
         self.tell_moves(id, &changes);
         self.note_checked(&loaded, &changes);
         loaded.book.apply(changes);
-        if pace.is_some() {
+        // A cron line and a recording have their own times; only the plan asks for each race's.
+        if let Some(Pace::Adaptive(_)) = pace {
             let events = loaded.book.events.values();
             self.watched = events
                 .filter_map(|stored| watched(&stored.event, stored.checked_at))

@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::diff::Changes;
 use crate::diff::book::Book;
 use crate::key::Key;
-use crate::model::{ChangeKind, Counts, Event, EventId, Offer, PriceStatus, Selection};
+use crate::model::{ChangeKind, Counts, Event, EventId, Facts, Offer, PriceStatus, Selection};
 
 pub use postgres::Tls;
 
@@ -433,6 +433,11 @@ fn kinds_text(kinds: &BTreeSet<ChangeKind>) -> String {
         .map(|kind| kind.as_str())
         .collect::<Vec<_>>()
         .join(",")
+}
+
+/// Facts as they are stored.
+fn facts_text(facts: &Facts) -> String {
+    serde_json::to_string(facts).expect("a map of text is JSON")
 }
 
 /// Runs a write to its end, whatever happens to whoever waits for it.

@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 
 use super::{LEASE, Postgres, explain};
 use crate::diff::{Changes, PriceChangeKind};
-use crate::store::{CycleFacts, Lease, Result, Written, kinds_text};
+use crate::store::{CycleFacts, Lease, Result, Written, facts_text, kinds_text};
 
 /// The fence comes first and guards all the rest: when the lease is no longer ours, dividing by
 /// zero ends the statement and nothing is written. FOR SHARE makes a takeover wait for us.
@@ -151,13 +151,13 @@ impl Postgres {
             .bind(column(events, |e| e.after.status.as_str()))
             .bind(column(events, |e| e.after.in_play))
             .bind(column(events, |e| e.after.listed))
-            .bind(column(events, |e| json(&e.after.facts)))
+            .bind(column(events, |e| facts_text(&e.after.facts)))
             .bind(column(selections, |s| s.row))
             .bind(column(selections, |s| s.event_row))
             .bind(column(selections, |s| s.after.id.as_str()))
             .bind(column(selections, |s| s.after.name.as_str()))
             .bind(column(selections, |s| s.after.status.as_str()))
-            .bind(column(selections, |s| json(&s.after.facts)))
+            .bind(column(selections, |s| facts_text(&s.after.facts)))
             .bind(column(prices, |p| p.row))
             .bind(column(prices, |p| p.event_row))
             .bind(column(prices, |p| p.selection_row))
@@ -188,8 +188,4 @@ impl Postgres {
             outbox: outbox as u64,
         })
     }
-}
-
-fn json(facts: &crate::model::Facts) -> String {
-    serde_json::to_string(facts).expect("a map of text is JSON")
 }

@@ -2,8 +2,9 @@
 
 use super::{CHECKED, LEASE, Sqlite, explain, now};
 use crate::diff::{Changes, PriceChange, PriceChangeKind};
-use crate::model::Facts;
-use crate::store::{CycleFacts, Lease, Result, StoreError, Written, kinds_text, to_the_end};
+use crate::store::{
+    CycleFacts, Lease, Result, StoreError, Written, facts_text, kinds_text, to_the_end,
+};
 
 impl Sqlite {
     pub async fn commit(
@@ -123,7 +124,7 @@ async fn write_facts(tx: &mut Tx, changes: &Changes, at: i64, written: &mut Writ
         .bind(event.status.as_str())
         .bind(event.in_play)
         .bind(event.listed)
-        .bind(json(&event.facts))
+        .bind(facts_text(&event.facts))
         .bind(at)
         .execute(&mut **tx)
         .await
@@ -148,7 +149,7 @@ async fn write_facts(tx: &mut Tx, changes: &Changes, at: i64, written: &mut Writ
         .bind(selection.id.as_str())
         .bind(&selection.name)
         .bind(selection.status.as_str())
-        .bind(json(&selection.facts))
+        .bind(facts_text(&selection.facts))
         .bind(at)
         .execute(&mut **tx)
         .await
@@ -216,8 +217,4 @@ fn with_offer<'q>(statement: Statement<'q>, change: &'q PriceChange) -> Statemen
         .bind(offer.each_way.map(|each_way| i64::from(each_way.denom)))
         .bind(change.status.as_str())
         .bind(change.observed_at.timestamp_micros())
-}
-
-fn json(facts: &Facts) -> String {
-    serde_json::to_string(facts).expect("a map of text is JSON")
 }

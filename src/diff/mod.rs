@@ -9,6 +9,7 @@ mod absent;
 pub mod book;
 mod changes;
 mod storable;
+mod take;
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,6 +23,7 @@ pub use changes::{
     BookmakerChange, Changes, EventChange, Guard, HeldBack, Missing, PriceChange, PriceChangeKind,
     SelectionChange, Touch,
 };
+pub use take::{Collected, Take};
 
 /// Compares what is stored with what was observed. Pure: no clock, no I/O.
 pub fn diff(book: &Book, observed: &Snapshot, guard: &Guard) -> Changes {

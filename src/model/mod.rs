@@ -14,7 +14,7 @@ pub use change::{ChangeKind, Counts};
 pub use event::{Event, EventStatus, Facts, Selection, SelectionStatus};
 pub use ids::{BookmakerId, EventId, MarketId, SelectionId};
 pub use price::{DERIVED_SCALE, EachWay, Offer, Price, PriceKey, PriceStatus};
-pub use snapshot::{EventSnapshot, Reject, Rejects, Scope, Snapshot};
+pub use snapshot::{EventSnapshot, Look, Reject, Rejects, Scope, Slice, Snapshot};
 
 /// Foreign text made safe for a log or page: control characters out (they can move a terminal's
 /// cursor or fake a log line), bidirectional overrides out, at most `max` characters.

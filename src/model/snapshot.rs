@@ -68,6 +68,35 @@ pub struct Snapshot {
     pub rejects: Rejects,
 }
 
+/// What an answer says as a whole, once its events have been handed over one by one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Look {
+    pub source: Arc<str>,
+    /// See [`Snapshot::as_of`].
+    pub as_of: DateTime<Utc>,
+    pub scope: Scope,
+    pub bookmakers: Vec<Bookmaker>,
+    pub rejects: Rejects,
+}
+
+/// The text of one event in an answer, by its fingerprint (XXH3, 128 bits): the same text says the
+/// same, and need not be read again. Two texts that share one would have to be made on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Slice {
+    pub hash: u128,
+    /// In bytes.
+    pub len: usize,
+}
+
+impl Slice {
+    pub fn of(text: &[u8]) -> Self {
+        Self {
+            hash: xxhash_rust::xxh3::xxh3_128(text),
+            len: text.len(),
+        }
+    }
+}
+
 /// Rows that were set aside: how many for each reason, and a sample to look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rejects {

@@ -10,7 +10,9 @@ use oddsd::feed::{Ask, FeedError};
 use oddsd::model::Scope;
 use secrecy::SecretString;
 
+use crate::world::PATIENCE;
 use crate::world::odds_provider::{OddsProvider, Reply};
+use crate::world::ports::free_port;
 
 const CANARY: &str = "c4nary5ecret0000key1111";
 
@@ -33,7 +35,7 @@ fn settings(url: &str) -> Settings {
         regions: vec!["us".into(), "uk".into()],
         markets: vec!["h2h".into(), "spreads".into()],
         odds_format: OddsFormat::Decimal,
-        deadline: Duration::from_secs(10),
+        deadline: PATIENCE,
         quota_floor: 0,
     }
 }
@@ -174,10 +176,7 @@ async fn every_fault_has_its_name_and_none_tells_the_key() {
     // Nobody listens where the provider was.
     let url = provider.url.clone();
     let mut feed = OddsApi::new(settings(&url)).expect("settings");
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let mut closed = settings(&format!("http://{}", free.local_addr().expect("bound")));
-    drop(free);
-    closed.deadline = Duration::from_secs(2);
+    let closed = settings(&format!("http://127.0.0.1:{}", free_port()));
     let mut nobody = OddsApi::new(closed).expect("settings");
     let error = nobody
         .fetch(&Ask::Everything, now())

@@ -1,7 +1,7 @@
 //! Caches that are down, hung, full, read-only or wrongly configured: what is said, what is retried,
 //! and that everything comes back without a restart.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use oddsd::cache::{Cache, CacheError, CacheSettings, Lookup};
@@ -9,6 +9,7 @@ use oddsd::key::Key;
 
 use crate::cache::{TTL, body, key, lease, open, open_redis, put};
 use crate::world::PATIENCE;
+use crate::world::log::Log;
 use crate::world::ports::free_port;
 use crate::world::redis::RedisServer;
 
@@ -390,40 +391,6 @@ async fn a_certificate_that_nobody_vouches_for_is_not_accepted() {
     let url = format!("rediss://127.0.0.1:{}", redis.port());
     let why = remove(&open_impatient(&url).await, "k").await;
     assert!(why.is_err_and(|why| why.is_retryable()));
-}
-
-/// Everything that was logged on this thread, as a person would read it.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_max_level(tracing::Level::TRACE)
-            .with_writer(move || writer.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn lines(&self, with: &str) -> Vec<String> {
-        let text = self.0.lock().expect("unpoisoned").clone();
-        let text = String::from_utf8(text).expect("text");
-        let lines = text.lines().filter(|line| line.contains(with));
-        lines.map(str::to_owned).collect()
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("unpoisoned").write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! The Odds API's client against a provider that does what providers do: answers, refuses, breaks
 //! off, runs out of credits, and repeats the key it was given.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -11,6 +10,7 @@ use oddsd::model::Scope;
 use secrecy::SecretString;
 
 use crate::world::PATIENCE;
+use crate::world::log::Log;
 use crate::world::odds_provider::{OddsProvider, Reply};
 use crate::world::ports::free_port;
 
@@ -103,30 +103,9 @@ async fn a_league_is_one_call_that_tells_what_it_cost() {
     assert_eq!(fetched.snapshot.scope, Scope::Events(ids));
 }
 
-/// Everything that is logged on this thread, at every level.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("lock").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn every_fault_has_its_name_and_none_tells_the_key() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::start();
     tracing::trace!("the log is on");
     let message = |text: &str| format!(r#"{{"message":"{text} {CANARY}","error_code":"{text}"}}"#);
     let html = format!("<html>{CANARY}</html>");
@@ -196,7 +175,7 @@ async fn every_fault_has_its_name_and_none_tells_the_key() {
     assert_eq!(fetched.snapshot.rejects.total(), 2);
     assert!(!format!("{fetched:?}").contains(CANARY));
 
-    let log = String::from_utf8_lossy(&log.0.lock().expect("lock")).into_owned();
+    let log = log.text();
     assert!(
         log.contains("the log is on") && !log.contains(CANARY),
         "{log}"

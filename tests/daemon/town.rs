@@ -3,6 +3,7 @@
 //! served to hold against what is stored.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::LazyLock;
 
 use chrono::{NaiveDate, TimeDelta, Utc};
 use chrono_tz::Europe::London;
@@ -308,7 +309,14 @@ pub async fn get(url: &str) -> Answer {
 }
 
 pub async fn ask(method: reqwest::Method, url: &str, headers: &[(&str, &str)]) -> Answer {
-    let mut request = reqwest::Client::new().request(method, url);
+    // Made once, since that takes long; a connection for each question, since each story has its own
+    // runtime, which a connection does not outlive.
+    static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
+        let client = reqwest::Client::builder().no_proxy();
+        let client = client.pool_max_idle_per_host(0).build();
+        client.expect("a client")
+    });
+    let mut request = CLIENT.request(method, url);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 pub mod command;
 pub mod daemon;
+pub mod log;
 pub mod odds_provider;
 pub mod ports;
 pub mod postgres;

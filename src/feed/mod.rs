@@ -10,6 +10,7 @@ pub mod racing_api;
 pub mod recording;
 pub mod replay;
 pub mod simulator;
+pub mod slices;
 
 use std::fmt;
 use std::time::Duration;

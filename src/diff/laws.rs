@@ -242,7 +242,8 @@ proptest! {
             };
             let guard = |first| Guard { max_removed_fraction: choice.believes, first_look: first };
 
-            let mut differ = Differ::new(&skipping, as_of);
+            let mut differ = Differ::new(&skipping);
+            differ.begin(as_of);
             for text in &texts {
                 let slice = Slice::of(&text.to_le_bytes());
                 match differ.knows(&slice) {
@@ -255,7 +256,8 @@ proptest! {
                 }
             }
             let one = differ.finish(look(), &guard(first[0].as_ref()));
-            let mut differ = Differ::new(&reading, as_of).reading_everything();
+            let mut differ = Differ::new(&reading).reading_everything();
+            differ.begin(as_of);
             for text in &texts {
                 differ.take(pool[*text].clone(), Some(Slice::of(&text.to_le_bytes())));
             }

@@ -34,7 +34,8 @@ pub use take::{Collected, Take};
 
 /// Compares what is stored with what was observed. Pure: no clock, no I/O.
 pub fn diff(book: &Book, observed: &Snapshot, guard: &Guard) -> Changes {
-    let mut differ = Differ::new(book, observed.as_of);
+    let mut differ = Differ::new(book);
+    differ.begin(observed.as_of);
     for event in &observed.events {
         differ.event(event, None);
     }
@@ -65,10 +66,10 @@ pub struct Differ<'a> {
 }
 
 impl<'a> Differ<'a> {
-    pub fn new(book: &'a Book, as_of: DateTime<Utc>) -> Self {
+    pub fn new(book: &'a Book) -> Self {
         Self {
             book,
-            as_of,
+            as_of: DateTime::UNIX_EPOCH,
             skips: true,
             listed: HashSet::new(),
             absent: Absent::default(),
@@ -77,7 +78,6 @@ impl<'a> Differ<'a> {
             new_markets: HashSet::new(),
             scratch: Scratch::default(),
             changes: Changes {
-                as_of,
                 next: book.next,
                 ..Changes::default()
             },
@@ -234,6 +234,14 @@ impl<'a> Differ<'a> {
 }
 
 impl Take for Differ<'_> {
+    fn begin(&mut self, as_of: DateTime<Utc>) {
+        let skips = self.skips;
+        *self = Self::new(self.book);
+        self.skips = skips;
+        self.as_of = as_of;
+        self.changes.as_of = as_of;
+    }
+
     fn knows(&self, slice: &Slice) -> Option<EventId> {
         let id = self.book.texts.get(&slice.hash).filter(|_| self.skips)?;
         let text = self.book.events.get(id)?.text?;
@@ -271,12 +279,6 @@ impl Take for Differ<'_> {
 
     fn take(&mut self, event: EventSnapshot, slice: Option<Slice>) {
         self.event(&event, slice);
-    }
-
-    fn restart(&mut self) {
-        let skips = self.skips;
-        *self = Self::new(self.book, self.as_of);
-        self.skips = skips;
     }
 }
 

@@ -35,6 +35,7 @@ fn settings(url: &str) -> Settings {
         odds_format: OddsFormat::Decimal,
         deadline: Duration::from_secs(10),
         quota_floor: 0,
+        keep_bodies: true,
     }
 }
 

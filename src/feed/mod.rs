@@ -110,6 +110,7 @@ pub struct Fetched {
 impl Fetched {
     fn hand_over(self, to: &mut dyn Take) -> Looked {
         let snapshot = self.snapshot;
+        to.begin(snapshot.as_of);
         for event in snapshot.events {
             to.take(event, None);
         }

@@ -9,4 +9,5 @@ pub mod racing_provider;
 pub mod recordings;
 pub mod redis;
 pub mod resp;
+pub mod taker;
 pub mod upstash;

@@ -12,8 +12,9 @@ mod words;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+pub use reqwest::Url;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::{Client, Response, StatusCode, redirect};
 use secrecy::{ExposeSecret, SecretString};
 
 use self::body::{Body, MAX_RATIO, Taker, Unusable};

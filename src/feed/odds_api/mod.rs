@@ -145,7 +145,6 @@ impl OddsApi {
             parsed = self.event_by_event(&url, now, to, &mut bodies).await?;
             if parsed.is_none() {
                 self.lists_twice = true;
-                to.restart();
                 bodies.clear();
                 tracing::warn!(
                     event = "feed.listed_twice",
@@ -187,6 +186,7 @@ impl OddsApi {
         to: &mut dyn Take,
         bodies: &mut Vec<String>,
     ) -> Result<Option<Parsed>, FeedError> {
+        to.begin(now);
         let secrets = self.secrets(url);
         let before = self.last.take().filter(|(asked, _)| asked == url);
         let before = before.map(|(_, slices)| slices).unwrap_or_default();
@@ -237,6 +237,7 @@ impl OddsApi {
         to: &mut dyn Take,
         bodies: &mut Vec<String>,
     ) -> Result<Parsed, FeedError> {
+        to.begin(now);
         let body = self.get(url, now).await?;
         let settings = &self.settings;
         let mut parsed = parse_odds(&body, now, &settings.sport, settings.odds_format)?;

@@ -5,13 +5,12 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Days, NaiveDate, Utc};
-use reqwest::Url;
 
 use super::page::{Page, Told};
 use super::reader::{Place, Reader};
 use super::{Kept, RacingApi, SOURCE, times};
 use crate::diff::Take;
-use crate::feed::http::{Answer, MAX_BODY, MAX_STREAMED, Request};
+use crate::feed::http::{Answer, MAX_BODY, MAX_STREAMED, Request, Url};
 use crate::feed::slices::MAX_REST;
 use crate::feed::{FeedError, Looked};
 use crate::model::{Look, Scope};
@@ -46,10 +45,8 @@ impl RacingApi {
             .filter_map(|n| today.checked_add_days(Days::new(n)))
             .collect();
         let mut why = String::new();
-        for look in 0..LOOKS {
-            if look > 0 {
-                to.restart();
-            }
+        for _ in 0..LOOKS {
+            to.begin(now);
             let mut looking = Looking {
                 now,
                 to: &mut *to,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::reader::{Place, Reader};
+use super::reader::{Place, Read, Reader};
 use super::row::{Envelope, Field, Rows};
 use crate::diff::Take;
 use crate::feed::FeedError;
@@ -107,8 +107,8 @@ impl Races<'_> {
         let race = self.reader.race(utf8(text)?, self.place)?;
         let clean = self.reader.aside == aside;
         self.whole &= clean;
-        if let Some(race) = race {
-            self.usable += 1;
+        self.usable += u64::from(!matches!(race, Read::Unreadable));
+        if let Read::Race(race) = race {
             self.to.take(race, clean.then_some(slice));
         }
         Ok(())

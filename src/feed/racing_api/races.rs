@@ -5,12 +5,11 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use reqwest::Url;
 
 use super::parse::{Parsed, parse_cards};
 use super::{Kept, RacingApi, SOURCE};
 use crate::diff::Take;
-use crate::feed::http::{Answer, MAX_BODY, Request, Validators};
+use crate::feed::http::{Answer, MAX_BODY, Request, Url, Validators};
 use crate::feed::{FeedError, Looked};
 use crate::model::{EventId, Look, Rejects, Scope, Slice};
 
@@ -28,6 +27,7 @@ impl RacingApi {
         now: DateTime<Utc>,
         to: &mut dyn Take,
     ) -> Result<Looked, FeedError> {
+        to.begin(now);
         let mut found = Parsed::default();
         let mut answered = Vec::with_capacity(ids.len());
         let mut rejects = Rejects::default();

@@ -40,6 +40,17 @@ pub(super) struct Place {
     pub(super) page: usize,
 }
 
+/// What became of one race.
+#[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are races")]
+pub(super) enum Read {
+    Race(EventSnapshot),
+    /// It was listed before, and has been counted.
+    MetBefore,
+    /// It has been set aside.
+    Unreadable,
+}
+
 /// What a look has brought so far, but for its events.
 pub(super) struct Reader {
     pub(super) bookmakers: Bookmakers,
@@ -96,14 +107,10 @@ impl Reader {
         }
     }
 
-    /// One race; `None` when it was set aside. Fails where the text is no JSON.
-    pub(super) fn race(
-        &mut self,
-        text: &str,
-        place: Place,
-    ) -> Result<Option<EventSnapshot>, serde_json::Error> {
+    /// One race. Fails where the text is no JSON.
+    pub(super) fn race(&mut self, text: &str, place: Place) -> Result<Read, serde_json::Error> {
         match self.in_one_pass(text, place) {
-            Some(race) => Ok(Some(race)),
+            Some(race) => Ok(Read::Race(race)),
             None => self.row_by_row(text, place),
         }
     }
@@ -157,20 +164,17 @@ impl Reader {
         Some(snapshot)
     }
 
-    fn row_by_row(
-        &mut self,
-        text: &str,
-        place: Place,
-    ) -> Result<Option<EventSnapshot>, serde_json::Error> {
+    fn row_by_row(&mut self, text: &str, place: Place) -> Result<Read, serde_json::Error> {
         let raw: &RawValue = serde_json::from_str(text)?;
-        match self.tolerantly(raw, place) {
-            Ok(race) => Ok(race),
+        Ok(match self.tolerantly(raw, place) {
+            Ok(Some(race)) => Read::Race(race),
+            Ok(None) => Read::MetBefore,
             Err((rows, aside)) => {
                 self.partial = true;
                 self.set_aside(rows, aside);
-                Ok(None)
+                Read::Unreadable
             }
-        }
+        })
     }
 
     fn set_aside(&mut self, rows: u64, (reason, sample): SetAside) {

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use oddsd::feed::odds_api::{OddsApi, OddsFormat, Quota, Settings, parse_odds};
-use oddsd::feed::{Ask, FeedError};
-use oddsd::model::Scope;
+use oddsd::feed::replay::Replay;
+use oddsd::feed::{Ask, Feed, FeedError};
+use oddsd::model::{EventId, Scope};
 use secrecy::SecretString;
 
 use crate::world::PATIENCE;
 use crate::world::log::Log;
 use crate::world::odds_provider::{OddsProvider, Reply};
 use crate::world::ports::free_port;
+use crate::world::recordings;
+use crate::world::taker::Taker;
 
 const CANARY: &str = "c4nary5ecret0000key1111";
 
@@ -313,4 +316,118 @@ fn a_bad_row_costs_itself() {
     let body = body.replace(r#""id":"g2""#, r#""id":2"#);
     let parsed = parse_odds(&body, now(), "soccer_epl", OddsFormat::American).expect("a list");
     assert_eq!(parsed.scope("soccer_epl"), Scope::Listed);
+}
+
+/// A list of these games, one price of each; the first is told.
+fn games(ids: &[&str], first: &str) -> String {
+    let game = |(n, id): (usize, &&str)| {
+        let price = if n == 0 { first } else { "1.80" };
+        format!(
+            r#"{{"id":"{id}","sport_key":"basketball_wnba","home_team":"Lynx","bookmakers":[{{"key":"draftkings",
+"title":"DraftKings","markets":[{{"key":"h2h","outcomes":[{{"name":"Lynx","price":{price}}}]}}]}}]}}"#
+        )
+    };
+    let games: Vec<String> = ids.iter().enumerate().map(game).collect();
+    format!("[{}]", games.join(" ,\n"))
+}
+
+fn client(provider: &OddsProvider) -> Feed {
+    let mut settings = settings(&provider.url);
+    settings.keep_bodies = false;
+    Feed::OddsApi(Box::new(OddsApi::new(settings).expect("settings")))
+}
+
+#[tokio::test]
+async fn games_that_say_the_same_are_not_read_again() {
+    let provider = OddsProvider::start().await;
+    let mut feed = client(&provider);
+    let mut taker = Taker::default();
+    let looks = [
+        (games(&["g1", "g2", "g3"], "1.80"), (3, 0)),
+        (games(&["g1", "g2", "g3"], "1.80"), (0, 3)),
+        (games(&["g1", "g2", "g3"], "1.95"), (1, 2)),
+        (games(&["g1", "g3", "g4"], "1.95"), (1, 2)),
+        // A row set aside is counted every time.
+        (games(&["g1", "g3", "g4"], "\"?\""), (1, 2)),
+        (games(&["g1", "g3", "g4"], "\"?\""), (1, 2)),
+        (games(&["g1"], "1.95"), (0, 1)),
+        ("[]".into(), (0, 0)),
+    ];
+    for (n, (body, expected)) in looks.into_iter().enumerate() {
+        let rejected = u64::from(body.contains('?'));
+        provider.next(Reply::says(200, body));
+        let look = taker.look(&mut feed, &Ask::Everything, now()).await;
+        let look = look.expect("a list");
+        assert_eq!(taker.read_and_same(), expected, "look {n}");
+        assert_eq!(look.scope, Scope::League("basketball_wnba".into()));
+        assert_eq!(look.rejects.total(), rejected, "look {n}");
+    }
+}
+
+#[tokio::test]
+async fn a_game_that_is_listed_twice_is_still_one_game() {
+    let provider = OddsProvider::start().await;
+    let mut feed = client(&provider);
+    let mut taker = Taker::default();
+    // The second listing holds a bookmaker that the first does not.
+    let twice = games(&["g1", "g2", "g1"], "1.95").replacen("draftkings", "fanduel", 1);
+    for _ in 0..2 {
+        provider.next(Reply::says(200, twice.clone()));
+    }
+    let look = taker.look(&mut feed, &Ask::Everything, now()).await;
+    let look = look.expect("a list");
+    assert_eq!(
+        (taker.begun, provider.asked().len()),
+        (2, 2),
+        "asked once more"
+    );
+    assert_eq!(look.rejects.by_reason["duplicate_event"].rows, 1);
+    let game = taker
+        .read
+        .iter()
+        .find(|(game, _)| game.event.id == EventId::new("g1"));
+    let (game, may_be_skipped) = game.expect("read");
+    assert_eq!(game.prices.len(), 2);
+    assert!(!may_be_skipped);
+
+    // From then on it is asked for once, and held as a whole.
+    provider.next(Reply::says(200, twice));
+    let look = taker.look(&mut feed, &Ask::Everything, now()).await;
+    look.expect("a list");
+    assert_eq!((taker.begun, provider.asked().len()), (1, 3));
+}
+
+#[tokio::test]
+async fn a_game_that_holds_the_key_is_masked_each_time_it_comes() {
+    let provider = OddsProvider::start().await;
+    let mut feed = client(&provider);
+    let mut taker = Taker::default();
+    for _ in 0..2 {
+        let body = games(&["g1", "g2"], "1.80").replacen("Lynx", CANARY, 1);
+        provider.next(Reply::says(200, body));
+        let look = taker.look(&mut feed, &Ask::Everything, now()).await;
+        look.expect("a list");
+        let masked = taker.read.iter().find(|(game, _)| game.event.name == "***");
+        let (_, may_be_skipped) = masked.expect("read again");
+        assert!(!may_be_skipped);
+        assert!(!format!("{:?}", taker.read).contains(CANARY));
+    }
+}
+
+/// A name that is spelt with an escape says the same, and sends its event the long way.
+#[test]
+fn recorded_games_are_the_same_in_one_pass_and_row_by_row() {
+    let test = "recorded_games_are_the_same_in_one_pass_and_row_by_row";
+    let Some(folder) = recordings::folder(test, "odds_api_git_5min") else {
+        return;
+    };
+    let mut replay = Replay::open(folder.join("mlb_2026-08-04.jsonl.zst")).expect("opens");
+    for _ in 0..20 {
+        let replayed = replay.next().expect("reads").expect("more");
+        let body = replayed.bodies.concat();
+        let escaped = body.replace("\"sport_key\"", "\"sp\\u006frt_key\"");
+        assert_ne!(body, escaped);
+        let parse = |body: &str| parse_odds(body, now(), "baseball_mlb", OddsFormat::American);
+        assert_eq!(parse(&body), parse(&escaped));
+    }
 }

@@ -3,6 +3,7 @@
 //! today" is something only a well-formed answer can say.
 
 pub mod betfair;
+mod cursor;
 pub mod http;
 pub mod number;
 pub mod odds_api;

@@ -96,10 +96,12 @@ impl Events<'_> {
         }
         let text = std::str::from_utf8(text).map_err(|_| not_text())?;
         let masked = masked(text, self.secrets);
-        serde_json::from_str::<&RawValue>(&masked)
-            .map_err(|error| unreadable(error.to_string()))?;
         let before = self.reading.set_aside();
-        self.reading.row(&masked).map_err(Unusable)?;
+        if self.reading.in_one_pass(&masked).is_none() {
+            serde_json::from_str::<&RawValue>(&masked)
+                .map_err(|error| unreadable(error.to_string()))?;
+            self.reading.row_by_row(&masked).map_err(Unusable)?;
+        }
         // A text that holds a secret has to be read each time, for the secret to be taken out.
         let clean = self.reading.set_aside() == before && matches!(masked, Cow::Borrowed(_));
         if let Some(event) = self.reading.take_event() {

@@ -8,6 +8,7 @@ mod answer;
 mod outcome;
 mod parse;
 mod rows;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -32,7 +32,7 @@ pub(super) fn event<F: Field, L>(race: &Race<F, L>, id: EventId, source: Arc<str
             ("race_date", &race.date),
             ("race_time", &race.off_time),
             ("race_class", &race.race_class),
-            ("race_type", &race.r#type),
+            ("race_type", &race.race_type),
             ("distance", &race.distance),
             ("going", &race.going),
             ("surface", &race.surface),

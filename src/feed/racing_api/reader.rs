@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use super::bookmakers::Bookmakers;
 use super::card::{event, selection};
 use super::row::{
-    Field, MAX_ODDS, MAX_RUNNERS, Object, Odds, Race, Raw, Rows, Runner, WholeRace, row,
+    Field, MAX_ODDS, MAX_RUNNERS, Odds, Race, Raw, Rows, Runner, WholeRace, in_one_pass, row,
 };
 use super::times::Seen;
 use super::{SOURCE, price};
@@ -118,20 +118,19 @@ impl Reader {
     /// `None` at the first thing that is not as it should be. By then bookmakers may have been
     /// listed: the same, and in the same order, as the long way lists them.
     fn in_one_pass(&mut self, text: &str, place: Place) -> Option<EventSnapshot> {
-        let Object(race) = serde_json::from_str::<Object<WholeRace<'_>>>(text).ok()?;
+        let race: WholeRace<'_> = in_one_pass(text)?;
         let id = EventId::new(usable_id(&race.race_id).ok()?);
         if self.races.contains_key(&id) {
             return None;
         }
-        let runners = &race.runners.0;
-        let rows = runners.iter().map(|Object(runner)| runner.odds.0.len());
+        let rows = race.runners.iter().map(|runner| runner.odds.len());
         let mut snapshot = EventSnapshot {
             event: event(&race, id.clone(), self.source.clone()),
-            selections: Vec::with_capacity(runners.len()),
+            selections: Vec::with_capacity(race.runners.len()),
             prices: Vec::with_capacity(rows.sum()),
             complete: true,
         };
-        for Object(runner) in runners {
+        for runner in &race.runners {
             let id = SelectionId::new(usable_id(&runner.horse_id).ok()?);
             if snapshot.selections.iter().any(|known| known.id == id) {
                 return None;
@@ -139,7 +138,7 @@ impl Reader {
             let selection = selection(runner, id);
             let nothing_offered = nothing_offered(&snapshot, &selection);
             self.bookmakers.begin_list();
-            for (at, Object(odds)) in runner.odds.0.iter().enumerate() {
+            for (at, odds) in runner.odds.iter().enumerate() {
                 let spelt = odds.bookmaker.text()?;
                 let bookmaker = self.bookmakers.place(at, &spelt)?;
                 if self.bookmakers.is_again(bookmaker) {

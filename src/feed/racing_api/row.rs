@@ -13,35 +13,80 @@ use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::feed::cursor::Cursor;
 use crate::model::plain_text;
 
 /// Names are for people and for one line: longer ones are cut.
 pub(super) const MAX_NAME_CHARS: usize = 200;
 pub(super) const MAX_RUNNERS: usize = 100;
 pub(super) const MAX_ODDS: usize = 200;
+/// Runners of a race, bookmakers of a runner.
+const LIKELY_ROWS: usize = 32;
 
 /// Objects whose fields are all optional: scalars of one type, and a list of another.
 macro_rules! rows {
-    ($($name:ident { $($field:ident),* $(,)? } $list:ident)*) => {$(
+    ($($row:ident { $($field:ident: $name:literal,)* } $list:ident: $max:ident;)*) => {$(
         #[derive(Deserialize)]
         #[serde(bound(deserialize = "F: Deserialize<'de> + Default, L: Deserialize<'de> + Default"))]
-        pub(super) struct $name<F, L> {
-            $(#[serde(default)] pub(super) $field: F,)*
+        pub(super) struct $row<F, L> {
+            $(#[serde(default, rename = $name)] pub(super) $field: F,)*
             #[serde(default)]
             pub(super) $list: L,
+        }
+
+        impl<'a, T: InOnePass<'a>> InOnePass<'a> for $row<Plain<'a>, Vec<T>> {
+            #[inline]
+            fn read(cursor: &mut Cursor<'a>) -> Option<Self> {
+                $(let mut $field = None;)*
+                let mut $list = None;
+                cursor.object(|cursor, name| match name {
+                    $($name => once(&mut $field, Plain(cursor.scalar()?)),)*
+                    stringify!($list) => once(&mut $list, list(cursor, $max)?),
+                    _ => cursor.skip(),
+                })?;
+                Some(Self {
+                    $($field: $field.unwrap_or_default(),)*
+                    $list: $list.unwrap_or_default(),
+                })
+            }
         }
     )*};
 }
 
 rows! {
     Race {
-        race_id, course, date, off_time, off_dt, race_name, distance, region, race_class, r#type,
-        age_band, prize, field_size, going, surface, is_abandoned, race_status,
-    } runners
-    Runner { horse_id, horse, age, trainer, jockey, number, draw, lbs, form } odds
+        race_id: "race_id",
+        course: "course",
+        date: "date",
+        off_time: "off_time",
+        off_dt: "off_dt",
+        race_name: "race_name",
+        distance: "distance",
+        region: "region",
+        race_class: "race_class",
+        race_type: "type",
+        age_band: "age_band",
+        prize: "prize",
+        field_size: "field_size",
+        going: "going",
+        surface: "surface",
+        is_abandoned: "is_abandoned",
+        race_status: "race_status",
+    } runners: MAX_RUNNERS;
+    Runner {
+        horse_id: "horse_id",
+        horse: "horse",
+        age: "age",
+        trainer: "trainer",
+        jockey: "jockey",
+        number: "number",
+        draw: "draw",
+        lbs: "lbs",
+        form: "form",
+    } odds: MAX_ODDS;
 }
 
 #[derive(Deserialize)]
@@ -61,6 +106,61 @@ pub(super) struct Odds<F> {
     pub(super) updated: F,
 }
 
+impl<'a> InOnePass<'a> for Odds<Plain<'a>> {
+    #[inline]
+    fn read(cursor: &mut Cursor<'a>) -> Option<Self> {
+        let (mut bookmaker, mut fractional, mut decimal) = (None, None, None);
+        let (mut ew_places, mut ew_denom, mut updated) = (None, None, None);
+        cursor.object(|cursor, name| {
+            let field = match name {
+                "bookmaker" => &mut bookmaker,
+                "fractional" => &mut fractional,
+                "decimal" => &mut decimal,
+                "ew_places" => &mut ew_places,
+                "ew_denom" => &mut ew_denom,
+                "updated" => &mut updated,
+                _ => return cursor.skip(),
+            };
+            once(field, Plain(cursor.scalar()?))
+        })?;
+        Some(Self {
+            bookmaker: bookmaker.unwrap_or_default(),
+            fractional: fractional.unwrap_or_default(),
+            decimal: decimal.unwrap_or_default(),
+            ew_places: ew_places.unwrap_or_default(),
+            ew_denom: ew_denom.unwrap_or_default(),
+            updated: updated.unwrap_or_default(),
+        })
+    }
+}
+
+/// What is read in one pass.
+pub(super) trait InOnePass<'a>: Sized {
+    fn read(cursor: &mut Cursor<'a>) -> Option<Self>;
+}
+
+/// A whole text in one pass.
+pub(super) fn in_one_pass<'a, T: InOnePass<'a>>(text: &'a str) -> Option<T> {
+    let mut cursor = Cursor::new(text);
+    let read = T::read(&mut cursor)?;
+    cursor.end().map(|()| read)
+}
+
+/// A field that comes twice is for the long way.
+#[inline(always)]
+fn once<T>(field: &mut Option<T>, value: T) -> Option<()> {
+    field.replace(value).is_none().then_some(())
+}
+
+fn list<'a, T: InOnePass<'a>>(cursor: &mut Cursor<'a>, max: usize) -> Option<Vec<T>> {
+    let mut rows = Vec::with_capacity(LIKELY_ROWS);
+    cursor.list(|cursor| {
+        rows.push(T::read(cursor)?);
+        (rows.len() <= max).then_some(())
+    })?;
+    Some(rows)
+}
+
 /// The answer to a day's call. A one-race call answers with the race itself.
 #[derive(Deserialize)]
 pub(super) struct Envelope<'a> {
@@ -76,8 +176,7 @@ pub(super) struct Envelope<'a> {
 pub(super) type Raw<'a> = Option<&'a RawValue>;
 
 /// A race in one pass.
-pub(super) type WholeRace<'a> = Race<Plain<'a>, List<WholeRunner<'a>, MAX_RUNNERS>>;
-pub(super) type WholeRunner<'a> = Runner<Plain<'a>, List<Odds<Plain<'a>>, MAX_ODDS>>;
+pub(super) type WholeRace<'a> = Race<Plain<'a>, Vec<Runner<Plain<'a>, Vec<Odds<Plain<'a>>>>>>;
 
 /// A scalar, however it is kept.
 pub(super) trait Field {
@@ -128,8 +227,7 @@ impl Field for Raw<'_> {
     }
 }
 
-/// A scalar read in one pass: its text, borrowed unless it was escaped. A number that is not whole
-/// fails, because its digits are gone by then; so does anything nested.
+/// A scalar read in one pass: its text, borrowed unless it was escaped.
 #[derive(Default)]
 pub(super) struct Plain<'a>(Option<Cow<'a, str>>);
 
@@ -150,49 +248,8 @@ impl Field for Plain<'_> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Plain<'a> {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct Scalar;
-
-        impl<'de> Visitor<'de> for Scalar {
-            type Value = Plain<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text")
-            }
-
-            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Plain(Some(Cow::Borrowed(text))))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Plain(Some(Cow::Owned(text.to_owned()))))
-            }
-
-            fn visit_bool<E: Error>(self, yes: bool) -> Result<Self::Value, E> {
-                let word = if yes { "true" } else { "false" };
-                Ok(Plain(Some(Cow::Borrowed(word))))
-            }
-
-            fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
-                Ok(Plain(Some(Cow::Owned(number.to_string()))))
-            }
-
-            fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
-                Ok(Plain(Some(Cow::Owned(number.to_string()))))
-            }
-
-            fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-                Ok(Plain(None))
-            }
-        }
-
-        json.deserialize_any(Scalar)
-    }
-}
-
 /// An object, and not a list of its values, which the reader of a struct would also take.
-pub(super) struct Object<T>(pub(super) T);
+struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
@@ -211,46 +268,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
         }
 
         json.deserialize_map(OfFields(PhantomData))
-    }
-}
-
-/// A list of objects read in one pass; missing and null are an empty one. Fails over `MAX`.
-pub(super) struct List<T, const MAX: usize>(pub(super) Vec<Object<T>>);
-
-impl<T, const MAX: usize> Default for List<T, MAX> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MAX> {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct OfObjects<T, const MAX: usize>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for OfObjects<T, MAX> {
-            type Value = List<T, MAX>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a list of at most {MAX}")
-            }
-
-            fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-                Ok(List::default())
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let mut rows = Vec::with_capacity(32);
-                while let Some(row) = list.next_element()? {
-                    if rows.len() == MAX {
-                        return Err(A::Error::invalid_length(MAX + 1, &self));
-                    }
-                    rows.push(row);
-                }
-                Ok(List(rows))
-            }
-        }
-
-        json.deserialize_any(OfObjects(PhantomData))
     }
 }
 

@@ -57,9 +57,10 @@ pub(super) fn observed_at(updated: Option<&str>, as_of: DateTime<Utc>) -> DateTi
 
 /// In the hour that October repeats, the later reading is right unless it has not come yet.
 fn latest(early: DateTime<Utc>, late: DateTime<Utc>, as_of: DateTime<Utc>) -> DateTime<Utc> {
+    let ahead = as_of.checked_add_signed(MAX_AHEAD).unwrap_or(as_of);
     [late, early]
         .into_iter()
-        .find(|at| *at - as_of <= MAX_AHEAD)
+        .find(|at| *at <= ahead)
         .unwrap_or(as_of)
 }
 

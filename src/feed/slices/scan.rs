@@ -65,7 +65,7 @@ impl Scan {
     /// Takes a whole block, unless it has to be walked.
     fn passes(&mut self, block: &[u8; BLOCK]) -> bool {
         let found = Found::in_block(block);
-        if self.kind != Kind::Nested || self.escaped || found.backslashes != 0 {
+        if self.kind != Kind::Nested || self.escaped || found.backslash {
             return false;
         }
         let before = if self.in_string { u64::MAX } else { 0 };
@@ -119,25 +119,35 @@ pub(super) fn is_space(byte: u8) -> bool {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
     quotes: u64,
-    backslashes: u64,
     opens: u64,
     closes: u64,
+    backslash: bool,
 }
 
 /// `[` and `{` differ in this bit alone, and so do `]` and `}`.
 const BRACE: u8 = 0x20;
+const HIGH: u8 = 0x80;
 
 impl Found {
     fn in_block(block: &[u8; BLOCK]) -> Self {
-        let mut found = Self::default();
         let (words, _) = block.as_chunks::<8>();
+        let words: [u64; 8] = std::array::from_fn(|n| u64::from_le_bytes(words[n]));
+        let high = words.iter().fold(0, |all, word| all | word) & each(HIGH);
+        match high {
+            0 => Self::in_words(&words, equal_in_ascii),
+            _ => Self::in_words(&words, equal),
+        }
+    }
+
+    #[inline(always)]
+    fn in_words(words: &[u64; 8], equal: impl Fn(u64, u8) -> u64) -> Self {
+        let mut found = Self::default();
         for (n, word) in words.iter().enumerate() {
-            let word = u64::from_le_bytes(*word);
             let braces = word | each(BRACE);
-            found.quotes |= equal(word, b'"') << (8 * n);
-            found.backslashes |= equal(word, b'\\') << (8 * n);
-            found.opens |= equal(braces, b'{') << (8 * n);
-            found.closes |= equal(braces, b'}') << (8 * n);
+            found.quotes |= pack(equal(*word, b'"')) << (8 * n);
+            found.opens |= pack(equal(braces, b'{')) << (8 * n);
+            found.closes |= pack(equal(braces, b'}')) << (8 * n);
+            found.backslash |= equal(*word, b'\\') != 0;
         }
         found
     }
@@ -147,7 +157,7 @@ impl Found {
         let mut found = Self::default();
         for (n, byte) in block.iter().enumerate() {
             found.quotes |= u64::from(*byte == b'"') << n;
-            found.backslashes |= u64::from(*byte == b'\\') << n;
+            found.backslash |= *byte == b'\\';
             found.opens |= u64::from(byte | BRACE == b'{') << n;
             found.closes |= u64::from(byte | BRACE == b'}') << n;
         }
@@ -159,14 +169,22 @@ fn each(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }
 
-/// One bit for each of eight bytes that is this one, the first byte lowest.
+/// The high bit of each byte that is this one.
 fn equal(word: u64, byte: u8) -> u64 {
     let differing = word ^ each(byte);
     // The high bit of each byte that differs in any bit; no carry leaves its byte.
-    let differing = ((differing & each(0x7f)) + each(0x7f)) | differing;
-    let equal = !differing & each(0x80);
-    // Moves the eight high bits into the highest byte, each to its own place.
-    (equal >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
+    let differing = ((differing & each(!HIGH)) + each(!HIGH)) | differing;
+    !differing & each(HIGH)
+}
+
+/// The same where no byte has its high bit set: 128 less nothing alone keeps that bit.
+fn equal_in_ascii(word: u64, byte: u8) -> u64 {
+    (each(HIGH) - (word ^ each(byte))) & each(HIGH)
+}
+
+/// Moves the eight high bits into one byte, the first byte's lowest.
+fn pack(high: u64) -> u64 {
+    (high >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
 }
 
 /// For each bit, whether it and those below it are odd in number: set from each opening quote up

@@ -294,7 +294,7 @@ fn a_bad_row_costs_itself() {
         .iter()
         .map(|price| {
             let offer = price.offer.as_ref().expect("offered");
-            let exact = offer.fractional.as_deref().unwrap_or("-");
+            let exact = offer.fractional.map_or("-".into(), |f| f.to_string());
             format!(
                 "{} {exact} {}",
                 price.key.selection,

@@ -2,41 +2,40 @@
 
 use std::collections::HashSet;
 
-use super::book::{StoredEvent, StoredPrice};
+use super::book::{StoredEvent, StoredPrice, StoredSelection};
 use super::{
     Differ, EventChange, Guard, HeldBack, Missing, PriceChange, PriceChangeKind, SelectionChange,
 };
-use crate::model::{EventId, PriceKey, PriceStatus, Scope, SelectionId, SelectionStatus};
+use crate::model::{Look, PriceStatus, Scope, SelectionStatus};
 
 /// What the answer left out inside its scope.
 #[derive(Default)]
 pub(super) struct Absent<'a> {
     pub(super) events: Vec<&'a StoredEvent>,
-    pub(super) selections: Vec<(&'a StoredEvent, &'a SelectionId)>,
-    pub(super) prices: Vec<(&'a StoredEvent, &'a PriceKey, &'a StoredPrice)>,
+    pub(super) selections: Vec<(&'a StoredEvent, &'a StoredSelection)>,
+    pub(super) prices: Vec<(&'a StoredEvent, &'a StoredPrice)>,
     pub(super) open_prices: usize,
     pub(super) listed_events: usize,
 }
 
 impl<'a> Differ<'a> {
-    pub(super) fn absent_events(&mut self, listed: &HashSet<&EventId>) {
-        if self.observed.scope == Scope::Listed {
+    pub(super) fn absent_events(&mut self, look: &Look) {
+        if look.scope == Scope::Listed {
             return;
         }
         for (id, stored) in &self.book.events {
             let in_scope = stored.event.listed
-                && stored.event.source == self.observed.source
-                && stored.checked_at <= self.observed.as_of
-                && !listed.contains(id)
-                && self.observed.scope.covers(&stored.event);
+                && stored.event.source == look.source
+                && stored.checked_at <= look.as_of
+                && !self.listed.contains(id)
+                && look.scope.covers(&stored.event);
             if in_scope {
                 self.absent.listed_events += 1;
-                self.absent.open_prices += open_prices(stored);
                 self.absent.events.push(stored);
-                let open = stored.prices.iter().filter(|(_, price)| price.is_open());
-                self.absent
-                    .prices
-                    .extend(open.map(|(key, price)| (stored, key, price)));
+                let open = stored.prices.iter().filter(|price| price.is_open());
+                let before = self.absent.prices.len();
+                self.absent.prices.extend(open.map(|price| (stored, price)));
+                self.absent.open_prices += self.absent.prices.len() - before;
             }
         }
     }
@@ -51,13 +50,9 @@ impl<'a> Differ<'a> {
             selections: absent
                 .selections
                 .iter()
-                .map(|(e, id)| e.selections[*id].row)
+                .map(|(_, known)| known.row)
                 .collect(),
-            prices: absent
-                .prices
-                .iter()
-                .map(|(_, _, price)| price.row)
-                .collect(),
+            prices: absent.prices.iter().map(|(_, price)| price.row).collect(),
         };
         let nothing = Missing::default();
         let agreed = match (in_doubt, guard.first_look) {
@@ -80,8 +75,7 @@ impl<'a> Differ<'a> {
                 after,
             });
         }
-        for (stored, id) in &absent.selections {
-            let known = &stored.selections[*id];
+        for (stored, known) in &absent.selections {
             if agreed.selections.contains(&known.row) {
                 let mut after = known.selection.clone();
                 after.status = SelectionStatus::Removed;
@@ -94,9 +88,9 @@ impl<'a> Differ<'a> {
                 });
             }
         }
-        for (stored, key, price) in &absent.prices {
+        for (stored, price) in &absent.prices {
             if agreed.prices.contains(&price.row) {
-                self.withdraw(stored, key, price);
+                self.withdraw(stored, price);
             }
         }
         let held =
@@ -116,29 +110,13 @@ impl<'a> Differ<'a> {
         }
     }
 
-    fn withdraw(&mut self, stored: &StoredEvent, key: &PriceKey, price: &StoredPrice) {
+    fn withdraw(&mut self, stored: &StoredEvent, price: &StoredPrice) {
         self.changes.push_price(PriceChange {
-            row: price.row,
-            event_row: stored.row,
-            selection_row: stored.selections[&key.selection].row,
-            bookmaker_row: self.book.bookmakers[&key.bookmaker].row,
-            event: stored.event.id.clone(),
-            key: key.clone(),
             kind: PriceChangeKind::Withdrawn,
-            before: Some(price.offer.clone()),
-            offer: price.offer.clone(),
             status: PriceStatus::Withdrawn,
             // The feed's clock stands still: when the price comes back with the feed time it had,
             // that is news. `checked_at` keeps older snapshots out.
-            observed_at: price.observed_at,
+            ..self.unchanged(stored, price)
         });
     }
-}
-
-pub(super) fn open_prices(stored: &StoredEvent) -> usize {
-    stored
-        .prices
-        .values()
-        .filter(|price| price.is_open())
-        .count()
 }

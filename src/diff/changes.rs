@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
 
-use super::book::NextRows;
+use super::book::{NextRows, Text};
 use crate::model::{
-    Bookmaker, ChangeKind, Counts, Event, EventId, Offer, PriceKey, PriceStatus, Rejects, Selection,
+    Bookmaker, BookmakerId, ChangeKind, Counts, Event, EventId, MarketId, Offer, PriceStatus,
+    Rejects, Selection,
 };
 
 /// Everything one cycle has to write, in an order that is the same for the same input.
@@ -18,9 +20,12 @@ pub struct Changes {
     pub selections: Vec<SelectionChange>,
     pub prices: Vec<PriceChange>,
     /// Unchanged prices whose feed time moved on: remembered, never written.
-    pub touched: Vec<Touch>,
+    pub touched: Vec<Touched>,
     /// Events that this snapshot spoke of.
     pub checked: Vec<EventId>,
+    /// Texts to be skipped from now on, once these changes are stored.
+    pub(super) texts: Vec<(EventId, Text)>,
+    pub extent: Extent,
     pub counts: Counts,
     pub rejects: Rejects,
     /// Set when the answer was suspiciously short and removals wait for a second look.
@@ -66,19 +71,29 @@ pub struct PriceChange {
     pub selection_row: i64,
     pub bookmaker_row: i64,
     pub event: EventId,
-    pub key: PriceKey,
+    pub market: MarketId,
     pub kind: PriceChangeKind,
-    pub before: Option<Offer>,
+    /// The decimal odds that were stored; `None` for a first price.
+    pub before: Option<Decimal>,
     pub offer: Offer,
     pub status: PriceStatus,
     pub observed_at: DateTime<Utc>,
 }
 
+/// Prices of one event, by their place in its list.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Touch {
+pub struct Touched {
     pub event: EventId,
-    pub key: PriceKey,
-    pub observed_at: DateTime<Utc>,
+    pub prices: Vec<(u32, DateTime<Utc>)>,
+}
+
+/// How much a snapshot spoke of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    pub events: usize,
+    pub selections: usize,
+    /// Sorted.
+    pub bookmakers: Vec<BookmakerId>,
 }
 
 /// Rows that an answer left out, by row number.
@@ -133,9 +148,11 @@ impl Changes {
     /// What each event's readers have to be told, one entry an event: the outbox of this cycle.
     pub fn by_event(&self) -> BTreeMap<EventId, BTreeSet<ChangeKind>> {
         let mut kinds: BTreeMap<EventId, BTreeSet<ChangeKind>> = BTreeMap::new();
-        let mut add = |event: &EventId, kind| {
-            if !kinds.get(event).is_some_and(|known| known.contains(&kind)) {
-                kinds.entry(event.clone()).or_default().insert(kind);
+        // Thousands of prices of one event lie together and say the same.
+        let mut last = None;
+        let mut add = |event, kind| {
+            if last.replace((event, kind)) != Some((event, kind)) {
+                kinds.entry(EventId::clone(event)).or_default().insert(kind);
             }
         };
         for change in &self.events {

@@ -1,112 +1,150 @@
-//! `diff(stored, observed) -> changes`: the one place that decides what a change is.
+//! `diff(book, snapshot, guard) -> Changes`: the one place that decides what a change is.
 //!
 //! Two clocks order observations and are never mixed. `Snapshot::as_of` (ours: when we asked)
 //! orders snapshots and decides about absence; `Price::observed_at` (the feed's) orders the values
 //! of one price. A snapshot asked earlier than the last one says nothing new, and a price with an
 //! older feed time than the stored one is an old answer, whatever brought it.
+//!
+//! Events come one by one ([`Differ`] is what a feed hands them to), so that memory follows what
+//! changed and not the answer. An event whose text is the one it was stored from is not even read:
+//! [`Take::knows`]. That shortcut is forgotten by any change that came from elsewhere.
 
 mod absent;
 pub mod book;
 mod changes;
+mod loading;
+mod prices;
 mod storable;
 mod take;
 
 use std::collections::{HashMap, HashSet};
 
-use crate::model::{
-    Bookmaker, Event, EventId, EventSnapshot, Price, PriceKey, PriceStatus, SelectionStatus,
-    Snapshot,
-};
-use absent::{Absent, open_prices};
-use book::{Book, StoredEvent, StoredPrice, take};
+use chrono::{DateTime, Utc};
+
+use crate::model::{Bookmaker, BookmakerId, Event, EventId, EventSnapshot, Look, Slice, Snapshot};
+use absent::Absent;
+use book::{Book, StoredEvent, Text, take};
 pub use changes::{
-    BookmakerChange, Changes, EventChange, Guard, HeldBack, Missing, PriceChange, PriceChangeKind,
-    SelectionChange, Touch,
+    BookmakerChange, Changes, EventChange, Extent, Guard, HeldBack, Missing, PriceChange,
+    PriceChangeKind, SelectionChange, Touched,
 };
+pub use loading::{Loading, Orphan, PriceRow};
+use prices::Scratch;
 pub use take::{Collected, Take};
 
 /// Compares what is stored with what was observed. Pure: no clock, no I/O.
 pub fn diff(book: &Book, observed: &Snapshot, guard: &Guard) -> Changes {
-    let mut cycle = Differ {
-        book,
-        observed,
-        absent: Absent::default(),
-        bookmaker_rows: HashMap::new(),
-        changes: Changes {
-            as_of: observed.as_of,
-            next: book.next,
-            rejects: observed.rejects.clone(),
-            ..Changes::default()
-        },
-    };
-    cycle.changes.counts.rejected = observed.rejects.total();
-    cycle.changes.counts.seen = observed.rejects.total();
-    cycle.bookmakers();
-
-    let mut listed = HashSet::with_capacity(observed.events.len());
+    let mut differ = Differ::new(book);
+    differ.begin(observed.as_of);
     for event in &observed.events {
-        if listed.insert(&event.event.id) {
-            cycle.event(event);
-        } else {
-            cycle.reject(
-                "duplicate_event",
-                event.prices.len() as u64,
-                &event.event.id,
-            );
-        }
+        differ.event(event, None);
     }
-    cycle.absent_events(&listed);
-    cycle.removals(guard);
-    cycle.finish()
+    let look = Look {
+        source: observed.source.clone(),
+        as_of: observed.as_of,
+        scope: observed.scope.clone(),
+        bookmakers: observed.bookmakers.clone(),
+        rejects: observed.rejects.clone(),
+    };
+    differ.finish(look, guard)
 }
 
-struct Differ<'a> {
+/// One snapshot being compared, event by event.
+pub struct Differ<'a> {
     book: &'a Book,
-    observed: &'a Snapshot,
+    as_of: DateTime<Utc>,
+    /// Texts that are known may be skipped.
+    skips: bool,
+    listed: HashSet<EventId>,
     absent: Absent<'a>,
-    bookmaker_rows: HashMap<&'a str, i64>,
+    /// Which of the book's bookmakers were met, by place.
+    met: Vec<bool>,
+    new_bookmakers: HashMap<BookmakerId, i64>,
+    new_markets: HashSet<crate::model::MarketId>,
+    scratch: Scratch,
     changes: Changes,
 }
 
 impl<'a> Differ<'a> {
-    fn bookmakers(&mut self) {
-        for bookmaker in &self.observed.bookmakers {
+    pub fn new(book: &'a Book) -> Self {
+        Self {
+            book,
+            as_of: DateTime::UNIX_EPOCH,
+            skips: true,
+            listed: HashSet::new(),
+            absent: Absent::default(),
+            met: vec![false; book.bookmakers.len()],
+            new_bookmakers: HashMap::new(),
+            new_markets: HashSet::new(),
+            scratch: Scratch::default(),
+            changes: Changes {
+                next: book.next,
+                ..Changes::default()
+            },
+        }
+    }
+
+    /// A full comparison: every event is read, also those whose text is known.
+    pub fn reading_everything(mut self) -> Self {
+        self.skips = false;
+        self
+    }
+
+    /// Once all events have been handed over: what the answer says as a whole.
+    pub fn finish(mut self, look: Look, guard: &Guard) -> Changes {
+        self.bookmakers(&look);
+        self.absent_events(&look);
+        self.removals(guard);
+        self.changes.counts.rejected += look.rejects.total();
+        self.changes.counts.seen += look.rejects.total();
+        self.changes.rejects.merge(look.rejects);
+        // By row: the same input gives the same order, and writers never meet crosswise.
+        self.changes.events.sort_by_key(|change| change.row);
+        self.changes.selections.sort_by_key(|change| change.row);
+        self.changes.prices.sort_by_key(|change| change.row);
+        self.changes
+    }
+
+    /// New bookmakers get the names that the answer gives them.
+    fn bookmakers(&mut self, look: &Look) {
+        let mut met: HashSet<BookmakerId> = HashSet::new();
+        for bookmaker in &look.bookmakers {
             if let Some(reason) = storable::bookmaker(bookmaker) {
                 self.reject(reason, 1, &bookmaker.name);
                 continue;
             }
-            if self.bookmaker_rows.contains_key(bookmaker.id.as_str()) {
+            if !met.insert(bookmaker.id.clone()) || self.book.bookmaker(&bookmaker.id).is_some() {
+                // A drifting spelling ("Spread Ex") is not worth a write: the first one stays.
                 continue;
             }
-            let row = match self.book.bookmakers.get(&bookmaker.id) {
-                // A drifting spelling ("Spread Ex") is not worth a write: the first one stays.
-                Some(stored) => stored.row,
-                None => self.new_bookmaker(bookmaker.clone()),
-            };
-            self.bookmaker_rows.insert(bookmaker.id.as_str(), row);
+            let row = self.new_bookmaker(&bookmaker.id);
+            let mut new = self.changes.bookmakers.iter_mut();
+            if let Some(change) = new.find(|change| change.row == row) {
+                change.bookmaker.name = bookmaker.name.clone();
+            }
         }
+        let known = self.book.bookmakers.iter().zip(&self.met);
+        let known = known.filter(|(_, met)| **met);
+        met.extend(known.map(|(stored, _)| stored.bookmaker.id.clone()));
+        met.extend(self.new_bookmakers.keys().cloned());
+        self.changes.extent.bookmakers = met.into_iter().collect();
+        self.changes.extent.bookmakers.sort();
     }
 
-    fn new_bookmaker(&mut self, bookmaker: Bookmaker) -> i64 {
-        let row = take(&mut self.changes.next.bookmaker);
-        self.changes
-            .bookmakers
-            .push(BookmakerChange { row, bookmaker });
-        row
-    }
-
-    fn bookmaker_row(&mut self, key: &'a PriceKey) -> i64 {
-        if let Some(row) = self.bookmaker_rows.get(key.bookmaker.as_str()) {
+    /// The row of a bookmaker that is not stored yet; by its id until a name is known.
+    fn new_bookmaker(&mut self, id: &BookmakerId) -> i64 {
+        if let Some(row) = self.new_bookmakers.get(id) {
             return *row;
         }
-        let row = match self.book.bookmakers.get(&key.bookmaker) {
-            Some(stored) => stored.row,
-            None => self.new_bookmaker(Bookmaker {
-                id: key.bookmaker.clone(),
-                name: key.bookmaker.to_string(),
-            }),
-        };
-        self.bookmaker_rows.insert(key.bookmaker.as_str(), row);
+        let row = take(&mut self.changes.next.bookmaker);
+        self.new_bookmakers.insert(id.clone(), row);
+        self.changes.bookmakers.push(BookmakerChange {
+            row,
+            bookmaker: Bookmaker {
+                id: id.clone(),
+                name: id.to_string(),
+            },
+        });
         row
     }
 
@@ -116,30 +154,53 @@ impl<'a> Differ<'a> {
         self.changes.rejects.add_rows(reason, rows, sample);
     }
 
-    fn event(&mut self, observed: &'a EventSnapshot) {
-        if let Some(reason) = storable::event(&observed.event) {
-            let rows = observed.prices.len().max(1) as u64;
-            return self.reject(reason, rows, &observed.event.id);
+    fn event(&mut self, observed: &EventSnapshot, slice: Option<Slice>) {
+        let rows = observed.prices.len() as u64;
+        let id = &observed.event.id;
+        if self.listed.contains(id) {
+            return self.reject("duplicate_event", rows, id);
         }
-        let stored = self.book.events.get(&observed.event.id);
+        let stored = self.book.events.get(id);
+        // What is stored can be stored.
+        if stored.is_none_or(|stored| stored.event != observed.event)
+            && let Some(reason) = storable::event(&observed.event)
+        {
+            self.listed.insert(id.clone());
+            return self.reject(reason, rows.max(1), id);
+        }
+        // One allocation for all who name this event.
+        let id = stored.map_or(id, |stored| &stored.event.id).clone();
+        self.listed.insert(id.clone());
+        self.changes.extent.events += 1;
+        self.changes.extent.selections += observed.selections.len();
         if let Some(stored) = stored {
-            if stored.checked_at > self.observed.as_of {
-                let rows = observed.prices.len() as u64;
+            if stored.checked_at > self.as_of {
                 self.changes.counts.seen += rows;
                 self.changes.counts.stale += rows;
                 return;
             }
-            if stored.event.listed {
-                self.absent.listed_events += 1;
-            }
-            if observed.complete {
-                self.absent.open_prices += open_prices(stored);
-            }
+            self.absent.listed_events += usize::from(stored.event.listed);
         }
-        self.changes.checked.push(observed.event.id.clone());
+        self.changes.checked.push(id.clone());
+        let before = self.changes.counts;
+        let absent = (self.absent.selections.len(), self.absent.prices.len());
         let event_row = self.event_facts(stored, &observed.event);
-        let selection_rows = self.selections(stored, event_row, observed);
-        self.prices(stored, event_row, &selection_rows, observed);
+        let selection_rows = self.selections(stored, event_row, &id, observed);
+        self.prices(stored, event_row, &id, &selection_rows, observed);
+
+        // A text may be skipped when it comes again if that could not change anything.
+        let after = &self.changes.counts;
+        let settled = (before.rejected, before.stale) == (after.rejected, after.stale)
+            && absent == (self.absent.selections.len(), self.absent.prices.len())
+            && observed.event.rank() >= stored.map_or(0, |stored| stored.event.rank());
+        if let (Some(slice), true, true) = (slice, settled, observed.complete) {
+            let text = Text {
+                slice,
+                selections: observed.selections.len() as u32,
+                no_price: (after.no_price - before.no_price) as u32,
+            };
+            self.changes.texts.push((id, text));
+        }
     }
 
     /// Compares the event's own facts; returns its row.
@@ -170,187 +231,54 @@ impl<'a> Differ<'a> {
         }
         stored.row
     }
+}
 
-    fn selections(
-        &mut self,
-        stored: Option<&'a StoredEvent>,
-        event_row: i64,
-        observed: &'a EventSnapshot,
-    ) -> HashMap<&'a str, i64> {
-        let event = &observed.event.id;
-        let mut rows = HashMap::with_capacity(observed.selections.len());
-        for selection in &observed.selections {
-            if rows.contains_key(selection.id.as_str()) {
-                self.changes
-                    .rejects
-                    .add("duplicate_selection", &selection.id);
-                self.changes.counts.rejected += 1;
-                self.changes.counts.seen += 1;
-                continue;
-            }
-            let known = stored.and_then(|s| s.selections.get(&selection.id));
-            if let Some(reason) = storable::selection(selection) {
-                self.reject(reason, 1, &selection.id);
-                // Not understood is not absent.
-                rows.extend(known.map(|known| (selection.id.as_str(), known.row)));
-                continue;
-            }
-            let row = match known {
-                Some(known) => known.row,
-                None => take(&mut self.changes.next.selection),
-            };
-            rows.insert(selection.id.as_str(), row);
-            if known.is_none_or(|known| known.selection != *selection) {
-                self.changes.selections.push(SelectionChange {
-                    row,
-                    event_row,
-                    event: event.clone(),
-                    before: known.map(|known| known.selection.clone()),
-                    after: selection.clone(),
-                });
-            }
-        }
-        if let (Some(stored), true) = (stored, observed.complete) {
-            for (id, known) in &stored.selections {
-                if !rows.contains_key(id.as_str())
-                    && known.selection.status != SelectionStatus::Removed
-                {
-                    self.absent.selections.push((stored, id));
-                }
-            }
-        }
-        rows
+impl Take for Differ<'_> {
+    fn begin(&mut self, as_of: DateTime<Utc>) {
+        let skips = self.skips;
+        *self = Self::new(self.book);
+        self.skips = skips;
+        self.as_of = as_of;
+        self.changes.as_of = as_of;
     }
 
-    fn prices(
-        &mut self,
-        stored: Option<&'a StoredEvent>,
-        event_row: i64,
-        selection_rows: &HashMap<&'a str, i64>,
-        observed: &'a EventSnapshot,
-    ) {
-        let mut seen: HashMap<&PriceKey, &Price> = HashMap::with_capacity(observed.prices.len());
-        for price in &observed.prices {
-            // Two spellings of one key: the later feed time counts, then the first listed.
-            match seen.get(&price.key) {
-                Some(first) if first.observed_at >= price.observed_at => {
-                    self.reject("duplicate_price", 1, &price.key.bookmaker);
-                }
-                Some(_) => {
-                    self.reject("duplicate_price", 1, &price.key.bookmaker);
-                    seen.insert(&price.key, price);
-                }
-                None => {
-                    seen.insert(&price.key, price);
-                }
-            }
-        }
-        for price in &observed.prices {
-            if !std::ptr::eq(seen[&price.key], price) {
-                continue;
-            }
-            if let Some(reason) = storable::price(price) {
-                self.reject(reason, 1, &price.key.bookmaker);
-                continue;
-            }
-            let known = stored.and_then(|s| s.prices.get(&price.key));
-            let selection_row = selection_rows
-                .get(price.key.selection.as_str())
-                .copied()
-                .or_else(|| {
-                    let stored = stored?.selections.get(&price.key.selection)?;
-                    Some(stored.row)
-                });
-            match selection_row {
-                Some(row) => self.price(&observed.event.id, event_row, row, price, known),
-                None => self.reject("unknown_selection", 1, &price.key.selection),
-            }
-        }
-        if let (Some(stored), true) = (stored, observed.complete) {
-            for (key, known) in &stored.prices {
-                if known.is_open() && !seen.contains_key(key) {
-                    self.absent.prices.push((stored, key, known));
-                }
-            }
-        }
+    fn knows(&self, slice: &Slice) -> Option<EventId> {
+        let id = self.book.texts.get(&slice.hash).filter(|_| self.skips)?;
+        let text = self.book.events.get(id)?.text?;
+        (text.slice == *slice).then(|| id.clone())
     }
 
-    fn price(
-        &mut self,
-        event: &EventId,
-        event_row: i64,
-        selection_row: i64,
-        price: &'a Price,
-        known: Option<&StoredPrice>,
-    ) {
-        self.changes.counts.seen += 1;
-        if known.is_some_and(|known| price.observed_at < known.observed_at) {
-            self.changes.counts.stale += 1;
+    fn same(&mut self, slice: &Slice) {
+        let id = self.book.texts.get(&slice.hash);
+        let Some(stored) = id.and_then(|id| self.book.events.get(id)) else {
+            return;
+        };
+        let text = stored.text.expect("a known text is its event's");
+        let mut open = 0;
+        for price in stored.prices.iter().filter(|price| price.is_open()) {
+            self.met[price.bookmaker as usize] = true;
+            open += 1;
+        }
+        let rows = open as u64 + u64::from(text.no_price);
+        if !self.listed.insert(stored.event.id.clone()) {
+            return self.reject("duplicate_event", rows, &stored.event.id);
+        }
+        self.changes.extent.events += 1;
+        self.changes.extent.selections += text.selections as usize;
+        self.changes.counts.seen += rows;
+        if stored.checked_at > self.as_of {
+            self.changes.counts.stale += rows;
             return;
         }
-        let status = if price.suspended {
-            PriceStatus::Suspended
-        } else {
-            PriceStatus::Open
-        };
-        let (kind, offer, status) = match (&price.offer, known) {
-            (None, Some(known)) if known.is_open() => {
-                self.changes.counts.no_price += 1;
-                (
-                    PriceChangeKind::Withdrawn,
-                    known.offer.clone(),
-                    PriceStatus::Withdrawn,
-                )
-            }
-            (None, _) => {
-                self.changes.counts.no_price += 1;
-                return;
-            }
-            (Some(offer), None) => (PriceChangeKind::Inserted, offer.clone(), status),
-            (Some(offer), Some(known)) if !known.is_open() => {
-                (PriceChangeKind::Reopened, offer.clone(), status)
-            }
-            (Some(offer), Some(known)) if known.offer != *offer || known.status != status => {
-                (PriceChangeKind::Changed, offer.clone(), status)
-            }
-            (Some(_), Some(known)) => {
-                self.changes.counts.unchanged += 1;
-                if price.observed_at > known.observed_at {
-                    self.changes.touched.push(Touch {
-                        event: event.clone(),
-                        key: price.key.clone(),
-                        observed_at: price.observed_at,
-                    });
-                }
-                return;
-            }
-        };
-        let row = match known {
-            Some(known) => known.row,
-            None => take(&mut self.changes.next.price),
-        };
-        let bookmaker_row = self.bookmaker_row(&price.key);
-        self.changes.push_price(PriceChange {
-            row,
-            event_row,
-            selection_row,
-            bookmaker_row,
-            event: event.clone(),
-            key: price.key.clone(),
-            kind,
-            before: known.map(|known| known.offer.clone()),
-            offer,
-            status,
-            observed_at: price.observed_at,
-        });
+        self.changes.checked.push(stored.event.id.clone());
+        self.changes.counts.unchanged += open as u64;
+        self.changes.counts.no_price += u64::from(text.no_price);
+        self.absent.listed_events += usize::from(stored.event.listed);
+        self.absent.open_prices += open;
     }
 
-    fn finish(mut self) -> Changes {
-        // By row: the same input gives the same order, and writers never meet crosswise.
-        self.changes.events.sort_by_key(|change| change.row);
-        self.changes.selections.sort_by_key(|change| change.row);
-        self.changes.prices.sort_by_key(|change| change.row);
-        self.changes
+    fn take(&mut self, event: EventSnapshot, slice: Option<Slice>) {
+        self.event(&event, slice);
     }
 }
 

@@ -27,9 +27,7 @@ fn words<'a>(texts: impl IntoIterator<Item = &'a str>) -> Option<Reason> {
 }
 
 fn facts(facts: &Facts) -> impl Iterator<Item = &str> {
-    facts
-        .iter()
-        .flat_map(|(name, value)| [name.as_str(), value.as_str()])
+    facts.iter().flat_map(|(name, value)| [name, value])
 }
 
 pub fn event(event: &Event) -> Option<Reason> {
@@ -53,11 +51,5 @@ pub fn bookmaker(bookmaker: &Bookmaker) -> Option<Reason> {
 }
 
 pub fn price(price: &Price) -> Option<Reason> {
-    let fractional = price
-        .offer
-        .as_ref()
-        .and_then(|offer| offer.fractional.as_deref());
-    id(price.key.market.as_str())
-        .or_else(|| id(price.key.bookmaker.as_str()))
-        .or_else(|| words(fractional))
+    id(price.key.market.as_str()).or_else(|| id(price.key.bookmaker.as_str()))
 }

@@ -1,9 +1,15 @@
 //! How a feed hands over its events: one by one, so that nobody ever holds a whole answer.
 
+use chrono::{DateTime, Utc};
+
 use crate::model::{EventId, EventSnapshot, Look, Slice, Snapshot};
 
 /// Takes events as they are read.
 pub trait Take: Send {
+    /// An answer begins, asked for at `as_of`. What was handed over before it is forgotten: it
+    /// turned out not to be one answer.
+    fn begin(&mut self, as_of: DateTime<Utc>);
+
     /// The event whose stored state came from exactly this text, if there is one. Changes nothing.
     fn knows(&self, slice: &Slice) -> Option<EventId>;
 
@@ -13,9 +19,6 @@ pub trait Take: Send {
     /// An event that was read. `slice` is given when the event was read without anything being set
     /// aside, so that the same text may be skipped from now on.
     fn take(&mut self, event: EventSnapshot, slice: Option<Slice>);
-
-    /// What was handed over so far turned out not to be one answer: it is forgotten.
-    fn restart(&mut self);
 }
 
 /// Takes everything into memory: for recorders, checks and tests. It knows no text.
@@ -36,6 +39,10 @@ impl Collected {
 }
 
 impl Take for Collected {
+    fn begin(&mut self, _: DateTime<Utc>) {
+        self.0.clear();
+    }
+
     fn knows(&self, _: &Slice) -> Option<EventId> {
         None
     }
@@ -44,9 +51,5 @@ impl Take for Collected {
 
     fn take(&mut self, event: EventSnapshot, _: Option<Slice>) {
         self.0.push(event);
-    }
-
-    fn restart(&mut self) {
-        self.0.clear();
     }
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::value::RawValue;
 
-use crate::model::EventId;
+use crate::model::{EventId, Fraction};
 use crate::store::EventPrices;
 
 pub fn event_body(found: &EventPrices) -> Vec<u8> {
@@ -37,7 +37,7 @@ pub fn event_body(found: &EventPrices) -> Vec<u8> {
         bookmaker_name: &'a str,
         status: &'a str,
         odds_decimal: Box<RawValue>,
-        odds_fractional: Option<&'a str>,
+        odds_fractional: Option<Fraction>,
         point: Option<Box<RawValue>>,
         ew_places: Option<u16>,
         ew_denom: Option<u16>,
@@ -77,7 +77,7 @@ pub fn event_body(found: &EventPrices) -> Vec<u8> {
                         bookmaker_name: &price.bookmaker_name,
                         status: price.status.as_str(),
                         odds_decimal: number(price.offer.decimal),
-                        odds_fractional: price.offer.fractional.as_deref(),
+                        odds_fractional: price.offer.fractional,
                         point: price.offer.point.map(number),
                         ew_places: price.offer.each_way.map(|ew| ew.places),
                         ew_denom: price.offer.each_way.map(|ew| ew.denom),

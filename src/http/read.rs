@@ -215,7 +215,7 @@ fn races(runners: Vec<Runner>) -> Vec<RaceRow> {
         race.runners.push(RunnerRow {
             id: runner.selection.id,
             name: runner.selection.name,
-            number: runner.selection.facts.get("number").cloned(),
+            number: runner.selection.facts.get("number").map(Into::into),
             status: runner.selection.status,
             odds: runner
                 .prices
@@ -232,7 +232,7 @@ fn races(runners: Vec<Runner>) -> Vec<RaceRow> {
 }
 
 fn race(event: &Event) -> RaceRow {
-    let fact = |name: &str| event.facts.get(name).cloned();
+    let fact = |name: &str| event.facts.get(name).map(Into::into);
     RaceRow {
         id: event.id.clone(),
         day: event.day,

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use super::{Cycle, Ingest, Pace, SECOND_LOOK};
-use crate::diff::{Changes, Guard, PriceChange, PriceChangeKind, diff};
+use crate::diff::{Changes, Guard, PriceChangeKind, diff};
 use crate::feed::{Ask, FeedError, Fetched};
 use crate::live::Activity;
 use crate::model::Event;
@@ -102,7 +102,7 @@ impl Ingest {
             changes.events.len() + changes.selections.len(),
         );
         let rejects = std::mem::take(&mut changes.rejects);
-        self.tell_moves(id, &changes);
+        self.tell_moves(id, &loaded, &changes);
         self.note_checked(&loaded, &changes);
         loaded.book.apply(changes);
         // A cron line and a recording have their own times; only the plan asks for each race's.
@@ -227,29 +227,26 @@ impl Ingest {
         }
     }
 
-    fn tell_moves(&self, cycle: i64, changes: &Changes) {
+    /// Before memory moves on: what moved is found by what it was.
+    fn tell_moves(&self, cycle: i64, loaded: &Loaded, changes: &Changes) {
         let moves = changes.prices.iter().filter(|change| {
             matches!(
                 change.kind,
                 PriceChangeKind::Changed | PriceChangeKind::Withdrawn
             )
         });
-        for PriceChange {
-            event,
-            key,
-            kind,
-            before,
-            offer,
-            ..
-        } in moves.take(MOVES_TOLD)
-        {
+        for change in moves.take(MOVES_TOLD) {
+            let Some(key) = loaded.book.key_of(change) else {
+                continue;
+            };
+            let gone = change.kind == PriceChangeKind::Withdrawn;
             self.live.say(Activity::PriceMoved {
                 cycle: cycle as u64,
-                event: event.clone(),
-                selection: key.selection.clone(),
-                bookmaker: key.bookmaker.clone(),
-                from: before.as_ref().map(|offer| offer.decimal),
-                to: (*kind != PriceChangeKind::Withdrawn).then_some(offer.decimal),
+                event: change.event.clone(),
+                selection: key.selection,
+                bookmaker: key.bookmaker,
+                from: change.before,
+                to: (!gone).then_some(change.offer.decimal),
             });
         }
     }

@@ -1,12 +1,11 @@
 //! Races and games, and who takes part in them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{EventId, SelectionId};
+use super::{EventId, Facts, SelectionId};
 
 /// Where an event stands. `Scheduled` until something says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,9 +52,6 @@ impl EventStatus {
         matches!(self, Self::Completed | Self::Cancelled | Self::Abandoned)
     }
 }
-
-/// Further facts of an event or selection, by our own names (`going`, `jockey`, …), sorted.
-pub type Facts = BTreeMap<String, String>;
 
 /// A race or a game.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,15 +5,17 @@
 mod bookmaker;
 mod change;
 mod event;
+mod facts;
 mod ids;
 mod price;
 mod snapshot;
 
 pub use bookmaker::{BOOKMAKER_ALIASES, Bookmaker};
 pub use change::{ChangeKind, Counts};
-pub use event::{Event, EventStatus, Facts, Selection, SelectionStatus};
+pub use event::{Event, EventStatus, Selection, SelectionStatus};
+pub use facts::Facts;
 pub use ids::{BookmakerId, EventId, MarketId, SelectionId};
-pub use price::{DERIVED_SCALE, EachWay, Offer, Price, PriceKey, PriceStatus};
+pub use price::{DERIVED_SCALE, EachWay, Fraction, Offer, Price, PriceKey, PriceStatus};
 pub use snapshot::{EventSnapshot, Look, Reject, Rejects, Scope, Slice, Snapshot};
 
 /// Foreign text made safe for a log or page: control characters out (they can move a terminal's

@@ -1,8 +1,11 @@
 //! What is offered: exact decimals, and how other notations convert to them.
 
+use std::fmt;
+use std::num::NonZeroU32;
+
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{BookmakerId, MarketId, SelectionId};
 
@@ -13,13 +16,54 @@ pub struct EachWay {
     pub denom: u16,
 }
 
+/// Fractional odds as a bookmaker writes them, `22/1` or `100/30`: not reduced, because that is
+/// how they are read aloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fraction {
+    pub profit: NonZeroU32,
+    pub stake: NonZeroU32,
+}
+
+impl Fraction {
+    /// `22/1`, also with spaces. `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (profit, stake) = text.split_once('/')?;
+        let part = |text: &str| {
+            let text = text.trim();
+            let digits = text.bytes().all(|b| b.is_ascii_digit());
+            digits.then(|| text.parse().ok())?
+        };
+        Some(Self {
+            profit: part(profit)?,
+            stake: part(stake)?,
+        })
+    }
+
+    /// As decimal odds: 22/1 is 23.
+    pub fn decimal(self) -> Option<Decimal> {
+        from_fraction(self.profit.get().into(), self.stake.get().into())
+    }
+}
+
+impl fmt::Display for Fraction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.profit, self.stake)
+    }
+}
+
+impl Serialize for Fraction {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// What is offered: the compared value of a price. Decimals are exact and compare by value,
 /// so 2.5 equals 2.50.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
     pub decimal: Decimal,
-    /// `22/1`. Where the decimal cannot be finite (American −105), this is the exact value.
-    pub fractional: Option<Box<str>>,
+    /// Where the decimal cannot be finite (American −105), this is the exact value.
+    pub fractional: Option<Fraction>,
     /// Handicap or total line: a value of the price, not part of its key.
     pub point: Option<Decimal>,
     pub each_way: Option<EachWay>,
@@ -90,17 +134,14 @@ impl Offer {
         let (profit, stake) = if odds > 0 { (odds, 100) } else { (100, -odds) };
         let common = gcd(profit, stake);
         let (profit, stake) = (profit / common, stake / common);
+        let part = |n: i64| NonZeroU32::new(u32::try_from(n).ok()?);
         Some(Self {
-            fractional: Some(format!("{profit}/{stake}").into()),
+            fractional: Some(Fraction {
+                profit: part(profit)?,
+                stake: part(stake)?,
+            }),
             ..Self::decimal(from_fraction(profit, stake)?)
         })
-    }
-
-    /// `22/1` as decimal odds: 23. `None` for anything else.
-    pub fn fraction(text: &str) -> Option<Decimal> {
-        let (profit, stake) = text.trim().split_once('/')?;
-        let (profit, stake) = (profit.trim().parse().ok()?, stake.trim().parse().ok()?);
-        (profit > 0 && stake > 0).then(|| from_fraction(profit, stake))?
     }
 }
 
@@ -127,13 +168,30 @@ mod tests {
         for (american, decimal, fractional) in cases {
             let offer = Offer::american(american).expect("valid");
             assert_eq!(offer.decimal.to_string(), decimal);
-            assert_eq!(offer.fractional.as_deref(), Some(fractional));
+            let exact = offer.fractional.map(|fraction| fraction.to_string());
+            assert_eq!(exact.as_deref(), Some(fractional));
         }
         assert_eq!(Offer::american(99), None);
         assert_eq!(Offer::american(0), None);
         assert_eq!(Offer::american(i64::MIN), None);
-        assert_eq!(Offer::fraction("22/1"), Some(Decimal::from(23)));
-        assert_eq!(Offer::fraction("4"), None);
-        assert_eq!(Offer::fraction("1/0"), None);
+        let decimal = |text| Fraction::parse(text).and_then(Fraction::decimal);
+        assert_eq!(decimal("22/1"), Some(Decimal::from(23)));
+        assert_eq!(
+            decimal(" 100 / 30 "),
+            Decimal::from_str_exact("4.333333333").ok()
+        );
+        for bad in [
+            "4",
+            "1/0",
+            "0/1",
+            "-1/2",
+            "+1/2",
+            "1/2/3",
+            "/",
+            "99999999999/1",
+            "evens",
+        ] {
+            assert_eq!(Fraction::parse(bad), None, "{bad}");
+        }
     }
 }

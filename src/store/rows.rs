@@ -11,13 +11,12 @@ use super::{
     Claimed, CycleRow, EventPrices, Loaded, PriceRow, Removal, Result, Runner, RunnerPrice,
     StoreError, StoreStatus,
 };
-use crate::diff::book::{
-    Book, NextRows, StoredBookmaker, StoredEvent, StoredPrice, StoredSelection,
-};
+use crate::diff::book::NextRows;
+use crate::diff::{self, Loading, Orphan};
 use crate::key::Key;
 use crate::model::{
-    Bookmaker, BookmakerId, ChangeKind, Counts, EachWay, Event, EventId, EventStatus, Offer,
-    PriceKey, PriceStatus, Selection, SelectionId, SelectionStatus,
+    Bookmaker, BookmakerId, ChangeKind, Counts, EachWay, Event, EventId, EventStatus, Fraction,
+    Offer, PriceStatus, Selection, SelectionId, SelectionStatus,
 };
 
 /// A row of either backend, read by column name in the portable types.
@@ -136,7 +135,8 @@ fn offer(row: &impl Columns) -> Result<Offer> {
     let small = |n: i64| u16::try_from(n).map_err(|error| odd("ew_places", error));
     Ok(Offer {
         decimal: row.decimal("decimal")?,
-        fractional: row.maybe_text("fractional")?.map(Into::into),
+        // Other people's words ("Evens") are read as none, and put right with the next look.
+        fractional: row.maybe_text("fractional")?.and_then(Fraction::parse),
         point: row.maybe_decimal("point")?,
         each_way: match (places, denom) {
             (Some(places), Some(denom)) => Some(EachWay {
@@ -155,111 +155,61 @@ fn price_status(row: &impl Columns) -> Result<PriceStatus> {
 
 /// Fills a book, one row after another, in the order bookmakers, events, selections, prices.
 #[derive(Default)]
-pub struct Loader {
-    book: Book,
-    bookmakers: std::collections::HashMap<i64, BookmakerId>,
-    events: std::collections::HashMap<i64, EventId>,
-    selections: std::collections::HashMap<i64, SelectionId>,
-    markets: std::collections::HashMap<String, crate::model::MarketId>,
-}
+pub struct Loader(pub Loading);
 
 impl Loader {
     pub fn bookmaker(&mut self, row: &impl Columns) -> Result<()> {
-        let id = BookmakerId::new(row.text("key")?);
-        let number = row.int("id")?;
-        self.bookmakers.insert(number, id.clone());
         let bookmaker = Bookmaker {
-            id: id.clone(),
+            id: BookmakerId::new(row.text("key")?),
             name: row.text("name")?.into(),
         };
-        self.book.bookmakers.insert(
-            id,
-            StoredBookmaker {
-                row: number,
-                bookmaker,
-            },
-        );
+        self.0.bookmaker(row.int("id")?, bookmaker);
         Ok(())
     }
 
     pub fn event(&mut self, row: &impl Columns) -> Result<()> {
-        let event = event(row)?;
-        let number = row.int("id")?;
-        self.events.insert(number, event.id.clone());
-        let stored = StoredEvent {
-            row: number,
-            checked_at: row.time("checked_at")?,
-            event,
-            selections: Default::default(),
-            prices: Default::default(),
-        };
-        self.book.events.insert(stored.event.id.clone(), stored);
+        self.0
+            .event(row.int("id")?, event(row)?, row.time("checked_at")?);
         Ok(())
     }
 
     pub fn selection(&mut self, row: &impl Columns) -> Result<()> {
-        let selection = selection(row)?;
-        let number = row.int("id")?;
-        self.selections.insert(number, selection.id.clone());
-        if let Some(event) = self.stored_event(row.int("event_id")?) {
-            let id = selection.id.clone();
-            event.selections.insert(
-                id,
-                StoredSelection {
-                    row: number,
-                    selection,
-                },
-            );
-        }
+        self.0
+            .selection(row.int("id")?, row.int("event_id")?, selection(row)?);
         Ok(())
     }
 
     pub fn price(&mut self, row: &impl Columns) -> Result<()> {
-        let selection = self.selections.get(&row.int("selection_id")?);
-        let bookmaker = self.bookmakers.get(&row.int("bookmaker_id")?);
-        let (Some(selection), Some(bookmaker)) = (selection.cloned(), bookmaker.cloned()) else {
-            return Err(StoreError::Failed(
-                "a price names a selection or bookmaker that is not stored".into(),
-            ));
-        };
-        let market = row.text("market")?;
-        if !self.markets.contains_key(market) {
-            self.markets.insert(market.to_owned(), market.into());
-        }
-        let key = PriceKey {
-            market: self.markets[market].clone(),
-            selection,
-            bookmaker,
-        };
-        let price = StoredPrice {
+        let price = diff::PriceRow {
             row: row.int("id")?,
+            event: row.int("event_id")?,
+            selection: row.int("selection_id")?,
+            bookmaker: row.int("bookmaker_id")?,
+            market: row.text("market")?,
             offer: offer(row)?,
             status: price_status(row)?,
             observed_at: row.time("observed_at")?,
         };
-        if let Some(event) = self.stored_event(row.int("event_id")?) {
-            event.prices.insert(key, price);
-        }
-        Ok(())
-    }
-
-    fn stored_event(&mut self, row: i64) -> Option<&mut StoredEvent> {
-        self.book.events.get_mut(self.events.get(&row)?)
+        self.0.price(&price).map_err(|Orphan| orphan())
     }
 
     /// Columns `event, selection, bookmaker, price`: the next row of each; `cycle`: the last one.
-    pub fn finish(mut self, row: &impl Columns) -> Result<Loaded> {
-        self.book.next = NextRows {
+    pub fn finish(self, row: &impl Columns) -> Result<Loaded> {
+        let next = NextRows {
             event: row.int("event")?,
             selection: row.int("selection")?,
             bookmaker: row.int("bookmaker")?,
             price: row.int("price")?,
         };
         Ok(Loaded {
-            book: self.book,
+            book: self.0.finish(next),
             next_cycle: row.int("cycle")? + 1,
         })
     }
+}
+
+fn orphan() -> StoreError {
+    StoreError::Failed("a price names a selection or bookmaker that is not stored".into())
 }
 
 /// In the order in which they came: RETURNING promises none.

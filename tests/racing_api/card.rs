@@ -98,8 +98,8 @@ fn said(decimal: Value, fractional: Value) -> Result<Option<(String, String)>, S
             .offer
             .as_ref()
             .map(|offer| {
-                let fraction = offer.fractional.as_deref().unwrap_or_default();
-                (offer.decimal.to_string(), fraction.to_owned())
+                let fraction = offer.fractional.map(|fraction| fraction.to_string());
+                (offer.decimal.to_string(), fraction.unwrap_or_default())
             })),
     }
 }

@@ -149,7 +149,7 @@ fn a_day_has_a_non_runner_an_abandoned_race_late_prices_and_a_change_of_going() 
         unreachable!("just matched")
     };
     let race = race_at(&mut day, &change.race_id, change.at);
-    assert_eq!(race.event.facts["going"], going);
+    assert_eq!(race.event.facts.get("going"), Some(&*going));
 
     let lost = find(&day, |kind| *kind == TwistKind::Abandoned);
     let race = race_at(&mut day, &lost.race_id, lost.at);
@@ -176,7 +176,7 @@ fn prices_are_on_the_ladder_and_say_the_same_twice() {
         .filter_map(|p| p.offer.as_ref())
     {
         if let Some(fraction) = &offer.fractional {
-            let exact = oddsd::model::Offer::fraction(fraction).expect("a fraction");
+            let exact = fraction.decimal().expect("odds");
             assert!((exact - offer.decimal).abs() < cent, "{offer:?}");
         }
     }

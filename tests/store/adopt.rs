@@ -1,6 +1,6 @@
 //! Taking over a database that another worker filled: all of it or nothing, and its readers notice nothing.
 
-use oddsd::model::Offer;
+use oddsd::model::{Fraction, Offer};
 use oddsd::store::StoreError;
 use sqlx::{AssertSqlSafe, Executor};
 
@@ -216,7 +216,7 @@ async fn the_first_look_after_an_adoption_changes_no_price() {
             n / 240,
             n % 240,
             Some(Offer {
-                fractional: Some("5/2".into()),
+                fractional: Fraction::parse("5/2"),
                 ..Offer::decimal(odds)
             }),
         );

@@ -1,6 +1,6 @@
 //! What goes in comes out: odds to the last digit, and names as they are spelt.
 
-use oddsd::model::{EachWay, Offer, PriceKey};
+use oddsd::model::{EachWay, Fraction, Offer, PriceKey};
 
 use super::home::{Backend, Daemon, Day, decimal};
 use super::on_every_backend;
@@ -27,7 +27,7 @@ async fn odds_are_exact(backend: Backend) {
         0,
         0,
         Some(Offer {
-            fractional: Some("20/21".into()),
+            fractional: Fraction::parse("20/21"),
             point: Some(decimal("-1.5")),
             each_way: Some(EachWay {
                 places: u16::MAX,
@@ -48,8 +48,8 @@ async fn odds_are_exact(backend: Backend) {
     ann.see(&day.snapshot()).await;
     let loaded = home.store.load().await.expect("the rows load").book;
     for price in &day.races[0].prices {
-        let stored = &loaded.events["rac_0"].prices[&price.key];
-        assert_eq!(Some(&stored.offer), price.offer.as_ref());
+        let stored = loaded.price("rac_0", &price.key).expect("stored");
+        assert_eq!(Some(stored.offer), price.offer);
     }
     // 2.5 and 2.50 are one price; a step in the ninth place is another.
     day.pass(10);
@@ -99,12 +99,10 @@ async fn names_are_kept_as_they_are_spelt(backend: Backend) {
         race.event.id = id.as_str().into();
         race.event.name = name.into();
         race.event.venue = name.into();
-        race.event.facts.insert(name.into(), name.into());
+        race.event.facts.insert(name, name);
         race.selections[0].id = id.as_str().into();
         race.selections[0].name = name.into();
-        race.selections[0].facts.insert(name.into(), name.into());
-        let offer = race.prices[0].offer.as_mut().expect("a price");
-        offer.fractional = Some(name.into());
+        race.selections[0].facts.insert(name, name);
         let bookmaker = id.as_str().into();
         race.prices[0].key = PriceKey {
             market: id.as_str().into(),
@@ -119,13 +117,12 @@ async fn names_are_kept_as_they_are_spelt(backend: Backend) {
     for race in &day.races {
         let stored = &loaded.events[&race.event.id];
         assert_eq!(stored.event, race.event);
+        assert_eq!(stored.selections[0].selection, race.selections[0]);
         assert_eq!(
-            stored.selections[&race.selections[0].id].selection,
-            race.selections[0]
-        );
-        assert_eq!(
-            Some(&stored.prices[&race.prices[0].key].offer),
-            race.prices[0].offer.as_ref()
+            loaded
+                .price(race.event.id.as_str(), &race.prices[0].key)
+                .map(|price| price.offer),
+            race.prices[0].offer
         );
         let found = home
             .store

@@ -82,7 +82,7 @@ impl Scene {
 fn odds(book: &Book) -> Vec<String> {
     let events = book.events.values();
     let mut all: Vec<String> = events
-        .flat_map(|event| event.prices.values())
+        .flat_map(|event| event.prices.iter())
         .map(|price| format!("{} {} {:?}", price.row, price.offer.decimal, price.status))
         .collect();
     all.sort();

@@ -7,8 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use oddsd::diff::book::Book;
 use oddsd::diff::{Changes, Guard, diff};
 use oddsd::model::{
-    Bookmaker, EachWay, Event, EventSnapshot, EventStatus, Facts, Offer, Price, PriceKey, Rejects,
-    Scope, Selection, SelectionId, SelectionStatus, Snapshot,
+    Bookmaker, EachWay, Event, EventSnapshot, EventStatus, Facts, Fraction, Offer, Price, PriceKey,
+    Rejects, Scope, Selection, SelectionId, SelectionStatus, Snapshot,
 };
 use oddsd::store::{Acquired, CycleFacts, Lease, Store, StoreSettings, Tls, Written};
 use rust_decimal::Decimal;
@@ -281,8 +281,8 @@ fn race(n: usize, runners: usize, bookmakers: &[Bookmaker]) -> EventSnapshot {
             in_play: false,
             listed: true,
             facts: Facts::from([
-                ("going".into(), "Good".into()),
-                ("field_size".into(), runners.to_string()),
+                ("going", "Good".to_owned()),
+                ("field_size", runners.to_string()),
             ]),
         },
         prices: prices.collect(),
@@ -296,7 +296,7 @@ fn runner(race: usize, n: usize) -> Selection {
         id: SelectionId::new(format!("hrs_{race}_{n}")),
         name: format!("Runner {n}"),
         status: SelectionStatus::Active,
-        facts: Facts::from([("number".into(), (n + 1).to_string())]),
+        facts: Facts::from([("number", (n + 1).to_string())]),
     }
 }
 
@@ -307,7 +307,7 @@ pub fn offer(cents: i64) -> Offer {
             places: 3,
             denom: 5,
         }),
-        fractional: Some("5/2".into()),
+        fractional: Fraction::parse("5/2"),
         ..Offer::decimal(Decimal::new(cents, 2))
     }
 }

@@ -67,9 +67,7 @@ fn something_happens(day: &mut Day, luck: &mut Rng) {
             }
             8 => {
                 let event = &mut day.races[race].event;
-                event
-                    .facts
-                    .insert("going".into(), format!("Soft {}", luck.u8(..)));
+                event.facts.insert("going", format!("Soft {}", luck.u8(..)));
                 event.starts_at = event.starts_at.map(|at| at + TimeDelta::minutes(1));
             }
             9 => {
@@ -120,9 +118,8 @@ fn same(memory: &Book, rows: &Book, changes: &Changes, seed: u64) {
         assert!(stored.checked_at <= event.checked_at, "seed {seed}: {id}");
         stored.checked_at = event.checked_at;
         event.event.starts_at = event.event.starts_at.map(micros);
-        for (key, price) in &mut event.prices {
-            let kept = stored.prices.get_mut(key);
-            let kept = kept.unwrap_or_else(|| panic!("seed {seed}: {key:?} is stored"));
+        assert_eq!(event.prices.len(), stored.prices.len(), "seed {seed}: {id}");
+        for (price, kept) in event.prices.iter_mut().zip(&mut stored.prices) {
             price.observed_at = micros(price.observed_at);
             let written = changes.prices.iter().any(|change| change.row == price.row);
             if !written && kept.observed_at <= price.observed_at {

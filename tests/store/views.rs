@@ -115,14 +115,8 @@ async fn only_what_is_offered_now_is_shown() {
     day.set(0, 0, Some(Offer::decimal(decimal("1.952380952"))));
     day.price(0, 1).suspended = true;
     // A number that is no number, and odds beyond numeric(10,3): the view still reads.
-    day.races[0]
-        .event
-        .facts
-        .insert("field_size".into(), "NR".into());
-    day.races[1]
-        .event
-        .facts
-        .insert("field_size".into(), "99999999999".into());
+    day.races[0].event.facts.insert("field_size", "NR");
+    day.races[1].event.facts.insert("field_size", "99999999999");
     day.set(1, 0, Some(Offer::decimal(decimal("123456789012"))));
     ann.see(&day.snapshot()).await;
     day.pass(10);

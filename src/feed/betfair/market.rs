@@ -129,7 +129,7 @@ impl Market {
         }
         let mut facts = Facts::new();
         if let Some(bsp) = definition.bsp.and_then(exact) {
-            facts.insert("bsp".into(), bsp.to_string());
+            facts.insert("bsp", bsp.to_string());
         }
         let id = runner.selection.clone();
         let name = match plain(&definition.name) {
@@ -140,7 +140,7 @@ impl Market {
         if let Some((number, _)) = name.split_once(". ")
             && number.parse::<u8>().is_ok()
         {
-            facts.insert("number".into(), number.to_owned());
+            facts.insert("number", number);
         }
         self.selections.push(Selection {
             id,

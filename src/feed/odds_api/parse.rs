@@ -312,7 +312,7 @@ fn event_of(wire: &WireEvent, id: EventId) -> Event {
     let teams = [("home_team", home), ("away_team", away)];
     let facts = teams
         .into_iter()
-        .filter_map(|(fact, team)| Some((fact.to_owned(), team?)))
+        .filter_map(|(fact, team)| Some((fact, team?)))
         .collect();
     Event {
         id,

@@ -93,7 +93,7 @@ pub(super) fn selection(runner: &Runner<'_>, id: SelectionId) -> Selection {
 fn facts<const N: usize>(fields: [(&str, Field<'_>); N]) -> Facts {
     fields
         .into_iter()
-        .map(|(fact, field)| (fact.to_owned(), name(field)))
+        .map(|(fact, field)| (fact, name(field)))
         .filter(|(_, value)| !value.is_empty())
         .collect()
 }

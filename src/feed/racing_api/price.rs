@@ -5,13 +5,11 @@ use std::str::FromStr;
 use rust_decimal::Decimal;
 
 use super::row::{Field, Odds, is_nested, name, text};
-use crate::model::{EachWay, Offer};
+use crate::model::{EachWay, Fraction, Offer};
 
 /// Odds of 1 would pay back the stake alone.
 const MIN_DECIMAL: Decimal = Decimal::ONE;
 const MAX_DECIMAL: Decimal = Decimal::from_parts(100_000, 0, 0, false, 0);
-/// The longest fraction worth keeping: "10000/10000".
-const MAX_FRACTION_CHARS: usize = 16;
 
 /// A decimal that is not odds: the text, for the sample.
 pub(super) struct BadDecimal(pub(super) String);
@@ -28,7 +26,7 @@ pub(super) fn offer(odds: &Odds<'_>) -> Result<Option<Offer>, BadDecimal> {
     }
     let fractional = fraction(odds.fractional);
     let decimal = match text(odds.decimal) {
-        None => match fractional.as_deref().and_then(Offer::fraction) {
+        None => match fractional.and_then(Fraction::decimal) {
             Some(decimal) => decimal,
             None => return Ok(None),
         },
@@ -56,10 +54,8 @@ fn exact(text: &str) -> Option<Decimal> {
         .then(|| Decimal::from_str_exact(text).ok())?
 }
 
-fn fraction(field: Field<'_>) -> Option<Box<str>> {
-    let text = text(field)?;
-    let usable = text.len() <= MAX_FRACTION_CHARS && Offer::fraction(&text).is_some();
-    usable.then(|| text.split_whitespace().collect::<String>().into())
+fn fraction(field: Field<'_>) -> Option<Fraction> {
+    Fraction::parse(&text(field)?)
 }
 
 fn each_way(odds: &Odds<'_>) -> Option<EachWay> {

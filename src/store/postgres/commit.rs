@@ -162,9 +162,11 @@ impl Postgres {
             .bind(column(prices, |p| p.event_row))
             .bind(column(prices, |p| p.selection_row))
             .bind(column(prices, |p| p.bookmaker_row))
-            .bind(column(prices, |p| p.key.market.as_str()))
+            .bind(column(prices, |p| p.market.as_str()))
             .bind::<Vec<Decimal>>(column(prices, |p| p.offer.decimal))
-            .bind(column(prices, |p| p.offer.fractional.as_deref()))
+            .bind(column(prices, |p| {
+                p.offer.fractional.map(|f| f.to_string())
+            }))
             .bind::<Vec<Option<Decimal>>>(column(prices, |p| p.offer.point))
             .bind(column(prices, |p| {
                 p.offer.each_way.map(|ew| i32::from(ew.places))

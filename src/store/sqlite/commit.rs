@@ -177,7 +177,7 @@ async fn write_prices(
             .bind(change.event_row)
             .bind(change.selection_row)
             .bind(change.bookmaker_row)
-            .bind(change.key.market.as_str());
+            .bind(change.market.as_str());
             let insert = with_offer(insert, change).bind(at);
             let done = insert.execute(&mut **tx).await.map_err(explain)?;
             written.inserted += done.rows_affected();
@@ -211,7 +211,7 @@ fn with_offer<'q>(statement: Statement<'q>, change: &'q PriceChange) -> Statemen
     let offer = &change.offer;
     statement
         .bind(offer.decimal.to_string())
-        .bind(offer.fractional.as_deref())
+        .bind(offer.fractional.map(|fraction| fraction.to_string()))
         .bind(offer.point.map(|point| point.to_string()))
         .bind(offer.each_way.map(|each_way| i64::from(each_way.places)))
         .bind(offer.each_way.map(|each_way| i64::from(each_way.denom)))

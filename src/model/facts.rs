@@ -1,0 +1,131 @@
+//! Further facts of an event or a runner, in one piece of memory: there are a million of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Further facts of an event or selection, by our own names (`going`, `jockey`, …), sorted.
+///
+/// Kept as `name NUL value NUL …`: a few dozen bytes where a map takes a kilobyte, and one
+/// comparison of memory says whether anything changed. A NUL inside a name or value, which no
+/// database of ours could hold, becomes U+FFFD.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Facts(Box<str>);
+
+impl Facts {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// In the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut parts = self.0.split_terminator('\0');
+        std::iter::from_fn(move || Some((parts.next()?, parts.next()?)))
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let mut all = self.iter();
+        all.find_map(|(known, value)| (known == name).then_some(value))
+    }
+
+    pub fn insert(&mut self, name: impl AsRef<str>, value: impl AsRef<str>) {
+        let (name, value) = (name.as_ref(), value.as_ref());
+        *self = self.iter().chain([(name, value)]).collect();
+    }
+}
+
+/// Of two values under one name the last counts.
+impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Facts {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(all: I) -> Self {
+        let mut all: Vec<(N, V)> = all.into_iter().collect();
+        all.sort_by(|a, b| a.0.as_ref().cmp(b.0.as_ref()));
+        let len = |(name, value): &(N, V)| name.as_ref().len() + value.as_ref().len() + 2;
+        let mut text = String::with_capacity(all.iter().map(len).sum());
+        for (n, (name, value)) in all.iter().enumerate() {
+            if all
+                .get(n + 1)
+                .is_some_and(|next| next.0.as_ref() == name.as_ref())
+            {
+                continue;
+            }
+            for part in [name.as_ref(), value.as_ref()] {
+                match part.contains('\0') {
+                    true => text.push_str(&part.replace('\0', "\u{fffd}")),
+                    false => text.push_str(part),
+                }
+                text.push('\0');
+            }
+        }
+        Self(text.into())
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<str>, const LEN: usize> From<[(N, V); LEN]> for Facts {
+    fn from(all: [(N, V); LEN]) -> Self {
+        all.into_iter().collect()
+    }
+}
+
+impl fmt::Debug for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for Facts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Facts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(BTreeMap::<String, String>::deserialize(deserializer)?
+            .into_iter()
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn facts_are_the_map_that_they_were_made_of(
+            all in prop::collection::vec(("[a-c]{0,2}", "[a-cé \"]{0,3}"), 0..6),
+        ) {
+            let map: BTreeMap<String, String> = all.iter().cloned().collect();
+            let facts: Facts = all.iter().cloned().collect();
+            prop_assert_eq!(facts.is_empty(), map.is_empty());
+            let told: BTreeMap<String, String> =
+                facts.iter().map(|(name, value)| (name.into(), value.into())).collect();
+            prop_assert_eq!(&told, &map);
+            for (name, value) in &map {
+                prop_assert_eq!(facts.get(name), Some(value.as_str()));
+            }
+            let mut one_by_one = Facts::new();
+            for (name, value) in &all {
+                one_by_one.insert(name, value);
+            }
+            prop_assert_eq!(&one_by_one, &facts);
+            let json = serde_json::to_string(&facts).expect("text");
+            prop_assert_eq!(&json, &serde_json::to_string(&map).expect("text"));
+            prop_assert_eq!(serde_json::from_str::<Facts>(&json).expect("a map"), facts);
+        }
+    }
+
+    #[test]
+    fn a_nul_cannot_make_two_facts_of_one() {
+        let facts = Facts::from([("going", "So\0ft")]);
+        assert_eq!(facts.get("going"), Some("So\u{fffd}ft"));
+        assert_eq!(facts.iter().count(), 1);
+    }
+}

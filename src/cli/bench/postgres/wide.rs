@@ -13,27 +13,11 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Postgres};
 
 use crate::cli::bench::card::{BOOKMAKERS, Card, bookmaker_ids};
 
+#[rustfmt::skip]
 const TEXTS: [&str; 20] = [
-    "race_id",
-    "horse_id",
-    "bookmaker_id",
-    "race_time",
-    "course",
-    "race_name",
-    "race_class",
-    "race_type",
-    "distance",
-    "going",
-    "horse_name",
-    "horse_number",
-    "jockey",
-    "trainer",
-    "draw",
-    "weight",
-    "age",
-    "form",
-    "bookmaker_name",
-    "odds_fractional",
+    "race_id", "horse_id", "bookmaker_id", "race_time", "course", "race_name", "race_class", "race_type",
+    "distance", "going", "horse_name", "horse_number", "jockey", "trainer", "draw", "weight", "age", "form",
+    "bookmaker_name", "odds_fractional",
 ];
 /// With their types.
 const OTHERS: [(&str, &str); 6] = [
@@ -76,7 +60,7 @@ struct Row<'a> {
 
 /// The texts that rows borrow: made before the clock runs.
 pub struct Rows {
-    races: Vec<[String; 5]>,
+    races: Vec<[String; 4]>,
     horses: Vec<[String; 4]>,
     bookmakers: Vec<String>,
 }
@@ -99,7 +83,6 @@ impl Rows {
                 card.off_time(race),
                 card.race_name(race),
                 format!("Class {}", 1 + race % 6),
-                card.day_of(race).to_string(),
             ]
         });
         let horses = (0..card.runners()).map(|runner| {
@@ -118,39 +101,29 @@ impl Rows {
     }
 
     fn row(&self, card: &Card, at: usize) -> Row<'_> {
-        let (runner, n) = (at / BOOKMAKERS.len(), at % BOOKMAKERS.len());
-        let race = card.race_of(runner);
-        let [race_id, off_time, race_name, class, _] = &self.races[race];
-        let [horse_id, horse, number, age] = &self.horses[runner];
+        let race = card.race_of(at / BOOKMAKERS.len());
         Row {
-            texts: [
-                race_id,
-                horse_id,
-                &self.bookmakers[n],
-                off_time,
-                card.course(race),
-                race_name,
-                class,
-                "Hurdle",
-                "2m53y",
-                "Good",
-                horse,
-                number,
-                card.jockey(runner),
-                "Jeremy Scott",
-                number,
-                "158",
-                age,
-                "542-13",
-                BOOKMAKERS[n],
-                card.fractional(at),
-            ],
+            texts: self.texts(card, at),
             race_date: card.day_of(race),
             off_dt: card.off_at(race),
             runners: 8,
             decimal: card.decimal(at),
             observed_at: card.observed_at(at),
         }
+    }
+
+    /// In the order of [`TEXTS`].
+    #[rustfmt::skip]
+    fn texts(&self, card: &Card, at: usize) -> [&str; TEXTS.len()] {
+        let (runner, n) = (at / BOOKMAKERS.len(), at % BOOKMAKERS.len());
+        let race = card.race_of(runner);
+        let [race_id, off_time, race_name, class] = &self.races[race];
+        let [horse_id, horse, number, age] = &self.horses[runner];
+        [
+            race_id, horse_id, &self.bookmakers[n], off_time, card.course(race), race_name, class, "Hurdle",
+            "2m53y", "Good", horse, number, card.jockey(runner), "Jeremy Scott", number, "158", age, "542-13",
+            BOOKMAKERS[n], card.fractional(at),
+        ]
     }
 
     fn all<'a>(&'a self, card: &Card) -> Vec<Row<'a>> {

@@ -6,6 +6,8 @@
 //! Every race has one time stamp on all its prices, as in the provider's answers, and it moves when
 //! any of them moves: an unchanged price of a race that moved comes with a new time.
 
+mod words;
+
 use std::fmt::Write;
 use std::ops::Range;
 
@@ -15,6 +17,8 @@ use fastrand::Rng;
 use rust_decimal::Decimal;
 
 use crate::model::BookmakerId;
+pub use words::BOOKMAKERS;
+use words::{COURSES, JOCKEYS, RUNGS};
 
 /// A real day of the provider: 57 races, about 430 runners, 28 bookmakers.
 const DAY_PRICES: usize = 12_000;
@@ -24,124 +28,6 @@ const RACES_A_PAGE: usize = 500;
 pub const MAX_DAYS: usize = 14;
 /// The time on the first card, the day before: it never lies ahead, whatever the time of day.
 const FIRST_STAMP: NaiveTime = NaiveTime::from_hms_opt(6, 0, 0).expect("a time of day");
-
-pub const BOOKMAKERS: [&str; 28] = [
-    "Bet365",
-    "William Hill",
-    "Coral",
-    "Ladbrokes",
-    "Paddy Power",
-    "Sky Bet",
-    "BetVictor",
-    "Unibet",
-    "Betfred",
-    "Spreadex",
-    "BoyleSports",
-    "10Bet",
-    "Star Sports",
-    "BetUK",
-    "Virgin Bet",
-    "LiveScore Bet",
-    "QuinnBet",
-    "Kwiff",
-    "Bet Goodwin",
-    "Midnite",
-    "AK Bets",
-    "BetMGM",
-    "Grosvenor",
-    "BresBet",
-    "Betway",
-    "Tote",
-    "Matchbook",
-    "Smarkets",
-];
-
-/// Fraction, decimal as the provider writes it, and in thousandths.
-const RUNGS: [(&str, &str, i64); 64] = [
-    ("1/10", "1.1", 1100),
-    ("1/8", "1.13", 1130),
-    ("1/7", "1.14", 1140),
-    ("1/6", "1.17", 1170),
-    ("1/5", "1.2", 1200),
-    ("2/9", "1.22", 1220),
-    ("1/4", "1.25", 1250),
-    ("2/7", "1.29", 1290),
-    ("3/10", "1.3", 1300),
-    ("1/3", "1.33", 1330),
-    ("4/11", "1.36", 1360),
-    ("2/5", "1.4", 1400),
-    ("4/9", "1.44", 1440),
-    ("1/2", "1.5", 1500),
-    ("8/15", "1.53", 1530),
-    ("4/7", "1.57", 1570),
-    ("8/13", "1.62", 1620),
-    ("4/6", "1.67", 1670),
-    ("8/11", "1.73", 1730),
-    ("4/5", "1.8", 1800),
-    ("5/6", "1.83", 1830),
-    ("10/11", "1.91", 1910),
-    ("1/1", "2", 2000),
-    ("11/10", "2.1", 2100),
-    ("6/5", "2.2", 2200),
-    ("5/4", "2.25", 2250),
-    ("11/8", "2.38", 2380),
-    ("7/5", "2.4", 2400),
-    ("6/4", "2.5", 2500),
-    ("13/8", "2.63", 2630),
-    ("7/4", "2.75", 2750),
-    ("9/5", "2.8", 2800),
-    ("15/8", "2.88", 2880),
-    ("2/1", "3", 3000),
-    ("11/5", "3.2", 3200),
-    ("9/4", "3.25", 3250),
-    ("5/2", "3.5", 3500),
-    ("11/4", "3.75", 3750),
-    ("3/1", "4", 4000),
-    ("10/3", "4.33", 4330),
-    ("7/2", "4.5", 4500),
-    ("4/1", "5", 5000),
-    ("9/2", "5.5", 5500),
-    ("5/1", "6", 6000),
-    ("11/2", "6.5", 6500),
-    ("6/1", "7", 7000),
-    ("13/2", "7.5", 7500),
-    ("7/1", "8", 8000),
-    ("15/2", "8.5", 8500),
-    ("8/1", "9", 9000),
-    ("17/2", "9.5", 9500),
-    ("9/1", "10", 10000),
-    ("10/1", "11", 11000),
-    ("11/1", "12", 12000),
-    ("12/1", "13", 13000),
-    ("14/1", "15", 15000),
-    ("16/1", "17", 17000),
-    ("18/1", "19", 19000),
-    ("20/1", "21", 21000),
-    ("25/1", "26", 26000),
-    ("33/1", "34", 34000),
-    ("50/1", "51", 51000),
-    ("66/1", "67", 67000),
-    ("100/1", "101", 101000),
-];
-
-const COURSES: [&str; 8] = [
-    "Hereford",
-    "Ascot",
-    "Kempton (AW)",
-    "Wetherby",
-    "Newton Abbot",
-    "Leopardstown (IRE)",
-    "Ayr",
-    "Wincanton",
-];
-const JOCKEYS: [&str; 6] = [
-    "Lorcan Williams",
-    "Brian Hughes",
-    "Harry Cobden",
-    "Rachael Blackmore",
-    "Tom O'Brien",
-    "Sean Bowen(3)",
-];
 
 /// What a database that followed the card holds: so many prices, and a sum over all of them in which
 /// each price counts by its key, so that two swapped prices do not cancel out.

@@ -137,7 +137,7 @@ impl Section {
             () = stop.cancelled() => Err(anyhow::anyhow!("stopped before the end; nothing is left behind")),
         };
         db.drop().await?;
-        outcome
+        outcome.map_err(postgres::plainly)
     }
 }
 

@@ -113,13 +113,15 @@ impl Database {
     /// limit of the database's.
     pub async fn connect_closely(&self) -> anyhow::Result<PgConnection> {
         let mut plain = self.connect().await?;
-        let folders: String =
+        // Not every role may ask.
+        let folders: Option<String> =
             sqlx::query_scalar("SELECT current_setting('unix_socket_directories')")
                 .fetch_one(&mut plain)
-                .await?;
+                .await
+                .ok();
         let options = options(&self.own)?;
         let here = options.get_host() == "localhost" || options.get_host().starts_with("127.");
-        for folder in folders.split(',').map(str::trim) {
+        for folder in folders.iter().flat_map(|all| all.split(',')).map(str::trim) {
             if here && folder.starts_with('/') {
                 let close = options.clone().socket(folder);
                 if let Ok(close) = PgConnection::connect_with(&close).await {
@@ -203,6 +205,14 @@ impl Eye {
     pub async fn settle(&mut self) -> anyhow::Result<()> {
         self.0.execute("VACUUM (ANALYZE)").await?;
         Ok(())
+    }
+}
+
+/// The driver's errors tell their cause already, and would be told twice.
+pub fn plainly(why: anyhow::Error) -> anyhow::Error {
+    match why.downcast::<sqlx::Error>() {
+        Ok(error) => anyhow::anyhow!("the server refused: {error}"),
+        Err(why) => why,
     }
 }
 

@@ -8,7 +8,9 @@ use oddsd::cache::{Cache, CacheError, CacheSettings, Lookup};
 use oddsd::key::Key;
 
 use crate::cache::{TTL, body, key, lease, open, open_redis, put};
-use crate::world::redis::{PATIENCE, RedisServer, free_port};
+use crate::world::PATIENCE;
+use crate::world::ports::free_port;
+use crate::world::redis::RedisServer;
 
 pub const CANARY: &str = "canary-5ecret";
 
@@ -21,6 +23,16 @@ async fn open_impatient(url: &str) -> Cache {
     open(CacheSettings {
         redis_url: Some(url.to_owned().into()),
         command_timeout: Duration::from_millis(300),
+        ..CacheSettings::default()
+    })
+    .await
+}
+
+/// A command that is on its way when the server goes is given up after this.
+async fn open_hasty(url: &str) -> Cache {
+    open(CacheSettings {
+        redis_url: Some(url.to_owned().into()),
+        command_timeout: Duration::from_secs(1),
         ..CacheSettings::default()
     })
     .await
@@ -192,7 +204,7 @@ async fn the_primary_is_found_through_a_sentinel() {
 #[tokio::test]
 async fn a_cluster_node_that_comes_back_is_used_again() {
     let mut cluster = RedisServer::cluster().await;
-    let cache = open_redis(&cluster.url()).await;
+    let cache = open_hasty(&cluster.url()).await;
     cache.connected().await;
     let keys: Vec<Key> = (0..30).map(|n| key(&format!("k{n}"))).collect();
     cluster.nodes[1].kill().await;
@@ -368,7 +380,7 @@ async fn a_certificate_that_nobody_vouches_for_is_not_accepted() {
     ];
     let redis = RedisServer::with(&settings).await;
     let url = format!("rediss://:{CANARY}@localhost:{tls_port}");
-    let why = remove(&open_impatient(&url).await, "k").await;
+    let why = remove(&open_redis(&url).await, "k").await;
     let why = why.expect_err("an unknown certificate");
     assert!(matches!(why, CacheError::Down { .. }), "{why:?}");
     assert!(why.to_string().contains("InvalidCertificate"), "{why}");
@@ -418,7 +430,7 @@ impl std::io::Write for Log {
 async fn the_log_says_what_people_grep_for_once_per_turn_and_no_secret() {
     let (log, _guard) = Log::start();
     let mut redis = RedisServer::with_password(CANARY).await;
-    let cache = open_redis(&redis.url()).await;
+    let cache = open_hasty(&redis.url()).await;
     recovered(&cache).await;
     redis.kill().await;
     // Waits until the loss is noticed, which may be a moment after it happened.

@@ -10,7 +10,9 @@ use oddsd::feed::{Ask, FeedError};
 use oddsd::model::Scope;
 use secrecy::SecretString;
 
+use crate::world::PATIENCE;
 use crate::world::odds_provider::{OddsProvider, Reply};
+use crate::world::ports::free_port;
 
 const CANARY: &str = "c4nary5ecret0000key1111";
 
@@ -33,7 +35,7 @@ fn settings(url: &str) -> Settings {
         regions: vec!["us".into(), "uk".into()],
         markets: vec!["h2h".into(), "spreads".into()],
         odds_format: OddsFormat::Decimal,
-        deadline: Duration::from_secs(10),
+        deadline: PATIENCE,
         quota_floor: 0,
     }
 }
@@ -126,7 +128,6 @@ async fn every_fault_has_its_name_and_none_tells_the_key() {
         .finish();
     let _logging = tracing::subscriber::set_default(subscriber);
     tracing::trace!("the log is on");
-    let provider = OddsProvider::start().await;
     let message = |text: &str| format!(r#"{{"message":"{text} {CANARY}","error_code":"{text}"}}"#);
     let html = format!("<html>{CANARY}</html>");
     let faults = [
@@ -157,6 +158,8 @@ async fn every_fault_has_its_name_and_none_tells_the_key() {
         ("unreachable", Reply::Silent),
     ];
     for (outcome, reply) in faults {
+        // One for each: who gives up soon may leave a question behind that is heard late.
+        let provider = OddsProvider::start().await;
         let mut settings = settings(&provider.url);
         if matches!(reply, Reply::Silent) {
             settings.deadline = Duration::from_millis(100);
@@ -171,13 +174,8 @@ async fn every_fault_has_its_name_and_none_tells_the_key() {
         }
     }
 
-    // Nobody listens where the provider was.
-    let url = provider.url.clone();
-    let mut feed = OddsApi::new(settings(&url)).expect("settings");
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let mut closed = settings(&format!("http://{}", free.local_addr().expect("bound")));
-    drop(free);
-    closed.deadline = Duration::from_secs(2);
+    // Nobody listens.
+    let closed = settings(&format!("http://127.0.0.1:{}", free_port()));
     let mut nobody = OddsApi::new(closed).expect("settings");
     let error = nobody
         .fetch(&Ask::Everything, now())
@@ -188,6 +186,8 @@ async fn every_fault_has_its_name_and_none_tells_the_key() {
 
     // A good answer that repeats the key: neither rows, samples nor recorded bodies keep it.
     let games = GAMES.strip_suffix(']').expect("a list");
+    let provider = OddsProvider::start().await;
+    let mut feed = OddsApi::new(settings(&provider.url)).expect("settings");
     provider.next(Reply::says(
         200,
         format!(r#"{games},"{CANARY}",{{"id":"{CANARY}","sport_key":"{CANARY}"}}]"#),

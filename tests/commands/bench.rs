@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
+use crate::world::PATIENCE;
 use crate::world::command::Oddsd;
 use crate::world::daemon::{Daemon, Settings};
 use crate::world::postgres;
@@ -174,9 +175,13 @@ async fn it_stops_when_told_and_takes_everything_with_it() {
         ],
     );
     bench.says("1/1: rss_12k").await;
-    while role.databases().await.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let begun = async {
+        while role.databases().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let begun = tokio::time::timeout(PATIENCE, begun).await;
+    begun.expect("it makes a database");
     let ended = bench.stop().await.expect(1);
     assert!(
         ended.text().contains("stopped before the end"),
@@ -203,20 +208,27 @@ async fn rows_that_are_wrong_end_it() {
             &role.url,
         ],
     );
-    let mut meddled = false;
-    while !meddled {
+    let meddled = tokio::time::timeout(PATIENCE, meddle(&mut role)).await;
+    meddled.expect("it stores prices");
+    let ended = bench.ends().await.expect(1);
+    assert_eq!(ended.count("quiet_12k  "), 0, "{}", ended.text());
+    assert_eq!(role.databases().await, [""; 0], "left behind");
+}
+
+/// Takes out a price as soon as there is one.
+async fn meddle(role: &mut Role) {
+    loop {
         for name in role.databases().await {
             let url = role.url.replace("/postgres", &format!("/{name}"));
             let Ok(mut db) = PgConnection::connect(&url).await else {
                 continue;
             };
             let meddle = db.execute("DELETE FROM oddsd.prices WHERE id = 1").await;
-            meddled |= meddle.is_ok_and(|done| done.rows_affected() == 1);
+            if meddle.is_ok_and(|done| done.rows_affected() == 1) {
+                return;
+            }
         }
     }
-    let ended = bench.ends().await.expect(1);
-    assert_eq!(ended.count("quiet_12k  "), 0, "{}", ended.text());
-    assert_eq!(role.databases().await, [""; 0], "left behind");
 }
 
 #[tokio::test]

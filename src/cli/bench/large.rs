@@ -53,6 +53,8 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
             compared.unnest_compare(&course.card).await?,
         );
         course.holds(&compared).await?;
+        // Else autovacuum comes while another variant has its turn.
+        course.eye.settle().await?;
         samples.warm();
         remark!("  a turn is done");
     }

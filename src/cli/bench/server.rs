@@ -1,5 +1,5 @@
-//! A PostgreSQL of our own, for a machine where no URL is given: made in a temporary folder with
-//! the settings that PostgreSQL comes with, on a free loopback port, and gone when this is dropped.
+//! A PostgreSQL of our own, for a machine where no URL is given: made in a temporary folder, on a
+//! free loopback port, and gone when this is dropped.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,9 @@ const SUPERUSER: &str = "oddsd";
 const UNPRIVILEGED: &str = "postgres";
 /// Somebody may take the port between our look and the server's start.
 const PORTS_TRIED: usize = 5;
+/// Everything is as PostgreSQL comes, but for this: a checkpoint in the middle of a run makes whoever
+/// writes next log whole pages, and falls on one variant and not on the others.
+const SETTINGS: &str = "-c max_wal_size=8GB -c checkpoint_timeout=1h";
 const PACKAGES: &str = "/usr/lib/postgresql";
 
 pub struct Server {
@@ -67,7 +70,7 @@ impl Server {
         for _ in 0..PORTS_TRIED {
             let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
             let settings = format!(
-                "-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={}",
+                "{SETTINGS} -c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={}",
                 self.folder.display()
             );
             let started = finished(

@@ -22,7 +22,7 @@ pub use wide::Wide;
 /// A million rows may take long on a small machine; nothing here is worth waiting longer for.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Settings that decide what a write costs.
-const TOLD: [&str; 9] = [
+const TOLD: [&str; 10] = [
     "server_version",
     "fsync",
     "synchronous_commit",
@@ -30,6 +30,7 @@ const TOLD: [&str; 9] = [
     "wal_level",
     "shared_buffers",
     "max_wal_size",
+    "checkpoint_timeout",
     "autovacuum",
     "jit",
 ];

@@ -37,6 +37,7 @@ fn settings(url: &str) -> Settings {
         odds_format: OddsFormat::Decimal,
         deadline: PATIENCE,
         quota_floor: 0,
+        keep_bodies: true,
     }
 }
 

@@ -12,6 +12,7 @@ pub mod racing_provider;
 pub mod recordings;
 pub mod redis;
 pub mod resp;
+pub mod taker;
 pub mod upstash;
 
 /// Before a story gives up. Only a broken one ever takes it, however loaded the machine is.

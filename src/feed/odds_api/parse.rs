@@ -12,6 +12,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -68,35 +69,13 @@ pub fn parse_odds(
     format: OddsFormat,
 ) -> Result<Parsed, FeedError> {
     let rows: Rows<&RawValue> =
-        serde_json::from_str(body).map_err(|error| bad_answer(body, &error))?;
-    let mut reading = Reading {
-        as_of,
-        format,
-        parsed: Parsed::default(),
-        by_event: HashMap::new(),
-        bookmakers: HashSet::new(),
-    };
+        serde_json::from_str(body).map_err(|error| bad_answer(body, body.len() as u64, &error))?;
+    let mut reading = Reading::new(as_of, sport, format);
     for raw in rows.0 {
-        match serde_json::from_str::<WireEvent>(raw.get()) {
-            Ok(wire) if !is_id(&wire.id) => reading.unreadable_event(raw.get()),
-            Ok(wire) if wire.sport_key != sport => {
-                reading.reject("other_league", &wire.sport_key);
-            }
-            Ok(wire) => reading.event(wire)?,
-            Err(error) => reading.unreadable_event(error),
-        }
+        reading.row(raw.get())?;
     }
-    let parsed = reading.parsed;
-    if parsed.events.is_empty() && !parsed.rejects.is_empty() {
-        return Err(FeedError::BadAnswer {
-            detail: format!(
-                "The Odds API sent no event of {} that can be read: {}",
-                plain_text(sport, MAX_ID_CHARS),
-                parsed.rejects
-            ),
-        });
-    }
-    Ok(parsed)
+    let read = reading.parsed.events.len();
+    reading.finish(read as u64)
 }
 
 /// The league of the answer's first event, for answers whose request is not known.
@@ -108,7 +87,8 @@ pub fn league_of(body: &str) -> Option<String> {
     })
 }
 
-fn bad_answer(body: &str, error: &serde_json::Error) -> FeedError {
+/// What came instead of a list, which was `bytes` long.
+pub(super) fn bad_answer(body: &str, bytes: u64, error: &impl fmt::Display) -> FeedError {
     #[derive(serde::Deserialize)]
     struct Apology<'a> {
         #[serde(borrow)]
@@ -120,8 +100,7 @@ fn bad_answer(body: &str, error: &serde_json::Error) -> FeedError {
             plain_text(&apology.message, MAX_TEXT_CHARS)
         ),
         Err(_) => format!(
-            "The Odds API sent {} bytes that are not a list of events: {}",
-            body.len(),
+            "The Odds API sent {bytes} bytes that are not a list of events: {}",
             plain_text(&error.to_string(), MAX_TEXT_CHARS)
         ),
     };
@@ -129,8 +108,9 @@ fn bad_answer(body: &str, error: &serde_json::Error) -> FeedError {
 }
 
 /// An answer half read.
-struct Reading {
+pub(super) struct Reading<'a> {
     as_of: DateTime<Utc>,
+    sport: &'a str,
     format: OddsFormat,
     parsed: Parsed,
     /// Where each event stands in `parsed.events`, and what of it has been read.
@@ -144,19 +124,69 @@ struct Seen {
     prices: HashMap<PriceKey, usize>,
 }
 
-impl Reading {
-    fn reject(&mut self, reason: &'static str, sample: impl std::fmt::Display) {
+impl<'a> Reading<'a> {
+    pub(super) fn new(as_of: DateTime<Utc>, sport: &'a str, format: OddsFormat) -> Self {
+        Self {
+            as_of,
+            sport,
+            format,
+            parsed: Parsed::default(),
+            by_event: HashMap::new(),
+            bookmakers: HashSet::new(),
+        }
+    }
+
+    /// One row of the answer's list, which is JSON.
+    pub(super) fn row(&mut self, text: &str) -> Result<(), FeedError> {
+        match serde_json::from_str::<WireEvent>(text) {
+            Ok(wire) if !is_id(&wire.id) => self.unreadable_event(text),
+            Ok(wire) if wire.sport_key != self.sport => {
+                self.reject("other_league", &wire.sport_key);
+            }
+            Ok(wire) => self.event(wire)?,
+            Err(error) => self.unreadable_event(error),
+        }
+        Ok(())
+    }
+
+    /// The event that the last row told of, if it did, and what is remembered of it with it.
+    pub(super) fn take_event(&mut self) -> Option<EventSnapshot> {
+        self.by_event.clear();
+        self.parsed.events.pop()
+    }
+
+    /// Rows that were set aside so far.
+    pub(super) fn set_aside(&self) -> u64 {
+        self.parsed.rejects.total()
+    }
+
+    /// The answer as a whole, of which so many events were read.
+    pub(super) fn finish(self, read: u64) -> Result<Parsed, FeedError> {
+        let parsed = self.parsed;
+        if read == 0 && !parsed.rejects.is_empty() {
+            return Err(FeedError::BadAnswer {
+                detail: format!(
+                    "The Odds API sent no event of {} that can be read: {}",
+                    plain_text(self.sport, MAX_ID_CHARS),
+                    parsed.rejects
+                ),
+            });
+        }
+        Ok(parsed)
+    }
+
+    fn reject(&mut self, reason: &'static str, sample: impl fmt::Display) {
         self.parsed.prices_seen += 1;
         self.parsed.rejects.add(reason, sample);
     }
 
-    fn unreadable_event(&mut self, sample: impl std::fmt::Display) {
+    fn unreadable_event(&mut self, sample: impl fmt::Display) {
         self.parsed.partial = true;
         self.reject("unreadable_event", sample);
     }
 
     /// A row of an event: what is missing in the event may have been in it.
-    fn unreadable(&mut self, at: usize, reason: &'static str, sample: impl std::fmt::Display) {
+    fn unreadable(&mut self, at: usize, reason: &'static str, sample: impl fmt::Display) {
         self.parsed.events[at].complete = false;
         self.reject(reason, sample);
     }

@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Rows of one list: a hostile `[0,0,0,…]` must not become a vector of millions.
-const MAX_ROWS: usize = 100_000;
+pub(super) const MAX_ROWS: usize = 100_000;
 
 #[derive(serde::Deserialize)]
 pub struct WireEvent<'a> {

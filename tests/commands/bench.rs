@@ -13,11 +13,12 @@ use crate::world::daemon::{Daemon, Settings};
 use crate::world::postgres;
 
 /// Every measure, by the name that others quote.
-const MEASURES: [&str; 32] = [
+const MEASURES: [&str; 33] = [
     "answer_to_commit_12k_1",
     "cold_start_1m",
     "diff_1m",
     "diff_1m_quiet",
+    "parse_known",
     "parse_strict",
     "quiet_12k",
     "quiet_body_equal",

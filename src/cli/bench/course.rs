@@ -6,7 +6,7 @@ use anyhow::ensure;
 use fastrand::Rng;
 
 use super::card::Card;
-use super::looks::{Daemon, Look, observed};
+use super::looks::{Daemon, Looked, observed};
 use super::postgres::{Database, Eye, Wide};
 use crate::model::Snapshot;
 
@@ -48,7 +48,7 @@ impl Course {
     }
 
     /// One look of the daemon, and the proof that it wrote what it had to.
-    pub async fn look(&mut self, observed: &Snapshot, changed: usize) -> anyhow::Result<Look> {
+    pub async fn look(&mut self, observed: &Snapshot, changed: usize) -> anyhow::Result<Looked> {
         let look = self.daemon.look(observed).await?;
         ensure!(
             look.changed == changed,

@@ -3,23 +3,25 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use chrono::Utc;
+use anyhow::{Context, ensure};
+use chrono::{NaiveDate, Utc};
 
 use super::Sizes;
 use super::course::Course;
-use super::looks::{Daemon, read};
+use super::looks::Daemon;
 use super::machine::thread_cpu;
 use super::postgres::{Database, Wide};
 use super::report::{Bar, Measure};
 use super::samples::Samples;
+use crate::feed::racing_api::parse_cards;
 
-pub const MEASURES: [&str; 5] = [
+pub const MEASURES: [&str; 6] = [
     "quiet_12k",
     "quiet_body_equal",
     "quiet_restamped",
     "answer_to_commit_12k_1",
     "parse_strict",
+    "parse_known",
 ];
 /// Quiet looks for one sample of CPU time.
 const LOOKS: usize = 10;
@@ -31,6 +33,7 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
     wide.multirow(&course.card).await?;
     course.eye.settle().await?;
 
+    let day = course.card.day_of(0);
     let mut samples = Samples::default();
     let mut quiet_writes = 0;
     let mut megabytes = 0.0;
@@ -41,22 +44,27 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
         let enveloped = (0..LOOKS)
             .map(|n| equal[0].replace("\"query\":[]", &format!("\"query\":[[\"n\",\"{n}\"]]")));
         let enveloped: Vec<String> = enveloped.collect();
-        samples.time("enveloped", 0, quiet(&mut course.daemon, &enveloped)?);
-        samples.time("equal", 0, quiet(&mut course.daemon, &equal)?);
+        samples.time("enveloped", 0, quiet(&mut course.daemon, &enveloped, day)?);
+        let took = quiet(&mut course.daemon, &equal, day)?;
+        samples.time("equal", 0, took);
+        samples.value("known", 0, equal[0].len() as f64 / 1e6 / took.as_secs_f64());
         let mut restamped = Vec::with_capacity(LOOKS);
         for _ in 0..LOOKS {
             course.card = course.card.restamped();
             restamped.push(course.card.page(0));
         }
-        samples.time("restamped", 0, quiet(&mut course.daemon, &restamped)?);
+        samples.time("restamped", 0, quiet(&mut course.daemon, &restamped, day)?);
         quiet_writes += course.eye.next_transaction().await? - before;
 
         let moved = course.next_card(0.01);
         let body = course.card.page(0);
-        samples.time("answer", 1, course.daemon.answer(&body).await?);
+        let looked = course.daemon.answer(&body, day).await?;
+        samples.time("answer", 1, looked.total());
+        samples.time("answer_read", 1, looked.diff);
+        ensure!(looked.changed == moved.len(), "not every change was found");
         course.stored().await?;
         let started = Instant::now();
-        let parsed = read([&body], Utc::now())?;
+        let parsed = parse_cards(&body, Utc::now())?;
         let parse = started.elapsed();
         black_box(parsed);
         samples.time(
@@ -113,7 +121,10 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
             },
         )
         .against(samples.median("usual", 1))
-        .note("against a full parse + UNNEST update of the changed rows in the wide table"),
+        .note(format!(
+            "of which reading and comparing {:.2} ms; against a full parse + UNNEST update of the changed rows in the wide table",
+            samples.median("answer_read", 1)
+        )),
         Measure::new(
             "parse_strict",
             "MB/s",
@@ -122,16 +133,19 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
         )
         .against(samples.median("value", 0))
         .note("every row read and checked; against serde_json into Value, unchecked"),
+        Measure::new("parse_known", "MB/s", samples.median("known", 0), Bar::None)
+            .against(samples.median("parse", 0))
+            .note("an answer of known races, compared and done, by CPU time; against reading all of it"),
     ])
 }
 
 /// CPU time of one quiet look, on a thread of its own.
-fn quiet(daemon: &mut Daemon, bodies: &[String]) -> anyhow::Result<Duration> {
+fn quiet(daemon: &mut Daemon, bodies: &[String], day: NaiveDate) -> anyhow::Result<Duration> {
     std::thread::scope(|scope| {
         let looks = scope.spawn(|| {
             let (cpu, started) = (thread_cpu(), Instant::now());
             for body in bodies {
-                daemon.quiet(body)?;
+                daemon.quiet(body, day)?;
             }
             let took = started.elapsed();
             // What a running thread used is only known after it has rested.

@@ -1,35 +1,42 @@
-//! The production path inside this process: a body is read, compared with the book, committed, and
-//! only then the book moves. What `ingest` does in a cycle, with a clock at each step.
+//! The production path inside this process: an answer is read while it comes in, compared with the
+//! book, committed, and only then the book moves. What `ingest` does in a cycle, with a clock at
+//! each step.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 
 use super::card::Card;
-use crate::diff::{Changes, Guard, diff};
-use crate::feed::racing_api::{self, parse_cards};
-use crate::model::{Scope, Snapshot};
-use crate::store::{Acquired, CycleFacts, Lease, Loaded, Store, Written};
+use crate::diff::{Changes, Differ, Guard, diff};
+use crate::feed::racing_api::{self, parse_cards, read_cards};
+use crate::model::{Scope, Slice, Snapshot};
+use crate::store::{Acquired, CycleFacts, Lease, Loaded, Store};
 
 const LEASE_FOR: Duration = Duration::from_secs(3600);
+/// An answer comes in pieces; these are about as large as the HTTP client's.
+const PIECE: usize = 64 * 1024;
 
 /// A daemon without its loops.
 pub struct Daemon {
     pub store: Store,
     lease: Lease,
     loaded: Loaded,
+    /// The texts of the last answer.
+    slices: Arc<[Slice]>,
 }
 
 /// What one look cost.
-pub struct Look {
+pub struct Looked {
+    /// Comparing; where the answer was read as well, both.
     pub diff: Duration,
     pub commit: Duration,
     pub changed: usize,
 }
 
-impl Look {
+impl Looked {
     pub fn total(&self) -> Duration {
         self.diff + self.commit
     }
@@ -49,6 +56,7 @@ impl Daemon {
             store,
             lease,
             loaded,
+            slices: Arc::default(),
         })
     }
 
@@ -64,84 +72,79 @@ impl Daemon {
         diff(&self.loaded.book, observed, &Guard::OFF)
     }
 
-    /// Diff and commit, then the book moves.
-    pub async fn look(&mut self, observed: &Snapshot) -> anyhow::Result<Look> {
+    /// A look at what has been read already.
+    pub async fn look(&mut self, observed: &Snapshot) -> anyhow::Result<Looked> {
         let started = Instant::now();
         let changes = self.compare(observed);
-        let diff = started.elapsed();
-        let (changed, started) = (changes.prices.len(), Instant::now());
-        if !changes.is_quiet() {
-            self.commit(observed, &changes).await?;
-        }
-        let commit = started.elapsed();
-        self.loaded.book.apply(changes);
-        Ok(Look {
-            diff,
-            commit,
-            changed,
-        })
+        self.commit(changes, started.elapsed()).await
     }
 
-    /// From the bytes of an answer to the commit.
-    pub async fn answer(&mut self, body: &str) -> anyhow::Result<Duration> {
+    /// From the bytes of a day's answer to the commit.
+    pub async fn answer(&mut self, body: &str, day: NaiveDate) -> anyhow::Result<Looked> {
         let started = Instant::now();
-        let observed = read([body], Utc::now())?;
-        let changes = self.compare(&observed);
-        if !changes.is_quiet() {
-            self.commit(&observed, &changes).await?;
-        }
-        let took = started.elapsed();
-        self.loaded.book.apply(changes);
-        Ok(took)
+        let changes = self.read(body, day)?;
+        self.commit(changes, started.elapsed()).await
     }
 
-    /// A look at an answer in which nothing moved: what is left to do when the body is there.
-    pub fn quiet(&mut self, body: &str) -> anyhow::Result<()> {
-        let observed = read([body], Utc::now())?;
-        let changes = self.compare(&observed);
+    /// A look at an answer in which nothing moved: all that is left to do with its bytes.
+    pub fn quiet(&mut self, body: &str, day: NaiveDate) -> anyhow::Result<()> {
+        let changes = self.read(body, day)?;
         ensure!(changes.is_quiet(), "a quiet look found something to write");
         self.loaded.book.apply(changes);
         Ok(())
     }
 
-    async fn commit(&mut self, observed: &Snapshot, changes: &Changes) -> anyhow::Result<Written> {
-        let facts = CycleFacts {
-            id: self.loaded.next_cycle,
-            feed: racing_api::SOURCE.into(),
-            races: observed.events.len() as i64,
-            horses: observed
-                .events
-                .iter()
-                .map(|e| e.selections.len() as i64)
-                .sum(),
-            bookmakers: observed
-                .bookmakers
-                .iter()
-                .map(|b| b.id.to_string())
-                .collect(),
-            fetch_ms: 0,
-            diff_ms: 0,
+    fn read(&mut self, body: &str, day: NaiveDate) -> anyhow::Result<Changes> {
+        let mut differ = Differ::new(&self.loaded.book);
+        let pieces = body.as_bytes().chunks(PIECE);
+        let before = Arc::clone(&self.slices);
+        let (mut look, slices) = read_cards(pieces, Utc::now(), before, &mut differ)?;
+        look.scope = Scope::Days {
+            days: vec![day],
+            regions: Vec::new(),
         };
-        self.loaded.next_cycle += 1;
-        Ok(self.store.commit(&self.lease, &facts, changes).await?)
+        let changes = differ.finish(look, &Guard::OFF);
+        self.slices = slices;
+        Ok(changes)
+    }
+
+    async fn commit(&mut self, changes: Changes, diff: Duration) -> anyhow::Result<Looked> {
+        let (changed, started) = (changes.prices.len(), Instant::now());
+        ensure!(
+            changes.rejects.is_empty(),
+            "the bench's own card was not read whole: {}",
+            changes.rejects
+        );
+        if !changes.is_quiet() {
+            let extent = &changes.extent;
+            let facts = CycleFacts {
+                id: self.loaded.next_cycle,
+                feed: racing_api::SOURCE.into(),
+                races: extent.events as i64,
+                horses: extent.selections as i64,
+                bookmakers: extent.bookmakers.iter().map(ToString::to_string).collect(),
+                fetch_ms: 0,
+                diff_ms: diff.as_millis() as i64,
+            };
+            self.loaded.next_cycle += 1;
+            self.store.commit(&self.lease, &facts, &changes).await?;
+        }
+        let commit = started.elapsed();
+        self.loaded.book.apply(changes);
+        Ok(Looked {
+            diff,
+            commit,
+            changed,
+        })
     }
 }
 
-/// What the production parser makes of these bodies.
-pub fn read(
-    bodies: impl IntoIterator<Item = impl AsRef<str>>,
-    now: DateTime<Utc>,
-) -> anyhow::Result<Snapshot> {
-    let mut snapshot = Snapshot {
-        source: racing_api::SOURCE.into(),
-        as_of: now,
-        scope: Scope::Listed,
-        events: Vec::new(),
-        bookmakers: Vec::new(),
-        rejects: Default::default(),
-    };
-    for body in bodies {
-        let page = parse_cards(body.as_ref(), now)?;
+/// The whole card as the production parser reads it, in memory.
+pub fn observed(card: &Card) -> anyhow::Result<Snapshot> {
+    let now = Utc::now();
+    let mut snapshot = empty(now);
+    for page in card.pages() {
+        let page = parse_cards(&page, now)?;
         snapshot.events.extend(page.events);
         for bookmaker in page.bookmakers {
             if !snapshot.bookmakers.contains(&bookmaker) {
@@ -156,15 +159,16 @@ pub fn read(
         days: days.into_iter().collect(),
         regions: Vec::new(),
     };
-    ensure!(
-        snapshot.rejects.is_empty(),
-        "the bench's own card was not read whole: {}",
-        snapshot.rejects
-    );
     Ok(snapshot)
 }
 
-/// The whole card, a page at a time.
-pub fn observed(card: &Card) -> anyhow::Result<Snapshot> {
-    read(card.pages(), Utc::now())
+fn empty(now: DateTime<Utc>) -> Snapshot {
+    Snapshot {
+        source: racing_api::SOURCE.into(),
+        as_of: now,
+        scope: Scope::Listed,
+        events: Vec::new(),
+        bookmakers: Vec::new(),
+        rejects: Default::default(),
+    }
 }

@@ -25,7 +25,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
-pub use self::parse::{Parsed, parse_cards};
+pub use self::parse::{Parsed, parse_cards, read_cards};
 pub use self::spacing::Spacing;
 use crate::diff::{Collected, Take};
 use crate::feed::http::{Auth, HttpDoor, Provider, Validators, base_url};

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::page::Page;
+use super::SOURCE;
+use super::page::{Page, Told};
 use super::reader::{Place, Reader};
-use crate::diff::Collected;
+use crate::diff::{Collected, Take};
 use crate::feed::FeedError;
 use crate::feed::slices::MAX_ELEMENT;
-use crate::model::{Bookmaker, EventSnapshot, Rejects};
+use crate::model::{Bookmaker, EventSnapshot, Look, Rejects, Scope, Slice};
 
 /// What one answer holds.
 #[derive(Clone, Debug, Default)]
@@ -63,19 +64,8 @@ impl Parsed {
 /// Reads a day's answer, or the single race of a one-race call. Only what cannot be a racecard at
 /// all is an error.
 pub fn parse_cards(body: &str, as_of: DateTime<Utc>) -> Result<Parsed, FeedError> {
-    let mut reader = Reader::new(as_of);
     let mut events = Collected::default();
-    // A single race is all rest and no list.
-    let before = Arc::default();
-    let mut page = Page::new(
-        &mut reader,
-        &mut events,
-        Place::default(),
-        MAX_ELEMENT,
-        before,
-    );
-    page.push(body.as_bytes())?;
-    let told = page.finish()?;
+    let (reader, told) = read([body.as_bytes()], as_of, Arc::default(), &mut events)?;
     Ok(Parsed {
         events: events.0,
         bookmakers: reader.bookmakers.listed,
@@ -85,4 +75,40 @@ pub fn parse_cards(body: &str, as_of: DateTime<Utc>) -> Result<Parsed, FeedError
         races_seen: told.races_seen,
         prices_seen: reader.prices_seen,
     })
+}
+
+/// The same from its pieces, handed over race by race. `before` are the texts of the last answer, as
+/// this returns them. What it speaks for is for the asker to say: the look lists only what it holds.
+pub fn read_cards<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    as_of: DateTime<Utc>,
+    before: Arc<[Slice]>,
+    to: &mut dyn Take,
+) -> Result<(Look, Arc<[Slice]>), FeedError> {
+    to.begin(as_of);
+    let (reader, told) = read(pieces, as_of, before, to)?;
+    let look = Look {
+        source: SOURCE.into(),
+        as_of,
+        scope: Scope::Listed,
+        bookmakers: reader.bookmakers.listed,
+        rejects: reader.rejects,
+    };
+    Ok((look, told.slices))
+}
+
+fn read<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    as_of: DateTime<Utc>,
+    before: Arc<[Slice]>,
+    to: &mut dyn Take,
+) -> Result<(Reader, Told), FeedError> {
+    let mut reader = Reader::new(as_of);
+    // A single race is all rest and no list.
+    let mut page = Page::new(&mut reader, to, Place::default(), MAX_ELEMENT, before);
+    for piece in pieces {
+        page.push(piece)?;
+    }
+    let told = page.finish()?;
+    Ok((reader, told))
 }

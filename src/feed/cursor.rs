@@ -299,8 +299,7 @@ mod tests {
         leaf.prop_recursive(4, 30, 6, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-                prop::collection::hash_map("[a-zé]{0,12}", inner, 0..6)
-                    .prop_map(|map| Value::from_iter(map)),
+                prop::collection::hash_map("[a-zé]{0,12}", inner, 0..6).prop_map(Value::from_iter),
             ]
         })
     }

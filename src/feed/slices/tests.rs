@@ -36,7 +36,7 @@ fn elements(list: List, text: &str) -> Option<Vec<String>> {
         List::Named(name) => {
             let object: std::collections::HashMap<String, &RawValue> =
                 serde_json::from_str(text).ok()?;
-            *object.get(name)?
+            object.get(name)?
         }
     };
     let raws: Vec<&RawValue> = serde_json::from_str(raw.get()).ok()?;
@@ -57,7 +57,7 @@ fn value() -> impl Strategy<Value = Value> {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
             prop::collection::hash_map("(cards|[a-z\"\\\\]{0,5})", inner, 0..6)
-                .prop_map(|map| Value::from_iter(map)),
+                .prop_map(Value::from_iter),
         ]
     })
 }

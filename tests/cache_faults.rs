@@ -1,14 +1,17 @@
 //! Caches that are down, hung, full, read-only or wrongly configured: what is said, what is retried,
 //! and that everything comes back without a restart.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use oddsd::cache::{Cache, CacheError, CacheSettings, Lookup};
 use oddsd::key::Key;
 
 use crate::cache::{TTL, body, key, lease, open, open_redis, put};
-use crate::world::redis::{PATIENCE, RedisServer, free_port};
+use crate::world::PATIENCE;
+use crate::world::log::Log;
+use crate::world::ports::free_port;
+use crate::world::redis::RedisServer;
 
 pub const CANARY: &str = "canary-5ecret";
 
@@ -21,6 +24,16 @@ async fn open_impatient(url: &str) -> Cache {
     open(CacheSettings {
         redis_url: Some(url.to_owned().into()),
         command_timeout: Duration::from_millis(300),
+        ..CacheSettings::default()
+    })
+    .await
+}
+
+/// A command that is on its way when the server goes is given up after this.
+async fn open_hasty(url: &str) -> Cache {
+    open(CacheSettings {
+        redis_url: Some(url.to_owned().into()),
+        command_timeout: Duration::from_secs(1),
         ..CacheSettings::default()
     })
     .await
@@ -192,7 +205,7 @@ async fn the_primary_is_found_through_a_sentinel() {
 #[tokio::test]
 async fn a_cluster_node_that_comes_back_is_used_again() {
     let mut cluster = RedisServer::cluster().await;
-    let cache = open_redis(&cluster.url()).await;
+    let cache = open_hasty(&cluster.url()).await;
     cache.connected().await;
     let keys: Vec<Key> = (0..30).map(|n| key(&format!("k{n}"))).collect();
     cluster.nodes[1].kill().await;
@@ -368,7 +381,7 @@ async fn a_certificate_that_nobody_vouches_for_is_not_accepted() {
     ];
     let redis = RedisServer::with(&settings).await;
     let url = format!("rediss://:{CANARY}@localhost:{tls_port}");
-    let why = remove(&open_impatient(&url).await, "k").await;
+    let why = remove(&open_redis(&url).await, "k").await;
     let why = why.expect_err("an unknown certificate");
     assert!(matches!(why, CacheError::Down { .. }), "{why:?}");
     assert!(why.to_string().contains("InvalidCertificate"), "{why}");
@@ -380,45 +393,11 @@ async fn a_certificate_that_nobody_vouches_for_is_not_accepted() {
     assert!(why.is_err_and(|why| why.is_retryable()));
 }
 
-/// Everything that was logged on this thread, as a person would read it.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_max_level(tracing::Level::TRACE)
-            .with_writer(move || writer.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn lines(&self, with: &str) -> Vec<String> {
-        let text = self.0.lock().expect("unpoisoned").clone();
-        let text = String::from_utf8(text).expect("text");
-        let lines = text.lines().filter(|line| line.contains(with));
-        lines.map(str::to_owned).collect()
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("unpoisoned").write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn the_log_says_what_people_grep_for_once_per_turn_and_no_secret() {
     let (log, _guard) = Log::start();
     let mut redis = RedisServer::with_password(CANARY).await;
-    let cache = open_redis(&redis.url()).await;
+    let cache = open_hasty(&redis.url()).await;
     recovered(&cache).await;
     redis.kill().await;
     // Waits until the loss is noticed, which may be a moment after it happened.

@@ -9,7 +9,8 @@ use oddsd::cache::{Cache, CacheSettings, READ_BUDGET, ReadState, Reader, Served}
 use tokio::sync::Notify;
 
 use crate::cache::{TTL, key, open, open_redis, put};
-use crate::world::redis::{PATIENCE, RedisServer};
+use crate::world::PATIENCE;
+use crate::world::redis::RedisServer;
 
 type Loaded = Result<(Vec<u8>, Duration), String>;
 
@@ -21,8 +22,13 @@ fn is(served: &Served, state: ReadState, body: &str) -> bool {
     served.state == state && &served.body[..] == body.as_bytes()
 }
 
+/// A reader who waits for the cache however slow the machine is.
+fn patient(cache: Cache) -> Reader {
+    Reader::with_budget(Arc::new(cache), PATIENCE)
+}
+
 async fn in_process() -> Arc<Reader> {
-    Arc::new(Reader::new(Arc::new(open(CacheSettings::default()).await)))
+    Arc::new(patient(open(CacheSettings::default()).await))
 }
 
 /// A cache that accepts connections and never says a word.
@@ -90,7 +96,7 @@ async fn fifty_cold_readers_make_one_load_over_redis() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
     cache.connected().await;
-    fifty_cold_readers(Arc::new(Reader::new(Arc::new(cache))), 1).await;
+    fifty_cold_readers(Arc::new(patient(cache)), 1).await;
 }
 
 /// One thread, so that all fifty ask before the first load ends.
@@ -243,12 +249,13 @@ async fn readers_return_to_a_cache_that_hung() {
     let redis = RedisServer::start().await;
     let cache = open(CacheSettings {
         redis_url: Some(redis.url().into()),
-        command_timeout: Duration::from_millis(300),
+        command_timeout: Duration::from_secs(1),
         ..CacheSettings::default()
     })
     .await;
     cache.connected().await;
-    let reader = Reader::new(Arc::new(cache));
+    let cache = Arc::new(cache);
+    let reader = Reader::new(Arc::clone(&cache));
     redis.pause();
     for _ in 0..20 {
         let served = reader.read(&key("k"), || loads("1")).await.expect("loaded");
@@ -268,6 +275,7 @@ async fn readers_return_to_a_cache_that_hung() {
     tokio::time::timeout(PATIENCE, returning)
         .await
         .expect("it returns");
+    let reader = Reader::with_budget(cache, PATIENCE);
     // A reader that gave up may have left its lease behind; it goes with the removal.
     let removed = reader.cache().remove(&[key("k")]).await;
     removed.expect("removed");
@@ -293,7 +301,7 @@ async fn a_full_cache_still_serves_what_it_has() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
     put(&cache, &key("kept"), b"kept").await;
-    let reader = Reader::new(Arc::new(cache));
+    let reader = patient(cache);
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]).await;
     for _ in 0..10 {
         let bypass = reader
@@ -339,7 +347,7 @@ async fn a_value_over_the_limit_is_served_and_not_kept() {
         ..CacheSettings::default()
     })
     .await;
-    let reader = Reader::new(Arc::new(cache));
+    let reader = patient(cache);
     let large = "x".repeat(300_000);
     for _ in 0..2 {
         let served = reader

@@ -12,6 +12,8 @@ use proptest::prelude::*;
 use rust_decimal::Decimal;
 use tracing_subscriber::layer::SubscriberExt;
 
+use crate::world::log::hear_all;
+
 /// What `tell` writes, each line without its time.
 fn written(format: LogFormat, tell: impl FnOnce()) -> Vec<String> {
     let written = Arc::new(Mutex::new(String::new()));
@@ -19,6 +21,7 @@ fn written(format: LogFormat, tell: impl FnOnce()) -> Vec<String> {
     let lines = Lines::new(format, false, move |text: &str| {
         sink.lock().expect("no panic while writing").push_str(text);
     });
+    hear_all();
     let subscriber = tracing_subscriber::registry().with(lines);
     tracing::subscriber::with_default(subscriber, tell);
     let text = written.lock().expect("no panic while writing").clone();

@@ -9,8 +9,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::world::command::Oddsd;
+use crate::world::ports::free_port;
 use crate::world::postgres;
-use crate::world::redis::{RedisServer, free_port};
+use crate::world::redis::RedisServer;
 
 /// What must never be seen. Each stands inside a secret that also holds characters which URLs,
 /// headers and JSON write differently.
@@ -24,7 +25,7 @@ const CANARIES: [&str; 7] = [
     "KeyCanary",
 ];
 /// Commands at work at once: most of them wait for somebody who does not answer.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 12;
 
 /// Libraries too, each by name, since a plain `trace` leaves them quiet.
 const EVERYTHING: &str = "trace,sqlx=trace,fred=trace,hyper=trace,hyper_util=trace,reqwest=trace,\

@@ -22,10 +22,10 @@ fn filled(secret: &Option<SecretString>) -> Option<&SecretString> {
 
 /// The feed that the settings name.
 pub fn feed(settings: &Settings, clock: &Clock) -> anyhow::Result<Feed> {
-    feed_with(settings, clock, true)
+    feed_with(settings, clock, false)
 }
 
-fn feed_with(settings: &Settings, clock: &Clock, conditional: bool) -> anyhow::Result<Feed> {
+fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::Result<Feed> {
     let args = &settings.feed;
     let named = |value: &Vec<String>| {
         value
@@ -54,7 +54,7 @@ fn feed_with(settings: &Settings, clock: &Clock, conditional: bool) -> anyhow::R
                 cards_per_second: args.racing_api_cards_per_second,
                 races_per_second: args.racing_api_races_per_second,
                 deadline,
-                conditional,
+                keep_bodies,
                 ..RacingApiSettings::new(username.clone(), password.clone())
             };
             Ok(Feed::RacingApi(Box::new(RacingApi::new(settings)?)))
@@ -82,6 +82,7 @@ fn feed_with(settings: &Settings, clock: &Clock, conditional: bool) -> anyhow::R
                 odds_format: args.odds_api_format.into(),
                 deadline,
                 quota_floor: args.odds_api_quota_floor,
+                keep_bodies,
             };
             Ok(Feed::OddsApi(Box::new(OddsApi::new(settings)?)))
         }
@@ -101,5 +102,5 @@ fn feed_with(settings: &Settings, clock: &Clock, conditional: bool) -> anyhow::R
 
 /// The same feed for a recorder, which wants every body and no "not modified".
 pub fn feed_for_recording(settings: &Settings, clock: &Clock) -> anyhow::Result<Feed> {
-    feed_with(settings, clock, false)
+    feed_with(settings, clock, true)
 }

@@ -1,6 +1,6 @@
 //! Reading through the cache: look, else load once for everybody who waits, then fill.
 //!
-//! A request spends at most [`READ_BUDGET`] on the cache in all, whatever the cache does; when it is
+//! A request spends at most its budget ([`READ_BUDGET`]) on the cache in all, whatever the cache does; when it is
 //! not there the loader answers. A value that was loaded before a removal is never handed to a
 //! reader of this process who came after it, as long as the cache can tell.
 
@@ -24,6 +24,7 @@ const WAITS: usize = 3;
 /// Reads through one cache; shared by all requests of the process.
 pub struct Reader {
     cache: Arc<Cache>,
+    budget: Duration,
     breaker: Mutex<Breaker>,
     flights: Flights,
 }
@@ -55,8 +56,14 @@ enum Look {
 
 impl Reader {
     pub fn new(cache: Arc<Cache>) -> Self {
+        Self::with_budget(cache, READ_BUDGET)
+    }
+
+    /// As `new`, with another bound on what one request may spend on the cache.
+    pub fn with_budget(cache: Arc<Cache>, budget: Duration) -> Self {
         Self {
             cache,
+            budget,
             breaker: Mutex::default(),
             flights: Flights::default(),
         }
@@ -73,7 +80,7 @@ impl Reader {
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<(Vec<u8>, Duration), E>>,
     {
-        let mut budget = READ_BUDGET;
+        let mut budget = self.budget;
         for _ in 0..WAITS {
             let looking = self.flights.look(key);
             let look = self.look(key, &mut budget).await;

@@ -1,6 +1,7 @@
 //! The street: commands. Each parses its words, opens the doors it needs, and ends with an exit code
 //! that a script can act on.
 
+pub mod bench;
 mod check;
 mod demo;
 mod invalidate;
@@ -62,6 +63,8 @@ pub enum Command {
     Replay(replay::ReplayArgs),
     /// Write down what the feed says, for `replay`.
     Record(record::RecordArgs),
+    /// Measure this machine: what a look costs, against the limit and against other ways to write.
+    Bench(bench::BenchArgs),
     /// Bring the database to this version.
     Migrate(MigrateArgs),
     /// Follow cycles and removals, through the database.
@@ -118,6 +121,7 @@ pub async fn main() -> ExitCode {
         Command::Check(args) => check::check(settings, &args).await,
         Command::Replay(args) => replay::replay(settings, &args).await,
         Command::Record(args) => record::record(settings, &args).await,
+        Command::Bench(args) => bench::bench(settings, &args).await,
         Command::Migrate(args) => migrate(settings, &args).await,
         Command::Tail(args) => tail::tail(settings, &args).await,
         Command::Status(args) => tail::status(settings, &args).await,

@@ -3,6 +3,7 @@
 //! today" is something only a well-formed answer can say.
 
 pub mod betfair;
+mod cursor;
 pub mod http;
 pub mod number;
 pub mod odds_api;
@@ -10,13 +11,15 @@ pub mod racing_api;
 pub mod recording;
 pub mod replay;
 pub mod simulator;
+pub mod slices;
 
 use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::model::{EventId, Snapshot};
+use crate::diff::{Collected, Take};
+use crate::model::{EventId, Look, Snapshot};
 use odds_api::OddsApi;
 use racing_api::RacingApi;
 use replay::Replay;
@@ -31,13 +34,27 @@ pub enum Feed {
 }
 
 impl Feed {
-    pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
+    /// One look, whose events are handed over as they are read. After an error, what was handed
+    /// over is not an answer: the taker drops it.
+    pub async fn read(
+        &mut self,
+        ask: &Ask,
+        now: DateTime<Utc>,
+        to: &mut dyn Take,
+    ) -> Result<Looked, FeedError> {
         match self {
-            Self::RacingApi(feed) => feed.fetch(ask, now).await,
-            Self::OddsApi(feed) => feed.fetch(ask, now).await,
-            Self::Simulator(feed) => feed.fetch(ask, now).await,
-            Self::Replay(feed) => feed.fetch(ask, now).await,
+            Self::RacingApi(feed) => feed.read(ask, now, to).await,
+            Self::OddsApi(feed) => feed.read(ask, now, to).await,
+            Self::Simulator(feed) => feed.read(ask, now, to).await,
+            Self::Replay(feed) => feed.read(ask, now, to).await,
         }
+    }
+
+    /// One look, in memory: for recorders and checks.
+    pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
+        let mut events = Collected::default();
+        let looked = self.read(ask, now, &mut events).await?;
+        Ok(looked.with(events))
     }
 
     /// As it stands in logs and in the cycles' table.
@@ -65,12 +82,50 @@ pub enum Ask {
     Events(Vec<EventId>),
 }
 
+/// One answer, whose events have been handed over.
+#[derive(Debug)]
+pub struct Looked {
+    pub look: Look,
+    /// Raw JSON bodies, in the order in which they arrived, where they are kept.
+    pub bodies: Vec<String>,
+}
+
+impl Looked {
+    /// Together with its events.
+    pub fn with(self, events: Collected) -> Fetched {
+        Fetched {
+            snapshot: events.into_snapshot(self.look),
+            bodies: self.bodies,
+        }
+    }
+}
+
 /// One answer, parsed, with the bodies it was read from (for `oddsd record`).
 #[derive(Debug)]
 pub struct Fetched {
     pub snapshot: Snapshot,
-    /// Raw JSON bodies, in the order in which they arrived.
+    /// See [`Looked::bodies`].
     pub bodies: Vec<String>,
+}
+
+impl Fetched {
+    fn hand_over(self, to: &mut dyn Take) -> Looked {
+        let snapshot = self.snapshot;
+        to.begin(snapshot.as_of);
+        for event in snapshot.events {
+            to.take(event, None);
+        }
+        Looked {
+            look: Look {
+                source: snapshot.source,
+                as_of: snapshot.as_of,
+                scope: snapshot.scope,
+                bookmakers: snapshot.bookmakers,
+                rejects: snapshot.rejects,
+            },
+            bodies: self.bodies,
+        }
+    }
 }
 
 /// Why there is no answer. One variant for each way in which somebody reacts.

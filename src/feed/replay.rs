@@ -12,7 +12,8 @@ use super::betfair::{Line, Stream};
 use super::odds_api::{self, OddsFormat, league_of, parse_odds};
 use super::racing_api::{self, parse_cards};
 use super::recording::{Answer, Record, RecordedFeed, Recording};
-use super::{Ask, FeedError, Fetched};
+use super::{Ask, FeedError, Fetched, Looked};
+use crate::diff::Take;
 use crate::model::{Rejects, Scope, Snapshot};
 
 pub struct Replay {
@@ -114,6 +115,16 @@ impl Replay {
             set_aside: std::mem::take(&mut self.set_aside),
             bodies,
         }))
+    }
+
+    /// [`Self::fetch`], event by event.
+    pub async fn read(
+        &mut self,
+        ask: &Ask,
+        now: DateTime<Utc>,
+        to: &mut dyn Take,
+    ) -> Result<Looked, FeedError> {
+        Ok(self.fetch(ask, now).await?.hand_over(to))
     }
 
     /// The next snapshot, whatever is asked: a recording has one story. What was set aside on the

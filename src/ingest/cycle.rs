@@ -1,21 +1,22 @@
 //! One cycle: fetch, diff, commit, poke; and what is said of it. A cycle that fails leaves nothing
 //! half-done: before the commit nothing has happened, after it the outbox knows.
 
-use std::collections::BTreeSet;
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use super::{Cycle, Ingest, Pace, SECOND_LOOK};
-use crate::diff::{Changes, Guard, PriceChangeKind, diff};
-use crate::feed::{Ask, FeedError, Fetched};
+use crate::diff::{Changes, Differ, Guard, PriceChangeKind, Take};
+use crate::feed::{Ask, FeedError};
 use crate::live::Activity;
-use crate::model::Event;
+use crate::model::{Event, EventId, EventSnapshot, Look, Slice};
 use crate::schedule::{Failure, Wait, Watched, backoff};
 use crate::store::{CycleFacts, Lease, Loaded, StoreError};
 
+/// The safety net below the fingerprints.
+const FULL_LOOK_EVERY: Duration = Duration::from_secs(10 * 60);
 /// Price moves told to watchers a cycle: a glimpse, not the data.
 const MOVES_TOLD: usize = 6;
 
@@ -36,46 +37,43 @@ impl Ingest {
         let id = loaded.next_cycle;
         let asked_at = self.clock.now();
         let started = Instant::now();
-        let fetched = tokio::select! {
-            fetched = self.feed.fetch(ask, asked_at) => fetched,
+        let full = *ask == Ask::Everything && self.full_look_is_due();
+        let mut differ = Differ::new(&loaded.book);
+        if full {
+            differ = differ.reading_everything();
+        }
+        let mut compared = Timed::new(differ);
+        let looked = tokio::select! {
+            looked = self.feed.read(ask, asked_at, &mut compared) => looked,
             () = stop.cancelled() => {
                 self.memory = Some(loaded);
                 return Cycle::Stopped;
             }
         };
-        let Fetched { snapshot, .. } = match fetched {
-            Ok(fetched) => fetched,
+        let look = match looked {
+            Ok(looked) => looked.look,
             Err(why) => {
                 self.memory = Some(loaded);
                 return self.fetch_failed(id, why);
             }
         };
-        let fetch_ms = started.elapsed().as_millis() as i64;
-
-        let started = Instant::now();
+        let took = started.elapsed();
         let guard = Guard {
             max_removed_fraction: self.settings.max_removed_fraction,
             first_look: self.first_look.as_ref(),
         };
-        let mut changes = diff(&loaded.book, &snapshot, &guard);
-        let diff_ms = started.elapsed().as_millis() as i64;
+        let (mut changes, compared) = compared.finish(look, &guard);
+        let fetch_ms = (took - compared.min(took)).as_millis() as i64;
+        let diff_ms = (started.elapsed() - took + compared).as_millis() as i64;
         loaded.next_cycle += 1;
 
-        let bookmakers: BTreeSet<&str> = snapshot
-            .bookmakers
-            .iter()
-            .map(|bookmaker| bookmaker.id.as_str())
-            .collect();
+        let extent = std::mem::take(&mut changes.extent);
         let facts = CycleFacts {
             id,
             feed: self.feed.name().into(),
-            races: snapshot.events.len() as i64,
-            horses: snapshot
-                .events
-                .iter()
-                .map(|event| event.selections.len() as i64)
-                .sum(),
-            bookmakers: bookmakers.into_iter().map(Into::into).collect(),
+            races: extent.events as i64,
+            horses: extent.selections as i64,
+            bookmakers: extent.bookmakers.iter().map(ToString::to_string).collect(),
             fetch_ms,
             diff_ms,
         };
@@ -104,6 +102,7 @@ impl Ingest {
         let rejects = std::mem::take(&mut changes.rejects);
         self.tell_moves(id, &loaded, &changes);
         self.note_checked(&loaded, &changes);
+        let as_of = changes.as_of;
         loaded.book.apply(changes);
         // A cron line and a recording have their own times; only the plan asks for each race's.
         if let Some(Pace::Adaptive(_)) = pace {
@@ -113,7 +112,10 @@ impl Ingest {
                 .collect();
         }
         if *ask == Ask::Everything {
-            self.whole_card_at = Some(snapshot.as_of);
+            self.whole_card_at = Some(as_of);
+        }
+        if full {
+            self.full_look_at = Some(Instant::now());
         }
         self.memory = Some(loaded);
 
@@ -175,6 +177,13 @@ impl Ingest {
             }
         }
         self.cycle(lease, &Ask::Everything, None, stop).await
+    }
+
+    /// Skipping what did not change rests on fingerprints of texts; now and then everything is read
+    /// and compared, whatever they say.
+    fn full_look_is_due(&self) -> bool {
+        self.full_look_at
+            .is_none_or(|at| at.elapsed() >= FULL_LOOK_EVERY)
     }
 
     /// What is stored: from memory, or loaded.
@@ -249,6 +258,45 @@ impl Ingest {
                 to: (!gone).then_some(change.offer.decimal),
             });
         }
+    }
+}
+
+/// Takes the time that comparing takes, which happens while the answer is still being read.
+struct Timed<'a> {
+    differ: Differ<'a>,
+    spent: Duration,
+}
+
+impl<'a> Timed<'a> {
+    fn new(differ: Differ<'a>) -> Self {
+        Self {
+            differ,
+            spent: Duration::ZERO,
+        }
+    }
+
+    fn finish(self, look: Look, guard: &Guard) -> (Changes, Duration) {
+        (self.differ.finish(look, guard), self.spent)
+    }
+}
+
+impl Take for Timed<'_> {
+    fn begin(&mut self, as_of: DateTime<Utc>) {
+        self.differ.begin(as_of);
+    }
+
+    fn knows(&self, slice: &Slice) -> Option<EventId> {
+        self.differ.knows(slice)
+    }
+
+    fn same(&mut self, slice: &Slice) {
+        self.differ.same(slice);
+    }
+
+    fn take(&mut self, event: EventSnapshot, slice: Option<Slice>) {
+        let started = Instant::now();
+        self.differ.take(event, slice);
+        self.spent += started.elapsed();
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Ingest {
     /// Known races, kept through failures: the off does not wait for our database.
     watched: Vec<Watched>,
     whole_card_at: Option<DateTime<Utc>>,
+    /// When everything was last read and compared.
+    full_look_at: Option<Instant>,
     failures: u32,
     /// The wait that the last failure was told with.
     retry: Duration,
@@ -116,6 +118,7 @@ impl Ingest {
             first_look: None,
             watched: Vec::new(),
             whole_card_at: None,
+            full_look_at: None,
             failures: 0,
             retry: Duration::ZERO,
             pruned_at: None,

@@ -5,9 +5,10 @@ use serde_json::Value;
 use super::simulated;
 use crate::world::command::{Ended, Oddsd};
 use crate::world::odds_provider::{OddsProvider, Reply};
+use crate::world::ports::free_port;
 use crate::world::postgres;
 use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
-use crate::world::redis::{RedisServer, free_port};
+use crate::world::redis::RedisServer;
 
 /// Settings, and the words that must be said about them.
 type Wrong<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);

@@ -9,7 +9,16 @@ async fn the_demo_shows_a_price_on_its_way_to_a_reader_and_cleans_up() {
     let taken = taken.local_addr().map(|address| (taken, address));
     let (_taken, address) = taken.expect("bound");
     let oddsd = Oddsd::new().with("LISTEN", address);
-    let told = oddsd.run(&["demo", "--for", "6s"]).await.is(0);
+    let moved = |line: &str| {
+        line.contains("reader")
+            && line.contains(" -> ")
+            && (line.contains("shortens") || line.contains("drifts"))
+    };
+    let seen = |said: &str| {
+        let words = ["MISS -> refilled", "HIT", "removed ", "prices changed"];
+        words.iter().all(|word| said.contains(word)) && said.lines().any(moved)
+    };
+    let told = oddsd.run_until(&["demo"], seen).await.is(0);
     let told = told.says(&[
         "SIMULATED",
         "/v1/races/by-stage",
@@ -20,11 +29,6 @@ async fn the_demo_shows_a_price_on_its_way_to_a_reader_and_cleans_up() {
         "next: oddsd check",
         &format!("port {} is taken; using ", address.port()),
     ]);
-    let moved = |line: &str| {
-        line.contains("reader")
-            && line.contains(" -> ")
-            && (line.contains("shortens") || line.contains("drifts"))
-    };
     assert!(told.stdout.lines().any(moved), "no move seen:\n{told}");
     assert_eq!(oddsd.left_behind(), [""; 0]);
     let files = std::fs::read_dir(oddsd.folder()).expect("readable").count();
@@ -41,9 +45,9 @@ async fn the_demo_touches_nothing_that_is_set() {
         .with("AUTO_MIGRATE", "false")
         .with("CACHE_ENABLED", "false");
     oddsd
-        .run(&["demo", "--for", "2s"])
+        .run_until(&["demo"], |said| said.contains("HIT"))
         .await
-        .is(0)
-        .says(&["HIT"]);
+        .is(0);
+    oddsd.run(&["demo", "--for", "100ms"]).await.is(0);
     assert!(!oddsd.folder().join("mine.db").exists());
 }

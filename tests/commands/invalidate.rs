@@ -102,8 +102,8 @@ async fn with_a_daemon_the_daemon_removes_it() {
         .with("LISTEN", "off")
         .with("LOG_FORMAT", "logfmt");
     let mut daemon = Daemon::start(&settings, &["run"]);
-    daemon.says("event=cycle.complete").await;
-    daemon.says("event=cache.invalidated").await;
+    let told = ["event=cycle.complete", "event=cache.invalidated"];
+    daemon.says_all(told).await;
     put(&redis).await;
     // From somewhere that knows the database and nothing else.
     let elsewhere = crate::world::command::Oddsd::new().with("DATABASE_URL", &database);

@@ -85,7 +85,7 @@ async fn before_anything_is_there_each_says_what_to_do() {
 
 #[tokio::test]
 async fn a_healthcheck_tells_nobody_there_from_nobody_wanted() {
-    let port = crate::world::redis::free_port();
+    let port = crate::world::ports::free_port();
     let nobody = simulated().with("LISTEN", format!("127.0.0.1:{port}"));
     let told = nobody.run(&["healthcheck"]).await.is(69);
     told.says(&["does not answer", "oddsd run"]);

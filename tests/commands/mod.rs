@@ -1,6 +1,7 @@
 //! The commands, each as a person or a script would use it: what it says, what it leaves, and the
 //! code it ends with.
 
+mod bench;
 mod check;
 mod demo;
 mod invalidate;

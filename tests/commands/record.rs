@@ -9,7 +9,8 @@ use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
 async fn a_simulated_day_recorded_replays_price_for_price() {
     for name in ["day.jsonl", "day.jsonl.zst"] {
         let oddsd = simulated().with("CADENCE", "*=1s");
-        let told = oddsd.run(&["record", "--out", name, "--for", "3s"]).await;
+        let twice = |said: &str| said.matches(" recorded ").count() >= 2;
+        let told = oddsd.run_until(&["record", "--out", name], twice).await;
         let told = told
             .is(0)
             .says(&["answers recorded", "oddsd replay", "--feed racing-api"]);
@@ -46,8 +47,10 @@ async fn a_league_is_recorded_word_for_word() {
         .with("ODDS_API_URL", &provider.url)
         .with("ODDS_API_KEY", "k3y-of-a-story")
         .with("ODDS_API_SPORT", "baseball_mlb");
-    let args = ["record", "--out", "league.jsonl", "--for", "1s"];
-    oddsd.run(&args).await.is(0).says(&["1 answers recorded"]);
+    let args = ["record", "--out", "league.jsonl"];
+    let once = |said: &str| said.contains(" recorded ");
+    let told = oddsd.run_until(&args, once).await.is(0);
+    told.says(&["1 answers recorded"]);
     let text = std::fs::read_to_string(oddsd.folder().join("league.jsonl")).expect("it is there");
     assert!(!text.contains("k3y-of-a-story"), "{text}");
     let record: serde_json::Value = serde_json::from_str(&text).expect("one line of JSON");
@@ -65,12 +68,13 @@ async fn a_feed_that_refuses_leaves_no_empty_file_behind() {
         .with("RACING_API_URL", provider.base_url())
         .with("RACING_API_USERNAME", USERNAME)
         .with("RACING_API_PASSWORD", PASSWORD);
-    let args = ["record", "--out", "day.jsonl", "--for", "300ms"];
+    let args = ["record", "--out", "day.jsonl"];
     let told = oddsd.run(&args).await.is(78);
     told.says(&["401", "RACING_API_USERNAME"]);
     assert!(!oddsd.folder().join("day.jsonl").exists());
     provider.fault(Fault::Status(503)).await;
-    let told = oddsd.run(&args).await.is(1);
+    let failed = |said: &str| said.contains("not recorded");
+    let told = oddsd.run_until(&args, failed).await.is(1);
     told.says(&["503", "nothing was recorded", "oddsd check"]);
     assert!(!oddsd.folder().join("day.jsonl").exists());
 }

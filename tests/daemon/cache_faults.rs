@@ -1,14 +1,15 @@
 //! A cache that fails: cycles go on and commit, and no removal is ever forgotten.
 
 use super::Town;
-use super::town::{INVALIDATED, get};
-use crate::world::daemon::Daemon;
+use super::town::{HASTY, INVALIDATED, get};
+use crate::world::daemon::{Daemon, field};
 use crate::world::redis::RedisServer;
 use crate::world::upstash::{Fault, Upstash};
 
 #[tokio::test]
 async fn once_commits_without_a_cache_and_the_next_run_removes() {
     let (mut town, card) = Town::racing().await;
+    town.settings = town.settings.with("CACHE_TIMEOUT_MS", HASTY);
     town.redis.kill().await;
     let run = town.once().await.expect(0);
     let failed = "Redis connection failed (cache invalidation queued)";
@@ -34,7 +35,7 @@ async fn once_commits_without_a_cache_and_the_next_run_removes() {
 #[tokio::test]
 async fn a_removal_waits_for_the_cache_through_a_crash_of_the_daemon() {
     let (mut town, mut card) = Town::racing().await;
-    town.settings = town.settings.with("LEASE_SECONDS", "1");
+    town.settings = town.settings.with("CACHE_TIMEOUT_MS", HASTY);
     town.redis.kill().await;
     let mut daemon = town.run();
     let url = daemon.url().await;
@@ -47,6 +48,8 @@ async fn a_removal_waits_for_the_cache_through_a_crash_of_the_daemon() {
     assert_eq!(verbose.json()["cache"]["ok"], false, "{}", verbose.body);
     daemon.crash().await;
 
+    town.end_lease().await;
+
     // Another one, and the cache is still away.
     let mut daemon = town.run();
     card.set_price("4.5");
@@ -57,15 +60,16 @@ async fn a_removal_waits_for_the_cache_through_a_crash_of_the_daemon() {
     town.redis.restart().await;
     town.put_foreign("from before").await;
     daemon.says(INVALIDATED).await;
+    town.all_told(&mut daemon).await;
     daemon.stop().await.expect(0);
-    assert_eq!(town.outbox().await, 0);
     assert_eq!(town.cached().await, None);
     town.is_right(&card).await;
 }
 
 #[tokio::test]
 async fn a_silent_cache_delays_no_cycle() {
-    let (town, mut card) = Town::racing().await;
+    let (mut town, mut card) = Town::racing().await;
+    town.settings = town.settings.with("CACHE_TIMEOUT_MS", HASTY);
     let mut daemon = town.run();
     let url = daemon.url().await;
     daemon.says(INVALIDATED).await;
@@ -79,7 +83,9 @@ async fn a_silent_cache_delays_no_cycle() {
         card.set_price(price);
         town.serve(&card);
         let line = daemon.says("Cycle complete: 1 updated").await;
-        assert!(line.contains("next_s=1"), "{line}");
+        // Due within its second, or already on a machine that was slow.
+        let next = field(&line, "next_s");
+        assert!(matches!(next, Some("0" | "1")), "{line}");
         let answer = get(&format!("{url}/v1/races/by-stage")).await;
         assert_eq!((answer.status, answer.cache()), (200, "BYPASS"));
     }
@@ -87,6 +93,8 @@ async fn a_silent_cache_delays_no_cycle() {
     daemon.has_said("Invalidation failed, will retry").await;
     town.redis.resume();
     daemon.says(INVALIDATED).await;
+    // What failed at different times is due again at different times.
+    town.all_told(&mut daemon).await;
     daemon.stop().await.expect(0);
     assert_eq!(town.cached().await, None);
     assert_eq!(town.outbox().await, 0);
@@ -116,8 +124,11 @@ async fn upstash_is_asked_until_it_confirms() {
         town.put_foreign("stale").await;
         card.set_price(&format!("{}.5", n + 4));
         town.serve(&card);
-        daemon.says("Cycle complete: 1 updated").await;
-        daemon.says("Invalidation failed, will retry").await;
+        let told = [
+            "Cycle complete: 1 updated",
+            "Invalidation failed, will retry",
+        ];
+        daemon.says_all(told).await;
         assert!(town.cached().await.is_some(), "{fault:?}");
         upstash.fail(None);
         let line = daemon.says(INVALIDATED).await;
@@ -135,6 +146,7 @@ async fn a_cache_that_refuses_us_says_why_and_fails_nothing() {
     town.redis = RedisServer::with_password("right").await;
     let url = format!("redis://:wrong-secret@127.0.0.1:{}", town.redis.port());
     let settings = town.settings.with("REDIS_URL", url);
+    let settings = settings.with("CACHE_TIMEOUT_MS", HASTY);
     let run = Daemon::start(&settings, &["once"]).ends().await.expect(0);
     town.is_right(&card).await;
     assert!(

@@ -5,7 +5,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use super::Town;
-use super::town::{Card, ask, get};
+use super::town::{Card, HASTY, ask, get};
 use crate::world::daemon::Daemon;
 use crate::world::proxy::{Proxy, Wire};
 use crate::world::racing_provider::Fault;
@@ -29,6 +29,7 @@ impl Walk {
         town.settings = town
             .settings
             .with("DATABASE_URL", database)
+            .with("CACHE_TIMEOUT_MS", HASTY)
             .with("LEASE_SECONDS", "1");
         let mut daemon = town.run();
         let url = daemon.url().await;
@@ -57,8 +58,13 @@ impl Walk {
             _ => self.card.odds(race, runner, bookmaker)["decimal"] = json!(decimal),
         }
         // Whatever was drawn: one price that certainly moved.
-        let moved = format!("{}.{:03}", self.rng.u32(2..30), self.rng.u32(1..1000));
-        self.card.odds(race, 2, 3)["decimal"] = json!(moved);
+        let was = self.card.odds(race, 2, 3)["decimal"].take();
+        let mut moved = was.clone();
+        while moved == was {
+            let (whole, part) = (self.rng.u32(2..30), self.rng.u32(1..1000));
+            moved = json!(format!("{whole}.{part:03}"));
+        }
+        self.card.odds(race, 2, 3)["decimal"] = moved;
         self.town.serve(&self.card);
     }
 
@@ -167,6 +173,8 @@ async fn whatever_fails_in_whatever_order_all_is_right_in_the_end() {
     }
     walk.change();
     walk.a_cycle().await;
+    // The first may have asked before the change; what the second one saw is what is served.
+    walk.daemon.says("Cycle complete").await;
     walk.town.all_told(&mut walk.daemon).await;
     walk.town.is_right(&walk.card).await;
     let path = format!("{}/v1/races/by-stage", walk.url);

@@ -211,8 +211,8 @@ async fn with_upstash_one_run_removes_with_one_billed_command_and_a_quiet_one_wi
     town.put_foreign("stale again").await;
     card.set_price("9.5");
     town.serve(&card);
-    daemon.says("Cycle complete: 1 updated").await;
-    daemon.says(INVALIDATED).await;
+    let told = ["Cycle complete: 1 updated", INVALIDATED];
+    daemon.says_all(told).await;
     assert_eq!(town.cached().await, None);
     daemon.stop().await.expect(0);
     assert_eq!(upstash.billed(), 2);

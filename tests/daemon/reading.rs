@@ -7,9 +7,25 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::Town;
-use super::town::{INVALIDATED, ask, first_price, get};
+use super::town::{Answer, INVALIDATED, ask, first_price, get};
+use crate::world::PATIENCE;
 
 const CARD: &str = "/v1/races/by-stage";
+
+/// Reads until the answer comes from the cache. On a loaded machine Redis may answer later than a
+/// reader waits for it: then the database answers, and whether the cache was filled is not known.
+async fn hit(path: &str, headers: &[(&str, &str)]) -> Answer {
+    let hitting = async {
+        loop {
+            let answer = ask(Method::GET, path, headers).await;
+            if answer.cache() == "HIT" {
+                return answer;
+            }
+        }
+    };
+    let hit = tokio::time::timeout(PATIENCE, hitting).await;
+    hit.expect("the cache is filled in time")
+}
 
 #[tokio::test]
 async fn a_reader_sees_the_new_price_with_the_first_read_after_the_removal() {
@@ -20,17 +36,14 @@ async fn a_reader_sees_the_new_price_with_the_first_read_after_the_removal() {
     let path = format!("{url}{CARD}");
 
     let first = get(&path).await;
-    assert_eq!(
-        (first.status, first.cache()),
-        (200, "MISS"),
-        "{}",
-        first.body
-    );
+    assert_eq!(first.status, 200, "{}", first.body);
+    assert_ne!(first.cache(), "HIT");
     assert_eq!(first_price(&first.json()), Some(3.3));
     assert_eq!(first.json()["total_races"], 4);
-    let second = get(&path).await;
-    assert_eq!(second.cache(), "HIT");
-    assert_eq!(second.body, first.body);
+    let second = hit(&path, &[]).await;
+    assert_eq!(second.status, 200);
+    assert_eq!(first_price(&second.json()), Some(3.3));
+    assert_eq!(hit(&path, &[]).await.body, second.body);
     assert_eq!(second.header("x-cache-key"), "races:by-stage:v1");
     assert!(
         second
@@ -38,28 +51,30 @@ async fn a_reader_sees_the_new_price_with_the_first_read_after_the_removal() {
             .starts_with("oddsd; hit; ttl=")
     );
     let known = [("if-none-match", second.header("etag"))];
-    let same = ask(Method::GET, &path, &known).await;
+    let same = hit(&path, &known).await;
     assert_eq!((same.status, same.body.as_str()), (304, ""));
     let ttl: u64 = second.header("x-cache-ttl").parse().expect("seconds");
     assert!(ttl <= 60, "{ttl}");
 
     card.set_price("7.5");
     town.serve(&card);
-    let line = daemon.says("Cycle complete: 1 updated").await;
+    let told = ["Cycle complete: 1 updated", INVALIDATED];
+    let [line, _] = daemon.says_all(told).await;
     assert!(
         line.contains("inserted=0") && line.contains("47 skipped"),
         "{line}"
     );
-    daemon.says(INVALIDATED).await;
     let third = get(&path).await;
-    assert_eq!(third.cache(), "MISS");
+    assert_ne!(third.cache(), "HIT");
     assert_eq!(first_price(&third.json()), Some(7.5));
-    assert_eq!(get(&path).await.cache(), "HIT");
+    let fourth = hit(&path, &[]).await;
+    assert_eq!(first_price(&fourth.json()), Some(7.5));
     let changed = ask(Method::GET, &path, &known).await;
     assert_eq!(changed.status, 200);
 
     let event = get(&format!("{url}/v1/events/rac_0/prices")).await;
-    assert_eq!((event.status, event.cache()), (200, "MISS"));
+    assert_eq!(event.status, 200, "{}", event.body);
+    assert_ne!(event.cache(), "HIT");
     let fresh = ask(Method::GET, &path, &[("cache-control", "no-cache")]).await;
     assert_eq!((fresh.status, fresh.cache()), (200, "BYPASS"));
     daemon.stop().await.expect(0);
@@ -127,9 +142,11 @@ async fn every_fact_is_written_once() {
 async fn fifty_cold_readers_make_one_load() {
     let (town, _card) = Town::racing().await;
     let town = Town {
-        // One look, and then quiet: nothing is removed between the readers.
+        // One look, and then quiet: nothing is removed between the readers. A cache of its own,
+        // which always answers in time: with the others that hangs on the machine.
         settings: town
             .settings
+            .with("REDIS_URL", "")
             .with("CADENCE", "*=900s")
             .with("WHOLE_CARD_SECONDS", "900"),
         ..town

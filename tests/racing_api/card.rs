@@ -192,7 +192,7 @@ fn each_way_terms_are_whole_or_absent() {
         row["ew_places"] = places;
         row["ew_denom"] = denom;
         let parsed = parse(json!([with_odds(json!([row]))]));
-        let offer = price(&parsed.events[0], "unibet").offer.clone();
+        let offer = price(&parsed.events[0], "unibet").offer;
         assert_eq!(offer.expect("priced").each_way, expected);
     }
 }
@@ -327,7 +327,7 @@ fn two_spellings_of_one_bookmaker_are_one_price() {
         assert_eq!(rejected(&parsed, "duplicate_bookmaker"), 1);
         assert_eq!(parsed.bookmakers.len(), 1);
         assert!(parsed.events[0].complete);
-        let offer = price(&parsed.events[0], "spreadex").offer.clone();
+        let offer = price(&parsed.events[0], "spreadex").offer;
         offer.expect("priced").decimal.to_string()
     };
     assert_eq!(kept("2025-10-13 14:11:07", "2025-10-13 14:11:08"), "4");

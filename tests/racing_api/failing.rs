@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oddsd::feed::http::{Auth, HttpDoor, Provider};
+use oddsd::feed::http::{Auth, HttpDoor, MAX_BODY, Provider, Request};
 use oddsd::feed::racing_api::RacingApi;
 use oddsd::feed::{Ask, FeedError};
 use oddsd::model::Scope;
@@ -122,7 +122,7 @@ async fn every_fault_has_its_own_name_and_next_step_and_shows_no_secret() {
             Fault::Oversize,
             patient,
             "too_large",
-            "sent more than 67108864 bytes",
+            "sent more than 16777216 bytes in one row",
         ),
     ];
     for (fault, deadline, outcome, advice) in cases {
@@ -234,7 +234,13 @@ async fn a_key_in_the_query_is_sent_and_never_told() {
     // The stand-in wants Basic credentials: each of these fails, and the key went out with it.
     for fault in [Fault::Status(200), Fault::Refuse] {
         provider.fault(fault).await;
-        let error = door.get(base.clone(), auth, None, now()).await;
+        let request = Request {
+            url: base.clone(),
+            auth,
+            known: None,
+            max_body: MAX_BODY,
+        };
+        let error = door.get(request, now()).await;
         let error = error.expect_err("refused");
         let told = format!("{error} {error:?}");
         assert!(

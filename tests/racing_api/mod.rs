@@ -6,6 +6,7 @@ mod failing;
 mod laws;
 mod recorded;
 mod simulated;
+mod skipping;
 
 use chrono::{DateTime, Utc};
 use oddsd::model::{EventSnapshot, Price, Snapshot};

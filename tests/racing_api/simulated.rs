@@ -149,7 +149,7 @@ fn a_day_has_a_non_runner_an_abandoned_race_late_prices_and_a_change_of_going() 
         unreachable!("just matched")
     };
     let race = race_at(&mut day, &change.race_id, change.at);
-    assert_eq!(race.event.facts.get("going"), Some(&*going));
+    assert_eq!(race.event.facts.get("going"), Some(going));
 
     let lost = find(&day, |kind| *kind == TwistKind::Abandoned);
     let race = race_at(&mut day, &lost.race_id, lost.at);

@@ -43,12 +43,12 @@ impl Stored {
                         self.removals += 1;
                     }
                     (Some(offer), None) => {
-                        self.open.insert(key.clone(), offer.clone());
+                        self.open.insert(key.clone(), *offer);
                         self.inserts += 1;
                     }
                     (Some(offer), Some(known)) if offer == known => self.unchanged += 1,
                     (Some(offer), Some(_)) => {
-                        self.open.insert(key.clone(), offer.clone());
+                        self.open.insert(key.clone(), *offer);
                         self.changes += 1;
                     }
                 }

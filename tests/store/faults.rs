@@ -11,6 +11,7 @@ use oddsd::store::{Store, StoreError};
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::home::{Backend, Daemon, Day, Home, cycle, offer, open, settings};
+use crate::world::PATIENCE;
 use crate::world::postgres;
 use crate::world::proxy::{Proxy, Wire};
 
@@ -174,7 +175,7 @@ async fn abandon<T>(work: impl Future<Output = T>) {
 }
 
 async fn until(mut done: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !done().await {
         assert!(Instant::now() < deadline, "it does not come to pass");
         tokio::task::yield_now().await;

@@ -15,6 +15,7 @@ use rust_decimal::Decimal;
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
+use crate::world::PATIENCE;
 use crate::world::postgres;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub fn settings(url: &str) -> StoreSettings {
         url: SecretString::from(url),
         tls: Tls::VerifyFull,
         max_connections: 5,
-        statement_timeout: Duration::from_secs(20),
+        statement_timeout: PATIENCE,
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use oddsd::store::{Store, StoreError};
 
 use super::home::{Backend, Daemon, Day, offer, open, settings};
+use crate::world::PATIENCE;
+use crate::world::ports::free_port;
 
 struct Bouncer {
     child: Child,
@@ -32,9 +34,7 @@ async fn pgbouncer(url: &str, mode: &str, sessions: u32) -> Bouncer {
     let (host, port) = address.rsplit_once(':').expect("a port");
     let users = folder.path().join("users.txt");
     std::fs::write(&users, format!("\"{user}\" \"\"\n")).expect("a file");
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let own = free.local_addr().expect("bound").port();
-    drop(free);
+    let own = free_port();
     let ini = folder.path().join("pgbouncer.ini");
     let text = format!(
         "[databases]\n{database} = host={host} port={port} dbname={database}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
@@ -53,7 +53,7 @@ async fn pgbouncer(url: &str, mode: &str, sessions: u32) -> Bouncer {
         url: format!("postgres://{user}@127.0.0.1:{own}/{database}"),
         _folder: folder,
     };
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while tokio::net::TcpStream::connect(("127.0.0.1", own))
         .await
         .is_err()

@@ -1,15 +1,13 @@
 //! The real program as a child that ends by itself: its own folder, an empty environment, every
 //! word it said, and its exit code.
 
+use serde_json::Value;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
-
-use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-/// Long enough for a loaded machine; only a broken command ever takes it.
-const PATIENCE: Duration = Duration::from_secs(180);
+use super::PATIENCE;
 
 /// How to start it. Nothing of this process' environment reaches it.
 pub struct Oddsd {
@@ -80,6 +78,45 @@ impl Oddsd {
             code: output.status.code().expect("it ends by itself"),
             stdout: String::from_utf8(output.stdout).expect("UTF-8"),
             stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+        }
+    }
+}
+
+impl Oddsd {
+    /// Starts it, and asks it to end as soon as it has said enough on either stream.
+    pub async fn run_until(&self, args: &[&str], enough: impl Fn(&str) -> bool) -> Ended {
+        let what = args.join(" ");
+        let mut child = self.command(args).spawn().expect("oddsd starts");
+        let mut out = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut err = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        let (mut out_open, mut err_open, mut asked) = (true, true, false);
+        let ending = async {
+            while out_open || err_open {
+                let (line, said, open) = tokio::select! {
+                    line = out.next_line(), if out_open => (line, &mut stdout, &mut out_open),
+                    line = err.next_line(), if err_open => (line, &mut stderr, &mut err_open),
+                };
+                match line.expect("UTF-8") {
+                    Some(line) => *said += &(line + "\n"),
+                    None => *open = false,
+                }
+                if !asked && (enough(&stdout) || enough(&stderr)) {
+                    asked = true;
+                    let pid = child.id().expect("not yet waited for").to_string();
+                    let told = std::process::Command::new("kill").arg(&pid).status();
+                    assert!(told.expect("kill(1)").success(), "kill {pid}");
+                }
+            }
+            child.wait().await.expect("a status")
+        };
+        let Ok(status) = tokio::time::timeout(PATIENCE, ending).await else {
+            panic!("oddsd {what} does not end; it said:\n{stdout}\n{stderr}");
+        };
+        Ended {
+            code: status.code().expect("it ends by itself"),
+            stdout,
+            stderr,
         }
     }
 }

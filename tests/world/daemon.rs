@@ -3,15 +3,13 @@
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// Long enough for a loaded machine; only a broken story ever waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::PATIENCE;
 
 /// What the program is started with. A later setting of the same name wins.
 #[derive(Clone, Default)]
@@ -136,6 +134,20 @@ impl Daemon {
             panic!("it never said {text:?}:\n{}", self.said.lines().join("\n"));
         };
         line
+    }
+
+    /// As [`Daemon::says`], for lines of tasks that run beside each other: all of them, whichever
+    /// comes first.
+    pub async fn says_all<const N: usize>(&mut self, texts: [&str; N]) -> [String; N] {
+        let (from, mut to) = (self.heard, self.heard);
+        let mut said = [const { String::new() }; N];
+        for (text, line) in texts.iter().zip(&mut said) {
+            self.heard = from;
+            *line = self.says(text).await;
+            to = to.max(self.heard);
+        }
+        self.heard = to;
+        said
     }
 
     /// As [`Daemon::says`], and content with what was said at any time.

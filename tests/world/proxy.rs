@@ -12,6 +12,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::{PATIENCE, ports};
+
 /// What happens on the wire from now on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wire {
@@ -26,6 +28,9 @@ pub enum Wire {
     CutAfter(u64),
     /// The server gets the question with this text in it; every connection ends instead of its answer.
     CutAnswerTo(&'static str),
+    /// The server gets the question with this text in it, and has answered; the answer stays on the
+    /// wire until something else is set. All other talk passes.
+    HoldAnswerTo(&'static str),
 }
 
 #[derive(Default)]
@@ -38,20 +43,29 @@ struct Counts {
 pub struct Proxy {
     address: SocketAddr,
     wire: watch::Sender<Wire>,
+    /// Answers on the wire that are not let through.
+    held: watch::Sender<u64>,
     counts: Arc<Counts>,
     accepting: Option<JoinHandle<()>>,
 }
 
 impl Proxy {
     pub async fn before(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = ports::listener().await;
         let address = listener.local_addr().expect("bound");
-        let (wire, _) = watch::channel(Wire::Pass);
+        let (wire, held) = (watch::Sender::new(Wire::Pass), watch::Sender::new(0));
         let counts = Arc::new(Counts::default());
-        let accepting = tokio::spawn(accept(listener, server, wire.clone(), Arc::clone(&counts)));
+        let line = Line {
+            server,
+            wire: wire.clone(),
+            held: held.clone(),
+            counts: Arc::clone(&counts),
+        };
+        let accepting = tokio::spawn(line.accept(listener));
         Self {
             address,
             wire,
+            held,
             counts,
             accepting: Some(accepting),
         }
@@ -76,8 +90,17 @@ impl Proxy {
     pub async fn until_cut(&self) {
         let mut wire = self.wire.subscribe();
         let cut = wire.wait_for(|wire| *wire == Wire::Cut);
-        let done = tokio::time::timeout(Duration::from_secs(20), cut).await;
+        let done = tokio::time::timeout(PATIENCE, cut).await;
         done.expect("the wire is cut in time")
+            .expect("the proxy lives");
+    }
+
+    /// Waits until the answer that is held has come.
+    pub async fn until_held(&self) {
+        let mut held = self.held.subscribe();
+        let one = held.wait_for(|held| *held > 0);
+        let done = tokio::time::timeout(PATIENCE, one).await;
+        done.expect("the question is asked in time")
             .expect("the proxy lives");
     }
 
@@ -109,76 +132,102 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
+/// What every connection has of the proxy.
+#[derive(Clone)]
+struct Line {
     server: SocketAddr,
     wire: watch::Sender<Wire>,
+    held: watch::Sender<u64>,
     counts: Arc<Counts>,
-) {
-    while let Ok((client, _)) = listener.accept().await {
-        if *wire.borrow() == Wire::Cut {
-            continue;
+}
+
+impl Line {
+    async fn accept(self, listener: TcpListener) {
+        while let Ok((client, _)) = listener.accept().await {
+            if *self.wire.borrow() == Wire::Cut {
+                continue;
+            }
+            tokio::spawn(self.clone().carry(client));
         }
-        tokio::spawn(carry(client, server, wire.clone(), Arc::clone(&counts)));
+    }
+
+    async fn carry(self, mut client: TcpStream) {
+        let Ok(mut server) = TcpStream::connect(self.server).await else {
+            return;
+        };
+        client.set_nodelay(true).ok();
+        server.set_nodelay(true).ok();
+        let (mut asking, mut answering) = (vec![0; 65_536], vec![0; 65_536]);
+        let mut watched = self.wire.subscribe();
+        let (mut answered, mut question) = (true, Question::default());
+        loop {
+            let now = *watched.borrow_and_update();
+            if now == Wire::Cut {
+                return;
+            }
+            tokio::select! {
+                changed = watched.changed() => if changed.is_err() { return },
+                asked = client.read(&mut asking) => {
+                    let Ok(mut bytes @ 1..) = asked else { return };
+                    if std::mem::take(&mut answered) {
+                        self.counts.flushes.fetch_add(1, SeqCst);
+                    }
+                    self.counts.sent.fetch_add(bytes as u64, SeqCst);
+                    match now {
+                        Wire::CutAfter(left) => {
+                            let after = left.saturating_sub(bytes as u64);
+                            bytes = bytes.min(left as usize);
+                            self.wire.send_replace(if after == 0 { Wire::Cut } else { Wire::CutAfter(after) });
+                        }
+                        Wire::CutAnswerTo(text) | Wire::HoldAnswerTo(text) => question.hear(&asking[..bytes], text),
+                        _ => {}
+                    }
+                    if server.write_all(&asking[..bytes]).await.is_err() {
+                        return;
+                    }
+                }
+                got = server.read(&mut answering), if now != Wire::Hang => {
+                    let Ok(bytes @ 1..) = got else { return };
+                    answered = true;
+                    self.counts.received.fetch_add(bytes as u64, SeqCst);
+                    match now {
+                        Wire::CutAnswerTo(_) if question.asked => {
+                            self.wire.send_replace(Wire::Cut);
+                            return;
+                        }
+                        Wire::HoldAnswerTo(_) if std::mem::take(&mut question).asked => {
+                            self.held.send_modify(|held| *held += 1);
+                            let over = watched.wait_for(|wire| *wire != now).await.is_err();
+                            self.held.send_modify(|held| *held -= 1);
+                            if over || *self.wire.borrow() == Wire::Cut {
+                                return;
+                            }
+                        }
+                        Wire::Slow(delay) => tokio::time::sleep_until(Instant::now() + delay).await,
+                        _ => {}
+                    }
+                    if client.write_all(&answering[..bytes]).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
     }
 }
 
-async fn carry(
-    mut client: TcpStream,
-    server: SocketAddr,
-    wire: watch::Sender<Wire>,
-    counts: Arc<Counts>,
-) {
-    let Ok(mut server) = TcpStream::connect(server).await else {
-        return;
-    };
-    client.set_nodelay(true).ok();
-    server.set_nodelay(true).ok();
-    let (mut asking, mut answering) = (vec![0; 65_536], vec![0; 65_536]);
-    let mut watched = wire.subscribe();
-    let (mut answered, mut asked_for) = (true, false);
-    loop {
-        let now = *watched.borrow_and_update();
-        if now == Wire::Cut {
-            return;
-        }
-        tokio::select! {
-            changed = watched.changed() => if changed.is_err() { return },
-            asked = client.read(&mut asking) => {
-                let Ok(mut bytes @ 1..) = asked else { return };
-                if std::mem::take(&mut answered) {
-                    counts.flushes.fetch_add(1, SeqCst);
-                }
-                counts.sent.fetch_add(bytes as u64, SeqCst);
-                if let Wire::CutAfter(left) = now {
-                    let after = left.saturating_sub(bytes as u64);
-                    bytes = bytes.min(left as usize);
-                    wire.send_replace(if after == 0 { Wire::Cut } else { Wire::CutAfter(after) });
-                }
-                if let Wire::CutAnswerTo(text) = now {
-                    let mut parts = asking[..bytes].windows(text.len());
-                    asked_for |= parts.any(|part| part == text.as_bytes());
-                }
-                if server.write_all(&asking[..bytes]).await.is_err() {
-                    return;
-                }
-            }
-            got = server.read(&mut answering), if now != Wire::Hang => {
-                let Ok(bytes @ 1..) = got else { return };
-                answered = true;
-                counts.received.fetch_add(bytes as u64, SeqCst);
-                match now {
-                    Wire::CutAnswerTo(_) if asked_for => {
-                        wire.send_replace(Wire::Cut);
-                        return;
-                    }
-                    Wire::Slow(delay) => tokio::time::sleep_until(Instant::now() + delay).await,
-                    _ => {}
-                }
-                if client.write_all(&answering[..bytes]).await.is_err() {
-                    return;
-                }
-            }
-        }
+/// Whether a text was said, also when it came in two pieces.
+#[derive(Default)]
+struct Question {
+    tail: Vec<u8>,
+    asked: bool,
+}
+
+impl Question {
+    fn hear(&mut self, bytes: &[u8], text: &str) {
+        self.tail.extend_from_slice(bytes);
+        let mut parts = self.tail.windows(text.len());
+        self.asked |= parts.any(|part| part == text.as_bytes());
+        let old = self.tail.len().saturating_sub(text.len() - 1);
+        self.tail.drain(..old);
     }
 }

@@ -2,16 +2,14 @@
 //! a cluster of three, a sentinel. They can be killed, restarted on their port, and made to hang.
 
 use std::process::Stdio;
-use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
+use super::PATIENCE;
+use super::ports::free_port;
 use super::resp::{Reply, Resp};
-
-/// Long enough for a loaded machine; only a broken test ever waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct RedisServer {
     port: u16,
@@ -234,9 +232,4 @@ fn spawn(
         }
     });
     (child, receiver)
-}
-
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
 }

@@ -4,11 +4,16 @@ use std::io::{self, Write};
 
 use flate2::write::MultiGzDecoder;
 
+use crate::feed::FeedError;
+
 /// Largest answer as a multiple of its compressed size.
 pub(super) const MAX_RATIO: usize = 100;
 /// While an answer streams in, its beginning may compress better than the whole: below this size
 /// only the finished answer is held against [`MAX_RATIO`].
 const RATIO_FLOOR: usize = 1024 * 1024;
+
+/// Compressed bytes taken at once: what they become has to be held for a moment.
+const BITE: usize = 4 * 1024;
 
 /// Why a body is not usable.
 pub(super) enum Unusable {
@@ -17,13 +22,16 @@ pub(super) enum Unusable {
         limit: usize,
     },
     Corrupt(io::Error),
+    /// Whoever took it did not want it.
+    Unwanted(FeedError),
 }
 
-/// Takes a body chunk by chunk.
+/// Takes a body chunk by chunk, and hands it on decompressed.
 pub(super) struct Body {
     sink: Sink,
     max: usize,
     received: usize,
+    passed_on: usize,
 }
 
 impl Body {
@@ -31,53 +39,83 @@ impl Body {
         let sink = if gzip {
             Sink::Gzip(Box::new(MultiGzDecoder::new(Capped::default())))
         } else {
-            Sink::Plain(Capped::default())
+            Sink::Plain
         };
         Self {
             sink,
             max,
             received: 0,
+            passed_on: 0,
         }
     }
 
-    pub(super) fn push(&mut self, chunk: &[u8]) -> Result<(), Unusable> {
-        self.received += chunk.len();
-        let limit = match self.sink {
-            Sink::Plain(_) => self.max,
-            Sink::Gzip(_) => self.max.min(self.ratio_limit().max(RATIO_FLOOR)),
-        };
-        self.sink.capped().limit = limit;
-        self.sink.write(chunk).map_err(|e| self.unusable(e))
+    pub(super) fn push(&mut self, chunk: &[u8], to: Taker<'_>) -> Result<(), Unusable> {
+        match &self.sink {
+            Sink::Plain => {
+                self.received += chunk.len();
+                if self.received > self.max {
+                    return Err(Unusable::TooLarge { limit: self.max });
+                }
+                to(chunk).map_err(Unusable::Unwanted)
+            }
+            Sink::Gzip(_) => chunk
+                .chunks(BITE)
+                .try_for_each(|bite| self.decompress(bite, to)),
+        }
     }
 
-    pub(super) fn finish(mut self) -> Result<Vec<u8>, Unusable> {
-        let limit = match self.sink {
-            Sink::Plain(_) => self.max,
-            Sink::Gzip(_) => self.max.min(self.ratio_limit()),
+    /// Also checks that a compressed body is whole.
+    pub(super) fn finish(mut self, to: Taker<'_>) -> Result<(), Unusable> {
+        let limit = self.max.min(self.ratio_limit());
+        let Sink::Gzip(decoder) = &mut self.sink else {
+            return Ok(());
         };
-        self.sink.flush().map_err(|e| self.unusable(e))?;
-        let bytes = std::mem::take(&mut self.sink.capped().bytes);
-        if bytes.len() > limit {
-            return Err(Unusable::TooLarge { limit });
+        decoder.get_mut().limit = usize::MAX;
+        decoder.try_finish().map_err(Unusable::Corrupt)?;
+        self.hand_on(to)?;
+        match self.passed_on > limit {
+            true => Err(Unusable::TooLarge { limit }),
+            false => Ok(()),
         }
-        Ok(bytes)
+    }
+
+    fn decompress(&mut self, bite: &[u8], to: Taker<'_>) -> Result<(), Unusable> {
+        self.received += bite.len();
+        let limit = self.max.min(self.ratio_limit().max(RATIO_FLOOR));
+        let Sink::Gzip(decoder) = &mut self.sink else {
+            return Ok(());
+        };
+        decoder.get_mut().limit = limit.saturating_sub(self.passed_on);
+        if let Err(error) = decoder.write_all(bite) {
+            return Err(match decoder.get_ref().overflowed {
+                true => Unusable::TooLarge { limit },
+                false => Unusable::Corrupt(error),
+            });
+        }
+        self.hand_on(to)
+    }
+
+    fn hand_on(&mut self, to: Taker<'_>) -> Result<(), Unusable> {
+        let Sink::Gzip(decoder) = &mut self.sink else {
+            return Ok(());
+        };
+        let bytes = &mut decoder.get_mut().bytes;
+        self.passed_on += bytes.len();
+        let taken = match bytes.is_empty() {
+            true => Ok(()),
+            false => to(bytes).map_err(Unusable::Unwanted),
+        };
+        bytes.clear();
+        taken
     }
 
     fn ratio_limit(&self) -> usize {
         self.received.saturating_mul(MAX_RATIO)
     }
-
-    fn unusable(&mut self, error: io::Error) -> Unusable {
-        let capped = self.sink.capped();
-        if capped.overflowed {
-            Unusable::TooLarge {
-                limit: capped.limit,
-            }
-        } else {
-            Unusable::Corrupt(error)
-        }
-    }
 }
+
+/// Takes the decompressed body piece by piece; its error ends the reading.
+pub(super) type Taker<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<(), FeedError> + Send);
 
 /// A buffer that refuses to grow over its limit.
 #[derive(Default)]
@@ -103,32 +141,8 @@ impl Write for Capped {
 }
 
 enum Sink {
-    Plain(Capped),
+    Plain,
     Gzip(Box<MultiGzDecoder<Capped>>),
-}
-
-impl Sink {
-    fn capped(&mut self) -> &mut Capped {
-        match self {
-            Self::Plain(capped) => capped,
-            Self::Gzip(decoder) => decoder.get_mut(),
-        }
-    }
-
-    fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Plain(capped) => capped.write_all(chunk),
-            Self::Gzip(decoder) => decoder.write_all(chunk),
-        }
-    }
-
-    /// Also checks that a compressed body is whole.
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Plain(_) => Ok(()),
-            Self::Gzip(decoder) => decoder.try_finish(),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -146,10 +160,16 @@ mod tests {
 
     fn read(compressed: &[u8], max: usize) -> Result<Vec<u8>, Unusable> {
         let mut body = Body::new(true, max);
+        let mut whole = Vec::new();
+        let mut to = |piece: &[u8]| {
+            whole.extend_from_slice(piece);
+            Ok(())
+        };
         for chunk in compressed.chunks(1000) {
-            body.push(chunk)?;
+            body.push(chunk, &mut to)?;
         }
-        body.finish()
+        body.finish(&mut to)?;
+        Ok(whole)
     }
 
     #[test]

@@ -6,16 +6,19 @@
 //! size, and without it a gzip bomb looks like any large answer.
 
 mod body;
+mod opening;
 mod words;
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+pub use reqwest::Url;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Request, Response, StatusCode, Url, redirect};
+use reqwest::{Client, Response, StatusCode, redirect};
 use secrecy::{ExposeSecret, SecretString};
 
-use self::body::{Body, MAX_RATIO, Unusable};
+use self::body::{Body, MAX_RATIO, Taker, Unusable};
+use self::opening::{Odd, Opening};
 use self::words::{MAX_DETAIL_CHARS, causes, message_in, redirect_host, retry_after};
 use crate::feed::FeedError;
 use crate::model::plain_text;
@@ -23,8 +26,10 @@ use crate::model::plain_text;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Longest silence inside an answer.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
-/// Largest answer, decompressed.
+/// Largest answer that is kept as a whole, decompressed.
 pub const MAX_BODY: usize = 64 * 1024 * 1024;
+/// Largest answer that is read while it comes in: a million prices are about 210 MB.
+pub const MAX_STREAMED: usize = 512 * 1024 * 1024;
 /// An error's body is read for its message only.
 const MAX_ERROR_BODY: usize = 64 * 1024;
 
@@ -57,7 +62,7 @@ pub enum Auth<'a> {
 impl Auth<'_> {
     /// What no message may repeat, as it is and as `request` spells it: a refusal likes to quote
     /// what it refuses.
-    fn secrets(&self, request: &Request) -> Vec<String> {
+    fn secrets(&self, request: &reqwest::Request) -> Vec<String> {
         match self {
             Self::None => Vec::new(),
             Self::Basic { username, password } => {
@@ -96,17 +101,26 @@ impl Validators {
     }
 }
 
-/// A successful answer.
+/// A successful answer; its body has been handed over.
 #[derive(Debug)]
 pub enum Answer {
     Fresh {
-        /// Starts with `{` or `[`; whether it is whole JSON is for the parser to say.
-        body: String,
         headers: HeaderMap,
         validators: Validators,
     },
     /// 304 to a conditional request: what was read last time still stands.
     NotModified { headers: HeaderMap },
+}
+
+/// What to ask for, and how.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    pub url: Url,
+    pub auth: Auth<'a>,
+    /// Makes the request conditional.
+    pub known: Option<&'a Validators>,
+    /// Largest body taken, decompressed: [`MAX_BODY`] or [`MAX_STREAMED`].
+    pub max_body: usize,
 }
 
 /// The way to one provider.
@@ -139,18 +153,48 @@ impl HttpDoor {
         Ok(Self { client, provider })
     }
 
-    /// One GET. `known` makes it conditional; `now` turns a `Retry-After` date into a wait.
+    /// One GET whose body is kept as a whole. It starts with `{` or `[`; whether it is whole JSON
+    /// is for the parser to say.
     pub async fn get(
         &self,
-        mut url: Url,
-        auth: Auth<'_>,
-        known: Option<&Validators>,
+        request: Request<'_>,
         now: DateTime<Utc>,
+    ) -> Result<(Answer, String), FeedError> {
+        let place = self.place(&request.url);
+        let mut body = Vec::new();
+        let answer = self
+            .stream(request, now, &mut |chunk| {
+                body.extend_from_slice(chunk);
+                Ok(())
+            })
+            .await?;
+        let body = String::from_utf8(body).map_err(|_| FeedError::BadAnswer {
+            detail: format!(
+                "{} at {place} sent a body that is not UTF-8, not JSON",
+                self.provider.name
+            ),
+        })?;
+        Ok((answer, body))
+    }
+
+    /// One GET whose body is handed to `each` as it comes in, decompressed, from its first `{` or
+    /// `[` on. Whatever was handed over before an error is not an answer. `now` turns a `Retry-After`
+    /// date into a wait.
+    pub async fn stream(
+        &self,
+        request: Request<'_>,
+        now: DateTime<Utc>,
+        each: &mut (dyn FnMut(&[u8]) -> Result<(), FeedError> + Send),
     ) -> Result<Answer, FeedError> {
-        let place = format!("{}{}", url.host_str().unwrap_or("?"), url.path());
+        let Request {
+            mut url,
+            auth,
+            known,
+            max_body,
+        } = request;
         let at = At {
             provider: &self.provider,
-            place: plain_text(&place, MAX_DETAIL_CHARS),
+            place: self.place(&url),
         };
         if let Auth::Query { name, key } = auth {
             url.query_pairs_mut().append_pair(name, key.expose_secret());
@@ -184,12 +228,24 @@ impl HttpDoor {
             return Err(at.refusal(response, &secrets, now).await);
         }
         let headers = response.headers().clone();
-        let body = at.json_text(&headers, at.read(response, MAX_BODY).await?)?;
+        let mut opening = Opening::default();
+        let mut to = |chunk: &[u8]| match opening.pass(chunk) {
+            Ok([]) => Ok(()),
+            Ok(chunk) => each(chunk),
+            Err(odd) => Err(at.odd(odd, &headers)),
+        };
+        at.read(response, max_body, &mut to).await?;
+        opening.finish().map_err(|odd| at.odd(odd, &headers))?;
         Ok(Answer::Fresh {
-            body,
             validators: Validators::of(&headers),
             headers,
         })
+    }
+
+    /// Host and path, as messages name them.
+    fn place(&self, url: &Url) -> String {
+        let place = format!("{}{}", url.host_str().unwrap_or("?"), url.path());
+        plain_text(&place, MAX_DETAIL_CHARS)
     }
 }
 
@@ -241,10 +297,18 @@ impl At<'_> {
             };
         }
         // The message is a courtesy: without a readable body the status has to do.
-        let body = self
-            .read(response, MAX_ERROR_BODY)
+        let mut body = Vec::new();
+        let mut keep = |chunk: &[u8]| {
+            body.extend_from_slice(chunk);
+            Ok(())
+        };
+        if self
+            .read(response, MAX_ERROR_BODY, &mut keep)
             .await
-            .unwrap_or_default();
+            .is_err()
+        {
+            body.clear();
+        }
         let mut detail = self.says(format_args!("answered {}", status.as_u16()));
         if let Some(message) = message_in(&body, secrets) {
             detail = format!("{detail}: {message}");
@@ -270,11 +334,16 @@ impl At<'_> {
         }
     }
 
-    /// The body, decompressed, or an error as soon as it is known to be too large.
-    async fn read(&self, mut response: Response, max: usize) -> Result<Vec<u8>, FeedError> {
+    /// Hands on the body, decompressed; an error as soon as it is known to be too large.
+    async fn read(
+        &self,
+        mut response: Response,
+        max: usize,
+        to: Taker<'_>,
+    ) -> Result<(), FeedError> {
         let announced = response.content_length().unwrap_or(0);
         if announced > max as u64 {
-            return Err(self.unusable(Unusable::TooLarge { limit: max }));
+            return Err(self.unusable(Unusable::TooLarge { limit: max }, max));
         }
         let encoding = response.headers().get(header::CONTENT_ENCODING);
         let gzip = match encoding.map(HeaderValue::as_bytes) {
@@ -292,48 +361,40 @@ impl At<'_> {
 
         let mut body = Body::new(gzip, max);
         while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(e))? {
-            body.push(&chunk).map_err(|e| self.unusable(e))?;
+            let pushed = body.push(&chunk, to);
+            pushed.map_err(|why| self.unusable(why, max))?;
         }
-        body.finish().map_err(|e| self.unusable(e))
+        body.finish(to).map_err(|why| self.unusable(why, max))
     }
 
-    fn unusable(&self, why: Unusable) -> FeedError {
+    fn unusable(&self, why: Unusable, max: usize) -> FeedError {
         match why {
             Unusable::TooLarge { limit } => FeedError::TooLarge {
                 detail: self.says(format_args!(
-                    "sent more than {limit} bytes (the limit is {MAX_BODY}, and {MAX_RATIO} times the compressed size)"
+                    "sent more than {limit} bytes (the limit is {max}, and {MAX_RATIO} times the compressed size)"
                 )),
             },
             Unusable::Corrupt(error) => FeedError::BadAnswer {
                 detail: self.says(format_args!("sent gzip that does not decompress: {error}")),
             },
+            Unusable::Unwanted(error) => error,
         }
     }
 
-    /// The body as text, if it can be JSON at all. A login page or a proxy's apology is told apart
-    /// here, so that its reader hears "HTML" and not "expected value at line 1".
-    fn json_text(&self, headers: &HeaderMap, body: Vec<u8>) -> Result<String, FeedError> {
-        let bad = |what: String| FeedError::BadAnswer {
-            detail: self.says(what),
-        };
-        let mut body = String::from_utf8(body)
-            .map_err(|_| bad("sent a body that is not UTF-8, not JSON".into()))?;
-        if body.starts_with('\u{feff}') {
-            body.drain(..'\u{feff}'.len_utf8());
-        }
-        match body.trim_start().bytes().next() {
-            Some(b'{' | b'[') => Ok(body),
-            Some(b'<') => Err(bad("sent HTML instead of JSON; check the base URL".into())),
-            None => Err(bad("sent an empty body instead of JSON".into())),
-            Some(_) => {
+    fn odd(&self, odd: Odd, headers: &HeaderMap) -> FeedError {
+        let detail = match odd {
+            Odd::Html => self.says("sent HTML instead of JSON; check the base URL"),
+            Odd::Empty => self.says("sent an empty body instead of JSON"),
+            Odd::Other => {
                 let kind = headers.get(header::CONTENT_TYPE);
                 let kind = String::from_utf8_lossy(kind.map_or(b"none", HeaderValue::as_bytes));
-                Err(bad(format!(
+                self.says(format_args!(
                     "sent no JSON object or array (content type {:?})",
                     plain_text(&kind, 60)
-                )))
+                ))
             }
-        }
+        };
+        FeedError::BadAnswer { detail }
     }
 }
 

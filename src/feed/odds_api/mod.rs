@@ -2,11 +2,13 @@
 //! provider says is left of them is kept, told, and obeyed.
 //!
 //! The key travels in the query. It is kept out of every message by never putting a query into
-//! one, and out of bodies by removing it from whatever comes back.
+//! one, and out of what was read by removing it from whatever comes back before it is read.
 
+mod answer;
 mod outcome;
 mod parse;
 mod rows;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +18,15 @@ use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::http::{Answer, Auth, HttpDoor, Provider, base_url, header_text};
-use super::{Ask, FeedError, Fetched};
-use crate::model::{Scope, Snapshot};
+use super::http::{
+    Answer, Auth, HttpDoor, MAX_BODY, MAX_STREAMED, Provider, Request, base_url, header_text,
+};
+use super::{Ask, FeedError, Fetched, Looked};
+use crate::diff::{Collected, Take};
+use crate::model::{Look, Scope, Slice, Snapshot};
+use answer::{Told, masked};
 pub use outcome::OddsFormat;
+use parse::Reading;
 pub use parse::{Parsed, SOURCE, league_of, parse_odds};
 
 const PROVIDER: &str = "The Odds API";
@@ -46,6 +53,8 @@ pub struct Settings {
     pub deadline: Duration,
     /// Stop asking when this many credits are left; 0 spends them all.
     pub quota_floor: u64,
+    /// Hand over the bodies too: for a recorder.
+    pub keep_bodies: bool,
 }
 
 /// The provider's word on our paid credits.
@@ -81,6 +90,10 @@ pub struct OddsApi {
     quota: Option<Quota>,
     /// The credits were spent; look again then.
     spent_until: Option<DateTime<Utc>>,
+    /// What was asked last, and the texts of the answer's events.
+    last: Option<(Url, Arc<[Slice]>)>,
+    /// The provider has listed an event twice: since then answers are read as a whole.
+    lists_twice: bool,
 }
 
 impl OddsApi {
@@ -97,6 +110,8 @@ impl OddsApi {
             settings,
             quota: None,
             spent_until: None,
+            last: None,
+            lists_twice: false,
         })
     }
 
@@ -107,7 +122,12 @@ impl OddsApi {
 
     /// Asks for the whole league, or for some of its events. `RateLimited` without asking while
     /// the credits are spent.
-    pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
+    pub async fn read(
+        &mut self,
+        ask: &Ask,
+        now: DateTime<Utc>,
+        to: &mut dyn Take,
+    ) -> Result<Looked, FeedError> {
         self.wait_for_credits(now).await?;
         let mut url = self.url(&["sports", &self.settings.sport, "odds"])?;
         url.query_pairs_mut()
@@ -120,18 +140,115 @@ impl OddsApi {
             url.query_pairs_mut()
                 .append_pair("eventIds", &ids.join(","));
         }
-        let body = self.get(url, now).await?;
-
-        let league = &self.settings.sport;
-        let parsed = parse_odds(&body, now, league, self.settings.odds_format)?;
-        let mut snapshot = parsed.into_snapshot(now, league);
-        if let (Ask::Events(ids), Scope::League(_)) = (ask, &snapshot.scope) {
-            snapshot.scope = Scope::Events(ids.clone());
+        let mut parsed = None;
+        let mut bodies = Vec::new();
+        if !self.lists_twice {
+            parsed = self.event_by_event(&url, now, to, &mut bodies).await?;
+            if parsed.is_none() {
+                self.lists_twice = true;
+                bodies.clear();
+                tracing::warn!(
+                    event = "feed.listed_twice",
+                    "{PROVIDER} lists an event twice in one answer: from now on its answers are held in memory as a whole"
+                );
+            }
         }
-        Ok(Fetched {
-            snapshot,
-            bodies: vec![body],
+        let parsed = match parsed {
+            Some(parsed) => parsed,
+            None => self.as_a_whole(url, now, to, &mut bodies).await?,
+        };
+        let league = &self.settings.sport;
+        let mut scope = parsed.scope(league);
+        if let (Ask::Events(ids), Scope::League(_)) = (ask, &scope) {
+            scope = Scope::Events(ids.clone());
+        }
+        let look = Look {
+            source: Arc::from(SOURCE),
+            as_of: now,
+            scope,
+            bookmakers: parsed.bookmakers,
+            rejects: parsed.rejects,
+        };
+        Ok(Looked { look, bodies })
+    }
+
+    /// The same, in memory.
+    pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
+        let mut events = Collected::default();
+        let looked = self.read(ask, now, &mut events).await?;
+        Ok(looked.with(events))
+    }
+
+    /// `None`: the answer lists an event twice, and what was handed over has to be forgotten.
+    async fn event_by_event(
+        &mut self,
+        url: &Url,
+        now: DateTime<Utc>,
+        to: &mut dyn Take,
+        bodies: &mut Vec<String>,
+    ) -> Result<Option<Parsed>, FeedError> {
+        to.begin(now);
+        let secrets = self.secrets(url);
+        let before = self.last.take().filter(|(asked, _)| asked == url);
+        let before = before.map(|(_, slices)| slices).unwrap_or_default();
+        let (sport, keeps) = (self.settings.sport.clone(), self.settings.keep_bodies);
+        let reading = Reading::new(now, &sport, self.settings.odds_format);
+        let mut answer = answer::Answer::new(reading, to, &secrets, before);
+        let mut body = Vec::new();
+        let mut failure = None;
+        // Read to its end even so: what the call has cost is told whatever the body says.
+        let mut each = |chunk: &[u8]| {
+            if keeps {
+                body.extend_from_slice(chunk);
+            }
+            if failure.is_none() {
+                failure = answer.push(chunk).err();
+            }
+            Ok(())
+        };
+        let request = Request {
+            url: url.clone(),
+            auth: self.auth(),
+            known: None,
+            max_body: if keeps { MAX_BODY } else { MAX_STREAMED },
+        };
+        let answered = self.door.stream(request, now, &mut each).await;
+        self.learn_credits(answered, now)?;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        let told = answer.finish()?;
+        if keeps {
+            let body = String::from_utf8(body).expect("what was read is text");
+            bodies.push(masked(&body, &secrets).into_owned());
+        }
+        Ok(match told {
+            Told::All(parsed, slices) => {
+                self.last = Some((url.clone(), slices));
+                Some(*parsed)
+            }
+            Told::Twice => None,
         })
+    }
+
+    async fn as_a_whole(
+        &mut self,
+        url: Url,
+        now: DateTime<Utc>,
+        to: &mut dyn Take,
+        bodies: &mut Vec<String>,
+    ) -> Result<Parsed, FeedError> {
+        to.begin(now);
+        let body = self.get(url, now).await?;
+        let settings = &self.settings;
+        let mut parsed = parse_odds(&body, now, &settings.sport, settings.odds_format)?;
+        for event in parsed.events.drain(..) {
+            to.take(event, None);
+        }
+        if settings.keep_bodies {
+            bodies.push(body);
+        }
+        Ok(parsed)
     }
 
     async fn wait_for_credits(&mut self, now: DateTime<Utc>) -> Result<(), FeedError> {
@@ -151,28 +268,53 @@ impl OddsApi {
         }
     }
 
-    /// One GET that learns what it can about the quota, and lets the key go no further.
+    /// One GET of a body that is not large, without the key.
     async fn get(&mut self, url: Url, now: DateTime<Utc>) -> Result<String, FeedError> {
-        let auth = Auth::Query {
+        let secrets = self.secrets(&url);
+        let request = Request {
+            url,
+            auth: self.auth(),
+            known: None,
+            max_body: MAX_BODY,
+        };
+        let (answer, body) = match self.door.get(request, now).await {
+            Ok((answer, body)) => (Ok(answer), body),
+            Err(error) => (Err(error), String::new()),
+        };
+        self.learn_credits(answer, now)?;
+        Ok(masked(&body, &secrets).into_owned())
+    }
+
+    fn auth(&self) -> Auth<'_> {
+        Auth::Query {
             name: "apiKey",
             key: &self.settings.api_key,
-        };
-        let in_url = as_in_url(&url, self.settings.api_key.expose_secret());
-        match self.door.get(url, auth, None, now).await {
-            Ok(Answer::Fresh { body, headers, .. }) => {
+        }
+    }
+
+    /// The key, as it is and as the URL spells it.
+    fn secrets(&self, url: &Url) -> Vec<String> {
+        let key = self.settings.api_key.expose_secret();
+        let mut secrets = vec![key.to_owned(), as_in_url(url, key)];
+        secrets.dedup();
+        secrets
+    }
+
+    /// What an answer says about the quota.
+    fn learn_credits(
+        &mut self,
+        answer: Result<Answer, FeedError>,
+        now: DateTime<Utc>,
+    ) -> Result<(), FeedError> {
+        match answer {
+            Ok(Answer::Fresh { headers, .. }) => {
+                self.spent_until = None;
                 if let Some(quota) = Quota::of(&headers) {
                     self.quota = Some(quota);
                     let spent = quota.remaining <= self.settings.quota_floor;
                     self.spent_until = spent.then(|| now + SPENT_FOR);
-                } else {
-                    self.spent_until = None;
                 }
-                let key = self.settings.api_key.expose_secret();
-                let told = |key: &str| !key.is_empty() && body.contains(key);
-                Ok(match told(key) || told(&in_url) {
-                    true => body.replace(key, "***").replace(&in_url, "***"),
-                    false => body,
-                })
+                Ok(())
             }
             Ok(Answer::NotModified { .. }) => Err(FeedError::BadAnswer {
                 detail: format!("{PROVIDER} answered 304 to an unconditional request"),

@@ -1,8 +1,9 @@
 //! One outcome: what is bet on, and the odds in either way of writing them.
 
+use std::borrow::Cow;
+
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
-use serde_json::value::RawValue;
 
 use super::parse::MAX_TEXT_CHARS;
 use super::rows::WireOutcome;
@@ -39,32 +40,35 @@ impl OddsFormat {
     }
 }
 
-/// An outcome's name and offer, or the reason why it is set aside and what it looked like.
-pub fn outcome(
-    raw: &RawValue,
+/// An outcome's name and offer, or the reason why it is set aside.
+pub fn outcome<'a>(
+    wire: &'a WireOutcome<'_>,
     format: OddsFormat,
-) -> Result<(String, Offer), (&'static str, String)> {
-    let sample = || raw.get().to_owned();
-    let wire: WireOutcome =
-        serde_json::from_str(raw.get()).map_err(|_| ("unreadable_outcome", sample()))?;
-    let name = plain_text(wire.name.trim(), MAX_TEXT_CHARS);
+) -> Result<(Cow<'a, str>, Offer), &'static str> {
+    let name = plain(wire.name.trim());
     if name.is_empty() {
-        return Err(("no_name", sample()));
+        return Err("no_name");
     }
     // A player's prop: "Over" says nothing without whose.
     let name = match wire.description.as_deref().map(str::trim) {
-        Some(whose) if !whose.is_empty() => {
-            format!("{} / {name}", plain_text(whose, MAX_TEXT_CHARS))
-        }
+        Some(whose) if !whose.is_empty() => Cow::Owned(format!("{} / {name}", plain(whose))),
         _ => name,
     };
-    let price = wire.price.and_then(number::exact);
-    let mut offer = price
-        .and_then(|price| format.offer(price))
-        .ok_or_else(|| ("bad_price", sample()))?;
-    if let Some(raw) = wire.point {
-        let point = number::exact(raw).filter(|point| point.abs() <= MAX_ODDS);
-        offer.point = Some(point.ok_or_else(|| ("unreadable_point", sample()))?);
+    let price = wire.price.and_then(number::exact_text);
+    let offer = price.and_then(|price| format.offer(price));
+    let mut offer = offer.ok_or("bad_price")?;
+    if let Some(text) = wire.point {
+        let point = number::exact_text(text).filter(|point| point.abs() <= MAX_ODDS);
+        offer.point = Some(point.ok_or("unreadable_point")?);
     }
     Ok((name, offer))
+}
+
+/// [`plain_text`], which nearly all text is.
+fn plain(text: &str) -> Cow<'_, str> {
+    let is_plain = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    match is_plain && text.len() <= MAX_TEXT_CHARS {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(plain_text(text, MAX_TEXT_CHARS)),
+    }
 }

@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Rows of one list: a hostile `[0,0,0,…]` must not become a vector of millions.
-const MAX_ROWS: usize = 100_000;
+pub(super) const MAX_ROWS: usize = 100_000;
 
 #[derive(serde::Deserialize)]
 pub struct WireEvent<'a> {
@@ -57,10 +57,16 @@ pub struct WireOutcome<'a> {
     pub name: Cow<'a, str>,
     #[serde(borrow, default)]
     pub description: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    pub price: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    pub point: Option<&'a RawValue>,
+    /// As it is written, like the point.
+    #[serde(borrow, default, deserialize_with = "json_text")]
+    pub price: Option<&'a str>,
+    #[serde(borrow, default, deserialize_with = "json_text")]
+    pub point: Option<&'a str>,
+}
+
+fn json_text<'de: 'a, 'a, D: Deserializer<'de>>(json: D) -> Result<Option<&'a str>, D::Error> {
+    let raw: Option<&'de RawValue> = Deserialize::deserialize(json)?;
+    Ok(raw.map(RawValue::get))
 }
 
 /// A list of at most [`MAX_ROWS`]; a longer one is an error of whatever holds it.

@@ -1,15 +1,17 @@
 //! One row of odds: what a bookmaker offers on a runner, or that it offers nothing.
 
-use std::str::FromStr;
+use std::num::NonZeroU32;
 
 use rust_decimal::Decimal;
 
-use super::row::{Field, Odds, is_nested, name, text};
+use super::row::{Field, Odds};
 use crate::model::{EachWay, Fraction, Offer};
 
 /// Odds of 1 would pay back the stake alone.
 const MIN_DECIMAL: Decimal = Decimal::ONE;
 const MAX_DECIMAL: Decimal = Decimal::from_parts(100_000, 0, 0, false, 0);
+/// So many digits, and one more, fit into 64 bits.
+const QUICK_DIGITS: usize = 18;
 
 /// A decimal that is not odds: the text, for the sample.
 pub(super) struct BadDecimal(pub(super) String);
@@ -17,21 +19,18 @@ pub(super) struct BadDecimal(pub(super) String);
 /// `decimal` decides; "-", "SP", zero and nothing mean that there is no price now. Only when it is
 /// missing does a `fractional` with a slash stand in: without one it repeats the decimal (exchanges)
 /// or means "to one" (older answers), and nothing tells which.
-pub(super) fn offer(odds: &Odds<'_>) -> Result<Option<Offer>, BadDecimal> {
-    if is_nested(odds.decimal) {
-        return Err(BadDecimal(
-            odds.decimal
-                .map_or_else(String::new, |raw| raw.get().into()),
-        ));
+pub(super) fn offer<F: Field>(odds: &Odds<F>) -> Result<Option<Offer>, BadDecimal> {
+    if let Some(nested) = odds.decimal.nested() {
+        return Err(BadDecimal(nested.into()));
     }
-    let fractional = fraction(odds.fractional);
-    let decimal = match text(odds.decimal) {
+    let fractional = odds.fractional.text().and_then(|text| fraction(&text));
+    let decimal = match odds.decimal.text() {
         None => match fractional.and_then(Fraction::decimal) {
             Some(decimal) => decimal,
             None => return Ok(None),
         },
         Some(text) if text == "-" || text.eq_ignore_ascii_case("sp") => return Ok(None),
-        Some(text) => match exact(&text) {
+        Some(text) => match quick(&text).or_else(|| exact(&text)) {
             Some(decimal) if decimal.is_zero() => return Ok(None),
             Some(decimal) => decimal,
             None => return Err(BadDecimal(text.into_owned())),
@@ -41,27 +40,93 @@ pub(super) fn offer(odds: &Odds<'_>) -> Result<Option<Offer>, BadDecimal> {
         return Err(BadDecimal(decimal.to_string()));
     }
     Ok(Some(Offer {
+        decimal,
         fractional,
+        point: None,
         each_way: each_way(odds),
-        ..Offer::decimal(decimal)
     }))
 }
 
 /// Digits and a point, nothing else: the number type alone would also take `1_000` and `+5`.
 fn exact(text: &str) -> Option<Decimal> {
-    text.bytes()
-        .all(|b| b.is_ascii_digit() || b == b'.')
-        .then(|| Decimal::from_str_exact(text).ok())?
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let decimal = plain.then(|| Decimal::from_str_exact(text).ok())??;
+    Some(decimal.normalize())
 }
 
-fn fraction(field: Field<'_>) -> Option<Fraction> {
-    Fraction::parse(&text(field)?)
+/// The same for a few digits, with or without a point between them: all that odds ever are.
+fn quick(text: &str) -> Option<Decimal> {
+    let bytes = text.as_bytes();
+    if bytes.len() > QUICK_DIGITS || !bytes.last()?.is_ascii_digit() || bytes[0] == b'.' {
+        return None;
+    }
+    let (mut digits, mut point) = (0u64, None);
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => digits = digits * 10 + u64::from(byte - b'0'),
+            b'.' if point.is_none() => point = Some(at),
+            _ => return None,
+        }
+    }
+    let mut scale = point.map_or(0, |at| bytes.len() - 1 - at) as u32;
+    while scale > 0 && digits.is_multiple_of(10) {
+        digits /= 10;
+        scale -= 1;
+    }
+    let (low, middle) = (digits as u32, (digits >> 32) as u32);
+    Some(Decimal::from_parts(low, middle, 0, false, scale))
 }
 
-fn each_way(odds: &Odds<'_>) -> Option<EachWay> {
-    let part = |field| u16::from_str(&name(field)).ok().filter(|n| *n > 0);
-    Some(EachWay {
-        places: part(odds.ew_places)?,
-        denom: part(odds.ew_denom)?,
+/// `22/1` without spaces; the rest is for the type's own reader.
+fn fraction(text: &str) -> Option<Fraction> {
+    let mut parts = [0u32; 2];
+    let mut at = 0;
+    for byte in text.bytes() {
+        match byte {
+            b'0'..=b'9' if parts[at] < u32::MAX / 10 => {
+                parts[at] = parts[at] * 10 + u32::from(byte - b'0');
+            }
+            b'/' if at == 0 => at = 1,
+            _ => return Fraction::parse(text),
+        }
+    }
+    // Zero is no fraction, and neither is a number alone.
+    Some(Fraction {
+        profit: NonZeroU32::new(parts[0])?,
+        stake: NonZeroU32::new(parts[1])?,
     })
+}
+
+fn each_way<F: Field>(odds: &Odds<F>) -> Option<EachWay> {
+    let part = |field: &F| field.text()?.parse().ok().filter(|n: &u16| *n > 0);
+    Some(EachWay {
+        places: part(&odds.ew_places)?,
+        denom: part(&odds.ew_denom)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_quick_way_says_what_the_long_way_says(
+            text in prop_oneof!["[0-9]{0,6}(\\.[0-9]{0,6})?", "[0-9.+_e-]{0,20}", "[0-9]{1,30}"],
+        ) {
+            if let Some(quick) = quick(&text) {
+                let exact = exact(&text);
+                // Also in how many digits it is kept.
+                let told = |decimal: Option<Decimal>| decimal.map(|d| d.to_string());
+                prop_assert_eq!(told(Some(quick)), told(exact), "{}", text);
+            }
+        }
+
+        #[test]
+        fn a_fraction_is_what_its_type_says(text in "[0-9]{0,11}[/ +]{0,2}[0-9]{0,11}(/1)?") {
+            prop_assert_eq!(fraction(&text), Fraction::parse(&text));
+        }
+    }
 }

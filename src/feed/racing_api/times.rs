@@ -52,11 +52,100 @@ pub(super) fn observed_at(updated: Option<&str>, as_of: DateTime<Utc>) -> DateTi
             None => return as_of,
         },
     };
-    // In the hour that October repeats, the later reading is right unless it has not come yet.
+    latest(early, late, as_of)
+}
+
+/// In the hour that October repeats, the later reading is right unless it has not come yet.
+fn latest(early: DateTime<Utc>, late: DateTime<Utc>, as_of: DateTime<Utc>) -> DateTime<Utc> {
+    let ahead = as_of.checked_add_signed(MAX_AHEAD).unwrap_or(as_of);
     [late, early]
         .into_iter()
-        .find(|at| *at - as_of <= MAX_AHEAD)
+        .find(|at| *at <= ahead)
         .unwrap_or(as_of)
+}
+
+/// When prices were seen. Their times repeat, and come from the same few hours: the time zone is
+/// asked once an hour of them.
+pub(super) struct Seen {
+    as_of: DateTime<Utc>,
+    /// One `updated` serves a whole race, or each bookmaker has its own: the last few, by turns.
+    last: [(String, DateTime<Utc>); LAST_SEEN],
+    turn: usize,
+    /// An hour as the provider writes it, and the moments at which it may begin.
+    hour: (String, DateTime<Utc>, DateTime<Utc>),
+}
+
+const LAST_SEEN: usize = 4;
+/// `2025-10-13 14:` of `2025-10-13 14:11:07`, and all of it.
+const HOUR_CHARS: usize = 14;
+const TIME_CHARS: usize = 19;
+
+impl Seen {
+    pub(super) fn new(as_of: DateTime<Utc>) -> Self {
+        Self {
+            as_of,
+            last: std::array::from_fn(|_| (String::new(), as_of)),
+            turn: 0,
+            hour: (String::new(), as_of, as_of),
+        }
+    }
+
+    /// [`observed_at`], sooner.
+    pub(super) fn at(&mut self, updated: Option<&str>) -> DateTime<Utc> {
+        let Some(text) = updated else {
+            return self.as_of;
+        };
+        // "" stands for nothing seen yet, and is never asked for.
+        if let Some((_, at)) = self.last.iter().find(|(known, _)| known == text) {
+            return *at;
+        }
+        let at = match self.in_known_hour(text) {
+            Some((early, late)) => latest(early, late, self.as_of),
+            None => {
+                self.learn_hour(text);
+                observed_at(updated, self.as_of)
+            }
+        };
+        let (known, known_at) = &mut self.last[self.turn];
+        known.clear();
+        known.push_str(text);
+        *known_at = at;
+        self.turn = (self.turn + 1) % LAST_SEEN;
+        at
+    }
+
+    fn in_known_hour(&self, text: &str) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+        let (hour, early, late) = &self.hour;
+        if text.len() != TIME_CHARS || hour.is_empty() {
+            return None;
+        }
+        let rest = text.strip_prefix(hour.as_str())?;
+        let [m1, m2, b':', s1, s2] = *rest.as_bytes() else {
+            return None;
+        };
+        let two = |tens: u8, ones: u8| {
+            let digits = tens.is_ascii_digit() && ones.is_ascii_digit();
+            let number = digits.then(|| i64::from(tens - b'0') * 10 + i64::from(ones - b'0'))?;
+            (number < 60).then_some(number)
+        };
+        let since = Duration::seconds(two(m1, m2)? * 60 + two(s1, s2)?);
+        Some((*early + since, *late + since))
+    }
+
+    /// Britain has changed its clocks on full hours only for as long as this century lasts.
+    fn learn_hour(&mut self, text: &str) {
+        let Some(hour) = text.get(..HOUR_CHARS) else {
+            return;
+        };
+        if text.len() == TIME_CHARS
+            && hour.starts_with("20")
+            && hour.ends_with(':')
+            && let Some(begins) = local_time(&format!("{hour}00:00"))
+        {
+            let (early, late) = uk_time(begins);
+            self.hour = (hour.to_owned(), early, late);
+        }
+    }
 }
 
 fn local_time(text: &str) -> Option<NaiveDateTime> {
@@ -76,7 +165,29 @@ fn uk_time(local: NaiveDateTime) -> (DateTime<Utc>, DateTime<Utc>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn remembering_times_changes_none(
+            texts in prop::collection::vec(prop_oneof![
+                "2025-(03-30|10-26|10-2[0-9])[ T](0[0-3]|2[0-4]):[0-6][0-9]:[0-6][0-9]",
+                "(18|19|20)[0-9]{2}-1[0-2]-0[1-9] 0[0-2]:[0-5][0-9]:[0-5][0-9]",
+                "2025-10-26 0[0-2]:[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,3}|Z|\\+01:00|é)",
+            ], 1..30),
+            order in prop::collection::vec(any::<prop::sample::Index>(), 1..60),
+            as_of in 1_761_400_000i64..1_761_480_000,
+        ) {
+            let as_of = DateTime::from_timestamp(as_of, 0).expect("a moment");
+            let mut seen = Seen::new(as_of);
+            for at in order {
+                let text = Some(texts[at.index(texts.len())].as_str());
+                prop_assert_eq!(seen.at(text), observed_at(text, as_of), "{:?}", text);
+            }
+        }
+    }
 
     fn utc(text: &str) -> DateTime<Utc> {
         DateTime::parse_from_rfc3339(text).expect("valid").to_utc()

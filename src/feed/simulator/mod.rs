@@ -17,8 +17,9 @@ use fastrand::Rng;
 
 use self::market::{Book, Quoting, Race, Runner, Temper};
 pub use self::plot::{Twist, TwistKind};
+use crate::diff::Take;
 use crate::feed::racing_api::parse_cards;
-use crate::feed::{Ask, FeedError, Fetched};
+use crate::feed::{Ask, FeedError, Fetched, Looked};
 use crate::model::{Scope, Snapshot};
 
 pub const SOURCE: &str = "simulator";
@@ -158,6 +159,16 @@ pub struct Simulator {
 impl Simulator {
     pub fn new(day: RaceDay) -> Self {
         Self { day }
+    }
+
+    /// [`Self::fetch`], event by event.
+    pub async fn read(
+        &mut self,
+        ask: &Ask,
+        now: DateTime<Utc>,
+        to: &mut dyn Take,
+    ) -> Result<Looked, FeedError> {
+        Ok(self.fetch(ask, now).await?.hand_over(to))
     }
 
     pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {

@@ -36,7 +36,7 @@ pub enum Fault {
     Redirect,
     /// A small gzip body that becomes a very large one.
     Bomb,
-    /// A plain body over the limit.
+    /// A card with a race over the limit.
     Oversize,
     /// Takes the request, never answers.
     Hang,
@@ -155,9 +155,12 @@ pub(super) async fn faulty(fault: Fault, body: String) -> Response {
         }
         Fault::Bomb => gzip_body(&vec![b' '; 20 * 1024 * 1024]),
         Fault::Oversize => {
-            let chunk = Bytes::from(vec![b' '; 1024 * 1024]);
-            let chunks = std::iter::repeat_n(Ok::<_, Infallible>(chunk), 65);
-            json_body(Body::from_stream(stream::iter(chunks)))
+            let begin = Bytes::from_static(br#"{"racecards":[{"race_name":""#);
+            let chunk = Bytes::from(vec![b'x'; 1024 * 1024]);
+            let chunks = std::iter::once(begin).chain(std::iter::repeat_n(chunk, 17));
+            json_body(Body::from_stream(stream::iter(
+                chunks.map(Ok::<_, Infallible>),
+            )))
         }
         Fault::Hang => std::future::pending().await,
         Fault::SlowDrip => {

@@ -15,7 +15,7 @@ mod answers;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -34,14 +34,13 @@ use tokio::task::{JoinHandle, JoinSet};
 
 pub use self::answers::Fault;
 use self::answers::{faulty, refusal, well};
+use super::{PATIENCE, ports};
 
 pub const USERNAME: &str = "oddsd-tests";
 pub const PASSWORD: &str = "paddock-pass";
 /// `USERNAME:PASSWORD` as Basic credentials.
 const AUTHORIZATION: &str = "Basic b2Rkc2QtdGVzdHM6cGFkZG9jay1wYXNz";
 const BASE_PATH: &str = "/v1";
-/// How long a story waits for a request before it fails.
-const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
@@ -65,6 +64,8 @@ enum Source {
 struct Inner {
     source: Source,
     fault: Option<Fault>,
+    /// How many more requests fail so, before all is well again.
+    next: Option<(Fault, usize)>,
     faults_on: Vec<(String, Fault)>,
     requests: Vec<Seen>,
     etags: bool,
@@ -95,12 +96,13 @@ impl RacingProvider {
     /// On a free port of 127.0.0.1, serving a day without races until told otherwise.
     pub async fn start() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = ports::listener().await;
         let port = listener.local_addr().expect("bound").port();
         let desk = Arc::new(Desk {
             inner: Mutex::new(Inner {
                 source: Source::Cards(Vec::new()),
                 fault: None,
+                next: None,
                 faults_on: Vec::new(),
                 requests: Vec::new(),
                 etags: false,
@@ -180,6 +182,12 @@ impl RacingProvider {
         self.desk.inner().fault = Some(fault);
     }
 
+    /// The next `count` requests fail like this, and no later one.
+    pub fn fault_next(&self, fault: Fault, count: usize) {
+        assert_ne!(fault, Fault::Refuse, "a port is closed for all requests");
+        self.desk.inner().next = Some((fault, count));
+    }
+
     /// Requests whose path and query contain `part` fail like this.
     pub fn fault_on(&self, part: &str, fault: Fault) {
         assert_ne!(fault, Fault::Refuse, "a port is closed for all requests");
@@ -217,7 +225,7 @@ impl RacingProvider {
                 arrived.await;
             }
         };
-        let waited = tokio::time::timeout(DEADLINE, enough).await;
+        let waited = tokio::time::timeout(PATIENCE, enough).await;
         let seen = self.desk.inner().requests.len();
         assert!(waited.is_ok(), "waited for {count} requests, saw {seen}");
     }
@@ -261,6 +269,7 @@ async fn answer(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Respon
             .iter()
             .find(|(part, _)| place.contains(part));
         let fault = on.map(|(_, fault)| fault.clone()).or(inner.fault.clone());
+        let fault = inner.next().or(fault);
         let body = inner.body(path, query, fault.as_ref());
         (fault, body, inner.etags)
     };
@@ -282,6 +291,16 @@ async fn answer(State(desk): State<Arc<Desk>>, request: Request<Body>) -> Respon
 }
 
 impl Inner {
+    fn next(&mut self) -> Option<Fault> {
+        let (fault, left) = self.next.as_mut()?;
+        let fault = fault.clone();
+        *left -= 1;
+        if *left == 0 {
+            self.next = None;
+        }
+        Some(fault)
+    }
+
     /// What the documented calls answer; `None` is 404.
     fn body(&mut self, path: &str, query: &str, fault: Option<&Fault>) -> Option<String> {
         if path == "/racecards/pro" {

@@ -1,0 +1,91 @@
+//! How fast the diff compares, without a database: `cargo bench --bench diff`. Each line is the
+//! median of several turns of one look at a card, quiet or with some of its prices moved; the book
+//! then takes the changes up, which is timed as well.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use fastrand::Rng;
+use oddsd::cli::bench::card::Card;
+use oddsd::diff::book::Book;
+use oddsd::diff::{Guard, diff};
+use oddsd::feed::racing_api::parse_cards;
+use oddsd::model::{Scope, Snapshot};
+
+const SIZES: [usize; 2] = [12_000, 1_000_000];
+const SHARES: [f64; 4] = [0.0, 0.01, 0.1, 0.9];
+const SEED: u64 = 20_251_013;
+/// Turns that count, after one that warms up.
+const TURNS: usize = 5;
+
+fn main() {
+    // `cargo test --benches` only asks whether it starts.
+    if std::env::args().any(|arg| arg == "--test") {
+        return;
+    }
+    println!(
+        "{:>9}  {:>7}  {:>10}  {:>14}  {:>10}",
+        "prices", "changed", "diff", "speed", "apply"
+    );
+    for prices in SIZES {
+        let now = Utc::now();
+        let (mut card, mut rng) = (Card::new(prices, SEED, now), Rng::with_seed(SEED));
+        let mut book = Book::default();
+        let first = diff(&book, &observed(&card, now), &Guard::OFF);
+        book.apply(first);
+        let mut looks = 0;
+        for share in SHARES {
+            let (mut diffs, mut applies) = (Vec::new(), Vec::new());
+            for turn in 0..=TURNS {
+                let moved;
+                (card, moved) = card.moved(share, &mut rng);
+                looks += 1;
+                let look = observed(&card, now + TimeDelta::seconds(looks));
+                let started = Instant::now();
+                let changes = black_box(diff(&book, &look, &Guard::OFF));
+                let compared = started.elapsed();
+                assert_eq!(changes.prices.len(), moved.len(), "every change is found");
+                let started = Instant::now();
+                book.apply(changes);
+                let applied = started.elapsed();
+                if turn > 0 {
+                    diffs.push(compared);
+                    applies.push(applied);
+                }
+            }
+            let (compared, applied) = (median(diffs), median(applies));
+            println!(
+                "{prices:>9}  {:>5} %  {:>7.2} ms  {:>8.1} M/s  {:>7.2} ms",
+                share * 100.0,
+                compared.as_secs_f64() * 1000.0,
+                prices as f64 / compared.as_secs_f64() / 1e6,
+                applied.as_secs_f64() * 1000.0
+            );
+        }
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// What the feed says, page by page.
+fn observed(card: &Card, as_of: DateTime<Utc>) -> Snapshot {
+    let mut snapshot = Snapshot {
+        source: "racing_api".into(),
+        as_of,
+        scope: Scope::Listed,
+        events: Vec::new(),
+        bookmakers: Vec::new(),
+        rejects: Default::default(),
+    };
+    for page in card.pages() {
+        let page = parse_cards(&page, as_of).expect("a card of our own");
+        assert!(page.rejects.is_empty(), "{}", page.rejects);
+        snapshot.events.extend(page.events);
+        snapshot.bookmakers = page.bookmakers;
+    }
+    snapshot
+}

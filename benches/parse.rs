@@ -1,0 +1,140 @@
+//! How fast answers are read, and how fast what has not changed is passed over: `cargo bench --bench
+//! parse`. Prints the best and the median of many runs; the machine's other work shows in the median.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use oddsd::feed::odds_api::{OddsFormat, parse_odds};
+use oddsd::feed::racing_api::parse_cards;
+use oddsd::feed::simulator::{RaceDay, Size};
+use oddsd::feed::slices::{List, MAX_REST, Slicer, Uncut};
+use oddsd::model::Slice;
+use serde_json::{Value, json};
+
+const RUNS: usize = 41;
+const PRICES: usize = 12_000;
+/// As they come from a socket.
+const CHUNK: usize = 16 * 1024;
+
+fn main() {
+    let now: DateTime<Utc> = "2025-10-13T13:30:00Z".parse().expect("valid");
+    let cards = cards(now);
+    // An escape in a name says the same, and sends each race the long way.
+    let odd_cards = cards.replace("\"race_id\":", "\"r\\u0061ce_id\":");
+    let prices = parse_cards(&cards, now).expect("cards").prices_seen;
+    println!("racing: {prices} prices, {} bytes", cards.len());
+    time("read in one pass", &cards, || {
+        black_box(parse_cards(&cards, now).expect("cards"));
+    });
+    time("read row by row", &odd_cards, || {
+        black_box(parse_cards(&odd_cards, now).expect("cards"));
+    });
+    let list = List::Named("racecards");
+    let slices = cut(list, &cards, Arc::default());
+    time("passed over where it stood", &cards, || {
+        black_box(cut(list, &cards, Arc::clone(&slices)));
+    });
+    time("passed over by its ends", &cards, || {
+        black_box(cut(list, &cards, Arc::default()));
+    });
+
+    let games = games();
+    let odd_games = games.replace("\"sport_key\":", "\"sp\\u006frt_key\":");
+    let read = |body: &str| parse_odds(body, now, "baseball_mlb", OddsFormat::American);
+    let prices = read(&games).expect("games").prices_seen;
+    println!("league: {prices} prices, {} bytes", games.len());
+    time("read in one pass", &games, || {
+        black_box(read(&games).expect("games"));
+    });
+    time("read row by row", &odd_games, || {
+        black_box(read(&odd_games).expect("games"));
+    });
+}
+
+fn time(what: &str, body: &str, mut run: impl FnMut()) {
+    let mut times: Vec<f64> = (0..RUNS)
+        .map(|_| {
+            let started = Instant::now();
+            run();
+            started.elapsed().as_secs_f64()
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    let (best, median) = (times[0], times[RUNS / 2]);
+    println!(
+        "  {what:<28} best {:7.3} ms, {:6.0} MB/s; median {:7.3} ms",
+        best * 1e3,
+        body.len() as f64 / best / 1e6,
+        median * 1e3,
+    );
+}
+
+fn cut(list: List, body: &str, before: Arc<[Slice]>) -> Arc<[Slice]> {
+    let mut slicer = Slicer::new(list, MAX_REST, before);
+    let mut each = |_: &[u8], _: Slice| Ok::<_, Uncut>(());
+    for chunk in body.as_bytes().chunks(CHUNK) {
+        slicer.push(chunk, &mut each).expect("a document");
+    }
+    slicer.finish(&mut each).expect("a document").slices
+}
+
+/// A simulated day, as often as it takes, with a time of its own for each price.
+fn cards(now: DateTime<Utc>) -> String {
+    let size = Size {
+        races: 40,
+        bookmakers: 28,
+    };
+    let date = NaiveDate::from_ymd_opt(2025, 10, 13).expect("a date");
+    let mut card: Value =
+        serde_json::from_str(&RaceDay::new(1, date, size).card_at(now)).expect("JSON");
+    let (mut races, mut prices) = (Vec::new(), 0);
+    while prices < PRICES {
+        for race in card["racecards"].as_array_mut().expect("a list") {
+            race["race_id"] = format!("rac_{:08}", races.len()).into();
+            for runner in race["runners"].as_array_mut().expect("a list") {
+                for odds in runner["odds"].as_array_mut().expect("a list") {
+                    let (minute, second) = (prices / 60 % 60, prices % 60);
+                    odds["updated"] = format!("2025-10-13 13:{minute:02}:{second:02}").into();
+                    prices += 1;
+                }
+            }
+            races.push(race.clone());
+            if prices >= PRICES {
+                break;
+            }
+        }
+    }
+    json!({"total": races.len(), "racecards": races}).to_string()
+}
+
+fn games() -> String {
+    let outcome = |name: &str, n: usize| {
+        let price = match n % 2 {
+            0 => 100 + (n * 7 % 300) as i64,
+            _ => -100 - (n * 3 % 300) as i64,
+        };
+        json!({"name": name, "price": price, "point": 2.5})
+    };
+    let market = |key: &str, n: usize| {
+        json!({
+            "key": key, "last_update": format!("2025-10-13T13:29:{:02}Z", n % 60),
+            "outcomes": [outcome("Red Sox", n), outcome("Yankees", n + 1)],
+        })
+    };
+    let bookmaker = |n: usize| {
+        json!({
+            "key": format!("bookmaker{}", n % 33), "title": format!("Bookmaker {}", n % 33),
+            "markets": [market("h2h", n), market("spreads", n + 1), market("totals", n + 2)],
+        })
+    };
+    let game = |n: usize| {
+        json!({
+            "id": format!("{n:032x}"), "sport_key": "baseball_mlb", "sport_title": "MLB",
+            "commence_time": "2025-10-13T23:05:00Z", "home_team": "Red Sox", "away_team": "Yankees",
+            "bookmakers": (0..33).map(|b| bookmaker(n * 33 + b)).collect::<Vec<_>>(),
+        })
+    };
+    Value::Array((0..PRICES / 198).map(game).collect()).to_string()
+}

@@ -1,0 +1,79 @@
+//! The machine that figures come from, and what the system says of a process: CPU time and memory.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// What figures cannot be understood without.
+pub fn told() -> Value {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = field("/proc/meminfo", "MemTotal").and_then(|kb| kb.parse::<u64>().ok());
+    json!({
+        "oddsd": env!("CARGO_PKG_VERSION"),
+        "optimised": !cfg!(debug_assertions),
+        "cpu": field("/proc/cpuinfo", "model name"),
+        "cores": cores,
+        "memory_mb": memory.map(|kb| kb / 1000),
+        "kernel": read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
+        // Others at work on the same cores spoil times; they do not spoil ratios as much.
+        "load_before": read("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse::<f64>().ok()),
+    })
+}
+
+/// CPU time of this thread so far; `None` where the system does not say.
+pub fn thread_cpu() -> Option<Duration> {
+    on_cpu("/proc/thread-self/schedstat".as_ref())
+}
+
+/// CPU time of all threads of this process so far. What a running thread used since the system
+/// last looked is missing: sleep a moment before asking.
+pub fn process_cpu() -> Option<Duration> {
+    let tasks = std::fs::read_dir("/proc/self/task").ok()?;
+    tasks
+        .map(|task| on_cpu(&task.ok()?.path().join("schedstat")))
+        .sum()
+}
+
+/// The largest resident memory of this process so far, in bytes.
+pub fn peak_memory() -> Option<u64> {
+    let kilobytes: u64 = field("/proc/self/status", "VmHWM")?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// Nanoseconds on a CPU are the first number of `schedstat`.
+fn on_cpu(path: &Path) -> Option<Duration> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let nanos = text.split_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanos))
+}
+
+/// The value of `name: value unit`.
+fn field(path: &str, name: &str) -> Option<String> {
+    let text = read(path)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let value = line.split_once(':')?.1.trim();
+    Some(value.trim_end_matches(" kB").to_owned())
+}
+
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_tells_what_this_process_takes() {
+        let machine = told();
+        assert!(machine["cores"].as_u64().is_some_and(|cores| cores > 0));
+        assert!(peak_memory().is_none_or(|bytes| bytes > 1_000_000));
+        let (before, mut sum) = (process_cpu(), 0u64);
+        for n in 0..20_000_000u64 {
+            sum = std::hint::black_box(sum ^ n);
+        }
+        std::thread::yield_now();
+        assert!(process_cpu() >= before, "{sum}");
+    }
+}

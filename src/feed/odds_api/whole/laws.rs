@@ -1,0 +1,115 @@
+//! The one pass and the long way are one reader: whatever the events, they say the same.
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::feed::odds_api::OddsFormat;
+
+fn bookmaker(key: &str) -> Value {
+    json!({
+        "key": key, "title": "Draft \"Kings\"", "last_update": "2026-08-04T11:59:00Z", "markets": [
+            {"key": "h2h", "last_update": "2026-08-04T11:58:00Z", "outcomes": [
+                {"name": "Lynx", "price": -110}, {"name": "Aces", "price": 150}]},
+            {"key": "totals", "outcomes": [
+                {"name": "Over", "price": 105, "point": 22.50, "description": null},
+                {"name": "Over", "price": -120, "point": 1.5, "description": "A. Wilson"}]},
+        ],
+    })
+}
+
+fn event(id: &str) -> Value {
+    json!({
+        "id": id, "sport_key": "basketball_wnba", "sport_title": "WNBA",
+        "commence_time": "2026-08-05T00:00:00Z", "home_team": "Lynx", "away_team": "Aces",
+        "bookmakers": [bookmaker("draftkings"), bookmaker("fanduel")],
+    })
+}
+
+/// Every value in an event, by its JSON pointer.
+fn places(value: &Value, at: &str, into: &mut Vec<String>) {
+    into.push(at.to_owned());
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .for_each(|(name, value)| places(value, &format!("{at}/{name}"), into)),
+        Value::Array(list) => {
+            let list = list.iter().enumerate();
+            list.for_each(|(n, value)| places(value, &format!("{at}/{n}"), into));
+        }
+        _ => {}
+    }
+}
+
+fn other() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (-300i64..300).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+        Just(json!("h2h")),
+        Just(json!("Draft Kings")),
+        Just(json!("fanduel")),
+        Just(json!("Over")),
+        Just(json!("g1")),
+        Just(json!("2026-08-06T00:00:00Z")),
+        Just(json!([])),
+        Just(json!({})),
+        Just(bookmaker("bovada")),
+        Just(json!([bookmaker("bovada")])),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn the_quick_way_says_what_the_long_way_says(
+        changes in prop::collection::vec((any::<Index>(), other()), 0..5),
+        flip in prop::option::of((any::<Index>(), any::<u8>())),
+        american: bool,
+        streamed: bool,
+    ) {
+        let mut events = json!([event("g1"), event("g2"), event("g1")]);
+        for (at, other) in changes {
+            let mut all = Vec::new();
+            places(&events, "", &mut all);
+            all.retain(|place| place.contains('/'));
+            *events.pointer_mut(&all[at.index(all.len())]).expect("just listed") = other;
+        }
+        let format = match american {
+            true => OddsFormat::American,
+            false => OddsFormat::Decimal,
+        };
+        let now = "2026-08-04T12:00:00Z".parse().expect("valid");
+        let mut quick = Reading::new(now, "basketball_wnba", format);
+        let mut long = Reading::new(now, "basketball_wnba", format);
+        for event in events.as_array().expect("a list") {
+            let mut text = event.to_string().into_bytes();
+            if let Some((at, byte)) = flip {
+                let at = at.index(text.len());
+                text[at] = byte;
+            }
+            let text = String::from_utf8_lossy(&text);
+            if serde_json::from_str::<&serde_json::value::RawValue>(&text).is_err() {
+                prop_assert!(quick.in_one_pass(&text).is_none(), "{}", text);
+                // It is the end of the whole answer.
+                return Ok(());
+            }
+            prop_assert_eq!(quick.row(&text), long.row_by_row(&text));
+            prop_assert_eq!(&quick.parsed, &long.parsed, "{}", text);
+            if streamed {
+                prop_assert_eq!(quick.take_event(), long.take_event());
+            }
+        }
+    }
+}
+
+#[test]
+fn an_event_as_documented_is_read_in_one_pass() {
+    let now = "2026-08-04T12:00:00Z".parse().expect("valid");
+    let mut reading = Reading::new(now, "basketball_wnba", OddsFormat::American);
+    assert_eq!(reading.in_one_pass(&event("g1").to_string()), Some(()));
+    assert_eq!(reading.parsed.prices_seen, 8);
+}

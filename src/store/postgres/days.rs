@@ -15,7 +15,7 @@ const AHEAD: u64 = 2;
 const PREFIX: &str = "history_";
 const FORMAT: &str = "%Y%m%d";
 /// Dropping a day waits for whoever reads history, and makes later readers wait meanwhile.
-const LOCK_TIMEOUT: &str = "2s";
+const LOCK_TIMEOUT: &str = "500ms";
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// Days whose partition is known to be there.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 
+use super::aside::by_kind;
 use super::book::{NextRows, Text};
 use crate::model::{
     Bookmaker, BookmakerId, ChangeKind, Counts, Event, EventId, MarketId, Offer, PriceStatus,
@@ -187,13 +188,7 @@ impl Changes {
 
 impl Changes {
     pub(super) fn push_price(&mut self, change: PriceChange) {
-        let counts = &mut self.counts;
-        *match change.kind {
-            PriceChangeKind::Inserted => &mut counts.inserted,
-            PriceChangeKind::Reopened => &mut counts.reopened,
-            PriceChangeKind::Changed => &mut counts.changed,
-            PriceChangeKind::Withdrawn => &mut counts.withdrawn,
-        } += 1;
+        *by_kind(&mut self.counts, change.kind) += 1;
         self.prices.push(change);
     }
 }

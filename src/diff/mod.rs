@@ -10,6 +10,7 @@
 //! [`Take::knows`]. That shortcut is forgotten by any change that came from elsewhere.
 
 mod absent;
+mod aside;
 pub mod book;
 mod changes;
 mod loading;
@@ -23,6 +24,7 @@ use chrono::{DateTime, Utc};
 
 use crate::model::{Bookmaker, BookmakerId, Event, EventId, EventSnapshot, Look, Slice, Snapshot};
 use absent::Absent;
+pub use aside::Aside;
 use book::{Book, StoredEvent, Text, take};
 pub use changes::{
     BookmakerChange, Changes, EventChange, Extent, Guard, HeldBack, Missing, PriceChange,

@@ -82,7 +82,7 @@ impl Ingest {
         let written = if changes.is_quiet() {
             None
         } else {
-            match self.store.commit(lease, &facts, &changes).await {
+            match self.store.commit(lease, &facts, &mut changes).await {
                 Ok(written) => {
                     self.poke.notify_one();
                     Some(written)

@@ -6,6 +6,7 @@
 //! error the caller forgets its memory and loads again: the outcome of that write is unknown.
 
 mod postgres;
+mod refused;
 mod rows;
 mod sqlite;
 
@@ -25,6 +26,7 @@ use crate::key::Key;
 use crate::model::{ChangeKind, Counts, Event, EventId, Facts, Offer, PriceStatus, Selection};
 
 pub use postgres::Tls;
+use refused::Refusal;
 
 /// A door to one database. Cheap to clone.
 #[derive(Clone)]
@@ -123,19 +125,19 @@ pub struct Written {
 
 impl Written {
     /// What the changes must come to, if memory and rows agree.
-    fn expected(changes: &Changes) -> Self {
+    fn expected(changes: &Changes, events_told: usize) -> Self {
         let inserted = changes.counts.inserted;
         Self {
             inserted,
             updated: changes.prices.len() as u64 - inserted,
             events: changes.events.len() as u64,
             selections: changes.selections.len() as u64,
-            outbox: changes.by_event().len() as u64,
+            outbox: events_told as u64,
         }
     }
 
-    fn checked(self, changes: &Changes) -> Result<Self> {
-        let expected = Self::expected(changes);
+    fn checked(self, changes: &Changes, events_told: usize) -> Result<Self> {
+        let expected = Self::expected(changes, events_told);
         if self == expected {
             return Ok(self);
         }
@@ -348,14 +350,34 @@ impl Store {
         on!(self, db => db.load().await)
     }
 
-    /// Writes one cycle, all of it or nothing: rows, history, cycle and outbox.
+    /// Writes one cycle, all of it or nothing: rows, history, cycle and outbox. A row that only the
+    /// database finds fault with is taken out of `changes` first and counted there as rejected, so
+    /// that it holds up no other; `changes` is what was written.
     pub async fn commit(
         &self,
         lease: &Lease,
         cycle: &CycleFacts,
-        changes: &Changes,
+        changes: &mut Changes,
     ) -> Result<Written> {
-        on!(self, db => db.commit(lease, cycle, changes).await)
+        // Shared with the task that writes, not copied: there can be a million of them.
+        let shared = Arc::new(std::mem::take(changes));
+        let first = on!(self, db => db.commit(lease, cycle, &shared).await);
+        *changes = sole(shared);
+        let (why, refused) = match first {
+            Err(Refusal::Values(why)) => (why.to_string(), why),
+            outcome => return outcome.map_err(Refusal::error),
+        };
+        let rehearse =
+            |part| async move { on!(self, db => db.rehearse(lease, cycle, &part).await) };
+        let aside = refused::culprits(changes, refused, rehearse).await?;
+        changes.set_aside(&aside, refused::REASON, &why);
+        if changes.is_quiet() {
+            return Ok(Written::default());
+        }
+        let shared = Arc::new(std::mem::take(changes));
+        let second = on!(self, db => db.commit(lease, cycle, &shared).await);
+        *changes = sole(shared);
+        second.map_err(Refusal::error)
     }
 
     /// Takes up to `max` due outbox rows; they are due again after `lease_for` unless settled.
@@ -424,6 +446,11 @@ impl Store {
     pub async fn close(&self) {
         on!(self, db => db.close().await)
     }
+}
+
+/// A write that has ended holds nothing any more.
+fn sole(shared: Arc<Changes>) -> Changes {
+    Arc::into_inner(shared).expect("the write has ended")
 }
 
 /// Change kinds as they stand in the outbox.

@@ -208,7 +208,7 @@ impl Loader {
     }
 }
 
-fn orphan() -> StoreError {
+pub fn orphan() -> StoreError {
     StoreError::Failed("a price names a selection or bookmaker that is not stored".into())
 }
 

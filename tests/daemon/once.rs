@@ -19,7 +19,7 @@ const TABLES: [&str; 8] = [
     "events",
     "selections",
     "prices",
-    "price_history",
+    "history",
     "cycles",
     "outbox",
     "removals",

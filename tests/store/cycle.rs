@@ -36,13 +36,13 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> String {
 async fn the_same_cycle_is_not_written_twice(backend: Backend) {
     let home = backend.fresh().await;
     let ann = Daemon::start(&home.store, "ann").await;
-    let changes = ann.changes(&Day::of(2, 3, 2).snapshot());
-    let first = home.store.commit(&ann.lease, &cycle(1), &changes).await;
+    let mut changes = ann.changes(&Day::of(2, 3, 2).snapshot());
+    let first = home.store.commit(&ann.lease, &cycle(1), &mut changes).await;
     first.expect("the first goes in");
     let before = sizes(&home).await;
-    refused(home.store.commit(&ann.lease, &cycle(1), &changes).await);
+    refused(home.store.commit(&ann.lease, &cycle(1), &mut changes).await);
     // Nor under another number: the rows are there.
-    refused(home.store.commit(&ann.lease, &cycle(2), &changes).await);
+    refused(home.store.commit(&ann.lease, &cycle(2), &mut changes).await);
     assert_eq!(sizes(&home).await, before);
 }
 
@@ -69,7 +69,7 @@ async fn one_bad_row_and_nothing_is_written(backend: Backend) {
     }
     let why = refused(
         home.store
-            .commit(&ann.lease, &cycle(ann.cycle), &changes)
+            .commit(&ann.lease, &cycle(ann.cycle), &mut changes)
             .await,
     );
     assert!(why.to_lowercase().contains("unique"), "{why}");
@@ -121,8 +121,8 @@ async fn rows_that_somebody_deleted_are_missed(backend: Backend) {
     day.pass(10);
     day.set(0, 0, Some(offer(444)));
     day.set(0, 1, Some(offer(445)));
-    let changes = ann.changes(&day.snapshot());
-    let why = refused(home.store.commit(&ann.lease, &cycle(2), &changes).await);
+    let mut changes = ann.changes(&day.snapshot());
+    let why = refused(home.store.commit(&ann.lease, &cycle(2), &mut changes).await);
     assert!(
         why.contains("updated: 1") && why.contains("updated: 2"),
         "{why}"

@@ -48,10 +48,8 @@ async fn scene() -> Scene {
 impl Scene {
     async fn commit(&self) -> Result<(), StoreError> {
         let facts = cycle(self.ann.cycle);
-        let work = self
-            .ann
-            .store
-            .commit(&self.ann.lease, &facts, &self.changes);
+        let mut changes = self.changes.clone();
+        let work = self.ann.store.commit(&self.ann.lease, &facts, &mut changes);
         work.await.map(drop)
     }
 

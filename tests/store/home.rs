@@ -175,19 +175,34 @@ impl Daemon {
 
     /// One cycle: what the database says it wrote, or nothing when nothing changed.
     pub async fn see(&mut self, snapshot: &Snapshot) -> Option<Written> {
-        let changes = self.changes(snapshot);
+        let mut changes = self.changes(snapshot);
         let written = if changes.is_quiet() {
             None
         } else {
             let written = self
                 .store
-                .commit(&self.lease, &cycle(self.cycle), &changes)
+                .commit(&self.lease, &cycle(self.cycle), &mut changes)
                 .await;
             self.cycle += 1;
             Some(written.expect("the cycle commits"))
         };
         self.book.apply(changes);
         written
+    }
+}
+
+/// Memory and rows agree, but for "last checked", which is written with the lease.
+pub fn same_rows(memory: &Book, rows: &Book) {
+    assert_eq!(memory.next, rows.next);
+    assert_eq!(memory.events.len(), rows.events.len());
+    for (id, event) in &memory.events {
+        let stored = rows.events.get(id).unwrap_or_else(|| panic!("{id} is stored"));
+        assert_eq!((event.row, &event.event), (stored.row, &stored.event));
+        assert_eq!(event.selections, stored.selections);
+        assert_eq!(event.prices.len(), stored.prices.len(), "{id}");
+        for prices in memory.prices(event).zip(rows.prices(stored)) {
+            assert_eq!(prices.0, prices.1, "{id}");
+        }
     }
 }
 

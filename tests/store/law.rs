@@ -138,7 +138,10 @@ async fn a_full_card_is_written_and_read_in_a_moment(backend: Backend) {
     let day = Day::of(50, 10, 24);
     let changes = memory.changes(&day.snapshot());
     let began = std::time::Instant::now();
-    let stale = home.store.commit(&ann, &cycle(1), &changes).await;
+    let stale = home
+        .store
+        .commit(&ann, &cycle(1), &mut changes.clone())
+        .await;
     stale.expect_err("ann took the lease anew");
     let written = memory.see(&day.snapshot()).await.expect("a first look");
     let wrote = began.elapsed();

@@ -81,11 +81,11 @@ async fn who_lost_the_lease_writes_nothing(backend: Backend) {
     let mut bob = Daemon::start(&home.another().await, "bob").await;
     day.pass(10);
     day.set(0, 0, Some(offer(999)));
-    let changes = ann.changes(&day.snapshot());
+    let mut changes = ann.changes(&day.snapshot());
     let before = home.store.load().await.expect("the rows load");
 
     let next = cycle(ann.cycle);
-    let refused = home.store.commit(&ann.lease, &next, &changes).await;
+    let refused = home.store.commit(&ann.lease, &next, &mut changes).await;
     assert_eq!(refused, Err(StoreError::Fenced));
     let (word, seen) = (json!("ann"), [(1, at(9999))]);
     let renewed = home.store.renew(&ann.lease, TTL, &word, &seen).await;

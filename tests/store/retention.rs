@@ -52,7 +52,7 @@ async fn finished_events_and_old_history_go(backend: Backend) {
     assert_eq!(left, [2, 4, 8, 2]);
 
     // A day after the first cycle its history is over; the change is kept.
-    let month = at(30 * 86_400) + TimeDelta::hours(12);
+    let month = at(30 * 86_400) + TimeDelta::hours(16);
     let longer = Retention {
         finished_events: DAY * 99,
         ..KEEP
@@ -124,4 +124,82 @@ async fn numbers_never_come_back(backend: Backend) {
         home.store.load().await.expect("the rows load").next_cycle,
         4
     );
+}
+
+const PARTITIONS: &str =
+    "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+     WHERE i.inhparent = 'oddsd.history'::regclass ORDER BY 1";
+
+/// Old days go whole: nothing is left to be vacuumed, and the coming days are there beforehand.
+#[tokio::test]
+async fn history_goes_by_whole_days() {
+    let home = Backend::Postgres.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(2, 2, 2);
+    for race in 0..2 {
+        day.races[race].event.starts_at = Some(at(30 * 86_400));
+    }
+    for cents in [200, 300, 250] {
+        day.set(0, 0, Some(offer(cents)));
+        ann.see(&day.snapshot()).await;
+        day.pass(86_400);
+    }
+    let names = |days: &[&str]| -> Vec<String> {
+        days.iter().map(|day| format!("history_{day}")).collect()
+    };
+    assert_eq!(
+        home.look(PARTITIONS).await,
+        names(&["20270115", "20270116", "20270117"])
+    );
+
+    let keep = Retention {
+        history: DAY * 2,
+        ..KEEP
+    };
+    let pruned = home
+        .store
+        .prune(&ann.lease, keep, at(3 * 86_400))
+        .await
+        .expect("pruned");
+    assert_eq!(pruned.history, 8);
+    let left = ["20270116", "20270117", "20270118", "20270119", "20270120"];
+    assert_eq!(home.look(PARTITIONS).await, names(&left));
+    // Opening, highest and lowest of what is kept.
+    let found = home
+        .store
+        .event_prices(&"rac_0".into())
+        .await
+        .expect("prices")
+        .expect("known");
+    let first = &found.prices[0];
+    let all = [first.opening, first.high, first.low];
+    assert_eq!(all, [300, 300, 250].map(|cents| offer(cents).decimal));
+
+    // A day that somebody reads waits for the next time, and holds up nobody.
+    let mut reader = crate::world::postgres::connect(&home.url).await;
+    let mut reading = sqlx::Connection::begin(&mut reader)
+        .await
+        .expect("a transaction");
+    let read = sqlx::query("SELECT count(*) FROM oddsd.history_20270116").execute(&mut *reading);
+    read.await.expect("read");
+    let later = at(4 * 86_400);
+    let busy = home.store.prune(&ann.lease, keep, later).await;
+    assert_eq!(busy.expect("pruned").history, 0);
+    assert_eq!(home.look(PARTITIONS).await[0], "history_20270116");
+    reading.rollback().await.expect("done");
+    home.store
+        .prune(&ann.lease, keep, later)
+        .await
+        .expect("pruned");
+    assert_eq!(home.look(PARTITIONS).await[0], "history_20270117");
+
+    // A recording that is played again brings days of its own.
+    day.now = at(-1000 * 86_400);
+    let mut old = Day::of(1, 1, 1);
+    old.now = day.now;
+    old.races[0].event.id = "rac_old".into();
+    let mut snapshot = old.snapshot();
+    snapshot.scope = oddsd::model::Scope::Listed;
+    ann.see(&snapshot).await.expect("an old race");
+    assert_eq!(home.look(PARTITIONS).await[0], "history_20240420");
 }

@@ -1,44 +1,95 @@
-//! What a cycle costs on the wire: a remote database charges for each round trip.
+//! What a cycle costs: round trips, which a remote database charges for, and what its pages and its
+//! log have to bear.
 
 use super::home::{Backend, Daemon, Day, offer, open};
 use crate::world::proxy::Proxy;
 
 #[tokio::test]
 async fn a_quiet_look_costs_nothing_and_a_change_little() {
-    let home = Backend::Postgres.fresh().await;
-    let (proxy, url) = Proxy::before_url(&home.url).await;
-    let store = open(&url).await;
-    let mut ann = Daemon::start(&store, "ann").await;
-    let mut day = Day::of(20, 10, 10);
-    ann.see(&day.snapshot()).await;
-    quiet(&proxy).await;
-    let (trips, bytes) = (proxy.round_trips(), proxy.bytes_sent());
-    for _ in 0..5 {
-        day.pass(10);
-        assert_eq!(ann.see(&day.snapshot()).await, None);
-    }
-    assert_eq!(
-        (proxy.round_trips(), proxy.bytes_sent()),
-        (trips, bytes),
-        "a quiet look asks nothing"
-    );
-
-    const CYCLES: u64 = 40;
-    for cycle in 0..CYCLES {
-        day.pass(10);
-        for race in 0..20 {
-            day.set(race, 7, Some(offer(500 + cycle as i64)));
+    // (races, prices moved in each, cycles, at most so many round trips a cycle)
+    // Sessions learn the statement, at two round trips each; the staged ones begin, make the
+    // staging table, copy, write and commit.
+    for (races, moved, cycles, most) in [(20, 6, 40, 3.5), (50, 216, 10, 3.5), (250, 240, 4, 9.0)] {
+        let home = Backend::Postgres.fresh().await;
+        let (proxy, url) = Proxy::before_url(&home.url).await;
+        let store = open(&url).await;
+        let mut ann = Daemon::start(&store, "ann").await;
+        let mut day = Day::of(races, 10, 24);
+        ann.see(&day.snapshot()).await;
+        quiet(&proxy).await;
+        let (trips, bytes) = (proxy.round_trips(), proxy.bytes_sent());
+        for _ in 0..5 {
+            day.pass(10);
+            assert_eq!(ann.see(&day.snapshot()).await, None);
         }
-        let written = ann.see(&day.snapshot()).await.expect("moves");
-        assert_eq!(written.updated, 20);
+        assert_eq!(
+            (proxy.round_trips(), proxy.bytes_sent()),
+            (trips, bytes),
+            "a quiet look asks nothing"
+        );
+        for cycle in 0..cycles {
+            day.pass(10);
+            for race in 0..races {
+                for nth in 0..moved {
+                    day.set(race, nth, Some(offer(2000 + (cycle * 500 + nth) as i64)));
+                }
+            }
+            let written = ann.see(&day.snapshot()).await.expect("moves");
+            assert_eq!(written.updated as usize, races * moved);
+        }
+        // The pool checks its connections behind our back: closing waits for that.
+        store.close().await;
+        let each = (proxy.round_trips() - trips) as f64 / cycles as f64;
+        println!("{} changes: {each:.2} round trips a cycle", races * moved);
+        assert!(
+            (1.0..=most).contains(&each),
+            "{} changes: {each}",
+            races * moved
+        );
     }
-    // The pool checks its connections behind our back: closing waits for that.
+}
+
+/// Nine tenths of the rows, again and again, each time in one transaction.
+#[tokio::test]
+async fn a_rewrite_stays_in_its_pages_and_out_of_the_indexes() {
+    let home = Backend::Postgres.fresh().await;
+    let store = home.another().await;
+    let mut ann = Daemon::start(&store, "ann").await;
+    let mut day = Day::of(50, 10, 24);
+    ann.see(&day.snapshot()).await;
+    let log = "SELECT (pg_current_wal_insert_lsn() - '0/0')::text";
+    let mut written = Vec::new();
+    for cycle in 0..4 {
+        day.pass(10);
+        for race in 0..50 {
+            for nth in 0..216 {
+                day.set(race, nth, Some(offer((2000 + cycle * 500 + nth) as i64)));
+            }
+        }
+        let before: i64 = home.one(log).await.parse().expect("a number");
+        assert_eq!(
+            ann.see(&day.snapshot()).await.expect("moves").updated,
+            10_800
+        );
+        let after: i64 = home.one(log).await.parse().expect("a number");
+        written.push(after - before);
+    }
+    println!("bytes of the server's log for 10,800 changes: {written:?}");
+    // A session says what it did when it ends.
     store.close().await;
-    let each = (proxy.round_trips() - trips) as f64 / CYCLES as f64;
-    println!(
-        "{each:.2} round trips a cycle, those of five connections that learn the statement included"
+    let updates = "SELECT concat_ws(' ', n_tup_upd, n_tup_hot_upd) FROM pg_stat_all_tables
+                   WHERE relid = 'oddsd.prices'::regclass";
+    while home.one(updates).await.starts_with("0 ") {}
+    assert_eq!(
+        home.one(updates).await,
+        "43200 43200",
+        "every update is HOT"
     );
-    assert!((1.0..3.5).contains(&each), "{each}");
+    let median = {
+        written.sort_unstable();
+        written[written.len() / 2]
+    };
+    assert!(median < 2_500_000, "{median} bytes of log");
 }
 
 /// Waits for what the pool still says to the server about connections that came back.

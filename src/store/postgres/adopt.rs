@@ -48,12 +48,23 @@ pub async fn import(connection: &mut PgConnection) -> Result<Vec<String>> {
     let races = run(connection, insert_events(&live)).await?;
     let runners = run(connection, insert_selections(&live)).await?;
     let prices = run(connection, insert_prices(&live)).await?;
+    // What was adopted is as old as the oldest cycle.
+    let began = "coalesce((SELECT as_of FROM oddsd.cycles ORDER BY id LIMIT 1), now())";
     run(
         connection,
-        "INSERT INTO oddsd.price_history (price_id, cycle_id, observed_at, decimal, fractional, status)
-         SELECT id, 0, observed_at, decimal, fractional, status FROM oddsd.prices p
-         WHERE NOT EXISTS (SELECT FROM oddsd.price_history h WHERE h.price_id = p.id)"
-            .into(),
+        format!("SELECT oddsd.make_history_day(({began} AT TIME ZONE 'UTC')::date)"),
+    )
+    .await?;
+    run(
+        connection,
+        format!(
+            "INSERT INTO oddsd.history (event_id, cycle_id, as_of, price_ids, observed_ats, decimals, fractionals, statuses)
+             SELECT event_id, 0, {began}, array_agg(id), array_agg(observed_at), array_agg(decimal),
+                    array_agg(fractional), array_agg(status)
+             FROM oddsd.prices p
+             WHERE NOT EXISTS (SELECT FROM oddsd.history h WHERE h.event_id = p.event_id AND p.id = ANY (h.price_ids))
+             GROUP BY event_id"
+        ),
     )
     .await?;
     let count = format!("SELECT count(*) FROM ra_odds_live{ASIDE}");

@@ -1,104 +1,165 @@
-//! One cycle is one statement: a chain of CTEs that takes its rows as arrays. It is a transaction
-//! of its own and one round trip, which is what a remote database charges for.
+//! One cycle is one transaction. Up to [`MOST_IN_ARRAYS`] prices it is one statement, so one round
+//! trip, which is what a remote database charges for; a larger one is staged by COPY first.
 
-use chrono::{DateTime, NaiveDate, Utc};
-use rust_decimal::Decimal;
+use std::sync::Arc;
 
-use super::{LEASE, Postgres, explain};
-use crate::diff::{Changes, PriceChangeKind};
-use crate::store::{CycleFacts, Lease, Result, Written, facts_text, kinds_text};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Connection, PgConnection, Row, SqlSafeStr};
 
-/// The fence comes first and guards all the rest: when the lease is no longer ours, dividing by
-/// zero ends the statement and nothing is written. FOR SHARE makes a takeover wait for us.
-/// Ids are sorted before they get here, so that two writers could never lock crosswise.
-const COMMIT: &str = "
-WITH fence AS (
-    SELECT 1 FROM oddsd.leases WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE
-), cycle AS (
-    INSERT INTO oddsd.cycles (id, feed, as_of, races, horses, bookmakers, seen, inserted, reopened, changed,
-                              withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms,
-                              next_event, next_selection, next_bookmaker, next_price)
-    SELECT $4, $5, $6, $7, $8, $9, c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11],
-           c[12], c[13], c[14], c[15]
-    FROM (SELECT $10::bigint[] AS c) counts
-), bookmaker AS (
-    INSERT INTO oddsd.bookmakers (id, key, name, kind)
-    SELECT * FROM unnest($11::bigint[], $12::text[], $13::text[], $14::text[])
-), event AS (
-    INSERT INTO oddsd.events (id, key, source, sport, league, venue, name, starts_at, day, status, in_play, listed, facts)
-    SELECT id, key, source, sport, league, venue, name, starts_at, day, status, in_play, listed, facts::jsonb
-    FROM unnest($15::bigint[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[],
-                $22::timestamptz[], $23::date[], $24::text[], $25::boolean[], $26::boolean[], $27::text[])
-         AS e (id, key, source, sport, league, venue, name, starts_at, day, status, in_play, listed, facts)
-    ON CONFLICT (id) DO UPDATE SET source = excluded.source, sport = excluded.sport, league = excluded.league,
-        venue = excluded.venue, name = excluded.name, starts_at = excluded.starts_at, day = excluded.day,
-        status = excluded.status, in_play = excluded.in_play, listed = excluded.listed, facts = excluded.facts,
-        updated_at = now()
-    RETURNING 1
-), checked AS (
-    INSERT INTO oddsd.checks (event_id, checked_at) SELECT id, $6 FROM unnest($15::bigint[]) AS e (id)
-    ON CONFLICT (event_id) DO UPDATE SET checked_at = excluded.checked_at WHERE checks.checked_at < excluded.checked_at
-), selection AS (
-    INSERT INTO oddsd.selections (id, event_id, key, name, status, facts)
-    SELECT id, event_id, key, name, status, facts::jsonb
-    FROM unnest($28::bigint[], $29::bigint[], $30::text[], $31::text[], $32::text[], $33::text[])
-         AS s (id, event_id, key, name, status, facts)
-    ON CONFLICT (id) DO UPDATE SET name = excluded.name, status = excluded.status, facts = excluded.facts,
-        updated_at = now()
-    RETURNING 1
-), price AS MATERIALIZED (
-    SELECT * FROM unnest($34::bigint[], $35::bigint[], $36::bigint[], $37::bigint[], $38::text[], $39::numeric[],
-                         $40::text[], $41::numeric[], $42::integer[], $43::integer[], $44::text[],
-                         $45::timestamptz[], $46::boolean[])
-         AS p (id, event_id, selection_id, bookmaker_id, market, decimal, fractional, point, ew_places, ew_denom,
-               status, observed_at, is_new)
-), inserted AS (
-    INSERT INTO oddsd.prices (id, event_id, selection_id, bookmaker_id, market, decimal, fractional, point,
-                              ew_places, ew_denom, status, observed_at)
-    SELECT id, event_id, selection_id, bookmaker_id, market, decimal, fractional, point, ew_places, ew_denom,
-           status, observed_at
-    FROM price WHERE is_new
-    RETURNING 1
-), updated AS (
-    UPDATE oddsd.prices AS stored SET decimal = price.decimal, fractional = price.fractional, point = price.point,
-        ew_places = price.ew_places, ew_denom = price.ew_denom, status = price.status,
-        observed_at = price.observed_at, updated_at = now()
-    FROM price WHERE NOT price.is_new AND stored.id = price.id
-    RETURNING 1
-), history AS (
-    INSERT INTO oddsd.price_history (price_id, cycle_id, observed_at, decimal, fractional, point, ew_places, ew_denom, status)
-    SELECT id, $4, observed_at, decimal, fractional, point, ew_places, ew_denom, status FROM price
-), outbox AS (
-    INSERT INTO oddsd.outbox (cycle_id, event_key, kinds)
-    SELECT $4, * FROM unnest($47::text[], $48::text[])
-    RETURNING 1
-)
-SELECT (1 / (SELECT count(*) FROM fence))::bigint,
-       (SELECT count(*) FROM inserted), (SELECT count(*) FROM updated), (SELECT count(*) FROM event),
-       (SELECT count(*) FROM selection), (SELECT count(*) FROM outbox)";
+use super::explain::FENCED;
+use super::statement::Shape;
+use super::wire::array;
+use super::{LEASE, Postgres, explain, staging};
+use crate::diff::{Changes, PriceChange, PriceChangeKind};
+use crate::store::refused::{Refusal, Tried};
+use crate::store::{CycleFacts, Lease, Written, facts_text, kinds_text};
 
-/// Collects one column. All columns of a table come from the same slice, so their lengths agree:
-/// unequal arrays would be padded with NULL by `unnest`, silently.
-fn column<'a, T, V>(rows: &'a [T], value: impl Fn(&'a T) -> V) -> Vec<V> {
-    rows.iter().map(value).collect()
+/// Above this the memory for the arrays, here and at the server, is worth more than the round trips.
+const MOST_IN_ARRAYS: usize = 50_000;
+/// From here on grouping by event is cheaper than cutting.
+const MOST_RUNS: usize = 128;
+
+/// What a commit needs, kept until it is done.
+#[derive(Clone)]
+pub(super) struct Cycle {
+    pub lease: Lease,
+    pub facts: CycleFacts,
+    pub changes: Arc<Changes>,
 }
 
 impl Postgres {
     pub async fn commit(
         &self,
         lease: &Lease,
-        cycle: &CycleFacts,
-        changes: &Changes,
-    ) -> Result<Written> {
-        let (db, lease, cycle, changes) =
-            (self.clone(), lease.clone(), cycle.clone(), changes.clone());
-        self.to_the_end(async move { db.write(&lease, &cycle, &changes).await?.checked(&changes) })
-            .await
+        facts: &CycleFacts,
+        changes: &Arc<Changes>,
+    ) -> std::result::Result<Written, Refusal> {
+        self.transact(lease, facts, changes, End::Commit).await
     }
 
-    async fn write(&self, lease: &Lease, cycle: &CycleFacts, changes: &Changes) -> Result<Written> {
+    /// Would it go through? Nothing stays.
+    pub async fn rehearse(
+        &self,
+        lease: &Lease,
+        facts: &CycleFacts,
+        changes: &Arc<Changes>,
+    ) -> Tried {
+        let end = End::Rollback;
+        self.transact(lease, facts, changes, end).await.map(drop)
+    }
+
+    async fn transact(
+        &self,
+        lease: &Lease,
+        facts: &CycleFacts,
+        changes: &Arc<Changes>,
+        end: End,
+    ) -> std::result::Result<Written, Refusal> {
+        let db = self.clone();
+        let cycle = Cycle {
+            lease: lease.clone(),
+            facts: facts.clone(),
+            changes: changes.clone(),
+        };
+        let write = async move { Ok(db.write(&cycle, end).await) };
+        self.to_the_end(write).await?
+    }
+
+    async fn write(&self, cycle: &Cycle, end: End) -> std::result::Result<Written, Refusal> {
+        let changes = &cycle.changes;
+        let mut connection = self.connection().await?;
+        self.make_day_of(&mut connection, changes.as_of).await?;
+        if changes.prices.len() > MOST_IN_ARRAYS {
+            return staging::write(&mut connection, cycle, end).await;
+        }
+        let shape = shape(changes);
+        if end == End::Commit {
+            return cycle.run(&mut connection, shape).await;
+        }
+        let mut tx = connection.begin().await.map_err(explain)?;
+        let written = cycle.run(&mut tx, shape).await?;
+        tx.rollback().await.map_err(explain)?;
+        Ok(written)
+    }
+}
+
+fn shape(changes: &Changes) -> Shape {
+    let only_moves = changes.events.is_empty()
+        && changes.selections.is_empty()
+        && changes.bookmakers.is_empty()
+        && changes.counts.inserted == 0;
+    if !only_moves {
+        Shape::Anything
+    } else if runs(&changes.prices).nth(MOST_RUNS).is_some() {
+        Shape::Moves
+    } else {
+        Shape::MovesInRuns
+    }
+}
+
+/// How a transaction ends when all went well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Commit,
+    Rollback,
+}
+
+/// Values that the database finds fault with are one thing; rows that are there although we do not
+/// know them (23505), or a day without its partition, mean that our memory is wrong.
+pub(super) fn refusal(error: sqlx::Error) -> Refusal {
+    let values = match &error {
+        sqlx::Error::Database(refused) => {
+            let code = refused.code().unwrap_or_default();
+            match &*code {
+                FENCED | "23505" => false,
+                "23514" => refused.constraint().is_some(),
+                code => ["22", "23", "54"]
+                    .iter()
+                    .any(|class| code.starts_with(class)),
+            }
+        }
+        _ => false,
+    };
+    let error = explain(error);
+    if values {
+        Refusal::Values(error)
+    } else {
+        Refusal::Other(error)
+    }
+}
+
+type Statement<'q> = Query<'q, sqlx::Postgres, PgArguments>;
+
+impl Cycle {
+    /// Sends the statement and checks what the database says it wrote.
+    pub async fn run(
+        &self,
+        connection: &mut PgConnection,
+        shape: Shape,
+    ) -> std::result::Result<Written, Refusal> {
+        let told = self.changes.by_event();
+        let (events, kinds): (Vec<String>, Vec<String>) = told
+            .iter()
+            .map(|(event, kinds)| (event.to_string(), kinds_text(kinds)))
+            .unzip();
+        let mut query = self.fixed(sqlx::query(shape.sql().into_sql_str()));
+        query = query.bind(events).bind(kinds);
+        if !shape.only_moves() {
+            query = self.card(query);
+        }
+        if shape != Shape::Staged {
+            query = self.places(self.prices(query), shape);
+        }
+        let answer = query.fetch_one(connection).await;
+        let written = written(&answer.map_err(refusal)?, shape);
+        Ok(written.checked(&self.changes, told.len())?)
+    }
+
+    fn fixed<'q>(&'q self, query: Statement<'q>) -> Statement<'q> {
+        let (facts, changes) = (&self.facts, &self.changes);
         let counts = &changes.counts;
-        let numbers = [
+        let counts = [
             counts.seen,
             counts.inserted,
             counts.reopened,
@@ -109,85 +170,125 @@ impl Postgres {
             counts.rejected,
             counts.no_price,
         ];
-        let mut numbers: Vec<i64> = numbers.iter().map(|n| *n as i64).collect();
+        let mut numbers: Vec<i64> = counts.iter().map(|n| *n as i64).collect();
         let next = &changes.next;
-        numbers.extend([cycle.fetch_ms, cycle.diff_ms]);
+        numbers.extend([facts.fetch_ms, facts.diff_ms]);
         numbers.extend([next.event, next.selection, next.bookmaker, next.price]);
-
-        let bookmakers = &changes.bookmakers;
-        let events = &changes.events;
-        let selections = &changes.selections;
-        let prices = &changes.prices;
-        let (told, kinds): (Vec<String>, Vec<String>) = changes
-            .by_event()
-            .iter()
-            .map(|(event, kinds)| (event.to_string(), kinds_text(kinds)))
-            .unzip();
-
-        let query = sqlx::query_as(COMMIT)
+        query
             .bind(LEASE)
-            .bind(&lease.holder)
-            .bind(lease.epoch)
-            .bind(cycle.id)
-            .bind(&cycle.feed)
+            .bind(&self.lease.holder)
+            .bind(self.lease.epoch)
+            .bind(facts.id)
+            .bind(&facts.feed)
             .bind(changes.as_of)
-            .bind(cycle.races as i32)
-            .bind(cycle.horses as i32)
-            .bind(&cycle.bookmakers)
+            .bind(facts.races as i32)
+            .bind(facts.horses as i32)
+            .bind(&facts.bookmakers)
             .bind(numbers)
-            .bind(column(bookmakers, |b| b.row))
-            .bind(column(bookmakers, |b| b.bookmaker.id.as_str()))
-            .bind(column(bookmakers, |b| b.bookmaker.name.as_str()))
-            .bind(column(bookmakers, |b| b.bookmaker.kind()))
-            .bind(column(events, |e| e.row))
-            .bind(column(events, |e| e.after.id.as_str()))
-            .bind(column(events, |e| &*e.after.source))
-            .bind(column(events, |e| e.after.sport.as_str()))
-            .bind(column(events, |e| e.after.league.as_str()))
-            .bind(column(events, |e| e.after.venue.as_str()))
-            .bind(column(events, |e| e.after.name.as_str()))
-            .bind::<Vec<Option<DateTime<Utc>>>>(column(events, |e| e.after.starts_at))
-            .bind::<Vec<Option<NaiveDate>>>(column(events, |e| e.after.day))
-            .bind(column(events, |e| e.after.status.as_str()))
-            .bind(column(events, |e| e.after.in_play))
-            .bind(column(events, |e| e.after.listed))
-            .bind(column(events, |e| facts_text(&e.after.facts)))
-            .bind(column(selections, |s| s.row))
-            .bind(column(selections, |s| s.event_row))
-            .bind(column(selections, |s| s.after.id.as_str()))
-            .bind(column(selections, |s| s.after.name.as_str()))
-            .bind(column(selections, |s| s.after.status.as_str()))
-            .bind(column(selections, |s| facts_text(&s.after.facts)))
-            .bind(column(prices, |p| p.row))
-            .bind(column(prices, |p| p.event_row))
-            .bind(column(prices, |p| p.selection_row))
-            .bind(column(prices, |p| p.bookmaker_row))
-            .bind(column(prices, |p| p.market.as_str()))
-            .bind::<Vec<Decimal>>(column(prices, |p| p.offer.decimal))
-            .bind(column(prices, |p| {
-                p.offer.fractional.map(|f| f.to_string())
-            }))
-            .bind::<Vec<Option<Decimal>>>(column(prices, |p| p.offer.point))
-            .bind(column(prices, |p| {
-                p.offer.each_way.map(|ew| i32::from(ew.places))
-            }))
-            .bind(column(prices, |p| {
-                p.offer.each_way.map(|ew| i32::from(ew.denom))
-            }))
-            .bind(column(prices, |p| p.status.as_str()))
-            .bind(column(prices, |p| p.observed_at))
-            .bind(column(prices, |p| p.kind == PriceChangeKind::Inserted))
-            .bind(told)
-            .bind(kinds);
-        let mut connection = self.connection().await?;
-        let (_, inserted, updated, events, selections, outbox): (i64, i64, i64, i64, i64, i64) =
-            query.fetch_one(&mut *connection).await.map_err(explain)?;
-        Ok(Written {
-            inserted: inserted as u64,
-            updated: updated as u64,
-            events: events as u64,
-            selections: selections as u64,
-            outbox: outbox as u64,
-        })
     }
+
+    fn card<'q>(&'q self, query: Statement<'q>) -> Statement<'q> {
+        let bookmakers = &*self.changes.bookmakers;
+        let events = &*self.changes.events;
+        let selections = &*self.changes.selections;
+        query
+            .bind(array(bookmakers, |b| b.row))
+            .bind(array(bookmakers, |b| b.bookmaker.id.as_str()))
+            .bind(array(bookmakers, |b| b.bookmaker.name.as_str()))
+            .bind(array(bookmakers, |b| b.bookmaker.kind()))
+            .bind(array(events, |e| e.row))
+            .bind(array(events, |e| e.after.id.as_str()))
+            .bind(array(events, |e| &*e.after.source))
+            .bind(array(events, |e| e.after.sport.as_str()))
+            .bind(array(events, |e| e.after.league.as_str()))
+            .bind(array(events, |e| e.after.venue.as_str()))
+            .bind(array(events, |e| e.after.name.as_str()))
+            .bind(array(events, |e| e.after.starts_at))
+            .bind(array(events, |e| e.after.day))
+            .bind(array(events, |e| e.after.status.as_str()))
+            .bind(array(events, |e| e.after.in_play))
+            .bind(array(events, |e| e.after.listed))
+            .bind(array(events, |e| facts_text(&e.after.facts)))
+            .bind(array(selections, |s| s.row))
+            .bind(array(selections, |s| s.event_row))
+            .bind(array(selections, |s| s.after.id.as_str()))
+            .bind(array(selections, |s| s.after.name.as_str()))
+            .bind(array(selections, |s| s.after.status.as_str()))
+            .bind(array(selections, |s| facts_text(&s.after.facts)))
+    }
+
+    fn prices<'q>(&'q self, query: Statement<'q>) -> Statement<'q> {
+        let prices = &*self.changes.prices;
+        // What no price has is sent, unpacked and stored as one NULL.
+        let fractions = prices.iter().any(|p| p.offer.fractional.is_some());
+        let points = prices.iter().any(|p| p.offer.point.is_some());
+        let each_ways = prices.iter().any(|p| p.offer.each_way.is_some());
+        let places = |p: &PriceChange| p.offer.each_way.map(|ew| i32::from(ew.places));
+        let denom = |p: &PriceChange| p.offer.each_way.map(|ew| i32::from(ew.denom));
+        query
+            .bind(array(prices, |p| p.row))
+            .bind(array(prices, |p| p.offer.decimal))
+            .bind(fractions.then(|| array(prices, |p| p.offer.fractional)))
+            .bind(points.then(|| array(prices, |p| p.offer.point)))
+            .bind(each_ways.then(|| array(prices, places)))
+            .bind(each_ways.then(|| array(prices, denom)))
+            .bind(array(prices, |p| p.status.as_str()))
+            .bind(array(prices, |p| p.observed_at))
+    }
+
+    /// What the history goes by, and what new prices have besides.
+    fn places<'q>(&'q self, query: Statement<'q>, shape: Shape) -> Statement<'q> {
+        let prices = &*self.changes.prices;
+        if shape == Shape::MovesInRuns {
+            let runs: Vec<Run> = runs(prices).collect();
+            return query
+                .bind(array(&runs, |run| run.event))
+                .bind(array(&runs, |run| run.low))
+                .bind(array(&runs, |run| run.high));
+        }
+        let query = query.bind(array(prices, |p| p.event_row));
+        if shape == Shape::Moves {
+            return query;
+        }
+        query
+            .bind(array(prices, |p| p.selection_row))
+            .bind(array(prices, |p| p.bookmaker_row))
+            .bind(array(prices, |p| p.market.as_str()))
+            .bind(array(prices, |p| p.kind == PriceChangeKind::Inserted))
+    }
+}
+
+/// A stretch of prices that belong to one event, counted from one.
+struct Run {
+    event: i64,
+    low: i32,
+    high: i32,
+}
+
+fn runs(prices: &[PriceChange]) -> impl Iterator<Item = Run> {
+    let mut before = 0;
+    let stretches = prices.chunk_by(|one, other| one.event_row == other.event_row);
+    stretches.map(move |stretch| {
+        let low = before + 1;
+        before += stretch.len() as i32;
+        Run {
+            event: stretch[0].event_row,
+            low,
+            high: before,
+        }
+    })
+}
+
+/// The database's own counts, in the order in which the statement gives them.
+fn written(answer: &PgRow, shape: Shape) -> Written {
+    let count = |at: usize| answer.get::<i64, _>(at) as u64;
+    let mut written = Written {
+        outbox: count(1),
+        updated: count(2),
+        ..Written::default()
+    };
+    if !shape.only_moves() {
+        (written.inserted, written.events, written.selections) = (count(3), count(4), count(5));
+    }
+    written
 }

@@ -2,6 +2,9 @@
 
 use crate::store::StoreError;
 
+/// The fence of the commit divides by the number of leases that are ours.
+pub(super) const FENCED: &str = "22012";
+
 /// What a database error means for the caller. The text never holds the URL.
 pub(super) fn explain(error: sqlx::Error) -> StoreError {
     match &error {
@@ -9,8 +12,7 @@ pub(super) fn explain(error: sqlx::Error) -> StoreError {
             let code = refused.code().unwrap_or_default();
             let message = refused.message();
             match &*code {
-                // The fence of the commit divides by the number of leases that are ours.
-                "22012" => StoreError::Fenced,
+                FENCED => StoreError::Fenced,
                 "28P01" | "28000" => StoreError::Misconfigured(format!(
                     "the database refused the login ({message}); check user and password in DATABASE_URL"
                 )),

@@ -11,11 +11,18 @@ use super::connect::connect;
 use super::{Postgres, adopt, explain, rights, views};
 use crate::store::{Result, StoreError, schema_verdict, to_the_end, too_new};
 
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "tables",
-    include_str!("../../../migrations/postgres/0001_tables.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (
+        1,
+        "tables",
+        include_str!("../../../migrations/postgres/0001_tables.sql"),
+    ),
+    (
+        2,
+        "history",
+        include_str!("../../../migrations/postgres/0002_history.sql"),
+    ),
+];
 const TABLE: &str = "oddsd.migrations";
 
 fn migrator() -> Migrator {

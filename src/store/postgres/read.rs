@@ -1,16 +1,13 @@
 //! What is asked of Postgres: the book at start, the read API's rows, and the daemon's own log.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
-use futures_util::TryStreamExt;
-use sqlx::{Executor, Row};
+use sqlx::Row;
 
-use super::{LEASE, Postgres, explain, within};
+use super::{LEASE, Postgres, explain};
 use crate::model::EventId;
-use crate::store::rows::{self, Columns, Loader};
+use crate::store::rows::{self, Columns};
 use crate::store::{
-    CycleRow, EventPrices, Lease, Loaded, Pruned, Removal, Result, Retention, Runner, StoreError,
+    CycleRow, EventPrices, Lease, Pruned, Removal, Result, Retention, Runner, StoreError,
     StoreStatus, to_the_end,
 };
 
@@ -26,6 +23,7 @@ macro_rules! selection_columns {
         "s.key AS selection_key, s.name AS selection_name, s.status AS selection_status, s.facts::text AS selection_facts"
     };
 }
+pub(super) use {event_columns, selection_columns};
 /// Ends in its order, so that the newest page is the same question with DESC.
 macro_rules! cycles {
     () => {
@@ -48,8 +46,6 @@ macro_rules! offer_columns {
     };
 }
 
-/// A load of everything may take longer than any other statement.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// The last cycle before the first that is still kept; NULL when none is over. By our own time
 /// and in the order of the cycles: a price with an old feed time is as new as its cycle.
 macro_rules! last_old_cycle {
@@ -63,68 +59,6 @@ macro_rules! last_old_cycle {
 const PRUNE_BATCH: i64 = 20_000;
 
 impl Postgres {
-    pub async fn load(&self) -> Result<Loaded> {
-        let db = self.clone();
-        to_the_end(within(LOAD_TIMEOUT, async move { db.everything().await })).await
-    }
-
-    async fn everything(&self) -> Result<Loaded> {
-        let mut connection = self.connection().await?;
-        // One snapshot for all five questions.
-        let mut tx = sqlx::Connection::begin(&mut *connection)
-            .await
-            .map_err(explain)?;
-        let rules = format!(
-            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = {}",
-            LOAD_TIMEOUT.as_millis()
-        );
-        tx.execute(sqlx::AssertSqlSafe(rules))
-            .await
-            .map_err(explain)?;
-        let mut loader = Loader::default();
-        let bookmakers = sqlx::query("SELECT id, key, name FROM oddsd.bookmakers");
-        for row in bookmakers.fetch_all(&mut *tx).await.map_err(explain)? {
-            loader.bookmaker(&row)?;
-        }
-        // Where no look is on record, any look is newer.
-        let events = sqlx::query(concat!(
-            "SELECT e.id, ", event_columns!(), ",
-                    (extract(epoch FROM coalesce(c.checked_at, 'epoch')) * 1000000)::bigint AS checked_at
-             FROM oddsd.events e LEFT JOIN oddsd.checks c ON c.event_id = e.id"
-        ));
-        for row in events.fetch_all(&mut *tx).await.map_err(explain)? {
-            loader.event(&row)?;
-        }
-        let selections = sqlx::query(concat!(
-            "SELECT s.id, s.event_id, ",
-            selection_columns!(),
-            " FROM oddsd.selections s"
-        ));
-        for row in selections.fetch_all(&mut *tx).await.map_err(explain)? {
-            loader.selection(&row)?;
-        }
-        let mut prices = sqlx::query(concat!(
-            "SELECT p.id, p.event_id, p.selection_id, p.bookmaker_id, p.market, ",
-            offer_columns!(),
-            " FROM oddsd.prices p"
-        ))
-        .fetch(&mut *tx);
-        while let Some(row) = prices.try_next().await.map_err(explain)? {
-            loader.price(&row)?;
-        }
-        drop(prices);
-        let next = sqlx::query(
-            "SELECT greatest(coalesce(k.next_event, 1), coalesce((SELECT max(id) FROM oddsd.events), 0) + 1) AS event,
-                    greatest(coalesce(k.next_selection, 1), coalesce((SELECT max(id) FROM oddsd.selections), 0) + 1) AS selection,
-                    greatest(coalesce(k.next_bookmaker, 1), coalesce((SELECT max(id) FROM oddsd.bookmakers), 0) + 1) AS bookmaker,
-                    greatest(coalesce(k.next_price, 1), coalesce((SELECT max(id) FROM oddsd.prices), 0) + 1) AS price,
-                    coalesce(k.id, 0) AS cycle
-             FROM (SELECT 1) AS one LEFT JOIN (SELECT * FROM oddsd.cycles ORDER BY id DESC LIMIT 1) AS k ON true",
-        );
-        let next = next.fetch_one(&mut *tx).await.map_err(explain)?;
-        loader.finish(&next)
-    }
-
     pub async fn runners(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Vec<Runner>> {
         let runners = sqlx::query(concat!(
             "SELECT ", event_columns!(), ", ", selection_columns!(), ",
@@ -174,9 +108,12 @@ impl Postgres {
              FROM oddsd.prices p
              JOIN oddsd.selections s ON s.id = p.selection_id
              JOIN oddsd.bookmakers b ON b.id = p.bookmaker_id
-             LEFT JOIN LATERAL (
-                 SELECT (array_agg(decimal ORDER BY cycle_id))[1] AS opening, max(decimal) AS high, min(decimal) AS low
-                 FROM oddsd.price_history WHERE price_id = p.id) h ON true
+             LEFT JOIN (
+                 SELECT q.id, (array_agg(q.decimal ORDER BY h.cycle_id))[1] AS opening, max(q.decimal) AS high,
+                        min(q.decimal) AS low
+                 FROM oddsd.history h, unnest(h.price_ids, h.decimals) AS q (id, decimal)
+                 WHERE h.event_id = $1 AND h.as_of >= (SELECT first_seen FROM oddsd.events WHERE id = $1)
+                 GROUP BY q.id) h ON h.id = p.id
              WHERE p.event_id = $1 ORDER BY s.id, p.market, b.key"
         ))
         .bind(row)
@@ -232,7 +169,8 @@ impl Postgres {
                     coalesce((SELECT extract(epoch FROM now() - min(created_at)) FROM oddsd.outbox), 0)::float8 AS oldest,
                     (SELECT last_error FROM oddsd.outbox WHERE last_error IS NOT NULL ORDER BY due_at DESC LIMIT 1) AS last_error,
                     (SELECT count(*) FROM oddsd.events WHERE listed) AS events,
-                    (SELECT count(*) FROM oddsd.prices WHERE status <> 'withdrawn') AS open_prices
+                    coalesce((SELECT open_prices FROM oddsd.cycles ORDER BY id DESC LIMIT 1),
+                             (SELECT count(*) FROM oddsd.prices WHERE status <> 'withdrawn')) AS open_prices
              FROM (SELECT 1) one LEFT JOIN oddsd.leases l ON l.name = $1",
         )
         .bind(LEASE)
@@ -253,13 +191,8 @@ impl Postgres {
             let finished = now - keep.finished_events;
             let events = db.in_time(db.prune_events(&lease, finished)).await?;
             let before = now - keep.history;
-            let history = db
-                .prune_step(
-                    concat!("DELETE FROM oddsd.price_history WHERE ctid = ANY (ARRAY(
-                         SELECT ctid FROM oddsd.price_history WHERE cycle_id <= (", last_old_cycle!(), ") LIMIT $2))"),
-                    before,
-                )
-                .await?;
+            db.in_time(db.make_days_ahead(now)).await?;
+            let history = db.in_time(db.drop_days(before)).await?;
             let mut log = 0;
             for step in [
                 "DELETE FROM oddsd.removals WHERE ctid = ANY (ARRAY(SELECT ctid FROM oddsd.removals WHERE at < $1 LIMIT $2))",
@@ -291,7 +224,10 @@ impl Postgres {
         .ok_or(StoreError::Fenced)?;
         let gone = sqlx::query(
             "WITH gone AS (DELETE FROM oddsd.events WHERE coalesce(starts_at, updated_at) < $1 RETURNING id),
-                  prices AS (DELETE FROM oddsd.prices WHERE event_id IN (SELECT id FROM gone)),
+                  prices AS (DELETE FROM oddsd.prices WHERE event_id IN (SELECT id FROM gone) RETURNING status),
+                  counted AS (UPDATE oddsd.cycles SET open_prices = open_prices -
+                                  (SELECT count(*) FROM prices WHERE status <> 'withdrawn')
+                              WHERE id = (SELECT max(id) FROM oddsd.cycles)),
                   selections AS (DELETE FROM oddsd.selections WHERE event_id IN (SELECT id FROM gone)),
                   checks AS (DELETE FROM oddsd.checks WHERE event_id IN (SELECT id FROM gone))
              SELECT id FROM gone ORDER BY id",

@@ -29,11 +29,18 @@ const CHECKED: &str = "INSERT INTO checks (event_id, checked_at) VALUES (?1, ?2)
 const READERS: u32 = 4;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "tables",
-    include_str!("../../../migrations/sqlite/0001_tables.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (
+        1,
+        "tables",
+        include_str!("../../../migrations/sqlite/0001_tables.sql"),
+    ),
+    (
+        2,
+        "counts",
+        include_str!("../../../migrations/sqlite/0002_counts.sql"),
+    ),
+];
 
 #[derive(Clone)]
 pub struct Sqlite {

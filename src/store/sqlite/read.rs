@@ -49,6 +49,9 @@ macro_rules! last_old_cycle {
     };
 }
 
+/// Rows a retention step takes out at once.
+const PRUNE_BATCH: i64 = 20_000;
+
 impl Sqlite {
     /// In a task of its own: a dropped `begin()` would leave a reader in an old snapshot for ever.
     pub async fn load(&self) -> Result<Loaded> {
@@ -219,7 +222,8 @@ impl Sqlite {
                     max(0.0, (?2 - coalesce((SELECT min(created_at) FROM outbox), ?2)) / 1000000.0) AS oldest,
                     (SELECT last_error FROM outbox WHERE last_error IS NOT NULL ORDER BY due_at DESC LIMIT 1) AS last_error,
                     (SELECT count(*) FROM events WHERE listed) AS events,
-                    (SELECT count(*) FROM prices WHERE status <> 'withdrawn') AS open_prices
+                    coalesce((SELECT open_prices FROM cycles ORDER BY id DESC LIMIT 1),
+                             (SELECT count(*) FROM prices WHERE status <> 'withdrawn')) AS open_prices
              FROM (SELECT 1) LEFT JOIN leases l ON l.name = ?1",
         )
         .bind(LEASE)
@@ -257,6 +261,16 @@ impl Sqlite {
             .iter()
             .map(|row| row.get("id"))
             .collect();
+            sqlx::query(
+                "UPDATE cycles SET open_prices = open_prices - (
+                     SELECT count(*) FROM prices
+                     WHERE status <> 'withdrawn' AND event_id IN (SELECT value FROM json_each(?1)))
+                 WHERE id = (SELECT max(id) FROM cycles)",
+            )
+            .bind(super::ids(&events))
+            .execute(&mut *tx)
+            .await
+            .map_err(explain)?;
             for orphans in [
                 "DELETE FROM prices WHERE event_id IN (SELECT value FROM json_each(?1))",
                 "DELETE FROM selections WHERE event_id IN (SELECT value FROM json_each(?1))",
@@ -268,35 +282,30 @@ impl Sqlite {
                     .await
                     .map_err(explain)?;
             }
+            tx.commit().await.map_err(explain)?;
             let before = (now - keep.history).timestamp_micros();
-            let old = sqlx::query(concat!(
-                "DELETE FROM price_history WHERE cycle_id <= (",
-                last_old_cycle!(),
-                ")"
-            ));
-            let history = old
-                .bind(before)
-                .execute(&mut *tx)
-                .await
-                .map_err(explain)?
-                .rows_affected();
+            let history = db
+                .prune_step(
+                    concat!(
+                        "DELETE FROM price_history WHERE rowid IN (
+                             SELECT rowid FROM price_history WHERE cycle_id <= (",
+                        last_old_cycle!(),
+                        ") LIMIT ?2)"
+                    ),
+                    before,
+                )
+                .await?;
             let mut log = 0;
             for old in [
-                "DELETE FROM removals WHERE at < ?1",
+                "DELETE FROM removals WHERE id IN (SELECT id FROM removals WHERE at < ?1 LIMIT ?2)",
                 concat!(
-                    "DELETE FROM cycles WHERE id <= (",
+                    "DELETE FROM cycles WHERE id IN (SELECT id FROM cycles WHERE id <= (",
                     last_old_cycle!(),
-                    ") AND id < (SELECT max(id) FROM cycles)"
+                    ") AND id < (SELECT max(id) FROM cycles) LIMIT ?2)"
                 ),
             ] {
-                log += sqlx::query(old)
-                    .bind(before)
-                    .execute(&mut *tx)
-                    .await
-                    .map_err(explain)?
-                    .rows_affected();
+                log += db.prune_step(old, before).await?;
             }
-            tx.commit().await.map_err(explain)?;
             Ok(Pruned {
                 events,
                 history,
@@ -304,6 +313,19 @@ impl Sqlite {
             })
         })
         .await
+    }
+
+    /// In short transactions, so that a cycle never waits long for its turn.
+    async fn prune_step(&self, delete: &'static str, before: i64) -> Result<u64> {
+        let mut total = 0;
+        loop {
+            let batch = sqlx::query(delete).bind(before).bind(PRUNE_BATCH);
+            let done = batch.execute(&self.writer).await.map_err(explain)?;
+            total += done.rows_affected();
+            if done.rows_affected() < PRUNE_BATCH as u64 {
+                return Ok(total);
+            }
+        }
     }
 
     pub async fn clock(&self) -> Result<DateTime<Utc>> {

@@ -196,7 +196,10 @@ pub fn same_rows(memory: &Book, rows: &Book) {
     assert_eq!(memory.next, rows.next);
     assert_eq!(memory.events.len(), rows.events.len());
     for (id, event) in &memory.events {
-        let stored = rows.events.get(id).unwrap_or_else(|| panic!("{id} is stored"));
+        let stored = rows
+            .events
+            .get(id)
+            .unwrap_or_else(|| panic!("{id} is stored"));
         assert_eq!((event.row, &event.event), (stored.row, &stored.event));
         assert_eq!(event.selections, stored.selections);
         assert_eq!(event.prices.len(), stored.prices.len(), "{id}");

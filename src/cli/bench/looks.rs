@@ -108,7 +108,7 @@ impl Daemon {
         Ok(changes)
     }
 
-    async fn commit(&mut self, changes: Changes, diff: Duration) -> anyhow::Result<Looked> {
+    async fn commit(&mut self, mut changes: Changes, diff: Duration) -> anyhow::Result<Looked> {
         let (changed, started) = (changes.prices.len(), Instant::now());
         ensure!(
             changes.rejects.is_empty(),
@@ -127,7 +127,7 @@ impl Daemon {
                 diff_ms: diff.as_millis() as i64,
             };
             self.loaded.next_cycle += 1;
-            self.store.commit(&self.lease, &facts, &changes).await?;
+            self.store.commit(&self.lease, &facts, &mut changes).await?;
         }
         let commit = started.elapsed();
         self.loaded.book.apply(changes);

@@ -146,7 +146,7 @@ fn offered(snapshot: &EventSnapshot) -> BTreeMap<PriceKey, Offer> {
     }
     let offers = newest
         .into_iter()
-        .filter_map(|(key, price)| Some((key, price.offer.clone()?)));
+        .filter_map(|(key, price)| Some((key, price.offer?)));
     offers.collect()
 }
 

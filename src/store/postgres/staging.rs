@@ -2,7 +2,7 @@
 //! fenced statement takes them from there. Memory holds one piece, whatever the size of the cycle,
 //! and all of it is one transaction.
 
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::commit::{Cycle, End, refusal};
 use super::explain;
@@ -21,8 +21,9 @@ pub async fn write(
     cycle: &Cycle,
     end: End,
 ) -> std::result::Result<Written, Refusal> {
-    let mut tx = connection.begin().await.map_err(explain)?;
-    tx.execute(STAGING_TABLE).await.map_err(explain)?;
+    let begin = format!("BEGIN; {STAGING_TABLE}");
+    let begun = connection.begin_with(AssertSqlSafe(begin)).await;
+    let mut tx = begun.map_err(explain)?;
     copy(&mut tx, &cycle.changes.prices)
         .await
         .map_err(refusal)?;

@@ -15,10 +15,12 @@ pub struct Aside {
 impl Changes {
     /// Some of these changes, to be tried: the events that pass, with the prices that pass.
     pub fn part(&self, event: impl Fn(i64) -> bool, price: impl Fn(&PriceChange) -> bool) -> Self {
-        let mut part = Self::default();
-        part.as_of = self.as_of;
-        part.next = self.next;
-        part.bookmakers.clone_from(&self.bookmakers);
+        let mut part = Self {
+            as_of: self.as_of,
+            next: self.next,
+            bookmakers: self.bookmakers.clone(),
+            ..Self::default()
+        };
         let events = self.events.iter().filter(|change| event(change.row));
         part.events = events.cloned().collect();
         let selections = self.selections.iter();

@@ -158,10 +158,7 @@ async fn a_full_card_is_written_and_read_in_a_moment(backend: Backend) {
     moved.pass(10);
     for race in 0..50 {
         for nth in 0..240 {
-            let cents = moved.races[race].prices[nth]
-                .offer
-                .clone()
-                .expect("a price");
+            let cents = moved.races[race].prices[nth].offer.expect("a price");
             moved.set(race, nth, Some(offer_plus(cents.decimal)));
         }
     }

@@ -34,7 +34,7 @@ proptest! {
     #[test]
     fn arrays_are_what_the_driver_would_send(decimals in proptest::collection::vec(decimals(), 1..20)) {
         let (mut ours, mut theirs) = (PgArgumentBuffer::default(), PgArgumentBuffer::default());
-        let nullable = |d: &Decimal| (d.scale() % 3 != 0).then_some(*d);
+        let nullable = |d: &Decimal| (!d.scale().is_multiple_of(3)).then_some(*d);
         let _ = array(&decimals, nullable).encode_by_ref(&mut ours).expect("encoded");
         let values: Vec<Option<Decimal>> = decimals.iter().map(nullable).collect();
         let _ = values.encode_by_ref(&mut theirs).expect("encoded");

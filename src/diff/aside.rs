@@ -15,17 +15,17 @@ pub struct Aside {
 impl Changes {
     /// Some of these changes, to be tried: the events that pass, with the prices that pass.
     pub fn part(&self, event: impl Fn(i64) -> bool, price: impl Fn(&PriceChange) -> bool) -> Self {
+        let events = self.events.iter().filter(|change| event(change.row));
+        let selections = self.selections.iter();
+        let selections = selections.filter(|change| event(change.event_row));
         let mut part = Self {
             as_of: self.as_of,
             next: self.next,
             bookmakers: self.bookmakers.clone(),
+            events: events.cloned().collect(),
+            selections: selections.cloned().collect(),
             ..Self::default()
         };
-        let events = self.events.iter().filter(|change| event(change.row));
-        part.events = events.cloned().collect();
-        let selections = self.selections.iter();
-        let selections = selections.filter(|change| event(change.event_row));
-        part.selections = selections.cloned().collect();
         for change in &self.prices {
             if event(change.event_row) && price(change) {
                 part.push_price(change.clone());

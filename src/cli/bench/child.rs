@@ -173,7 +173,7 @@ pub async fn run() -> anyhow::Result<()> {
         let cycle = ingest.cycle(&lease, &Ask::Everything, None, &stop).await;
         let seconds = started.elapsed().as_secs_f64();
         tokio::time::sleep(REST).await;
-        let cpu = process_cpu().zip(cpu).map(|(after, before)| after - before);
+        let cpu = process_cpu().and_then(|after| after.checked_sub(cpu?));
         let (counts, error) = match cycle {
             Cycle::Unchanged(counts) | Cycle::Committed(counts, _) => (counts, None),
             Cycle::FetchFailed(why) => (Default::default(), Some(why.to_string())),

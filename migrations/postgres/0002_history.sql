@@ -22,11 +22,11 @@ CREATE TABLE oddsd.history (
     price_ids     bigint[] NOT NULL,
     observed_ats  timestamptz[] NOT NULL,
     decimals      numeric[] NOT NULL,
-    fractionals   text[],                    -- NULL where no price of the row has one
+    fractionals   text[],                    -- this and the next: NULL where no price of the row has one
     points        numeric[],
     ew_places     integer[],
     ew_denoms     integer[],
-    statuses      text[] NOT NULL
+    statuses      text[]                     -- without one: open
 ) PARTITION BY RANGE (as_of);
 CREATE INDEX history_event ON oddsd.history (event_id, cycle_id);
 
@@ -78,8 +78,8 @@ DROP TABLE oddsd.price_history_by_row;
 
 -- A row a price, as people read it.
 CREATE VIEW oddsd.price_history AS
-SELECT q.price_id, h.cycle_id, q.observed_at, q.decimal, q.fractional, q.point, q.ew_places, q.ew_denom, q.status,
-       h.event_id, h.as_of
+SELECT q.price_id, h.cycle_id, q.observed_at, q.decimal, q.fractional, q.point, q.ew_places, q.ew_denom,
+       coalesce(q.status, 'open') AS status, h.event_id, h.as_of
 FROM oddsd.history h,
      unnest(h.price_ids, h.observed_ats, h.decimals, h.fractionals, h.points, h.ew_places, h.ew_denoms, h.statuses)
          AS q (price_id, observed_at, decimal, fractional, point, ew_places, ew_denom, status);

@@ -12,6 +12,7 @@ use super::statement::Shape;
 use super::wire::array;
 use super::{LEASE, Postgres, explain, staging};
 use crate::diff::{Changes, PriceChange, PriceChangeKind};
+use crate::model::PriceStatus;
 use crate::store::refused::{Refusal, Tried};
 use crate::store::{CycleFacts, Lease, Written, facts_text, kinds_text};
 
@@ -223,6 +224,7 @@ impl Cycle {
         let fractions = prices.iter().any(|p| p.offer.fractional.is_some());
         let points = prices.iter().any(|p| p.offer.point.is_some());
         let each_ways = prices.iter().any(|p| p.offer.each_way.is_some());
+        let statuses = prices.iter().any(|p| sent(p.status).is_some());
         let places = |p: &PriceChange| p.offer.each_way.map(|ew| i32::from(ew.places));
         let denom = |p: &PriceChange| p.offer.each_way.map(|ew| i32::from(ew.denom));
         query
@@ -232,7 +234,7 @@ impl Cycle {
             .bind(points.then(|| array(prices, |p| p.offer.point)))
             .bind(each_ways.then(|| array(prices, places)))
             .bind(each_ways.then(|| array(prices, denom)))
-            .bind(array(prices, |p| p.status.as_str()))
+            .bind(statuses.then(|| array(prices, |p| sent(p.status))))
             .bind(array(prices, |p| p.observed_at))
     }
 
@@ -256,6 +258,11 @@ impl Cycle {
             .bind(array(prices, |p| p.market.as_str()))
             .bind(array(prices, |p| p.kind == PriceChangeKind::Inserted))
     }
+}
+
+/// Open prices, nearly all, travel and lie in the history without a status.
+pub(super) fn sent(status: PriceStatus) -> Option<&'static str> {
+    (status != PriceStatus::Open).then(|| status.as_str())
 }
 
 /// A stretch of prices that belong to one event, counted from one.

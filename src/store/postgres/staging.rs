@@ -4,7 +4,7 @@
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use super::commit::{Cycle, End, refusal};
+use super::commit::{Cycle, End, refusal, sent};
 use super::explain;
 use super::statement::{STAGING_TABLE, Shape};
 use super::wire::{Field, SIGNATURE};
@@ -64,7 +64,7 @@ fn row(price: &PriceChange, to: &mut Vec<u8>) {
     offer.point.write(to);
     offer.each_way.map(|ew| i32::from(ew.places)).write(to);
     offer.each_way.map(|ew| i32::from(ew.denom)).write(to);
-    price.status.as_str().write(to);
+    sent(price.status).write(to);
     price.observed_at.write(to);
     price.event_row.write(to);
     price.selection_row.write(to);

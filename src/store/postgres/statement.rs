@@ -106,22 +106,25 @@ const CARD: &str = ", bookmaker AS (
     RETURNING 1
 )";
 
+/// Unpacked in the select list, row by row: in FROM each array would be unpacked whole and kept
+/// beside the others first. A status that is not sent is 'open', which nearly all of them are.
 /// Named by number: the history is cut from the same arrays.
 const MOVES_IN_RUNS: &str = ", price AS (
-    SELECT * FROM unnest($13::bigint[], $14::numeric[], $15::text[], $16::numeric[], $17::integer[], $18::integer[],
-                         $19::text[], $20::timestamptz[])
-         AS p (id, decimal, fractional, point, ew_places, ew_denom, status, observed_at)
+    SELECT unnest($13::bigint[]) AS id, unnest($14::numeric[]) AS decimal, unnest($15::text[]) AS fractional,
+           unnest($16::numeric[]) AS point, unnest($17::integer[]) AS ew_places, unnest($18::integer[]) AS ew_denom,
+           unnest($19::text[]) AS status, unnest($20::timestamptz[]) AS observed_at
 )";
 const MOVES: &str = ", price AS MATERIALIZED (
-    SELECT * FROM unnest(?::bigint[], ?::numeric[], ?::text[], ?::numeric[], ?::integer[], ?::integer[],
-                         ?::text[], ?::timestamptz[], ?::bigint[])
-         AS p (id, decimal, fractional, point, ew_places, ew_denom, status, observed_at, event_id)
+    SELECT unnest(?::bigint[]) AS id, unnest(?::numeric[]) AS decimal, unnest(?::text[]) AS fractional,
+           unnest(?::numeric[]) AS point, unnest(?::integer[]) AS ew_places, unnest(?::integer[]) AS ew_denom,
+           unnest(?::text[]) AS status, unnest(?::timestamptz[]) AS observed_at, unnest(?::bigint[]) AS event_id
 )";
 const PRICES: &str = ", price AS MATERIALIZED (
-    SELECT * FROM unnest(?::bigint[], ?::numeric[], ?::text[], ?::numeric[], ?::integer[], ?::integer[],
-                         ?::text[], ?::timestamptz[], ?::bigint[], ?::bigint[], ?::bigint[], ?::text[], ?::boolean[])
-         AS p (id, decimal, fractional, point, ew_places, ew_denom, status, observed_at,
-               event_id, selection_id, bookmaker_id, market, is_new)
+    SELECT unnest(?::bigint[]) AS id, unnest(?::numeric[]) AS decimal, unnest(?::text[]) AS fractional,
+           unnest(?::numeric[]) AS point, unnest(?::integer[]) AS ew_places, unnest(?::integer[]) AS ew_denom,
+           unnest(?::text[]) AS status, unnest(?::timestamptz[]) AS observed_at, unnest(?::bigint[]) AS event_id,
+           unnest(?::bigint[]) AS selection_id, unnest(?::bigint[]) AS bookmaker_id, unnest(?::text[]) AS market,
+           unnest(?::boolean[]) AS is_new
 )";
 const STAGE: &str = ", price AS NOT MATERIALIZED (SELECT * FROM pg_temp.oddsd_stage)";
 /// The columns as the staging table has them, and as they are copied into it.
@@ -134,13 +137,13 @@ const INSERTED: &str = ", inserted AS (
     INSERT INTO oddsd.prices (id, event_id, selection_id, bookmaker_id, market, decimal, fractional, point,
                               ew_places, ew_denom, status, observed_at)
     SELECT id, event_id, selection_id, bookmaker_id, market, decimal, fractional, point, ew_places, ew_denom,
-           status, observed_at
+           coalesce(status, 'open'), observed_at
     FROM price WHERE is_new
     RETURNING 1
 )";
 const UPDATED: &str = ", updated AS (
     UPDATE oddsd.prices AS stored SET decimal = price.decimal, fractional = price.fractional, point = price.point,
-        ew_places = price.ew_places, ew_denom = price.ew_denom, status = price.status,
+        ew_places = price.ew_places, ew_denom = price.ew_denom, status = coalesce(price.status, 'open'),
         observed_at = price.observed_at, updated_at = now()
     FROM price WHERE stored.id = price.id";
 const KNOWN: &str = " AND NOT price.is_new";
@@ -174,7 +177,7 @@ const GROUPED: &str = concat!(
            CASE WHEN count(point) > 0 THEN array_agg(point) END,
            CASE WHEN count(ew_places) > 0 THEN array_agg(ew_places) END,
            CASE WHEN count(ew_denom) > 0 THEN array_agg(ew_denom) END,
-           array_agg(status), array_agg(observed_at)
+           CASE WHEN count(status) > 0 THEN array_agg(status) END, array_agg(observed_at)
     FROM price GROUP BY event_id
 )"
 );

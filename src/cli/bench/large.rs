@@ -12,13 +12,14 @@ use super::report::{Bar, Measure, median};
 use super::samples::Samples;
 use crate::cli::say::remark;
 
-pub const MEASURES: [&str; 6] = [
+pub const MEASURES: [&str; 7] = [
     "write_1m_10_vs_copy",
     "write_1m_10_vs_unnest_compare",
     "diff_1m",
     "diff_1m_quiet",
     "cold_start_1m",
     "rss_1m",
+    "rss_1m_all_gone",
 ];
 const SHARE: f64 = 0.1;
 /// A turn takes half a minute: the median of three has to do.
@@ -99,5 +100,6 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
         Measure::new("cold_start_1m", "s", median(&cold), Bar::AtMost(3.0))
             .note("connect, take the lease, load every price"),
         watched.memory("rss_1m", 220.0),
+        watched.memory_all_gone("rss_1m_all_gone"),
     ])
 }

@@ -66,6 +66,7 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
 /// What was seen of one daemon.
 pub struct Watched {
     peak: Option<u64>,
+    peak_all_gone: Option<u64>,
     pub quiet_cpu: Vec<f64>,
     quiet_trips: u64,
     trips: Vec<f64>,
@@ -83,6 +84,7 @@ impl Watched {
         let (mut card, mut rng) = (card, Rng::with_seed(SEED + 2));
         let mut seen = Self {
             peak: first.peak_memory,
+            peak_all_gone: None,
             quiet_cpu: Vec::new(),
             quiet_trips: 0,
             trips: Vec::new(),
@@ -121,13 +123,40 @@ impl Watched {
             stored == expected,
             "the daemon stored {stored:?} where the card says {expected:?}"
         );
+        seen.peak_all_gone = all_gone(&mut child, &provider, card.prices()).await?;
         Ok(seen)
     }
 
     pub fn memory(&self, name: &'static str, megabytes: f64) -> Measure {
-        let peak = self.peak.map_or(f64::NAN, |bytes| bytes as f64 / MEGABYTE);
-        Measure::new(name, "MB", peak, Bar::AtMost(megabytes)).note(
+        Measure::new(name, "MB", in_megabytes(self.peak), Bar::AtMost(megabytes)).note(
             "peak resident memory of the daemon's process: cold start, looks that changed 10 %, quiet looks",
         )
     }
+
+    pub fn memory_all_gone(&self, name: &'static str) -> Measure {
+        Measure::new(name, "MB", in_megabytes(self.peak_all_gone), Bar::None)
+            .note("then an answer without a race, believed at the second look: every price withdrawn in one cycle")
+    }
+}
+
+/// A day that loses all its races is not believed at once.
+async fn all_gone(
+    child: &mut Child,
+    provider: &Provider,
+    prices: usize,
+) -> anyhow::Result<Option<u64>> {
+    provider.serve_no_races();
+    let doubted = child.look().await?;
+    ensure!(doubted.changed == 0, "believed at once: {doubted:?}");
+    let believed = child.look().await?;
+    ensure!(
+        believed.changed == prices as u64,
+        "{} of {prices} prices were withdrawn",
+        believed.changed
+    );
+    Ok(believed.peak_memory)
+}
+
+fn in_megabytes(bytes: Option<u64>) -> f64 {
+    bytes.map_or(f64::NAN, |bytes| bytes as f64 / MEGABYTE)
 }

@@ -9,9 +9,13 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::card::Card;
 
+const NO_RACES: &str = r#"{"racecards":[],"total":0,"limit":500,"skip":0,"query":[]}"#;
+
+type Served = Arc<Mutex<Option<Arc<Card>>>>;
+
 pub struct Provider {
     pub address: SocketAddr,
-    card: Arc<Mutex<Arc<Card>>>,
+    card: Served,
     accepting: JoinHandle<()>,
 }
 
@@ -19,7 +23,7 @@ impl Provider {
     pub async fn serving(card: Card) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let card = Arc::new(Mutex::new(Arc::new(card)));
+        let card = Arc::new(Mutex::new(Some(Arc::new(card))));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&card)));
         Ok(Self {
             address,
@@ -30,7 +34,12 @@ impl Provider {
 
     /// What is answered from now on.
     pub fn serve(&self, card: Card) {
-        *self.card.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(card);
+        *self.card.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(card));
+    }
+
+    /// No races on any day from now on.
+    pub fn serve_no_races(&self) {
+        *self.card.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -40,7 +49,7 @@ impl Drop for Provider {
     }
 }
 
-async fn accept(listener: TcpListener, card: Arc<Mutex<Arc<Card>>>) {
+async fn accept(listener: TcpListener, card: Served) {
     let mut answering = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         answering.spawn(answer(stream, Arc::clone(&card)));
@@ -48,7 +57,7 @@ async fn accept(listener: TcpListener, card: Arc<Mutex<Arc<Card>>>) {
 }
 
 /// Request after request on one connection. The client is ours: what it asks is well-formed.
-async fn answer(stream: TcpStream, card: Arc<Mutex<Arc<Card>>>) -> std::io::Result<()> {
+async fn answer(stream: TcpStream, card: Served) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     loop {
@@ -63,8 +72,8 @@ async fn answer(stream: TcpStream, card: Arc<Mutex<Arc<Card>>>) -> std::io::Resu
         let date = request.split_once("date=").map_or("", |(_, rest)| {
             rest.split(['&', ' ']).next().unwrap_or_default()
         });
-        let now = Arc::clone(&card.lock().unwrap_or_else(PoisonError::into_inner));
-        let body = now.page_of(date);
+        let now = card.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let body = now.map_or_else(|| NO_RACES.to_owned(), |card| card.page_of(date));
         let head = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()

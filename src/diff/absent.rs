@@ -1,10 +1,9 @@
 //! Absence: what an answer left out inside its scope, and what follows from it.
 
-use std::collections::HashSet;
-
 use super::book::{StoredEvent, StoredPrice, StoredSelection};
 use super::{
-    Differ, EventChange, Guard, HeldBack, Missing, PriceChange, PriceChangeKind, SelectionChange,
+    Differ, EventChange, Guard, HeldBack, Missing, PriceChange, PriceChangeKind, Rows,
+    SelectionChange,
 };
 use crate::model::{Look, PriceStatus, Scope, SelectionStatus};
 
@@ -16,6 +15,16 @@ pub(super) struct Absent<'a> {
     pub(super) prices: Vec<(&'a StoredEvent, &'a StoredPrice)>,
     pub(super) open_prices: usize,
     pub(super) listed_events: usize,
+}
+
+impl Absent<'_> {
+    fn rows(&self) -> Missing {
+        Missing {
+            events: self.events.iter().map(|stored| stored.row).collect(),
+            selections: self.selections.iter().map(|(_, known)| known.row).collect(),
+            prices: self.prices.iter().map(|(_, price)| price.row).collect(),
+        }
+    }
 }
 
 impl<'a> Differ<'a> {
@@ -45,26 +54,18 @@ impl<'a> Differ<'a> {
         let absent = std::mem::take(&mut self.absent);
         let in_doubt = guard.trips(absent.prices.len(), absent.open_prices)
             || guard.trips(absent.events.len(), absent.listed_events);
-        let missing = Missing {
-            events: absent.events.iter().map(|stored| stored.row).collect(),
-            selections: absent
-                .selections
-                .iter()
-                .map(|(_, known)| known.row)
-                .collect(),
-            prices: absent.prices.iter().map(|(_, price)| price.row).collect(),
+        let first_look = guard.first_look.filter(|_| in_doubt);
+        // Whether an absence is believed: at once, or because the look before missed the row too.
+        let agreed = |rows: fn(&Missing) -> &Rows, row: i64| match first_look {
+            Some(first) => rows(first).contains(row),
+            None => !in_doubt,
         };
-        let nothing = Missing::default();
-        let agreed = match (in_doubt, guard.first_look) {
-            (false, _) => &missing,
-            (true, Some(first_look)) => first_look,
-            (true, None) => &nothing,
-        };
-        for stored in absent
-            .events
-            .iter()
-            .filter(|stored| agreed.events.contains(&stored.row))
-        {
+        let mut held = (0, 0);
+        for stored in &absent.events {
+            if !agreed(|missing| &missing.events, stored.row) {
+                held.0 += 1;
+                continue;
+            }
             let mut after = stored.event.clone();
             after.listed = false;
             let before = Some(stored.event.clone());
@@ -76,7 +77,7 @@ impl<'a> Differ<'a> {
             });
         }
         for (stored, known) in &absent.selections {
-            if agreed.selections.contains(&known.row) {
+            if agreed(|missing| &missing.selections, known.row) {
                 let mut after = known.selection.clone();
                 after.status = SelectionStatus::Removed;
                 self.changes.selections.push(SelectionChange {
@@ -89,23 +90,19 @@ impl<'a> Differ<'a> {
             }
         }
         for (stored, price) in &absent.prices {
-            if agreed.prices.contains(&price.row) {
-                self.withdraw(stored, price);
+            match agreed(|missing| &missing.prices, price.row) {
+                true => self.withdraw(stored, price),
+                false => held.1 += 1,
             }
         }
-        let held =
-            |missing: &HashSet<i64>, agreed: &HashSet<i64>| missing.difference(agreed).count();
-        let (prices, events) = (
-            held(&missing.prices, &agreed.prices),
-            held(&missing.events, &agreed.events),
-        );
-        if prices + events > 0 {
+        let (events, prices) = held;
+        if events + prices > 0 {
             self.changes.held_back = Some(HeldBack {
                 prices,
                 open_prices: absent.open_prices,
                 events,
                 listed_events: absent.listed_events,
-                missing,
+                missing: absent.rows(),
             });
         }
     }

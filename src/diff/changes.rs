@@ -1,6 +1,6 @@
 //! What one cycle has to write, and when an answer is too short to be believed.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -97,12 +97,30 @@ pub struct Extent {
     pub bookmakers: Vec<BookmakerId>,
 }
 
-/// Rows that an answer left out, by row number.
+/// Rows that an answer left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Missing {
-    pub events: HashSet<i64>,
-    pub selections: HashSet<i64>,
-    pub prices: HashSet<i64>,
+    pub events: Rows,
+    pub selections: Rows,
+    pub prices: Rows,
+}
+
+/// Row numbers, sorted: there may be a million of them, kept until the next look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows(Vec<i64>);
+
+impl Rows {
+    pub fn contains(&self, row: i64) -> bool {
+        self.0.binary_search(&row).is_ok()
+    }
+}
+
+impl FromIterator<i64> for Rows {
+    fn from_iter<I: IntoIterator<Item = i64>>(rows: I) -> Self {
+        let mut rows: Vec<i64> = rows.into_iter().collect();
+        rows.sort_unstable();
+        Self(rows)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -28,7 +28,7 @@ pub use aside::Aside;
 use book::{Book, StoredEvent, Text, take};
 pub use changes::{
     BookmakerChange, Changes, EventChange, Extent, Guard, HeldBack, Missing, PriceChange,
-    PriceChangeKind, SelectionChange, Touched,
+    PriceChangeKind, Rows, SelectionChange, Touched,
 };
 pub use loading::{Loading, Orphan, PriceRow};
 use prices::Scratch;

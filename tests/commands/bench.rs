@@ -13,7 +13,7 @@ use crate::world::daemon::{Daemon, Settings};
 use crate::world::postgres;
 
 /// Every measure, by the name that others quote.
-const MEASURES: [&str; 34] = [
+const MEASURES: [&str; 37] = [
     "answer_to_commit_12k_1",
     "cold_start_1m",
     "diff_1m",
@@ -31,6 +31,9 @@ const MEASURES: [&str; 34] = [
     "rss_12k",
     "rss_1m",
     "rss_1m_all_gone",
+    "sqlite_12k_1",
+    "sqlite_12k_10",
+    "sqlite_12k_90",
     "statements_a_cycle",
     "wal_10800",
     "write_12k_0_vs_multirow",

@@ -17,6 +17,7 @@ mod remote;
 mod report;
 mod samples;
 mod server;
+mod sqlite;
 mod wire;
 mod write;
 
@@ -89,16 +90,18 @@ enum Section {
     Remote,
     Reader,
     Process,
+    Sqlite,
     Large,
 }
 
 impl Section {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Write,
         Self::Cycle,
         Self::Remote,
         Self::Reader,
         Self::Process,
+        Self::Sqlite,
         Self::Large,
     ];
 
@@ -109,6 +112,7 @@ impl Section {
             Self::Remote => &remote::MEASURES,
             Self::Reader => &reader::MEASURES,
             Self::Process => &process::MEASURES,
+            Self::Sqlite => &sqlite::MEASURES,
             Self::Large => &large::MEASURES,
         }
     }
@@ -120,6 +124,7 @@ impl Section {
             Self::Remote => remote::measure(db, sizes).await,
             Self::Reader => reader::measure(db, sizes).await,
             Self::Process => process::measure(db, sizes).await,
+            Self::Sqlite => sqlite::measure(db, sizes).await,
             Self::Large => large::measure(db, sizes).await,
         }
     }

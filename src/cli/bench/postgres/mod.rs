@@ -83,6 +83,10 @@ impl Database {
     }
 
     /// Through another port of this machine.
+    pub fn settings(&self) -> StoreSettings {
+        self.own.clone()
+    }
+
     pub fn settings_through(&self, port: u16) -> anyhow::Result<StoreSettings> {
         let url = through(self.own.url.expose_secret(), port)?;
         Ok(StoreSettings {

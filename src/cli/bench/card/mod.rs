@@ -6,6 +6,7 @@
 //! Every race has one time stamp on all its prices, as in the provider's answers, and it moves when
 //! any of them moves: an unchanged price of a race that moved comes with a new time.
 
+mod beside;
 mod words;
 
 use std::fmt::Write;
@@ -17,6 +18,7 @@ use fastrand::Rng;
 use rust_decimal::Decimal;
 
 use crate::model::BookmakerId;
+use beside::BESIDE;
 pub use words::BOOKMAKERS;
 use words::{COURSES, JOCKEYS, RUNGS};
 
@@ -277,7 +279,7 @@ impl Card {
                  \"colour\":\"b\",\"region\":\"IRE\",\"trainer\":\"Jeremy Scott\",\"trainer_id\":\"trn_11763\",\
                  \"number\":\"{number}\",\"draw\":\"{number}\",\"headgear\":\"\",\"lbs\":\"158\",\"ofr\":\"112\",\
                  \"rpr\":\"118\",\"ts\":\"96\",\"jockey\":\"{}\",\"jockey_id\":\"jky_284934\",\"last_run\":\"28\",\
-                 \"form\":\"542-13\",\"trainer_rtf\":\"50\",\"odds\":[",
+                 \"form\":\"542-13\",\"trainer_rtf\":\"50\",{BESIDE}\"odds\":[",
                 self.horse_id(runner),
                 self.horse(runner),
                 4 + runner % 6,
@@ -329,7 +331,13 @@ mod tests {
         let card = Card::new(12_000, 7, now);
         let (card, moved) = card.moved(0.01, &mut Rng::with_seed(8));
         assert_eq!((moved.len(), card.races(), card.runners()), (120, 57, 429));
-        let parsed = parse_cards(&card.page(0), now).expect("a card");
+        let page = card.page(0);
+        assert!(
+            (2_400_000..2_600_000).contains(&page.len()),
+            "{}",
+            page.len()
+        );
+        let parsed = parse_cards(&page, now).expect("a card");
         assert!(parsed.rejects.is_empty(), "{}", parsed.rejects);
         assert_eq!((parsed.events.len(), parsed.prices_seen), (57, 12_000));
         let ids = bookmaker_ids();

@@ -13,7 +13,7 @@ use crate::world::daemon::{Daemon, Settings};
 use crate::world::postgres;
 
 /// Every measure, by the name that others quote.
-const MEASURES: [&str; 37] = [
+const MEASURES: [&str; 39] = [
     "answer_to_commit_12k_1",
     "cold_start_1m",
     "diff_1m",
@@ -51,6 +51,8 @@ const MEASURES: [&str; 37] = [
     "write_12k_90_vs_unnest_compare",
     "write_1m_10_vs_copy",
     "write_1m_10_vs_unnest_compare",
+    "write_1m_1_vs_copy",
+    "write_1m_90_vs_copy",
 ];
 
 /// A role of this story on the test server, and a URL that logs in as it: whose databases are left

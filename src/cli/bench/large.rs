@@ -12,9 +12,11 @@ use super::report::{Bar, Measure, median};
 use super::samples::Samples;
 use crate::cli::say::remark;
 
-pub const MEASURES: [&str; 7] = [
+pub const MEASURES: [&str; 9] = [
     "write_1m_10_vs_copy",
     "write_1m_10_vs_unnest_compare",
+    "write_1m_1_vs_copy",
+    "write_1m_90_vs_copy",
     "diff_1m",
     "diff_1m_quiet",
     "cold_start_1m",
@@ -22,6 +24,8 @@ pub const MEASURES: [&str; 7] = [
     "rss_1m_all_gone",
 ];
 const SHARE: f64 = 0.1;
+/// Against the limit alone: the other design takes ten seconds for each.
+const OTHER_PERCENTS: [u32; 2] = [1, 90];
 /// A turn takes half a minute: the median of three has to do.
 const MOST_TURNS: usize = 3;
 
@@ -59,6 +63,7 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
         samples.warm();
         remark!("  a turn is done");
     }
+    others(&mut course, &mut narrow, &mut samples, turns).await?;
     let Course { daemon, card, .. } = course;
     daemon.leave().await?;
 
@@ -88,6 +93,8 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
         )
         .against(compare)
         .note(note),
+        against_copy("write_1m_1_vs_copy", &samples, 1),
+        against_copy("write_1m_90_vs_copy", &samples, 90),
         Measure::new(
             "diff_1m",
             "M prices/s",
@@ -102,4 +109,30 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
         watched.memory("rss_1m", 220.0),
         watched.memory_all_gone("rss_1m_all_gone"),
     ])
+}
+
+async fn others(
+    course: &mut Course,
+    narrow: &mut Narrow,
+    samples: &mut Samples,
+    turns: usize,
+) -> anyhow::Result<()> {
+    for _ in 0..turns {
+        for percent in OTHER_PERCENTS {
+            let (observed, moved) = course.next(f64::from(percent) / 100.0)?;
+            let look = course.look(&observed, moved.len()).await?;
+            drop(observed);
+            samples.time("ours", percent, look.total());
+            let copied = narrow.copy(&course.card, &moved).await?;
+            samples.time("copy", percent, copied);
+            course.eye.settle().await?;
+        }
+    }
+    remark!("  and with {OTHER_PERCENTS:?} % changed");
+    Ok(())
+}
+
+fn against_copy(name: &'static str, samples: &Samples, percent: u32) -> Measure {
+    Measure::new(name, "ms", samples.median("ours", percent), Bar::None)
+        .against(samples.median("copy", percent))
 }

@@ -13,6 +13,9 @@ use crate::store::Written;
 use crate::store::refused::Refusal;
 
 const PIECE_BYTES: usize = 512 * 1024;
+/// For this transaction alone: a hundred thousand prices are sorted and grouped without files. With
+/// more the planner would rather put all stored prices into a hash table than walk to those that moved.
+const WORK_MEMORY: &str = "24MB";
 const COLUMNS: i16 = 13;
 const END: i16 = -1;
 
@@ -21,7 +24,7 @@ pub async fn write(
     cycle: &Cycle,
     end: End,
 ) -> std::result::Result<Written, Refusal> {
-    let begin = format!("BEGIN; {STAGING_TABLE}");
+    let begin = format!("BEGIN; SET LOCAL work_mem = '{WORK_MEMORY}'; {STAGING_TABLE}");
     let begun = connection.begin_with(AssertSqlSafe(begin)).await;
     let mut tx = begun.map_err(explain)?;
     copy(&mut tx, &cycle.changes.prices)

@@ -234,12 +234,7 @@ async fn the_first_look_after_an_adoption_changes_no_price() {
     // And it goes on from there, with the price it was adopted with as the first of its history.
     day.set(0, 0, Some(Offer::decimal(decimal("3"))));
     ann.see(&day.snapshot()).await.expect("a move");
-    let found = home
-        .store
-        .event_prices(&"rac_0".into())
-        .await
-        .expect("prices")
-        .expect("known");
+    let found = home.prices_of("rac_0").await;
     assert_eq!(
         (found.prices[0].opening, found.prices[0].offer.decimal),
         (decimal("1.5"), decimal("3"))

@@ -184,12 +184,8 @@ async fn a_withdrawn_price_keeps_its_last_offer(backend: Backend) {
     assert_eq!(written.updated, 5);
     let open = home.count("prices WHERE status = 'open'").await;
     assert_eq!(open, 1);
-    let found = home
-        .store
-        .event_prices(&"rac_0".into())
-        .await
-        .expect("prices");
-    let price = &found.expect("known").prices[0];
+    let found = home.prices_of("rac_0").await;
+    let price = &found.prices[0];
     assert_eq!(price.offer, offer(850));
     assert_eq!(price.status.as_str(), "withdrawn");
     assert_eq!(price.offer.decimal, decimal("8.5"));

@@ -59,12 +59,7 @@ async fn odds_are_exact(backend: Backend) {
     day.set(0, 3, Some(Offer::decimal(decimal("1.000000002"))));
     let written = again.see(&day.snapshot()).await.expect("a step");
     assert_eq!(written.updated, 1);
-    let found = home
-        .store
-        .event_prices(&"rac_0".into())
-        .await
-        .expect("prices")
-        .expect("known");
+    let found = home.prices_of("rac_0").await;
     let stepped = &found.prices[3];
     assert_eq!(
         (stepped.opening, stepped.high),
@@ -124,12 +119,7 @@ async fn names_are_kept_as_they_are_spelt(backend: Backend) {
                 .map(|price| price.offer),
             race.prices[0].offer
         );
-        let found = home
-            .store
-            .event_prices(&race.event.id)
-            .await
-            .expect("prices")
-            .expect("known");
+        let found = home.prices_of(race.event.id.as_str()).await;
         assert_eq!(
             found.prices[0].bookmaker,
             race.prices[0].key.bookmaker.as_str()

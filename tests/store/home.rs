@@ -10,7 +10,7 @@ use oddsd::model::{
     Bookmaker, EachWay, Event, EventSnapshot, EventStatus, Facts, Fraction, Offer, Price, PriceKey,
     Rejects, Scope, Selection, SelectionId, SelectionStatus, Snapshot,
 };
-use oddsd::store::{Acquired, CycleFacts, Lease, Store, StoreSettings, Tls, Written};
+use oddsd::store::{Acquired, CycleFacts, EventPrices, Lease, Store, StoreSettings, Tls, Written};
 use rust_decimal::Decimal;
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection, Row};
@@ -81,6 +81,12 @@ impl Home {
     /// A second daemon on the same database.
     pub async fn another(&self) -> Store {
         open(&self.url).await
+    }
+
+    /// Of an event that is known.
+    pub async fn prices_of(&self, event: &str) -> EventPrices {
+        let found = self.store.event_prices(&event.into()).await;
+        found.expect("prices").expect("known")
     }
 
     /// First columns (as text) of whatever the rows say, asked past the store.

@@ -52,8 +52,7 @@ async fn a_large_cycle_is_stored_to_the_last_row() {
         let loaded = home.store.load().await.expect("the rows load");
         same_rows(&ann.book, &loaded.book);
         assert_eq!(home.count("price_history").await as usize, 3 * PRICES - 140);
-        let found = home.store.event_prices(&"rac_7".into()).await;
-        let found = found.expect("prices").expect("known");
+        let found = home.prices_of("rac_7").await;
         let first = &found.prices[0];
         assert_eq!(
             (first.opening, first.high),

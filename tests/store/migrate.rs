@@ -134,7 +134,7 @@ async fn history_by_row_is_carried_over() {
     day.pass(10);
     day.set(1, 2, Some(super::home::offer(998)));
     again.see(&day.snapshot()).await.expect("it goes on");
-    let found = home.store.event_prices(&"rac_1".into()).await;
-    let price = &found.expect("prices").expect("known").prices[2];
+    let found = home.prices_of("rac_1").await;
+    let price = &found.prices[2];
     assert_eq!(price.high, super::home::decimal("9.99"));
 }

@@ -81,12 +81,7 @@ async fn a_race_shows_what_its_prices_did_since_they_opened(backend: Backend) {
         .renew(&ann.lease, Duration::from_secs(60), &word, &seen)
         .await
         .expect("held");
-    let found = home
-        .store
-        .event_prices(&"rac_0".into())
-        .await
-        .expect("prices")
-        .expect("known");
+    let found = home.prices_of("rac_0").await;
     assert_eq!(found.event, day.races[0].event);
     assert_eq!(found.selections, day.races[0].selections);
     assert_eq!(found.checked_at, day.now);

@@ -100,12 +100,7 @@ async fn numbers_never_come_back(backend: Backend) {
         .see(&Day::of(2, 2, 2).snapshot())
         .await
         .expect("a new day");
-    let found = home
-        .store
-        .event_prices(&"rac_0".into())
-        .await
-        .expect("prices")
-        .expect("known");
+    let found = home.prices_of("rac_0").await;
     assert!(
         found
             .prices
@@ -165,12 +160,7 @@ async fn history_goes_by_whole_days() {
     let left = ["20270116", "20270117", "20270118", "20270119", "20270120"];
     assert_eq!(home.look(PARTITIONS).await, names(&left));
     // Opening, highest and lowest of what is kept.
-    let found = home
-        .store
-        .event_prices(&"rac_0".into())
-        .await
-        .expect("prices")
-        .expect("known");
+    let found = home.prices_of("rac_0").await;
     let first = &found.prices[0];
     let all = [first.opening, first.high, first.low];
     assert_eq!(all, [300, 300, 250].map(|cents| offer(cents).decimal));

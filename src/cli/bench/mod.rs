@@ -6,6 +6,7 @@ pub mod card;
 mod child;
 mod course;
 mod cycle;
+mod folder;
 mod large;
 mod looks;
 mod machine;

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
+use super::folder::Folder;
+
 const SUPERUSER: &str = "oddsd";
 /// PostgreSQL refuses to run as root; its packages make this user.
 const UNPRIVILEGED: &str = "postgres";
@@ -18,7 +20,8 @@ const SETTINGS: &str = "-c max_wal_size=8GB -c checkpoint_timeout=1h";
 const PACKAGES: &str = "/usr/lib/postgresql";
 
 pub struct Server {
-    folder: PathBuf,
+    /// It goes when this has ended its server.
+    folder: Folder,
     programs: PathBuf,
     pub url: String,
 }
@@ -28,17 +31,8 @@ impl Server {
         let programs = programs().context(
             "no PostgreSQL programs (initdb, pg_ctl) on this machine; install postgresql, or give --database-url",
         )?;
-        let name = format!(
-            "oddsd-bench-{}-{:08x}",
-            std::process::id(),
-            fastrand::u32(..)
-        );
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        // From here on the folder goes with this value, whatever happens.
         let mut server = Self {
-            folder,
+            folder: Folder::new()?,
             programs,
             url: String::new(),
         };
@@ -49,7 +43,7 @@ impl Server {
     fn begin(&mut self) -> anyhow::Result<()> {
         if is_root() {
             let owner = format!("{UNPRIVILEGED}:");
-            finished(Command::new("chown").arg(owner).arg(&self.folder))?;
+            finished(Command::new("chown").arg(owner).arg(self.folder.path()))?;
         }
         let data = self.data();
         finished(
@@ -71,12 +65,12 @@ impl Server {
             let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
             let settings = format!(
                 "{SETTINGS} -c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={}",
-                self.folder.display()
+                self.folder.path().display()
             );
             let started = finished(
                 self.program("pg_ctl")
                     .args(["-w", "-t", "60", "-o", &settings, "-l"])
-                    .arg(self.folder.join("log"))
+                    .arg(self.folder.path().join("log"))
                     .arg("-D")
                     .arg(&data)
                     .arg("start"),
@@ -89,12 +83,12 @@ impl Server {
                 Err(error) => why = error,
             }
         }
-        let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
         bail!("PostgreSQL did not start: {why:#}\n{log}")
     }
 
     fn data(&self) -> PathBuf {
-        self.folder.join("pg")
+        self.folder.path().join("pg")
     }
 
     fn program(&self, name: &str) -> Command {
@@ -111,7 +105,7 @@ impl Server {
             }
             false => Command::new(program),
         };
-        command.current_dir(&self.folder);
+        command.current_dir(self.folder.path());
         command
     }
 }
@@ -124,7 +118,6 @@ impl Drop for Server {
             .arg(self.data())
             .arg("stop");
         let _ = finished(&mut stop);
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 

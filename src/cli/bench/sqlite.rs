@@ -1,12 +1,11 @@
 //! The same looks on SQLite, in a file of its own, in turns with Postgres.
 
-use std::path::PathBuf;
-
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use secrecy::SecretString;
 
 use super::Sizes;
 use super::course::Course;
+use super::folder::Folder;
 use super::looks::{Daemon, observed};
 use super::postgres::Database;
 use super::report::{Bar, Measure};
@@ -20,9 +19,9 @@ const PERCENTS: [u32; 3] = [90, 10, 1];
 pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
     let folder = Folder::new()?;
     let mut course = Course::set(db, sizes.day).await?;
-    let store = folder.store(db).await?;
-    store.migrate(false).await?;
-    let mut daemon = Daemon::start(store).await?;
+    let file = store(&folder, db).await?;
+    file.migrate(false).await?;
+    let mut daemon = Daemon::start(file).await?;
     daemon.look(&observed(&course.card)?).await?;
 
     let mut samples = Samples::default();
@@ -34,7 +33,7 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
             let sqlite = daemon.look(&observed).await?;
             ensure!(sqlite.changed == moved.len(), "not every change was found");
             samples.time("sqlite", percent, sqlite.total());
-            holds(&folder.store(db).await?, &observed).await?;
+            holds(&store(&folder, db).await?, &observed).await?;
         }
         samples.warm();
     }
@@ -62,35 +61,12 @@ async fn holds(store: &Store, observed: &Snapshot) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A temporary folder that goes with this value.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> anyhow::Result<Self> {
-        let name = format!(
-            "oddsd-bench-sqlite-{}-{:08x}",
-            std::process::id(),
-            fastrand::u32(..)
-        );
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        Ok(Self(folder))
-    }
-
-    /// With the settings that the other database has.
-    async fn store(&self, db: &Database) -> anyhow::Result<Store> {
-        let url = format!("sqlite:{}", self.0.join("oddsd.db").display());
-        let settings = StoreSettings {
-            url: SecretString::from(url),
-            ..db.settings()
-        };
-        Ok(Store::open(&settings).await?)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// A file in it, with the settings that the other database has.
+async fn store(folder: &Folder, db: &Database) -> anyhow::Result<Store> {
+    let url = format!("sqlite:{}", folder.path().join("oddsd.db").display());
+    let settings = StoreSettings {
+        url: SecretString::from(url),
+        ..db.settings()
+    };
+    Ok(Store::open(&settings).await?)
 }

@@ -143,7 +143,11 @@ impl StoredEvent {
 
 impl Book {
     pub fn bookmaker(&self, id: &BookmakerId) -> Option<&StoredBookmaker> {
-        Some(&self.bookmakers[*self.bookmaker_places.get(id)? as usize])
+        Some(&self.bookmakers[self.bookmaker_place(id)?])
+    }
+
+    pub(super) fn bookmaker_place(&self, id: &BookmakerId) -> Option<usize> {
+        self.bookmaker_places.get(id).map(|place| *place as usize)
     }
 
     pub(super) fn market_place(&self, name: &str) -> Option<u16> {

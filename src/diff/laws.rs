@@ -1,6 +1,6 @@
 //! Laws of the diff, over small worlds in which everything that can happen does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use proptest::prelude::*;
@@ -57,7 +57,7 @@ prop_compose! {
         n in 0u8..4,
         finished in prop::bool::weighted(0.1),
         out in 0u8..6,
-        prices in prop::collection::vec((0u8..4, 0u8..4, prop::option::weighted(0.9, 1i64..5), 0i64..3), 0..14),
+        prices in prop::collection::vec((0u8..4, 0u8..4, prop::option::weighted(0.9, 1i64..5), 0i64..3, prop::bool::weighted(0.1)), 0..14),
     ) -> EventSnapshot {
         let status = if finished { EventStatus::Completed } else { EventStatus::Scheduled };
         EventSnapshot {
@@ -67,7 +67,10 @@ prop_compose! {
                 .collect(),
             prices: prices
                 .into_iter()
-                .map(|(s, b, cents, late)| price(s, b, cents.map(|c| 100 + c * 50), as_of - late))
+                .map(|(s, b, cents, late, suspended)| Price {
+                    suspended,
+                    ..price(s, b, cents.map(|c| 100 + c * 50), as_of - late)
+                })
                 .collect(),
             complete: true,
         }
@@ -164,17 +167,21 @@ proptest! {
         let mut after = before.clone();
         let changes = diff(&before, &new, &Guard::OFF);
         prop_assert_eq!(changes.held_back.is_some(), false);
+        let told = changes.extent.bookmakers.clone();
         after.apply(changes);
 
-        let mut listed = HashSet::new();
+        let (mut listed, mut offering) = (HashSet::new(), BTreeSet::new());
         for observed in &new.events {
             if listed.insert(observed.event.id.clone()) {
                 let stored = &after.events[&observed.event.id];
-                prop_assert_eq!(open(&after, stored), offered(observed));
+                let offered = offered(observed);
+                offering.extend(offered.keys().map(|key| key.bookmaker.clone()));
+                prop_assert_eq!(open(&after, stored), offered);
                 prop_assert!(stored.event.listed);
                 prop_assert_eq!(&stored.event.name, &observed.event.name);
             }
         }
+        prop_assert_eq!(told, offering.into_iter().collect::<Vec<_>>());
         for (id, stored) in &before.events {
             if listed.contains(id) {
                 continue;

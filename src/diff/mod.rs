@@ -59,7 +59,7 @@ pub struct Differ<'a> {
     skips: bool,
     listed: HashSet<EventId>,
     absent: Absent<'a>,
-    /// Which of the book's bookmakers were met, by place.
+    /// Which of the book's bookmakers offered something, by place.
     met: Vec<bool>,
     new_bookmakers: HashMap<BookmakerId, i64>,
     new_markets: HashSet<crate::model::MarketId>,

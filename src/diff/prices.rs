@@ -222,7 +222,7 @@ impl<'a> Differ<'a> {
 
     /// True when nothing changed but the feed's time.
     fn known_price(&mut self, stored: &'a StoredEvent, known: &StoredPrice, price: &Price) -> bool {
-        self.met[known.bookmaker as usize] = true;
+        self.met[known.bookmaker as usize] |= price.offer.is_some();
         self.changes.counts.seen += 1;
         if price.observed_at < known.observed_at {
             self.changes.counts.stale += 1;
@@ -285,8 +285,11 @@ impl<'a> Differ<'a> {
             self.changes.counts.no_price += 1;
             return;
         };
-        let bookmaker_row = match self.book.bookmaker(&price.key.bookmaker) {
-            Some(stored) => stored.row,
+        let bookmaker_row = match self.book.bookmaker_place(&price.key.bookmaker) {
+            Some(place) => {
+                self.met[place] = true;
+                self.book.bookmakers[place].row
+            }
             None => self.new_bookmaker(&price.key.bookmaker),
         };
         let row = take(&mut self.changes.next.price);

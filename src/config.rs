@@ -1,6 +1,8 @@
 //! Every setting, once: the doc comment here is the `--help` text is the reference. A flag wins over
 //! its environment variable, which wins over `.env`, which wins over the default.
 
+mod words;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use crate::ingest::IngestSettings;
 use crate::log::LogFormat;
 use crate::schedule::{Cadence, Plan};
 use crate::store::{Retention, StoreSettings, Tls};
+use words::{fraction, listen, rate, timezone};
 
 /// A setting that can never work, with its fix: the program stops and says so (exit code 78).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -304,6 +307,14 @@ pub struct CacheArgs {
     /// Mebibytes that answers cached in this process may take.
     #[arg(long, env = "CACHE_MEMORY_MB", default_value = "64", value_parser = clap::value_parser!(u64).range(1..=65536), global = true, hide_short_help = true)]
     pub cache_memory_mb: u64,
+    /// Mebibytes of this process that may hold answers in front of Redis (one server or sentinels;
+    /// Redis tells it what changes). 0: none.
+    #[arg(long, env = "CACHE_FIRST_LEVEL_MB", default_value = "16", value_parser = clap::value_parser!(u64).range(0..=65536), global = true, hide_short_help = true)]
+    pub cache_first_level_mb: u64,
+    /// Milliseconds after which a key is removed once more, for programs that fill the cache on their
+    /// own and may have asked the database just before the change. 0: never.
+    #[arg(long, env = "CACHE_REMOVE_AGAIN_MS", default_value = "1500", value_parser = clap::value_parser!(u64).range(0..=600000), global = true, hide_short_help = true)]
+    pub cache_remove_again_ms: u64,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -357,6 +368,14 @@ pub struct DaemonArgs {
     /// Seconds for which the right to write is held; another daemon takes over after them.
     #[arg(long, env = "LEASE_SECONDS", default_value = "15", value_parser = clap::value_parser!(u64).range(1..=600), global = true, hide_short_help = true)]
     pub lease_seconds: u64,
+    /// Look at what readers are served after a change: freshness in `oddsd status`, on the page and in
+    /// /metrics.
+    #[arg(long, env = "AUDIT", default_value = "true", action = clap::ArgAction::Set, global = true, hide_short_help = true)]
+    pub audit: bool,
+    /// Seconds between two changes of a row of no meaning, by which silence is noticed without traffic.
+    /// 0: none. Empty: 1; with Upstash, where each costs about four billed commands, 30.
+    #[arg(long, env = "CANARY_SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600), global = true, hide_short_help = true)]
+    pub canary_seconds: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -380,35 +399,6 @@ pub struct LogArgs {
     /// pretty, logfmt or json. Empty: pretty on a terminal, logfmt elsewhere.
     #[arg(long, env = "LOG_FORMAT", global = true, hide_short_help = true)]
     pub log_format: Option<String>,
-}
-
-fn fraction(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        _ => Err("a share between 0 and 1, e.g. 0.5".into()),
-    }
-}
-
-fn timezone(text: &str) -> Result<Tz, String> {
-    text.parse()
-        .map_err(|_| "a time zone's name, e.g. UTC or Europe/London".into())
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if (0.001..=1000.0).contains(&rate) => Ok(rate),
-        _ => Err("requests a second, 0.001 to 1000, e.g. 2".into()),
-    }
-}
-
-fn listen(text: &str) -> Result<Listen, String> {
-    match text.trim() {
-        "" | "off" => Ok(Listen::Off),
-        address => address
-            .parse()
-            .map(Listen::At)
-            .map_err(|_| "an address and port such as 127.0.0.1:8080, or \"off\"".into()),
-    }
 }
 
 /// Hosting panels spell "not set" as an empty text.
@@ -436,7 +426,12 @@ impl Settings {
             enabled: self.cache.cache_enabled,
             command_timeout: Duration::from_millis(self.cache.cache_timeout_ms),
             memory_bytes: self.cache.cache_memory_mb * 1024 * 1024,
+            first_level_bytes: self.cache.cache_first_level_mb * 1024 * 1024,
         }
+    }
+
+    pub fn remove_again(&self) -> Duration {
+        Duration::from_millis(self.cache.cache_remove_again_ms)
     }
 
     pub fn ingest(&self) -> IngestSettings {
@@ -464,6 +459,13 @@ impl Settings {
 
     pub fn lease(&self) -> Duration {
         Duration::from_secs(self.daemon.lease_seconds)
+    }
+
+    /// `None`: no canary. `billed`: the cache bills each command.
+    pub fn canary(&self, billed: bool) -> Option<Duration> {
+        let usual = if billed { 30 } else { 1 };
+        let seconds = self.daemon.canary_seconds.unwrap_or(usual);
+        (self.daemon.audit && seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
     /// Who we are in the lease: unique, so that a restarted daemon is not taken for its predecessor.

@@ -10,7 +10,8 @@ pub mod app;
 // 4  the faces: pages, API, settings
 pub mod config;
 pub mod http;
-// 3  the loops: one cycle, one batch, one lease
+// 3  the loops: one cycle, one batch, one check, one lease
+pub mod audit;
 pub mod ingest;
 pub mod invalidate;
 pub mod lead;

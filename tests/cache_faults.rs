@@ -4,19 +4,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oddsd::cache::{Cache, CacheError, CacheSettings, Lookup};
+use oddsd::cache::{Cache, CacheError, CacheSettings, Filled, Taken, Targets};
 use oddsd::key::Key;
+use oddsd::model::View;
 
-use crate::cache::{TTL, body, key, lease, open, open_redis, put};
+use crate::cache::{body, entry, fill, floor, key, lease, open, open_redis, put, take};
 use crate::world::PATIENCE;
 use crate::world::log::Log;
 use crate::world::ports::free_port;
-use crate::world::redis::RedisServer;
+use crate::world::redis::{RedisCluster, RedisServer};
+use crate::world::resp::Reply;
 
 pub const CANARY: &str = "canary-5ecret";
 
 pub async fn remove(cache: &Cache, name: &str) -> Result<u64, CacheError> {
-    cache.remove(&[key(name)]).await
+    remove_all(cache, &[key(name)]).await
+}
+
+async fn remove_all(cache: &Cache, keys: &[Key]) -> Result<u64, CacheError> {
+    let targets = Targets {
+        keys: keys.to_vec(),
+        tags: Vec::new(),
+    };
+    let removed = cache.remove(&targets, &View::after(1)).await?;
+    Ok(removed.existed)
 }
 
 /// With a short time per command, for caches that hang.
@@ -98,10 +109,13 @@ async fn a_cache_that_is_down_at_start_is_used_as_soon_as_it_is_up() {
 async fn a_restart_of_the_cache_voids_leases_and_needs_no_restart_of_ours() {
     let mut redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
+    floor(&cache).await;
     let old = lease(&cache, &key("k")).await.expect("a lease");
     redis.restart().await;
     recovered(&cache).await;
-    assert_eq!(cache.fill(&key("k"), &old, b"old", TTL).await, Ok(false));
+    let filled = fill(&cache, &key("k"), old, b"old", 9).await;
+    assert_eq!(filled, Filled::NoLease);
+    floor(&cache).await;
     put(&cache, &key("k"), b"new").await;
 }
 
@@ -134,11 +148,13 @@ async fn a_hung_cache_costs_its_timeout_and_recovers() {
 async fn a_replica_refuses_removals_and_says_so() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
+    floor(&cache).await;
     put(&cache, &key("k"), b"1").await;
     let old = lease(&cache, &key("other")).await.expect("a lease");
     redis.cli(&["REPLICAOF", "127.0.0.1", "1"]).await;
     refused(remove(&cache, "k").await, "name the primary in REDIS_URL");
-    refused(cache.fill(&key("other"), &old, b"1", TTL).await, "primary");
+    let filled = cache.fill(&key("other"), old, entry(b"1", 9), 99).await;
+    refused(filled, "primary");
     assert_eq!(body(&cache, &key("k")).await.as_deref(), Some(&b"1"[..]));
     redis.cli(&["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(remove(&cache, "k").await, Ok(1));
@@ -148,14 +164,14 @@ async fn a_replica_refuses_removals_and_says_so() {
 async fn a_full_cache_refuses_fills_and_still_removes() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
+    floor(&cache).await;
     put(&cache, &key("k"), b"1").await;
     let lease = lease(&cache, &key("other")).await.expect("a lease");
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    refused(
-        cache.fill(&key("other"), &lease, b"1", TTL).await,
-        "maxmemory",
-    );
-    refused(cache.get(&key("third")).await, "maxmemory");
+    let filled = cache.fill(&key("other"), lease, entry(b"1", 9), 99).await;
+    refused(filled, "maxmemory");
+    let looked = cache.look(&key("third"), &[]).await.expect("reading works");
+    refused(cache.take(&key("third"), &[], &looked).await, "maxmemory");
     assert_eq!(body(&cache, &key("k")).await.as_deref(), Some(&b"1"[..]));
     assert_eq!(remove(&cache, "k").await, Ok(1));
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]).await;
@@ -184,7 +200,8 @@ async fn a_user_without_rights_is_refused_with_what_it_needs() {
     let url = format!("redis://odds:{CANARY}@127.0.0.1:{}", redis.port());
     let cache = open_redis(&url).await;
     refused(remove(&cache, "k").await, "unlink");
-    redis.cli(&["ACL", "SETUSER", "odds", "+unlink"]).await;
+    let rights = "ACL SETUSER odds +eval +set +mget +del +unlink +persist +getrange +exists +time";
+    redis.cli(&rights.split(' ').collect::<Vec<_>>()).await;
     assert_eq!(remove(&cache, "k").await, Ok(0));
 }
 
@@ -198,6 +215,7 @@ async fn the_primary_is_found_through_a_sentinel() {
     );
     let cache = open_redis(&url).await;
     recovered(&cache).await;
+    floor(&cache).await;
     put(&cache, &key("k"), b"1").await;
     assert_eq!(remove(&cache, "k").await, Ok(1));
 }
@@ -209,14 +227,14 @@ async fn a_cluster_node_that_comes_back_is_used_again() {
     cache.connected().await;
     let keys: Vec<Key> = (0..30).map(|n| key(&format!("k{n}"))).collect();
     cluster.nodes[1].kill().await;
-    let answer = cache.remove(&keys).await;
+    let answer = remove_all(&cache, &keys).await;
     assert!(
         answer.is_err(),
         "a third of the keys cannot be confirmed: {answer:?}"
     );
     cluster.nodes[1].restart().await;
     let removing = async {
-        while cache.remove(&keys).await.is_err() {
+        while remove_all(&cache, &keys).await.is_err() {
             tokio::task::yield_now().await;
         }
     };
@@ -320,10 +338,8 @@ async fn empty_settings_mean_the_in_process_cache_and_off_means_off() {
     })
     .await;
     assert_eq!(off.backend(), "off");
-    assert!(matches!(
-        off.get(&key("k")).await,
-        Ok(Lookup::Miss { lease: None })
-    ));
+    assert_eq!(body(&off, &key("k")).await, None);
+    assert!(matches!(take(&off, &key("k")).await, Taken::NoFloor));
     assert_eq!(remove(&off, "k").await, Ok(0));
 }
 
@@ -419,4 +435,95 @@ async fn the_log_says_what_people_grep_for_once_per_turn_and_no_secret() {
     assert!(lines[0].contains("WARN"), "{lines:?}");
     assert!(lines[0].contains(r#"event="cache.redis_connection_failed""#));
     assert_eq!(log.lines(CANARY), Vec::<String>::new());
+}
+
+/// Moves one slot with all that is in it to the next node, step by step as an operator's tool does;
+/// `between` happens when the keys have moved and the slot has not.
+async fn move_slot(cluster: &RedisCluster, name: &str, between: impl AsyncFnOnce()) {
+    let nodes = &cluster.nodes;
+    let slot = nodes[0].cli(&["CLUSTER", "KEYSLOT", name]).await;
+    let Reply::Int(slot) = slot else {
+        panic!("{slot:?}")
+    };
+    let from = [5460, 10922, 16383].iter().position(|last| slot <= *last);
+    let from = from.expect("a slot");
+    let (source, target) = (&nodes[from], &nodes[(from + 1) % 3]);
+    let slot = slot.to_string();
+    let id = async |node: &RedisServer| node.cli(&["CLUSTER", "MYID"]).await.text();
+    let (source_id, target_id) = (id(source).await, id(target).await);
+    let set = async |node: &RedisServer, how: &str, id: &str| {
+        let done = node.cli(&["CLUSTER", "SETSLOT", &slot, how, id]).await;
+        assert_eq!(done, Reply::Status("OK".into()));
+    };
+    set(target, "IMPORTING", &source_id).await;
+    set(source, "MIGRATING", &target_id).await;
+    let keys = source
+        .cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "1000"])
+        .await;
+    let Reply::Array(keys) = keys else {
+        panic!("{keys:?}")
+    };
+    let port = target.port().to_string();
+    for key in keys {
+        let key = key.text();
+        let moved = source
+            .cli(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"])
+            .await;
+        assert_eq!(moved, Reply::Status("OK".into()));
+    }
+    between().await;
+    for node in [target, source] {
+        set(node, "NODE", &target_id).await;
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_during_a_fill_costs_that_fill_at_most() {
+    let cluster = RedisServer::cluster().await;
+    let cache = open_redis(&cluster.url()).await;
+    cache.connected().await;
+    floor(&cache).await;
+    for n in 0..3 {
+        let key = key(&format!("moving {n}"));
+        let value = key.value(key.bucket(32));
+        put(&cache, &key, b"before").await;
+        assert_eq!(remove_all(&cache, std::slice::from_ref(&key)).await, Ok(1));
+        let old = lease(&cache, &key).await.expect("a lease");
+        move_slot(&cluster, &value, async || {
+            // Half-way, commands may be turned away; none may succeed at the wrong node.
+            let filled = cache.fill(&key, old, entry(b"during", 9), 99).await;
+            if let Err(why) = &filled {
+                assert!(why.is_retryable(), "{why:?}");
+            }
+            let _ = remove_all(&cache, std::slice::from_ref(&key)).await;
+        })
+        .await;
+        let removing = async {
+            while remove_all(&cache, std::slice::from_ref(&key))
+                .await
+                .is_err()
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, removing)
+            .await
+            .expect("it finds the slot");
+        assert_eq!(body(&cache, &key).await, None);
+        put(&cache, &key, b"after").await;
+        assert_eq!(body(&cache, &key).await.as_deref(), Some(&b"after"[..]));
+    }
+}
+
+#[tokio::test]
+async fn scripts_that_a_node_has_forgotten_are_sent_again() {
+    let redis = RedisServer::start().await;
+    let cache = open_redis(&redis.url()).await;
+    floor(&cache).await;
+    for body_in in [b"1", b"2"] {
+        redis.cli(&["SCRIPT", "FLUSH"]).await;
+        put(&cache, &key("k"), body_in).await;
+        redis.cli(&["SCRIPT", "FLUSH"]).await;
+        assert_eq!(remove(&cache, "k").await, Ok(1));
+    }
 }

@@ -1,25 +1,58 @@
 //! Reading through the cache: one load for many readers, no reader harmed by a cache that is not
-//! there, and nothing served that a removal made wrong.
+//! there or by somebody else's loader, and nothing served that a removal made wrong.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use oddsd::cache::{Cache, CacheSettings, READ_BUDGET, ReadState, Reader, Served};
+use oddsd::cache::{
+    Cache, CacheSettings, Level, Loaded, Policy, READ_BUDGET, ReadError, ReadState, Reader, Served,
+    Targets,
+};
+use oddsd::key::Tag;
+use oddsd::model::View;
 use tokio::sync::Notify;
 
-use crate::cache::{TTL, key, open, open_redis, put};
+use crate::cache::{TTL, floor, key, open, open_redis, put};
 use crate::world::PATIENCE;
 use crate::world::redis::RedisServer;
 
-type Loaded = Result<(Vec<u8>, Duration), String>;
+/// Commits that every loader here has seen, unless the story is about that.
+const ALL: u64 = 1_000_000;
 
-async fn loads(body: &str) -> Loaded {
-    Ok((body.into(), TTL))
+fn policy() -> Policy {
+    Policy {
+        jitter: 0.0,
+        early: 0.0,
+        load_within: PATIENCE,
+        wait_for_others: PATIENCE,
+        ..Policy::fresh_for(TTL)
+    }
+}
+
+fn loaded(body: &str) -> Loaded {
+    Loaded::new(body.to_owned(), View::after(ALL))
+}
+
+async fn reads(reader: &Reader, name: &str, body: &'static str) -> Served {
+    let load = move || async move { Ok(loaded(body)) };
+    reader
+        .read(&key(name), &policy(), load)
+        .await
+        .expect("an answer")
 }
 
 fn is(served: &Served, state: ReadState, body: &str) -> bool {
-    served.state == state && &served.body[..] == body.as_bytes()
+    served.state == state && &served.body()[..] == body.as_bytes()
+}
+
+async fn removed(reader: &Reader, name: &str, commits: u64) {
+    let targets = Targets {
+        keys: vec![key(name)],
+        tags: Vec::new(),
+    };
+    let removed = reader.remove(&targets, &View::after(commits)).await;
+    removed.expect("removed");
 }
 
 /// A reader who waits for the cache however slow the machine is.
@@ -27,8 +60,16 @@ fn patient(cache: Cache) -> Reader {
     Reader::with_budget(Arc::new(cache), PATIENCE)
 }
 
-async fn in_process() -> Arc<Reader> {
-    Arc::new(patient(open(CacheSettings::default()).await))
+async fn in_process() -> Reader {
+    patient(open(CacheSettings::default()).await)
+}
+
+async fn over_redis() -> (Reader, RedisServer) {
+    let redis = RedisServer::start().await;
+    let cache = open_redis(&redis.url()).await;
+    cache.connected().await;
+    floor(&cache).await;
+    (patient(cache), redis)
 }
 
 /// A cache that accepts connections and never says a word.
@@ -55,165 +96,466 @@ async fn silent() -> (Cache, tokio::task::JoinHandle<()>) {
 #[tokio::test]
 async fn a_miss_loads_and_the_next_reader_hits() {
     let reader = in_process().await;
-    let miss = reader.read(&key("k"), || loads("1")).await.expect("loaded");
+    let miss = reads(&reader, "k", "1").await;
     assert!(is(&miss, ReadState::Miss, "1"), "{miss:?}");
-    assert_eq!(miss.remaining, TTL);
-    let hit = reader.read(&key("k"), || loads("2")).await.expect("a hit");
+    let hit = reads(&reader, "k", "2").await;
     assert!(is(&hit, ReadState::Hit, "1"), "{hit:?}");
-    reader.cache().remove(&[key("k")]).await.expect("removed");
-    let miss = reader.read(&key("k"), || loads("3")).await.expect("loaded");
+    assert!(hit.remaining() > TTL / 2 && hit.remaining() <= TTL);
+    removed(&reader, "k", 1).await;
+    let miss = reads(&reader, "k", "3").await;
     assert!(is(&miss, ReadState::Miss, "3"), "{miss:?}");
 }
 
-async fn fifty_cold_readers(reader: Arc<Reader>, loads_expected: usize) {
+/// So many readers on several threads, spread over the readers of so many processes.
+async fn cold_readers(processes: Vec<Reader>, readers: usize) -> usize {
     let count = Arc::new(AtomicUsize::new(0));
-    let readers: Vec<_> = (0..50)
-        .map(|_| {
-            let (reader, count) = (Arc::clone(&reader), Arc::clone(&count));
+    let tasks: Vec<_> = (0..readers)
+        .map(|n| {
+            let reader = processes[n % processes.len()].clone();
+            let count = Arc::clone(&count);
             tokio::spawn(async move {
-                let load = || async {
-                    count.fetch_add(1, Ordering::SeqCst);
-                    tokio::task::yield_now().await;
-                    loads("1").await
+                let load = move || {
+                    let count = Arc::clone(&count);
+                    async move {
+                        count.fetch_add(1, Ordering::SeqCst);
+                        tokio::task::yield_now().await;
+                        Ok(loaded("1"))
+                    }
                 };
-                reader.read(&key("k"), load).await.expect("loaded")
+                reader
+                    .read(&key("k"), &policy(), load)
+                    .await
+                    .expect("an answer")
             })
         })
         .collect();
-    for reader in readers {
-        assert_eq!(&reader.await.expect("no panic").body[..], b"1");
+    for task in tasks {
+        assert_eq!(&task.await.expect("no panic").body()[..], b"1");
     }
-    assert_eq!(count.load(Ordering::SeqCst), loads_expected);
+    count.load(Ordering::SeqCst)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn fifty_cold_readers_make_one_load_in_process() {
-    fifty_cold_readers(in_process().await, 1).await;
+    assert_eq!(cold_readers(vec![in_process().await], 50).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn fifty_cold_readers_make_one_load_over_redis() {
-    let redis = RedisServer::start().await;
-    let cache = open_redis(&redis.url()).await;
-    cache.connected().await;
-    fifty_cold_readers(Arc::new(patient(cache)), 1).await;
+async fn a_thousand_cold_readers_of_four_processes_make_one_load() {
+    let (first, redis) = over_redis().await;
+    let mut processes = vec![first];
+    for _ in 1..4 {
+        let cache = open_redis(&redis.url()).await;
+        cache.connected().await;
+        processes.push(patient(cache));
+    }
+    assert_eq!(cold_readers(processes, 1_000).await, 1);
 }
 
-/// One thread, so that all fifty ask before the first load ends.
+/// Without a cache nobody vouches for a load that began before a reader came, so those who come
+/// during the first share a second one.
 #[tokio::test]
-async fn fifty_cold_readers_make_one_load_without_a_cache() {
+async fn fifty_cold_readers_make_two_loads_without_a_cache() {
     let off = open(CacheSettings {
         enabled: false,
         ..CacheSettings::default()
     })
     .await;
-    fifty_cold_readers(Arc::new(Reader::new(Arc::new(off))), 1).await;
+    let loads = cold_readers(vec![Reader::new(Arc::new(off))], 50).await;
+    assert!((1..=2).contains(&loads), "{loads}");
 }
 
 /// A reader whose load waits until it is told what to do, and a second one that waits for it.
 async fn leader_and_waiter(
-    reader: &Arc<Reader>,
-    end: impl Future<Output = Loaded> + Send + 'static,
-) -> (
-    tokio::task::JoinHandle<Result<Served, String>>,
-    tokio::task::JoinHandle<Result<Served, String>>,
-) {
+    reader: &Reader,
+    policy: Policy,
+    go_on: &Arc<Notify>,
+    end: fn() -> anyhow::Result<Loaded>,
+) -> [tokio::task::JoinHandle<Result<Served, ReadError>>; 2] {
     let loading = Arc::new(Notify::new());
     let leader = tokio::spawn({
-        let (reader, loading) = (Arc::clone(reader), Arc::clone(&loading));
+        let (reader, loading, go_on) = (reader.clone(), Arc::clone(&loading), Arc::clone(go_on));
+        let policy = policy.clone();
         async move {
-            let load = || async {
-                loading.notify_one();
-                end.await
+            let load = move || {
+                let (loading, go_on) = (Arc::clone(&loading), Arc::clone(&go_on));
+                async move {
+                    loading.notify_one();
+                    go_on.notified().await;
+                    end()
+                }
             };
-            reader.read(&key("k"), load).await
+            reader.read(&key("k"), &policy, load).await
         }
     });
     loading.notified().await;
     let waiter = tokio::spawn({
-        let reader = Arc::clone(reader);
-        async move { reader.read(&key("k"), || loads("waiter")).await }
+        let reader = reader.clone();
+        let load = || async { Ok(loaded("waiter")) };
+        async move { reader.read(&key("k"), &policy, load).await }
     });
     // In a test with one thread, this lets the waiter come to its place.
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
     assert!(!waiter.is_finished(), "the waiter waits");
-    (leader, waiter)
+    [leader, waiter]
 }
 
 #[tokio::test]
-async fn a_load_that_fails_harms_only_its_own_request() {
-    let reader = in_process().await;
-    let fail = Arc::new(Notify::new());
-    let end = {
-        let fail = Arc::clone(&fail);
-        async move {
-            fail.notified().await;
-            Err("the database is down".to_owned())
-        }
-    };
-    let (leader, waiter) = leader_and_waiter(&reader, end).await;
-    fail.notify_one();
-    let error = leader.await.expect("no panic").expect_err("its own error");
-    assert_eq!(error, "the database is down");
-    let served = waiter.await.expect("no panic").expect("its own load");
-    assert_eq!(&served.body[..], b"waiter");
+async fn a_load_that_fails_is_told_to_all_who_waited_and_to_nobody_else() {
+    let (reader, go_on) = (in_process().await, Arc::new(Notify::new()));
+    let end = || Err(anyhow::anyhow!("the database is down"));
+    let both = leader_and_waiter(&reader, policy(), &go_on, end).await;
+    go_on.notify_one();
+    for reader in both {
+        let why = reader.await.expect("no panic").expect_err("an error");
+        assert_eq!(why.to_string(), "the database is down");
+    }
+    let next = reads(&reader, "k", "next").await;
+    assert!(
+        is(&next, ReadState::Miss, "next"),
+        "the lease was given back: {next:?}"
+    );
 }
 
 #[tokio::test]
-async fn a_load_that_panics_harms_only_its_own_request() {
+async fn a_load_that_panics_is_an_error_and_no_panic() {
+    let (reader, go_on) = (in_process().await, Arc::new(Notify::new()));
+    let end = || panic!("a bug in the loader");
+    let both = leader_and_waiter(&reader, policy(), &go_on, end).await;
+    go_on.notify_one();
+    for reader in both {
+        let why = reader.await.expect("no panic").expect_err("an error");
+        assert!(matches!(why, ReadError::Panicked), "{why}");
+    }
+    let next = reads(&reader, "k", "next").await;
+    assert!(is(&next, ReadState::Miss, "next"), "{next:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_hangs_ends_with_its_time() {
     let reader = in_process().await;
-    let fail = Arc::new(Notify::new());
-    let end = {
-        let fail = Arc::clone(&fail);
-        async move {
-            fail.notified().await;
-            panic!("a bug in the loader")
-        }
+    let limit = Duration::from_secs(3);
+    let policy = Policy {
+        load_within: limit,
+        ..policy()
     };
-    let (leader, waiter) = leader_and_waiter(&reader, end).await;
-    fail.notify_one();
-    assert!(leader.await.expect_err("it panicked").is_panic());
-    let served = waiter.await.expect("no panic").expect("its own load");
-    assert_eq!(&served.body[..], b"waiter");
+    let hang = || std::future::pending::<anyhow::Result<Loaded>>();
+    let why = reader
+        .read(&key("k"), &policy, hang)
+        .await
+        .expect_err("an error");
+    assert!(
+        matches!(why, ReadError::TookTooLong(after) if after == limit),
+        "{why}"
+    );
+    let next = reads(&reader, "k", "next").await;
+    assert!(is(&next, ReadState::Miss, "next"), "{next:?}");
 }
 
 #[tokio::test]
 async fn a_reader_that_goes_away_harms_nobody() {
-    let reader = in_process().await;
-    let (leader, waiter) = leader_and_waiter(&reader, std::future::pending()).await;
+    let (reader, go_on) = (in_process().await, Arc::new(Notify::new()));
+    let end = || Ok(loaded("leader"));
+    let [leader, waiter] = leader_and_waiter(&reader, policy(), &go_on, end).await;
     leader.abort();
-    let served = waiter.await.expect("no panic").expect("its own load");
-    assert_eq!(&served.body[..], b"waiter");
+    go_on.notify_one();
+    let served = waiter.await.expect("no panic").expect("an answer");
+    assert_eq!(&served.body()[..], b"leader", "its load goes on");
 }
 
 #[tokio::test]
 async fn what_was_loaded_before_a_removal_is_not_served_after_it() {
-    let reader = in_process().await;
-    let go_on = Arc::new(Notify::new());
-    let end = {
-        let go_on = Arc::clone(&go_on);
-        async move {
-            go_on.notified().await;
-            loads("old").await
-        }
-    };
-    let (leader, waiter) = leader_and_waiter(&reader, end).await;
-    reader.cache().remove(&[key("k")]).await.expect("removed");
+    let (reader, go_on) = (in_process().await, Arc::new(Notify::new()));
+    let end = || Ok(Loaded::new("old", View::after(0)));
+    let [leader, waiter] = leader_and_waiter(&reader, policy(), &go_on, end).await;
+    removed(&reader, "k", 1).await;
     // This one comes after the removal: it must not wait for the old load.
-    let fresh = reader
-        .read(&key("k"), || loads("new"))
-        .await
-        .expect("loaded");
+    let fresh = reads(&reader, "k", "new").await;
     assert!(is(&fresh, ReadState::Miss, "new"), "{fresh:?}");
     go_on.notify_one();
-    let old = leader.await.expect("no panic").expect("loaded");
-    assert_eq!(&old.body[..], b"old", "it asked before the removal");
+    let old = leader.await.expect("no panic").expect("an answer");
+    assert_eq!(&old.body()[..], b"old", "it asked before the removal");
     let waited = waiter.await.expect("no panic").expect("an answer");
     assert!(is(&waited, ReadState::Hit, "new"), "{waited:?}");
-    let hit = reader.read(&key("k"), || loads("x")).await.expect("a hit");
-    assert!(is(&hit, ReadState::Hit, "new"), "{hit:?}");
+    assert!(is(&reads(&reader, "k", "x").await, ReadState::Hit, "new"));
+    assert_eq!(reader.reads().refused_lease, 1);
+}
+
+/// A lagging snapshot: the lease is younger than the removal, what was loaded is not.
+#[tokio::test]
+async fn a_fill_that_has_not_seen_the_removed_change_is_served_once_and_not_kept() {
+    for (reader, _redis) in [(in_process().await, None), {
+        let (reader, redis) = over_redis().await;
+        (reader, Some(redis))
+    }] {
+        removed(&reader, "k", 7).await;
+        let load = || async { Ok(Loaded::new("old", View::after(6))) };
+        let served = reader
+            .read(&key("k"), &policy(), load)
+            .await
+            .expect("an answer");
+        assert!(is(&served, ReadState::Miss, "old"), "{served:?}");
+        assert_eq!(reader.reads().refused_late, 1);
+        assert!(is(
+            &reads(&reader, "k", "new").await,
+            ReadState::Miss,
+            "new"
+        ));
+        assert!(is(&reads(&reader, "k", "x").await, ReadState::Hit, "new"));
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_filled_and_nothing_served_before_somebody_vouches_for_the_memory() {
+    let redis = RedisServer::start().await;
+    let cache = open_redis(&redis.url()).await;
+    cache.connected().await;
+    let reader = patient(cache);
+    for body in ["1", "2"] {
+        assert!(is(
+            &reads(&reader, "k", body).await,
+            ReadState::Bypass,
+            body
+        ));
+    }
+    floor(reader.cache()).await;
+    assert!(is(&reads(&reader, "k", "3").await, ReadState::Miss, "3"));
+    assert!(is(&reads(&reader, "k", "x").await, ReadState::Hit, "3"));
+    // A new life: what is still there is of the old one.
+    floor(reader.cache()).await;
+    assert!(is(&reads(&reader, "k", "4").await, ReadState::Miss, "4"));
+}
+
+/// Answers that end at once, so that each read finds them past their time.
+fn short_lived(longer: Duration) -> Policy {
+    Policy {
+        fresh: Duration::from_nanos(1),
+        ..policy()
+    }
+    .while_revalidating(longer)
+}
+
+#[tokio::test]
+async fn a_stale_answer_is_labelled_while_one_load_renews_it_and_goes_with_a_removal() {
+    for (reader, _redis) in [(in_process().await, None), {
+        let (reader, redis) = over_redis().await;
+        (reader, Some(redis))
+    }] {
+        let counter = Arc::new(AtomicU64::new(0));
+        let load = {
+            let counter = Arc::clone(&counter);
+            move || {
+                let counter = Arc::clone(&counter);
+                async move {
+                    let n = counter.fetch_add(1, Ordering::SeqCst) + 1;
+                    Ok(loaded(&n.to_string()))
+                }
+            }
+        };
+        let policy = short_lived(TTL);
+        let miss = reader
+            .read(&key("k"), &policy, load.clone())
+            .await
+            .expect("an answer");
+        assert!(is(&miss, ReadState::Miss, "1"), "{miss:?}");
+        let stale = reader
+            .read(&key("k"), &policy, load.clone())
+            .await
+            .expect("an answer");
+        assert_eq!(stale.state, ReadState::Stale);
+        // The renewal comes by itself: later readers see its answer.
+        let renewed = async {
+            while reader
+                .read(&key("k"), &policy, load.clone())
+                .await
+                .expect("an answer")
+                .body()[..]
+                == b"1"[..]
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, renewed)
+            .await
+            .expect("it is renewed");
+        removed(&reader, "k", 1).await;
+        let load = || async { Ok(loaded("after")) };
+        let served = reader
+            .read(&key("k"), &policy, load)
+            .await
+            .expect("an answer");
+        assert_eq!(&served.body()[..], b"after", "never stale after a removal");
+    }
+}
+
+#[tokio::test]
+async fn when_renewing_fails_the_last_answer_is_served_labelled_and_bounded() {
+    let reader = in_process().await;
+    let fails = || async { Err::<Loaded, _>(anyhow::anyhow!("down")) };
+    let kept = Policy {
+        fresh: Duration::from_nanos(1),
+        ..policy()
+    }
+    .on_error(TTL);
+    let load = || async { Ok(loaded("1")) };
+    reader
+        .read(&key("k"), &kept, load)
+        .await
+        .expect("an answer");
+    let stale = reader
+        .read(&key("k"), &kept, fails)
+        .await
+        .expect("the last answer");
+    assert!(is(&stale, ReadState::Stale, "1"), "{stale:?}");
+    removed(&reader, "k", 1).await;
+    let why = reader
+        .read(&key("k"), &kept, fails)
+        .await
+        .expect_err("removed is removed");
+    assert_eq!(why.to_string(), "down");
+}
+
+#[tokio::test]
+async fn there_is_none_is_kept_for_a_short_time_of_its_own() {
+    let reader = in_process().await;
+    let none = || async { Ok(Loaded::absent(View::after(ALL))) };
+    let policy = Policy {
+        absent: Duration::from_secs(5),
+        ..policy()
+    };
+    let served = reader
+        .read(&key("k"), &policy, none)
+        .await
+        .expect("an answer");
+    assert!(served.entry.absent && served.entry.ttl() <= Duration::from_secs(5));
+    let again = reads(&reader, "k", "x").await;
+    assert!(
+        again.entry.absent && again.state == ReadState::Hit,
+        "{again:?}"
+    );
+    removed(&reader, "k", 1).await;
+    assert!(is(
+        &reads(&reader, "k", "now there is").await,
+        ReadState::Miss,
+        "now there is"
+    ));
+}
+
+#[tokio::test]
+async fn what_is_read_most_is_loaded_again_before_anybody_asks() {
+    let (reader, _redis) = over_redis().await;
+    let tag = Tag::new("t").expect("a tag");
+    let policy = policy().tagged([tag.clone()]);
+    // Each load has seen one commit more.
+    let counter = Arc::new(AtomicU64::new(0));
+    let load = {
+        let counter = Arc::clone(&counter);
+        move || {
+            let n = counter.fetch_add(1, Ordering::SeqCst) + 1;
+            async move { Ok(Loaded::new(n.to_string(), View::after(n))) }
+        }
+    };
+    for _ in 0..20 {
+        let read = reader.read(&key("k"), &policy, load.clone()).await;
+        assert_eq!(&read.expect("an answer").body()[..], b"1");
+    }
+    let targets = Targets {
+        keys: Vec::new(),
+        tags: vec![tag.clone()],
+    };
+    let removed = reader.remove(&targets, &View::after(2)).await;
+    removed.expect("removed");
+    let renewed = async {
+        let tags = std::slice::from_ref(&tag);
+        loop {
+            let looked = reader.cache().look(&key("k"), tags).await;
+            if looked.expect("an answer").entry.is_some() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, renewed)
+        .await
+        .expect("it is loaded again");
+    assert_eq!(reader.reads().renewed, 1);
+    assert_eq!(counter.load(Ordering::SeqCst), 2);
+}
+
+/// Two processes with a first level each: what one removes, the other no longer serves.
+#[tokio::test]
+async fn a_first_level_hears_of_every_removal_and_trusts_no_silence() {
+    let redis = RedisServer::start().await;
+    let mut processes = Vec::new();
+    for _ in 0..2 {
+        let cache = open(CacheSettings {
+            redis_url: Some(redis.url().into()),
+            command_timeout: Duration::from_secs(10),
+            first_level_bytes: 1 << 20,
+            ..CacheSettings::default()
+        })
+        .await;
+        cache.connected().await;
+        processes.push(patient(cache));
+    }
+    // A database of one number.
+    let stored = Arc::new(AtomicU64::new(0));
+    let load = {
+        let stored = Arc::clone(&stored);
+        move || {
+            let commits = stored.load(Ordering::SeqCst);
+            async move { Ok(Loaded::new(commits.to_string(), View::after(commits))) }
+        }
+    };
+    let number = |served: &Served| -> u64 {
+        let text = String::from_utf8_lossy(served.body()).into_owned();
+        text.parse().expect("a number")
+    };
+    let mut life = floor(processes[0].cache()).await;
+    for n in 1..=4 {
+        for reader in &processes {
+            let hitting = async {
+                loop {
+                    // Without beats the first level is silent, so it is not used.
+                    let beaten = processes[0].cache().beat(&mut life).await;
+                    assert_eq!(beaten, Ok(true));
+                    let served = reader.read(&key("k"), &policy(), load.clone()).await;
+                    let served = served.expect("an answer");
+                    if served.level == Level::First && number(&served) == n - 1 {
+                        break;
+                    }
+                }
+            };
+            tokio::time::timeout(PATIENCE, hitting)
+                .await
+                .expect("it hears, and serves the new one");
+        }
+        let remover = &processes[n as usize % 2];
+        stored.store(n, Ordering::SeqCst);
+        removed(remover, "k", n).await;
+        let served = remover.read(&key("k"), &policy(), load.clone()).await;
+        assert_eq!(
+            number(&served.expect("an answer")),
+            n,
+            "it knows its own at once"
+        );
+    }
+    // Emptied behind our back: beats end, a floor is missing, nothing of the old is served.
+    redis.cli(&["FLUSHALL"]).await;
+    let beaten = processes[0].cache().beat(&mut life).await;
+    assert_eq!(beaten, Ok(false), "another memory");
+    for reader in &processes {
+        let gone = async {
+            while reads(reader, "k", "9").await.state != ReadState::Bypass {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone)
+            .await
+            .expect("it is dropped");
+    }
 }
 
 /// On a clock that only moves when everybody waits: exact, whatever the machine is doing.
@@ -224,7 +566,7 @@ async fn a_hung_cache_costs_a_few_requests_their_budget_and_then_nothing() {
     let mut costs = Vec::new();
     for _ in 0..200 {
         let asked = tokio::time::Instant::now();
-        let served = reader.read(&key("k"), || loads("1")).await.expect("loaded");
+        let served = reads(&reader, "k", "1").await;
         assert!(is(&served, ReadState::Bypass, "1"), "{served:?}");
         costs.push(asked.elapsed());
     }
@@ -238,7 +580,7 @@ async fn a_hung_cache_costs_a_few_requests_their_budget_and_then_nothing() {
     let mut probes = 0;
     for _ in 0..20 {
         let asked = tokio::time::Instant::now();
-        reader.read(&key("k"), || loads("1")).await.expect("loaded");
+        reads(&reader, "k", "1").await;
         probes += usize::from(!asked.elapsed().is_zero());
     }
     assert_eq!(probes, 1, "after its pause, one reader tries");
@@ -254,19 +596,20 @@ async fn readers_return_to_a_cache_that_hung() {
     })
     .await;
     cache.connected().await;
+    floor(&cache).await;
     let cache = Arc::new(cache);
     let reader = Reader::new(Arc::clone(&cache));
     redis.pause();
     for _ in 0..20 {
-        let served = reader.read(&key("k"), || loads("1")).await.expect("loaded");
+        let served = reads(&reader, "k", "1").await;
         assert!(is(&served, ReadState::Bypass, "1"), "{served:?}");
     }
     redis.resume();
     let returning = async {
         // Each turn talks to the cache, so this waits instead of spinning.
         loop {
-            let served = reader.read(&key("k"), || loads("1")).await;
-            if served.expect("loaded").state != ReadState::Bypass {
+            let served = reads(&reader, "k", "1").await;
+            if served.state != ReadState::Bypass {
                 break;
             }
             let _ = reader.cache().ping().await;
@@ -277,11 +620,10 @@ async fn readers_return_to_a_cache_that_hung() {
         .expect("it returns");
     let reader = Reader::with_budget(cache, PATIENCE);
     // A reader that gave up may have left its lease behind; it goes with the removal.
-    let removed = reader.cache().remove(&[key("k")]).await;
-    removed.expect("removed");
-    let miss = reader.read(&key("k"), || loads("2")).await.expect("loaded");
+    removed(&reader, "k", 1).await;
+    let miss = reads(&reader, "k", "2").await;
     assert!(is(&miss, ReadState::Miss, "2"), "{miss:?}");
-    let hit = reader.read(&key("k"), || loads("3")).await.expect("a hit");
+    let hit = reads(&reader, "k", "3").await;
     assert!(is(&hit, ReadState::Hit, "2"), "{hit:?}");
 }
 
@@ -291,7 +633,7 @@ async fn a_cache_that_is_down_is_passed_by() {
     redis.kill().await;
     let reader = Reader::new(Arc::new(open_redis(&redis.url()).await));
     for _ in 0..10 {
-        let served = reader.read(&key("k"), || loads("1")).await.expect("loaded");
+        let served = reads(&reader, "k", "1").await;
         assert!(is(&served, ReadState::Bypass, "1"), "{served:?}");
     }
 }
@@ -300,26 +642,18 @@ async fn a_cache_that_is_down_is_passed_by() {
 async fn a_full_cache_still_serves_what_it_has() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
+    floor(&cache).await;
     put(&cache, &key("kept"), b"kept").await;
     let reader = patient(cache);
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]).await;
     for _ in 0..10 {
-        let bypass = reader
-            .read(&key("new"), || loads("1"))
-            .await
-            .expect("loaded");
+        let bypass = reads(&reader, "new", "1").await;
         assert!(is(&bypass, ReadState::Bypass, "1"), "{bypass:?}");
-        let hit = reader
-            .read(&key("kept"), || loads("x"))
-            .await
-            .expect("a hit");
+        let hit = reads(&reader, "kept", "x").await;
         assert!(is(&hit, ReadState::Hit, "kept"), "{hit:?}");
     }
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    let miss = reader
-        .read(&key("new"), || loads("2"))
-        .await
-        .expect("loaded");
+    let miss = reads(&reader, "new", "2").await;
     assert!(is(&miss, ReadState::Miss, "2"), "{miss:?}");
 }
 
@@ -332,10 +666,7 @@ async fn a_cache_that_is_off_is_not_asked() {
     .await;
     let reader = Reader::new(Arc::new(off));
     for body in ["1", "2"] {
-        let served = reader
-            .read(&key("k"), || loads(body))
-            .await
-            .expect("loaded");
+        let served = reads(&reader, "k", body).await;
         assert!(is(&served, ReadState::Bypass, body), "{served:?}");
     }
 }
@@ -348,12 +679,12 @@ async fn a_value_over_the_limit_is_served_and_not_kept() {
     })
     .await;
     let reader = patient(cache);
-    let large = "x".repeat(300_000);
     for _ in 0..2 {
+        let load = || async { Ok(loaded(&"x".repeat(300_000))) };
         let served = reader
-            .read(&key("k"), || loads(&large))
+            .read(&key("k"), &policy(), load)
             .await
-            .expect("loaded");
-        assert!(is(&served, ReadState::Miss, &large));
+            .expect("an answer");
+        assert!(is(&served, ReadState::Miss, &"x".repeat(300_000)));
     }
 }

@@ -8,7 +8,7 @@ const FLOORS: [&[&str]; 7] = [
     &["model", "key"],
     &["diff", "rules", "stage"],
     &["feed", "store", "cache", "schedule", "live", "log"],
-    &["ingest", "invalidate", "lead"],
+    &["ingest", "invalidate", "audit", "lead"],
     &["config", "http"],
     &["app"],
     &["cli"],
@@ -38,7 +38,7 @@ const KNOWN_TO: [(&str, &[&str]); 5] = [
             // Both hand requests to `feed/http`.
             "feed/odds_api/mod.rs",
             "feed/racing_api/mod.rs",
-            "cache/upstash.rs",
+            "cache/upstash/",
             "cli/demo.rs",
         ],
     ),

@@ -1,5 +1,6 @@
 //! The stories: what oddsd does, told on real servers and against stand-ins for what lies outside.
 
+mod audit;
 mod cache;
 mod cache_faults;
 mod cache_read;

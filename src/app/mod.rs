@@ -6,7 +6,7 @@ mod watchdog;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use chrono::Utc;
@@ -16,17 +16,18 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{self, Audited, Auditor, Canary, Rate};
 use crate::cache::{Cache, Reader};
 use crate::config::{BadSetting, Listen, Settings};
 use crate::feed::Feed;
 use crate::feed::simulator::Size;
 use crate::http::{self, Face};
 use crate::ingest::{Cycle, Ingest, Pace};
-use crate::invalidate::Relay;
+use crate::invalidate::{Fast, FloorKeeper, Relay, hand_over};
 use crate::lead::Leader;
 use crate::live::{Activity, Live};
 use crate::schedule::{Clock, Cron, Ticker};
-use crate::store::{Acquired, Checks, Store, StoreError};
+use crate::store::{Acquired, Checks, Poke, Store, StoreError};
 
 /// SIGTERM to exit: the running transaction, one relay pass, open requests, and goodbye.
 const SHUTDOWN: Duration = Duration::from_secs(25);
@@ -53,8 +54,16 @@ pub struct App {
     ingest: Ingest,
     pace: Pace,
     relay: Relay,
+    fast: Fast,
+    audit: Option<Audit>,
     checks: Checks,
     listener: Option<TcpListener>,
+}
+
+/// Who looks at what became of the changes.
+struct Audit {
+    auditor: Auditor,
+    canary: Option<Canary>,
 }
 
 impl App {
@@ -99,7 +108,7 @@ impl App {
                 format!("cannot listen on {address}; stop what uses it, or give another --listen address, or --listen off")
             })?),
         };
-        let (poke, checks) = (Arc::new(Notify::new()), Checks::default());
+        let (bell, checks) = (Arc::new(Notify::new()), Checks::default());
         let holder = settings.instance();
         live.say(Activity::Started {
             version: env!("CARGO_PKG_VERSION"),
@@ -107,13 +116,48 @@ impl App {
             store: store.backend().into(),
             cache: cache.backend().into(),
         });
-        let relay = Relay::new(
-            store.clone(),
-            Arc::clone(&cache),
-            live.clone(),
-            holder.clone(),
-            Arc::clone(&poke),
-        );
+        let (told, fast) = hand_over();
+        let reader = Reader::new(Arc::clone(&cache));
+        let (auditor, hears) = audit::hearing();
+        let auditor = settings.daemon.audit.then_some(auditor);
+        let relay = Relay {
+            store: store.clone(),
+            reader: reader.clone(),
+            live: live.clone(),
+            who: holder.clone(),
+            poke: Arc::clone(&bell),
+            no_floor: Arc::default(),
+            back: Arc::default(),
+            auditor: auditor.clone(),
+            again_after: settings.remove_again(),
+        };
+        let poke = Poke {
+            relay: Some(told),
+            auditor,
+            bell,
+        };
+        let rate = match &*cache {
+            Cache::Off => Rate::NONE,
+            cache if cache.is_billed() => Rate::BILLED,
+            _ => Rate::FREE,
+        };
+        let audit = settings.daemon.audit.then(|| {
+            let audited = Audited::new(rate, matches!(clock, Clock::Real));
+            let every = settings.canary(cache.is_billed());
+            let every = every.filter(|_| !matches!(*cache, Cache::Off));
+            let (store, poke) = (store.clone(), poke.clone());
+            Audit {
+                canary: every
+                    .map(|every| Canary::new(store.clone(), &reader, poke, every, audited.clone())),
+                auditor: Auditor {
+                    store,
+                    reader,
+                    told: hears,
+                    audited,
+                    patience: audit::PATIENCE,
+                },
+            }
+        });
         let ingest = Ingest::new(
             feed,
             store.clone(),
@@ -133,6 +177,8 @@ impl App {
             ingest,
             pace,
             relay,
+            fast,
+            audit,
             checks,
             listener,
         })
@@ -155,9 +201,12 @@ impl App {
             mut ingest,
             pace,
             relay,
+            fast,
+            audit,
             checks,
             listener,
         } = self;
+        let audited = audit.as_ref().map(|audit| audit.auditor.audited.clone());
         let simulated = ingest.feed_name() == "simulator";
         let (lease_tx, lease_rx) = watch::channel(None);
         let leader = Arc::new(Leader {
@@ -166,7 +215,7 @@ impl App {
             holder,
             ttl: lease_ttl,
             checks,
-            state: Box::new(state(&live, &cache)),
+            state: Box::new(state(&live, &cache, audited.clone())),
         });
         // Whichever loop ends first, by itself or by a panic, takes the house down with it: without
         // any one of them the others would go on and mean nothing.
@@ -181,15 +230,30 @@ impl App {
         let relaying = vital(
             "relay",
             &closing,
-            relay.run(lease_rx.clone(), relay_stop.clone()),
+            relay
+                .clone()
+                .run(fast, lease_rx.clone(), relay_stop.clone()),
+        );
+        let keeper = FloorKeeper {
+            store: store.clone(),
+            cache: Arc::clone(&cache),
+            no_floor: Arc::clone(&relay.no_floor),
+            back: Arc::clone(&relay.back),
+        };
+        let vouching = vital(
+            "floor",
+            &closing,
+            keeper.run(lease_rx.clone(), relay_stop.clone()),
         );
         let serving = listener.map(|listener| {
             let face = Face {
                 store: store.clone(),
-                reader: Reader::new(Arc::clone(&cache)),
+                reader: relay.reader.clone(),
                 live: live.clone(),
                 clock,
                 simulated,
+                audited: audited.clone(),
+                waiting: Default::default(),
             };
             let router = http::router(Arc::new(face));
             vital(
@@ -197,6 +261,14 @@ impl App {
                 &closing,
                 http::serve(listener, router, closing.clone()),
             )
+        });
+        // Without these the house goes on as well.
+        let auditing = audit.map(|audit| {
+            let (lease, stop) = (lease_rx.clone(), closing.clone());
+            let canary = audit
+                .canary
+                .map(|canary| named("canary", canary.run(lease.clone(), stop.clone())));
+            (named("audit", audit.auditor.run(lease, stop)), canary)
         });
         let beat = named("watchdog", watchdog(ingest.pulse(), closing.clone()));
         let cycles = vital("cycles", &closing, {
@@ -210,8 +282,15 @@ impl App {
         stop.cancel();
         let close = async {
             let cycled = cycles.await;
+            if let Some((auditor, canary)) = auditing {
+                let _ = auditor.await;
+                if let Some(canary) = canary {
+                    let _ = canary.await;
+                }
+            }
             relay_stop.cancel();
             let relayed = relaying.await;
+            let vouched = vouching.await;
             let served = match serving {
                 Some(serving) => serving.await,
                 None => Ok(()),
@@ -223,7 +302,8 @@ impl App {
             if let Some(lease) = held {
                 leader.let_go(&lease).await;
             }
-            let crashed = cycled.is_err() || relayed.is_err() || served.is_err() || led.is_err();
+            let ends = [&relayed, &vouched, &served, &led];
+            let crashed = cycled.is_err() || ends.iter().any(|end| end.is_err());
             let reason = match (crashed, asked) {
                 (true, _) => "a loop panicked",
                 (false, true) => "asked to stop",
@@ -270,7 +350,7 @@ impl App {
             holder: self.holder,
             ttl: self.lease_ttl,
             checks: self.checks,
-            state: Box::new(state(&self.live, &self.cache)),
+            state: Box::new(state(&self.live, &self.cache, None)),
         });
         let lease_stop = CancellationToken::new();
         let (lease_tx, lease_rx) = watch::channel(Some(lease.clone()));
@@ -309,6 +389,7 @@ pub enum Once {
 fn state(
     live: &Live,
     cache: &Arc<Cache>,
+    audited: Option<Audited>,
 ) -> impl Fn() -> serde_json::Value + Send + Sync + 'static {
     let (live, cache, started_at) = (live.clone(), Arc::clone(cache), Utc::now());
     move || {
@@ -318,6 +399,7 @@ fn state(
             "said_at": Utc::now(),
             "cache": { "backend": cache.backend(), "host": cache.host() },
             "counters": live.counters(),
+            "audit": audited.as_ref().map(|audited| audited.report(Instant::now())),
         })
     }
 }

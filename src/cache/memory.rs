@@ -1,213 +1,244 @@
-//! The cache inside this process: bounded in bytes, an expiry per entry, the same lease rule as
-//! the remote ones. It is what the daemon uses when no cache server is configured.
+//! The cache inside this process: bounded in bytes, an expiry per entry, the same leases and fences
+//! as the remote ones. It is what the daemon uses when no cache server is configured. It needs no
+//! floor: its memory and the process that would remember end together.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use moka::Expiry;
-use moka::sync::Cache as Entries;
+use super::entry::Entry;
+use super::shelf::{Marks, Shelf};
+use super::{CacheError, FENCE_TTL, Filled, LEASE_TTL, Targets};
+use crate::key::{Key, Tag};
+use crate::model::View;
 
-use super::{Bytes, CacheError, LEASE_TTL, Lease, Lookup, NO_EXPIRY};
-use crate::key::Key;
-
-/// What an entry costs besides its key and body (measured roughly: node, counters, timers).
-const ENTRY_OVERHEAD_BYTES: usize = 256;
-
-/// One value may take at most this part of the whole, so that it cannot empty the cache.
-const LARGEST_SHARE: u64 = 4;
-
-/// Below this many leases nobody looks for expired ones.
-const LEASES_BEFORE_SWEEP: usize = 1024;
+/// Below this many of a kind nobody looks for those that have run out.
+const BEFORE_SWEEP: usize = 1024;
 
 pub struct Memory {
-    entries: Entries<Key, Entry>,
-    /// Every fill and removal happens under this lock: checking a lease and storing the value is
-    /// one step, as it is in the remote caches' scripts.
-    leases: Mutex<Leases>,
-    max_value_bytes: u64,
+    shelf: Shelf,
+    /// Every fill and removal happens under this lock: checking and storing is one step, as it is in
+    /// the remote caches' scripts.
+    fences: Mutex<Fences>,
 }
 
-#[derive(Clone)]
-struct Entry {
-    body: Bytes,
-    ttl: Duration,
-    expires_at: Instant,
+struct Fences {
+    /// All that removals have seen: what a fence that is missing begins with.
+    horizon: View,
+    leases: Aging<Key, u128>,
+    keys: Aging<Key, View>,
+    tags: Aging<Tag, View>,
 }
 
-#[derive(Default)]
-struct Leases {
-    held: HashMap<Key, (Lease, Instant)>,
+/// A map whose entries run out.
+struct Aging<K, V> {
+    held: HashMap<K, (V, Instant)>,
     sweep_at: usize,
 }
 
-/// Lets each entry bring its own time to live.
-struct OwnTtl;
-
-impl Expiry<Key, Entry> for OwnTtl {
-    fn expire_after_create(&self, _: &Key, entry: &Entry, _: Instant) -> Option<Duration> {
-        Some(entry.ttl)
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &Key,
-        entry: &Entry,
-        _: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(entry.ttl)
-    }
+/// The right to fill one key, with what had been removed when it was given.
+pub(super) struct Claim {
+    pub token: u128,
+    marks: Marks,
 }
+
+/// There is another entry than the one that was seen.
+#[derive(Debug)]
+pub(super) struct Overtaken;
 
 impl Memory {
     pub fn new(max_bytes: u64) -> Self {
-        let entries = Entries::builder()
-            .max_capacity(max_bytes)
-            .weigher(|key: &Key, entry: &Entry| {
-                let bytes = key.as_str().len() + entry.body.len() + ENTRY_OVERHEAD_BYTES;
-                u32::try_from(bytes).unwrap_or(u32::MAX)
-            })
-            .expire_after(OwnTtl)
-            .build();
         Self {
-            entries,
-            leases: Mutex::default(),
-            max_value_bytes: max_bytes / LARGEST_SHARE,
+            shelf: Shelf::new(max_bytes),
+            fences: Mutex::new(Fences {
+                horizon: View::after(0),
+                leases: Aging::default(),
+                keys: Aging::default(),
+                tags: Aging::default(),
+            }),
         }
     }
 
-    pub(super) fn get(&self, key: &Key) -> Lookup {
-        if let Some(hit) = self.live(key) {
-            return hit;
+    pub(super) fn get(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.shelf.get(key)
+    }
+
+    /// As `get`; its time may be over.
+    pub(super) fn hot(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.shelf.hot(key)
+    }
+
+    /// `None`: somebody holds the lease.
+    pub(super) fn take(
+        &self,
+        key: &Key,
+        tags: &[Tag],
+        seen: Option<u128>,
+        now: Instant,
+    ) -> Result<Option<Claim>, Overtaken> {
+        let mut fences = self.lock();
+        if self.shelf.get(key).map(|entry| entry.stamp) != seen {
+            return Err(Overtaken);
         }
-        let mut leases = self.lock();
-        // A fill may have come between the look and the lock.
-        if let Some(hit) = self.live(key) {
-            return hit;
+        if fences.leases.get(key, now).is_some() {
+            return Ok(None);
         }
-        Lookup::Miss {
-            lease: leases.take(key, Instant::now()),
+        let token = fastrand::u128(..);
+        fences.leases.put(key, token, now + LEASE_TTL, now);
+        // The fences that are missing begin here, whatever is removed from now on.
+        let horizon = fences.horizon.clone();
+        if fences.keys.get(key, now).is_none() {
+            fences.keys.put(key, horizon.clone(), now + FENCE_TTL, now);
         }
+        for tag in tags {
+            if fences.tags.get(tag, now).is_none() {
+                fences.tags.put(tag, horizon.clone(), now + FENCE_TTL, now);
+            }
+        }
+        let marks = self.shelf.marks(key, tags);
+        Ok(Some(Claim { token, marks }))
     }
 
     pub(super) fn fill(
         &self,
         key: &Key,
-        lease: &Lease,
-        body: &[u8],
-        ttl: Duration,
-    ) -> Result<bool, CacheError> {
-        if body.len() as u64 > self.max_value_bytes {
-            return Err(CacheError::TooLarge {
+        claim: Claim,
+        entry: Arc<Entry>,
+        now: Instant,
+    ) -> Result<Filled, CacheError> {
+        let mut fences = self.lock();
+        if fences.leases.get(key, now) != Some(&claim.token) {
+            return Ok(Filled::NoLease);
+        }
+        fences.leases.held.remove(key);
+        let seen = |fence: Option<&View>| fence.is_some_and(|fence| entry.view.covers(fence));
+        let tags_seen = entry.tags.iter().all(|tag| seen(fences.tags.get(tag, now)));
+        if !tags_seen || !seen(fences.keys.get(key, now)) {
+            return Ok(Filled::TooEarly);
+        }
+        let bytes = entry.body.len();
+        match self.shelf.keep(key, entry, claim.marks) {
+            true => Ok(Filled::Stored),
+            false => Err(CacheError::TooLarge {
                 detail: format!(
-                    "the value of {key} has {} bytes, the in-process cache keeps values up to {} (a quarter of its bound): raise the bound",
-                    body.len(),
-                    self.max_value_bytes
+                    "the value of {key} has {bytes} bytes, the in-process cache keeps values up to {} (a quarter of its bound): raise the bound",
+                    self.shelf.max_value_bytes()
                 ),
-            });
+            }),
         }
-        let mut leases = self.lock();
-        let now = Instant::now();
-        if !leases.end(key, lease, now) {
-            return Ok(false);
-        }
-        let ttl = ttl.min(NO_EXPIRY);
-        let entry = Entry {
-            body: Bytes::copy_from_slice(body),
-            ttl,
-            expires_at: now + ttl,
-        };
-        self.entries.insert(key.clone(), entry);
-        Ok(true)
     }
 
-    pub(super) fn remove(&self, keys: &[Key]) -> u64 {
-        let mut leases = self.lock();
+    pub(super) fn release(&self, key: &Key, claim: &Claim) {
+        let mut fences = self.lock();
+        if fences.leases.get(key, Instant::now()) == Some(&claim.token) {
+            fences.leases.held.remove(key);
+        }
+    }
+
+    pub(super) fn remove(&self, targets: &Targets, view: &View, now: Instant) -> u64 {
+        let mut fences = self.lock();
+        fences.horizon = fences.horizon.join(view);
         let mut existed = 0;
-        for key in keys {
-            leases.held.remove(key);
-            existed += u64::from(self.entries.remove(key).is_some());
+        for key in &targets.keys {
+            fences.leases.held.remove(key);
+            fences.keys.raise(key, view, now);
+            existed += u64::from(self.shelf.remove(key));
+        }
+        for tag in &targets.tags {
+            fences.tags.raise(tag, view, now);
+            self.shelf.remove_tag(tag);
         }
         existed
     }
 
     pub fn max_value_bytes(&self) -> u64 {
-        self.max_value_bytes
+        self.shelf.max_value_bytes()
     }
 
     /// Bytes in use, after everything over the bound has been let go.
     pub fn bytes(&self) -> u64 {
-        self.entries.run_pending_tasks();
-        self.entries.weighted_size()
+        self.shelf.bytes()
     }
 
-    fn live(&self, key: &Key) -> Option<Lookup> {
-        let entry = self.entries.get(key)?;
-        let remaining = entry.expires_at.checked_duration_since(Instant::now())?;
-        Some(Lookup::Hit {
-            body: entry.body,
-            remaining,
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Leases> {
-        // Nothing under the lock can panic half-way; a poisoned lock still holds a valid map.
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Fences> {
+        // Nothing under the lock can panic half-way; a poisoned lock still holds valid maps.
+        self.fences.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Leases {
-    fn take(&mut self, key: &Key, now: Instant) -> Option<Lease> {
-        if self.held.get(key).is_some_and(|(_, until)| *until > now) {
-            return None;
+impl<K, V> Default for Aging<K, V> {
+    fn default() -> Self {
+        Self {
+            held: HashMap::new(),
+            sweep_at: BEFORE_SWEEP,
         }
-        if self.held.len() >= self.sweep_at.max(LEASES_BEFORE_SWEEP) {
-            self.held.retain(|_, (_, until)| *until > now);
-            self.sweep_at = self.held.len() * 2;
-        }
-        let lease = Lease::new();
-        self.held
-            .insert(key.clone(), (lease.clone(), now + LEASE_TTL));
-        Some(lease)
+    }
+}
+
+impl<K: Hash + Eq + Clone, V> Aging<K, V> {
+    fn get(&self, key: &K, now: Instant) -> Option<&V> {
+        let (value, until) = self.held.get(key)?;
+        (*until > now).then_some(value)
     }
 
-    /// True if it was held by this token until now.
-    fn end(&mut self, key: &Key, lease: &Lease, now: Instant) -> bool {
-        let holds = self
-            .held
-            .get(key)
-            .is_some_and(|(held, until)| held == lease && *until > now);
-        if holds {
-            self.held.remove(key);
+    fn put(&mut self, key: &K, value: V, until: Instant, now: Instant) {
+        if self.held.len() >= self.sweep_at {
+            self.held.retain(|_, (_, until)| *until > now);
+            self.sweep_at = BEFORE_SWEEP.max(self.held.len() * 2);
         }
-        holds
+        self.held.insert(key.clone(), (value, until));
+    }
+}
+
+impl<K: Hash + Eq + Clone> Aging<K, View> {
+    fn raise(&mut self, key: &K, view: &View, now: Instant) {
+        let raised = match self.get(key, now) {
+            Some(old) => old.join(view),
+            None => view.clone(),
+        };
+        self.put(key, raised, now + FENCE_TTL, now);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::cache::Bytes;
 
     fn key(name: &str) -> Key {
         Key::from_person(name).expect("a plain name")
     }
 
-    fn lease(lookup: Lookup) -> Option<Lease> {
-        match lookup {
-            Lookup::Hit { .. } => panic!("a hit where a miss was expected"),
-            Lookup::Miss { lease } => lease,
-        }
+    fn entry(bytes: usize, view: View) -> Arc<Entry> {
+        Arc::new(Entry {
+            body: Bytes::from(vec![b'x'; bytes]),
+            stamp: 0,
+            absent: false,
+            view,
+            tags: Vec::new(),
+            stored_at: Instant::now(),
+            fresh: Duration::from_secs(60),
+            while_revalidating: Duration::ZERO,
+            on_error: Duration::ZERO,
+            load: Duration::ZERO,
+        })
+    }
+
+    fn leased(memory: &Memory, key: &Key, now: Instant) -> Option<Claim> {
+        memory.take(key, &[], None, now).expect("nothing there")
     }
 
     #[test]
     fn it_stays_within_its_bytes() {
-        let memory = Memory::new(1_000_000);
+        let (memory, now) = (Memory::new(1_000_000), Instant::now());
         for n in 0..500 {
             let key = key(&format!("k{n}"));
-            let lease = lease(memory.get(&key)).expect("a lease");
-            let filled = memory.fill(&key, &lease, &[b'x'; 10_000], Duration::from_secs(60));
-            assert_eq!(filled, Ok(true));
+            let claim = leased(&memory, &key, now).expect("a lease");
+            let filled = memory.fill(&key, claim, entry(10_000, View::after(1)), now);
+            assert_eq!(filled, Ok(Filled::Stored));
         }
         assert!(memory.bytes() <= 1_000_000, "{} bytes", memory.bytes());
         assert!(memory.bytes() > 500_000, "{} bytes", memory.bytes());
@@ -215,23 +246,24 @@ mod tests {
 
     #[test]
     fn a_lease_that_ran_out_neither_fills_nor_blocks() {
-        let mut leases = Leases::default();
-        let (key, start) = (key("k"), Instant::now());
-        let first = leases.take(&key, start).expect("a lease");
-        assert_eq!(leases.take(&key, start), None);
+        let (memory, start) = (Memory::new(1_000_000), Instant::now());
+        let first = leased(&memory, &key("k"), start).expect("a lease");
+        assert!(leased(&memory, &key("k"), start).is_none());
         let later = start + LEASE_TTL;
-        assert!(!leases.end(&key, &first, later));
-        assert!(leases.take(&key, later).is_some());
+        let filled = memory.fill(&key("k"), first, entry(1, View::after(1)), later);
+        assert_eq!(filled, Ok(Filled::NoLease));
+        assert!(leased(&memory, &key("k"), later).is_some());
     }
 
     #[test]
-    fn abandoned_leases_are_swept() {
-        let mut leases = Leases::default();
-        let start = Instant::now();
+    fn what_ran_out_is_swept() {
+        let (memory, start) = (Memory::new(1_000_000), Instant::now());
         for n in 0..100_000u32 {
-            let now = start + LEASE_TTL / 1000 * n;
-            leases.take(&key(&format!("k{n}")), now);
+            let now = start + FENCE_TTL / 1000 * n;
+            leased(&memory, &key(&format!("k{n}")), now);
         }
-        assert!(leases.held.len() < 5_000, "{} leases", leases.held.len());
+        let fences = memory.lock();
+        let held = fences.keys.held.len() + fences.leases.held.len();
+        assert!(held < 8_000, "{held} held");
     }
 }

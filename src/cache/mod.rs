@@ -1,42 +1,62 @@
 //! The door to caches: one set of verbs over Redis, Upstash and this process's own memory.
 //!
-//! A reader that misses takes a *lease*; it may fill only while it still holds it, and a removal
-//! takes value and lease away together. So whoever loaded the old row before a commit cannot put it
-//! back after the removal. A flush, an eviction or a restart of the cache voids leases just the same.
+//! A reader that misses *takes* a lease, loads with the view that its load had, and *fills*. The fill is
+//! refused unless the lease still stands (a removal, a flush and an eviction end it) and the view
+//! covers the key's *fence*, all that its removals had seen. `docs/freshness.md` has the argument.
 
 mod breaker;
+mod clock;
+mod entry;
 mod fill;
 mod flight;
+mod front;
+mod hot;
 mod link;
 mod memory;
+mod pace;
+mod policy;
+mod reads;
 mod redis;
 mod reply;
 mod script;
+mod shelf;
+mod sight;
 mod upstash;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use axum::body::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::key::Key;
+use crate::key::{Key, Tag};
+use crate::model::View;
 
-pub use fill::{READ_BUDGET, ReadState, Reader, Served};
+pub use crate::key::Targets;
+pub use entry::Entry;
+pub use fill::{Level, Loaded, READ_BUDGET, ReadError, ReadState, Reader, Reads, Served};
 pub use memory::Memory;
+pub use policy::Policy;
 pub use redis::Redis;
+pub use sight::Looked;
 pub use upstash::Upstash;
 
 /// A lease outlives any load that we wait for; a reader that died holding one delays the next
 /// fill by no more than this.
 const LEASE_TTL: Duration = Duration::from_secs(10);
 
-/// Deadline of a single get or fill outside a request; inside one, [`READ_BUDGET`] rules.
+/// Fences may go at any time, also earlier: the next lease begins them again, at the horizon.
+const FENCE_TTL: Duration = Duration::from_secs(3600);
+
+/// An entry whose tag has no fence any more counts as removed.
+const TAG_FENCE_TTL: Duration = Duration::from_secs(48 * 3600);
+
+/// Deadline of a single look or fill outside a request; inside one, [`READ_BUDGET`] rules.
 const GET_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What `remaining` says about a value that another program stored without expiry.
-pub const NO_EXPIRY: Duration = Duration::from_secs(365 * 24 * 3600);
+/// No entry lives longer.
+const LONGEST_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Where cached answers live.
 pub enum Cache {
@@ -57,6 +77,8 @@ pub struct CacheSettings {
     pub command_timeout: Duration,
     /// Bound of the in-process cache, keys and bodies together.
     pub memory_bytes: u64,
+    /// Bound of the first level in front of Redis; 0 is none.
+    pub first_level_bytes: u64,
 }
 
 impl Default for CacheSettings {
@@ -68,36 +90,102 @@ impl Default for CacheSettings {
             enabled: true,
             command_timeout: Duration::from_secs(2),
             memory_bytes: 64 * 1024 * 1024,
+            first_level_bytes: 0,
         }
     }
 }
 
-/// What a reader found.
-#[derive(Clone, Debug)]
-pub enum Lookup {
-    Hit {
-        body: Bytes,
-        remaining: Duration,
-    },
-    /// Nothing there. Without a lease another reader is loading it: answer, but do not fill.
-    Miss {
-        lease: Option<Lease>,
-    },
+/// What a reader that misses is told.
+#[derive(Debug)]
+pub enum Taken {
+    /// Load, and fill with this.
+    Mine(Lease),
+    /// Somebody else is loading it.
+    Held,
+    /// Somebody else has filled it since the look: look again.
+    Overtaken,
+    /// Nobody vouches for this memory yet: load, and do not fill.
+    NoFloor,
 }
 
 /// The right to fill one key, until a removal, a flush or [`LEASE_TTL`] ends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease(Arc<str>);
+#[derive(Debug)]
+pub struct Lease(Claim);
 
 impl Lease {
-    /// A token that nobody else holds: uniqueness is all that is asked of it.
-    fn new() -> Self {
-        Self(format!("{:032x}", fastrand::u128(..)).into())
+    /// For the entry that this lease fills.
+    pub fn stamp(&self) -> u128 {
+        match &self.0 {
+            Claim::Memory(claim) => claim.token,
+            Claim::Remote(lease) => lease.token,
+        }
+    }
+}
+
+enum Claim {
+    Memory(memory::Claim),
+    Remote(Remote),
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a claim")
+    }
+}
+
+/// A lease in another process.
+struct Remote {
+    /// Nobody else holds it: uniqueness is all that is asked of it.
+    token: u128,
+    floor: String,
+    /// The cache's clock when it was given, and ours.
+    server_ms: u64,
+    at: Instant,
+}
+
+impl Remote {
+    /// As the scripts know it.
+    fn token(&self) -> String {
+        format!("{:032x}", self.token)
     }
 
-    fn as_str(&self) -> &str {
-        &self.0
+    /// The cache's clock now.
+    fn server_ms(&self) -> u64 {
+        self.server_ms + self.at.elapsed().as_millis() as u64
     }
+
+    /// The life that the floor is of.
+    fn life(&self) -> &str {
+        self.floor.split(' ').next().unwrap_or_default()
+    }
+}
+
+/// What became of a fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    Stored,
+    /// The lease was voided by a removal or a flush, or has run out.
+    NoLease,
+    /// The load had not seen all that the removals of this key had seen.
+    TooEarly,
+    /// The cache's memory is not the one that gave the lease.
+    NoFloor,
+}
+
+/// What a removal came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Answers that were there: ours, and those of other programs under the plain keys.
+    pub existed: u64,
+    /// The cache has lost its memory and waits for a floor.
+    pub no_floor: bool,
+}
+
+/// One life of a cache's memory, as the one who vouches for it knows it.
+#[derive(Clone, Debug)]
+pub struct Life {
+    floor: String,
+    beat: u64,
 }
 
 /// Why the cache did not do it. One variant for each way in which somebody reacts.
@@ -159,7 +247,7 @@ impl Cache {
         match (redis, url, token) {
             (None, None, None) => Ok(Self::Memory(Memory::new(settings.memory_bytes))),
             (Some(redis), None, None) => Ok(Self::Redis(
-                Redis::open(redis, settings.command_timeout).await?,
+                Redis::open(redis, settings.command_timeout, settings.first_level_bytes).await?,
             )),
             (None, Some(url), Some(token)) => Ok(Self::Upstash(Upstash::open(
                 url,
@@ -178,58 +266,174 @@ impl Cache {
         }
     }
 
-    /// The value, or the right to fill it, in one round trip.
-    pub async fn get(&self, key: &Key) -> Result<Lookup, CacheError> {
-        self.get_within(key, GET_TIMEOUT).await
+    /// What is there, and still right.
+    pub async fn look(&self, key: &Key, tags: &[Tag]) -> Result<Looked, CacheError> {
+        self.look_within(key, tags, GET_TIMEOUT).await
     }
 
-    /// As `get`, with the caller's deadline.
-    async fn get_within(&self, key: &Key, deadline: Duration) -> Result<Lookup, CacheError> {
+    async fn look_within(
+        &self,
+        key: &Key,
+        tags: &[Tag],
+        deadline: Duration,
+    ) -> Result<Looked, CacheError> {
         match self {
-            Self::Off => Ok(Lookup::Miss { lease: None }),
-            Self::Memory(memory) => Ok(memory.get(key)),
-            Self::Redis(redis) => redis.get(key, deadline).await,
-            Self::Upstash(upstash) => upstash.get(key, deadline).await,
+            Self::Off => Ok(Looked::nothing()),
+            Self::Memory(memory) => Ok(Looked::here(memory.get(key))),
+            Self::Redis(redis) => redis.look(key, tags, deadline).await,
+            Self::Upstash(upstash) => upstash.look(key, tags, deadline).await,
         }
     }
 
-    /// Stores `body` if `lease` still holds. False: it was removed or flushed meanwhile, and
-    /// nothing is stored.
+    /// The right to fill, for a reader that looked and was not content: to be asked for before the
+    /// load begins.
+    pub async fn take(
+        &self,
+        key: &Key,
+        tags: &[Tag],
+        looked: &Looked,
+    ) -> Result<Taken, CacheError> {
+        let seen = &looked.seen;
+        match self {
+            Self::Off => Ok(Taken::NoFloor),
+            Self::Memory(memory) => {
+                Ok(match memory.take(key, tags, seen.stamp(), Instant::now()) {
+                    Ok(Some(claim)) => Taken::Mine(Lease(Claim::Memory(claim))),
+                    Ok(None) => Taken::Held,
+                    Err(_) => Taken::Overtaken,
+                })
+            }
+            Self::Redis(redis) => redis.take(key, tags, seen, GET_TIMEOUT).await,
+            Self::Upstash(upstash) => upstash.take(key, tags, seen, GET_TIMEOUT).await,
+        }
+    }
+
+    /// Stores `entry`, if it is certain that no removal so far makes it wrong.
     pub async fn fill(
         &self,
         key: &Key,
-        lease: &Lease,
-        body: &[u8],
-        ttl: Duration,
-    ) -> Result<bool, CacheError> {
-        self.fill_within(key, lease, body, ttl, GET_TIMEOUT).await
+        lease: Lease,
+        entry: Arc<Entry>,
+        compress_from: usize,
+    ) -> Result<Filled, CacheError> {
+        self.fill_within(key, lease, entry, compress_from, GET_TIMEOUT)
+            .await
     }
 
-    /// As `fill`, with the caller's deadline.
     async fn fill_within(
         &self,
         key: &Key,
-        lease: &Lease,
-        body: &[u8],
-        ttl: Duration,
+        lease: Lease,
+        entry: Arc<Entry>,
+        compress_from: usize,
         deadline: Duration,
-    ) -> Result<bool, CacheError> {
-        match self {
-            Self::Off => Ok(false),
-            Self::Memory(memory) => memory.fill(key, lease, body, ttl),
-            Self::Redis(redis) => redis.fill(key, lease, body, ttl, deadline).await,
-            Self::Upstash(upstash) => upstash.fill(key, lease, body, ttl, deadline).await,
+    ) -> Result<Filled, CacheError> {
+        match (self, lease.0) {
+            (Self::Memory(memory), Claim::Memory(claim)) => {
+                memory.fill(key, claim, entry, Instant::now())
+            }
+            (Self::Redis(redis), Claim::Remote(lease)) => {
+                redis
+                    .fill(key, &lease, &entry, compress_from, deadline)
+                    .await
+            }
+            (Self::Upstash(upstash), Claim::Remote(lease)) => {
+                upstash
+                    .fill(key, &lease, &entry, compress_from, deadline)
+                    .await
+            }
+            _ => Ok(Filled::NoLease),
         }
     }
 
-    /// Removes values and leases. `Ok` only when every key is confirmed gone, with how many were
-    /// there (on Upstash, where a command is billed, a lease that was out counts as one).
-    pub async fn remove(&self, keys: &[Key]) -> Result<u64, CacheError> {
+    /// Gives back a lease whose load failed, so that the next reader need not wait for its end.
+    async fn release(&self, key: &Key, lease: Lease) {
+        match (self, lease.0) {
+            (Self::Memory(memory), Claim::Memory(claim)) => memory.release(key, &claim),
+            (Self::Redis(redis), Claim::Remote(lease)) => redis.release(key, &lease).await,
+            (Self::Upstash(upstash), Claim::Remote(lease)) => upstash.release(key, &lease).await,
+            _ => {}
+        }
+    }
+
+    /// Removes answers, and voids the fills that are under way. `view` has to see every change that
+    /// this removal is for. `Ok` only when all of it is confirmed.
+    pub async fn remove(&self, targets: &Targets, view: &View) -> Result<Removed, CacheError> {
         match self {
-            Self::Off => Ok(0),
-            Self::Memory(memory) => Ok(memory.remove(keys)),
-            Self::Redis(redis) => redis.remove(keys).await,
-            Self::Upstash(upstash) => upstash.remove(keys).await,
+            Self::Off => Ok(Removed::default()),
+            Self::Memory(memory) => Ok(Removed {
+                existed: memory.remove(targets, view, Instant::now()),
+                no_floor: false,
+            }),
+            Self::Redis(redis) => redis.remove(targets, view).await,
+            Self::Upstash(upstash) => upstash.remove(targets, view).await,
+        }
+    }
+
+    /// Removes what other programs keep under the plain keys.
+    pub async fn remove_plain(&self, keys: &[Key]) -> Result<u64, CacheError> {
+        match self {
+            Self::Off | Self::Memory(_) => Ok(0),
+            Self::Redis(redis) => redis.remove_plain(keys).await,
+            Self::Upstash(upstash) => upstash.remove_plain(keys).await,
+        }
+    }
+
+    /// Ends whatever life the cache's memory has: nothing is filled, nothing is served, until `found`.
+    pub async fn void(&self) -> Result<(), CacheError> {
+        match self {
+            Self::Off | Self::Memory(_) => Ok(()),
+            Self::Redis(redis) => redis.void().await,
+            Self::Upstash(upstash) => upstash.void().await,
+        }
+    }
+
+    /// Begins a life. `view` was taken from the primary database after `void` had succeeded.
+    pub async fn found(&self, view: &View) -> Result<Life, CacheError> {
+        let life = |run: &str| Life {
+            floor: format!("{:016x} {run}", fastrand::u64(..)),
+            beat: 0,
+        };
+        match self {
+            Self::Off | Self::Memory(_) => Ok(life("here")),
+            Self::Redis(redis) => {
+                let life = life(&redis.run()?);
+                redis.found(&life, view).await.map(|()| life)
+            }
+            Self::Upstash(upstash) => {
+                let life = life(upstash::RUN);
+                upstash.found(&life, view).await.map(|()| life)
+            }
+        }
+    }
+
+    /// Whether the cache's memory is still the one that was founded and beaten last.
+    pub async fn beat(&self, life: &mut Life) -> Result<bool, CacheError> {
+        let lives = match self {
+            Self::Off | Self::Memory(_) => true,
+            Self::Redis(redis) => redis.beat(life).await?,
+            Self::Upstash(upstash) => upstash.beat(life).await?,
+        };
+        life.beat += 1;
+        Ok(lives)
+    }
+
+    /// How often to beat: what is between two beats may be served from a memory that is not the one
+    /// it was. Upstash bills each.
+    pub fn beat_every(&self) -> Option<Duration> {
+        match self {
+            Self::Off | Self::Memory(_) => None,
+            Self::Redis(_) => Some(Duration::from_millis(25)),
+            Self::Upstash(_) => Some(Duration::from_secs(10)),
+        }
+    }
+
+    /// In front of the remote cache, in this process: still right, though its time may be over.
+    fn first(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
+        match self {
+            Self::Memory(memory) => memory.hot(key),
+            Self::Redis(redis) => redis.first(key, now),
+            Self::Off | Self::Upstash(_) => None,
         }
     }
 
@@ -241,14 +445,9 @@ impl Cache {
         }
     }
 
-    /// Whether this backend can keep `body` at all: its size, and on Upstash that it is text.
-    pub fn can_keep(&self, body: &[u8]) -> bool {
-        match self {
-            Self::Off => false,
-            Self::Memory(memory) => body.len() as u64 <= memory.max_value_bytes(),
-            Self::Redis(_) => body.len() <= redis::MAX_VALUE_BYTES,
-            Self::Upstash(_) => upstash::text(body).is_some(),
-        }
+    /// Each command is paid for.
+    pub fn is_billed(&self) -> bool {
+        matches!(self, Self::Upstash(_))
     }
 
     /// False: what is in it is seen by this process alone.

@@ -1,22 +1,205 @@
-//! The two scripts that make leases safe, for Redis and Upstash alike.
+//! The scripts that make fills and removals safe, for Redis and Upstash alike. Each names all its keys,
+//! and all of them are of one bucket, so it runs on a cluster as on one server.
 //!
-//! They are sent whole (EVAL) instead of by hash: they are shorter than most bodies, the server caches
-//! them under their text anyway, and there is no second path that runs only after a restart.
+//! They are sent whole (EVAL) instead of by hash: the server keeps them under their text anyway, and
+//! there is no second path that runs only after a restart or on a node that has not seen them.
+//!
+//! What is stored: a *floor* `life run` (which life of this memory, on which server process), a
+//! *horizon* (all that the removals of this bucket have seen), and per key and tag a
+//! *fence* `life view`: what a fill must have seen. A *lease* is `token life`: one of another life, which an
+//! old copy of the memory brought back, is nobody's. A fence that is missing, or of another life,
+//! begins at the horizon, which covers every removal that was ever confirmed here.
 
-/// `KEYS` value, lease; `ARGV` token, lease ms. Answers `{value, pttl}`, or 1 when the lease is ours,
-/// or 0 when somebody else holds it.
-pub(super) const GET_OR_LEASE: &str = "\
-local value = redis.call('GET', KEYS[1])
-if value then return {value, redis.call('PTTL', KEYS[1])} end
-if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
-return 0";
+use super::Filled;
 
-/// `KEYS` value, lease; `ARGV` token, value, ttl ms. Answers 1 when stored, 0 when the lease is void.
-pub(super) const FILL: &str = "\
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-redis.call('DEL', KEYS[2])
+/// `covers` of [`View`](crate::model::View). Views are `xmin:xmax:running,…`; ids are exact up
+/// to 2^53, which no database reaches.
+macro_rules! views {
+    () => {
+        "\
+local function read(view)
+  local xmax, list = string.match(view, '^%d+:(%d+):([%d,]*)$')
+  local running = {}
+  for id in string.gmatch(list, '%d+') do running[id] = true end
+  return tonumber(xmax), running
+end
+local function covers(a, b)
+  if a == b then return true end
+  local amax, arun = read(a)
+  local bmax, brun = read(b)
+  if amax < bmax then return false end
+  for id in pairs(arun) do
+    if tonumber(id) < bmax and not brun[id] then return false end
+  end
+  return true
+end
+"
+    };
+}
+
+/// What either of two views saw. Most have nothing running; for those the rest is not even set up.
+macro_rules! join {
+    () => {
+        concat!(
+            "\
+local function join(a, b)
+  if a == b then return a end
+  local amax, bmax = string.match(a, '^%d+:(%d+):$'), string.match(b, '^%d+:(%d+):$')
+  if amax and bmax then return tonumber(amax) < tonumber(bmax) and b or a end
+",
+            views!(),
+            "\
+  if covers(a, b) then return a end
+  if covers(b, a) then return b end
+  local amax, arun = read(a)
+  local bmax, brun = read(b)
+  local running = {}
+  for id in pairs(arun) do
+    if brun[id] or tonumber(id) >= bmax then running[#running + 1] = tonumber(id) end
+  end
+  for id in pairs(brun) do
+    if not arun[id] and tonumber(id) >= amax then running[#running + 1] = tonumber(id) end
+  end
+  table.sort(running)
+  local xmax = math.max(amax, bmax)
+  for at, id in ipairs(running) do running[at] = string.format('%.0f', id) end
+  return string.format('%s:%.0f:%s', running[1] or string.format('%.0f', xmax), xmax, table.concat(running, ','))
+end
+"
+        )
+    };
+}
+
+/// `KEYS` value, floor, tag fences…; no arguments. Answers their values and the server's time in ms.
+/// For Upstash, where two commands would be two requests; Redis is asked with MGET.
+pub(super) const LOOK: &str = "\
+local found = redis.call('MGET', unpack(KEYS))
+local now = redis.call('TIME')
+return {found, now[1] * 1000 + math.floor(now[2] / 1000)}";
+
+/// `KEYS` floor, horizon, value, lease, fence, tag fences…; `ARGV` token, lease ms, server run, fence ms,
+/// tag fence ms, beginning of the value that was seen. Answers `{0}` somebody holds the lease, `{2}` no
+/// floor of this run: nothing may be filled, `{3}` there is another value by now: look again, or
+/// `{1, floor, server ms}`.
+pub(super) const TAKE: &str = "\
+local floor = redis.call('GET', KEYS[1])
+local horizon = redis.call('GET', KEYS[2])
+if not floor or not horizon then return {2} end
+local life, run = string.match(floor, '^(%x+) (%S+)$')
+if run ~= ARGV[3] then return {2} end
+if redis.call('GETRANGE', KEYS[3], 0, 51) ~= ARGV[6] then return {3} end
+for i = 5, #KEYS do
+  local fence = redis.call('GET', KEYS[i])
+  if not fence or string.sub(fence, 1, #life) ~= life then
+    redis.call('SET', KEYS[i], life .. ' ' .. horizon, 'PX', ARGV[i == 5 and 4 or 5])
+  end
+end
+local held = redis.call('GET', KEYS[4])
+if held and string.sub(held, -#life) == life then return {0} end
+redis.call('SET', KEYS[4], ARGV[1] .. ' ' .. life, 'PX', ARGV[2])
+local now = redis.call('TIME')
+return {1, floor, now[1] * 1000 + math.floor(now[2] / 1000)}";
+
+/// `KEYS` floor, horizon, tag fences…; `ARGV` tag fence ms. Begins the fences that are missing, where
+/// the tags of an answer live in other buckets than its key.
+pub(super) const BEGIN: &str = "\
+local floor = redis.call('GET', KEYS[1])
+local horizon = redis.call('GET', KEYS[2])
+if not floor or not horizon then return 0 end
+local life = string.match(floor, '^%x+')
+for i = 3, #KEYS do
+  local fence = redis.call('GET', KEYS[i])
+  if not fence or string.sub(fence, 1, #life) ~= life then
+    redis.call('SET', KEYS[i], life .. ' ' .. horizon, 'PX', ARGV[1])
+  end
+end
 return 1";
+
+/// `KEYS` floor, value, lease, fence; `ARGV` token, floor, view, entry, ttl ms. Answers `stored`, or what
+/// spoke against it: `lease` (voided, or run out), `floor` (another life), `fence` (loaded too early).
+pub(super) const FILL: &str = concat!(
+    views!(),
+    "\
+local life = string.match(ARGV[2], '^%x+')
+if redis.call('GET', KEYS[3]) ~= ARGV[1] .. ' ' .. life then return 'lease' end
+local fence = redis.call('GET', KEYS[4])
+local seen = fence and string.sub(fence, 1, #life) == life and covers(ARGV[3], string.sub(fence, #life + 2))
+local said = 'stored'
+if redis.call('GET', KEYS[1]) ~= ARGV[2] then said = 'floor' elseif not seen then said = 'fence' end
+if said == 'stored' then redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5]) end
+redis.call('DEL', KEYS[3])
+return said"
+);
+
+/// What a `FILL` answered.
+pub(super) fn filled(answer: &str) -> Option<Filled> {
+    Some(match answer {
+        "stored" => Filled::Stored,
+        "lease" => Filled::NoLease,
+        "floor" => Filled::NoFloor,
+        "fence" => Filled::TooEarly,
+        _ => return None,
+    })
+}
+
+/// `KEYS` lease; `ARGV` token. Gives a lease back whose load failed.
+pub(super) const RELEASE: &str = "\
+local held = redis.call('GET', KEYS[1])
+if not held or string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])";
+
+/// `KEYS` floor, horizon, fences of keys, fences of tags, leases, values and plain keys; `ARGV` view,
+/// keys, tags, fence ms, tag fence ms. In any order, any number of times: a fence only rises. Answers
+/// `{values that were there, 1 when there is a floor}`.
+///
+/// Every change waits for this script, and its calls are what it costs: so they are few. It unlinks
+/// first, because one that has written may go on writing when memory is full; PERSIST, which
+/// changes nothing, is there for the same where there is nothing to unlink.
+pub(super) const REMOVE: &str = concat!(
+    join!(),
+    "\
+local view, keys = ARGV[1], tonumber(ARGV[2])
+local fences = 2 + keys + ARGV[3]
+local stood = redis.call('MGET', unpack(KEYS, 1, fences + keys))
+local existed = 0
+if keys > 0 then existed = redis.call('UNLINK', unpack(KEYS, fences + 1)) else redis.call('PERSIST', KEYS[1]) end
+for at = fences + 1, fences + keys do
+  if stood[at] then existed = existed - 1 end
+end
+local floor, horizon = stood[1], stood[2]
+local life = floor and string.match(floor, '^%x+') or '0'
+redis.call('SET', KEYS[2], horizon and join(horizon, view) or view)
+for at = 3, fences do
+  local old, new = stood[at], view
+  if old and string.sub(old, 1, #life) == life then new = join(string.sub(old, #life + 2), view) end
+  redis.call('SET', KEYS[at], life .. ' ' .. new, 'PX', ARGV[at <= 2 + keys and 4 or 5])
+end
+return {existed, floor and 1 or 0}"
+);
+
+/// `KEYS` floor, horizon, beat; `ARGV` floor, last beat, next beat. Answers 0 when this is not the memory
+/// that was beaten last: emptied, or back from an old copy. The next beat may be there already, when
+/// its answer was lost.
+pub(super) const BEAT: &str = "\
+local beat = redis.call('GET', KEYS[3])
+if beat ~= ARGV[2] and beat ~= ARGV[3] then return 0 end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+redis.call('PERSIST', KEYS[1])
+redis.call('SET', KEYS[3], ARGV[3])
+return 1";
+
+/// `KEYS` floor, horizon, beat; `ARGV` floor, view, beat. Begins a life. A horizon that is there was
+/// raised by a removal since `void`, so it counts.
+pub(super) const FOUND: &str = concat!(
+    join!(),
+    "\
+local horizon = redis.call('GET', KEYS[2])
+redis.call('SET', KEYS[2], horizon and join(horizon, ARGV[2]) or ARGV[2])
+redis.call('SET', KEYS[3], ARGV[3])
+redis.call('SET', KEYS[1], ARGV[1])
+return 1"
+);
 
 /// Without it a script on Upstash locks the whole database. Redis itself refuses to run a script
 /// with a flag that it does not know, so only Upstash gets it.

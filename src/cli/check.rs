@@ -17,6 +17,8 @@ use crate::store::{Store, StoreError};
 
 /// A clock that is further off than this puts races into the wrong stage.
 const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(5);
+/// Removed once, looked for, leased and filled once.
+const COMMANDS_A_BEAT: u64 = 4;
 const CACHE_PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
@@ -200,8 +202,16 @@ fn projected_commands(settings: &Settings) -> String {
     let month = TimeDelta::days(30);
     let most = month.num_seconds() as u64 / cadence.every(TimeDelta::zero()).as_secs().max(1);
     let usual = 30 * 10 * 3600 / cadence.every(TimeDelta::minutes(20)).as_secs().max(1);
+    let canary = match settings.canary(true) {
+        Some(every) => format!(
+            "the canary (CANARY_SECONDS) costs about {} more",
+            COMMANDS_A_BEAT * month.num_seconds() as u64 / every.as_secs()
+        ),
+        None => "there is no canary".into(),
+    };
     format!(
-        "one billed command a changing cycle: about {usual} a month with ten hours of racing a day, at most {most}; reads come on top"
+        "one billed command a changing cycle: about {usual} a month with ten hours of racing a day, at most {most}; {canary}; reads \
+         come on top"
     )
 }
 

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use serde_json::json;
-use tokio::sync::Notify;
 
 use super::say::say;
 use super::{DEPENDENCY_DOWN, open_existing};
-use crate::cache::Cache;
+use crate::cache::{Cache, Reader};
 use crate::config::{BadSetting, Settings};
 use crate::invalidate::Relay;
 use crate::key::Key;
@@ -85,13 +84,18 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
     if !led && reached {
         // No daemon works on this database: remove it from here.
         let _ = tokio::time::timeout(PATIENCE, cache.connected()).await;
-        let relay = Relay::new(
-            store.clone(),
-            Arc::new(cache),
-            Live::new(),
-            settings.instance(),
-            Arc::new(Notify::new()),
-        );
+        let relay = Relay {
+            store: store.clone(),
+            reader: Reader::new(Arc::new(cache)),
+            live: Live::new(),
+            who: settings.instance(),
+            poke: Arc::default(),
+            no_floor: Arc::default(),
+            back: Arc::default(),
+            auditor: None,
+            // Nobody would be there to do it in time.
+            again_after: Duration::ZERO,
+        };
         relay.drain(PATIENCE).await?;
     }
     let asked = Instant::now();

@@ -4,6 +4,7 @@
 pub mod bench;
 mod check;
 mod demo;
+mod fresh;
 mod invalidate;
 mod parse;
 mod record;
@@ -101,6 +102,8 @@ pub async fn main() -> ExitCode {
     };
     let level = match &cli.command {
         Command::Run(_) | Command::Once => cli.settings.log.log_level.as_str(),
+        // It breaks things on purpose: that they were missed is no news.
+        Command::Bench(args) if args.what.is_some() => "error",
         // They tell their story themselves.
         _ if cli.settings.log.log_level == "info" => "warn",
         _ => cli.settings.log.log_level.as_str(),

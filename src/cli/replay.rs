@@ -71,6 +71,8 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
             replay.feed().as_str().replace('_', "-"),
         )));
     }
+    // A recording is not a day: nobody waits for its freshness.
+    settings.daemon.audit = false;
     let pace = Pace::AsRecorded { speed: args.speed };
     let stop = stop_on_signals(None)?;
     let app = App::build_with(&settings, Feed::Replay(Box::new(replay)), Clock::Real, pace).await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
+use super::fresh::print_freshness;
 use super::say::{heard, remark, say};
 use super::{duration, open_existing, stop_on_signals};
 use crate::config::Settings;
@@ -255,4 +256,5 @@ fn print_status(status: &StoreStatus, now: DateTime<Utc>) {
             .map(|error| format!("; last error: {}", plain_text(error, 200)))
             .unwrap_or_default()
     );
+    print_freshness(&status.state["audit"]);
 }

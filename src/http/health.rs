@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::Face;
+use super::{Face, Problem};
+use crate::audit::Report;
 
 /// A health check that waits longer than this has its answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -36,6 +37,28 @@ pub async fn ready(
         )
             .into_response(),
     }
+}
+
+/// How fresh readers are, and the last that were not.
+pub async fn freshness(State(face): State<Arc<Face>>) -> Result<Response, Problem> {
+    let Some(report) = report(&face) else {
+        return Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "nobody audits (AUDIT=false)",
+            "set AUDIT=true and start the daemon again",
+        ));
+    };
+    let says = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    let body = serde_json::to_string(&report).expect("a report is JSON");
+    Ok((says, body).into_response())
+}
+
+fn report(face: &Face) -> Option<Report> {
+    let audited = face.audited.as_ref()?;
+    Some(audited.report(Instant::now()).short())
 }
 
 /// What every door says, and what waits in the outbox.
@@ -69,6 +92,7 @@ async fn verbose(face: &Face) -> Response {
     };
     let body = json!({
         "ready": code == StatusCode::OK, "database": database, "cache": cache, "counters": face.live.counters(),
+        "audit": report(face),
     });
     let kind = [(
         header::CONTENT_TYPE,

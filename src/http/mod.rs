@@ -2,6 +2,7 @@
 
 mod event;
 mod health;
+mod metrics;
 mod page;
 mod read;
 
@@ -20,10 +21,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audited;
 use crate::cache::Reader;
 use crate::live::Live;
 use crate::schedule::Clock;
 use crate::store::Store;
+
+pub use metrics::Waiting;
 
 /// Connections at once; the next one waits to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
@@ -40,6 +44,9 @@ pub struct Face {
     pub clock: Clock,
     /// The feed is invented, and the page says so.
     pub simulated: bool,
+    /// `None`: nobody audits.
+    pub audited: Option<Audited>,
+    pub waiting: Waiting,
 }
 
 pub fn router(face: Arc<Face>) -> Router {
@@ -49,6 +56,8 @@ pub fn router(face: Arc<Face>) -> Router {
         .route("/page.css", get(page::style))
         .route("/v1/races/by-stage", get(read::races_by_stage))
         .route("/v1/events/{id}/prices", get(read::event_prices))
+        .route("/v1/freshness", get(health::freshness))
+        .route("/metrics", get(metrics::metrics))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .fallback(unknown_path)
@@ -152,6 +161,6 @@ async fn unknown_path() -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         "no such path",
-        "try /v1/races/by-stage, /v1/events/{id}/prices, /livez or /readyz?verbose",
+        "try /v1/races/by-stage, /v1/events/{id}/prices, /v1/freshness, /metrics, /livez or /readyz?verbose",
     )
 }

@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::event::event_body;
 use super::{Face, Problem};
-use crate::cache::{Bytes, ReadState, Served};
+use crate::cache::{Bytes, Loaded, Policy, ReadError, ReadState};
 use crate::key::Key;
 use crate::live::{self, Activity};
 use crate::model::{Event, EventId};
@@ -20,14 +20,9 @@ use crate::store::{Runner, StoreError};
 
 /// Races that start within this are on the card: today and tomorrow, whatever the hour.
 const AHEAD: TimeDelta = TimeDelta::hours(48);
-const EVENT_TTL: Duration = Duration::from_secs(60);
+/// An event's prices are served for this long, and then for as long again while they are loaded anew.
+const EVENT_FRESH: Duration = Duration::from_secs(30);
 const RACING: [&str; 2] = ["horse_racing", "greyhounds"];
-
-/// Why a loader has no body.
-enum Miss {
-    Store(StoreError),
-    NoSuchEvent,
-}
 
 pub async fn races_by_stage(
     State(face): State<Arc<Face>>,
@@ -35,21 +30,29 @@ pub async fn races_by_stage(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     no_parameters(query)?;
-    let load = || async {
-        let now = face.clock.now();
-        let runners = face
-            .store
-            .runners(now, now + AHEAD)
-            .await
-            .map_err(Miss::Store)?;
-        let races = races(runners);
-        let offs: Vec<DateTime<Utc>> = races.iter().filter_map(|race| race.off).collect();
-        // None: a boundary is less than a second away. Answered, and not kept.
-        let ttl = payload_ttl(now, offs).unwrap_or_default();
-        let body = serde_json::to_vec(&payload(races, now)).expect("the payload is JSON");
-        Ok((body, face.clock.real(ttl)))
+    // The answer depends on the clock, so it is never served past its time; and a minute bounds it
+    // whatever it says itself.
+    let policy = Policy::fresh_for(Duration::from_secs(60));
+    let loader = Arc::clone(&face);
+    let load = move || {
+        let face = Arc::clone(&loader);
+        async move { load_card(&face).await }
     };
-    read(&face, &headers, Key::races_by_stage(), load).await
+    read(&face, &headers, &Key::races_by_stage(), &policy, load).await
+}
+
+async fn load_card(face: &Face) -> anyhow::Result<Loaded> {
+    let now = face.clock.now();
+    let found = face.store.runners(now, now + AHEAD).await?;
+    let races = races(found.value);
+    let offs: Vec<DateTime<Utc>> = races.iter().filter_map(|race| race.off).collect();
+    // None: a boundary is less than a second away. Answered, and not kept.
+    let ttl = payload_ttl(now, offs).unwrap_or_default();
+    let body = serde_json::to_vec(&payload(races, now)).expect("the payload is JSON");
+    Ok(Loaded {
+        fresh: Some(face.clock.real(ttl)),
+        ..Loaded::new(body, found.view)
+    })
 }
 
 pub async fn event_prices(
@@ -63,28 +66,36 @@ pub async fn event_prices(
         // No feed's id has one, and no database takes a NUL.
         return Err(no_such_event());
     }
-    let id = EventId::new(id);
-    let load = || async {
-        let found = face
-            .store
-            .event_prices(&id)
-            .await
-            .map_err(Miss::Store)?
-            .ok_or(Miss::NoSuchEvent)?;
-        Ok((event_body(&found), face.clock.real(EVENT_TTL)))
+    let fresh = face.clock.real(EVENT_FRESH);
+    let policy = Policy::fresh_for(fresh)
+        .while_revalidating(fresh)
+        .on_error(fresh);
+    let (loader, id) = (Arc::clone(&face), EventId::new(id));
+    let key = Key::event_prices(&id);
+    let load = move || {
+        let (face, id) = (Arc::clone(&loader), id.clone());
+        async move {
+            let found = face.store.event_prices(&id).await?;
+            Ok(match found.value {
+                Some(event) => Loaded::new(event_body(&event), found.view),
+                None => Loaded::absent(found.view),
+            })
+        }
     };
-    read(&face, &headers, Key::event_prices(&id), load).await
+    read(&face, &headers, &key, &policy, load).await
 }
 
 /// One read through the cache, with the headers that say how it went.
-async fn read<F>(
+async fn read<F, Fut>(
     face: &Face,
     headers: &HeaderMap,
-    key: Key,
-    load: impl FnOnce() -> F,
+    key: &Key,
+    policy: &Policy,
+    load: F,
 ) -> Result<Response, Problem>
 where
-    F: Future<Output = Result<(Vec<u8>, Duration), Miss>>,
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = anyhow::Result<Loaded>> + Send + 'static,
 {
     let started = Instant::now();
     let asks_fresh = headers.get_all(header::CACHE_CONTROL).iter().any(|value| {
@@ -92,21 +103,17 @@ where
             .to_str()
             .is_ok_and(|text| text.to_ascii_lowercase().contains("no-cache"))
     });
-    let served = if asks_fresh {
-        load().await.map(|(body, remaining)| Served {
-            body: Bytes::from(body),
-            state: ReadState::Bypass,
-            remaining,
-        })
-    } else {
-        face.reader.read(&key, load).await
+    let served = match asks_fresh {
+        true => face.reader.bypass(policy, load).await,
+        false => face.reader.read(key, policy, load).await,
     };
-    let served = served.map_err(|miss| match miss {
-        Miss::Store(why) => Problem::store(&why),
-        Miss::NoSuchEvent => no_such_event(),
-    })?;
+    let served = served.map_err(|why| problem(&why))?;
+    if served.entry.absent {
+        return Err(no_such_event());
+    }
     let (state, word) = match served.state {
         ReadState::Hit => (live::ReadState::Hit, "HIT"),
+        ReadState::Stale => (live::ReadState::Stale, "STALE"),
         ReadState::Miss => (live::ReadState::Miss, "MISS"),
         ReadState::Bypass => (live::ReadState::Bypass, "BYPASS"),
     };
@@ -116,7 +123,7 @@ where
         took_ms: started.elapsed().as_millis() as u64,
         cycle: None,
     });
-    let etag = etag(&served.body);
+    let etag = etag(served.body());
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| {
         let known = known.to_str().unwrap_or_default();
         known
@@ -125,7 +132,7 @@ where
     });
     let (status, body) = match known {
         true => (StatusCode::NOT_MODIFIED, Bytes::new()),
-        false => (StatusCode::OK, served.body),
+        false => (StatusCode::OK, served.body().clone()),
     };
     let mut answer = (
         status,
@@ -151,7 +158,7 @@ where
                 .insert(HeaderName::from_static(name), value);
         }
     };
-    let ttl = served.remaining.as_secs();
+    let ttl = served.remaining().as_secs();
     add("etag", etag);
     add("x-cache-key", key.to_string());
     // RFC 9211.
@@ -159,14 +166,31 @@ where
         "cache-status",
         match served.state {
             ReadState::Hit => format!("oddsd; hit; ttl={ttl}"),
+            ReadState::Stale => {
+                let over = served.age().saturating_sub(served.entry.fresh);
+                format!("oddsd; hit; ttl=-{}", over.as_secs())
+            }
             ReadState::Miss => "oddsd; fwd=uri-miss".into(),
             ReadState::Bypass => "oddsd; fwd=bypass".into(),
         },
     );
-    if served.state == ReadState::Hit {
+    if matches!(served.state, ReadState::Hit | ReadState::Stale) {
         add("x-cache-ttl", ttl.to_string());
+        add("x-cache-age", served.age().as_secs().to_string());
     }
     Ok(answer)
+}
+
+/// A loader that failed, told without the database's own words.
+fn problem(why: &ReadError) -> Problem {
+    let store = match why {
+        ReadError::Failed(why) => why.downcast_ref::<StoreError>(),
+        ReadError::Panicked | ReadError::TookTooLong(_) => None,
+    };
+    match store {
+        Some(why) => Problem::store(why),
+        None => Problem::store(&StoreError::Failed(why.to_string())),
+    }
 }
 
 /// The same body has the same tag in every process of one version, which is all that a reader who

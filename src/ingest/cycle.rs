@@ -83,9 +83,9 @@ impl Ingest {
             None
         } else {
             match self.store.commit(lease, &facts, &mut changes).await {
-                Ok(written) => {
-                    self.poke.notify_one();
-                    Some(written)
+                Ok(committed) => {
+                    self.poke.committed(committed.told, changes.as_of);
+                    Some(committed.written)
                 }
                 Err(why) => return self.store_failed(id, why),
             }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::diff::Missing;
@@ -18,7 +18,7 @@ use crate::feed::{Ask, Feed, FeedError};
 use crate::live::Live;
 use crate::model::Counts;
 use crate::schedule::{Clock, Due, Plan, Ticker, Wait, Watched};
-use crate::store::{Checks, Lease, Loaded, Retention, Store, StoreError, Written};
+use crate::store::{Checks, Lease, Loaded, Poke, Retention, Store, StoreError, Written};
 
 pub use cycle::failure;
 
@@ -59,7 +59,7 @@ pub struct Ingest {
     live: Live,
     clock: Clock,
     settings: IngestSettings,
-    poke: Arc<Notify>,
+    poke: Poke,
     checks: Checks,
     memory: Option<Loaded>,
     /// Removals that the last short answer asked for.
@@ -103,7 +103,7 @@ impl Ingest {
         live: Live,
         clock: Clock,
         settings: IngestSettings,
-        poke: Arc<Notify>,
+        poke: Poke,
         checks: Checks,
     ) -> Self {
         Self {

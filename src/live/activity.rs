@@ -125,6 +125,8 @@ pub enum Activity {
 #[serde(rename_all = "snake_case")]
 pub enum ReadState {
     Hit,
+    /// From the cache past its time, while it is renewed or because that failed.
+    Stale,
     /// Read from the store and, where it was still right, put into the cache.
     Miss,
     /// Read from the store past the cache: it is down, switched off, or the reader asked for it.
@@ -135,6 +137,7 @@ impl ReadState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
+            Self::Stale => "stale",
             Self::Miss => "miss",
             Self::Bypass => "bypass",
         }

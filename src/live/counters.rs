@@ -27,6 +27,7 @@ pub struct Counters {
     pub removal_failures: u64,
     pub refused_removals: u64,
     pub hits: u64,
+    pub stale: u64,
     pub misses: u64,
     pub bypasses: u64,
 }
@@ -36,6 +37,7 @@ pub(super) struct Tally {
     /// Its read counts stay zero: those are below.
     rare: Mutex<Counters>,
     hits: AtomicU64,
+    stale: AtomicU64,
     misses: AtomicU64,
     bypasses: AtomicU64,
 }
@@ -46,6 +48,7 @@ impl Tally {
             Activity::Read { state, .. } => {
                 let reads = match state {
                     ReadState::Hit => &self.hits,
+                    ReadState::Stale => &self.stale,
                     ReadState::Miss => &self.misses,
                     ReadState::Bypass => &self.bypasses,
                 };
@@ -78,6 +81,7 @@ impl Tally {
     pub(super) fn snapshot(&self) -> Counters {
         Counters {
             hits: self.hits.load(Relaxed),
+            stale: self.stale.load(Relaxed),
             misses: self.misses.load(Relaxed),
             bypasses: self.bypasses.load(Relaxed),
             ..*lock(&self.rare)

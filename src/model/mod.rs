@@ -9,6 +9,7 @@ mod facts;
 mod ids;
 mod price;
 mod snapshot;
+mod view;
 
 pub use bookmaker::{BOOKMAKER_ALIASES, Bookmaker};
 pub use change::{ChangeKind, Counts};
@@ -17,6 +18,7 @@ pub use facts::Facts;
 pub use ids::{BookmakerId, EventId, MarketId, SelectionId};
 pub use price::{DERIVED_SCALE, EachWay, Fraction, Offer, Price, PriceKey, PriceStatus};
 pub use snapshot::{EventSnapshot, Look, Reject, Rejects, Scope, Slice, Snapshot};
+pub use view::View;
 
 /// Foreign text made safe for a log or page: control characters out (they can move a terminal's
 /// cursor or fake a log line), bidirectional overrides out, at most `max` characters.

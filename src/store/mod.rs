@@ -5,12 +5,14 @@
 //! leaves a pooled connection in a state that loses the next write without an error. After any
 //! error the caller forgets its memory and loads again: the outcome of that write is unknown.
 
+mod outbox;
+mod poke;
 mod postgres;
 mod refused;
 mod rows;
 mod sqlite;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,9 +24,11 @@ use serde::Serialize;
 
 use crate::diff::Changes;
 use crate::diff::book::Book;
-use crate::key::Key;
-use crate::model::{ChangeKind, Counts, Event, EventId, Facts, Offer, PriceStatus, Selection};
+use crate::model::{Counts, Event, EventId, Facts, Offer, PriceStatus, Selection, View};
 
+use outbox::kinds_text;
+pub use outbox::{Again, Backlog, Claim, Claimed, Purpose, Removal, Touched};
+pub use poke::{Commit, Gone, Poke, Rows, Told};
 pub use postgres::Tls;
 use refused::Refusal;
 
@@ -112,6 +116,14 @@ pub struct CycleFacts {
     pub diff_ms: i64,
 }
 
+/// A cycle that was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    pub written: Written,
+    /// Its outbox rows, as if they had just been claimed; `None` where somebody has to claim them.
+    pub told: Option<Claim>,
+}
+
 /// The database's own answer after the commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
@@ -147,33 +159,6 @@ impl Written {
     }
 }
 
-/// One outbox row, claimed for a while.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
-    pub id: i64,
-    pub cycle: Option<i64>,
-    pub event: Option<EventId>,
-    pub kinds: BTreeSet<ChangeKind>,
-    /// Keys named by a person.
-    pub keys: Vec<Key>,
-    pub attempts: i32,
-}
-
-/// One line of the invalidation log: rows done with, and what it took.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Removal {
-    pub id: i64,
-    pub at: DateTime<Utc>,
-    pub cycle: Option<i64>,
-    pub rule: String,
-    pub reason: String,
-    pub keys: Vec<String>,
-    pub existed: i64,
-    pub backend: String,
-    pub attempts: i32,
-    pub took_ms: i64,
-}
-
 /// One cycle that changed something, as recorded.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CycleRow {
@@ -188,6 +173,14 @@ pub struct CycleRow {
     pub counts: Counts,
     pub fetch_ms: i64,
     pub diff_ms: i64,
+}
+
+/// A reader's answer. `value` holds everything that `view` sees; it may hold more, where a later
+/// statement of the same load saw a later commit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Viewed<T> {
+    pub view: View,
+    pub value: T,
 }
 
 /// One selection of one listed race with its open prices: a row of the by-stage answer.
@@ -239,6 +232,8 @@ pub struct StoreStatus {
     /// What the holder last said of itself.
     pub state: serde_json::Value,
     pub last_cycle: Option<CycleRow>,
+    /// Rows that wait, and the age of the oldest. A second removal before its time and a canary are
+    /// none: nobody reads an old answer because of them.
     pub outbox_pending: i64,
     pub outbox_oldest_seconds: f64,
     pub outbox_last_error: Option<String>,
@@ -270,6 +265,7 @@ macro_rules! on {
         }
     };
 }
+use on;
 
 /// Asks the backend; off this machine, no longer than an answer can take.
 macro_rules! ask {
@@ -280,6 +276,7 @@ macro_rules! ask {
         }
     };
 }
+use ask;
 
 impl Store {
     /// Opens the door and proves it: one connection, one question. Migrates nothing.
@@ -358,7 +355,7 @@ impl Store {
         lease: &Lease,
         cycle: &CycleFacts,
         changes: &mut Changes,
-    ) -> Result<Written> {
+    ) -> Result<Committed> {
         // Shared with the task that writes, not copied: there can be a million of them.
         let shared = Arc::new(std::mem::take(changes));
         let first = on!(self, db => db.commit(lease, cycle, &shared).await);
@@ -372,7 +369,7 @@ impl Store {
         let aside = refused::culprits(changes, refused, rehearse).await?;
         changes.set_aside(&aside, refused::REASON, &why);
         if changes.is_quiet() {
-            return Ok(Written::default());
+            return Ok(Committed::default());
         }
         let shared = Arc::new(std::mem::take(changes));
         let second = on!(self, db => db.commit(lease, cycle, &shared).await);
@@ -380,38 +377,23 @@ impl Store {
         second.map_err(Refusal::error)
     }
 
-    /// Takes up to `max` due outbox rows; they are due again after `lease_for` unless settled.
-    pub async fn claim(&self, who: &str, max: i64, lease_for: Duration) -> Result<Vec<Claimed>> {
-        on!(self, db => db.claim(who, max, lease_for).await)
-    }
-
-    /// The rows are done with: they leave the outbox and the removal enters the log, together.
-    pub async fn settle(&self, rows: &[i64], removals: &[Removal]) -> Result<()> {
-        on!(self, db => db.settle(rows, removals).await)
-    }
-
-    /// The rows are due again after `delay`.
-    pub async fn postpone(&self, rows: &[i64], delay: Duration, error: &str) -> Result<()> {
-        on!(self, db => db.postpone(rows, delay, error).await)
-    }
-
-    /// Puts keys that a person named into the outbox; returns the row.
-    pub async fn request_removal(&self, keys: &[Key]) -> Result<i64> {
-        on!(self, db => db.request_removal(keys).await)
-    }
-
-    /// False once the row has been settled.
-    pub async fn is_pending(&self, row: i64) -> Result<bool> {
-        ask!(self, db => db.is_pending(row))
-    }
-
     /// Runners of the listed races that start in `[from, to)`, with their open prices.
-    pub async fn runners(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Vec<Runner>> {
+    pub async fn runners(
+        &self,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+    ) -> Result<Viewed<Vec<Runner>>> {
         ask!(self, db => db.runners(from, to))
     }
 
-    pub async fn event_prices(&self, event: &EventId) -> Result<Option<EventPrices>> {
+    /// `None` for an event that is not stored.
+    pub async fn event_prices(&self, event: &EventId) -> Result<Viewed<Option<EventPrices>>> {
         ask!(self, db => db.event_prices(event))
+    }
+
+    /// What a reader that begins now would see.
+    pub async fn view(&self) -> Result<View> {
+        ask!(self, db => db.view())
     }
 
     /// Cycles after this id, oldest first; `after` = -1 gives the newest `limit` ones.
@@ -451,15 +433,6 @@ impl Store {
 /// A write that has ended holds nothing any more.
 fn sole(shared: Arc<Changes>) -> Changes {
     Arc::into_inner(shared).expect("the write has ended")
-}
-
-/// Change kinds as they stand in the outbox.
-fn kinds_text(kinds: &BTreeSet<ChangeKind>) -> String {
-    kinds
-        .iter()
-        .map(|kind| kind.as_str())
-        .collect::<Vec<_>>()
-        .join(",")
 }
 
 /// Facts as they are stored.

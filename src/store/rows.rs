@@ -1,22 +1,20 @@
 //! How rows become values. Both backends select the same columns in the same portable types
 //! (microseconds, text decimals), so one reading serves both.
 
-use std::collections::BTreeSet;
-
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::{ColumnIndex, Database, Decode, Row, Type};
 
 use super::{
-    Claimed, CycleRow, EventPrices, Loaded, PriceRow, Removal, Result, Runner, RunnerPrice,
-    StoreError, StoreStatus,
+    Backlog, Claimed, CycleRow, EventPrices, Loaded, PriceRow, Purpose, Removal, Result, Runner,
+    RunnerPrice, StoreError, StoreStatus,
 };
 use crate::diff::book::NextRows;
 use crate::diff::{self, Loading, Orphan};
 use crate::key::Key;
 use crate::model::{
     Bookmaker, BookmakerId, ChangeKind, Counts, EachWay, Event, EventId, EventStatus, Fraction,
-    Offer, PriceStatus, Selection, SelectionId, SelectionStatus,
+    Offer, PriceStatus, Selection, SelectionId, SelectionStatus, View,
 };
 
 /// A row of either backend, read by column name in the portable types.
@@ -212,25 +210,30 @@ pub fn orphan() -> StoreError {
     StoreError::Failed("a price names a selection or bookmaker that is not stored".into())
 }
 
+/// Column `view`, in the text form of Postgres.
+pub fn view(row: &impl Columns) -> Result<View> {
+    let text = row.text("view")?;
+    View::parse(text).ok_or_else(|| odd("view", text))
+}
+
 /// In the order in which they came: RETURNING promises none.
-pub fn all_claimed(rows: &[impl Columns]) -> Result<Vec<Claimed>> {
-    let mut all = rows.iter().map(claimed).collect::<Result<Vec<_>>>()?;
+pub fn all_claimed<'r, R: Columns + 'r>(rows: impl Iterator<Item = &'r R>) -> Result<Vec<Claimed>> {
+    let mut all = rows.map(claimed).collect::<Result<Vec<_>>>()?;
     all.sort_by_key(|claimed| claimed.id);
     Ok(all)
 }
 
-/// Columns `id, cycle_id, event_key, kinds, keys, attempts`.
+/// Columns `id, cycle_id, event_key, kinds, keys, attempts, xid, created_at`.
 fn claimed(row: &impl Columns) -> Result<Claimed> {
-    let kinds: BTreeSet<ChangeKind> = row
-        .text("kinds")?
-        .split(',')
-        .filter_map(ChangeKind::parse)
-        .collect();
+    let kinds = row.text("kinds")?;
     Ok(Claimed {
         id: row.int("id")?,
+        transaction: row.int("xid")? as u64,
+        created_at: row.time("created_at")?,
+        purpose: Purpose::of(kinds),
         cycle: row.maybe_int("cycle_id")?,
         event: row.maybe_text("event_key")?.map(EventId::new),
-        kinds,
+        kinds: kinds.split(',').filter_map(ChangeKind::parse).collect(),
         keys: row
             .maybe_text("keys")?
             .unwrap_or_default()
@@ -239,6 +242,28 @@ fn claimed(row: &impl Columns) -> Result<Claimed> {
             .collect(),
         attempts: row.int("attempts")? as i32,
     })
+}
+
+/// One group a row: as `claimed`, with `looked` (how many), `first`, `last` (their ids) and `again`
+/// (all ids of rows to remove again).
+pub fn backlog<'r, R: Columns + 'r>(
+    view: View,
+    groups: impl Iterator<Item = &'r R>,
+) -> Result<Backlog> {
+    let mut backlog = Backlog::empty(view);
+    for group in groups {
+        backlog.changes.push(claimed(group)?);
+        backlog.rows += group.int("looked")? as u64;
+        backlog.from = backlog.from.min(group.int("first")?);
+        backlog.through = backlog.through.max(group.int("last")?);
+        let again = group.maybe_text("again")?.unwrap_or_default();
+        for id in again.split_terminator(',') {
+            backlog
+                .again
+                .push(id.parse().map_err(|error| odd("again", error))?);
+        }
+    }
+    Ok(backlog)
 }
 
 pub fn removal(row: &impl Columns) -> Result<Removal> {

@@ -266,3 +266,57 @@ async fn it_asks_politely_for_what_it_needs() {
         .says(&["quantum", "write_12k_90_vs_copy"]);
     assert!(!oddsd.folder().join("odds.db").exists());
 }
+
+/// What `bench freshness` promises under faults.
+const FAULT_BARS: [&str; 4] = [
+    "keys_stuck",
+    "read_errors",
+    "stale_per_million",
+    "stale_per_million_but_hangs",
+];
+const FAULT_FIGURES: [&str; 5] = ["stale", "stuck", "reads", "hits", "refused"];
+const OTHER_SCHEMES: [&str; 3] = ["remove_after_commit", "timestamps", "leases"];
+
+/// The same as in minutes, in seconds: everything fails that can, and no reader sees it.
+#[tokio::test]
+async fn no_reader_sees_the_past_while_everything_fails() {
+    let mut role = Role::new("fresh", "CREATEDB").await;
+    let oddsd = Oddsd::new();
+    let args = ["bench", "freshness", "--quick", "--json", "--database-url"];
+    let told = oddsd.run(&[&args[..], &[&role.url]].concat()).await.is(0);
+    let report = told.json();
+    assert_eq!(report["machine"]["sizes"]["quick"], true);
+    assert!(report["machine"]["sizes"]["seed"].is_u64(), "{report}");
+
+    let measures = report["measures"].as_array().expect("a list");
+    let measure = |name: &str| {
+        let of = measures.iter().find(|m| m["name"] == name);
+        of.unwrap_or_else(|| panic!("no {name} in {report}"))
+    };
+    for name in FAULT_BARS {
+        assert_eq!(measure(name)["ours"], 0.0, "{told}");
+        assert_eq!(measure(name)["met"], true, "{told}");
+    }
+    // Each kind of fault, or the run would have failed.
+    assert!(measure("faults")["ours"].as_f64() >= Some(24.0), "{told}");
+    for scheme in OTHER_SCHEMES {
+        for figure in FAULT_FIGURES {
+            let compared = measure(&format!("{figure}_vs_{scheme}"));
+            assert!(compared["baseline"].is_number(), "{compared}");
+            assert_eq!(compared["bar"], Value::Null, "{compared}");
+        }
+    }
+    assert_eq!(role.databases().await, [""; 0], "left behind");
+    assert_eq!(oddsd.left_behind(), [""; 0]);
+}
+
+#[tokio::test]
+async fn without_a_redis_it_says_what_to_install() {
+    let role = Role::new("noredis", "CREATEDB").await;
+    Oddsd::new()
+        .with("PATH", "/nowhere")
+        .run(&["bench", "freshness", "--quick", "--database-url", &role.url])
+        .await
+        .is(1)
+        .says(&["redis-server", "install"]);
+}

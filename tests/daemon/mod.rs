@@ -4,8 +4,10 @@
 mod cache_faults;
 mod database_faults;
 mod feed_faults;
+mod freshness;
 mod law;
 mod lease;
+mod metrics;
 mod once;
 mod reading;
 mod stopping;

@@ -46,6 +46,8 @@ impl Town {
             .with("REDIS_URL", redis.url())
             // A cache that is slow because the machine is has not failed.
             .with("CACHE_TIMEOUT_MS", "20000")
+            // Stories about it have a time of their own.
+            .with("CACHE_REMOVE_AGAIN_MS", "0")
             .with("LISTEN", "127.0.0.1:0")
             .with("LOG_FORMAT", "logfmt")
             // Tomorrow's races, looked at every second.
@@ -114,8 +116,10 @@ impl Town {
         ended.expect("the lease ends");
     }
 
+    /// Removals that somebody waits for.
     pub async fn outbox(&self) -> i64 {
-        self.number("SELECT count(*) FROM oddsd.outbox").await
+        let waiting = "SELECT count(*) FROM oddsd.outbox WHERE kinds NOT IN ('again', 'canary')";
+        self.number(waiting).await
     }
 
     /// Waits, a cycle at a time, until every removal has been made. A claim whose answer was lost is

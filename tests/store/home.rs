@@ -10,7 +10,9 @@ use oddsd::model::{
     Bookmaker, EachWay, Event, EventSnapshot, EventStatus, Facts, Fraction, Offer, Price, PriceKey,
     Rejects, Scope, Selection, SelectionId, SelectionStatus, Snapshot,
 };
-use oddsd::store::{Acquired, CycleFacts, EventPrices, Lease, Store, StoreSettings, Tls, Written};
+use oddsd::store::{
+    Acquired, Claim, CycleFacts, EventPrices, Lease, Store, StoreSettings, Tls, Written,
+};
 use rust_decimal::Decimal;
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection, Row};
@@ -86,7 +88,22 @@ impl Home {
     /// Of an event that is known.
     pub async fn prices_of(&self, event: &str) -> EventPrices {
         let found = self.store.event_prices(&event.into()).await;
-        found.expect("prices").expect("known")
+        found.expect("prices").value.expect("known")
+    }
+
+    /// What is due, up to `max` rows of it.
+    pub async fn claim(&self, max: i64, lease_for: Duration) -> Claim {
+        let claim = self.store.claim("ann", max, lease_for).await;
+        claim.expect("a claim")
+    }
+
+    /// Numbers of all rows of the outbox, whoever has claimed them, lowest first.
+    pub async fn outbox(&self) -> Vec<i64> {
+        let rows = self.look("SELECT CAST(id AS TEXT) FROM oddsd.outbox ORDER BY outbox.id");
+        let rows = rows.await;
+        rows.iter()
+            .map(|id| id.parse().expect("a number"))
+            .collect()
     }
 
     /// First columns (as text) of whatever the rows say, asked past the store.
@@ -134,6 +151,8 @@ impl Home {
     }
 }
 
+pub const SOON: Duration = Duration::ZERO;
+pub const LATER: Duration = Duration::from_secs(3600);
 pub const TTL: Duration = Duration::from_secs(60);
 
 pub async fn lease(store: &Store, holder: &str) -> Lease {
@@ -190,7 +209,7 @@ impl Daemon {
                 .commit(&self.lease, &cycle(self.cycle), &mut changes)
                 .await;
             self.cycle += 1;
-            Some(written.expect("the cycle commits"))
+            Some(written.expect("the cycle commits").written)
         };
         self.book.apply(changes);
         written

@@ -14,8 +14,16 @@ on_every_backend!(
 /// What a first migration says.
 fn applied(backend: Backend) -> &'static [&'static str] {
     match backend {
-        Backend::Postgres => &["applied 0001 tables", "applied 0002 history"],
-        Backend::Sqlite => &["applied 0001 tables", "applied 0002 counts"],
+        Backend::Postgres => &[
+            "applied 0001 tables",
+            "applied 0002 history",
+            "applied 0003 canary",
+        ],
+        Backend::Sqlite => &[
+            "applied 0001 tables",
+            "applied 0002 counts",
+            "applied 0003 canary",
+        ],
     }
 }
 

@@ -2,10 +2,12 @@
 //! a cycle is all or nothing, and nobody else's word gets in between.
 
 mod adopt;
+mod backlog;
 mod cycle;
 mod exact;
 mod faults;
-mod home;
+mod freshness;
+pub mod home;
 mod large;
 mod law;
 mod lease;

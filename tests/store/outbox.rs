@@ -1,13 +1,12 @@
 //! The outbox: what readers still have to be told is told, by one, and at least once.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use oddsd::key::Key;
 use oddsd::model::{ChangeKind, EventId};
 use oddsd::store::Removal;
 
-use super::home::{Backend, Daemon, Day, at, offer};
+use super::home::{Backend, Daemon, Day, LATER, SOON, at, offer};
 use super::on_every_backend;
 
 on_every_backend!(
@@ -19,10 +18,7 @@ on_every_backend!(
     keys_that_a_person_names_survive,
 );
 
-const SOON: Duration = Duration::ZERO;
-const LATER: Duration = Duration::from_secs(3600);
-
-fn removal(keys: &[&str]) -> Removal {
+pub fn removal(keys: &[&str]) -> Removal {
     Removal {
         id: 0,
         at: at(0),
@@ -50,7 +46,12 @@ async fn one_row_for_each_event_and_cycle(backend: Backend) {
     day.races.remove(2);
     ann.see(&day.snapshot()).await;
 
-    let rows = home.store.claim("ann", 100, LATER).await.expect("a claim");
+    let rows = home
+        .store
+        .claim("ann", 100, LATER)
+        .await
+        .expect("a claim")
+        .rows;
     let second: Vec<(EventId, BTreeSet<ChangeKind>)> = rows
         .iter()
         .filter(|row| row.cycle == Some(2))
@@ -86,12 +87,26 @@ async fn a_claimed_row_is_given_once_until_its_time_is_up(backend: Backend) {
         .await
         .expect("a row");
     // A claim that ends at once: the claimer died.
-    let first = home.store.claim("ann", 10, SOON).await.expect("a claim");
-    let second = home.store.claim("bob", 10, LATER).await.expect("a claim");
+    let first = home
+        .store
+        .claim("ann", 10, SOON)
+        .await
+        .expect("a claim")
+        .rows;
+    let second = home
+        .store
+        .claim("bob", 10, LATER)
+        .await
+        .expect("a claim")
+        .rows;
     assert_eq!((first[0].attempts, second[0].attempts), (1, 2));
     assert_eq!((first[0].id, second[0].id), (row, row));
     assert_eq!(
-        home.store.claim("ann", 10, SOON).await.expect("a claim"),
+        home.store
+            .claim("ann", 10, SOON)
+            .await
+            .expect("a claim")
+            .rows,
         []
     );
 }
@@ -113,7 +128,11 @@ async fn claimers_at_the_same_time_get_different_rows(backend: Backend) {
         tokio::spawn(async move {
             let mut mine = Vec::new();
             loop {
-                let rows = store.claim("one of many", 4, LATER).await.expect("a claim");
+                let rows = store
+                    .claim("one of many", 4, LATER)
+                    .await
+                    .expect("a claim")
+                    .rows;
                 if rows.is_empty() {
                     return mine;
                 }
@@ -140,7 +159,7 @@ async fn settling_removes_and_logs_in_one_go(backend: Backend) {
         removal(&[]),
     ];
     home.store
-        .settle(&[first, second], &logged)
+        .settle(&[first, second], &logged, None)
         .await
         .expect("settled");
     assert!(!home.store.is_pending(first).await.expect("an answer"));
@@ -155,8 +174,11 @@ async fn settling_removes_and_logs_in_one_go(backend: Backend) {
     assert_eq!(log.iter().map(plain).collect::<Vec<_>>(), logged);
     assert!(log[0].id < log[1].id);
     // Nothing to log, nothing to settle: both are allowed.
-    home.store.settle(&[third], &[]).await.expect("settled");
-    home.store.settle(&[], &[]).await.expect("settled");
+    home.store
+        .settle(&[third], &[], None)
+        .await
+        .expect("settled");
+    home.store.settle(&[], &[], None).await.expect("settled");
     assert_eq!(
         home.store.status().await.expect("a status").outbox_pending,
         0
@@ -170,7 +192,7 @@ async fn a_postponed_row_waits_and_says_why(backend: Backend) {
         .request_removal(&[Key::races_by_stage()])
         .await
         .expect("a row");
-    home.store.claim("ann", 1, LATER).await.expect("a claim");
+    home.claim(1, LATER).await;
     let delayed = home
         .store
         .postpone(&[row], SOON, "the cache said \"no\"")
@@ -181,6 +203,7 @@ async fn a_postponed_row_waits_and_says_why(backend: Backend) {
             .claim("ann", 1, LATER)
             .await
             .expect("a claim")
+            .rows
             .len(),
         1
     );
@@ -193,6 +216,7 @@ async fn a_postponed_row_waits_and_says_why(backend: Backend) {
             .claim("ann", 1, LATER)
             .await
             .expect("a claim")
+            .rows
             .len(),
         0
     );
@@ -221,7 +245,12 @@ async fn keys_that_a_person_names_survive(backend: Backend) {
         .map(|key| Key::from_person(key).expect("a key"))
         .collect();
     home.store.request_removal(&keys).await.expect("a row");
-    let rows = home.store.claim("ann", 1, LATER).await.expect("a claim");
+    let rows = home
+        .store
+        .claim("ann", 1, LATER)
+        .await
+        .expect("a claim")
+        .rows;
     assert_eq!(rows[0].keys, keys);
     assert_eq!(rows[0].kinds, BTreeSet::from([ChangeKind::Manual]));
     assert_eq!((rows[0].cycle, rows[0].event.clone()), (None, None));

@@ -36,7 +36,7 @@ async fn runners_come_from_the_window_with_their_open_win_prices(backend: Backen
     day.races.remove(1);
     ann.see(&day.snapshot()).await;
 
-    let mut runners = home.store.runners(from, to).await.expect("runners");
+    let mut runners = home.store.runners(from, to).await.expect("runners").value;
     runners.sort_by(|a, b| a.selection.id.cmp(&b.selection.id));
     let short = |runner: &Runner| (runner.selection.id.to_string(), runner.prices.len());
     let found: Vec<_> = runners.iter().map(short).collect();
@@ -104,6 +104,7 @@ async fn a_race_shows_what_its_prices_did_since_they_opened(backend: Backend) {
             .event_prices(&"rac_404".into())
             .await
             .expect("an answer")
+            .value
             .is_none()
     );
 }
@@ -134,7 +135,8 @@ async fn pages_start_at_the_newest_or_after_a_known_one(backend: Backend) {
         .store
         .claim("ann", 9, Duration::ZERO)
         .await
-        .expect("a claim");
+        .expect("a claim")
+        .rows;
     let one = oddsd::store::Removal {
         id: 0,
         at: at(0),
@@ -149,7 +151,7 @@ async fn pages_start_at_the_newest_or_after_a_known_one(backend: Backend) {
     };
     let rows: Vec<i64> = log.iter().map(|row| row.id).collect();
     home.store
-        .settle(&rows, &[one.clone(), one.clone(), one])
+        .settle(&rows, &[one.clone(), one.clone(), one], None)
         .await
         .expect("settled");
     let all = home.store.removals(0, 9).await.expect("a log");

@@ -52,7 +52,10 @@ async fn poison_rows_are_set_aside_and_the_others_stored(backend: Backend) {
         .store
         .commit(&ann.lease, &cycle(ann.cycle), &mut changes)
         .await;
-    assert_eq!(stored.expect("the others go in").updated, 42 * 240 - 3);
+    assert_eq!(
+        stored.expect("the others go in").written.updated,
+        42 * 240 - 3
+    );
     assert_eq!(
         (changes.counts.rejected, changes.counts.changed),
         (3, 42 * 240 - 3)

@@ -16,11 +16,13 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::super::link::Link;
 use super::explain;
+use super::known::Known;
 
 /// Reconnecting starts with the short wait and doubles. The library adds no jitter at its cap, so the
-/// cap itself is drawn per process from this range: a fleet does not come back in step.
+/// cap itself is drawn per process from this range: a fleet does not come back in step. It bounds how long
+/// a cache that is back stays unnoticed, and removals with it.
 const FIRST_RECONNECT_MS: u32 = 20;
-const LONGEST_RECONNECT_MS: std::ops::Range<u32> = 1_000..2_000;
+const LONGEST_RECONNECT_MS: std::ops::Range<u32> = 400..800;
 const RECONNECT_JITTER_MS: u32 = 30;
 
 /// A whole connection attempt, and each handshake command in it.
@@ -32,6 +34,9 @@ const BEGIN_AGAIN: Duration = Duration::from_secs(5);
 
 /// The library's "connected" event can slip between its look and its subscription.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A server that took the connection and does not say who it is.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Cluster redirections cost an attempt too; a lost connection never repeats a command (`fail_fast`).
 pub(super) const ATTEMPTS: u32 = 3;
@@ -66,7 +71,7 @@ pub(super) fn client(config: Config, command_timeout: Duration) -> anyhow::Resul
 }
 
 /// The library's own task. It would go on connecting for ever after everybody who uses it is gone.
-struct Connection(ConnectHandle);
+pub(super) struct Connection(pub ConnectHandle);
 
 impl Drop for Connection {
     fn drop(&mut self) {
@@ -75,7 +80,7 @@ impl Drop for Connection {
 }
 
 /// Connects, and connects again, until it is aborted; tells the link about each turn.
-pub(super) async fn keep(client: Client, link: Arc<Link>) {
+pub(super) async fn keep(client: Client, link: Arc<Link>, known: Arc<Known>) {
     loop {
         // Failures first: when both wait, the connection came after the failure.
         let (mut failures, mut connects) = (client.error_rx(), client.reconnect_rx());
@@ -89,19 +94,30 @@ pub(super) async fn keep(client: Client, link: Arc<Link>) {
                 failure = failures.recv() => match failure {
                     Ok((error, _)) => {
                         expecting = false;
+                        known.forget();
                         link.down(explain(link.host(), &error));
                     }
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => break,
                 },
                 connect = connects.recv() => match connect {
-                    Ok(_) | Err(RecvError::Lagged(_)) => expecting = true,
+                    Ok(_) | Err(RecvError::Lagged(_)) => {
+                        known.forget();
+                        expecting = true;
+                    }
                     Err(RecvError::Closed) => break,
                 },
                 ready = tokio::time::timeout(LOOK_AGAIN, client.wait_for_connect()), if expecting => {
                     if let Ok(Ok(())) = ready {
                         expecting = false;
-                        link.up();
+                        match known.learn(&client).await {
+                            Ok(()) => link.up(),
+                            Err(error) => {
+                                link.down(explain(link.host(), &error));
+                                tokio::time::sleep(ASK_AGAIN).await;
+                                expecting = true;
+                            }
+                        }
                     }
                 }
                 _ = &mut connection.0 => break,

@@ -4,160 +4,326 @@
 //! queue); everything here is set so that a command ends, well or badly, within its own time.
 
 mod connect;
+mod known;
+mod listen;
+mod removal;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fred::clients::{Client, WithOptions};
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike, KeysInterface, LuaInterface};
-use fred::types::Value;
+use fred::interfaces::{ClientLike, KeysInterface};
 use fred::types::config::Options;
+use fred::types::{ClusterHash, CustomCommand, FromValue, Value};
 use fred::util::redis_keyslot;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
+use self::known::Known;
+use self::listen::Listener;
+use super::entry::Entry;
 use super::link::Link;
-use super::{Bytes, CacheError, LEASE_TTL, Lease, Lookup, NO_EXPIRY, reply, script};
-use crate::key::Key;
+use super::sight::{Looked, Seen, Sight};
+use super::{
+    Bytes, CacheError, Claim, FENCE_TTL, Filled, LEASE_TTL, LONGEST_TTL, Lease, Life, Remote,
+    TAG_FENCE_TTL, Taken, reply, script,
+};
+use crate::key::{Bucket, Key, Tag};
+use crate::model::View;
 
 /// Commands under way at a time; more than this fail at once. The library has a bound of its own,
 /// but in 10.1 each command that it turns away stays counted as queued, and from then on it no longer
 /// flushes: every later command waits in its write buffer.
 const COMMANDS_UNDER_WAY: usize = 1024;
 
-/// Keys removed in one round trip.
-const KEYS_PER_TRIP: usize = 1000;
-
 pub(super) const MAX_VALUE_BYTES: usize = 16 * 1024 * 1024;
+
+/// In a cluster keys are spread over so many slots; one server has one.
+const CLUSTER_BUCKETS: u16 = 32;
+
+/// Which run of the server a cluster is: its nodes restart one by one, so nobody asks.
+const CLUSTER_RUN: &str = "cluster";
 
 pub struct Redis {
     client: Client,
     link: Arc<Link>,
+    known: Arc<Known>,
     is_cluster: bool,
     command_timeout: Duration,
     under_way: Semaphore,
+    first: Option<Listener>,
     keeper: JoinHandle<()>,
 }
 
 impl Redis {
     /// Starts connecting and waits for the first attempt to end, but no longer than a command may
     /// take. Fails only on a URL that can never work.
-    pub async fn open(url: &SecretString, command_timeout: Duration) -> anyhow::Result<Self> {
+    pub async fn open(
+        url: &SecretString,
+        command_timeout: Duration,
+        first_level_bytes: u64,
+    ) -> anyhow::Result<Self> {
         let config = connect::config(url.expose_secret())?;
         let is_cluster = config.server.is_clustered();
         let link = Arc::new(Link::new(connect::host(&config.server)));
+        let known = Arc::new(Known::new(is_cluster));
+        // The library hears one node of a cluster only, so there is no first level in front of one.
+        let first = (first_level_bytes > 0 && !is_cluster)
+            .then(|| Listener::start(config.clone(), command_timeout, first_level_bytes))
+            .transpose()?;
         let client = connect::client(config, command_timeout)?;
-        let keeper = tokio::spawn(connect::keep(client.clone(), Arc::clone(&link)));
+        let keeper = tokio::spawn(connect::keep(
+            client.clone(),
+            Arc::clone(&link),
+            Arc::clone(&known),
+        ));
         let redis = Self {
             client,
             link,
+            known,
             is_cluster,
             command_timeout,
             under_way: Semaphore::new(COMMANDS_UNDER_WAY),
+            first,
             keeper,
         };
         let _ = tokio::time::timeout(command_timeout, redis.link.tried()).await;
         Ok(redis)
     }
 
-    pub async fn get(&self, key: &Key, deadline: Duration) -> Result<Lookup, CacheError> {
-        let lease_key = key.lease();
-        if !self.same_slot(key, &lease_key) {
-            // Nobody can hold a lease on it, so we never put anything there.
-            return Ok(Lookup::Miss { lease: None });
-        }
+    /// What the first level has of it; nothing while it is not sure that it hears every removal.
+    pub fn first(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
+        self.first.as_ref()?.get(key, now)
+    }
+
+    pub async fn look(
+        &self,
+        key: &Key,
+        tags: &[Tag],
+        deadline: Duration,
+    ) -> Result<Looked, CacheError> {
+        let marks = self.first.as_ref().map(|first| first.marks(key, tags));
+        let run = self.run()?;
+        let bucket = key.bucket(self.buckets());
         let _permit = self.permit()?;
-        let lease = Lease::new();
-        let args = vec![lease.as_str().to_owned(), millis(LEASE_TTL).to_string()];
-        let keys = vec![key.as_str().to_owned(), lease_key];
-        let answer = self
-            .within(deadline)
-            .eval::<Value, _, _, _>(script::GET_OR_LEASE, keys, args)
+        let client = self.within(deadline);
+        let mut names = vec![key.value(bucket), bucket.floor()];
+        let sight = if self.is_cluster && !tags.is_empty() {
+            let trip = client.pipeline();
+            let queued: Result<(), Error> = async {
+                trip.mget::<(), _>(names).await?;
+                for tag in tags {
+                    trip.get::<(), _>(tag.fence(tag.bucket(self.buckets())))
+                        .await?;
+                }
+                Ok(())
+            }
             .await;
-        match answer.map_err(|error| self.explain(error))? {
-            Value::Integer(1) => Ok(Lookup::Miss { lease: Some(lease) }),
-            Value::Integer(0) => Ok(Lookup::Miss { lease: None }),
-            Value::Array(parts) => self.hit(parts),
-            other => Err(self.strange(&other)),
+            queued.map_err(|error| self.explain(error))?;
+            let mut answers = trip.try_all::<Value>().await.into_iter();
+            let mut next = || match answers.next() {
+                Some(answer) => answer.map_err(|error| self.explain(error)),
+                None => Err(self.strange(&Value::Null)),
+            };
+            let mut found = self.array(next()?)?;
+            for _ in tags {
+                found.push(next()?);
+            }
+            self.sight(found)?
+        } else {
+            names.extend(tags.iter().map(|tag| tag.fence(tag.bucket(self.buckets()))));
+            let found: Value = client.mget(names).await.map_err(|e| self.explain(e))?;
+            self.sight(self.array(found)?)?
+        };
+        let now = Instant::now();
+        let looked = sight.standing(tags, &run, &self.known.clock, now);
+        if let (Some(first), Some(marks), Some(entry)) = (&self.first, marks, &looked.entry) {
+            first.keep(key, Arc::clone(entry), marks);
+        }
+        Ok(looked)
+    }
+
+    pub async fn stored(&self, key: &Key) -> Result<Option<Bytes>, CacheError> {
+        let _permit = self.permit()?;
+        let client = self.within(self.command_timeout);
+        let name = key.value(key.bucket(self.buckets()));
+        client.get(name).await.map_err(|error| self.explain(error))
+    }
+
+    pub(super) async fn take(
+        &self,
+        key: &Key,
+        tags: &[Tag],
+        seen: &Seen,
+        deadline: Duration,
+    ) -> Result<Taken, CacheError> {
+        let run = self.run()?;
+        let bucket = key.bucket(self.buckets());
+        let _permit = self.permit()?;
+        let client = self.within(deadline);
+        let mut keys = vec![
+            bucket.floor(),
+            bucket.horizon(),
+            key.value(bucket),
+            key.lease(bucket),
+            key.fence(bucket),
+        ];
+        for tag in tags {
+            let of = tag.bucket(self.buckets());
+            if of == bucket {
+                keys.push(tag.fence(of));
+                continue;
+            }
+            let keys = vec![of.floor(), of.horizon(), tag.fence(of)];
+            let args = vec![millis(TAG_FENCE_TTL).to_string()];
+            let begun = eval::<i64>(&client, script::BEGIN, keys, args).await;
+            if begun.map_err(|error| self.explain(error))? != 1 {
+                return Ok(Taken::NoFloor);
+            }
+        }
+        let token = fastrand::u128(..);
+        let args = vec![
+            format!("{token:032x}"),
+            millis(LEASE_TTL).to_string(),
+            run.to_string(),
+            millis(FENCE_TTL).to_string(),
+            millis(TAG_FENCE_TTL).to_string(),
+            String::from_utf8_lossy(&seen.beginning()).into_owned(),
+        ];
+        let answer: Value = eval(&client, script::TAKE, keys, args)
+            .await
+            .map_err(|error| self.explain(error))?;
+        let parts = self.array(answer)?;
+        match &parts[..] {
+            [Value::Integer(0)] => Ok(Taken::Held),
+            [Value::Integer(2)] => Ok(Taken::NoFloor),
+            [Value::Integer(3)] => Ok(Taken::Overtaken),
+            [Value::Integer(1), floor, Value::Integer(ms)] => {
+                let (at, server_ms) = (Instant::now(), *ms as u64);
+                self.known.clock.heard(server_ms, at);
+                let floor = floor.as_string().ok_or_else(|| self.strange(floor))?;
+                Ok(Taken::Mine(Lease(Claim::Remote(Remote {
+                    token,
+                    floor,
+                    server_ms,
+                    at,
+                }))))
+            }
+            _ => Err(self.strange(&Value::Array(parts))),
         }
     }
 
-    pub async fn fill(
+    pub(super) async fn fill(
         &self,
         key: &Key,
-        lease: &Lease,
-        body: &[u8],
-        ttl: Duration,
+        lease: &Remote,
+        entry: &Entry,
+        compress_from: usize,
         deadline: Duration,
-    ) -> Result<bool, CacheError> {
-        if body.len() > MAX_VALUE_BYTES {
+    ) -> Result<Filled, CacheError> {
+        let stored = entry.encode(lease.life(), lease.server_ms(), compress_from, false);
+        if stored.len() > MAX_VALUE_BYTES {
             return Err(CacheError::TooLarge {
                 detail: format!(
                     "the value of {key} has {} bytes, we store up to {MAX_VALUE_BYTES} in Redis",
-                    body.len()
+                    stored.len()
                 ),
             });
         }
         let _permit = self.permit()?;
-        let keys = vec![key.as_str().to_owned(), key.lease()];
-        let args: Vec<Value> = vec![
-            lease.as_str().into(),
-            Value::Bytes(Bytes::copy_from_slice(body)),
-            millis(ttl).to_string().into(),
+        let bucket = key.bucket(self.buckets());
+        let keys = vec![
+            bucket.floor(),
+            key.value(bucket),
+            key.lease(bucket),
+            key.fence(bucket),
         ];
-        let answer = self
-            .within(deadline)
-            .eval::<i64, _, _, _>(script::FILL, keys, args)
-            .await;
-        Ok(answer.map_err(|error| self.explain(error))? == 1)
+        let args: Vec<Value> = vec![
+            lease.token().into(),
+            lease.floor.as_str().into(),
+            entry.view.to_string().into(),
+            Value::Bytes(Bytes::from(stored)),
+            millis(entry.ttl()).to_string().into(),
+        ];
+        let client = self.within(deadline);
+        let answer: String = eval(&client, script::FILL, keys, args)
+            .await
+            .map_err(|error| self.explain(error))?;
+        script::filled(&answer).ok_or_else(|| self.strange(&answer.into()))
     }
 
-    /// Leases go before their values: a fill between the two is void.
-    pub async fn remove(&self, keys: &[Key]) -> Result<u64, CacheError> {
+    pub(super) async fn release(&self, key: &Key, lease: &Remote) {
+        let Ok(_permit) = self.permit() else { return };
+        let client = self.within(self.command_timeout);
+        let keys = vec![key.lease(key.bucket(self.buckets()))];
+        let args = vec![lease.token()];
+        // Unheard, it runs out by itself.
+        let _: Result<i64, Error> = eval(&client, script::RELEASE, keys, args).await;
+    }
+
+    pub async fn void(&self) -> Result<(), CacheError> {
         let _permit = self.permit()?;
-        let mut existed = 0;
-        for keys in keys.chunks(KEYS_PER_TRIP) {
-            let leases: Vec<String> = keys.iter().map(Key::lease).collect();
-            let values: Vec<String> = keys.iter().map(|key| key.as_str().to_owned()).collect();
-            let per_command = if self.is_cluster { 1 } else { KEYS_PER_TRIP };
-            let trip = self
-                .client
-                .pipeline()
-                .with_options(&self.options(self.command_timeout));
-            let mut lease_commands = 0;
-            for part in leases.chunks(per_command) {
-                let _: Value = trip
-                    .unlink(part.to_vec())
-                    .await
-                    .map_err(|e| self.explain(e))?;
-                lease_commands += 1;
-            }
-            let mut commands = lease_commands;
-            for part in values.chunks(per_command) {
-                let _: Value = trip
-                    .unlink(part.to_vec())
-                    .await
-                    .map_err(|e| self.explain(e))?;
-                commands += 1;
-            }
-            let answers = trip.try_all::<u64>().await;
-            let answered = answers.len();
-            for (n, answer) in answers.into_iter().enumerate() {
-                let count = answer.map_err(|error| self.explain(error))?;
-                existed += if n < lease_commands { 0 } else { count };
-            }
-            if answered != commands {
-                return Err(CacheError::Protocol {
-                    detail: format!(
-                        "{} confirmed {answered} of {commands} removals",
-                        self.link.host()
-                    ),
-                });
-            }
+        let trip = self.client.pipeline();
+        let trip = trip.with_options(&self.options(self.command_timeout));
+        for bucket in Bucket::all(self.buckets()) {
+            let keys = vec![bucket.floor(), bucket.horizon(), bucket.beat()];
+            let queued: Result<(), Error> = trip.del(keys).await;
+            queued.map_err(|error| self.explain(error))?;
         }
-        Ok(existed)
+        self.confirmed::<i64>(trip.try_all().await)?;
+        if let Some(first) = &self.first {
+            first.remove_all();
+        }
+        Ok(())
+    }
+
+    pub async fn found(&self, life: &Life, view: &View) -> Result<(), CacheError> {
+        let args = [life.floor.clone(), view.to_string(), life.beat.to_string()];
+        self.in_each_bucket(script::FOUND, &args).await.map(drop)
+    }
+
+    pub async fn beat(&self, life: &Life) -> Result<bool, CacheError> {
+        let args = [
+            life.floor.clone(),
+            life.beat.to_string(),
+            (life.beat + 1).to_string(),
+        ];
+        let answers = self.in_each_bucket(script::BEAT, &args).await?;
+        let same_run = life.floor.split(' ').nth(1) == Some(&*self.run()?);
+        Ok(same_run && answers.iter().all(|answer| *answer == 1))
+    }
+
+    /// Which run of the server answers us; its memory may be another one after a restart.
+    pub fn run(&self) -> Result<Arc<str>, CacheError> {
+        self.known.run().ok_or_else(|| self.link.failure())
+    }
+
+    async fn in_each_bucket(
+        &self,
+        script: &'static str,
+        args: &[String],
+    ) -> Result<Vec<i64>, CacheError> {
+        let _permit = self.permit()?;
+        let trip = self.client.pipeline();
+        let trip = trip.with_options(&self.options(self.command_timeout));
+        for bucket in Bucket::all(self.buckets()) {
+            let keys = vec![bucket.floor(), bucket.horizon(), bucket.beat()];
+            let queued: Result<(), Error> = eval(&trip, script, keys, args.to_vec()).await;
+            queued.map_err(|error| self.explain(error))?;
+        }
+        self.confirmed(trip.try_all().await)
+    }
+
+    fn confirmed<T: FromValue>(
+        &self,
+        answers: Vec<Result<T, Error>>,
+    ) -> Result<Vec<T>, CacheError> {
+        let answers = answers.into_iter();
+        answers
+            .map(|answer| answer.map_err(|error| self.explain(error)))
+            .collect()
     }
 
     pub async fn ping(&self) -> Result<(), CacheError> {
@@ -180,23 +346,28 @@ impl Redis {
         self.keeper.abort();
     }
 
-    fn hit(&self, parts: Vec<Value>) -> Result<Lookup, CacheError> {
-        let [body, Value::Integer(pttl)] = &parts[..] else {
-            return Err(self.strange(&Value::Array(parts)));
-        };
-        let Some(body) = body.clone().into_bytes() else {
-            return Err(self.strange(body));
-        };
-        // −1: another program stored it without expiry.
-        let remaining = u64::try_from(*pttl).map_or(NO_EXPIRY, Duration::from_millis);
-        Ok(Lookup::Hit { body, remaining })
+    fn buckets(&self) -> u16 {
+        if self.is_cluster { CLUSTER_BUCKETS } else { 1 }
     }
 
-    /// In a cluster a script sees one slot. Value and lease share it unless the key has braces of its
-    /// own, which only a key that a person typed can have.
-    fn same_slot(&self, key: &Key, lease: &str) -> bool {
-        !self.is_cluster
-            || redis_keyslot(key.as_str().as_bytes()) == redis_keyslot(lease.as_bytes())
+    fn sight(&self, found: Vec<Value>) -> Result<Sight, CacheError> {
+        let mut found = found.into_iter();
+        let text = |value: Value| match value {
+            Value::Null => None,
+            value => value.into_string(),
+        };
+        Ok(Sight {
+            value: found.next().and_then(Value::into_bytes),
+            floor: found.next().and_then(text),
+            tags: found.map(text).collect(),
+        })
+    }
+
+    fn array(&self, value: Value) -> Result<Vec<Value>, CacheError> {
+        match value {
+            Value::Array(parts) => Ok(parts),
+            other => Err(self.strange(&other)),
+        }
     }
 
     fn permit(&self) -> Result<SemaphorePermit<'_>, CacheError> {
@@ -246,6 +417,22 @@ impl Drop for Redis {
     }
 }
 
+/// The library's own `eval` knows neither pipelines nor a deadline of the caller.
+async fn eval<R: FromValue>(
+    client: &impl ClientLike,
+    script: &'static str,
+    keys: Vec<String>,
+    args: Vec<impl Into<Value>>,
+) -> Result<R, Error> {
+    let slot = keys.first().map(|key| redis_keyslot(key.as_bytes()));
+    let slot = slot.map_or(ClusterHash::Random, ClusterHash::Custom);
+    let mut words: Vec<Value> = vec![script.into(), (keys.len() as i64).into()];
+    words.extend(keys.into_iter().map(Value::from));
+    words.extend(args.into_iter().map(Into::into));
+    let command = CustomCommand::new_static("EVAL", slot, false);
+    client.custom(command, words).await
+}
+
 fn explain(host: &str, error: &Error) -> CacheError {
     let text = error.details();
     match error.kind() {
@@ -271,7 +458,7 @@ fn explain(host: &str, error: &Error) -> CacheError {
 
 /// Redis takes no time to live of 0 ms.
 fn millis(ttl: Duration) -> u64 {
-    u64::try_from(ttl.min(NO_EXPIRY).as_millis())
+    u64::try_from(ttl.min(LONGEST_TTL).as_millis())
         .unwrap_or(u64::MAX)
         .max(1)
 }

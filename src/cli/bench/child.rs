@@ -2,17 +2,17 @@
 //! time are those of the daemon. The parent says on its standard input when it looks; it answers
 //! with one line of JSON for each look.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, StdinLock, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::freshness::bars::{Reading, Relayed, crowd, outage};
 use super::machine::{peak_memory, process_cpu};
 use super::provider::Provider;
 use crate::cli::say::heard;
@@ -21,7 +21,7 @@ use crate::feed::{Ask, Feed};
 use crate::ingest::{Cycle, Ingest, IngestSettings};
 use crate::live::Live;
 use crate::schedule::Clock;
-use crate::store::{Acquired, Checks, Retention, Store, StoreSettings, Tls};
+use crate::store::{Acquired, Checks, Poke, Retention, Store, StoreSettings, Tls};
 
 /// What a running thread used is only known after it has rested.
 const REST: Duration = Duration::from_millis(10);
@@ -32,7 +32,17 @@ const UNLIMITED: f64 = 1_000_000.0;
 
 /// The first line that the parent writes. Not on the command line: others can read that.
 #[derive(Serialize, Deserialize)]
-struct Task {
+pub enum Task {
+    /// Cycles of the daemon.
+    Look(Looking),
+    /// Readers of one answer.
+    Read(Reading),
+    /// The relay and the keeper of the floor.
+    Relay(Relayed),
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Looking {
     database: String,
     provider: String,
     days: u16,
@@ -68,11 +78,7 @@ impl Drop for Child {
 
 impl Child {
     /// Starts this program again.
-    pub fn start(
-        database: &StoreSettings,
-        provider: &Provider,
-        days: usize,
-    ) -> anyhow::Result<Self> {
+    pub fn start(task: &Task) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("where this program is")?;
         let mut process = Command::new(program)
             .args(["bench", "--child"])
@@ -87,20 +93,41 @@ impl Child {
             input,
             output: Some(BufReader::new(output)),
         };
-        let task = Task {
+        child.say(&serde_json::to_string(task)?)?;
+        Ok(child)
+    }
+
+    /// One that looks at what `provider` serves.
+    pub fn looking(
+        database: &StoreSettings,
+        provider: &Provider,
+        days: usize,
+    ) -> anyhow::Result<Self> {
+        Self::start(&Task::Look(Looking {
             database: database.url.expose_secret().into(),
-            provider: format!("http://{}/v1", provider.address),
+            provider: provider.url(),
             days: u16::try_from(days).context("a few days")?,
             statement_seconds: database.statement_timeout.as_secs(),
-        };
-        child.say(&serde_json::to_string(&task)?)?;
-        Ok(child)
+        }))
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// One cycle of the daemon.
     pub async fn look(&mut self) -> anyhow::Result<Looked> {
-        self.say("look")?;
-        let mut output = self.output.take().context("one look at a time")?;
+        let looked: Looked = self.ask("look").await?;
+        match &looked.error {
+            Some(why) => bail!("the measured process failed: {why}"),
+            None => Ok(looked),
+        }
+    }
+
+    /// Says a line, and waits for the line that answers it.
+    pub async fn ask<T: DeserializeOwned>(&mut self, line: &str) -> anyhow::Result<T> {
+        self.say(line)?;
+        let mut output = self.output.take().context("one question at a time")?;
         // A thread may wait for the answer; the tasks that serve the child may not.
         let (output, line) = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
@@ -111,11 +138,7 @@ impl Child {
         if line.is_empty() {
             bail!("the measured process ended with {}", self.process.wait()?);
         }
-        let looked: Looked = serde_json::from_str(&line).context("an answer of our own")?;
-        match &looked.error {
-            Some(why) => bail!("the measured process failed: {why}"),
-            None => Ok(looked),
-        }
+        serde_json::from_str(&line).context("an answer of our own")
     }
 
     fn say(&mut self, line: &str) -> anyhow::Result<()> {
@@ -128,7 +151,14 @@ impl Child {
 pub async fn run() -> anyhow::Result<()> {
     let mut lines = std::io::stdin().lines();
     let task = lines.next().context("a task to do")??;
-    let task: Task = serde_json::from_str(&task).context("a task of our own")?;
+    match serde_json::from_str(&task).context("a task of our own")? {
+        Task::Look(task) => look(task, lines).await,
+        Task::Read(task) => crowd::child(task, lines).await,
+        Task::Relay(task) => outage::child(task, lines).await,
+    }
+}
+
+async fn look(task: Looking, lines: Lines<StdinLock<'static>>) -> anyhow::Result<()> {
     let store = Store::open(&StoreSettings {
         url: SecretString::from(task.database),
         tls: Tls::VerifyFull,
@@ -143,28 +173,7 @@ pub async fn run() -> anyhow::Result<()> {
         Acquired::Mine(lease) => lease,
         Acquired::HeldBy { holder, .. } => bail!("{holder} holds the lease"),
     };
-    let feed = RacingApi::new(RacingApiSettings {
-        base_url: task.provider,
-        days: task.days,
-        cards_per_second: UNLIMITED,
-        ..RacingApiSettings::new("bench".to_owned().into(), "bench".to_owned().into())
-    })?;
-    let settings = IngestSettings {
-        max_removed_fraction: 0.5,
-        retention: Retention {
-            history: YEAR,
-            finished_events: YEAR,
-        },
-    };
-    let mut ingest = Ingest::new(
-        Feed::RacingApi(Box::new(feed)),
-        store.clone(),
-        Live::new(),
-        Clock::Real,
-        settings,
-        Arc::new(Notify::new()),
-        Checks::default(),
-    );
+    let mut ingest = ingest(task.provider, task.days, store.clone(), Poke::default())?;
     let stop = CancellationToken::new();
     for line in lines {
         line?;
@@ -191,4 +200,30 @@ pub async fn run() -> anyhow::Result<()> {
     }
     store.close().await;
     Ok(())
+}
+
+/// The daemon's cycle, looking at `provider` as often as it likes.
+pub fn ingest(provider: String, days: u16, store: Store, poke: Poke) -> anyhow::Result<Ingest> {
+    let feed = RacingApi::new(RacingApiSettings {
+        base_url: provider,
+        days,
+        cards_per_second: UNLIMITED,
+        ..RacingApiSettings::new("bench".to_owned().into(), "bench".to_owned().into())
+    })?;
+    let settings = IngestSettings {
+        max_removed_fraction: 0.5,
+        retention: Retention {
+            history: YEAR,
+            finished_events: YEAR,
+        },
+    };
+    Ok(Ingest::new(
+        Feed::RacingApi(Box::new(feed)),
+        store,
+        Live::new(),
+        Clock::Real,
+        settings,
+        poke,
+        Checks::default(),
+    ))
 }

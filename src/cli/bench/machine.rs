@@ -41,6 +41,13 @@ pub fn peak_memory() -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
+/// Resident memory of a process now, and the largest it ever was, in bytes.
+pub fn memory_of(process: u32) -> Option<(u64, u64)> {
+    let status = format!("/proc/{process}/status");
+    let bytes = |name| Some(field(&status, name)?.parse::<u64>().ok()? * 1024);
+    Some((bytes("VmRSS")?, bytes("VmHWM")?))
+}
+
 /// Nanoseconds on a CPU are the first number of `schedstat`.
 fn on_cpu(path: &Path) -> Option<Duration> {
     let text = std::fs::read_to_string(path).ok()?;

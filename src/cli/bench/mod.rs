@@ -7,6 +7,7 @@ mod child;
 mod course;
 mod cycle;
 mod folder;
+mod freshness;
 mod large;
 mod looks;
 mod machine;
@@ -14,6 +15,7 @@ mod postgres;
 mod process;
 mod provider;
 mod reader;
+mod redis;
 mod remote;
 mod report;
 mod samples;
@@ -53,7 +55,10 @@ const QUICK: Sizes = Sizes {
 };
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    pub what: Option<What>,
     /// Tiny sizes: proves results in a few seconds, says nothing about speed.
     #[arg(long)]
     quick: bool,
@@ -69,6 +74,12 @@ pub struct BenchArgs {
     /// Be the process that is measured.
     #[arg(long, hide = true)]
     child: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum What {
+    /// Whether readers can see what is no longer so, while everything fails; beside what others do.
+    Freshness(freshness::FreshnessArgs),
 }
 
 /// How much of everything.
@@ -148,6 +159,9 @@ impl Section {
 }
 
 pub async fn bench(settings: &Settings, args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    if let Some(What::Freshness(args)) = &args.what {
+        return freshness::freshness(settings, args).await;
+    }
     if args.child {
         child::run().await?;
         return Ok(ExitCode::SUCCESS);
@@ -175,21 +189,7 @@ pub async fn bench(settings: &Settings, args: &BenchArgs) -> anyhow::Result<Exit
     sizes.runs = args.runs.map_or(sizes.runs, usize::from);
 
     let stop = stop_on_signals(None)?;
-    let mut server = settings.store();
-    // From the command line only: a DATABASE_URL in the environment is where real prices are.
-    let own = match given_on_the_command_line() {
-        true if is_postgres(&server) => None,
-        true => bail!(BadSetting(
-            "--database-url of the bench names a Postgres server, postgres://user@host:5432/name"
-                .into()
-        )),
-        false => {
-            remark!("starting a private PostgreSQL (--database-url URL measures yours)");
-            let own = Server::start()?;
-            server.url = SecretString::from(own.url.clone());
-            Some(own)
-        }
-    };
+    let (server, own) = server_of(settings)?;
     let mut machine = machine::told();
     machine["postgres"] = postgres::told(&server).await?;
     machine["private_server"] = json!(own.is_some());
@@ -213,8 +213,31 @@ pub async fn bench(settings: &Settings, args: &BenchArgs) -> anyhow::Result<Exit
     }
     measures.retain(|measure| wanted(measure.name));
     let report = Report::new(machine, sizes.runs, measures);
-    match args.json {
-        true => say!("{}", serde_json::to_string(&report)?),
+    tell(&report, args.json)
+}
+
+/// The server to measure on; and where nobody named one, the one that was started for it.
+fn server_of(settings: &Settings) -> anyhow::Result<(StoreSettings, Option<Server>)> {
+    let mut server = settings.store();
+    // From the command line only: a DATABASE_URL in the environment is where real prices are.
+    match given_on_the_command_line() {
+        true if is_postgres(&server) => Ok((server, None)),
+        true => bail!(BadSetting(
+            "--database-url of the bench names a Postgres server, postgres://user@host:5432/name"
+                .into()
+        )),
+        false => {
+            remark!("starting a private PostgreSQL (--database-url URL measures yours)");
+            let own = Server::start()?;
+            server.url = SecretString::from(own.url.clone());
+            Ok((server, Some(own)))
+        }
+    }
+}
+
+fn tell(report: &Report, json: bool) -> anyhow::Result<ExitCode> {
+    match json {
+        true => say!("{}", serde_json::to_string(report)?),
         false => say!(
             "{}\n\n{}",
             serde_json::to_string_pretty(&report.machine)?,

@@ -78,7 +78,7 @@ impl Watched {
         let wire = Wire::before(db.address().await?, Duration::ZERO).await?;
         let settings = db.settings_through(wire.port)?;
         let provider = Provider::serving(card.clone()).await?;
-        let mut child = Child::start(&settings, &provider, card.days())?;
+        let mut child = Child::looking(&settings, &provider, card.days())?;
         let first = child.look().await?;
         ensure!(first.changed == 0, "a cold start found changes: {first:?}");
         let (mut card, mut rng) = (card, Rng::with_seed(SEED + 2));

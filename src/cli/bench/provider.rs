@@ -14,7 +14,7 @@ const NO_RACES: &str = r#"{"racecards":[],"total":0,"limit":500,"skip":0,"query"
 type Served = Arc<Mutex<Option<Arc<Card>>>>;
 
 pub struct Provider {
-    pub address: SocketAddr,
+    address: SocketAddr,
     card: Served,
     accepting: JoinHandle<()>,
 }
@@ -30,6 +30,10 @@ impl Provider {
             card,
             accepting,
         })
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/v1", self.address)
     }
 
     /// What is answered from now on.

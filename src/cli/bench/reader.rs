@@ -70,7 +70,7 @@ async fn read(store: Store, event: EventId, over: CancellationToken) -> anyhow::
     let mut times = Vec::new();
     while times.is_empty() || !over.is_cancelled() {
         let started = Instant::now();
-        let found = store.event_prices(&event).await?;
+        let found = store.event_prices(&event).await?.value;
         times.push(started.elapsed().as_secs_f64() * 1000.0);
         ensure!(
             found.is_some_and(|found| !found.prices.is_empty()),

@@ -18,6 +18,8 @@ pub enum Bar {
     AtLeast(f64),
     /// Ours is at most this, or at most so many times the baseline.
     AtMostOr { at_most: f64, times: f64 },
+    /// Ours is at most this, and at most so many times the baseline.
+    AtMostAnd { at_most: f64, times: f64 },
     /// Told for comparison.
     None,
 }
@@ -73,6 +75,8 @@ impl Measure {
             Bar::TimesFaster(_) => times.map(f64::recip),
             _ => times,
         }
+        // Nothing is not so many times as much as anything.
+        .filter(|ratio| ratio.is_finite())
         .map(rounded);
         (self.bar, self.met) = match self.compared {
             Bar::AtMostTimes(bar) => (Some(format!("≤ {bar}×")), times.map(|t| t <= bar)),
@@ -85,6 +89,10 @@ impl Measure {
             Bar::AtMostOr { at_most, times: t } => (
                 Some(format!("≤ {at_most} {unit} or ≤ {t}×")),
                 Some(self.ours <= at_most || times.is_some_and(|times| times <= t)),
+            ),
+            Bar::AtMostAnd { at_most, times: t } => (
+                Some(format!("≤ {at_most} {unit} and ≤ {t}×")),
+                times.map(|times| self.ours <= at_most && times <= t),
             ),
             Bar::None => (None, None),
         };
@@ -240,6 +248,13 @@ mod tests {
         assert_eq!(met(either, 7.0, 7.0).1, Some(true));
         assert_eq!(met(either, 9.0, 20.0).1, Some(true));
         assert_eq!(met(either, 9.0, 10.0).1, Some(false));
+        let both = Bar::AtMostAnd {
+            at_most: 8.0,
+            times: 0.6,
+        };
+        assert_eq!(met(both, 7.0, 20.0).1, Some(true));
+        assert_eq!(met(both, 7.0, 7.0).1, Some(false));
+        assert_eq!(met(both, 9.0, 20.0).1, Some(false));
         assert_eq!(met(Bar::None, 9.0, 10.0).1, None);
         assert_eq!(
             Measure::new("m", "MB", 41.0, Bar::AtMost(40.0)).met,

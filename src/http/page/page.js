@@ -96,6 +96,16 @@ function state() {
   line.className = late ? "stale" : "";
 }
 
+// Under a clock that is not the wall's, only what follows the commit can be told.
+async function freshness() {
+  const answer = await fetch("/v1/freshness", { cache: "no-store" });
+  if (!answer.ok) { put("fresh", "not audited"); return; }
+  const report = await answer.json();
+  const took = report.freshness ?? report.commit_to_readable;
+  const ms = (time) => time === null ? "–" : time < 1000 ? `${time.toFixed(1)} ms` : `${(time / 1000).toFixed(1)} s`;
+  put("fresh", `${ms(took.p50_ms)} / ${ms(took.p99_ms)}${report.freshness ? "" : " after the commit"}`);
+}
+
 async function look() {
   if (!document.hidden) {
     try {
@@ -108,6 +118,7 @@ async function look() {
         answeredAt = Date.now();
         put("cache", status);
         put("hits", `${Math.round(100 * hits / reads)} %`);
+        await freshness();
       }
     } catch { /* said by state() once it lasts */ }
   }

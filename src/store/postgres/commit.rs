@@ -1,6 +1,7 @@
 //! One cycle is one transaction. Up to [`MOST_IN_ARRAYS`] prices it is one statement, so one round
 //! trip, which is what a remote database charges for; a larger one is staged by COPY first.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sqlx::postgres::{PgArguments, PgRow};
@@ -12,9 +13,12 @@ use super::statement::Shape;
 use super::wire::array;
 use super::{LEASE, Postgres, explain, staging};
 use crate::diff::{Changes, PriceChange, PriceChangeKind};
-use crate::model::PriceStatus;
+use crate::model::{ChangeKind, EventId, PriceStatus};
 use crate::store::refused::{Refusal, Tried};
-use crate::store::{CycleFacts, Lease, Written, facts_text, kinds_text};
+use crate::store::rows::{self, Columns};
+use crate::store::{
+    Claim, Claimed, Committed, CycleFacts, Lease, Purpose, Written, facts_text, kinds_text,
+};
 
 /// Above this the memory for the arrays, here and at the server, is worth more than the round trips.
 const MOST_IN_ARRAYS: usize = 50_000;
@@ -35,7 +39,7 @@ impl Postgres {
         lease: &Lease,
         facts: &CycleFacts,
         changes: &Arc<Changes>,
-    ) -> std::result::Result<Written, Refusal> {
+    ) -> std::result::Result<Committed, Refusal> {
         self.transact(lease, facts, changes, End::Commit).await
     }
 
@@ -56,7 +60,7 @@ impl Postgres {
         facts: &CycleFacts,
         changes: &Arc<Changes>,
         end: End,
-    ) -> std::result::Result<Written, Refusal> {
+    ) -> std::result::Result<Committed, Refusal> {
         let db = self.clone();
         let cycle = Cycle {
             lease: lease.clone(),
@@ -67,7 +71,7 @@ impl Postgres {
         self.to_the_end(write).await?
     }
 
-    async fn write(&self, cycle: &Cycle, end: End) -> std::result::Result<Written, Refusal> {
+    async fn write(&self, cycle: &Cycle, end: End) -> std::result::Result<Committed, Refusal> {
         let changes = &cycle.changes;
         let mut connection = self.connection().await?;
         self.make_day_of(&mut connection, changes.as_of).await?;
@@ -138,7 +142,7 @@ impl Cycle {
         &self,
         connection: &mut PgConnection,
         shape: Shape,
-    ) -> std::result::Result<Written, Refusal> {
+    ) -> std::result::Result<Committed, Refusal> {
         let told = self.changes.by_event();
         let (events, kinds): (Vec<String>, Vec<String>) = told
             .iter()
@@ -153,8 +157,41 @@ impl Cycle {
             query = self.places(self.prices(query), shape);
         }
         let answer = query.fetch_one(connection).await;
-        let written = written(&answer.map_err(refusal)?, shape);
-        Ok(written.checked(&self.changes, told.len())?)
+        let answer = answer.map_err(refusal)?;
+        let written = written(&answer, shape).checked(&self.changes, told.len())?;
+        let told = self.told(&answer, told.into_iter())?;
+        Ok(Committed { written, told })
+    }
+
+    /// The outbox rows that were just written. The snapshot of the statement is older than its own
+    /// commit; together they are what whoever looks after it sees at least.
+    fn told(
+        &self,
+        answer: &PgRow,
+        events: impl Iterator<Item = (EventId, BTreeSet<ChangeKind>)>,
+    ) -> crate::store::Result<Option<Claim>> {
+        let transaction = answer.int("xid")? as u64;
+        let Some(view) = rows::view(answer)?.and(transaction) else {
+            return Ok(None);
+        };
+        let ids: Vec<i64> = answer.try_get("told").map_err(explain)?;
+        let created_at = answer.try_get("at").map_err(explain)?;
+        let rows = ids.into_iter().zip(events);
+        let rows = rows.map(|(id, (event, kinds))| Claimed {
+            id,
+            transaction,
+            created_at,
+            purpose: Purpose::Change,
+            cycle: Some(self.facts.id),
+            event: Some(event),
+            kinds,
+            keys: Vec::new(),
+            attempts: 1,
+        });
+        Ok(Some(Claim {
+            view,
+            rows: rows.collect(),
+        }))
     }
 
     fn fixed<'q>(&'q self, query: Statement<'q>) -> Statement<'q> {
@@ -295,7 +332,7 @@ fn written(answer: &PgRow, shape: Shape) -> Written {
         ..Written::default()
     };
     if !shape.only_moves() {
-        (written.inserted, written.events, written.selections) = (count(3), count(4), count(5));
+        (written.inserted, written.events, written.selections) = (count(7), count(8), count(9));
     }
     written
 }

@@ -22,6 +22,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "history",
         include_str!("../../../migrations/postgres/0002_history.sql"),
     ),
+    (
+        3,
+        "canary",
+        include_str!("../../../migrations/postgres/0003_canary.sql"),
+    ),
 ];
 const TABLE: &str = "oddsd.migrations";
 

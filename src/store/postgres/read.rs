@@ -1,14 +1,15 @@
 //! What is asked of Postgres: the book at start, the read API's rows, and the daemon's own log.
 
 use chrono::{DateTime, Utc};
-use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::{Row, ValueRef};
 
 use super::{LEASE, Postgres, explain};
-use crate::model::EventId;
+use crate::model::{EventId, View};
 use crate::store::rows::{self, Columns};
 use crate::store::{
     CycleRow, EventPrices, Lease, Pruned, Removal, Result, Retention, Runner, StoreError,
-    StoreStatus, to_the_end,
+    StoreStatus, Viewed, to_the_end,
 };
 
 /// Columns of an event `e` in the portable types.
@@ -55,13 +56,36 @@ macro_rules! last_old_cycle {
     };
 }
 
+/// What the statement itself sees, there to be joined to its rows: also when it has none.
+macro_rules! seen {
+    () => {
+        "WITH seen AS MATERIALIZED (SELECT pg_current_snapshot()::text AS view) "
+    };
+}
+pub(super) use seen;
+
+/// The rows of a statement that begins with `seen!()`: those where `column` is not null.
+pub(super) fn viewed<'r>(
+    found: &'r [PgRow],
+    column: &'r str,
+) -> Result<(View, impl Iterator<Item = &'r PgRow>)> {
+    let first = found.first().expect("the view is there without rows, too");
+    let is_row = move |row: &&PgRow| row.try_get_raw(column).is_ok_and(|value| !value.is_null());
+    Ok((rows::view(first)?, found.iter().filter(is_row)))
+}
+
 /// Rows a retention step takes out at once: short transactions, whatever has piled up.
 const PRUNE_BATCH: i64 = 20_000;
 
 impl Postgres {
-    pub async fn runners(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Vec<Runner>> {
-        let runners = sqlx::query(concat!(
-            "SELECT ", event_columns!(), ", ", selection_columns!(), ",
+    pub async fn runners(
+        &self,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+    ) -> Result<Viewed<Vec<Runner>>> {
+        let found = sqlx::query(concat!(
+            seen!(), "SELECT seen.view, r.* FROM seen LEFT JOIN (
+             SELECT ", event_columns!(), ", ", selection_columns!(), ",
                     (extract(epoch FROM greatest(e.updated_at, s.updated_at, max(p.updated_at))) * 1000000)::bigint AS updated_at,
                     coalesce(json_agg(json_build_array(b.name, p.decimal::text, p.fractional)) FILTER (WHERE p.status = 'open'), '[]')::text AS odds
              FROM oddsd.events e
@@ -69,28 +93,37 @@ impl Postgres {
              LEFT JOIN oddsd.prices p ON p.event_id = e.id AND p.selection_id = s.id AND p.market = 'win'
              LEFT JOIN oddsd.bookmakers b ON b.id = p.bookmaker_id
              WHERE e.starts_at >= $1 AND e.starts_at < $2 AND e.listed
-             GROUP BY e.id, s.id"
+             GROUP BY e.id, s.id) r ON true"
         ))
         .bind(from)
         .bind(to)
         .fetch_all(&mut *self.connection().await?)
         .await
         .map_err(explain)?;
-        runners.iter().map(rows::runner).collect()
+        let (view, runners) = viewed(&found, "key")?;
+        Ok(Viewed {
+            view,
+            value: runners.map(rows::runner).collect::<Result<_>>()?,
+        })
     }
 
-    pub async fn event_prices(&self, event: &EventId) -> Result<Option<EventPrices>> {
+    pub async fn event_prices(&self, event: &EventId) -> Result<Viewed<Option<EventPrices>>> {
         let mut connection = self.connection().await?;
+        // The view of the first statement: the next ones see that much, or more.
         let head = sqlx::query(concat!(
-            "SELECT e.id, ", event_columns!(), ",
+            seen!(), "SELECT seen.view, h.* FROM seen LEFT JOIN (
+             SELECT e.id, ", event_columns!(), ",
                     (extract(epoch FROM coalesce(c.checked_at, e.updated_at)) * 1000000)::bigint AS checked_at
-             FROM oddsd.events e LEFT JOIN oddsd.checks c ON c.event_id = e.id WHERE e.key = $1"
+             FROM oddsd.events e LEFT JOIN oddsd.checks c ON c.event_id = e.id WHERE e.key = $1) h ON true"
         ))
         .bind(event.as_str())
-        .fetch_optional(&mut *connection)
+        .fetch_all(&mut *connection)
         .await
         .map_err(explain)?;
-        let Some(head) = head else { return Ok(None) };
+        let (view, mut known) = viewed(&head, "key")?;
+        let Some(head) = known.next() else {
+            return Ok(Viewed { view, value: None });
+        };
         let row = head.int("id")?;
         let selections = sqlx::query(concat!(
             "SELECT ",
@@ -120,7 +153,18 @@ impl Postgres {
         .fetch_all(&mut *connection)
         .await
         .map_err(explain)?;
-        rows::event_prices(&head, &selections, &prices).map(Some)
+        Ok(Viewed {
+            view,
+            value: Some(rows::event_prices(head, &selections, &prices)?),
+        })
+    }
+
+    pub async fn view(&self) -> Result<View> {
+        let row = sqlx::query("SELECT pg_current_snapshot()::text AS view")
+            .fetch_one(&mut *self.connection().await?)
+            .await
+            .map_err(explain)?;
+        rows::view(&row)
     }
 
     pub async fn cycles(&self, after: i64, limit: i64) -> Result<Vec<CycleRow>> {
@@ -165,13 +209,14 @@ impl Postgres {
     pub async fn status(&self) -> Result<StoreStatus> {
         let row = sqlx::query(
             "SELECT l.holder, (extract(epoch FROM l.expires_at) * 1000000)::bigint AS expires_at, coalesce(l.state, '{}')::text AS state,
-                    (SELECT count(*) FROM oddsd.outbox) AS pending,
-                    coalesce((SELECT extract(epoch FROM now() - min(created_at)) FROM oddsd.outbox), 0)::float8 AS oldest,
+                    waiting.rows AS pending, coalesce(extract(epoch FROM now() - waiting.oldest), 0)::float8 AS oldest,
                     (SELECT last_error FROM oddsd.outbox WHERE last_error IS NOT NULL ORDER BY due_at DESC LIMIT 1) AS last_error,
                     (SELECT count(*) FROM oddsd.events WHERE listed) AS events,
                     coalesce((SELECT open_prices FROM oddsd.cycles ORDER BY id DESC LIMIT 1),
                              (SELECT count(*) FROM oddsd.prices WHERE status <> 'withdrawn')) AS open_prices
-             FROM (SELECT 1) one LEFT JOIN oddsd.leases l ON l.name = $1",
+             FROM (SELECT count(*) AS rows, min(created_at) AS oldest FROM oddsd.outbox
+                   WHERE kinds <> 'canary' AND (kinds <> 'again' OR attempts > 0 OR due_at <= now())) waiting
+             LEFT JOIN oddsd.leases l ON l.name = $1",
         )
         .bind(LEASE)
         .fetch_one(&mut *self.connection().await?)

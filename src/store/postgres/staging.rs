@@ -9,7 +9,7 @@ use super::explain;
 use super::statement::{STAGING_TABLE, Shape};
 use super::wire::{Field, SIGNATURE};
 use crate::diff::{PriceChange, PriceChangeKind};
-use crate::store::Written;
+use crate::store::Committed;
 use crate::store::refused::Refusal;
 
 const PIECE_BYTES: usize = 512 * 1024;
@@ -23,7 +23,7 @@ pub async fn write(
     connection: &mut PgConnection,
     cycle: &Cycle,
     end: End,
-) -> std::result::Result<Written, Refusal> {
+) -> std::result::Result<Committed, Refusal> {
     let begin = format!("BEGIN; SET LOCAL work_mem = '{WORK_MEMORY}'; {STAGING_TABLE}");
     let begun = connection.begin_with(AssertSqlSafe(begin)).await;
     let mut tx = begun.map_err(explain)?;

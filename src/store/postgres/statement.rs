@@ -184,9 +184,11 @@ const GROUPED: &str = concat!(
 /// Its own two come first among the arrays, so that any may follow.
 const OUTBOX: &str = ", outbox AS (
     INSERT INTO oddsd.outbox (cycle_id, event_key, kinds) SELECT $4, * FROM unnest(?::text[], ?::text[])
-    RETURNING 1
+    RETURNING id
 )";
 const ANSWER: &str = "
-SELECT (1 / (SELECT count(*) FROM fence))::bigint, (SELECT count(*) FROM outbox), (SELECT count(*) FROM updated)";
+SELECT (1 / (SELECT count(*) FROM fence))::bigint, (SELECT count(*) FROM outbox), (SELECT count(*) FROM updated),
+    pg_current_snapshot()::text AS view, pg_current_xact_id()::text::bigint AS xid, now() AS at,
+    coalesce((SELECT array_agg(id) FROM outbox), '{}') AS told";
 const CARD_ANSWER: &str = ",
     (SELECT count(*) FROM inserted), (SELECT count(*) FROM event), (SELECT count(*) FROM selection)";

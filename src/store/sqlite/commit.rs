@@ -3,13 +3,16 @@
 
 use std::sync::{Arc, LazyLock};
 
+use chrono::DateTime;
 use sqlx::AssertSqlSafe;
 
 use super::{CHECKED, LEASE, Sqlite, explain, ids, now};
 use crate::diff::{Changes, PriceChange, PriceChangeKind};
+use crate::model::View;
 use crate::store::refused::{Refusal, Tried};
 use crate::store::{
-    CycleFacts, Lease, Result, StoreError, Written, facts_text, kinds_text, to_the_end,
+    Claim, Claimed, Committed, CycleFacts, Lease, Purpose, Result, StoreError, Written, facts_text,
+    kinds_text, to_the_end,
 };
 
 /// Rows in one statement: the largest first, the rest one by one.
@@ -23,7 +26,7 @@ impl Sqlite {
         lease: &Lease,
         cycle: &CycleFacts,
         changes: &Arc<Changes>,
-    ) -> std::result::Result<Written, Refusal> {
+    ) -> std::result::Result<Committed, Refusal> {
         self.transact(lease, cycle, changes, true).await
     }
 
@@ -43,7 +46,7 @@ impl Sqlite {
         cycle: &CycleFacts,
         changes: &Arc<Changes>,
         keep: bool,
-    ) -> std::result::Result<Written, Refusal> {
+    ) -> std::result::Result<Committed, Refusal> {
         let (db, lease, cycle, changes) =
             (self.clone(), lease.clone(), cycle.clone(), changes.clone());
         let transaction = async move {
@@ -71,7 +74,7 @@ async fn write(
     lease: &Lease,
     cycle: &CycleFacts,
     changes: &Changes,
-) -> std::result::Result<Written, Refusal> {
+) -> std::result::Result<Committed, Refusal> {
     let held = sqlx::query("SELECT 1 FROM leases WHERE name = ?1 AND holder = ?2 AND epoch = ?3")
         .bind(LEASE)
         .bind(&lease.holder)
@@ -85,9 +88,9 @@ async fn write(
     write_cycle(tx, cycle, changes, at).await?;
     write_facts(tx, changes, at, &mut written).await?;
     write_prices(tx, cycle, changes, at, &mut written).await?;
-    let told = changes.by_event();
+    let (told, mut rows) = (changes.by_event(), Vec::new());
     for (event, kinds) in &told {
-        let told = sqlx::query(
+        let done = sqlx::query(
             "INSERT INTO outbox (cycle_id, event_key, kinds, created_at, due_at) VALUES (?1, ?2, ?3, ?4, ?4)",
         )
         .bind(cycle.id)
@@ -97,9 +100,29 @@ async fn write(
         .execute(&mut **tx)
         .await
         .map_err(explain)?;
-        written.outbox += told.rows_affected();
+        written.outbox += done.rows_affected();
+        rows.push(done.last_insert_rowid());
     }
-    Ok(written.checked(changes, told.len())?)
+    let written = written.checked(changes, told.len())?;
+    // Writers take turns: the last row is the last commit.
+    let view = View::after(rows.last().copied().unwrap_or_default() as u64);
+    let created_at = DateTime::from_timestamp_micros(at).unwrap_or_default();
+    let rows = rows.into_iter().zip(told);
+    let rows = rows.map(|(id, (event, kinds))| Claimed {
+        id,
+        transaction: id as u64,
+        created_at,
+        purpose: Purpose::Change,
+        cycle: Some(cycle.id),
+        event: Some(event),
+        kinds,
+        keys: Vec::new(),
+        attempts: 1,
+    });
+    let rows: Vec<Claimed> = rows.collect();
+    // A cycle that tells nobody has no row to be seen by.
+    let told = (!rows.is_empty()).then_some(Claim { view, rows });
+    Ok(Committed { written, told })
 }
 
 async fn write_cycle(tx: &mut Tx, cycle: &CycleFacts, changes: &Changes, at: i64) -> Result<()> {

@@ -2,6 +2,7 @@
 //! nothing, and gives the same answers as Postgres to the same suite of tests.
 
 mod commit;
+mod outbox;
 mod read;
 
 use std::str::FromStr;
@@ -14,11 +15,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{SqlSafeStr, SqliteConnection};
 
-use super::rows;
-use super::{
-    Acquired, Claimed, Lease, Removal, Result, StoreError, schema_verdict, to_the_end, too_new,
-};
-use crate::key::Key;
+use super::{Acquired, Lease, Result, StoreError, schema_verdict, to_the_end, too_new};
 
 const LEASE: &str = "writer";
 /// How long a statement waits for another process that holds the file.
@@ -39,6 +36,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         2,
         "counts",
         include_str!("../../../migrations/sqlite/0002_counts.sql"),
+    ),
+    (
+        3,
+        "canary",
+        include_str!("../../../migrations/sqlite/0003_canary.sql"),
     ),
 ];
 
@@ -238,109 +240,6 @@ impl Sqlite {
             .map_err(explain)
         })
         .await
-    }
-
-    pub async fn claim(&self, who: &str, max: i64, lease_for: Duration) -> Result<Vec<Claimed>> {
-        // Looked at by a reader first: a quiet outbox costs no write lock.
-        let due: bool =
-            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM outbox WHERE due_at <= ?1)")
-                .bind(now())
-                .fetch_one(&self.readers)
-                .await
-                .map_err(explain)?;
-        if !due {
-            return Ok(Vec::new());
-        }
-        let (db, who) = (self.clone(), who.to_owned());
-        to_the_end(async move {
-            let claimed = sqlx::query(
-                "UPDATE outbox SET attempts = attempts + 1, claimed_by = ?1, due_at = ?2
-                 WHERE id IN (SELECT id FROM outbox WHERE due_at <= ?3 ORDER BY due_at, id LIMIT ?4)
-                 RETURNING id, cycle_id, event_key, kinds, keys, attempts",
-            )
-            .bind(&who)
-            .bind(now() + micros(lease_for))
-            .bind(now())
-            .bind(max)
-            .fetch_all(&db.writer)
-            .await
-            .map_err(explain)?;
-            rows::all_claimed(&claimed)
-        })
-        .await
-    }
-
-    pub async fn settle(&self, rows: &[i64], removals: &[Removal]) -> Result<()> {
-        let (db, rows, removals) = (self.clone(), rows.to_vec(), removals.to_vec());
-        to_the_end(async move {
-            let mut tx = db.begin().await?;
-            sqlx::query("DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?1))")
-                .bind(ids(&rows))
-                .execute(&mut *tx)
-                .await
-                .map_err(explain)?;
-            for removal in removals {
-                sqlx::query(
-                    "INSERT INTO removals (at, cycle_id, rule, reason, keys, existed, backend, attempts, took_ms)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-                )
-                .bind(now())
-                .bind(removal.cycle)
-                .bind(removal.rule)
-                .bind(removal.reason)
-                .bind(removal.keys.join("\n"))
-                .bind(removal.existed)
-                .bind(removal.backend)
-                .bind(removal.attempts)
-                .bind(removal.took_ms)
-                .execute(&mut *tx)
-                .await
-                .map_err(explain)?;
-            }
-            tx.commit().await.map_err(explain)
-        })
-        .await
-    }
-
-    pub async fn postpone(&self, rows: &[i64], delay: Duration, error: &str) -> Result<()> {
-        let (db, rows, error) = (self.clone(), ids(rows), error.to_owned());
-        to_the_end(async move {
-            sqlx::query(
-                "UPDATE outbox SET due_at = ?2, last_error = ?3 WHERE id IN (SELECT value FROM json_each(?1))",
-            )
-            .bind(&rows)
-            .bind(now() + micros(delay))
-            .bind(&error)
-            .execute(&db.writer)
-            .await
-            .map(drop)
-            .map_err(explain)
-        })
-        .await
-    }
-
-    pub async fn request_removal(&self, keys: &[Key]) -> Result<i64> {
-        let db = self.clone();
-        let keys = keys.iter().map(Key::as_str).collect::<Vec<_>>().join("\n");
-        to_the_end(async move {
-            sqlx::query_scalar(
-                "INSERT INTO outbox (kinds, keys, created_at, due_at) VALUES ('manual', ?1, ?2, ?2) RETURNING id",
-            )
-            .bind(keys)
-            .bind(now())
-            .fetch_one(&db.writer)
-            .await
-            .map_err(explain)
-        })
-        .await
-    }
-
-    pub async fn is_pending(&self, row: i64) -> Result<bool> {
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM outbox WHERE id = ?1)")
-            .bind(row)
-            .fetch_one(&self.readers)
-            .await
-            .map_err(explain)
     }
 
     pub async fn close(&self) {

@@ -3,13 +3,14 @@
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use sqlx::Row;
+use sqlx::sqlite::{SqliteExecutor, SqliteRow};
 
 use super::{LEASE, Sqlite, explain, now};
-use crate::model::EventId;
+use crate::model::{EventId, View};
 use crate::store::rows::{self, Columns, Loader};
 use crate::store::{
     CycleRow, EventPrices, Lease, Loaded, Pruned, Removal, Result, Retention, Runner, StoreError,
-    StoreStatus, to_the_end,
+    StoreStatus, Viewed, to_the_end,
 };
 
 macro_rules! event_columns {
@@ -47,6 +48,29 @@ macro_rules! last_old_cycle {
     () => {
         "SELECT nullif(coalesce((SELECT min(id) - 1 FROM cycles WHERE as_of >= ?1), (SELECT max(id) FROM cycles)), 0)"
     };
+}
+
+/// The highest outbox row that was ever committed. Writers take turns, so the rows are numbered in
+/// the order of the commits.
+macro_rules! commits {
+    () => {
+        "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0) AS commits"
+    };
+}
+pub(super) use commits;
+
+/// What a transaction sees, or one statement of its own.
+pub(super) async fn seen(reader: impl SqliteExecutor<'_>) -> Result<View> {
+    let row = sqlx::query(concat!("SELECT ", commits!()))
+        .fetch_one(reader)
+        .await
+        .map_err(explain)?;
+    view(&row)
+}
+
+/// Column `commits`.
+pub(super) fn view(row: &SqliteRow) -> Result<View> {
+    Ok(View::after(row.int("commits")? as u64))
 }
 
 /// Rows a retention step takes out at once.
@@ -110,7 +134,19 @@ impl Sqlite {
         loader.finish(&next)
     }
 
-    pub async fn runners(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Vec<Runner>> {
+    /// A view, and an answer that holds what it sees: one read transaction around both.
+    pub async fn runners(
+        &self,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+    ) -> Result<Viewed<Vec<Runner>>> {
+        let db = self.clone();
+        to_the_end(async move { db.card(from, to).await }).await
+    }
+
+    async fn card(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Viewed<Vec<Runner>>> {
+        let mut tx = self.readers.begin().await.map_err(explain)?;
+        let view = seen(&mut *tx).await?;
         let runners = sqlx::query(concat!(
             "SELECT ", event_columns!(), ", ", selection_columns!(), ",
                     max(e.updated_at, s.updated_at, coalesce(max(p.updated_at), 0)) AS updated_at,
@@ -124,19 +160,23 @@ impl Sqlite {
         ))
         .bind(from.timestamp_micros())
         .bind(to.timestamp_micros())
-        .fetch_all(&self.readers)
+        .fetch_all(&mut *tx)
         .await
         .map_err(explain)?;
-        runners.iter().map(rows::runner).collect()
+        Ok(Viewed {
+            view,
+            value: runners.iter().map(rows::runner).collect::<Result<_>>()?,
+        })
     }
 
-    pub async fn event_prices(&self, event: &EventId) -> Result<Option<EventPrices>> {
+    pub async fn event_prices(&self, event: &EventId) -> Result<Viewed<Option<EventPrices>>> {
         let (db, event) = (self.clone(), event.clone());
         to_the_end(async move { db.prices_of(&event).await }).await
     }
 
-    async fn prices_of(&self, event: &EventId) -> Result<Option<EventPrices>> {
+    async fn prices_of(&self, event: &EventId) -> Result<Viewed<Option<EventPrices>>> {
         let mut tx = self.readers.begin().await.map_err(explain)?;
+        let view = seen(&mut *tx).await?;
         let head = sqlx::query(concat!(
             "SELECT e.id, ",
             event_columns!(),
@@ -147,7 +187,9 @@ impl Sqlite {
         .fetch_optional(&mut *tx)
         .await
         .map_err(explain)?;
-        let Some(head) = head else { return Ok(None) };
+        let Some(head) = head else {
+            return Ok(Viewed { view, value: None });
+        };
         let row = head.int("id")?;
         let selections = sqlx::query(concat!(
             "SELECT ",
@@ -173,7 +215,14 @@ impl Sqlite {
         .fetch_all(&mut *tx)
         .await
         .map_err(explain)?;
-        rows::event_prices(&head, &selections, &prices).map(Some)
+        Ok(Viewed {
+            view,
+            value: Some(rows::event_prices(&head, &selections, &prices)?),
+        })
+    }
+
+    pub async fn view(&self) -> Result<View> {
+        seen(&self.readers).await
     }
 
     pub async fn cycles(&self, after: i64, limit: i64) -> Result<Vec<CycleRow>> {
@@ -218,13 +267,14 @@ impl Sqlite {
     pub async fn status(&self) -> Result<StoreStatus> {
         let row = sqlx::query(
             "SELECT l.holder, l.expires_at, coalesce(l.state, '{}') AS state,
-                    (SELECT count(*) FROM outbox) AS pending,
-                    max(0.0, (?2 - coalesce((SELECT min(created_at) FROM outbox), ?2)) / 1000000.0) AS oldest,
+                    waiting.rows AS pending, max(0.0, (?2 - coalesce(waiting.oldest, ?2)) / 1000000.0) AS oldest,
                     (SELECT last_error FROM outbox WHERE last_error IS NOT NULL ORDER BY due_at DESC LIMIT 1) AS last_error,
                     (SELECT count(*) FROM events WHERE listed) AS events,
                     coalesce((SELECT open_prices FROM cycles ORDER BY id DESC LIMIT 1),
                              (SELECT count(*) FROM prices WHERE status <> 'withdrawn')) AS open_prices
-             FROM (SELECT 1) LEFT JOIN leases l ON l.name = ?1",
+             FROM (SELECT count(*) AS rows, min(created_at) AS oldest FROM outbox
+                   WHERE kinds <> 'canary' AND (kinds <> 'again' OR attempts > 0 OR due_at <= ?2)) AS waiting
+             LEFT JOIN leases l ON l.name = ?1",
         )
         .bind(LEASE)
         .bind(now())

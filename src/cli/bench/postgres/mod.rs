@@ -1,6 +1,8 @@
 //! What the bench does to a server past the store: databases of its own, the tables of the other
 //! designs, and looks at the server's own counters. Nothing here is on the product's path.
 
+mod answers;
+mod changes;
 mod narrow;
 mod wide;
 
@@ -16,6 +18,8 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use super::card::{BOOKMAKERS, Check, WEIGHTS, bookmaker_ids};
 use crate::store::{Store, StoreSettings};
 
+pub use answers::{Answers, Writer, Wrote};
+pub use changes::Changes;
 pub use narrow::Narrow;
 pub use wide::Wide;
 
@@ -71,6 +75,15 @@ impl Database {
                 made.drop().await?;
                 Err(why)
             }
+        }
+    }
+
+    /// One that is there already, with the product's tables in it; whoever made it drops it.
+    pub fn at(own: &StoreSettings) -> Self {
+        Self {
+            server: own.clone(),
+            name: String::new(),
+            own: own.clone(),
         }
     }
 

@@ -1,7 +1,5 @@
-//! Upstash over its REST protocol: a command is a JSON array, the answer `{"result":…}` or `{"error":…}`.
-//!
-//! Each of our verbs is one command in one request: a removal of any number of keys is one `UNLINK`,
-//! which is billed once, where a pipeline would be billed per key.
+//! How a command travels: a JSON array in a POST, answered by `{"result":…}` or `{"error":…}`, at most so
+//! large, and never with the token in what is shown of it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,30 +9,17 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::link::Link;
-use super::{CacheError, LEASE_TTL, Lease, Lookup, NO_EXPIRY, reply, script};
-use crate::key::Key;
+use super::super::link::Link;
+use super::super::{CacheError, reply};
+use super::MAX_REQUEST_BYTES;
 use crate::model::plain_text;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Upstash takes requests up to 10 MB.
-const MAX_REQUEST_BYTES: usize = 10_000_000;
-
 /// Room for the largest value that we store, escaped.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
-
-/// Well below the request limit, since JSON text grows when it is put into JSON.
-pub(super) const MAX_VALUE_BYTES: usize = 4 * 1024 * 1024;
-
-/// Keeps one removal below the request limit with keys of ordinary length; longer ones are cut
-/// further by [`MAX_REQUEST_BYTES`].
-const KEYS_PER_REQUEST: usize = 20_000;
-
-/// Room for the command's name and brackets.
-const REQUEST_OVERHEAD_BYTES: usize = 1024;
 
 /// Sent back on each request, it makes a read see what we wrote before.
 const SYNC_TOKEN: &str = "upstash-sync-token";
@@ -42,12 +27,12 @@ const SYNC_TOKEN: &str = "upstash-sync-token";
 /// What an error page may add to a log line.
 const EXCERPT_CHARS: usize = 120;
 
-pub struct Upstash {
+pub(super) struct Rest {
     http: Client,
     url: Url,
     token: SecretString,
     link: Link,
-    command_timeout: Duration,
+    pub command_timeout: Duration,
     sync_token: Mutex<Option<HeaderValue>>,
 }
 
@@ -63,7 +48,7 @@ fn even_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>
     Value::deserialize(deserializer).map(Some)
 }
 
-impl Upstash {
+impl Rest {
     /// Contacts nobody. Fails on a URL or token that can never work.
     pub fn open(
         url: &str,
@@ -110,95 +95,12 @@ impl Upstash {
         })
     }
 
-    pub async fn get(&self, key: &Key, deadline: Duration) -> Result<Lookup, CacheError> {
-        let lease = Lease::new();
-        let script = format!("{}{}", script::UPSTASH_FLAGS, script::GET_OR_LEASE);
-        let lease_ms = LEASE_TTL.as_millis().to_string();
-        let command = json!([
-            "EVAL",
-            script,
-            "2",
-            key.as_str(),
-            key.lease(),
-            lease.as_str(),
-            lease_ms
-        ]);
-        let answer = self.command(&command, deadline).await?;
-        if answer == 1 {
-            return Ok(Lookup::Miss { lease: Some(lease) });
-        }
-        if answer == 0 {
-            return Ok(Lookup::Miss { lease: None });
-        }
-        match answer.as_array().map(Vec::as_slice) {
-            Some([Value::String(body), pttl]) if pttl.is_i64() => {
-                // −1: another program stored it without expiry.
-                let remaining = pttl.as_u64().map_or(NO_EXPIRY, Duration::from_millis);
-                let body = body.clone().into();
-                Ok(Lookup::Hit { body, remaining })
-            }
-            _ => Err(self.strange("a script", &answer)),
-        }
-    }
-
-    pub async fn fill(
-        &self,
-        key: &Key,
-        lease: &Lease,
-        body: &[u8],
-        ttl: Duration,
-        deadline: Duration,
-    ) -> Result<bool, CacheError> {
-        let text = text(body).ok_or_else(|| CacheError::TooLarge {
-            detail: format!(
-                "the value of {key} ({} bytes) is not text, or over {MAX_VALUE_BYTES} bytes: Upstash cannot keep it",
-                body.len()
-            ),
-        })?;
-        let script = format!("{}{}", script::UPSTASH_FLAGS, script::FILL);
-        let ttl_ms = ttl.min(NO_EXPIRY).as_millis().max(1).to_string();
-        let command = json!([
-            "EVAL",
-            script,
-            "2",
-            key.as_str(),
-            key.lease(),
-            lease.as_str(),
-            text,
-            ttl_ms
-        ]);
-        let answer = self.command(&command, deadline).await?;
-        match answer.as_i64() {
-            Some(stored) => Ok(stored == 1),
-            None => Err(self.strange("a script", &answer)),
-        }
-    }
-
-    pub async fn remove(&self, keys: &[Key]) -> Result<u64, CacheError> {
-        let mut existed = 0;
-        for command in unlinks(keys) {
-            let answer = self.command(&command, self.command_timeout).await?;
-            existed += answer
-                .as_u64()
-                .ok_or_else(|| self.strange("UNLINK", &answer))?;
-        }
-        Ok(existed)
-    }
-
-    pub async fn ping(&self) -> Result<(), CacheError> {
-        let answer = self.command(&json!(["PING"]), self.command_timeout).await?;
-        match answer.as_str() {
-            Some("PONG") => Ok(()),
-            _ => Err(self.strange("PING", &answer)),
-        }
-    }
-
     pub fn host(&self) -> &str {
         self.link.host()
     }
 
     /// Sends one command, and keeps the link informed.
-    async fn command(&self, command: &Value, deadline: Duration) -> Result<Value, CacheError> {
+    pub async fn command(&self, command: &Value, deadline: Duration) -> Result<Value, CacheError> {
         let answer = tokio::time::timeout(deadline, self.send(command))
             .await
             .unwrap_or_else(|_| Err(self.timeout()));
@@ -303,7 +205,7 @@ impl Upstash {
         }
     }
 
-    fn strange(&self, command: &str, answer: &Value) -> CacheError {
+    pub fn strange(&self, command: &str, answer: &Value) -> CacheError {
         let answer = self.excerpt(&answer.to_string());
         CacheError::Protocol {
             detail: format!("{} answered {command} with {answer}", self.host()),
@@ -325,63 +227,5 @@ impl Upstash {
         self.sync_token
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What of a body Upstash can keep: its requests are JSON, so only text.
-pub(super) fn text(body: &[u8]) -> Option<&str> {
-    (body.len() <= MAX_VALUE_BYTES)
-        .then(|| std::str::from_utf8(body).ok())
-        .flatten()
-}
-
-/// Leases and values of all keys, in as few commands as the request limit allows.
-fn unlinks(keys: &[Key]) -> Vec<Value> {
-    let mut commands = Vec::new();
-    let mut names: Vec<Value> = vec!["UNLINK".into()];
-    let mut bytes = REQUEST_OVERHEAD_BYTES;
-    for key in keys {
-        let pair = [key.lease().into(), Value::from(key.as_str())];
-        let pair_bytes: usize = pair.iter().map(|name| name.to_string().len() + 1).sum();
-        let is_full = bytes + pair_bytes > MAX_REQUEST_BYTES || names.len() > KEYS_PER_REQUEST * 2;
-        if is_full && names.len() > 1 {
-            commands.push(Value::Array(std::mem::replace(
-                &mut names,
-                vec!["UNLINK".into()],
-            )));
-            bytes = REQUEST_OVERHEAD_BYTES;
-        }
-        bytes += pair_bytes;
-        names.extend(pair);
-    }
-    if names.len() > 1 {
-        commands.push(Value::Array(names));
-    }
-    commands
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn removals_are_cut_below_the_request_limit_and_none_is_lost() {
-        let long = "k".repeat(30_000);
-        let keys: Vec<Key> = (0..1_000)
-            .filter_map(|n| Key::from_person(&format!("{long}{n}")))
-            .collect();
-        let commands = unlinks(&keys);
-        assert!(
-            commands
-                .iter()
-                .all(|c| c.to_string().len() <= MAX_REQUEST_BYTES)
-        );
-        let names = commands
-            .iter()
-            .filter_map(Value::as_array)
-            .map(|c| c.len() - 1);
-        assert_eq!(names.sum::<usize>(), keys.len() * 2);
-        assert!(unlinks(&[]).is_empty());
-        assert_eq!(unlinks(&keys[..10]).len(), 1);
     }
 }

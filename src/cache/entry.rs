@@ -1,0 +1,229 @@
+//! One cached answer: its body, what its loader had seen, and how long it may be served. Remote
+//! caches keep it as one line of text and the body, so that looking is a plain read.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+use super::Bytes;
+use crate::key::Tag;
+use crate::model::View;
+
+/// The form of a stored entry; another one is a miss.
+const FORM: &str = "o1";
+/// Form, life and stamp: what tells one stored entry from another.
+pub(super) const BEGINNING: usize = 2 + 1 + 16 + 1 + 32;
+/// Fast, and half of what the best level would save.
+const COMPRESSION_LEVEL: i32 = 1;
+/// A stored line longer than this is not ours.
+const LONGEST_LINE: usize = 256 * 1024;
+/// What a compressed body may grow to.
+const LARGEST_BODY: usize = 64 * 1024 * 1024;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub body: Bytes,
+    /// The lease that filled it: no two entries have the same.
+    pub stamp: u128,
+    /// "There is none": a body may say so in words.
+    pub absent: bool,
+    /// What the loader had seen, at least.
+    pub view: View,
+    pub tags: Vec<Tag>,
+    pub stored_at: Instant,
+    pub fresh: Duration,
+    pub while_revalidating: Duration,
+    pub on_error: Duration,
+    /// How long the load took.
+    pub load: Duration,
+}
+
+impl Entry {
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.stored_at)
+    }
+
+    /// The end of its life, whatever happens.
+    pub fn ttl(&self) -> Duration {
+        self.fresh + self.while_revalidating.max(self.on_error)
+    }
+
+    /// Whether to renew it now although it is still fresh; `draw` in 0..1 is uniform. XFetch.
+    pub fn wants_renewal(&self, age: Duration, early: f64, draw: impl FnOnce() -> f64) -> bool {
+        let left = self.fresh.saturating_sub(age).as_secs_f64();
+        let load = self.load.as_secs_f64() * early;
+        // Beyond twenty loads from the end the odds are below one in 10^8: spare draw and logarithm.
+        left <= load * 20.0 && load * -draw().max(f64::MIN_POSITIVE).ln() >= left
+    }
+
+    /// The form in which a remote cache keeps it. `server_ms` is the cache's clock when it was stored,
+    /// `as_text` where the cache takes nothing else.
+    pub(super) fn encode(
+        &self,
+        life: &str,
+        server_ms: u64,
+        compress_from: usize,
+        as_text: bool,
+    ) -> Vec<u8> {
+        let small = (self.body.len() >= compress_from)
+            .then(|| zstd::bulk::compress(&self.body, COMPRESSION_LEVEL).ok())
+            .flatten()
+            .filter(|small| small.len() < self.body.len());
+        let plain_text = std::str::from_utf8(&self.body).is_ok();
+        let (form, body) = match small {
+            Some(small) if as_text => ("zb", STANDARD_NO_PAD.encode(small).into_bytes()),
+            Some(small) => ("z", small),
+            None if as_text && !plain_text => {
+                ("b", STANDARD_NO_PAD.encode(&self.body).into_bytes())
+            }
+            None => ("-", self.body.to_vec()),
+        };
+        let ms = |time: Duration| time.as_millis();
+        let mut line = String::with_capacity(128);
+        let _ = write!(
+            line,
+            "{FORM} {life} {:032x} {server_ms} {} {} {} {} {} {form} {}",
+            self.stamp,
+            ms(self.fresh),
+            ms(self.while_revalidating),
+            ms(self.on_error),
+            self.load.as_micros(),
+            self.view,
+            if self.absent { 'a' } else { '-' },
+        );
+        for tag in &self.tags {
+            let _ = write!(line, " {tag}");
+        }
+        line.push('\n');
+        let mut stored = line.into_bytes();
+        stored.extend_from_slice(&body);
+        stored
+    }
+
+    /// Reads what `encode` wrote, with the life it belongs to. `None`: not an entry of this form.
+    /// `age` tells how long ago a moment of the cache's clock was.
+    pub(super) fn decode(
+        stored: &Bytes,
+        now: Instant,
+        age: impl Fn(u64) -> Duration,
+    ) -> Option<(String, Self)> {
+        let end = stored
+            .iter()
+            .take(LONGEST_LINE)
+            .position(|byte| *byte == b'\n')?;
+        let line = std::str::from_utf8(&stored[..end]).ok()?;
+        let mut words = line.split(' ');
+        if words.next() != Some(FORM) {
+            return None;
+        }
+        let life = words.next()?.to_owned();
+        let stamp = u128::from_str_radix(words.next()?, 16).ok()?;
+        let stored_ms = words.next()?.parse().ok()?;
+        let mut number = || words.next()?.parse::<u64>().ok();
+        let (fresh, while_revalidating, on_error) = (number()?, number()?, number()?);
+        let load = number()?;
+        let view = View::parse(words.next()?)?;
+        let form = words.next()?;
+        let absent = words.next()? == "a";
+        let tags: Vec<Tag> = words.map(Tag::stored).collect();
+        let body = stored.slice(end + 1..);
+        let body = match form {
+            "-" => body,
+            "b" => STANDARD_NO_PAD.decode(&body).ok()?.into(),
+            "z" => grown(&body)?,
+            "zb" => grown(&STANDARD_NO_PAD.decode(&body).ok()?)?,
+            _ => return None,
+        };
+        let entry = Self {
+            body,
+            stamp,
+            absent,
+            view,
+            tags,
+            stored_at: now.checked_sub(age(stored_ms)).unwrap_or(now),
+            fresh: Duration::from_millis(fresh),
+            while_revalidating: Duration::from_millis(while_revalidating),
+            on_error: Duration::from_millis(on_error),
+            load: Duration::from_micros(load),
+        };
+        Some((life, entry))
+    }
+}
+
+fn grown(small: &[u8]) -> Option<Bytes> {
+    let size = zstd::zstd_safe::get_frame_content_size(small).ok()??;
+    let size = usize::try_from(size).ok()?;
+    let body = (size <= LARGEST_BODY).then(|| zstd::bulk::decompress(small, size).ok());
+    body.flatten().map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(body: &[u8]) -> Entry {
+        Entry {
+            body: Bytes::copy_from_slice(body),
+            stamp: 7,
+            absent: false,
+            view: View::parse("3:9:3,5").expect("a view"),
+            tags: vec![Tag::event(&"rac 1".into()), Tag::event(&"x".into())],
+            stored_at: Instant::now(),
+            fresh: Duration::from_secs(30),
+            while_revalidating: Duration::from_secs(20),
+            on_error: Duration::from_secs(30),
+            load: Duration::from_millis(3),
+        }
+    }
+
+    fn there_and_back(entry: &Entry, compress_from: usize, as_text: bool) -> (String, Entry) {
+        let stored = entry.encode("00000000000000ff", 1000, compress_from, as_text);
+        assert!(!as_text || std::str::from_utf8(&stored).is_ok());
+        let read = Entry::decode(&stored.into(), entry.stored_at, |_| Duration::ZERO);
+        read.expect("an entry")
+    }
+
+    proptest! {
+        #[test]
+        fn it_comes_back_as_it_was(body in prop::collection::vec(any::<u8>(), 0..400), absent: bool, from in 0usize..500, as_text: bool) {
+            let entry = Entry { absent, ..entry(&body) };
+            let (life, back) = there_and_back(&entry, from, as_text);
+            prop_assert_eq!(life, "00000000000000ff");
+            prop_assert_eq!(back, entry);
+        }
+
+        #[test]
+        fn what_is_no_entry_is_none_and_no_panic(stored in prop::collection::vec(any::<u8>(), 0..80), cut in 0usize..120) {
+            let now = Instant::now();
+            let _ = Entry::decode(&stored.into(), now, |_| Duration::ZERO);
+            let whole = entry(b"body").encode("00000000000000ff", 1, 1, false);
+            let _ = Entry::decode(&Bytes::copy_from_slice(&whole[..cut.min(whole.len())]), now, |_| Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn large_bodies_become_small() {
+        let body = r#"{"bookmaker":"bet365","decimal":"3.25"}"#.repeat(1000);
+        let entry = entry(body.as_bytes());
+        let stored = entry.encode("00000000000000ff", 1, 1024, false);
+        assert!(stored.len() < body.len() / 20, "{}", stored.len());
+        assert!(
+            stored[..BEGINNING].ends_with(b"0007"),
+            "the script compares so many"
+        );
+        assert_eq!(there_and_back(&entry, 1024, true).1.body, entry.body);
+    }
+
+    #[test]
+    fn renewal_comes_early_for_slow_loads_only() {
+        let entry = entry(b"");
+        let early = |age_ms, draw| entry.wants_renewal(Duration::from_millis(age_ms), 1.0, || draw);
+        assert!(!early(0, 1e-300) && !early(29_000, 1e-300));
+        assert!(early(29_999, 0.5) && !early(29_990, 0.5));
+        assert!(early(30_001, 1.0));
+        assert!(!entry.wants_renewal(Duration::from_millis(29_999), 0.0, || 0.1));
+    }
+}

@@ -1,0 +1,364 @@
+//! The relay: outbox to cache. One batch claims what is due, removes every answer it makes wrong,
+//! and settles; the loop around it wakes at a poke and looks by itself (safe path). What this process
+//! commits itself is handed over (`fast`), and removed before anybody asks the database again.
+//!
+//! It runs beside the cycle and never inside it. A row leaves the outbox only when all of its keys
+//! are confirmed gone; until then it comes back, for ever, also after a restart.
+
+mod batch;
+mod fast;
+mod floor;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{Cache, CacheError, Reader, Removed, Targets};
+use crate::key::Key;
+use crate::live::{Activity, Live};
+use crate::model::View;
+use crate::store::{Again, Backlog, Claimed, Gone, Lease, Rows, Store, StoreError, Told};
+
+use batch::{most_attempts, newest_cycle, removal, retry_after, targets};
+pub use fast::{Fast, hand_over};
+pub use floor::FloorKeeper;
+
+/// Rows taken at once. A full batch means that more wait: those are coalesced by the database.
+const BATCH: i64 = 2_000;
+/// Rows of a backlog that are looked at together; memory holds no more of them, coalesced.
+const BACKLOG: i64 = 100_000;
+/// A claimed row is due again after this, should we die with it in our hands.
+const CLAIM_FOR: Duration = Duration::from_secs(10);
+/// The safe path: how often the relay looks without having been poked.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What the last pass may take of the daemon's goodbye.
+const LAST_DRAIN: Duration = Duration::from_secs(8);
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+/// A removal that waits longer than this is a person's business; said once a while.
+const ESCALATE_AFTER: Duration = Duration::from_secs(60);
+/// No cached answer of ours lives longer: the bound that the log promises while a removal is late.
+pub const STALE_AT_MOST: Duration = Duration::from_secs(60);
+
+/// What one batch came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// Nothing is due.
+    Empty,
+    Removed {
+        rows: usize,
+        keys: usize,
+    },
+    /// The cache did not confirm; the rows are due again after `retry`.
+    Failed {
+        rows: usize,
+        retry: Duration,
+    },
+}
+
+#[derive(Clone)]
+pub struct Relay {
+    pub store: Store,
+    pub reader: Reader,
+    pub live: Live,
+    /// Whose claims these are.
+    pub who: String,
+    pub poke: Arc<Notify>,
+    /// Rung when the cache says that it has no floor.
+    pub no_floor: Arc<Notify>,
+    /// Rung when a cache that was away answers again.
+    pub back: Arc<Notify>,
+    /// Told what was removed.
+    pub auditor: Option<mpsc::Sender<Told>>,
+    /// Keys are removed once more after this, for programs that fill the cache on their own. Zero: not.
+    pub again_after: Duration,
+}
+
+impl Relay {
+    /// Works until `stop`, then drains what the last cycle left. The database being away is no
+    /// reason to end: the cycle says so already, and the rows are safe in it.
+    ///
+    /// A cache of this process alone is nobody else's: while another daemon leads, and its readers
+    /// have what the rows make wrong, the rows are left to it.
+    pub async fn run(
+        self,
+        mut fast: Fast,
+        lease: watch::Receiver<Option<Lease>>,
+        stop: CancellationToken,
+    ) {
+        let ours = || self.cache().is_shared() || lease.borrow().is_some();
+        let settler = fast.settler(&self);
+        let mut failing_since = None;
+        while !stop.is_cancelled() {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = fast.removed(&self) => continue,
+                () = self.poke.notified() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            while ours() && !stop.is_cancelled() {
+                match self.turn().await {
+                    Ok(Batch::Removed { .. }) => failing_since = None,
+                    Ok(Batch::Failed { retry, .. }) => {
+                        self.escalate(failing_since.get_or_insert_with(Instant::now));
+                        // What waits can do no better before this, but what is committed meanwhile may
+                        // find the cache back, and filled again.
+                        let over = tokio::time::sleep(retry);
+                        tokio::pin!(over);
+                        loop {
+                            tokio::select! {
+                                biased;
+                                () = stop.cancelled() => break,
+                                () = &mut over => break,
+                                // Not due yet, and no reason to wait any longer.
+                                () = self.back.notified() => {
+                                    if let Err(why) = self.backlog().await {
+                                        tracing::debug!(event = "relay.store_failed", error = %why, "the outbox cannot be read");
+                                    }
+                                    break;
+                                }
+                                () = fast.removed(&self) => {}
+                            }
+                        }
+                        continue;
+                    }
+                    Ok(Batch::Empty) => break,
+                    Err(why) => {
+                        tracing::debug!(event = "relay.store_failed", error = %why, "the outbox cannot be read");
+                        break;
+                    }
+                }
+                if fast.is_waiting() {
+                    fast.removed(&self).await;
+                }
+            }
+        }
+        drop(fast);
+        settler.ended().await;
+        if ours()
+            && let Err(why) = self.drain(LAST_DRAIN).await
+        {
+            tracing::debug!(event = "relay.store_failed", error = %why, "the outbox cannot be read");
+        }
+    }
+
+    /// Removes what is due until nothing is, or the cache does not confirm, or `deadline` is over.
+    pub async fn drain(&self, deadline: Duration) -> Result<Batch, StoreError> {
+        let started = Instant::now();
+        let mut last = self.turn().await?;
+        while matches!(last, Batch::Removed { .. }) && started.elapsed() < deadline {
+            match self.turn().await? {
+                Batch::Empty => break,
+                next => last = next,
+            }
+        }
+        Ok(last)
+    }
+
+    /// As `drain`, and waits for rows that are not due yet: an earlier run postponed them, or died
+    /// with them in its hands. Says how many are left.
+    pub async fn drain_all(&self, deadline: Duration) -> Result<i64, StoreError> {
+        let started = Instant::now();
+        let mut removed = false;
+        loop {
+            let last = self
+                .drain(deadline.saturating_sub(started.elapsed()))
+                .await?;
+            let left = self.store.status().await?.outbox_pending;
+            let failed = matches!(last, Batch::Failed { .. });
+            removed |= matches!(last, Batch::Removed { .. });
+            if left == 0 && removed && self.removes_again() {
+                // The second removals are due when this is over, and nobody else may be there then.
+                tokio::time::sleep(self.again_after + FIRST_RETRY).await;
+                self.drain(deadline).await?;
+                removed = false;
+            }
+            if left == 0 || failed || started.elapsed() >= deadline {
+                return Ok(left);
+            }
+            tokio::time::sleep(FIRST_RETRY).await;
+        }
+    }
+
+    /// A batch; and where it was a full one, the whole backlog.
+    async fn turn(&self) -> Result<Batch, StoreError> {
+        let batch = self.batch().await?;
+        match batch {
+            Batch::Removed { rows, .. } if rows as i64 == BATCH => self.backlog().await,
+            batch => Ok(batch),
+        }
+    }
+
+    /// Claim, targets, remove, settle.
+    pub async fn batch(&self) -> Result<Batch, StoreError> {
+        let claim = self.store.claim(&self.who, BATCH, CLAIM_FOR).await?;
+        if claim.rows.is_empty() {
+            return Ok(Batch::Empty);
+        }
+        let rows: Vec<i64> = claim.rows.iter().map(|row| row.id).collect();
+        let started = Instant::now();
+        match self.remove(&claim.rows, &claim.view).await {
+            Ok((targets, removed)) => {
+                let removal = removal(
+                    &claim.rows,
+                    &targets,
+                    removed,
+                    self.cache(),
+                    started.elapsed(),
+                );
+                self.audit(|| Rows::These(rows.clone()));
+                let again = self.again(&targets);
+                self.store.settle(&rows, removal.as_slice(), again).await?;
+                self.tell(&claim.rows, targets, removal.as_ref());
+                Ok(Batch::Removed {
+                    rows: rows.len(),
+                    keys: removal.map_or(0, |removal| removal.keys.len()),
+                })
+            }
+            Err(why) => {
+                let retry = self.failed(&claim.rows, &why);
+                self.store.postpone(&rows, retry, why.detail()).await?;
+                Ok(Batch::Failed {
+                    rows: rows.len(),
+                    retry,
+                })
+            }
+        }
+    }
+
+    /// All that waits, the oldest first, coalesced.
+    async fn backlog(&self) -> Result<Batch, StoreError> {
+        loop {
+            let backlog: Backlog = self.store.backlog(BACKLOG).await?;
+            if backlog.changes.is_empty() {
+                return Ok(Batch::Empty);
+            }
+            let started = Instant::now();
+            let (targets, removed) = match self.remove(&backlog.changes, &backlog.view).await {
+                Ok(done) => done,
+                Err(why) => {
+                    let retry = self.failed(&backlog.changes, &why);
+                    return Ok(Batch::Failed {
+                        rows: backlog.rows as usize,
+                        retry,
+                    });
+                }
+            };
+            self.audit(|| Rows::Through(backlog.through, backlog.view.clone()));
+            let changes = &backlog.changes;
+            let removal = removal(changes, &targets, removed, self.cache(), started.elapsed());
+            let again = self.again(&targets);
+            let settled = self
+                .store
+                .settle_backlog(&backlog, removal.as_slice(), again)
+                .await?;
+            self.tell(changes, targets, removal.as_ref());
+            if settled < BACKLOG as u64 / 2 {
+                return Ok(Batch::Removed {
+                    rows: settled as usize,
+                    keys: removal.map_or(0, |removal| removal.keys.len()),
+                });
+            }
+        }
+    }
+
+    /// The second removals go to the plain keys alone: our own readers need none.
+    async fn remove(
+        &self,
+        rows: &[Claimed],
+        view: &View,
+    ) -> Result<(Targets, Removed), CacheError> {
+        let (targets, again) = targets(rows);
+        if !again.is_empty() {
+            self.cache().remove_plain(&again).await?;
+        }
+        if targets == Targets::default() {
+            return Ok((targets, Removed::default()));
+        }
+        let removed = self.reader.remove(&targets, view).await?;
+        if removed.no_floor {
+            self.no_floor.notify_one();
+        }
+        Ok((targets, removed))
+    }
+
+    fn again(&self, targets: &Targets) -> Option<Again> {
+        self.removes_again().then(|| Again {
+            // Nobody else fills the canary.
+            keys: targets
+                .keys
+                .iter()
+                .filter(|key| **key != Key::canary())
+                .cloned()
+                .collect(),
+            after: self.again_after,
+        })
+    }
+
+    /// No reader can be wrong about these any more.
+    fn audit(&self, rows: impl FnOnce() -> Rows) {
+        if let Some(auditor) = &self.auditor {
+            let _ = auditor.try_send(Told::Removed(Gone::now(rows())));
+        }
+    }
+
+    /// Where there can be other programs.
+    fn removes_again(&self) -> bool {
+        let shared = matches!(**self.cache(), Cache::Redis(_) | Cache::Upstash(_));
+        shared && !self.again_after.is_zero()
+    }
+
+    fn tell(&self, rows: &[Claimed], targets: Targets, removal: Option<&crate::store::Removal>) {
+        let Some(removal) = removal.filter(|_| self.cache().backend() != "off") else {
+            return;
+        };
+        self.live.say(Activity::Invalidated {
+            cycle: removal.cycle.map(|cycle| cycle as u64),
+            rule: removal.rule.clone(),
+            backend: self.cache().backend(),
+            keys: targets.keys,
+            reason: batch::reason(rows),
+            attempts: removal.attempts as u32,
+            took_ms: removal.took_ms as u64,
+            actor: None,
+        });
+    }
+
+    fn failed(&self, rows: &[Claimed], why: &CacheError) -> Duration {
+        let attempt = most_attempts(rows);
+        let retry = retry_after(attempt, why.is_retryable());
+        self.live.say(Activity::InvalidateFailed {
+            cycle: newest_cycle(rows).map(|cycle| cycle as u64),
+            backend: self.cache().backend(),
+            keys: targets(rows).0.keys.len() as u64,
+            attempt: attempt as u32,
+            retry_ms: retry.as_millis() as u64,
+            stale_s: STALE_AT_MOST.as_secs(),
+            error: why.to_string(),
+        });
+        retry
+    }
+
+    /// A warning each time is enough for an hour of a cache's maintenance, and too little for a wrong
+    /// password that nobody notices.
+    fn escalate(&self, since: &mut Instant) {
+        if since.elapsed() < ESCALATE_AFTER {
+            return;
+        }
+        *since = Instant::now();
+        tracing::error!(
+            event = "cache.invalidate_stuck",
+            backend = self.cache().backend(),
+            host = self.cache().host(),
+            "Removals have failed for over {} s: readers of other programs see old prices until the cache answers. \
+             Nothing is lost; `oddsd status` says how many wait and why",
+            ESCALATE_AFTER.as_secs()
+        );
+    }
+
+    fn cache(&self) -> &Arc<Cache> {
+        self.reader.cache()
+    }
+}

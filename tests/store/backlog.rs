@@ -1,0 +1,226 @@
+//! What an outage leaves behind: taken page by page, coalesced, and nothing with it that was not
+//! looked at.
+
+use std::collections::BTreeSet;
+
+use oddsd::key::Key;
+use oddsd::model::ChangeKind::{
+    EventAdded, Manual, PriceChanged, PriceWithdrawn, SelectionChanged,
+};
+use oddsd::store::{Again, Claimed, Purpose};
+use sqlx::{Connection, Executor, Row};
+
+use super::home::{Backend, Daemon, Day, LATER, SOON, offer};
+use super::on_every_backend;
+use super::outbox::removal;
+use crate::world::postgres;
+
+on_every_backend!(
+    rows_of_one_event_are_one_change,
+    a_page_at_a_time_takes_all_of_it,
+    what_comes_in_between_stays,
+    a_second_removal_before_its_time_stays,
+    nothing_to_do_is_nothing,
+);
+
+fn again(key: &Key, after: std::time::Duration) -> Option<Again> {
+    let keys = vec![key.clone()];
+    Some(Again { keys, after })
+}
+
+async fn rows_of_one_event_are_one_change(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(2, 1, 2);
+    ann.see(&day.snapshot()).await;
+    // Whoever has them in his hands: rows are looked at all the same.
+    home.claim(1, LATER).await;
+    for cents in 0..4 {
+        day.pass(10);
+        day.set(0, 0, Some(offer(500 + cents)));
+        ann.see(&day.snapshot()).await;
+    }
+    day.pass(10);
+    day.set(0, 1, None);
+    ann.see(&day.snapshot()).await;
+    let (one, other) = (
+        Key::races_by_stage(),
+        Key::from_person("other").expect("a key"),
+    );
+    for key in [&one, &other, &one] {
+        let named = std::slice::from_ref(key);
+        home.store.request_removal(named).await.expect("a row");
+    }
+    let beats = [
+        home.store.touch_canary(&one).await.expect("touched"),
+        home.store.touch_canary(&one).await.expect("touched"),
+    ];
+    home.store
+        .settle(&[], &[], again(&one, SOON))
+        .await
+        .expect("settled");
+
+    let backlog = home.store.backlog(1000).await.expect("a backlog");
+    assert_eq!(backlog.rows as i64, home.count("outbox").await);
+    let shape = |change: &Claimed| {
+        let event = change.event.as_ref().map(|event| event.to_string());
+        let keys: Vec<String> = change.keys.iter().map(Key::to_string).collect();
+        let told = event.unwrap_or(keys.join(" "));
+        (told, change.purpose, change.kinds.clone(), change.cycle)
+    };
+    let manual = BTreeSet::from([Manual]);
+    use Purpose::*;
+    assert_eq!(
+        backlog.changes.iter().map(shape).collect::<Vec<_>>(),
+        [
+            (
+                "rac_0".to_owned(),
+                Change,
+                BTreeSet::from([EventAdded, SelectionChanged, PriceChanged, PriceWithdrawn]),
+                Some(6)
+            ),
+            (
+                "rac_1".to_owned(),
+                Change,
+                BTreeSet::from([EventAdded, SelectionChanged, PriceChanged]),
+                Some(1)
+            ),
+            (one.to_string(), Change, manual.clone(), None),
+            (other.to_string(), Change, manual, None),
+            (one.to_string(), Canary, BTreeSet::new(), None),
+            (one.to_string(), Again, BTreeSet::new(), None),
+        ]
+    );
+    let attempts: Vec<i32> = backlog.changes.iter().map(|one| one.attempts).collect();
+    assert_eq!(attempts, [1, 0, 0, 0, 0, 0]);
+    assert_eq!(backlog.changes[4].transaction, beats[1].transaction);
+    // Each as it stands alone, once nobody holds it any more.
+    let ids = home.outbox().await;
+    assert_eq!(backlog.through, *ids.last().expect("rows"));
+    home.store.postpone(&ids, SOON, "no").await.expect("due");
+    let rows = home.claim(1000, SOON).await.rows;
+    assert_eq!(rows.len() as u64, backlog.rows);
+    for change in &backlog.changes {
+        let same = |row: &&Claimed| {
+            (&row.event, &row.keys, row.purpose) == (&change.event, &change.keys, change.purpose)
+        };
+        let its = || rows.iter().filter(same);
+        assert_eq!(change.id, 0);
+        let newest = its().map(|row| row.transaction).max();
+        assert_eq!(Some(change.transaction), newest);
+        let oldest = its().map(|row| row.created_at).min();
+        assert_eq!(Some(change.created_at), oldest);
+        assert!(its().all(|row| backlog.view.sees(row.transaction)));
+    }
+
+    let done = home
+        .store
+        .settle_backlog(&backlog, &[removal(&["a", "b"])], again(&other, LATER))
+        .await;
+    assert_eq!(done, Ok(backlog.rows));
+    let left = home.store.backlog(10).await.expect("a backlog");
+    assert_eq!((left.rows, left.changes.len()), (0, 0));
+    assert_eq!(home.count("outbox").await, 1, "to be removed again, later");
+    assert_eq!(home.store.removals(-1, 10).await.expect("a log").len(), 1);
+}
+
+async fn a_page_at_a_time_takes_all_of_it(backend: Backend) {
+    let home = backend.fresh().await;
+    for n in 0..7 {
+        let key = Key::from_person(&format!("key:{}", n % 2)).expect("a key");
+        home.store.request_removal(&[key]).await.expect("a row");
+    }
+    let mut pages = Vec::new();
+    loop {
+        let page = home.store.backlog(3).await.expect("a backlog");
+        if page.rows == 0 {
+            break;
+        }
+        let done = home.store.settle_backlog(&page, &[], None).await;
+        assert_eq!(done, Ok(page.rows));
+        pages.push((page.rows, page.changes.len(), page.through));
+    }
+    let shape: Vec<_> = pages.iter().map(|page| (page.0, page.1)).collect();
+    assert_eq!(shape, [(3, 2), (3, 2), (1, 1)]);
+    assert!(pages.is_sorted_by_key(|page| page.2));
+}
+
+async fn what_comes_in_between_stays(backend: Backend) {
+    let home = backend.fresh().await;
+    let key = [Key::races_by_stage()];
+    home.store.request_removal(&key).await.expect("a row");
+    let backlog = home.store.backlog(100).await.expect("a backlog");
+    let later = home.store.request_removal(&key).await.expect("a row");
+    let done = home.store.settle_backlog(&backlog, &[], None).await;
+    assert_eq!(done, Ok(1));
+    assert!(home.store.is_pending(later).await.expect("an answer"));
+    let done = home.store.settle_backlog(&backlog, &[], None).await;
+    assert_eq!(done, Ok(0), "once is all");
+    assert!(home.store.is_pending(later).await.expect("an answer"));
+}
+
+/// SQLite has no such thing: its writers take turns.
+#[tokio::test]
+async fn a_lower_number_that_commits_later_stays() {
+    let home = Backend::Postgres.fresh().await;
+    let key = [Key::races_by_stage()];
+    let low = home.store.request_removal(&key).await.expect("a row");
+    let mut slow = postgres::connect(&home.url).await;
+    let mut open = slow.begin().await.expect("a transaction");
+    let late = open
+        .fetch_one("INSERT INTO oddsd.outbox (kinds, keys) VALUES ('manual', 'late') RETURNING id")
+        .await
+        .expect("a row")
+        .get::<i64, _>(0);
+    let high = home.store.request_removal(&key).await.expect("a row");
+    assert!(low < late && late < high);
+    let backlog = home.store.backlog(100).await.expect("a backlog");
+    assert_eq!((backlog.rows, backlog.through), (2, high));
+    open.commit().await.expect("committed");
+    let done = home.store.settle_backlog(&backlog, &[], None).await;
+    assert_eq!(done, Ok(2));
+    assert!(home.store.is_pending(late).await.expect("an answer"));
+    let rest = home.store.backlog(100).await.expect("a backlog");
+    assert_eq!((rest.rows, rest.through), (1, late));
+    assert!(rest.view.sees(rest.changes[0].transaction));
+    assert!(!backlog.view.sees(rest.changes[0].transaction));
+}
+
+async fn a_second_removal_before_its_time_stays(backend: Backend) {
+    let home = backend.fresh().await;
+    let key = Key::races_by_stage();
+    for _ in 0..2 {
+        let one = again(&key, LATER);
+        home.store.settle(&[], &[], one).await.expect("settled");
+    }
+    let due = again(&key, SOON);
+    home.store.settle(&[], &[], due).await.expect("settled");
+    // They take no place in the page, and may well be older than what is in it.
+    let backlog = home.store.backlog(1).await.expect("a backlog");
+    assert_eq!((backlog.rows, backlog.through), (1, 3));
+    home.store.request_removal(&[key]).await.expect("a row");
+    let backlog = home.store.backlog(100).await.expect("a backlog");
+    assert_eq!((backlog.rows, backlog.through), (2, 4));
+    // The time of one has come since: it was not looked at all the same.
+    let come = home.store.postpone(&[2], SOON, "its time has come").await;
+    come.expect("due");
+    let done = home.store.settle_backlog(&backlog, &[], None).await;
+    assert_eq!(done, Ok(2));
+    assert_eq!(home.outbox().await, [1, 2]);
+    let rest = home.store.backlog(100).await.expect("a backlog");
+    assert_eq!((rest.rows, rest.through), (1, 2));
+}
+
+async fn nothing_to_do_is_nothing(backend: Backend) {
+    let home = backend.fresh().await;
+    let backlog = home.store.backlog(100).await.expect("a backlog");
+    assert_eq!((backlog.rows, backlog.through), (0, 0));
+    assert_eq!(backlog.changes, []);
+    let key = Key::races_by_stage();
+    let row = home.store.request_removal(std::slice::from_ref(&key));
+    let row = row.await.expect("a row");
+    let done = home.store.settle_backlog(&backlog, &[], again(&key, LATER));
+    assert_eq!(done.await, Ok(0));
+    assert!(home.store.is_pending(row).await.expect("an answer"));
+    assert_eq!(home.count("outbox").await, 2);
+}

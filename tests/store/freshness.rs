@@ -1,0 +1,265 @@
+//! What a reader saw, and what a claim saw: decided by transactions, whatever the clocks say.
+
+use std::collections::HashMap;
+
+use chrono::Utc;
+use oddsd::key::Key;
+use oddsd::model::{EventId, View};
+use oddsd::store::{Again, Purpose, Store};
+use sqlx::{Connection, Executor, Row};
+
+use super::home::{Backend, Daemon, Day, Home, LATER, SOON, at, decimal, offer};
+use super::on_every_backend;
+use crate::world::postgres;
+
+on_every_backend!(
+    a_view_sees_what_was_committed_before_it_and_nothing_after,
+    an_answer_holds_everything_that_its_view_sees,
+    a_claim_sees_every_row_of_it,
+    the_canary_goes_the_way_of_every_change,
+    a_second_removal_is_kept_until_its_time,
+    what_is_not_late_is_not_counted,
+);
+
+fn keys(names: &[&str]) -> Vec<Key> {
+    let key = |name: &&str| Key::from_person(name).expect("a key");
+    names.iter().map(key).collect()
+}
+
+/// The view of each kind of load.
+async fn loads(store: &Store) -> [View; 6] {
+    let (from, to) = (at(0), at(86_400));
+    let (known, unknown) = (EventId::from("rac_0"), EventId::from("rac_404"));
+    [
+        store.view().await.expect("a view"),
+        store.runners(from, to).await.expect("runners").view,
+        store.runners(from, from).await.expect("none").view,
+        store.event_prices(&known).await.expect("prices").view,
+        store.event_prices(&unknown).await.expect("none").view,
+        store.canary().await.expect("a beat").view,
+    ]
+}
+
+async fn a_view_sees_what_was_committed_before_it_and_nothing_after(backend: Backend) {
+    let home = backend.fresh().await;
+    // Nothing was ever told, and there is a view.
+    let first = home.store.view().await.expect("a view");
+    Daemon::start(&home.store, "ann")
+        .await
+        .see(&Day::of(2, 2, 2).snapshot())
+        .await;
+    for _ in 0..3 {
+        let before = loads(&home.store).await;
+        home.store
+            .request_removal(&keys(&["a"]))
+            .await
+            .expect("a row");
+        let rows = home.claim(100, LATER).await.rows;
+        let newest = rows.last().expect("a row").transaction;
+        let after = loads(&home.store).await;
+        for (before, after) in before.iter().zip(&after) {
+            assert!(!before.sees(newest), "{before} and {newest}");
+            assert!(after.sees(newest), "{after} and {newest}");
+            assert!(after.covers(before) && !before.covers(after));
+            assert!(before.covers(&first));
+        }
+    }
+}
+
+/// A writer moves a price cycle by cycle, and the canary with it, while readers look.
+async fn an_answer_holds_everything_that_its_view_sees(backend: Backend) {
+    const CYCLES: i64 = 40;
+    let home = backend.fresh().await;
+    let store = home.another().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(1, 1, 1);
+    day.set(0, 0, Some(offer(1001)));
+    ann.see(&day.snapshot()).await;
+    let writer = tokio::spawn(async move {
+        let mut beats = Vec::new();
+        for cycle in 2..=CYCLES {
+            day.pass(10);
+            day.set(0, 0, Some(offer(1000 + cycle)));
+            ann.see(&day.snapshot()).await.expect("a move");
+            let key = Key::races_by_stage();
+            beats.push(ann.store.touch_canary(&key).await.expect("a beat"));
+        }
+        beats
+    });
+    let cycle_of = |odds| (odds - decimal("10")) * decimal("100");
+    let (mut whole, mut parts, mut beats) = (Vec::new(), Vec::new(), Vec::new());
+    while !writer.is_finished() {
+        let card = store.runners(at(0), at(86_400)).await.expect("runners");
+        whole.push((card.view, cycle_of(card.value[0].prices[0].decimal)));
+        let race = store.event_prices(&"rac_0".into()).await.expect("prices");
+        let known = race.value.expect("known");
+        parts.push((race.view, cycle_of(known.prices[0].offer.decimal)));
+        beats.push(store.canary().await.expect("a beat"));
+    }
+    let touched = writer.await.expect("no panic");
+    let rows = home.claim(1000, LATER).await.rows;
+    let cycles: HashMap<i64, u64> = rows
+        .iter()
+        .filter_map(|row| Some((row.cycle?, row.transaction)))
+        .collect();
+    assert_eq!(cycles.len() as i64, CYCLES);
+    for (cycle, transaction) in cycles {
+        for (view, held) in &whole {
+            assert_eq!(view.sees(transaction), *held >= cycle.into(), "{view}");
+        }
+        for (view, held) in &parts {
+            assert!(!view.sees(transaction) || *held >= cycle.into(), "{view}");
+        }
+    }
+    for touch in touched {
+        for seen in &beats {
+            assert_eq!(seen.view.sees(touch.transaction), seen.value >= touch.beat);
+        }
+    }
+}
+
+async fn a_claim_sees_every_row_of_it(backend: Backend) {
+    let home = backend.fresh().await;
+    let empty = home.claim(10, LATER).await;
+    assert_eq!(empty.rows, []);
+    for name in ["a", "b", "c"] {
+        home.store
+            .request_removal(&keys(&[name]))
+            .await
+            .expect("a row");
+    }
+    let claim = home.claim(2, LATER).await;
+    assert_eq!(claim.rows.len(), 2);
+    for row in &claim.rows {
+        assert!(claim.view.sees(row.transaction) && !empty.view.sees(row.transaction));
+        assert_eq!(row.purpose, Purpose::Change);
+        assert!((Utc::now() - row.created_at).num_minutes().abs() < 60);
+    }
+    assert!(claim.rows[0].transaction < claim.rows[1].transaction);
+    let last = home.claim(2, LATER).await;
+    assert_eq!(last.rows.len(), 1);
+    let nothing = home.claim(2, LATER).await;
+    assert_eq!(nothing.rows, []);
+    assert!(nothing.view.sees(last.rows[0].transaction));
+}
+
+/// SQLite has no such thing: its writers take turns.
+#[tokio::test]
+async fn an_older_transaction_that_commits_later_is_in_no_view_before() {
+    let home = Backend::Postgres.fresh().await;
+    let mut slow = postgres::connect(&home.url).await;
+    let mut open = slow.begin().await.expect("a transaction");
+    let older = open
+        .fetch_one("INSERT INTO oddsd.outbox (kinds, keys) VALUES ('manual', 'old') RETURNING xid::text::bigint")
+        .await
+        .expect("a row");
+    let older = older.get::<i64, _>(0) as u64;
+    home.store
+        .request_removal(&keys(&["young"]))
+        .await
+        .expect("a row");
+    let young = home.claim(10, LATER).await;
+    assert_eq!(young.rows.len(), 1);
+    let younger = young.rows[0].transaction;
+    assert!(older < younger);
+    for view in loads(&home.store).await.iter().chain([&young.view]) {
+        assert!(view.sees(younger) && !view.sees(older), "{view}");
+    }
+    open.commit().await.expect("committed");
+    let old = home.claim(10, LATER).await;
+    assert_eq!(old.rows[0].transaction, older);
+    assert!(old.view.sees(older) && old.view.covers(&young.view) && !young.view.covers(&old.view));
+    for view in loads(&home.store).await {
+        assert!(view.sees(younger) && view.sees(older), "{view}");
+    }
+}
+
+async fn the_canary_goes_the_way_of_every_change(backend: Backend) {
+    let home = backend.fresh().await;
+    let before = home.store.canary().await.expect("a beat");
+    assert_eq!(before.value, 0);
+    let key = keys(&["oddsd:canary"]);
+    let first = home.store.touch_canary(&key[0]).await.expect("touched");
+    let second = home.store.touch_canary(&key[0]).await.expect("touched");
+    assert_eq!((first.beat, second.beat), (1, 2));
+    let after = home.store.canary().await.expect("a beat");
+    assert_eq!(after.value, 2);
+    assert!(!before.view.sees(first.transaction) && after.view.sees(second.transaction));
+    let rows = home.claim(10, LATER).await.rows;
+    let shape: Vec<(u64, Purpose, &[Key])> = rows
+        .iter()
+        .map(|row| (row.transaction, row.purpose, &*row.keys))
+        .collect();
+    let [one, two] = [first, second].map(|t| (t.transaction, Purpose::Canary, &*key));
+    assert_eq!(shape, [one, two]);
+    assert!(rows[0].kinds.is_empty() && rows[0].event.is_none());
+}
+
+async fn pending(home: &Home) -> i64 {
+    home.store.status().await.expect("a status").outbox_pending
+}
+
+async fn a_second_removal_is_kept_until_its_time(backend: Backend) {
+    let home = backend.fresh().await;
+    let named = keys(&["races:by-stage:v1", "it's {one} *"]);
+    let again = |keys: &[Key], after| {
+        Some(Again {
+            keys: keys.to_vec(),
+            after,
+        })
+    };
+    let mut row = home.store.request_removal(&named).await.expect("a row");
+    for nothing in [None, again(&[], SOON)] {
+        home.store
+            .settle(&[row], &[], nothing)
+            .await
+            .expect("settled");
+        assert_eq!(home.count("outbox").await, 0);
+        row = home.store.request_removal(&named).await.expect("a row");
+    }
+    home.store
+        .settle(&[row], &[], again(&named, LATER))
+        .await
+        .expect("settled");
+    assert!(!home.store.is_pending(row).await.expect("an answer"));
+    assert_eq!(home.count("outbox").await, 1);
+    assert_eq!(home.claim(10, LATER).await.rows, [], "not yet");
+
+    home.store
+        .settle(&[], &[], again(&named[1..], SOON))
+        .await
+        .expect("settled");
+    let claim = home.claim(10, LATER).await;
+    assert_eq!(claim.rows.len(), 1);
+    let row = &claim.rows[0];
+    assert_eq!((row.purpose, &*row.keys), (Purpose::Again, &named[1..]));
+    assert!(row.kinds.is_empty() && row.cycle.is_none() && row.attempts == 1);
+    assert!(claim.view.sees(row.transaction));
+}
+
+async fn what_is_not_late_is_not_counted(backend: Backend) {
+    let home = backend.fresh().await;
+    let named = keys(&["a", "b"]);
+    let settle = async |after| {
+        let keys = named.clone();
+        let again = Some(Again { keys, after });
+        home.store
+            .settle(&[], &[], again)
+            .await
+            .expect("a second removal");
+    };
+    settle(LATER).await;
+    home.store.touch_canary(&named[0]).await.expect("touched");
+    assert_eq!(home.count("outbox").await, 2);
+    let status = home.store.status().await.expect("a status");
+    assert_eq!(
+        (status.outbox_pending, status.outbox_oldest_seconds),
+        (0, 0.0)
+    );
+    settle(SOON).await;
+    assert_eq!(pending(&home).await, 1, "its time has come");
+    home.claim(10, LATER).await;
+    assert_eq!(pending(&home).await, 1, "claimed is not settled");
+    home.store.request_removal(&named).await.expect("a row");
+    assert_eq!(pending(&home).await, 2);
+}

@@ -19,7 +19,7 @@ use crate::cache::{Cache, CacheError, Reader, Removed, Targets};
 use crate::key::Key;
 use crate::live::{Activity, Live};
 use crate::model::View;
-use crate::store::{Again, Backlog, Claimed, Gone, Lease, Rows, Store, StoreError, Told};
+use crate::store::{Again, Backlog, Claimed, Gone, Lease, Purpose, Rows, Store, StoreError, Told};
 
 use batch::{most_attempts, newest_cycle, removal, retry_after, targets};
 pub use fast::{Fast, hand_over};
@@ -329,6 +329,10 @@ impl Relay {
     fn failed(&self, rows: &[Claimed], why: &CacheError) -> Duration {
         let attempt = most_attempts(rows);
         let retry = retry_after(attempt, why.is_retryable());
+        if rows.iter().all(|row| row.purpose == Purpose::Canary) {
+            // Nobody waits for it, and it says itself when it is not heard.
+            return retry;
+        }
         self.live.say(Activity::InvalidateFailed {
             cycle: newest_cycle(rows).map(|cycle| cycle as u64),
             backend: self.cache().backend(),

@@ -171,7 +171,8 @@ async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
 
 #[tokio::test]
 async fn metrics_are_there_from_the_start_and_move_with_the_day() {
-    let (town, mut card) = Town::racing().await;
+    let (mut town, mut card) = Town::racing().await;
+    town.settings = town.settings.with("AUDIT", "true");
     let mut daemon = town.run();
     let url = daemon.url().await;
     let first = metrics(&url).await;
@@ -234,7 +235,8 @@ async fn metrics_are_there_from_the_start_and_move_with_the_day() {
 
 #[tokio::test]
 async fn freshness_is_told_to_the_page_the_health_check_and_whoever_asks_the_database() {
-    let (town, _card) = Town::racing().await;
+    let (mut town, _card) = Town::racing().await;
+    town.settings = town.settings.with("AUDIT", "true");
     let mut daemon = town.run();
     let url = daemon.url().await;
     daemon.says(INVALIDATED).await;

@@ -231,7 +231,11 @@ impl Relay {
     /// All that waits, the oldest first, coalesced.
     async fn backlog(&self) -> Result<Batch, StoreError> {
         loop {
-            let backlog: Backlog = self.store.backlog(BACKLOG).await?;
+            let mut backlog: Backlog = self.store.backlog(BACKLOG).await?;
+            for change in &mut backlog.changes {
+                // Nobody claimed them for this one, so it is not counted yet.
+                change.attempts += 1;
+            }
             if backlog.changes.is_empty() {
                 return Ok(Batch::Empty);
             }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, CacheError, Reader, Removed, Targets};
@@ -90,13 +91,16 @@ impl Relay {
         let ours = || self.cache().is_shared() || lease.borrow().is_some();
         let settler = fast.settler(&self);
         let mut failing_since = None;
+        // A clock of its own, that no stream of commits holds up.
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_cancelled() {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                _ = looks.tick() => {}
                 () = fast.removed(&self) => continue,
                 () = self.poke.notified() => {}
-                () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             while ours() && !stop.is_cancelled() {
                 match self.turn().await {

@@ -1,6 +1,7 @@
 //! Every setting, once: the doc comment here is the `--help` text is the reference. A flag wins over
 //! its environment variable, which wins over `.env`, which wins over the default.
 
+mod rules;
 mod words;
 
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use crate::ingest::IngestSettings;
 use crate::log::LogFormat;
 use crate::schedule::{Cadence, Plan};
 use crate::store::{Retention, StoreSettings, Tls};
+pub use rules::RulesArgs;
 use words::{fraction, listen, rate, timezone};
 
 /// A setting that can never work, with its fix: the program stops and says so (exit code 78).
@@ -40,6 +42,8 @@ pub struct Settings {
     pub cache: CacheArgs,
     #[command(flatten)]
     pub schedule: ScheduleArgs,
+    #[command(flatten)]
+    pub rules: RulesArgs,
     #[command(flatten)]
     pub daemon: DaemonArgs,
     #[command(flatten)]
@@ -376,6 +380,15 @@ pub struct DaemonArgs {
     /// 0: none. Empty: 1; with Upstash, where each costs about four billed commands, 30.
     #[arg(long, env = "CANARY_SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600), global = true, hide_short_help = true)]
     pub canary_seconds: Option<u64>,
+    /// What other programs show to report changes with POST /v1/changes. Empty: nobody may.
+    #[arg(
+        long,
+        env = "REPORT_TOKEN",
+        hide_env_values = true,
+        global = true,
+        hide_short_help = true
+    )]
+    pub report_token: Option<SecretString>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,11 +4,11 @@
 //! With each renewal goes what the daemon says of itself, and when each event was last checked:
 //! that is how a quiet day reaches the database without a write a cycle.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::live::{Activity, Live};
@@ -23,6 +23,8 @@ pub struct Leader {
     pub holder: String,
     pub ttl: Duration,
     pub checks: Checks,
+    /// Rung when a person's correction waits.
+    pub corrected: Arc<Notify>,
     /// What the daemon says of itself, asked at each renewal.
     pub state: Box<dyn Fn() -> Value + Send + Sync>,
 }
@@ -125,6 +127,9 @@ impl Leader {
             .store
             .renew(lease, self.ttl, &(self.state)(), &checked)
             .await;
+        if let Ok(true) = outcome {
+            self.corrected.notify_one();
+        }
         if outcome.is_err() {
             // Newer times may have come meanwhile: those stay.
             let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,7 +137,7 @@ impl Leader {
                 checks.entry(row).or_insert(at);
             }
         }
-        outcome
+        outcome.map(drop)
     }
 
     /// The last word, and the lease for whoever comes next.

@@ -3,6 +3,9 @@
 //! The map of the house, from the street down. Imports go down, never sideways and never up
 //! (`ARCHITECTURE.md` walks one price change through it, `tests/floors.rs` keeps it so).
 
+// Futures within futures: the compiler works their sizes out by recursion.
+#![recursion_limit = "256"]
+
 // 6  the street: commands
 pub mod cli;
 // 5  builds the house, opens and closes it
@@ -20,6 +23,7 @@ pub mod cache;
 pub mod feed;
 pub mod live;
 pub mod log;
+pub mod rulebook;
 pub mod schedule;
 pub mod store;
 // 1  pure thought: no await, no clock, no I/O

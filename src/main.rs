@@ -1,5 +1,8 @@
 //! Parse, start logging, hand over, exit code.
 
+// Futures within futures: the compiler works their sizes out by recursion.
+#![recursion_limit = "256"]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

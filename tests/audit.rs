@@ -9,9 +9,9 @@ use oddsd::audit::{self, Audited, Auditor, Beat, Canary, Cause, LOOKS, Rate, Rep
 use oddsd::cache::{Cache, CacheSettings, Loaded, Policy, Reader};
 use oddsd::invalidate::{Batch, Relay};
 use oddsd::key::Key;
-use oddsd::live::Live;
+use oddsd::rulebook::Rulebook;
 use oddsd::store::{Claim, Commit, Poke, Purpose, Store, Told};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use crate::store::home::{Backend, Home};
 use crate::world::PATIENCE;
@@ -55,21 +55,20 @@ impl House {
         let (tells, told) = audit::hearing();
         let reader = Reader::with_budget(cache, PATIENCE);
         let relay = Relay {
-            store: home.store.clone(),
             reader: reader.clone(),
-            live: Live::new(),
-            who: "relay".into(),
-            poke: Arc::new(Notify::new()),
-            no_floor: Arc::default(),
-            back: Arc::default(),
             auditor: Some(tells.clone()),
-            again_after: Duration::ZERO,
+            ..Relay::alone(
+                home.store.clone(),
+                reader.cache().clone(),
+                Rulebook::builtin(),
+                "relay".into(),
+            )
         };
         let auditor = Auditor {
             store: home.store.clone(),
             reader: reader.clone(),
             told,
-            audited: Audited::new(Rate::FREE, true),
+            audited: Audited::new(Rate::FREE, Rulebook::builtin(), true),
             patience: PATIENCE,
         };
         Self {

@@ -24,10 +24,13 @@ pub async fn remove(cache: &Cache, name: &str) -> Result<u64, CacheError> {
 async fn remove_all(cache: &Cache, keys: &[Key]) -> Result<u64, CacheError> {
     let targets = Targets {
         keys: keys.to_vec(),
-        tags: Vec::new(),
+        ..Targets::default()
     };
     let removed = cache.remove(&targets, &View::after(1)).await?;
-    Ok(removed.existed)
+    match removed.first_error() {
+        Some(why) => Err(why.clone()),
+        None => Ok(removed.existed()),
+    }
 }
 
 /// With a short time per command, for caches that hang.

@@ -49,7 +49,7 @@ fn is(served: &Served, state: ReadState, body: &str) -> bool {
 async fn removed(reader: &Reader, name: &str, commits: u64) {
     let targets = Targets {
         keys: vec![key(name)],
-        tags: Vec::new(),
+        ..Targets::default()
     };
     let removed = reader.remove(&targets, &View::after(commits)).await;
     removed.expect("removed");
@@ -462,8 +462,8 @@ async fn what_is_read_most_is_loaded_again_before_anybody_asks() {
         assert_eq!(&read.expect("an answer").body()[..], b"1");
     }
     let targets = Targets {
-        keys: Vec::new(),
         tags: vec![tag.clone()],
+        ..Targets::default()
     };
     let removed = reader.remove(&targets, &View::after(2)).await;
     removed.expect("removed");

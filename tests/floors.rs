@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 7] = [
     &["model", "key"],
     &["diff", "rules", "stage"],
-    &["feed", "store", "cache", "schedule", "live", "log"],
+    &[
+        "feed", "store", "cache", "schedule", "live", "log", "rulebook",
+    ],
     &["ingest", "invalidate", "audit", "lead"],
     &["config", "http"],
     &["app"],

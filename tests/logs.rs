@@ -7,7 +7,7 @@ use chrono::DateTime;
 use oddsd::key::Key;
 use oddsd::live::{Activity, LINES, Live, ReadState};
 use oddsd::log::{Lines, LogFormat, Record, Value, line};
-use oddsd::model::Counts;
+use oddsd::model::{Counts, EventStatus, StatusSource};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 use tracing_subscriber::layer::SubscriberExt;
@@ -73,6 +73,7 @@ fn invalidated(keys: Vec<Key>, attempts: u32, actor: Option<&str>) -> Activity {
         rule: "live-odds".into(),
         backend: "upstash",
         keys,
+        tags: Vec::new(),
         reason: "PRICE_CHANGE",
         attempts,
         took_ms: 9,
@@ -183,8 +184,10 @@ fn golden() -> Vec<(Activity, &'static str)> {
                 bookmaker: "bet365".into(),
                 from: None,
                 to: Some(Decimal::new(450, 2)),
+                percent: None,
+                significant: true,
             },
-            r#"level=debug event=price.moved msg="bet365: hrs_2 - → 4.5" cycle=5 race=rac_1 runner=hrs_2 bookmaker=bet365 from=- to=4.5"#,
+            r#"level=debug event=price.moved msg="bet365: hrs_2 - → 4.5" cycle=5 race=rac_1 runner=hrs_2 bookmaker=bet365 from=- to=4.5 significant=true"#,
         ),
         (
             Activity::Leading {
@@ -198,6 +201,15 @@ fn golden() -> Vec<(Activity, &'static str)> {
                 holder: "a1b2".into(),
             },
             r#"level=info event=lease.standby msg="Standing by: a1b2 holds the lease" holder=a1b2"#,
+        ),
+        (
+            Activity::StatusChanged {
+                cycle: 8,
+                status: EventStatus::Live,
+                by: StatusSource::Clock,
+                events: 3,
+            },
+            r#"level=info event=status.changed msg="3 events are live now" cycle=8 status=live by=clock events=3"#,
         ),
         (
             Activity::Stopped {

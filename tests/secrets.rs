@@ -15,7 +15,7 @@ use crate::world::redis::RedisServer;
 
 /// What must never be seen. Each stands inside a secret that also holds characters which URLs,
 /// headers and JSON write differently.
-const CANARIES: [&str; 7] = [
+const CANARIES: [&str; 8] = [
     "DatabaseCanary",
     "RedisCanary",
     "TokenCanary",
@@ -23,6 +23,7 @@ const CANARIES: [&str; 7] = [
     "NameCanary",
     "PassCanary",
     "KeyCanary",
+    "ReportCanary",
 ];
 /// Commands at work at once: most of them wait for somebody who does not answer.
 const AT_ONCE: usize = 12;
@@ -99,6 +100,7 @@ fn settings(echo: &Echo, database: &str) -> Vec<(&'static str, String)> {
         ("RACING_API_PASSWORD", secret("PassCanary")),
         ("ODDS_API_URL", echo.url()),
         ("ODDS_API_KEY", secret("KeyCanary")),
+        ("REPORT_TOKEN", secret("ReportCanary")),
         ("ODDS_API_SPORT", "baseball_mlb".into()),
         ("LISTEN", "off".into()),
         ("RUST_LOG", EVERYTHING.into()),
@@ -318,6 +320,7 @@ async fn help_and_wrong_words_show_no_secret() {
         ("RACING_API_USERNAME", "NameCanary"),
         ("RACING_API_PASSWORD", "PassCanary"),
         ("ODDS_API_KEY", "KeyCanary"),
+        ("REPORT_TOKEN", "ReportCanary"),
         ("REDIS_URL", "RedisCanary"),
         ("UPSTASH_REDIS_REST_TOKEN", "TokenCanary"),
         ("UPSTASH_REDIS_REST_URL", "UserinfoCanary"),

@@ -10,7 +10,7 @@ use oddsd::cli::Cli;
 use crate::world::command::Oddsd;
 
 /// What nobody may read in a file of this repository.
-const SECRETS: [&str; 7] = [
+const SECRETS: [&str; 8] = [
     "DATABASE_URL",
     "REDIS_URL",
     "UPSTASH_REDIS_REST_URL",
@@ -18,6 +18,7 @@ const SECRETS: [&str; 7] = [
     "RACING_API_USERNAME",
     "RACING_API_PASSWORD",
     "ODDS_API_KEY",
+    "REPORT_TOKEN",
 ];
 /// Told to other programs by the blueprints, or read before any setting is.
 const NOT_OURS: [&str; 2] = ["RUST_LOG", "NO_COLOR"];

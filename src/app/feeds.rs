@@ -14,7 +14,7 @@ use crate::feed::simulator::{RaceDay, Simulator};
 use crate::schedule::Clock;
 
 /// Hosting panels spell "not set" as an empty text.
-fn filled(secret: &Option<SecretString>) -> Option<&SecretString> {
+pub fn filled(secret: &Option<SecretString>) -> Option<&SecretString> {
     secret
         .as_ref()
         .filter(|secret| !secret.expose_secret().trim().is_empty())

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use chrono::Utc;
+use secrecy::SecretString;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -23,9 +24,11 @@ use crate::feed::Feed;
 use crate::feed::simulator::Size;
 use crate::http::{self, Face};
 use crate::ingest::{Cycle, Ingest, Pace};
-use crate::invalidate::{Fast, FloorKeeper, Relay, hand_over};
+use crate::invalidate::{Alarm, Fast, FloorKeeper, Relay, hand_over};
+use crate::key::Key;
 use crate::lead::Leader;
 use crate::live::{Activity, Live};
+use crate::rulebook::{Rulebook, RulesKeeper};
 use crate::schedule::{Clock, Cron, Ticker};
 use crate::store::{Acquired, Checks, Poke, Store, StoreError};
 
@@ -35,12 +38,15 @@ const SHUTDOWN: Duration = Duration::from_secs(25);
 const ONCE_RELAY: Duration = Duration::from_secs(10);
 /// A look that fails for a passing reason is repeated by `once` so often.
 const ONCE_TRIES: u32 = 3;
+/// Answers that wait to be loaded again; of more, the next reader loads.
+const WARMED: usize = 64;
 /// The size of the provider's real days.
 const SIMULATED: Size = Size {
     races: 57,
     bookmakers: 28,
 };
 
+use feeds::filled;
 pub use feeds::{feed, feed_for_recording};
 use watchdog::watchdog;
 
@@ -56,8 +62,11 @@ pub struct App {
     relay: Relay,
     fast: Fast,
     audit: Option<Audit>,
+    keeper: RulesKeeper,
+    to_warm: mpsc::Receiver<Key>,
     checks: Checks,
     listener: Option<TcpListener>,
+    report_token: Option<SecretString>,
 }
 
 /// Who looks at what became of the changes.
@@ -91,6 +100,7 @@ impl App {
         pace: Pace,
     ) -> anyhow::Result<Self> {
         let live = Live::new();
+        let (rules, keeper) = settings.rules()?;
         let store = Store::open(&settings.store()).await?;
         if settings.store.auto_migrate {
             for line in store.migrate(false).await? {
@@ -117,19 +127,24 @@ impl App {
             cache: cache.backend().into(),
         });
         let (told, fast) = hand_over();
+        let (warm, to_warm) = mpsc::channel(WARMED);
         let reader = Reader::new(Arc::clone(&cache));
         let (auditor, hears) = audit::hearing();
         let auditor = settings.daemon.audit.then_some(auditor);
         let relay = Relay {
-            store: store.clone(),
             reader: reader.clone(),
             live: live.clone(),
-            who: holder.clone(),
             poke: Arc::clone(&bell),
-            no_floor: Arc::default(),
-            back: Arc::default(),
             auditor: auditor.clone(),
+            warm: Some(warm),
+            alarm: Alarm::at(settings.rules.removals_per_minute_warning),
             again_after: settings.remove_again(),
+            ..Relay::alone(
+                store.clone(),
+                Arc::clone(&cache),
+                rules.clone(),
+                holder.clone(),
+            )
         };
         let poke = Poke {
             relay: Some(told),
@@ -142,7 +157,7 @@ impl App {
             _ => Rate::FREE,
         };
         let audit = settings.daemon.audit.then(|| {
-            let audited = Audited::new(rate, matches!(clock, Clock::Real));
+            let audited = Audited::new(rate, rules, matches!(clock, Clock::Real));
             let every = settings.canary(cache.is_billed());
             let every = every.filter(|_| !matches!(*cache, Cache::Off));
             let (store, poke) = (store.clone(), poke.clone());
@@ -179,8 +194,11 @@ impl App {
             relay,
             fast,
             audit,
+            keeper,
+            to_warm,
             checks,
             listener,
+            report_token: filled(&settings.daemon.report_token).cloned(),
         })
     }
 
@@ -203,8 +221,11 @@ impl App {
             relay,
             fast,
             audit,
+            keeper,
+            to_warm,
             checks,
             listener,
+            report_token,
         } = self;
         let audited = audit.as_ref().map(|audit| audit.auditor.audited.clone());
         let simulated = ingest.feed_name() == "simulator";
@@ -215,7 +236,8 @@ impl App {
             holder,
             ttl: lease_ttl,
             checks,
-            state: Box::new(state(&live, &cache, audited.clone())),
+            state: Box::new(state(&live, &cache, &relay.rules, audited.clone())),
+            corrected: ingest.corrected(),
         });
         // Whichever loop ends first, by itself or by a panic, takes the house down with it: without
         // any one of them the others would go on and mean nothing.
@@ -234,7 +256,7 @@ impl App {
                 .clone()
                 .run(fast, lease_rx.clone(), relay_stop.clone()),
         );
-        let keeper = FloorKeeper {
+        let floor = FloorKeeper {
             store: store.clone(),
             cache: Arc::clone(&cache),
             no_floor: Arc::clone(&relay.no_floor),
@@ -243,19 +265,27 @@ impl App {
         let vouching = vital(
             "floor",
             &closing,
-            keeper.run(lease_rx.clone(), relay_stop.clone()),
+            floor.run(lease_rx.clone(), relay_stop.clone()),
         );
+        let face = Arc::new(Face {
+            store: store.clone(),
+            reader: relay.reader.clone(),
+            rules: relay.rules.clone(),
+            live: live.clone(),
+            clock,
+            simulated,
+            audited: audited.clone(),
+            waiting: Default::default(),
+            report_token,
+            bell: Arc::clone(&relay.poke),
+        });
+        let warming = named(
+            "warm",
+            http::warm(Arc::clone(&face), to_warm, closing.clone()),
+        );
+        let reading_rules = named("rules", keeper.run(closing.clone()));
         let serving = listener.map(|listener| {
-            let face = Face {
-                store: store.clone(),
-                reader: relay.reader.clone(),
-                live: live.clone(),
-                clock,
-                simulated,
-                audited: audited.clone(),
-                waiting: Default::default(),
-            };
-            let router = http::router(Arc::new(face));
+            let router = http::router(face);
             vital(
                 "http",
                 &closing,
@@ -269,6 +299,10 @@ impl App {
                 .canary
                 .map(|canary| named("canary", canary.run(lease.clone(), stop.clone())));
             (named("audit", audit.auditor.run(lease, stop)), canary)
+        });
+        let listening = named("listen", {
+            let (store, bell, stop) = (store.clone(), Arc::clone(&relay.poke), closing.clone());
+            async move { store.listen(bell, stop).await }
         });
         let beat = named("watchdog", watchdog(ingest.pulse(), closing.clone()));
         let cycles = vital("cycles", &closing, {
@@ -288,6 +322,7 @@ impl App {
                     let _ = canary.await;
                 }
             }
+            let _ = tokio::join!(warming, reading_rules);
             relay_stop.cancel();
             let relayed = relaying.await;
             let vouched = vouching.await;
@@ -298,6 +333,7 @@ impl App {
             lease_stop.cancel();
             let led = leading.await;
             let _ = beat.await;
+            let _ = listening.await;
             let held = lease_rx.borrow().clone();
             if let Some(lease) = held {
                 leader.let_go(&lease).await;
@@ -350,7 +386,8 @@ impl App {
             holder: self.holder,
             ttl: self.lease_ttl,
             checks: self.checks,
-            state: Box::new(state(&self.live, &self.cache, None)),
+            state: Box::new(state(&self.live, &self.cache, &self.relay.rules, None)),
+            corrected: self.ingest.corrected(),
         });
         let lease_stop = CancellationToken::new();
         let (lease_tx, lease_rx) = watch::channel(Some(lease.clone()));
@@ -389,9 +426,11 @@ pub enum Once {
 fn state(
     live: &Live,
     cache: &Arc<Cache>,
+    rules: &Rulebook,
     audited: Option<Audited>,
 ) -> impl Fn() -> serde_json::Value + Send + Sync + 'static {
     let (live, cache, started_at) = (live.clone(), Arc::clone(cache), Utc::now());
+    let rules = rules.clone();
     move || {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -399,6 +438,7 @@ fn state(
             "said_at": Utc::now(),
             "cache": { "backend": cache.backend(), "host": cache.host() },
             "counters": live.counters(),
+            "rules": rules.state(),
             "audit": audited.as_ref().map(|audited| audited.report(Instant::now())),
         })
     }

@@ -67,6 +67,8 @@ impl Found {
         match entry {
             None => Self::Absent,
             Some(entry) if entry.view.sees(transaction) => Self::Right,
+            // Marked stale: nobody is served it without that label.
+            Some(entry) if entry.fresh.is_zero() => Self::Absent,
             Some(entry) => Self::Wrong {
                 ends: entry.stored_at + entry.ttl(),
             },

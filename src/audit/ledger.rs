@@ -13,6 +13,7 @@ use super::fresh::Fresh;
 use super::histogram::{Histogram, Times};
 use super::offender::{Offender, Offenders};
 use super::sample::{LOOKS, Rate, Samples, Shares};
+use crate::rulebook::Rulebook;
 use crate::store::Told;
 
 /// The audit so far. Clones are the same.
@@ -89,12 +90,12 @@ pub struct Totals {
 }
 
 impl Audited {
-    /// `real_clock`: the feed's times are the wall's.
-    pub fn new(rate: Rate, real_clock: bool) -> Self {
+    /// `real_clock`: the feed's times are the wall's. `rules` say which answers a change makes wrong.
+    pub fn new(rate: Rate, rules: Rulebook, real_clock: bool) -> Self {
         Self(Arc::new(Inner {
             ledger: Mutex::new(Ledger {
                 fresh: Fresh::new(real_clock),
-                samples: Samples::new(rate),
+                samples: Samples::new(rate, rules),
                 offenders: Offenders::default(),
                 canary: Singing::default(),
             }),

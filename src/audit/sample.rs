@@ -9,8 +9,9 @@ use chrono::{DateTime, Utc};
 use super::cause::{Finding, Past, Verdict, judge};
 use super::offender::Wrong;
 use crate::key::Key;
-use crate::rules;
-use crate::store::{Commit, Purpose};
+use crate::rulebook::Rulebook;
+use crate::rules::{Rules, Then};
+use crate::store::{Claimed, Commit, Purpose};
 
 /// When the answers of a change are looked at, after its commit.
 pub const LOOKS: [Duration; 5] = [
@@ -93,6 +94,7 @@ pub struct Shares {
 
 pub(super) struct Samples {
     rate: Rate,
+    rules: Rulebook,
     window: Option<(Instant, u32)>,
     open: VecDeque<Sample>,
     closed: Shares,
@@ -101,9 +103,10 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    pub fn new(rate: Rate) -> Self {
+    pub fn new(rate: Rate, rules: Rulebook) -> Self {
         Self {
             rate,
+            rules,
             window: None,
             open: VecDeque::new(),
             closed: Shares::default(),
@@ -114,7 +117,7 @@ impl Samples {
 
     /// Takes a commit, or passes it over.
     pub fn take(&mut self, commit: &Commit) {
-        let watched = watched(commit, self.rate.canaries);
+        let watched = watched(commit, self.rate.canaries, &self.rules.now());
         if watched.is_empty() || self.rate.most == 0 {
             return;
         }
@@ -248,7 +251,7 @@ impl Shares {
 }
 
 /// The answers that this commit makes wrong, each with the newest of its rows.
-fn watched(commit: &Commit, canaries: bool) -> Vec<Watched> {
+fn watched(commit: &Commit, canaries: bool, rules: &Rules) -> Vec<Watched> {
     let mut keys: BTreeMap<Key, (usize, i64, u64)> = BTreeMap::new();
     for row in &commit.claim.rows {
         let named = match row.purpose {
@@ -256,8 +259,7 @@ fn watched(commit: &Commit, canaries: bool) -> Vec<Watched> {
             Purpose::Canary if !canaries => continue,
             Purpose::Canary | Purpose::Change => row.keys.iter().cloned(),
         };
-        let of_event = row.event.as_ref().map(rules::targets);
-        for key in named.chain(of_event.into_iter().flatten()) {
+        for key in named.chain(removed(row, rules)) {
             let (rows, id, transaction) = keys.entry(key).or_default();
             *rows += 1;
             *id = row.id.max(*id);
@@ -274,6 +276,22 @@ fn watched(commit: &Commit, canaries: bool) -> Vec<Watched> {
         past: Past::default(),
     };
     keys.into_iter().map(watched).collect()
+}
+
+/// Keys that rules remove for this row in any case: what is only marked stale is served by agreement, and
+/// a movement may be too small.
+fn removed(row: &Claimed, rules: &Rules) -> Vec<Key> {
+    if row.purpose != Purpose::Change || !row.keys.is_empty() {
+        return Vec::new();
+    }
+    let hits = rules.decide(&row.change(), None).into_iter();
+    let aims = hits
+        .filter(|hit| hit.rule.then != Then::MarkStale)
+        .flat_map(|hit| hit.aims);
+    let in_any_case = aims.filter(|aim| aim.if_moved.is_none());
+    in_any_case
+        .filter_map(|aim| aim.target.key().cloned())
+        .collect()
 }
 
 #[cfg(test)]

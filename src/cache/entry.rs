@@ -11,10 +11,13 @@ use super::Bytes;
 use crate::key::Tag;
 use crate::model::View;
 
-/// The form of a stored entry; another one is a miss.
-const FORM: &str = "o1";
+/// The form of a stored entry; another one is a miss. A removal's script knows it, and where in the line the
+/// mark stands.
+const FORM: &str = "o2";
 /// Form, life and stamp: what tells one stored entry from another.
 pub(super) const BEGINNING: usize = 2 + 1 + 16 + 1 + 32;
+/// In the place of the time (ms of the cache's clock) at which it was marked stale.
+const UNMARKED: &str = "0000000000000";
 /// Fast, and half of what the best level would save.
 const COMPRESSION_LEVEL: i32 = 1;
 /// A stored line longer than this is not ours.
@@ -58,6 +61,22 @@ impl Entry {
         left <= load * 20.0 && load * -draw().max(f64::MIN_POSITIVE).ln() >= left
     }
 
+    /// As it is when it was marked stale, so long after it was stored: fresh no more, and as long from
+    /// then on as it would have been after its time.
+    pub(super) fn marked_stale(self, after: Duration) -> Self {
+        let after = after.min(self.fresh);
+        let longer = |time: Duration| match time.is_zero() {
+            true => time,
+            false => after + time,
+        };
+        Self {
+            fresh: Duration::ZERO,
+            while_revalidating: longer(self.while_revalidating),
+            on_error: longer(self.on_error),
+            ..self
+        }
+    }
+
     /// The form in which a remote cache keeps it. `server_ms` is the cache's clock when it was stored,
     /// `as_text` where the cache takes nothing else.
     pub(super) fn encode(
@@ -84,7 +103,7 @@ impl Entry {
         let mut line = String::with_capacity(128);
         let _ = write!(
             line,
-            "{FORM} {life} {:032x} {server_ms} {} {} {} {} {} {form} {}",
+            "{FORM} {life} {:032x} {UNMARKED} {server_ms} {} {} {} {} {} {form} {}",
             self.stamp,
             ms(self.fresh),
             ms(self.while_revalidating),
@@ -120,7 +139,8 @@ impl Entry {
         }
         let life = words.next()?.to_owned();
         let stamp = u128::from_str_radix(words.next()?, 16).ok()?;
-        let stored_ms = words.next()?.parse().ok()?;
+        let marked_ms: u64 = words.next()?.parse().ok()?;
+        let stored_ms: u64 = words.next()?.parse().ok()?;
         let mut number = || words.next()?.parse::<u64>().ok();
         let (fresh, while_revalidating, on_error) = (number()?, number()?, number()?);
         let load = number()?;
@@ -147,6 +167,10 @@ impl Entry {
             while_revalidating: Duration::from_millis(while_revalidating),
             on_error: Duration::from_millis(on_error),
             load: Duration::from_micros(load),
+        };
+        let entry = match marked_ms {
+            0 => entry,
+            at => entry.marked_stale(Duration::from_millis(at.saturating_sub(stored_ms))),
         };
         Some((life, entry))
     }
@@ -214,7 +238,32 @@ mod tests {
             stored[..BEGINNING].ends_with(b"0007"),
             "the script compares so many"
         );
+        assert_eq!(&stored[53..=65], UNMARKED.as_bytes(), "the script marks it");
         assert_eq!(there_and_back(&entry, 1024, true).1.body, entry.body);
+    }
+
+    #[test]
+    fn a_mark_ends_its_fresh_time_and_leaves_it_what_comes_after() {
+        let entry = entry(b"body");
+        let mut stored = entry.encode("00000000000000ff", 1_000, 1024, false);
+        stored[53..=65].copy_from_slice(b"0000000011000");
+        let read = Entry::decode(&stored.into(), entry.stored_at, |_| Duration::ZERO);
+        let (_, marked) = read.expect("an entry");
+        let seconds = |time: Duration| time.as_secs();
+        assert_eq!(marked.fresh, Duration::ZERO);
+        assert_eq!(seconds(marked.while_revalidating), 10 + 20);
+        assert_eq!(seconds(marked.on_error), 10 + 30);
+        assert_eq!((&marked.body, marked.stamp), (&entry.body, entry.stamp));
+        // After its time, the mark changes nothing of when it ends; nor does another mark.
+        let late = entry.clone().marked_stale(Duration::from_secs(40));
+        assert_eq!(late.ttl(), entry.ttl());
+        assert_eq!(late.clone().marked_stale(Duration::from_secs(45)), late);
+        let none = Entry {
+            while_revalidating: Duration::ZERO,
+            ..entry
+        };
+        let none = none.marked_stale(Duration::ZERO);
+        assert_eq!(none.while_revalidating, Duration::ZERO, "never stale");
     }
 
     #[test]

@@ -54,6 +54,7 @@ impl Hot {
         let by_key = removed
             .keys
             .iter()
+            .chain(&removed.stale)
             .filter(|key| watched.contains_key(*key))
             .cloned();
         let by_tag = watched.iter().filter(|(_, heat)| {

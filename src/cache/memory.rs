@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::entry::Entry;
 use super::shelf::{Marks, Shelf};
-use super::{CacheError, FENCE_TTL, Filled, LEASE_TTL, Targets};
+use super::{CacheError, FENCE_TTL, Filled, LEASE_TTL, Removed, Targets};
 use crate::key::{Key, Tag};
 use crate::model::View;
 
@@ -136,20 +136,32 @@ impl Memory {
         }
     }
 
-    pub(super) fn remove(&self, targets: &Targets, view: &View, now: Instant) -> u64 {
+    pub(super) fn remove(&self, targets: &Targets, view: &View, now: Instant) -> Removed {
         let mut fences = self.lock();
         fences.horizon = fences.horizon.join(view);
-        let mut existed = 0;
-        for key in &targets.keys {
+        let mut removed = Removed::nothing(targets);
+        for (key, existed) in targets.keys.iter().zip(&mut removed.keys) {
             fences.leases.held.remove(key);
             fences.keys.raise(key, view, now);
-            existed += u64::from(self.shelf.remove(key));
+            *existed = Ok(u64::from(self.shelf.remove(key)));
+        }
+        for (key, existed) in targets.stale.iter().zip(&mut removed.stale) {
+            fences.leases.held.remove(key);
+            fences.keys.raise(key, view, now);
+            let entry = self.shelf.get(key);
+            self.shelf.remove(key);
+            *existed = Ok(u64::from(entry.is_some()));
+            if let Some(entry) = entry {
+                let marked = Entry::clone(&entry).marked_stale(entry.age(now));
+                let marks = self.shelf.marks(key, &marked.tags);
+                self.shelf.keep(key, Arc::new(marked), marks);
+            }
         }
         for tag in &targets.tags {
             fences.tags.raise(tag, view, now);
             self.shelf.remove_tag(tag);
         }
-        existed
+        removed
     }
 
     pub fn max_value_bytes(&self) -> u64 {

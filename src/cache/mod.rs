@@ -5,8 +5,10 @@
 //! covers the key's *fence*, all that its removals had seen. `docs/freshness.md` has the argument.
 
 mod breaker;
+mod call;
 mod clock;
 mod entry;
+mod error;
 mod fill;
 mod flight;
 mod front;
@@ -14,9 +16,11 @@ mod hot;
 mod link;
 mod memory;
 mod pace;
+mod plain;
 mod policy;
 mod reads;
 mod redis;
+mod removal;
 mod reply;
 mod script;
 mod shelf;
@@ -32,13 +36,17 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::key::{Key, Tag};
 use crate::model::View;
+use call::Server;
 
-pub use crate::key::Targets;
+pub use crate::key::{Target, Targets};
 pub use entry::Entry;
+pub use error::CacheError;
 pub use fill::{Level, Loaded, READ_BUDGET, ReadError, ReadState, Reader, Reads, Served};
 pub use memory::Memory;
+pub use plain::Scanned;
 pub use policy::Policy;
 pub use redis::Redis;
+pub use removal::Removed;
 pub use sight::Looked;
 pub use upstash::Upstash;
 
@@ -172,64 +180,12 @@ pub enum Filled {
     NoFloor,
 }
 
-/// What a removal came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// Answers that were there: ours, and those of other programs under the plain keys.
-    pub existed: u64,
-    /// The cache has lost its memory and waits for a floor.
-    pub no_floor: bool,
-}
-
 /// One life of a cache's memory, as the one who vouches for it knows it.
 #[derive(Clone, Debug)]
 pub struct Life {
     floor: String,
     beat: u64,
 }
-
-/// Why the cache did not do it. One variant for each way in which somebody reacts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CacheError {
-    /// Not reachable, still loading, or failing over.
-    Down { detail: String },
-    /// No answer in time: whether it happened is unknown.
-    Timeout { detail: String },
-    /// It answered no (password, rights, read-only, out of memory): a person must act.
-    Refused { detail: String },
-    /// This value or key is over the backend's limit.
-    TooLarge { detail: String },
-    /// An answer that is not what the backend documents.
-    Protocol { detail: String },
-}
-
-impl CacheError {
-    /// False: repeating it soon changes nothing, somebody has to act first.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Down { .. } | Self::Timeout { .. } | Self::Protocol { .. } => true,
-            Self::Refused { .. } | Self::TooLarge { .. } => false,
-        }
-    }
-
-    pub fn detail(&self) -> &str {
-        match self {
-            Self::Down { detail }
-            | Self::Timeout { detail }
-            | Self::Refused { detail }
-            | Self::TooLarge { detail }
-            | Self::Protocol { detail } => detail,
-        }
-    }
-}
-
-impl fmt::Display for CacheError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.detail())
-    }
-}
-
-impl std::error::Error for CacheError {}
 
 impl Cache {
     /// Redis when a Redis URL is set, Upstash when its URL and token are, else this process's memory.
@@ -356,26 +312,23 @@ impl Cache {
         }
     }
 
-    /// Removes answers, and voids the fills that are under way. `view` has to see every change that
-    /// this removal is for. `Ok` only when all of it is confirmed.
+    /// Removes answers, or marks them stale, and voids the fills that are under way. `view` has to see every
+    /// change that this removal is for. Each target has a result of its own: what is `Ok` is
+    /// confirmed. `Err` when the cache confirmed none.
     pub async fn remove(&self, targets: &Targets, view: &View) -> Result<Removed, CacheError> {
-        match self {
-            Self::Off => Ok(Removed::default()),
-            Self::Memory(memory) => Ok(Removed {
-                existed: memory.remove(targets, view, Instant::now()),
-                no_floor: false,
-            }),
-            Self::Redis(redis) => redis.remove(targets, view).await,
-            Self::Upstash(upstash) => upstash.remove(targets, view).await,
+        match (self, self.server()) {
+            (Self::Memory(memory), _) => Ok(memory.remove(targets, view, Instant::now())),
+            (_, Some(server)) => removal::remove(server, targets, view).await,
+            (_, None) => Ok(Removed::nothing(targets)),
         }
     }
 
-    /// Removes what other programs keep under the plain keys.
-    pub async fn remove_plain(&self, keys: &[Key]) -> Result<u64, CacheError> {
+    /// The server behind it, where there is one.
+    fn server(&self) -> Option<Server<'_>> {
         match self {
-            Self::Off | Self::Memory(_) => Ok(0),
-            Self::Redis(redis) => redis.remove_plain(keys).await,
-            Self::Upstash(upstash) => upstash.remove_plain(keys).await,
+            Self::Off | Self::Memory(_) => None,
+            Self::Redis(redis) => Some(Server::Redis(redis)),
+            Self::Upstash(upstash) => Some(Server::Upstash(upstash)),
         }
     }
 

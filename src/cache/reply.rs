@@ -45,7 +45,7 @@ fn known(word: &str) -> Option<Meaning> {
     Some(match word {
         "WRONGPASS" | "NOAUTH" | "AUTH" => Meaning::Refused("Check {credentials}"),
         "NOPERM" => Meaning::Refused(
-            "Give the user of {credentials} the commands eval, get, set, mget, del, unlink, persist, getrange, exists, time, ping and info (and client, for the first level), or use another",
+            "Give the user of {credentials} the commands eval, get, set, mget, del, unlink, persist, getrange, setrange, exists, zadd, zscan, zrange, zrem, zremrangebyscore, pexpireat, time, ping and info (and client, for the first level), or use another",
         ),
         "READONLY" => Meaning::Refused("This is a replica: name the primary in {credentials}"),
         "OOM" => Meaning::Refused(

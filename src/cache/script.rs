@@ -148,9 +148,13 @@ local held = redis.call('GET', KEYS[1])
 if not held or string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])";
 
-/// `KEYS` floor, horizon, fences of keys, fences of tags, leases, values and plain keys; `ARGV` view,
-/// keys, tags, fence ms, tag fence ms. In any order, any number of times: a fence only rises. Answers
-/// `{values that were there, 1 when there is a floor}`.
+/// `KEYS` floor, horizon, fences (of keys that go, of keys that are marked stale, of tags), leases of the
+/// keys, member lists of the tags, values, and plain keys where they are in the same slot; `ARGV` view,
+/// keys that go, that are marked, tags, fence ms, tag fence ms, members to read. In any order, any number
+/// of times: a fence only rises. Answers `{1 when there is a floor, answers that were there of each key,
+/// a ZSCAN page of each tag}`; a page that begins with `''` was not read.
+///
+/// An entry is marked by the time, in its own line (see `entry`): the first mark counts.
 ///
 /// Every change waits for this script, and its calls are what it costs: so they are few. It unlinks
 /// first, because one that has written may go on writing when memory is full; PERSIST, which
@@ -158,13 +162,34 @@ return redis.call('DEL', KEYS[1])";
 pub(super) const REMOVE: &str = concat!(
     join!(),
     "\
-local view, keys = ARGV[1], tonumber(ARGV[2])
-local fences = 2 + keys + ARGV[3]
-local stood = redis.call('MGET', unpack(KEYS, 1, fences + keys))
-local existed = 0
-if keys > 0 then existed = redis.call('UNLINK', unpack(KEYS, fences + 1)) else redis.call('PERSIST', KEYS[1]) end
-for at = fences + 1, fences + keys do
-  if stood[at] then existed = existed - 1 end
+local view, keys, tags, left = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[7])
+local named = keys + ARGV[3]
+local fences = 2 + named + tags
+local lists, values = fences + named, fences + named + tags
+local stood = redis.call('MGET', unpack(KEYS, 1, fences + named))
+local counts, pages, mark = {}, {}, nil
+if named == 0 then redis.call('PERSIST', KEYS[1]) end
+for at = 1, named do
+  local lease, value = KEYS[fences + at], KEYS[values + at]
+  local plain, count = KEYS[values + named + at] or lease, 0
+  if at <= keys then
+    count = redis.call('UNLINK', lease, value, plain)
+  else
+    count = redis.call('UNLINK', lease, plain)
+    local line = redis.call('GETRANGE', value, 0, 65)
+    if string.sub(line, 1, 3) == 'o2 ' then
+      count = count + 1
+      if string.sub(line, 54) == '0000000000000' then
+        if not mark then
+          local now = redis.call('TIME')
+          mark = string.format('%013.0f', now[1] * 1000 + math.floor(now[2] / 1000))
+        end
+        redis.call('SETRANGE', value, 53, mark)
+      end
+    end
+  end
+  if stood[fences + at] then count = count - 1 end
+  counts[at] = count
 end
 local floor, horizon = stood[1], stood[2]
 local life = floor and string.match(floor, '^%x+') or '0'
@@ -172,10 +197,24 @@ redis.call('SET', KEYS[2], horizon and join(horizon, view) or view)
 for at = 3, fences do
   local old, new = stood[at], view
   if old and string.sub(old, 1, #life) == life then new = join(string.sub(old, #life + 2), view) end
-  redis.call('SET', KEYS[at], life .. ' ' .. new, 'PX', ARGV[at <= 2 + keys and 4 or 5])
+  redis.call('SET', KEYS[at], life .. ' ' .. new, 'PX', ARGV[at <= 2 + named and 5 or 6])
 end
-return {existed, floor and 1 or 0}"
+for at = 1, tags do
+  local page = {'', {}}
+  if left > 0 then page = redis.call('ZSCAN', KEYS[lists + at], '0', 'COUNT', left) end
+  left = left - #page[2] / 2
+  pages[at] = page
+end
+return {floor and 1 or 0, counts, pages}"
 );
+
+/// `KEYS` member list of a tag, plain keys. They go, and leave the list, in one step. Answers how many
+/// there were.
+pub(super) const FORGET: &str = "\
+local names = {unpack(KEYS, 2)}
+local gone = redis.call('UNLINK', unpack(names))
+redis.call('ZREM', KEYS[1], unpack(names))
+return gone";
 
 /// `KEYS` floor, horizon, beat; `ARGV` floor, last beat, next beat. Answers 0 when this is not the memory
 /// that was beaten last: emptied, or back from an old copy. The next beat may be there already, when

@@ -82,6 +82,7 @@ impl Report {
 pub async fn check(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     schedule(settings, &mut report);
+    rules(settings, &mut report);
     let feed = feed(settings, &mut report);
     let cache = cache(settings, &mut report).await;
     listen(settings, args.offline, &mut report).await;
@@ -120,6 +121,33 @@ pub async fn check(settings: &Settings, args: &CheckArgs) -> anyhow::Result<Exit
         }
     }
     Ok(ExitCode::from(code))
+}
+
+fn rules(settings: &Settings, report: &mut Report) {
+    let (book, file) = match settings.rules() {
+        Ok((book, _)) => (book, settings.rules.rules_file.display()),
+        Err(why) => return report.fail("rules", BAD_CONFIGURATION, why.to_string()),
+    };
+    let (rules, state) = (book.now(), book.state());
+    let (tests, failed) = rules.test();
+    match (state.file, failed.first()) {
+        (None, _) => report.ok(
+            "rules",
+            format!("the built-in ones; {file} is not there yet"),
+        ),
+        (Some(file), Some(test)) => report.warn(
+            "rules",
+            format!("{} of {tests} tests fail: {file}:{test}", failed.len()),
+        ),
+        (Some(file), None) => report.ok(
+            "rules",
+            format!(
+                "{} with those of {file}, version {}",
+                rules.len(),
+                rules.version()
+            ),
+        ),
+    }
 }
 
 fn schedule(settings: &Settings, report: &mut Report) {

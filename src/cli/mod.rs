@@ -3,15 +3,18 @@
 
 pub mod bench;
 mod check;
+mod correct;
 mod demo;
 mod fresh;
 mod invalidate;
 mod parse;
 mod record;
 mod replay;
+mod rules;
 mod run;
 mod say;
 mod tail;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -74,6 +77,12 @@ pub enum Command {
     Status(tail::StatusArgs),
     /// Remove cached answers by hand.
     Invalidate(invalidate::InvalidateArgs),
+    /// Check, test and explain rules: which changes remove which answers.
+    Rules(rules::RulesCommand),
+    /// Say where an event stands, against the feed and the clock.
+    Correct(correct::CorrectArgs),
+    /// Watch tables that other programs write, so that their changes remove cached answers too.
+    Watch(watch::WatchArgs),
     /// Ask a running daemon whether it is ready (for images without a shell).
     Healthcheck,
 }
@@ -117,24 +126,33 @@ pub async fn main() -> ExitCode {
         return ExitCode::from(BAD_CONFIGURATION);
     }
     let settings = &cli.settings;
+    // Boxed: each is a deep nest of futures, and together they are one too deep for the compiler.
     let outcome = match cli.command {
-        Command::Run(args) => run::run(settings, &args).await,
-        Command::Once => run::once(settings).await,
-        Command::Demo(args) => demo::demo(settings, &args).await,
-        Command::Check(args) => check::check(settings, &args).await,
-        Command::Replay(args) => replay::replay(settings, &args).await,
-        Command::Record(args) => record::record(settings, &args).await,
-        Command::Bench(args) => bench::bench(settings, &args).await,
-        Command::Migrate(args) => migrate(settings, &args).await,
-        Command::Tail(args) => tail::tail(settings, &args).await,
-        Command::Status(args) => tail::status(settings, &args).await,
-        Command::Invalidate(args) => invalidate::invalidate(settings, &args).await,
-        Command::Healthcheck => run::healthcheck(settings).await,
+        Command::Run(args) => Box::pin(run::run(settings, &args)).await,
+        Command::Once => Box::pin(run::once(settings)).await,
+        Command::Demo(args) => Box::pin(demo::demo(settings, &args)).await,
+        Command::Check(args) => Box::pin(check::check(settings, &args)).await,
+        Command::Replay(args) => Box::pin(replay::replay(settings, &args)).await,
+        Command::Record(args) => Box::pin(record::record(settings, &args)).await,
+        Command::Bench(args) => Box::pin(bench::bench(settings, &args)).await,
+        Command::Migrate(args) => Box::pin(migrate(settings, &args)).await,
+        Command::Tail(args) => Box::pin(tail::tail(settings, &args)).await,
+        Command::Status(args) => Box::pin(tail::status(settings, &args)).await,
+        Command::Invalidate(args) => Box::pin(invalidate::invalidate(settings, &args)).await,
+        Command::Rules(args) => rules::rules(settings, &args),
+        Command::Correct(args) => Box::pin(correct::correct(settings, &args)).await,
+        Command::Watch(args) => Box::pin(watch::watch(settings, &args)).await,
+        Command::Healthcheck => Box::pin(run::healthcheck(settings)).await,
     };
     match outcome {
         Ok(code) => code,
         Err(why) => {
-            let told = crate::model::plain_text(&format!("{why:#}"), 2_000);
+            // A rules file has many faults, a line each.
+            let told = format!("{why:#}");
+            let lines = told
+                .lines()
+                .map(|line| crate::model::plain_text(line, 2_000));
+            let told = lines.collect::<Vec<_>>().join("\n");
             match why.downcast_ref::<StoreError>() {
                 Some(why) => remark!("oddsd: {told}{}", next_step(why)),
                 None => remark!("oddsd: {told}"),

@@ -11,9 +11,8 @@ use super::fresh::print_freshness;
 use super::say::{heard, remark, say};
 use super::{duration, open_existing, stop_on_signals};
 use crate::config::Settings;
-use crate::key::Key;
-use crate::model::{EventId, plain_text};
-use crate::store::{CycleRow, Removal, Store, StoreError, StoreStatus};
+use crate::model::plain_text;
+use crate::store::{CycleRow, Removal, RemovalStats, Store, StoreError, StoreStatus, Wanted};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const AT_ONCE: i64 = 500;
@@ -64,15 +63,10 @@ pub async fn tail(settings: &Settings, args: &TailArgs) -> anyhow::Result<ExitCo
     store.check_schema().await?;
     let stop = stop_on_signals(args.tail_for)?;
     let narrow = args.rule.is_some() || args.event.is_some();
-    let of_event = args
-        .event
-        .as_ref()
-        .map(|event| Key::event_prices(&EventId::new(event)).to_string());
     let wanted = |removal: &Removal| {
-        args.rule.as_ref().is_none_or(|rule| *rule == removal.rule)
-            && of_event
-                .as_ref()
-                .is_none_or(|key| removal.keys.contains(key))
+        let has_rule = |rule: &String| removal.rule.split(',').any(|one| one == rule);
+        args.rule.as_ref().is_none_or(has_rule)
+            && (args.event.is_none() || removal.entity == args.event)
     };
     // One of the past is read in any case: it says where the present begins.
     let (mut cycle, mut removal, mut limit) = (-1, -1, i64::from(args.last).max(1));
@@ -124,7 +118,11 @@ async fn entries(
         .into_iter()
         .map(Entry::Cycle);
     let removals = store
-        .removals(removal, limit)
+        .removals(&Wanted {
+            after: (removal >= 0).then_some(removal),
+            limit,
+            ..Wanted::default()
+        })
         .await?
         .into_iter()
         .map(Entry::Removal);
@@ -184,17 +182,19 @@ fn removal_line(row: &Removal, as_json: bool) -> String {
 pub async fn status(settings: &Settings, args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let store = open_existing(settings).await?;
     store.check_schema().await?;
-    let status = store.status().await?;
+    let (status, stats) = (store.status().await?, store.removal_stats().await?);
     store.close().await;
     if args.json {
-        say!("{}", serde_json::to_string_pretty(&status)?);
+        let mut whole = serde_json::to_value(&status)?;
+        whole["removals"] = json!(stats);
+        say!("{}", serde_json::to_string_pretty(&whole)?);
     } else {
-        print_status(&status, Utc::now());
+        print_status(&status, &stats, Utc::now());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_status(status: &StoreStatus, now: DateTime<Utc>) {
+fn print_status(status: &StoreStatus, stats: &RemovalStats, now: DateTime<Utc>) {
     let text = |name: &str| {
         status
             .state
@@ -256,5 +256,37 @@ fn print_status(status: &StoreStatus, now: DateTime<Utc>) {
             .map(|error| format!("; last error: {}", plain_text(error, 200)))
             .unwrap_or_default()
     );
+    print_rules(&status.state["rules"], stats);
     print_freshness(&status.state["audit"]);
+}
+
+/// What the daemon said of its rules, and what was removed by them since the tables were made.
+fn print_rules(rules: &serde_json::Value, stats: &RemovalStats) {
+    let reasons = stats
+        .by_reason
+        .iter()
+        .map(|(reason, many)| format!("{many} {reason}"));
+    let reasons = reasons.collect::<Vec<_>>().join(", ");
+    say!(
+        "removals  {} in all, {} keys, {} in the last minute{}",
+        stats.total_invalidations,
+        stats.keys_deleted,
+        stats.per_minute,
+        if reasons.is_empty() {
+            String::new()
+        } else {
+            format!(" ({reasons})")
+        }
+    );
+    let text = |name: &str| rules[name].as_str().map(|text| plain_text(text, 600));
+    let Some(version) = text("version") else {
+        return;
+    };
+    match text("file") {
+        Some(file) => say!("rules     {} of {file}, version {version}", rules["rules"]),
+        None => say!("rules     the built-in ones"),
+    }
+    if let Some(error) = text("error") {
+        say!("          its file is not valid now, the last good rules stay in force: {error}");
+    }
 }

@@ -5,7 +5,7 @@ use super::{
     Differ, EventChange, Guard, HeldBack, Missing, PriceChange, PriceChangeKind, Rows,
     SelectionChange,
 };
-use crate::model::{Look, PriceStatus, Scope, SelectionStatus};
+use crate::model::{Look, PriceStatus, Scope, SelectionStatus, StatusSource};
 
 /// What the answer left out inside its scope.
 #[derive(Default)]
@@ -60,7 +60,7 @@ impl<'a> Differ<'a> {
             Some(first) => rows(first).contains(row),
             None => !in_doubt,
         };
-        let mut held = (0, 0);
+        let (as_of, mut held) = (self.as_of, (0, 0));
         for stored in &absent.events {
             if !agreed(|missing| &missing.events, stored.row) {
                 held.0 += 1;
@@ -68,12 +68,14 @@ impl<'a> Differ<'a> {
             }
             let mut after = stored.event.clone();
             after.listed = false;
+            after.status = after.moved_by_clock(as_of).unwrap_or(after.status);
             let before = Some(stored.event.clone());
             self.changes.checked.push(after.id.clone());
             self.changes.events.push(EventChange {
                 row: stored.row,
                 before,
                 after,
+                status_by: StatusSource::Clock,
             });
         }
         for (stored, known) in &absent.selections {

@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 use super::{Changes, PriceChange, PriceChangeKind};
 use crate::model::{
     Bookmaker, BookmakerId, Event, EventId, MarketId, Offer, PriceKey, PriceStatus, Selection,
-    SelectionId, Slice,
+    SelectionId, Slice, StatusSource,
 };
 
 #[derive(Clone, Debug, Default)]
@@ -69,6 +69,8 @@ pub struct StoredEvent {
     pub event: Event,
     /// `as_of` of the newest snapshot that spoke of this event: "last checked".
     pub checked_at: DateTime<Utc>,
+    /// A person said where it stands, and nobody anything else since.
+    pub corrected: bool,
     /// By row.
     pub selections: Vec<StoredSelection>,
     /// By row.
@@ -120,6 +122,7 @@ impl StoredEvent {
             row,
             event,
             checked_at,
+            corrected: false,
             selections: Vec::new(),
             prices: Vec::new(),
             text: None,
@@ -208,8 +211,14 @@ impl Book {
         }
         for change in changes.events {
             self.forget_text(&change.after.id);
+            let moved = change.transition().is_some();
             match self.events.get_mut(&change.after.id) {
-                Some(stored) => stored.event = change.after,
+                Some(stored) => {
+                    if moved {
+                        stored.corrected = change.status_by == StatusSource::Correction;
+                    }
+                    stored.event = change.after;
+                }
                 None => {
                     let stored = StoredEvent::new(change.row, change.after, changes.as_of);
                     self.events.insert(stored.event.id.clone(), stored);

@@ -1,15 +1,13 @@
 //! What one cycle has to write, and when an answer is too short to be believed.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 
 use super::aside::by_kind;
 use super::book::{NextRows, Text};
 use crate::model::{
-    Bookmaker, BookmakerId, ChangeKind, Counts, Event, EventId, MarketId, Offer, PriceStatus,
-    Rejects, Selection,
+    Bookmaker, BookmakerId, Counts, Event, EventId, MarketId, Offer, PriceStatus, Rejects,
+    Selection, StatusSource,
 };
 
 /// Everything one cycle has to write, in an order that is the same for the same input.
@@ -32,6 +30,10 @@ pub struct Changes {
     /// Set when the answer was suspiciously short and removals wait for a second look.
     pub held_back: Option<HeldBack>,
     pub next: NextRows,
+    /// The clock or a person moved events, and nobody looked: nothing was checked.
+    pub unlooked: bool,
+    /// Corrections that these changes carry out.
+    pub corrections: Vec<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +47,8 @@ pub struct EventChange {
     pub row: i64,
     pub before: Option<Event>,
     pub after: Event,
+    /// Who says where it stands now.
+    pub status_by: StatusSource,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -162,45 +166,7 @@ impl Changes {
             && self.events.is_empty()
             && self.selections.is_empty()
             && self.prices.is_empty()
-    }
-
-    /// What each event's readers have to be told, one entry an event: the outbox of this cycle.
-    pub fn by_event(&self) -> BTreeMap<EventId, BTreeSet<ChangeKind>> {
-        let mut kinds: BTreeMap<EventId, BTreeSet<ChangeKind>> = BTreeMap::new();
-        // Thousands of prices of one event lie together and say the same.
-        let mut last = None;
-        let mut add = |event, kind| {
-            if last.replace((event, kind)) != Some((event, kind)) {
-                kinds.entry(EventId::clone(event)).or_default().insert(kind);
-            }
-        };
-        for change in &self.events {
-            let kind = match &change.before {
-                None => ChangeKind::EventAdded,
-                Some(before) if before.listed && !change.after.listed => ChangeKind::EventRemoved,
-                Some(before)
-                    if (before.status, before.in_play)
-                        != (change.after.status, change.after.in_play) =>
-                {
-                    ChangeKind::StatusChanged
-                }
-                Some(_) => ChangeKind::EventChanged,
-            };
-            add(&change.after.id, kind);
-        }
-        for change in &self.selections {
-            add(&change.event, ChangeKind::SelectionChanged);
-        }
-        for change in &self.prices {
-            add(
-                &change.event,
-                match change.kind {
-                    PriceChangeKind::Withdrawn => ChangeKind::PriceWithdrawn,
-                    _ => ChangeKind::PriceChanged,
-                },
-            );
-        }
-        kinds
+            && self.corrections.is_empty()
     }
 }
 

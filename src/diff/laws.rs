@@ -158,6 +158,43 @@ fn open(book: &Book, stored: &StoredEvent) -> BTreeMap<PriceKey, Offer> {
     open.map(|(key, price)| (key, price.offer)).collect()
 }
 
+/// Its source says nothing of where it stands: the look at which the clock moves it reads the text once more.
+#[test]
+fn a_started_event_is_passed_over_like_any_other() {
+    let mut book = Book::default();
+    let slice = Slice::of(b"the same");
+    let observed = EventSnapshot {
+        event: event(0, EventStatus::Scheduled),
+        selections: vec![selection(0, SelectionStatus::Active)],
+        prices: vec![price(0, 0, Some(200), 100)],
+        complete: true,
+    };
+    let look = |as_of| Look {
+        source: "test".into(),
+        as_of,
+        scope: Scope::Listed,
+        bookmakers: vec![],
+        rejects: Rejects::default(),
+    };
+    let mut read = Vec::new();
+    // It starts at 3,600 s.
+    for seconds in [-4000, -3900, -3600, -3500, 3599, 3600, 3700, 90_000] {
+        let mut differ = Differ::new(&book);
+        differ.begin(at(seconds));
+        match differ.knows(&slice) {
+            Some(_) => differ.same(&slice),
+            None => {
+                read.push(seconds);
+                differ.take(observed.clone(), Some(slice));
+            }
+        }
+        let changes = differ.finish(look(at(seconds)), &Guard::OFF);
+        assert_eq!(changes.is_quiet(), read.last() != Some(&seconds));
+        book.apply(changes);
+    }
+    assert_eq!(read, [-4000, -3600, 3600]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -298,12 +335,17 @@ proptest! {
 
     #[test]
     fn status_never_goes_back(history in any_history()) {
+        let rank = |event: &Event| match event.status {
+            EventStatus::Scheduled | EventStatus::Upcoming => 0,
+            status if status.is_final() => 2,
+            _ => 1,
+        };
         let mut book = Book::default();
         for snapshot in &history {
-            let before: HashMap<_, _> = book.events.iter().map(|(id, e)| (id.clone(), e.event.rank())).collect();
+            let before: HashMap<_, _> = book.events.iter().map(|(id, e)| (id.clone(), rank(&e.event))).collect();
             book.apply(diff(&book, snapshot, &Guard::OFF));
-            for (id, rank) in before {
-                prop_assert!(book.events[&id].event.rank() >= rank);
+            for (id, before) in before {
+                prop_assert!(rank(&book.events[&id].event) >= before);
             }
         }
     }

@@ -42,9 +42,12 @@ impl Loading {
         self.bookmakers.push((row, bookmaker));
     }
 
-    pub fn event(&mut self, row: i64, event: Event, checked_at: DateTime<Utc>) {
+    pub fn event(&mut self, row: i64, event: Event, checked_at: DateTime<Utc>, corrected: bool) {
         self.event_places.insert(row, self.events.len());
-        self.events.push(StoredEvent::new(row, event, checked_at));
+        self.events.push(StoredEvent {
+            corrected,
+            ..StoredEvent::new(row, event, checked_at)
+        });
     }
 
     /// A selection of an event that is not there is left out.

@@ -15,8 +15,10 @@ pub mod book;
 mod changes;
 mod loading;
 mod prices;
+mod standing;
 mod storable;
 mod take;
+mod told;
 
 use std::collections::{HashMap, HashSet};
 
@@ -32,7 +34,9 @@ pub use changes::{
 };
 pub use loading::{Loading, Orphan, PriceRow};
 use prices::Scratch;
+pub use standing::{Word, moves};
 pub use take::{Collected, Take};
+pub use told::Told;
 
 /// Compares what is stored with what was observed. Pure: no clock, no I/O.
 pub fn diff(book: &Book, observed: &Snapshot, guard: &Guard) -> Changes {
@@ -164,7 +168,7 @@ impl<'a> Differ<'a> {
         }
         let stored = self.book.events.get(id);
         // What is stored can be stored.
-        if stored.is_none_or(|stored| stored.event != observed.event)
+        if stored.is_none_or(|stored| !stored.event.same_facts(&observed.event))
             && let Some(reason) = storable::event(&observed.event)
         {
             self.listed.insert(id.clone());
@@ -193,8 +197,7 @@ impl<'a> Differ<'a> {
         // A text may be skipped when it comes again if that could not change anything.
         let after = &self.changes.counts;
         let settled = (before.rejected, before.stale) == (after.rejected, after.stale)
-            && absent == (self.absent.selections.len(), self.absent.prices.len())
-            && observed.event.rank() >= stored.map_or(0, |stored| stored.event.rank());
+            && absent == (self.absent.selections.len(), self.absent.prices.len());
         if let (Some(slice), true, true) = (slice, settled, observed.complete) {
             let text = Text {
                 slice,
@@ -205,33 +208,32 @@ impl<'a> Differ<'a> {
         }
     }
 
-    /// Compares the event's own facts; returns its row.
+    /// Compares the event's own facts and where it stands; returns its row.
     fn event_facts(&mut self, stored: Option<&StoredEvent>, observed: &Event) -> i64 {
-        let Some(stored) = stored else {
-            let row = take(&mut self.changes.next.event);
-            self.changes.events.push(EventChange {
-                row,
-                before: None,
-                after: observed.clone(),
-            });
-            return row;
-        };
-        if stored.event != *observed {
-            let mut after = observed.clone();
-            if observed.rank() < stored.event.rank() {
-                after.status = stored.event.status;
-                after.in_play = stored.event.in_play;
-            }
-            if stored.event != after {
-                let before = Some(stored.event.clone());
-                self.changes.events.push(EventChange {
-                    row: stored.row,
-                    before,
-                    after,
-                });
-            }
+        let before = stored.map(|stored| &stored.event);
+        let corrected = stored.is_some_and(|stored| stored.corrected);
+        let (status, in_play, status_by) = Event::standing(before, corrected, observed, self.as_of);
+        if let Some(before) = before
+            && (before.status, before.in_play) == (status, in_play)
+            && before.same_facts(observed)
+        {
+            return stored.map_or(0, |stored| stored.row);
         }
-        stored.row
+        let row = match stored {
+            Some(stored) => stored.row,
+            None => take(&mut self.changes.next.event),
+        };
+        self.changes.events.push(EventChange {
+            row,
+            before: before.cloned(),
+            after: Event {
+                status,
+                in_play,
+                ..observed.clone()
+            },
+            status_by,
+        });
+        row
     }
 }
 
@@ -246,8 +248,11 @@ impl Take for Differ<'_> {
 
     fn knows(&self, slice: &Slice) -> Option<EventId> {
         let id = self.book.texts.get(&slice.hash).filter(|_| self.skips)?;
-        let text = self.book.events.get(id)?.text?;
-        (text.slice == *slice).then(|| id.clone())
+        let stored = self.book.events.get(id)?;
+        let text = stored.text?;
+        // What the clock has moved meanwhile is read, and so moved by this look.
+        let stands = stored.event.moved_by_clock(self.as_of).is_none();
+        (text.slice == *slice && stands).then(|| id.clone())
     }
 
     fn same(&mut self, slice: &Slice) {

@@ -94,7 +94,7 @@ pub fn event_body(found: &EventPrices) -> Vec<u8> {
 }
 
 /// An exact decimal as a JSON number, digit by digit.
-fn number(decimal: rust_decimal::Decimal) -> Box<RawValue> {
+pub fn number(decimal: rust_decimal::Decimal) -> Box<RawValue> {
     RawValue::from_string(decimal.normalize().to_string()).expect("a decimal is a JSON number")
 }
 

@@ -92,7 +92,7 @@ async fn verbose(face: &Face) -> Response {
     };
     let body = json!({
         "ready": code == StatusCode::OK, "database": database, "cache": cache, "counters": face.live.counters(),
-        "audit": report(face),
+        "rules": face.rules.state(), "audit": report(face),
     });
     let kind = [(
         header::CONTENT_TYPE,

@@ -1,10 +1,14 @@
 //! The faces that answer over HTTP: the router, the errors, and the accept loop.
 
+mod changes;
 mod event;
 mod health;
+mod invalidations;
 mod metrics;
 mod page;
 mod read;
+mod standing;
+mod warm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,22 +16,25 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use secrecy::SecretString;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audited;
 use crate::cache::Reader;
 use crate::live::Live;
+use crate::rulebook::Rulebook;
 use crate::schedule::Clock;
 use crate::store::Store;
 
 pub use metrics::Waiting;
+pub use warm::warm;
 
 /// Connections at once; the next one waits to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
@@ -40,6 +47,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Face {
     pub store: Store,
     pub reader: Reader,
+    pub rules: Rulebook,
     pub live: Live,
     pub clock: Clock,
     /// The feed is invented, and the page says so.
@@ -47,6 +55,10 @@ pub struct Face {
     /// `None`: nobody audits.
     pub audited: Option<Audited>,
     pub waiting: Waiting,
+    /// Whoever shows it may report changes; `None`: nobody may.
+    pub report_token: Option<SecretString>,
+    /// Rung when there is something to claim.
+    pub bell: Arc<Notify>,
 }
 
 pub fn router(face: Arc<Face>) -> Router {
@@ -56,7 +68,30 @@ pub fn router(face: Arc<Face>) -> Router {
         .route("/page.css", get(page::style))
         .route("/v1/races/by-stage", get(read::races_by_stage))
         .route("/v1/events/{id}/prices", get(read::event_prices))
+        .route("/v1/events/{id}/transitions", get(standing::transitions))
+        .route("/v1/odds/{status}/{id}", get(standing::odds))
+        .route("/v1/sidebar", get(standing::sidebar))
+        .route("/v1/sidebar/{sport}", get(standing::sidebar_of_sport))
+        .route(
+            "/v1/sidebar/{sport}/{league}",
+            get(standing::sidebar_of_league),
+        )
+        .route("/v1/movers", get(standing::movers))
+        .route(
+            "/v1/changes",
+            post(changes::report).fallback(changes::only_post),
+        )
         .route("/v1/freshness", get(health::freshness))
+        .route("/v1/invalidations/stats", get(invalidations::stats))
+        .route("/v1/invalidations/events", get(invalidations::events))
+        .route(
+            "/api/v1/shared/cache/invalidation/stats",
+            get(invalidations::stats),
+        )
+        .route(
+            "/api/v1/shared/cache/invalidation/events",
+            get(invalidations::events),
+        )
         .route("/metrics", get(metrics::metrics))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
@@ -161,6 +196,7 @@ async fn unknown_path() -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         "no such path",
-        "try /v1/races/by-stage, /v1/events/{id}/prices, /v1/freshness, /metrics, /livez or /readyz?verbose",
+        "try /v1/races/by-stage, /v1/events/{id}/prices, /v1/events/{id}/transitions, /v1/odds/{status}/{id}, /v1/sidebar, \
+         /v1/movers, /v1/changes, /v1/invalidations/events, /v1/freshness, /metrics, /livez or /readyz?verbose",
     )
 }

@@ -14,7 +14,7 @@ use super::{Face, Problem};
 use crate::cache::{Bytes, Loaded, Policy, ReadError, ReadState};
 use crate::key::Key;
 use crate::live::{self, Activity};
-use crate::model::{Event, EventId};
+use crate::model::{Event, EventId, EventStatus};
 use crate::stage::{OddsRow, RaceRow, RunnerRow, payload, payload_ttl};
 use crate::store::{Runner, StoreError};
 
@@ -22,6 +22,10 @@ use crate::store::{Runner, StoreError};
 const AHEAD: TimeDelta = TimeDelta::hours(48);
 /// An event's prices are served for this long, and then for as long again while they are loaded anew.
 const EVENT_FRESH: Duration = Duration::from_secs(30);
+const JSON: [(HeaderName, HeaderValue); 1] = [(
+    header::CONTENT_TYPE,
+    HeaderValue::from_static("application/json"),
+)];
 const RACING: [&str; 2] = ["horse_racing", "greyhounds"];
 
 pub async fn races_by_stage(
@@ -44,7 +48,7 @@ pub async fn races_by_stage(
 async fn load_card(face: &Face) -> anyhow::Result<Loaded> {
     let now = face.clock.now();
     let found = face.store.runners(now, now + AHEAD).await?;
-    let races = races(found.value);
+    let races = races(found.value, now);
     let offs: Vec<DateTime<Utc>> = races.iter().filter_map(|race| race.off).collect();
     // None: a boundary is less than a second away. Answered, and not kept.
     let ttl = payload_ttl(now, offs).unwrap_or_default();
@@ -86,7 +90,7 @@ pub async fn event_prices(
 }
 
 /// One read through the cache, with the headers that say how it went.
-async fn read<F, Fut>(
+pub(super) async fn read<F, Fut>(
     face: &Face,
     headers: &HeaderMap,
     key: &Key,
@@ -109,7 +113,11 @@ where
     };
     let served = served.map_err(|why| problem(&why))?;
     if served.entry.absent {
-        return Err(no_such_event());
+        return match served.body() {
+            none if none.is_empty() => Err(no_such_event()),
+            // Whoever loaded it knows more.
+            why => Ok((StatusCode::NOT_FOUND, JSON, why.clone()).into_response()),
+        };
     }
     let (state, word) = match served.state {
         ReadState::Hit => (live::ReadState::Hit, "HIT"),
@@ -201,7 +209,7 @@ fn etag(body: &[u8]) -> String {
     format!("\"{:016x}\"", hasher.finish())
 }
 
-fn no_such_event() -> Problem {
+pub(super) fn no_such_event() -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         "no event of this id is stored",
@@ -210,7 +218,7 @@ fn no_such_event() -> Problem {
 }
 
 /// These routes take no parameters: a misspelt one must not look as if it had worked.
-fn no_parameters(query: Option<String>) -> Result<(), Problem> {
+pub(super) fn no_parameters(query: Option<String>) -> Result<(), Problem> {
     match query.as_deref().filter(|query| !query.is_empty()) {
         None => Ok(()),
         Some(query) => {
@@ -226,7 +234,7 @@ fn no_parameters(query: Option<String>) -> Result<(), Problem> {
 }
 
 /// Rows of runners, grouped into races.
-fn races(runners: Vec<Runner>) -> Vec<RaceRow> {
+fn races(runners: Vec<Runner>, now: DateTime<Utc>) -> Vec<RaceRow> {
     let mut races: std::collections::BTreeMap<EventId, RaceRow> = Default::default();
     for runner in runners {
         if !RACING.contains(&runner.event.sport.as_str()) {
@@ -234,7 +242,7 @@ fn races(runners: Vec<Runner>) -> Vec<RaceRow> {
         }
         let race = races
             .entry(runner.event.id.clone())
-            .or_insert_with(|| race(&runner.event));
+            .or_insert_with(|| race(&runner.event, now));
         race.last_updated = race.last_updated.max(Some(runner.updated_at));
         race.runners.push(RunnerRow {
             id: runner.selection.id,
@@ -255,8 +263,14 @@ fn races(runners: Vec<Runner>) -> Vec<RaceRow> {
     races.into_values().collect()
 }
 
-fn race(event: &Event) -> RaceRow {
+fn race(event: &Event, now: DateTime<Utc>) -> RaceRow {
     let fact = |name: &str| event.facts.get(name).map(Into::into);
+    // Off by the clock, and then its off was put back: it is still to be run.
+    let put_back = event.status == EventStatus::Live && !event.in_play;
+    let status = match event.starts_at {
+        Some(off) if put_back && off > now => EventStatus::Upcoming,
+        _ => event.status,
+    };
     RaceRow {
         id: event.id.clone(),
         day: event.day,
@@ -266,7 +280,7 @@ fn race(event: &Event) -> RaceRow {
         name: event.name.clone(),
         race_type: fact("race_type"),
         distance: fact("distance"),
-        status: event.status,
+        status,
         in_play: event.in_play,
         listed: event.listed,
         last_updated: None,

@@ -1,6 +1,7 @@
 //! One cycle: fetch, diff, commit, poke; and what is said of it. A cycle that fails leaves nothing
 //! half-done: before the commit nothing has happened, after it the outbox knows.
 
+use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -8,12 +9,14 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use super::{Cycle, Ingest, Pace, SECOND_LOOK};
+use crate::diff::book::Book;
 use crate::diff::{Changes, Differ, Guard, PriceChangeKind, Take};
 use crate::feed::{Ask, FeedError};
 use crate::live::Activity;
-use crate::model::{Event, EventId, EventSnapshot, Look, Slice};
+use crate::model::{Event, EventId, EventSnapshot, Look, PriceStatus, Slice};
+use crate::rules::{Movement, Shown};
 use crate::schedule::{Failure, Wait, Watched, backoff};
-use crate::store::{CycleFacts, Lease, Loaded, StoreError};
+use crate::store::{Claim, CycleFacts, Lease, Loaded, Place, StoreError};
 
 /// The safety net below the fingerprints.
 const FULL_LOOK_EVERY: Duration = Duration::from_secs(10 * 60);
@@ -84,7 +87,7 @@ impl Ingest {
         } else {
             match self.store.commit(lease, &facts, &mut changes).await {
                 Ok(committed) => {
-                    self.poke.committed(committed.told, changes.as_of);
+                    self.tell(committed.told, &loaded.book, &changes);
                     Some(committed.written)
                 }
                 Err(why) => return self.store_failed(id, why),
@@ -101,6 +104,10 @@ impl Ingest {
         );
         let rejects = std::mem::take(&mut changes.rejects);
         self.tell_moves(id, &loaded, &changes);
+        self.tell_statuses(id, &changes);
+        if !changes.events.is_empty() {
+            self.standing.unknown();
+        }
         self.note_checked(&loaded, &changes);
         let as_of = changes.as_of;
         loaded.book.apply(changes);
@@ -162,6 +169,14 @@ impl Ingest {
     /// One whole look for an external cron: a passing failure is tried again, a short answer is
     /// looked at a second time, since the next run of this program knows nothing of this one.
     pub async fn look(&mut self, lease: &Lease, tries: u32, stop: &CancellationToken) -> Cycle {
+        let cycle = self.looks(lease, tries, stop).await;
+        if self.memory.is_some() {
+            self.move_statuses(lease, self.clock.now()).await;
+        }
+        cycle
+    }
+
+    async fn looks(&mut self, lease: &Lease, tries: u32, stop: &CancellationToken) -> Cycle {
         for _ in 1..tries {
             let cycle = self.cycle(lease, &Ask::Everything, None, stop).await;
             let wait = match &cycle {
@@ -187,11 +202,12 @@ impl Ingest {
     }
 
     /// What is stored: from memory, or loaded.
-    async fn remember(&mut self) -> Result<Loaded, StoreError> {
-        match self.memory.take() {
-            Some(loaded) => Ok(loaded),
-            None => self.store.load().await,
+    pub(super) async fn remember(&mut self) -> Result<Loaded, StoreError> {
+        if let Some(loaded) = self.memory.take() {
+            return Ok(loaded);
         }
+        self.standing.unknown();
+        self.store.load().await
     }
 
     fn fetch_failed(&mut self, cycle: i64, why: FeedError) -> Cycle {
@@ -212,7 +228,7 @@ impl Ingest {
         Cycle::FetchFailed(why)
     }
 
-    fn store_failed(&mut self, cycle: i64, why: StoreError) -> Cycle {
+    pub(super) fn store_failed(&mut self, cycle: i64, why: StoreError) -> Cycle {
         self.failures += 1;
         self.retry = backoff(Failure::Temporary, self.failures, fastrand::f64());
         self.live.say(Activity::StoreFailed {
@@ -236,6 +252,27 @@ impl Ingest {
         }
     }
 
+    /// Pokes the relay, with what is known here of each event, so that it need not ask. Before memory moves
+    /// on: a new event is in the changes, an old one in the book.
+    pub(super) fn tell(&self, told: Option<Claim>, book: &Book, changes: &Changes) {
+        let moved: HashMap<&EventId, &Event> = changes
+            .events
+            .iter()
+            .map(|change| (&change.after.id, &change.after))
+            .collect();
+        let told = told.map(|mut told| {
+            for row in &mut told.rows {
+                let event = row.event.as_ref().and_then(|id| {
+                    let stored = || Some(&book.events.get(id)?.event);
+                    moved.get(id).copied().or_else(stored)
+                });
+                row.place = event.map(Place::of);
+            }
+            told
+        });
+        self.poke.committed(told, changes.as_of);
+    }
+
     /// Before memory moves on: what moved is found by what it was.
     fn tell_moves(&self, cycle: i64, loaded: &Loaded, changes: &Changes) {
         let moves = changes.prices.iter().filter(|change| {
@@ -249,6 +286,17 @@ impl Ingest {
                 continue;
             };
             let gone = change.kind == PriceChangeKind::Withdrawn;
+            let shown = |decimal| Shown {
+                decimal,
+                fractional: None,
+                point: change.offer.point,
+                open: true,
+            };
+            let now = (change.status == PriceStatus::Open).then(|| Shown {
+                fractional: change.offer.fractional,
+                ..shown(change.offer.decimal)
+            });
+            let moved = Movement::between(change.before.map(shown).as_ref(), now.as_ref());
             self.live.say(Activity::PriceMoved {
                 cycle: cycle as u64,
                 event: change.event.clone(),
@@ -256,6 +304,8 @@ impl Ingest {
                 bookmaker: key.bookmaker,
                 from: change.before,
                 to: (!gone).then_some(change.offer.decimal),
+                percent: moved.percent(),
+                significant: moved.is_over(Movement::SIGNIFICANT),
             });
         }
     }

@@ -5,6 +5,7 @@
 //! are loaded again, and the next diff is against them.
 
 mod cycle;
+mod standing;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use crate::schedule::{Clock, Due, Plan, Ticker, Wait, Watched};
 use crate::store::{Checks, Lease, Loaded, Poke, Retention, Store, StoreError, Written};
 
 pub use cycle::failure;
+use standing::Standing;
 
 /// How soon a suspiciously short answer is looked at again.
 const SECOND_LOOK: Duration = Duration::from_secs(10);
@@ -74,6 +76,9 @@ pub struct Ingest {
     retry: Duration,
     pruned_at: Option<Instant>,
     pulse: Arc<Pulse>,
+    standing: Standing,
+    /// Of the lease under which memory was loaded.
+    epoch: Option<i64>,
 }
 
 /// Since when the loop has been at work on one cycle.
@@ -123,6 +128,8 @@ impl Ingest {
             retry: Duration::ZERO,
             pruned_at: None,
             pulse: Arc::default(),
+            standing: Standing::default(),
+            epoch: None,
         }
     }
 
@@ -149,20 +156,22 @@ impl Ingest {
             plan.max_one_race_calls = 0;
         }
         let mut ask = Ask::Everything;
-        let (mut epoch, mut again) = (None, false);
+        let mut again = false;
         loop {
             // The tick first: while another daemon leads, missed ones collapse into this one.
             if let Pace::Cron(ticker) = &mut pace
                 && !again
-                && ticker.next(stop).await.is_none()
+                && self
+                    .meanwhile(&lease, stop, ticker.next(stop))
+                    .await
+                    .is_none()
             {
                 return Ok(());
             }
             let Some(held) = leading(&mut lease, stop).await else {
                 return Ok(());
             };
-            if epoch.replace(held.epoch) != Some(held.epoch) {
-                self.begin_anew();
+            if self.take_over(&held) {
                 ask = Ask::Everything;
             }
             self.pulse.begin();
@@ -171,6 +180,14 @@ impl Ingest {
                 (Cycle::FetchFailed(FeedError::Ended) | Cycle::Stopped, _) => return Ok(()),
                 (Cycle::StoreFailed(why), Pace::AsRecorded { .. }) => return Err(why.clone()),
                 _ => {}
+            }
+            // A recording has its own time.
+            let now = match &pace {
+                Pace::AsRecorded { .. } => self.whole_card_at,
+                Pace::Adaptive(_) | Pace::Cron(_) => Some(self.clock.now()),
+            };
+            if let (Some(now), Some(_)) = (now, &self.memory) {
+                self.move_statuses(&held, now).await;
             }
             again = self.again_after(&cycle).is_some();
             let wait = match &pace {
@@ -183,12 +200,20 @@ impl Ingest {
                 self.prune(&held).await;
             }
             self.pulse.end();
-            if !wait.is_zero() && self.clock.sleep(wait, stop).await == Wait::Stopped {
-                return Ok(());
+            if !wait.is_zero() {
+                let clock = self.clock.clone();
+                let over = clock.sleep(wait, stop);
+                let ended = match pace {
+                    Pace::AsRecorded { .. } => over.await,
+                    _ => self.meanwhile(&lease, stop, over).await,
+                };
+                if ended == Wait::Stopped {
+                    return Ok(());
+                }
             }
             // A short answer is asked for again as it was; else whatever is due by now.
             if let (Pace::Adaptive(plan), None) = (&pace, &self.first_look) {
-                match self.next_ask(plan, stop).await {
+                match self.next_ask(plan, &lease, stop).await {
                     Some(due) => ask = due,
                     None => return Ok(()),
                 }
@@ -196,9 +221,19 @@ impl Ingest {
         }
     }
 
-    /// Another daemon may have written since we last led: nothing that we remember counts.
+    /// True when we have not led under this lease: another daemon may have written meanwhile, and nothing that
+    /// we remember counts.
+    fn take_over(&mut self, held: &Lease) -> bool {
+        let new = self.epoch.replace(held.epoch) != Some(held.epoch);
+        if new {
+            self.begin_anew();
+        }
+        new
+    }
+
     fn begin_anew(&mut self) {
         self.memory = None;
+        self.standing.begin_anew();
         self.first_look = None;
         self.whole_card_at = None;
     }
@@ -218,7 +253,13 @@ impl Ingest {
     }
 
     /// Waits for the next question, should it not be due yet; `None` when asked to stop.
-    async fn next_ask(&mut self, plan: &Plan, stop: &CancellationToken) -> Option<Ask> {
+    async fn next_ask(
+        &mut self,
+        plan: &Plan,
+        lease: &watch::Receiver<Option<Lease>>,
+        stop: &CancellationToken,
+    ) -> Option<Ask> {
+        let clock = self.clock.clone();
         loop {
             let now = self.clock.now();
             let until = match plan.due(now, &self.watched, self.whole_card_at) {
@@ -227,7 +268,8 @@ impl Ingest {
                 Due::Nothing { until } => until,
             };
             let wait = (until - now).to_std().unwrap_or_default();
-            if self.clock.sleep(wait, stop).await == Wait::Stopped {
+            let over = clock.sleep(wait, stop);
+            if self.meanwhile(lease, stop, over).await == Wait::Stopped {
                 return None;
             }
         }
@@ -275,6 +317,7 @@ impl Ingest {
         {
             Ok(pruned) => {
                 loaded.book.forget(&pruned.events);
+                self.standing.unknown();
                 if pruned.events.len() as u64 + pruned.history + pruned.log > 0 {
                     tracing::info!(
                         event = "store.pruned",

@@ -2,15 +2,15 @@
 //! that was. The outbox rows are settled afterwards, many commits at once; until then they are the
 //! safe path's, so a crash, a full queue or a cache that is away loses nothing.
 
-use std::time::Instant;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Relay;
-use super::batch::removal;
 use crate::cache::{Cache, CacheError};
-use crate::store::{Again, Claim, Removal, Rows, Store};
+use crate::store::{Claim, Settlement};
 
 /// Commits that wait for the relay; more are left to the safe path.
 const WAITING: usize = 1024;
@@ -23,10 +23,34 @@ pub struct Fast {
     done: Option<mpsc::UnboundedSender<Done>>,
 }
 
+/// Rows that were removed by the fast path and wait to be settled.
+#[derive(Clone, Debug, Default)]
+pub struct InFlight(Arc<Mutex<HashSet<i64>>>);
+
+impl InFlight {
+    fn add(&self, rows: &[i64]) {
+        self.lock().extend(rows);
+    }
+
+    fn forget(&self, rows: &[i64]) {
+        let mut held = self.lock();
+        for row in rows {
+            held.remove(row);
+        }
+    }
+
+    pub(super) fn contains(&self, row: i64) -> bool {
+        self.lock().contains(&row)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 struct Done {
     rows: Vec<i64>,
-    removal: Option<Removal>,
-    again: Option<Again>,
+    settlement: Settlement,
 }
 
 /// The queue from whoever commits to the relay.
@@ -53,8 +77,7 @@ impl Fast {
     pub(super) fn settler(&mut self, relay: &Relay) -> Settler {
         let (sender, done) = mpsc::unbounded_channel();
         self.done = Some(sender);
-        let store = relay.store.clone();
-        Settler(tokio::spawn(settle(store, done)))
+        Settler(tokio::spawn(settle(relay.clone(), done)))
     }
 
     pub(super) fn is_waiting(&self) -> bool {
@@ -75,19 +98,13 @@ impl Fast {
             rows.extend(next.rows);
             view = view.join(&next.view);
         }
-        let started = Instant::now();
-        match relay.remove(&rows, &view).await {
-            Ok((targets, removed)) => {
-                relay.audit(|| Rows::These(rows.iter().map(|row| row.id).collect()));
-                let removal = removal(&rows, &targets, removed, relay.cache(), started.elapsed());
-                let again = relay.again(&targets);
-                relay.tell(&rows, targets, removal.as_ref());
-                let rows = rows.iter().map(|row| row.id).collect();
+        match relay.work(&rows, &view, None).await {
+            Ok(worked) => {
                 let done = Done {
-                    rows,
-                    removal,
-                    again,
+                    rows: rows.iter().map(|row| row.id).collect(),
+                    settlement: worked.settlement,
                 };
+                relay.done.add(&done.rows);
                 if let Some(sender) = &self.done {
                     let _ = sender.send(done);
                 }
@@ -104,25 +121,25 @@ fn left_to_the_safe_path(relay: &Relay, why: &CacheError, rows: usize) {
     relay.poke.notify_one();
 }
 
-async fn settle(store: Store, mut done: mpsc::UnboundedReceiver<Done>) {
+async fn settle(relay: Relay, mut done: mpsc::UnboundedReceiver<Done>) {
     while let Some(first) = done.recv().await {
-        let (mut rows, mut removals, mut again) = (first.rows, Vec::new(), first.again);
-        removals.extend(first.removal);
+        let Done {
+            mut rows,
+            mut settlement,
+        } = first;
         while let Ok(next) = done.try_recv() {
             rows.extend(next.rows);
-            removals.extend(next.removal);
-            match (&mut again, next.again) {
-                (Some(again), Some(next)) => again.keys.extend(next.keys),
-                (again, next) => *again = again.take().or(next),
-            }
+            settlement.join(next.settlement);
         }
-        if let Some(again) = &mut again {
-            again.keys.sort();
-            again.keys.dedup();
-        }
-        if let Err(why) = store.settle(&rows, &removals, again).await {
+        let settled = relay.store.settle(&rows, settlement).await;
+        // Those that could not be settled come back to whoever claims them.
+        relay.done.forget(&rows);
+        match settled {
+            Ok(lately) => relay.alarm.note(&relay.store, lately).await,
             // They are removed once more by the safe path, which harms nobody.
-            tracing::debug!(event = "relay.store_failed", error = %why, "removed, but not settled");
+            Err(why) => {
+                tracing::debug!(event = "relay.store_failed", error = %why, "removed, but not settled");
+            }
         }
     }
 }

@@ -5,9 +5,10 @@
 //! It runs beside the cycle and never inside it. A row leaves the outbox only when all of its keys
 //! are confirmed gone; until then it comes back, for ever, also after a restart.
 
-mod batch;
+mod alarm;
 mod fast;
 mod floor;
+mod plan;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,15 +17,19 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Cache, CacheError, Reader, Removed, Targets};
+use crate::cache::{Cache, CacheError, Reader, Removed};
 use crate::key::Key;
 use crate::live::{Activity, Live};
 use crate::model::View;
-use crate::store::{Again, Backlog, Claimed, Gone, Lease, Purpose, Rows, Store, StoreError, Told};
+use crate::rulebook::Rulebook;
+use crate::store::{
+    Backlog, Claimed, Gone, Lease, Purpose, Rows, Settlement, Store, StoreError, Told,
+};
 
-use batch::{most_attempts, newest_cycle, removal, retry_after, targets};
-pub use fast::{Fast, hand_over};
+pub use alarm::Alarm;
+pub use fast::{Fast, InFlight, hand_over};
 pub use floor::FloorKeeper;
+use plan::{Done, Plan};
 
 /// Rows taken at once. A full batch means that more wait: those are coalesced by the database.
 const BATCH: i64 = 2_000;
@@ -37,6 +42,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What the last pass may take of the daemon's goodbye.
 const LAST_DRAIN: Duration = Duration::from_secs(8);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
+/// Low enough that readers see fresh prices soon after the cache is back.
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// Nobody can heal a refusal (password, rights) within seconds.
+const REFUSED_RETRY: Duration = Duration::from_secs(30);
 /// A removal that waits longer than this is a person's business; said once a while.
 const ESCALATE_AFTER: Duration = Duration::from_secs(60);
 /// No cached answer of ours lives longer: the bound that the log promises while a removal is late.
@@ -49,7 +58,7 @@ pub enum Batch {
     Empty,
     Removed {
         rows: usize,
-        keys: usize,
+        targets: usize,
     },
     /// The cache did not confirm; the rows are due again after `retry`.
     Failed {
@@ -62,6 +71,8 @@ pub enum Batch {
 pub struct Relay {
     pub store: Store,
     pub reader: Reader,
+    /// What a change makes wrong.
+    pub rules: Rulebook,
     pub live: Live,
     /// Whose claims these are.
     pub who: String,
@@ -72,11 +83,41 @@ pub struct Relay {
     pub back: Arc<Notify>,
     /// Told what was removed.
     pub auditor: Option<mpsc::Sender<Told>>,
+    /// Told what is to be loaded again. A queue that is full is no loss: the next reader loads.
+    pub warm: Option<mpsc::Sender<Key>>,
+    pub alarm: Alarm,
+    /// Rows that are done with, but still in the outbox: a claim may find them there.
+    pub done: InFlight,
     /// Keys are removed once more after this, for programs that fill the cache on their own. Zero: not.
     pub again_after: Duration,
 }
 
+/// What a removal came to, before it is written down.
+struct Worked {
+    pub settlement: Settlement,
+    pub targets: usize,
+}
+
 impl Relay {
+    /// For a process that is no daemon: nobody checks, warms or removes again.
+    pub fn alone(store: Store, cache: Arc<Cache>, rules: Rulebook, who: String) -> Self {
+        Self {
+            store,
+            reader: Reader::new(cache),
+            rules,
+            live: Live::new(),
+            who,
+            poke: Arc::default(),
+            no_floor: Arc::default(),
+            back: Arc::default(),
+            auditor: None,
+            warm: None,
+            alarm: Alarm::at(u64::MAX),
+            done: InFlight::default(),
+            again_after: Duration::ZERO,
+        }
+    }
+
     /// Works until `stop`, then drains what the last cycle left. The database being away is no
     /// reason to end: the cycle says so already, and the rows are safe in it.
     ///
@@ -98,7 +139,13 @@ impl Relay {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                _ = looks.tick() => {}
+                _ = looks.tick() => {
+                    // What was handed over need not be claimed.
+                    if fast.is_waiting() {
+                        fast.removed(&self).await;
+                    }
+                    self.alarm.look(&self.store).await;
+                }
                 () = fast.removed(&self) => continue,
                 () = self.poke.notified() => {}
             }
@@ -197,28 +244,27 @@ impl Relay {
 
     /// Claim, targets, remove, settle.
     pub async fn batch(&self) -> Result<Batch, StoreError> {
-        let claim = self.store.claim(&self.who, BATCH, CLAIM_FOR).await?;
+        let mut claim = self.store.claim(&self.who, BATCH, CLAIM_FOR).await?;
+        let claimed = claim.rows.len();
+        claim.rows.retain(|row| !self.done.contains(row.id));
         if claim.rows.is_empty() {
-            return Ok(Batch::Empty);
+            // Those that were done with are about to be settled.
+            return Ok(match claimed as i64 == BATCH {
+                true => Batch::Removed {
+                    rows: claimed,
+                    targets: 0,
+                },
+                false => Batch::Empty,
+            });
         }
         let rows: Vec<i64> = claim.rows.iter().map(|row| row.id).collect();
-        let started = Instant::now();
-        match self.remove(&claim.rows, &claim.view).await {
-            Ok((targets, removed)) => {
-                let removal = removal(
-                    &claim.rows,
-                    &targets,
-                    removed,
-                    self.cache(),
-                    started.elapsed(),
-                );
-                self.audit(|| Rows::These(rows.clone()));
-                let again = self.again(&targets);
-                self.store.settle(&rows, removal.as_slice(), again).await?;
-                self.tell(&claim.rows, targets, removal.as_ref());
+        match self.work(&claim.rows, &claim.view, None).await {
+            Ok(worked) => {
+                let lately = self.store.settle(&rows, worked.settlement).await?;
+                self.alarm.note(&self.store, lately).await;
                 Ok(Batch::Removed {
                     rows: rows.len(),
-                    keys: removal.map_or(0, |removal| removal.keys.len()),
+                    targets: worked.targets,
                 })
             }
             Err(why) => {
@@ -243,9 +289,12 @@ impl Relay {
             if backlog.changes.is_empty() {
                 return Ok(Batch::Empty);
             }
-            let started = Instant::now();
-            let (targets, removed) = match self.remove(&backlog.changes, &backlog.view).await {
-                Ok(done) => done,
+            let which = Rows::Through(backlog.through, backlog.view.clone());
+            let worked = match self
+                .work(&backlog.changes, &backlog.view, Some(which))
+                .await
+            {
+                Ok(worked) => worked,
                 Err(why) => {
                     let retry = self.failed(&backlog.changes, &why);
                     return Ok(Batch::Failed {
@@ -254,61 +303,97 @@ impl Relay {
                     });
                 }
             };
-            self.audit(|| Rows::Through(backlog.through, backlog.view.clone()));
-            let changes = &backlog.changes;
-            let removal = removal(changes, &targets, removed, self.cache(), started.elapsed());
-            let again = self.again(&targets);
             let settled = self
                 .store
-                .settle_backlog(&backlog, removal.as_slice(), again)
+                .settle_backlog(&backlog, worked.settlement)
                 .await?;
-            self.tell(changes, targets, removal.as_ref());
+            let (settled, lately) = settled;
+            self.alarm.note(&self.store, lately).await;
             if settled < BACKLOG as u64 / 2 {
                 return Ok(Batch::Removed {
                     rows: settled as usize,
-                    keys: removal.map_or(0, |removal| removal.keys.len()),
+                    targets: worked.targets,
                 });
             }
         }
     }
 
-    /// The second removals go to the plain keys alone: our own readers need none.
-    async fn remove(
+    /// Removes all that these rows make wrong, and tells everybody. An error says that the cache as a whole
+    /// did not answer; targets that it alone refused are in the settlement. `which` is for rows that
+    /// bear no number.
+    async fn work(
         &self,
         rows: &[Claimed],
         view: &View,
-    ) -> Result<(Targets, Removed), CacheError> {
-        let (targets, again) = targets(rows);
-        if !again.is_empty() {
-            self.cache().remove_plain(&again).await?;
+        which: Option<Rows>,
+    ) -> Result<Worked, CacheError> {
+        let rules = self.rules.now();
+        let plan = Plan::of(rows, &rules, &self.store).await;
+        for fault in &plan.faults {
+            tracing::warn!(
+                event = "rules.target_failed",
+                version = %rules.version(),
+                error = %fault,
+                "A target could not be spelt; the others were removed"
+            );
         }
-        if targets == Targets::default() {
-            return Ok((targets, Removed::default()));
+        let started = Instant::now();
+        let removed = self.remove(&plan, view).await?;
+        let took = started.elapsed();
+        let left = plan.rows_left(&removed);
+        match which {
+            Some(which) if left.is_empty() => self.audit(which),
+            Some(_) => {}
+            None => {
+                let gone = rows.iter().map(|row| row.id);
+                self.audit(Rows::These(
+                    gone.filter(|row| !left.contains(row)).collect(),
+                ));
+            }
         }
-        let removed = self.reader.remove(&targets, view).await?;
-        if removed.no_floor {
-            self.no_floor.notify_one();
-        }
-        Ok((targets, removed))
-    }
-
-    fn again(&self, targets: &Targets) -> Option<Again> {
-        self.removes_again().then(|| Again {
-            // Nobody else fills the canary.
-            keys: targets
-                .keys
-                .iter()
-                .filter(|key| **key != Key::canary())
-                .cloned()
-                .collect(),
-            after: self.again_after,
+        self.warm_again(&plan);
+        self.tell(&plan, &removed, took);
+        let targets = plan.targets.len();
+        let settlement = plan.settlement(&Done {
+            removed: &removed,
+            backend: self.cache().backend(),
+            took,
+            again_after: self.removes_again().then_some(self.again_after),
+            retry: retry_after,
+        });
+        Ok(Worked {
+            settlement,
+            targets,
         })
     }
 
+    /// The second removals go to the plain keys alone: our own readers need none.
+    async fn remove(&self, plan: &Plan, view: &View) -> Result<Removed, CacheError> {
+        if !plan.again.is_empty() {
+            self.cache().remove_plain(&plan.again).await?;
+        }
+        if plan.targets.is_empty() {
+            return Ok(Removed::default());
+        }
+        let removed = self.reader.remove(&plan.targets, view).await?;
+        if removed.no_floor {
+            self.no_floor.notify_one();
+        }
+        Ok(removed)
+    }
+
+    fn warm_again(&self, plan: &Plan) {
+        if let Some(warm) = &self.warm {
+            for key in &plan.warm {
+                let _ = warm.try_send(key.clone());
+            }
+        }
+    }
+
     /// No reader can be wrong about these any more.
-    fn audit(&self, rows: impl FnOnce() -> Rows) {
+    fn audit(&self, rows: Rows) {
         if let Some(auditor) = &self.auditor {
-            let _ = auditor.try_send(Told::Removed(Gone::now(rows())));
+            let _ = auditor.try_send(Told::Removed(Gone::now(rows)));
         }
     }
 
@@ -318,39 +403,68 @@ impl Relay {
         shared && !self.again_after.is_zero()
     }
 
-    fn tell(&self, rows: &[Claimed], targets: Targets, removal: Option<&crate::store::Removal>) {
-        let Some(removal) = removal.filter(|_| self.cache().backend() != "off") else {
+    fn tell(&self, plan: &Plan, removed: &Removed, took: Duration) {
+        if plan.tells_nobody() || self.cache().backend() == "off" {
             return;
-        };
+        }
+        let failed: Vec<_> = removed.failed(&plan.targets).collect();
+        if let Some((_, why)) = failed.first() {
+            let retry = retry_after(plan.attempts(), why.is_retryable());
+            self.say_failed(plan.cycle(), failed.len(), plan.attempts(), retry, why);
+        }
+        if failed.len() == plan.targets.len() {
+            return;
+        }
+        let keys = plan.targets.keys.iter().chain(&plan.targets.stale).cloned();
         self.live.say(Activity::Invalidated {
-            cycle: removal.cycle.map(|cycle| cycle as u64),
-            rule: removal.rule.clone(),
+            cycle: plan.cycle(),
+            rule: plan.rules(),
             backend: self.cache().backend(),
-            keys: targets.keys,
-            reason: batch::reason(rows),
-            attempts: removal.attempts as u32,
-            took_ms: removal.took_ms as u64,
+            keys: keys.collect(),
+            tags: plan.targets.tags.iter().map(ToString::to_string).collect(),
+            reason: plan.reason(),
+            attempts: plan.attempts() as u32,
+            took_ms: took.as_millis() as u64,
             actor: None,
         });
     }
 
+    /// The cache as a whole did not answer.
     fn failed(&self, rows: &[Claimed], why: &CacheError) -> Duration {
-        let attempt = most_attempts(rows);
+        let attempt = rows.iter().map(|row| row.attempts).max().unwrap_or(1);
         let retry = retry_after(attempt, why.is_retryable());
         if rows.iter().all(|row| row.purpose == Purpose::Canary) {
             // Nobody waits for it, and it says itself when it is not heard.
             return retry;
         }
+        let cycle = rows.iter().filter_map(|row| row.cycle).max();
+        self.say_failed(
+            cycle.map(|cycle| cycle as u64),
+            rows.len(),
+            attempt,
+            retry,
+            why,
+        );
+        retry
+    }
+
+    fn say_failed(
+        &self,
+        cycle: Option<u64>,
+        waiting: usize,
+        attempt: i32,
+        retry: Duration,
+        why: &CacheError,
+    ) {
         self.live.say(Activity::InvalidateFailed {
-            cycle: newest_cycle(rows).map(|cycle| cycle as u64),
+            cycle,
             backend: self.cache().backend(),
-            keys: targets(rows).0.keys.len() as u64,
+            keys: waiting as u64,
             attempt: attempt as u32,
             retry_ms: retry.as_millis() as u64,
             stale_s: STALE_AT_MOST.as_secs(),
             error: why.to_string(),
         });
-        retry
     }
 
     /// A warning each time is enough for an hour of a cache's maintenance, and too little for a wrong
@@ -373,4 +487,14 @@ impl Relay {
     fn cache(&self) -> &Arc<Cache> {
         self.reader.cache()
     }
+}
+
+fn retry_after(attempt: i32, retryable: bool) -> Duration {
+    if !retryable {
+        return REFUSED_RETRY.mul_f64(0.75 + fastrand::f64() / 4.0);
+    }
+    let doublings = attempt.saturating_sub(1).clamp(0, 16) as u32;
+    let wait = FIRST_RETRY * (1 << doublings);
+    wait.min(LONGEST_RETRY)
+        .mul_f64(0.75 + fastrand::f64() / 4.0)
 }

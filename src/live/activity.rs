@@ -4,7 +4,7 @@ use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
 
 use crate::key::Key;
-use crate::model::{BookmakerId, Counts, EventId, SelectionId};
+use crate::model::{BookmakerId, Counts, EventId, EventStatus, SelectionId, StatusSource};
 
 /// On the wire, `activity` is the name that the log line carries in `event`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -73,6 +73,8 @@ pub enum Activity {
         backend: &'static str,
         #[serde(serialize_with = "key_texts")]
         keys: Vec<Key>,
+        /// Tags and patterns.
+        tags: Vec<String>,
         /// `PRICE_CHANGE`, `STATUS_CHANGE`, `EVENT_CHANGE`, `MANUAL`.
         reason: &'static str,
         /// 1 when the first try succeeded.
@@ -111,6 +113,19 @@ pub enum Activity {
         from: Option<Decimal>,
         /// `None`: withdrawn.
         to: Option<Decimal>,
+        /// By how much, in percent of what it was; `None` for a change of state.
+        percent: Option<Decimal>,
+        /// By more than a tenth, or to another state.
+        significant: bool,
+    },
+    /// Known events came to another status.
+    #[serde(rename = "status.changed")]
+    StatusChanged {
+        cycle: u64,
+        status: EventStatus,
+        #[serde(serialize_with = "source_text")]
+        by: StatusSource,
+        events: u64,
     },
     /// This daemon holds the lease and works.
     #[serde(rename = "lease.leading")]
@@ -158,6 +173,7 @@ impl Activity {
             Self::InvalidateFailed { .. } => "cache.invalidate_failed",
             Self::Read { .. } => "cache.read",
             Self::PriceMoved { .. } => "price.moved",
+            Self::StatusChanged { .. } => "status.changed",
             Self::Leading { .. } => "lease.leading",
             Self::StandingBy { .. } => "lease.standby",
         }
@@ -186,6 +202,10 @@ impl Activity {
             _ => &[],
         }
     }
+}
+
+fn source_text<S: Serializer>(source: &StatusSource, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(source.as_str())
 }
 
 fn key_text<S: Serializer>(key: &Key, serializer: S) -> Result<S::Ok, S::Error> {

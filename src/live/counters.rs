@@ -73,6 +73,7 @@ impl Tally {
             Activity::Started { .. }
             | Activity::Stopped { .. }
             | Activity::PriceMoved { .. }
+            | Activity::StatusChanged { .. }
             | Activity::Leading { .. }
             | Activity::StandingBy { .. } => {}
         }

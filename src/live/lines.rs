@@ -41,13 +41,15 @@ pub const LINES: &[Line] = documented! {
     "cycle.removals_refused" ["cycle" "removals" "open"]
         "The answer left out so many open prices that they are kept until a second answer agrees."
     "cache.invalidated" ["cycle?" "rule" "backend" "keys" "took_ms" "reason" "attempts?" "actor?"]
-        "The cache confirmed the removal of this many keys. attempts appears from the second on, actor where a person asked."
+        "The cache confirmed the removal of this many keys, tags and patterns. attempts appears from the second on, actor where a person asked."
     "cache.invalidate_failed" ["cycle?" "attempt" "retry_ms" "error" "backend" "keys" "log_lines?"]
         "A removal was not confirmed; it is kept and tried again."
     "cache.read" ["key" "state" "took_ms" "cycle?"]
         "One read through the cache (debug)."
-    "price.moved" ["cycle" "race" "runner" "bookmaker" "from" "to"]
-        "One price changed (debug); - stands for no price."
+    "price.moved" ["cycle" "race" "runner" "bookmaker" "from" "to" "percent?" "significant"]
+        "One price changed (debug); - stands for no price. significant: by more than a tenth, or to another state."
+    "status.changed" ["cycle" "status" "by" "events"]
+        "So many events came to this status: by the feed's word, by the clock, or by a person's correction."
     "lease.leading" ["holder" "fence"]
         "This daemon holds the lease and works."
     "lease.standby" ["holder"]
@@ -176,6 +178,7 @@ pub(super) fn write(activity: &Activity, collapsed: u64) {
             rule,
             backend,
             keys,
+            tags,
             reason,
             attempts,
             took_ms,
@@ -185,13 +188,13 @@ pub(super) fn write(activity: &Activity, collapsed: u64) {
             cycle,
             rule,
             backend,
-            keys = keys.len(),
+            keys = keys.len() + tags.len(),
             took_ms,
             reason,
             attempts = (*attempts > 1).then_some(attempts),
             actor = actor.as_deref().map(plain),
             "{}",
-            removed(keys)
+            removed(keys, tags)
         ),
         Activity::InvalidateFailed {
             cycle,
@@ -229,6 +232,8 @@ pub(super) fn write(activity: &Activity, collapsed: u64) {
             bookmaker,
             from,
             to,
+            percent,
+            significant,
         } => {
             // Nothing here is worked out unless somebody reads debug lines.
             debug!(
@@ -239,9 +244,27 @@ pub(super) fn write(activity: &Activity, collapsed: u64) {
                 bookmaker = bookmaker.as_str(),
                 from = price(from.as_ref()),
                 to = price(to.as_ref()),
+                percent = percent.map(|percent| percent.to_string()),
+                significant,
                 "{bookmaker}: {selection} {} → {}",
                 price(from.as_ref()),
                 price(to.as_ref())
+            );
+        }
+        Activity::StatusChanged {
+            cycle,
+            status,
+            by,
+            events,
+        } => {
+            let (status, by) = (status.as_str(), by.as_str());
+            let are = match events {
+                1 => "event is",
+                _ => "events are",
+            };
+            info!(
+                event,
+                cycle, status, by, events, "{events} {are} {status} now"
             );
         }
         Activity::Leading { holder, fence } => {
@@ -279,9 +302,14 @@ fn skipped(counts: &Counts) -> u64 {
     counts.unchanged + counts.stale + counts.no_price
 }
 
-fn removed(keys: &[Key]) -> String {
+fn removed(keys: &[Key], tags: &[String]) -> String {
     if keys.contains(&Key::races_by_stage()) {
         return "Invalidated races cache - next API request will fetch fresh data".into();
+    }
+    match (keys, tags) {
+        ([], [pattern]) => return format!("Invalidated {}", plain(pattern)),
+        ([], _) => return format!("Invalidated {} tags and patterns", tags.len()),
+        _ => {}
     }
     match keys.len() {
         1 => "Invalidated 1 cached answer".into(),

@@ -49,11 +49,17 @@ pub enum ChangeKind {
     SelectionChanged,
     PriceChanged,
     PriceWithdrawn,
+    /// A game at a bookmaker has ended.
+    RoundEnded,
+    /// A row of somebody else's table.
+    RowChanged,
+    /// A job of somebody else's system.
+    TaskCompleted,
     Manual,
 }
 
 impl ChangeKind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::EventAdded,
         Self::EventChanged,
         Self::EventRemoved,
@@ -61,6 +67,9 @@ impl ChangeKind {
         Self::SelectionChanged,
         Self::PriceChanged,
         Self::PriceWithdrawn,
+        Self::RoundEnded,
+        Self::RowChanged,
+        Self::TaskCompleted,
         Self::Manual,
     ];
 
@@ -73,6 +82,9 @@ impl ChangeKind {
             Self::SelectionChanged => "selection_changed",
             Self::PriceChanged => "price_changed",
             Self::PriceWithdrawn => "price_withdrawn",
+            Self::RoundEnded => "round_ended",
+            Self::RowChanged => "row_changed",
+            Self::TaskCompleted => "task_completed",
             Self::Manual => "manual",
         }
     }
@@ -85,10 +97,14 @@ impl ChangeKind {
     pub fn reason(self) -> &'static str {
         match self {
             Self::StatusChanged => "STATUS_CHANGE",
-            Self::EventAdded | Self::EventChanged | Self::EventRemoved | Self::SelectionChanged => {
-                "EVENT_CHANGE"
-            }
+            Self::EventAdded
+            | Self::EventChanged
+            | Self::EventRemoved
+            | Self::SelectionChanged
+            | Self::RoundEnded => "EVENT_CHANGE",
             Self::PriceChanged | Self::PriceWithdrawn => "PRICE_CHANGE",
+            Self::RowChanged => "ROW_CHANGE",
+            Self::TaskCompleted => "TASK_COMPLETED",
             Self::Manual => "MANUAL",
         }
     }

@@ -7,11 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{EventId, Facts, SelectionId};
 
-/// Where an event stands. `Scheduled` until something says otherwise.
+/// Where an event stands (`super::status` says how it moves). In what a feed hands over, `Scheduled` means that
+/// the source has no word for it: the clock decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventStatus {
     Scheduled,
+    /// Starts within two hours.
+    Upcoming,
     Live,
     Suspended,
     Postponed,
@@ -21,8 +24,9 @@ pub enum EventStatus {
 }
 
 impl EventStatus {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Scheduled,
+        Self::Upcoming,
         Self::Live,
         Self::Suspended,
         Self::Postponed,
@@ -34,6 +38,7 @@ impl EventStatus {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Scheduled => "scheduled",
+            Self::Upcoming => "upcoming",
             Self::Live => "live",
             Self::Suspended => "suspended",
             Self::Postponed => "postponed",
@@ -76,15 +81,25 @@ pub struct Event {
 }
 
 impl Event {
-    /// Status rank: an observation with a lower rank than what is stored is an old answer,
-    /// not news (minutes go backwards, "finished" turns "running").
-    pub fn rank(&self) -> u8 {
-        match (self.status, self.in_play) {
-            (status, _) if status.is_final() => 3,
-            (EventStatus::Live, _) | (_, true) => 2,
-            (EventStatus::Postponed, _) => 1,
-            _ => 0,
-        }
+    /// Whether it says the same of everything but its status.
+    pub fn same_facts(&self, other: &Self) -> bool {
+        let Self {
+            id,
+            source,
+            sport,
+            league,
+            venue,
+            name,
+            starts_at,
+            day,
+            status: _,
+            in_play: _,
+            listed,
+            facts,
+        } = self;
+        (id, source, sport, league) == (&other.id, &other.source, &other.sport, &other.league)
+            && (venue, name, starts_at) == (&other.venue, &other.name, &other.starts_at)
+            && (day, listed, facts) == (&other.day, &other.listed, &other.facts)
     }
 }
 

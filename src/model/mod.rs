@@ -7,8 +7,11 @@ mod change;
 mod event;
 mod facts;
 mod ids;
+mod nearest;
 mod price;
+mod reported;
 mod snapshot;
+mod status;
 mod view;
 
 pub use bookmaker::{BOOKMAKER_ALIASES, Bookmaker};
@@ -16,8 +19,11 @@ pub use change::{ChangeKind, Counts};
 pub use event::{Event, EventStatus, Selection, SelectionStatus};
 pub use facts::Facts;
 pub use ids::{BookmakerId, EventId, MarketId, SelectionId};
+pub use nearest::nearest;
 pub use price::{DERIVED_SCALE, EachWay, Fraction, Offer, Price, PriceKey, PriceStatus};
+pub use reported::Reported;
 pub use snapshot::{EventSnapshot, Look, Reject, Rejects, Scope, Slice, Snapshot};
+pub use status::{StatusSource, status_at};
 pub use view::View;
 
 /// Foreign text made safe for a log or page: control characters out (they can move a terminal's

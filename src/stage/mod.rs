@@ -1,5 +1,6 @@
 //! Where a race stands on its way to the off, from its facts and a given `now`.
 
+mod movers;
 mod payload;
 
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
+pub use movers::{Heading, Mover, Step, mover, movers_from};
 pub use payload::{OddsRow, Payload, RaceRow, RunnerRow, payload};
 
 /// An answer that depends on the clock is cached no longer than this.

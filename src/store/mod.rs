@@ -5,12 +5,15 @@
 //! leaves a pooled connection in a state that loses the next write without an error. After any
 //! error the caller forgets its memory and loads again: the outcome of that write is unknown.
 
+mod log;
+mod others;
 mod outbox;
 mod poke;
 mod postgres;
 mod refused;
 mod rows;
 mod sqlite;
+mod status;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,11 +29,16 @@ use crate::diff::Changes;
 use crate::diff::book::Book;
 use crate::model::{Counts, Event, EventId, Facts, Offer, PriceStatus, Selection, View};
 
+pub use log::{Removal, RemovalStats, Wanted};
+pub use others::{Asked, Installed, Watched};
 use outbox::kinds_text;
-pub use outbox::{Again, Backlog, Claim, Claimed, Purpose, Removal, Touched};
+pub use outbox::{
+    Again, Backlog, Claim, Claimed, Left, Moved, Place, Purpose, Settlement, Touched,
+};
 pub use poke::{Commit, Gone, Poke, Rows, Told};
 pub use postgres::Tls;
 use refused::Refusal;
+pub use status::{Correction, PriceStep, Transition};
 
 /// A door to one database. Cheap to clone.
 #[derive(Clone)]
@@ -328,14 +336,14 @@ impl Store {
     }
 
     /// Holds the lease for another `ttl` and keeps `state` and the last-checked times with it.
-    /// `Fenced` when somebody else has it.
+    /// Says whether a correction waits. `Fenced` when somebody else has it.
     pub async fn renew(
         &self,
         lease: &Lease,
         ttl: Duration,
         state: &serde_json::Value,
         checked: &[(i64, DateTime<Utc>)],
-    ) -> Result<()> {
+    ) -> Result<bool> {
         on!(self, db => db.renew(lease, ttl, state, checked).await)
     }
 
@@ -399,11 +407,6 @@ impl Store {
     /// Cycles after this id, oldest first; `after` = -1 gives the newest `limit` ones.
     pub async fn cycles(&self, after: i64, limit: i64) -> Result<Vec<CycleRow>> {
         ask!(self, db => db.cycles(after, limit))
-    }
-
-    /// Removals after this id, oldest first; `after` = -1 gives the newest `limit` ones.
-    pub async fn removals(&self, after: i64, limit: i64) -> Result<Vec<Removal>> {
-        ask!(self, db => db.removals(after, limit))
     }
 
     pub async fn status(&self) -> Result<StoreStatus> {

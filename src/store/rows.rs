@@ -1,21 +1,23 @@
 //! How rows become values. Both backends select the same columns in the same portable types
 //! (microseconds, text decimals), so one reading serves both.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::{ColumnIndex, Database, Decode, Row, Type};
 
 use super::{
-    Backlog, Claimed, CycleRow, EventPrices, Loaded, PriceRow, Purpose, Removal, Result, Runner,
-    RunnerPrice, StoreError, StoreStatus,
+    Backlog, Claimed, CycleRow, EventPrices, Loaded, Moved, Place, PriceRow, Purpose, Removal,
+    RemovalStats, Result, Runner, RunnerPrice, StoreError, StoreStatus, Wanted, outbox,
 };
 use crate::diff::book::NextRows;
 use crate::diff::{self, Loading, Orphan};
-use crate::key::Key;
 use crate::model::{
     Bookmaker, BookmakerId, ChangeKind, Counts, EachWay, Event, EventId, EventStatus, Fraction,
     Offer, PriceStatus, Selection, SelectionId, SelectionStatus, View,
 };
+use crate::rules::Shown;
 
 /// A row of either backend, read by column name in the portable types.
 pub trait Columns {
@@ -77,7 +79,7 @@ where
     }
 }
 
-fn odd(name: &str, why: impl std::fmt::Display) -> StoreError {
+pub fn odd(name: &str, why: impl std::fmt::Display) -> StoreError {
     StoreError::Failed(format!(
         "column {name} holds what oddsd did not write: {why}"
     ))
@@ -166,8 +168,13 @@ impl Loader {
     }
 
     pub fn event(&mut self, row: &impl Columns) -> Result<()> {
-        self.0
-            .event(row.int("id")?, event(row)?, row.time("checked_at")?);
+        let corrected = row.flag("corrected")?;
+        self.0.event(
+            row.int("id")?,
+            event(row)?,
+            row.time("checked_at")?,
+            corrected,
+        );
         Ok(())
     }
 
@@ -223,9 +230,12 @@ pub fn all_claimed<'r, R: Columns + 'r>(rows: impl Iterator<Item = &'r R>) -> Re
     Ok(all)
 }
 
-/// Columns `id, cycle_id, event_key, kinds, keys, attempts, xid, created_at`.
+/// Columns `id, cycle_id, event_key, kinds, keys, detail, before, after, attempts, xid, created_at`, and of the
+/// event, if it is stored, `sport, league, venue, status`.
 fn claimed(row: &impl Columns) -> Result<Claimed> {
     let kinds = row.text("kinds")?;
+    let text = |name| Ok(row.maybe_text(name)?.map(Into::into));
+    let (keys, tags) = outbox::read_targets(row.maybe_text("keys")?.unwrap_or_default());
     Ok(Claimed {
         id: row.int("id")?,
         transaction: row.int("xid")? as u64,
@@ -233,15 +243,61 @@ fn claimed(row: &impl Columns) -> Result<Claimed> {
         purpose: Purpose::of(kinds),
         cycle: row.maybe_int("cycle_id")?,
         event: row.maybe_text("event_key")?.map(EventId::new),
+        place: match row.maybe_text("sport")? {
+            None => None,
+            Some(sport) => Some(Place {
+                sport: sport.into(),
+                league: row.text("league")?.into(),
+                venue: row.text("venue")?.into(),
+                status: EventStatus::parse(row.text("status")?),
+            }),
+        },
         kinds: kinds.split(',').filter_map(ChangeKind::parse).collect(),
-        keys: row
-            .maybe_text("keys")?
-            .unwrap_or_default()
-            .lines()
-            .filter_map(Key::from_person)
-            .collect(),
+        detail: text("detail")?,
+        before: text("before")?,
+        after: text("after")?,
+        keys,
+        tags,
         attempts: row.int("attempts")? as i32,
     })
+}
+
+pub fn marks<'r, R: Columns + 'r>(
+    rows: impl Iterator<Item = &'r R>,
+) -> Result<HashMap<String, i64>> {
+    rows.map(|row| Ok((row.text("target")?.into(), row.int("cycle_id")?)))
+        .collect()
+}
+
+/// Rows of history that are looked through for one event. What was before them is not known.
+pub const PAST: i64 = 500;
+
+/// Columns `id, bookmaker, market, cycle_id` and of an offer, by id and cycle; cycle 0 is what is stored.
+pub fn moved<'r, R: Columns + 'r>(rows: impl Iterator<Item = &'r R>) -> Result<Vec<Moved>> {
+    let (mut all, mut last): (Vec<Moved>, _) = (Vec::new(), None);
+    for row in rows {
+        let (id, cycle) = (row.int("id")?, row.int("cycle_id")?);
+        let status = price_status(row)?;
+        let shown = Shown {
+            decimal: row.decimal("decimal")?,
+            fractional: row.maybe_text("fractional")?.and_then(Fraction::parse),
+            point: row.maybe_decimal("point")?,
+            open: status == PriceStatus::Open,
+        };
+        match (all.last_mut(), last.replace(id) == Some(id)) {
+            (Some(moved), true) => moved.past.push((cycle, shown)),
+            // A price that is not stored any more has no present.
+            (_, false) if cycle > 0 => last = None,
+            _ => all.push(Moved {
+                market: row.text("market")?.into(),
+                bookmaker: row.text("bookmaker")?.into(),
+                withdrawn: status == PriceStatus::Withdrawn,
+                now: shown,
+                past: Vec::new(),
+            }),
+        }
+    }
+    Ok(all)
 }
 
 /// One group a row: as `claimed`, with `looked` (how many), `first`, `last` (their ids) and `again`
@@ -266,19 +322,52 @@ pub fn backlog<'r, R: Columns + 'r>(
     Ok(backlog)
 }
 
-pub fn removal(row: &impl Columns) -> Result<Removal> {
+fn removal(row: &impl Columns) -> Result<Removal> {
+    let text = |name| Ok(row.maybe_text(name)?.map(Into::into));
     Ok(Removal {
         id: row.int("id")?,
         at: row.time("at")?,
         cycle: row.maybe_int("cycle_id")?,
         rule: row.text("rule")?.into(),
         reason: row.text("reason")?.into(),
+        change: row.text("change")?.into(),
+        entity: text("entity")?,
         keys: row.text("keys")?.lines().map(Into::into).collect(),
         existed: row.int("existed")?,
+        rules: row.text("rules")?.into(),
         backend: row.text("backend")?.into(),
         attempts: row.int("attempts")? as i32,
         took_ms: row.int("took_ms")?,
+        before: text("before")?,
+        after: text("after")?,
     })
+}
+
+/// A page of the log, whichever way it was asked for, oldest first.
+pub fn removals<'r, R: Columns + 'r>(
+    rows: impl Iterator<Item = &'r R>,
+    wanted: &Wanted,
+) -> Result<Vec<Removal>> {
+    let mut removals = rows.map(removal).collect::<Result<Vec<_>>>()?;
+    if wanted.after.is_none() {
+        removals.reverse();
+    }
+    Ok(removals)
+}
+
+/// Columns `reason, removals, keys, lately`: one row a reason.
+pub fn removal_stats<'r, R: Columns + 'r>(
+    rows: impl Iterator<Item = &'r R>,
+) -> Result<RemovalStats> {
+    let mut stats = RemovalStats::default();
+    for row in rows {
+        let removals = row.int("removals")?;
+        stats.total_invalidations += removals;
+        stats.keys_deleted += row.int("keys")?;
+        stats.per_minute += row.int("lately")?;
+        stats.by_reason.insert(row.text("reason")?.into(), removals);
+    }
+    Ok(stats)
 }
 
 pub fn cycle(row: &impl Columns) -> Result<CycleRow> {

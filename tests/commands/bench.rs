@@ -320,3 +320,46 @@ async fn without_a_redis_it_says_what_to_install() {
         .is(1)
         .says(&["redis-server", "install"]);
 }
+
+/// Every measure of `bench invalidation`.
+const INVALIDATION: [&str; 11] = [
+    "others_commit_to_gone_p50",
+    "others_commit_to_gone_p99",
+    "reported_changes",
+    "reported_changes_memory",
+    "watched_bulk_insert",
+    "watched_bulk_insert_table",
+    "watched_bulk_update",
+    "watched_bulk_update_table",
+    "watched_insert",
+    "watched_insert_quiet",
+    "watched_insert_table",
+];
+
+/// Each write that is timed is one that was reported, each removal one that was made.
+#[tokio::test]
+async fn what_other_writers_pay_is_measured() {
+    let mut role = Role::new("others", "CREATEDB").await;
+    let oddsd = Oddsd::new();
+    let args = [
+        "bench",
+        "invalidation",
+        "--quick",
+        "--json",
+        "--database-url",
+    ];
+    let told = oddsd.run(&[&args[..], &[&role.url]].concat()).await.is(0);
+    let report = told.json();
+    assert_eq!(report["machine"]["sizes"]["quick"], true);
+    let measures = report["measures"].as_array().expect("a list");
+    let names: BTreeSet<&str> = measures.iter().filter_map(|m| m["name"].as_str()).collect();
+    assert!(names.is_superset(&BTreeSet::from(INVALIDATION)), "{told}");
+    for measure in measures {
+        assert!(
+            measure["ours"].as_f64().is_some_and(|ours| ours > 0.0),
+            "{measure}"
+        );
+    }
+    assert_eq!(role.databases().await, [""; 0], "left behind");
+    assert_eq!(oddsd.left_behind(), [""; 0]);
+}

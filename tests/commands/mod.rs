@@ -8,6 +8,8 @@ mod invalidate;
 mod looking;
 mod migrate;
 mod record;
+mod rules;
+mod targets;
 mod usage;
 
 use crate::world::command::Oddsd;

@@ -131,6 +131,7 @@ async fn help_fits_a_terminal_and_names_every_command() {
         "tail",
         "status",
         "invalidate",
+        "watch",
         "healthcheck",
     ] {
         assert!(

@@ -10,7 +10,9 @@ mod lease;
 mod metrics;
 mod once;
 mod reading;
+mod rules;
+mod status;
 mod stopping;
-mod town;
+pub mod town;
 
 use town::Town;

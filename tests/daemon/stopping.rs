@@ -24,6 +24,8 @@ async fn a_goodbye_in_the_middle_of_a_commit_finishes_it_and_removes_what_it_mad
     let mut daemon = town.run();
     let url = daemon.url().await;
     daemon.says(INVALIDATED).await;
+    // What settles the first removal speaks of prices, too.
+    while town.outbox().await > 0 {}
     town.put_foreign("stale").await;
     // The commit's answer is on its way when the signal comes.
     proxy.set(Wire::HoldAnswerTo("price_changed"));

@@ -93,7 +93,7 @@ fn exchange_market(path: &Path, market: &str) -> Value {
             assert_eq!(delta.event.id.as_str(), market);
             assert!(!delta.complete);
             let status = match delta.event.status {
-                EventStatus::Scheduled => "OPEN",
+                EventStatus::Scheduled | EventStatus::Live => "OPEN",
                 EventStatus::Suspended => "SUSPENDED",
                 EventStatus::Completed => "CLOSED",
                 other => panic!("{market} became {other:?}"),

@@ -67,7 +67,7 @@ async fn markets(test: &str, backend: Backend, folder: &str, under: &str, most: 
     assert_eq!(history, home.number(sums).await);
 }
 
-fn path_of(folder: &Path, under: &str, file: &Value) -> PathBuf {
+pub fn path_of(folder: &Path, under: &str, file: &Value) -> PathBuf {
     folder
         .join(under)
         .join(file["file"].as_str().expect("a name"))

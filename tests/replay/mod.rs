@@ -5,6 +5,7 @@ mod broken;
 mod exchange;
 mod league;
 mod racing;
+mod status;
 
 use std::path::Path;
 

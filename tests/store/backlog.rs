@@ -11,8 +11,8 @@ use oddsd::store::{Again, Claimed, Purpose};
 use sqlx::{Connection, Executor, Row};
 
 use super::home::{Backend, Daemon, Day, LATER, SOON, offer};
-use super::on_every_backend;
 use super::outbox::removal;
+use super::{log_page, on_every_backend, settlement};
 use crate::world::postgres;
 
 on_every_backend!(
@@ -49,14 +49,17 @@ async fn rows_of_one_event_are_one_change(backend: Backend) {
     );
     for key in [&one, &other, &one] {
         let named = std::slice::from_ref(key);
-        home.store.request_removal(named).await.expect("a row");
+        home.store
+            .request_removal(named, &[], None)
+            .await
+            .expect("a row");
     }
     let beats = [
         home.store.touch_canary(&one).await.expect("touched"),
         home.store.touch_canary(&one).await.expect("touched"),
     ];
     home.store
-        .settle(&[], &[], again(&one, SOON))
+        .settle(&[], settlement(&[], again(&one, SOON)))
         .await
         .expect("settled");
 
@@ -115,20 +118,33 @@ async fn rows_of_one_event_are_one_change(backend: Backend) {
 
     let done = home
         .store
-        .settle_backlog(&backlog, &[removal(&["a", "b"])], again(&other, LATER))
+        .settle_backlog(
+            &backlog,
+            settlement(&[removal(&["a", "b"])], again(&other, LATER)),
+        )
         .await;
-    assert_eq!(done, Ok(backlog.rows));
+    assert_eq!(done.map(|(rows, _)| rows), Ok(backlog.rows));
     let left = home.store.backlog(10).await.expect("a backlog");
     assert_eq!((left.rows, left.changes.len()), (0, 0));
     assert_eq!(home.count("outbox").await, 1, "to be removed again, later");
-    assert_eq!(home.store.removals(-1, 10).await.expect("a log").len(), 1);
+    assert_eq!(
+        home.store
+            .removals(&log_page(-1, 10))
+            .await
+            .expect("a log")
+            .len(),
+        1
+    );
 }
 
 async fn a_page_at_a_time_takes_all_of_it(backend: Backend) {
     let home = backend.fresh().await;
     for n in 0..7 {
         let key = Key::from_person(&format!("key:{}", n % 2)).expect("a key");
-        home.store.request_removal(&[key]).await.expect("a row");
+        home.store
+            .request_removal(&[key], &[], None)
+            .await
+            .expect("a row");
     }
     let mut pages = Vec::new();
     loop {
@@ -136,7 +152,11 @@ async fn a_page_at_a_time_takes_all_of_it(backend: Backend) {
         if page.rows == 0 {
             break;
         }
-        let done = home.store.settle_backlog(&page, &[], None).await;
+        let done = home
+            .store
+            .settle_backlog(&page, settlement(&[], None))
+            .await
+            .map(|(rows, _)| rows);
         assert_eq!(done, Ok(page.rows));
         pages.push((page.rows, page.changes.len(), page.through));
     }
@@ -148,13 +168,28 @@ async fn a_page_at_a_time_takes_all_of_it(backend: Backend) {
 async fn what_comes_in_between_stays(backend: Backend) {
     let home = backend.fresh().await;
     let key = [Key::races_by_stage()];
-    home.store.request_removal(&key).await.expect("a row");
+    home.store
+        .request_removal(&key, &[], None)
+        .await
+        .expect("a row");
     let backlog = home.store.backlog(100).await.expect("a backlog");
-    let later = home.store.request_removal(&key).await.expect("a row");
-    let done = home.store.settle_backlog(&backlog, &[], None).await;
+    let later = home
+        .store
+        .request_removal(&key, &[], None)
+        .await
+        .expect("a row");
+    let done = home
+        .store
+        .settle_backlog(&backlog, settlement(&[], None))
+        .await
+        .map(|(rows, _)| rows);
     assert_eq!(done, Ok(1));
     assert!(home.store.is_pending(later).await.expect("an answer"));
-    let done = home.store.settle_backlog(&backlog, &[], None).await;
+    let done = home
+        .store
+        .settle_backlog(&backlog, settlement(&[], None))
+        .await
+        .map(|(rows, _)| rows);
     assert_eq!(done, Ok(0), "once is all");
     assert!(home.store.is_pending(later).await.expect("an answer"));
 }
@@ -164,7 +199,11 @@ async fn what_comes_in_between_stays(backend: Backend) {
 async fn a_lower_number_that_commits_later_stays() {
     let home = Backend::Postgres.fresh().await;
     let key = [Key::races_by_stage()];
-    let low = home.store.request_removal(&key).await.expect("a row");
+    let low = home
+        .store
+        .request_removal(&key, &[], None)
+        .await
+        .expect("a row");
     let mut slow = postgres::connect(&home.url).await;
     let mut open = slow.begin().await.expect("a transaction");
     let late = open
@@ -172,12 +211,20 @@ async fn a_lower_number_that_commits_later_stays() {
         .await
         .expect("a row")
         .get::<i64, _>(0);
-    let high = home.store.request_removal(&key).await.expect("a row");
+    let high = home
+        .store
+        .request_removal(&key, &[], None)
+        .await
+        .expect("a row");
     assert!(low < late && late < high);
     let backlog = home.store.backlog(100).await.expect("a backlog");
     assert_eq!((backlog.rows, backlog.through), (2, high));
     open.commit().await.expect("committed");
-    let done = home.store.settle_backlog(&backlog, &[], None).await;
+    let done = home
+        .store
+        .settle_backlog(&backlog, settlement(&[], None))
+        .await
+        .map(|(rows, _)| rows);
     assert_eq!(done, Ok(2));
     assert!(home.store.is_pending(late).await.expect("an answer"));
     let rest = home.store.backlog(100).await.expect("a backlog");
@@ -191,20 +238,33 @@ async fn a_second_removal_before_its_time_stays(backend: Backend) {
     let key = Key::races_by_stage();
     for _ in 0..2 {
         let one = again(&key, LATER);
-        home.store.settle(&[], &[], one).await.expect("settled");
+        home.store
+            .settle(&[], settlement(&[], one))
+            .await
+            .expect("settled");
     }
     let due = again(&key, SOON);
-    home.store.settle(&[], &[], due).await.expect("settled");
+    home.store
+        .settle(&[], settlement(&[], due))
+        .await
+        .expect("settled");
     // They take no place in the page, and may well be older than what is in it.
     let backlog = home.store.backlog(1).await.expect("a backlog");
     assert_eq!((backlog.rows, backlog.through), (1, 3));
-    home.store.request_removal(&[key]).await.expect("a row");
+    home.store
+        .request_removal(&[key], &[], None)
+        .await
+        .expect("a row");
     let backlog = home.store.backlog(100).await.expect("a backlog");
     assert_eq!((backlog.rows, backlog.through), (2, 4));
     // The time of one has come since: it was not looked at all the same.
     let come = home.store.postpone(&[2], SOON, "its time has come").await;
     come.expect("due");
-    let done = home.store.settle_backlog(&backlog, &[], None).await;
+    let done = home
+        .store
+        .settle_backlog(&backlog, settlement(&[], None))
+        .await
+        .map(|(rows, _)| rows);
     assert_eq!(done, Ok(2));
     assert_eq!(home.outbox().await, [1, 2]);
     let rest = home.store.backlog(100).await.expect("a backlog");
@@ -217,10 +277,14 @@ async fn nothing_to_do_is_nothing(backend: Backend) {
     assert_eq!((backlog.rows, backlog.through), (0, 0));
     assert_eq!(backlog.changes, []);
     let key = Key::races_by_stage();
-    let row = home.store.request_removal(std::slice::from_ref(&key));
+    let row = home
+        .store
+        .request_removal(std::slice::from_ref(&key), &[], None);
     let row = row.await.expect("a row");
-    let done = home.store.settle_backlog(&backlog, &[], again(&key, LATER));
-    assert_eq!(done.await, Ok(0));
+    let done = home
+        .store
+        .settle_backlog(&backlog, settlement(&[], again(&key, LATER)));
+    assert_eq!(done.await.map(|(rows, _)| rows), Ok(0));
     assert!(home.store.is_pending(row).await.expect("an answer"));
     assert_eq!(home.count("outbox").await, 2);
 }

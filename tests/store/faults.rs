@@ -211,7 +211,12 @@ async fn a_write_after_an_abandoned_question_is_not_lost() {
         abandon(store.event_prices(&"rac_0".into())).await;
         abandon(store.claim("nobody", 0, Duration::ZERO)).await;
         let key = Key::from_person(&format!("key:{n}")).expect("a key");
-        asked.push(store.request_removal(&[key]).await.expect("written"));
+        asked.push(
+            store
+                .request_removal(&[key], &[], None)
+                .await
+                .expect("written"),
+        );
     }
     for row in asked {
         let seen = scene.home.count(&format!("outbox WHERE id = {row}")).await;

@@ -9,7 +9,7 @@ use oddsd::store::{Again, Purpose, Store};
 use sqlx::{Connection, Executor, Row};
 
 use super::home::{Backend, Daemon, Day, Home, LATER, SOON, at, decimal, offer};
-use super::on_every_backend;
+use super::{on_every_backend, settlement};
 use crate::world::postgres;
 
 on_every_backend!(
@@ -51,7 +51,7 @@ async fn a_view_sees_what_was_committed_before_it_and_nothing_after(backend: Bac
     for _ in 0..3 {
         let before = loads(&home.store).await;
         home.store
-            .request_removal(&keys(&["a"]))
+            .request_removal(&keys(&["a"]), &[], None)
             .await
             .expect("a row");
         let rows = home.claim(100, LATER).await.rows;
@@ -124,7 +124,7 @@ async fn a_claim_sees_every_row_of_it(backend: Backend) {
     assert_eq!(empty.rows, []);
     for name in ["a", "b", "c"] {
         home.store
-            .request_removal(&keys(&[name]))
+            .request_removal(&keys(&[name]), &[], None)
             .await
             .expect("a row");
     }
@@ -155,7 +155,7 @@ async fn an_older_transaction_that_commits_later_is_in_no_view_before() {
         .expect("a row");
     let older = older.get::<i64, _>(0) as u64;
     home.store
-        .request_removal(&keys(&["young"]))
+        .request_removal(&keys(&["young"]), &[], None)
         .await
         .expect("a row");
     let young = home.claim(10, LATER).await;
@@ -208,17 +208,25 @@ async fn a_second_removal_is_kept_until_its_time(backend: Backend) {
             after,
         })
     };
-    let mut row = home.store.request_removal(&named).await.expect("a row");
+    let mut row = home
+        .store
+        .request_removal(&named, &[], None)
+        .await
+        .expect("a row");
     for nothing in [None, again(&[], SOON)] {
         home.store
-            .settle(&[row], &[], nothing)
+            .settle(&[row], settlement(&[], nothing))
             .await
             .expect("settled");
         assert_eq!(home.count("outbox").await, 0);
-        row = home.store.request_removal(&named).await.expect("a row");
+        row = home
+            .store
+            .request_removal(&named, &[], None)
+            .await
+            .expect("a row");
     }
     home.store
-        .settle(&[row], &[], again(&named, LATER))
+        .settle(&[row], settlement(&[], again(&named, LATER)))
         .await
         .expect("settled");
     assert!(!home.store.is_pending(row).await.expect("an answer"));
@@ -226,7 +234,7 @@ async fn a_second_removal_is_kept_until_its_time(backend: Backend) {
     assert_eq!(home.claim(10, LATER).await.rows, [], "not yet");
 
     home.store
-        .settle(&[], &[], again(&named[1..], SOON))
+        .settle(&[], settlement(&[], again(&named[1..], SOON)))
         .await
         .expect("settled");
     let claim = home.claim(10, LATER).await;
@@ -244,7 +252,7 @@ async fn what_is_not_late_is_not_counted(backend: Backend) {
         let keys = named.clone();
         let again = Some(Again { keys, after });
         home.store
-            .settle(&[], &[], again)
+            .settle(&[], settlement(&[], again))
             .await
             .expect("a second removal");
     };
@@ -260,6 +268,9 @@ async fn what_is_not_late_is_not_counted(backend: Backend) {
     assert_eq!(pending(&home).await, 1, "its time has come");
     home.claim(10, LATER).await;
     assert_eq!(pending(&home).await, 1, "claimed is not settled");
-    home.store.request_removal(&named).await.expect("a row");
+    home.store
+        .request_removal(&named, &[], None)
+        .await
+        .expect("a row");
     assert_eq!(pending(&home).await, 2);
 }

@@ -53,7 +53,7 @@ async fn a_holder_that_comes_back_is_not_its_old_self(backend: Backend) {
     let old = home.store.renew(&before, TTL, &json!({}), &[]).await;
     assert_eq!(old, Err(StoreError::Fenced));
     let new = home.store.renew(&after, TTL, &json!({}), &[]).await;
-    assert_eq!(new, Ok(()));
+    assert_eq!(new, Ok(false));
 }
 
 async fn a_release_lets_the_next_one_in_at_once(backend: Backend) {
@@ -64,7 +64,7 @@ async fn a_release_lets_the_next_one_in_at_once(backend: Backend) {
     // Ann says it again, late: bob's lease is not hers to give.
     home.store.release(&ann).await.expect("no harm");
     let kept = home.store.renew(&bob, TTL, &json!({}), &[]).await;
-    assert_eq!(kept, Ok(()));
+    assert_eq!(kept, Ok(false));
 }
 
 async fn who_lost_the_lease_writes_nothing(backend: Backend) {

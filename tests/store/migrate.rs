@@ -18,11 +18,15 @@ fn applied(backend: Backend) -> &'static [&'static str] {
             "applied 0001 tables",
             "applied 0002 history",
             "applied 0003 canary",
+            "applied 0004 rules",
+            "applied 0005 status",
         ],
         Backend::Sqlite => &[
             "applied 0001 tables",
             "applied 0002 counts",
             "applied 0003 canary",
+            "applied 0004 rules",
+            "applied 0005 status",
         ],
     }
 }

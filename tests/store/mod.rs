@@ -18,10 +18,30 @@ mod read;
 mod refused;
 mod retention;
 mod sqlite;
+mod status;
 mod trips;
 mod views;
 
-use home::Backend;
+pub use home::Backend;
+use oddsd::store::{Again, Removal, Settlement, Wanted};
+
+/// What becomes of rows whose removal was confirmed.
+pub fn settlement(removals: &[Removal], again: Option<Again>) -> Settlement {
+    Settlement {
+        removals: removals.to_vec(),
+        again,
+        ..Settlement::default()
+    }
+}
+
+/// Lines of the log after this one; of -1, the newest.
+pub fn log_page(after: i64, limit: i64) -> Wanted {
+    Wanted {
+        after: (after >= 0).then_some(after),
+        limit,
+        ..Wanted::default()
+    }
+}
 
 /// Each story runs on every backend, as a test of its own.
 macro_rules! on_every_backend {
@@ -34,4 +54,4 @@ macro_rules! on_every_backend {
         }
     };
 }
-use on_every_backend;
+pub(crate) use on_every_backend;

@@ -7,7 +7,7 @@ use oddsd::model::{ChangeKind, EventId};
 use oddsd::store::Removal;
 
 use super::home::{Backend, Daemon, Day, LATER, SOON, at, offer};
-use super::on_every_backend;
+use super::{log_page, on_every_backend, settlement};
 
 on_every_backend!(
     one_row_for_each_event_and_cycle,
@@ -20,7 +20,6 @@ on_every_backend!(
 
 pub fn removal(keys: &[&str]) -> Removal {
     Removal {
-        id: 0,
         at: at(0),
         cycle: Some(7),
         rule: "live-odds".into(),
@@ -30,6 +29,7 @@ pub fn removal(keys: &[&str]) -> Removal {
         backend: "upstash".into(),
         attempts: 2,
         took_ms: 9,
+        ..Removal::default()
     }
 }
 
@@ -83,7 +83,7 @@ async fn a_claimed_row_is_given_once_until_its_time_is_up(backend: Backend) {
     let home = backend.fresh().await;
     let row = home
         .store
-        .request_removal(&[Key::races_by_stage()])
+        .request_removal(&[Key::races_by_stage()], &[], None)
         .await
         .expect("a row");
     // A claim that ends at once: the claimer died.
@@ -117,7 +117,7 @@ async fn claimers_at_the_same_time_get_different_rows(backend: Backend) {
     for _ in 0..60 {
         all.insert(
             home.store
-                .request_removal(&[Key::races_by_stage()])
+                .request_removal(&[Key::races_by_stage()], &[], None)
                 .await
                 .expect("a row"),
         );
@@ -151,20 +151,32 @@ async fn claimers_at_the_same_time_get_different_rows(backend: Backend) {
 async fn settling_removes_and_logs_in_one_go(backend: Backend) {
     let home = backend.fresh().await;
     let keys = [Key::races_by_stage()];
-    let first = home.store.request_removal(&keys).await.expect("a row");
-    let second = home.store.request_removal(&keys).await.expect("a row");
-    let third = home.store.request_removal(&keys).await.expect("a row");
+    let first = home
+        .store
+        .request_removal(&keys, &[], None)
+        .await
+        .expect("a row");
+    let second = home
+        .store
+        .request_removal(&keys, &[], None)
+        .await
+        .expect("a row");
+    let third = home
+        .store
+        .request_removal(&keys, &[], None)
+        .await
+        .expect("a row");
     let logged = [
         removal(&["races:by-stage:v1", "event:1:prices:v1"]),
         removal(&[]),
     ];
     home.store
-        .settle(&[first, second], &logged, None)
+        .settle(&[first, second], settlement(&logged, None))
         .await
         .expect("settled");
     assert!(!home.store.is_pending(first).await.expect("an answer"));
     assert!(home.store.is_pending(third).await.expect("an answer"));
-    let log = home.store.removals(-1, 10).await.expect("a log");
+    let log = home.store.removals(&log_page(-1, 10)).await.expect("a log");
     assert_eq!(log.len(), 2);
     let plain = |row: &Removal| Removal {
         id: 0,
@@ -175,10 +187,13 @@ async fn settling_removes_and_logs_in_one_go(backend: Backend) {
     assert!(log[0].id < log[1].id);
     // Nothing to log, nothing to settle: both are allowed.
     home.store
-        .settle(&[third], &[], None)
+        .settle(&[third], settlement(&[], None))
         .await
         .expect("settled");
-    home.store.settle(&[], &[], None).await.expect("settled");
+    home.store
+        .settle(&[], settlement(&[], None))
+        .await
+        .expect("settled");
     assert_eq!(
         home.store.status().await.expect("a status").outbox_pending,
         0
@@ -189,7 +204,7 @@ async fn a_postponed_row_waits_and_says_why(backend: Backend) {
     let home = backend.fresh().await;
     let row = home
         .store
-        .request_removal(&[Key::races_by_stage()])
+        .request_removal(&[Key::races_by_stage()], &[], None)
         .await
         .expect("a row");
     home.claim(1, LATER).await;
@@ -244,7 +259,10 @@ async fn keys_that_a_person_names_survive(backend: Backend) {
         .iter()
         .map(|key| Key::from_person(key).expect("a key"))
         .collect();
-    home.store.request_removal(&keys).await.expect("a row");
+    home.store
+        .request_removal(&keys, &[], None)
+        .await
+        .expect("a row");
     let rows = home
         .store
         .claim("ann", 1, LATER)

@@ -76,7 +76,7 @@ async fn two_on_one_file_wait_for_each_other_and_lose_nothing() {
         for n in 0..50 {
             let key = Key::from_person(&format!("key:{n}")).expect("a key");
             other
-                .request_removal(&[key])
+                .request_removal(&[key], &[], None)
                 .await
                 .expect("it waits its turn");
         }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Linux gives ephemeral ports from 32768 on; well-known servers live below these.
 const FIRST: u16 = 10_000;
-const BLOCKS: u16 = 40;
-const BLOCK: u16 = 500;
+const BLOCKS: u16 = 20;
+const BLOCK: u16 = 1_000;
 
 /// This process' block: whoever listens on the first port of a block has the rest of it.
 struct Block {

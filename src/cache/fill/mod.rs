@@ -290,7 +290,7 @@ impl Reader {
         own
     }
 
-    /// Removes answers from every level; `view` has to see every change that makes them wrong. What is
+    /// Removes answers from every level, or marks them stale; `view` has to see every change that makes them wrong. What is
     /// read most is loaded again at once.
     pub async fn remove(&self, targets: &Targets, view: &View) -> Result<Removed, CacheError> {
         let removed = self.0.cache.remove(targets, view).await?;

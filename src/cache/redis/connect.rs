@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fred::clients::Client;
-use fred::error::ErrorKind;
+use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::config::{
-    Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, ServerConfig, UnresponsiveConfig,
+    Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, Server, ServerConfig,
+    UnresponsiveConfig,
 };
 use fred::types::{Builder, ConnectHandle};
 use tokio::sync::broadcast::error::RecvError;
@@ -77,6 +78,24 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// One attempt, at one node of a cluster; the connection ends with what is returned.
+pub(super) async fn once(
+    cluster: &Config,
+    node: Server,
+    command_timeout: Duration,
+) -> Result<(Client, Connection), Error> {
+    let config = Config {
+        server: ServerConfig::Centralized { server: node },
+        fail_fast: true,
+        ..cluster.clone()
+    };
+    let client = Builder::from_config(config)
+        .set_connection_config(connection(command_timeout))
+        .build()?;
+    let connection = Connection(client.init().await?);
+    Ok((client, connection))
 }
 
 /// Connects, and connects again, until it is aborted; tells the link about each turn.

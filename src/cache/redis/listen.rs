@@ -83,7 +83,7 @@ impl Listener {
     }
 
     pub fn remove(&self, targets: &Targets) {
-        for key in &targets.keys {
+        for key in targets.keys.iter().chain(&targets.stale) {
             self.ear.shelf.remove(key);
         }
         for tag in &targets.tags {

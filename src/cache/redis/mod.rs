@@ -3,10 +3,10 @@
 //! The client library waits for ever by default (for a connection, for an answer, for room in its
 //! queue); everything here is set so that a command ends, well or badly, within its own time.
 
+mod call;
 mod connect;
 mod known;
 mod listen;
-mod removal;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use fred::clients::{Client, WithOptions};
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, KeysInterface};
-use fred::types::config::Options;
+use fred::types::config::{Config, Options};
 use fred::types::{ClusterHash, CustomCommand, FromValue, Value};
 use fred::util::redis_keyslot;
 use secrecy::{ExposeSecret, SecretString};
@@ -48,9 +48,10 @@ const CLUSTER_RUN: &str = "cluster";
 
 pub struct Redis {
     client: Client,
+    config: Config,
     link: Arc<Link>,
     known: Arc<Known>,
-    is_cluster: bool,
+    pub(super) is_cluster: bool,
     command_timeout: Duration,
     under_way: Semaphore,
     first: Option<Listener>,
@@ -73,7 +74,7 @@ impl Redis {
         let first = (first_level_bytes > 0 && !is_cluster)
             .then(|| Listener::start(config.clone(), command_timeout, first_level_bytes))
             .transpose()?;
-        let client = connect::client(config, command_timeout)?;
+        let client = connect::client(config.clone(), command_timeout)?;
         let keeper = tokio::spawn(connect::keep(
             client.clone(),
             Arc::clone(&link),
@@ -81,6 +82,7 @@ impl Redis {
         ));
         let redis = Self {
             client,
+            config,
             link,
             known,
             is_cluster,
@@ -346,7 +348,7 @@ impl Redis {
         self.keeper.abort();
     }
 
-    fn buckets(&self) -> u16 {
+    pub(super) fn buckets(&self) -> u16 {
         if self.is_cluster { CLUSTER_BUCKETS } else { 1 }
     }
 

@@ -1,7 +1,7 @@
 //! Upstash over its REST protocol: a command is a JSON array, the answer `{"result":…}` or `{"error":…}`.
 //!
-//! Each of our verbs is one script in one request, and billed once. A removal of many keys is cut into
-//! several only where the request limit says so.
+//! Each of our verbs is one script in one request, and billed once. A removal of many keys is several in
+//! one pipeline.
 
 mod rest;
 
@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
+use super::call::{Call, Reply, Verb};
 use super::clock::ServerClock;
 use super::entry::Entry;
+use super::removal::cut;
 use super::sight::{Looked, Seen, Sight};
 use super::{
-    CacheError, Claim, FENCE_TTL, Filled, LEASE_TTL, LONGEST_TTL, Lease, Life, Remote, Removed,
-    TAG_FENCE_TTL, Taken, Targets, script,
+    CacheError, Claim, FENCE_TTL, Filled, LEASE_TTL, LONGEST_TTL, Lease, Life, Remote,
+    TAG_FENCE_TTL, Taken, script,
 };
 use crate::key::{Bucket, Key, Tag};
 use crate::model::View;
@@ -27,8 +29,11 @@ const MAX_REQUEST_BYTES: usize = 10_000_000;
 /// Well below the request limit, since JSON text grows when it is put into JSON.
 pub(super) const MAX_VALUE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Keys or tags of one script: it has the database to itself for as long as it runs.
-const NAMES_PER_SCRIPT: usize = 500;
+/// Upstash takes keys up to 32 KB.
+const LONGEST_NAME: usize = 32 * 1024;
+
+/// Of a pipeline.
+const COMMANDS_PER_REQUEST: usize = 1_000;
 
 /// Everything in one bucket: a beat is billed for each.
 const BUCKETS: u16 = 1;
@@ -170,52 +175,43 @@ impl Upstash {
             .await;
     }
 
-    pub async fn remove(&self, targets: &Targets, view: &View) -> Result<Removed, CacheError> {
-        let mut removed = Removed::default();
-        for (keys, tags) in parts(targets) {
-            let bucket = Bucket::all(BUCKETS).next().expect("one bucket");
-            let mut names = vec![bucket.floor(), bucket.horizon()];
-            names.extend(keys.iter().map(|key| key.fence(bucket)));
-            names.extend(tags.iter().map(|tag| tag.fence(bucket)));
-            names.extend(keys.iter().map(|key| key.lease(bucket)));
-            names.extend(keys.iter().map(|key| key.value(bucket)));
-            names.extend(keys.iter().map(Key::to_string));
-            let args = [
-                view.to_string(),
-                keys.len().to_string(),
-                tags.len().to_string(),
-                FENCE_TTL.as_millis().to_string(),
-                TAG_FENCE_TTL.as_millis().to_string(),
-            ];
-            let answer = self
-                .script(script::REMOVE, &names, &args, self.rest.command_timeout)
-                .await?;
-            match answer.as_array().map(Vec::as_slice) {
-                Some([existed, floor]) if existed.is_u64() => {
-                    removed.existed += existed.as_u64().unwrap_or_default();
-                    removed.no_floor |= *floor == 0;
-                }
-                _ => return Err(self.rest.strange("a script", &answer)),
+    /// See `Server::call_all`.
+    pub(super) async fn call_all(&self, calls: &[Call]) -> Vec<Result<Reply, CacheError>> {
+        let mut answers: Vec<Option<Result<Reply, CacheError>>> = vec![None; calls.len()];
+        let mut commands = Vec::new();
+        for (at, call) in calls.iter().enumerate() {
+            match command(call) {
+                Ok(command) => commands.push((at, command)),
+                Err(why) => answers[at] = Some(Err(why)),
             }
         }
-        Ok(removed)
-    }
-
-    pub async fn remove_plain(&self, keys: &[Key]) -> Result<u64, CacheError> {
-        let mut existed = 0;
-        for part in cut(keys, |key| key.as_str().len()) {
-            let mut command: Vec<Value> = vec!["UNLINK".into()];
-            command.extend(part.iter().map(|key| Value::from(key.as_str())));
-            let command = Value::Array(command);
-            let answer = self
-                .rest
-                .command(&command, self.rest.command_timeout)
-                .await?;
-            existed += answer
-                .as_u64()
-                .ok_or_else(|| self.rest.strange("UNLINK", &answer))?;
+        let bytes = |(_, command): &(usize, String)| command.len() + 1;
+        let mut nobody = None;
+        for request in cut(commands, COMMANDS_PER_REQUEST, MAX_REQUEST_BYTES / 2, bytes) {
+            let (at, commands): (Vec<usize>, Vec<String>) = request.into_iter().unzip();
+            let said = match &nobody {
+                None => self.rest.commands(&commands).await,
+                Some(why) => Err(CacheError::clone(why)),
+            };
+            match said {
+                Ok(said) => {
+                    for (at, said) in at.into_iter().zip(said) {
+                        answers[at] = Some(said.map(read));
+                    }
+                }
+                Err(why) => {
+                    for at in at {
+                        answers[at] = Some(Err(why.clone()));
+                    }
+                    nobody = (!why.is_answer()).then_some(why);
+                }
+            }
         }
-        Ok(existed)
+        let answers = answers.into_iter();
+        let unasked = || self.rest.strange("a pipeline", &Value::Null);
+        answers
+            .map(|answer| answer.unwrap_or_else(|| Err(unasked())))
+            .collect()
     }
 
     pub async fn void(&self) -> Result<(), CacheError> {
@@ -292,72 +288,52 @@ impl Upstash {
     }
 }
 
-/// Keys and tags of one script each, below the request limit.
-fn parts(targets: &Targets) -> Vec<(&[Key], &[Tag])> {
-    // A key is named five times at most: value, lease, fence, plain, and their prefixes.
-    let keys = cut(&targets.keys, |key| key.as_str().len() * 5 + 160);
-    let tags = cut(&targets.tags, |tag| tag.as_str().len() + 40);
-    match (&keys[..], &tags[..]) {
-        ([keys], [tags]) if keys.len() + tags.len() <= NAMES_PER_SCRIPT => vec![(*keys, *tags)],
-        _ => {
-            let keys = keys.into_iter().map(|keys| (keys, &[][..]));
-            let tags = tags.into_iter().map(|tags| (&[][..], tags));
-            keys.chain(tags).collect()
-        }
+/// As it travels. Names over the service's limit are told apart here, since it has no word for them that
+/// could be relied on.
+fn command(call: &Call) -> Result<String, CacheError> {
+    if let Some(long) = call.keys.iter().find(|name| name.len() > LONGEST_NAME) {
+        return Err(CacheError::TooLarge {
+            detail: format!(
+                "a name of {} bytes: Upstash takes up to {LONGEST_NAME}",
+                long.len()
+            ),
+        });
     }
+    let mut words: Vec<Value> = match call.verb {
+        Verb::Command(name) => vec![name.into()],
+        Verb::Script(script) => vec![
+            "EVAL".into(),
+            format!("{}{script}", script::UPSTASH_FLAGS).into(),
+            call.keys.len().to_string().into(),
+        ],
+    };
+    for word in call.keys.iter().chain(&call.args) {
+        let word = std::str::from_utf8(word).map_err(|_| CacheError::Refused {
+            detail: "Upstash takes text only: encode the body".into(),
+        })?;
+        words.push(word.into());
+    }
+    let command = Value::Array(words).to_string();
+    if command.len() > MAX_REQUEST_BYTES {
+        return Err(CacheError::TooLarge {
+            detail: format!(
+                "a request of {} bytes: Upstash takes up to {MAX_REQUEST_BYTES}",
+                command.len()
+            ),
+        });
+    }
+    Ok(command)
 }
 
-/// Slices that fit into a request each.
-fn cut<T>(names: &[T], bytes: impl Fn(&T) -> usize) -> Vec<&[T]> {
-    let (mut cuts, mut from, mut size) = (Vec::new(), 0, 0);
-    for (at, name) in names.iter().enumerate() {
-        // Escaped, a byte may become six.
-        let bytes = bytes(name) * 2 + 8;
-        if at > from && (size + bytes > MAX_REQUEST_BYTES / 2 || at - from >= NAMES_PER_SCRIPT) {
-            cuts.push(&names[from..at]);
-            (from, size) = (at, 0);
-        }
-        size += bytes;
-    }
-    if from < names.len() {
-        cuts.push(&names[from..]);
-    }
-    cuts
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn removals_are_cut_below_the_request_limit_and_none_is_lost() {
-        let long = "k".repeat(30_000);
-        let keys: Vec<Key> = (0..1_000)
-            .filter_map(|n| Key::from_person(&format!("{long}{n}")))
-            .collect();
-        let targets = Targets {
-            keys,
-            tags: vec![Tag::new("t").expect("a tag")],
-        };
-        let parts = parts(&targets);
-        let bytes = |keys: &[Key]| keys.iter().map(|key| key.as_str().len() * 4).sum::<usize>();
-        assert!(
-            parts
-                .iter()
-                .all(|(keys, _)| bytes(keys) < MAX_REQUEST_BYTES)
-        );
-        let keys: usize = parts.iter().map(|(keys, _)| keys.len()).sum();
-        let tags: usize = parts.iter().map(|(_, tags)| tags.len()).sum();
-        assert_eq!((keys, tags), (1_000, 1));
-        let few = Targets {
-            keys: targets.keys[..10].to_vec(),
-            ..targets
-        };
-        assert_eq!(
-            super::parts(&few).len(),
-            1,
-            "one request for the usual removal"
-        );
-        assert!(super::parts(&Targets::default()).is_empty());
+fn read(value: Value) -> Reply {
+    match value {
+        Value::String(text) => Reply::Text(text.into()),
+        Value::Array(parts) => Reply::List(parts.into_iter().map(read).collect()),
+        Value::Number(number) => match number.as_i64() {
+            Some(number) => Reply::Number(number),
+            // A score.
+            None => Reply::Text(number.to_string().into()),
+        },
+        Value::Null | Value::Bool(_) | Value::Object(_) => Reply::Nil,
     }
 }

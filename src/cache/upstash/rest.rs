@@ -101,21 +101,56 @@ impl Rest {
 
     /// Sends one command, and keeps the link informed.
     pub async fn command(&self, command: &Value, deadline: Duration) -> Result<Value, CacheError> {
-        let answer = tokio::time::timeout(deadline, self.send(command))
-            .await
-            .unwrap_or_else(|_| Err(self.timeout()));
-        match &answer {
-            Ok(_) => self.link.up(),
-            // A reader's impatience says nothing about the service.
-            Err(CacheError::Timeout { .. }) if deadline < self.command_timeout => {}
-            Err(CacheError::TooLarge { .. } | CacheError::Protocol { .. }) => {}
-            Err(why) => self.link.down(why.clone()),
-        }
+        let send = self.send(self.url.clone(), command.to_string());
+        let answer = tokio::time::timeout(deadline, send).await;
+        let answer = answer.unwrap_or_else(|_| Err(self.timeout()));
+        let answer = answer.and_then(|(status, text)| self.read(status, &text));
+        self.tell(answer.as_ref().err(), deadline);
         answer
     }
 
-    async fn send(&self, command: &Value) -> Result<Value, CacheError> {
-        let body = command.to_string();
+    /// Sends commands in one request, and keeps the link informed. An answer each: success is status 200
+    /// **and** a result in every item. `Err`: there is no answer to any.
+    pub async fn commands(
+        &self,
+        commands: &[String],
+    ) -> Result<Vec<Result<Value, CacheError>>, CacheError> {
+        let (mut url, mut body) = (self.url.clone(), commands.join(","));
+        if commands.len() != 1 {
+            body = format!("[{body}]");
+            if let Ok(mut path) = url.path_segments_mut() {
+                path.pop_if_empty().push("pipeline");
+            }
+        }
+        let send = self.send(url, body);
+        let answer = tokio::time::timeout(self.command_timeout, send).await;
+        let answer = answer.unwrap_or_else(|_| Err(self.timeout()));
+        let answers = answer.and_then(|(status, text)| match commands {
+            [_] => self.read(status, &text).map(|value| vec![Ok(value)]),
+            _ => self.read_all(status, &text, commands.len()),
+        });
+        let items = || {
+            answers
+                .as_ref()
+                .ok()?
+                .iter()
+                .find_map(|item| item.as_ref().err())
+        };
+        self.tell(answers.as_ref().err().or_else(items), self.command_timeout);
+        answers
+    }
+
+    fn tell(&self, failure: Option<&CacheError>, deadline: Duration) {
+        match failure {
+            None => self.link.up(),
+            // A reader's impatience says nothing about the service.
+            Some(CacheError::Timeout { .. }) if deadline < self.command_timeout => {}
+            Some(CacheError::TooLarge { .. } | CacheError::Protocol { .. }) => {}
+            Some(why) => self.link.down(why.clone()),
+        }
+    }
+
+    async fn send(&self, url: Url, body: String) -> Result<(StatusCode, Vec<u8>), CacheError> {
         if body.len() > MAX_REQUEST_BYTES {
             return Err(CacheError::TooLarge {
                 detail: format!(
@@ -124,7 +159,7 @@ impl Rest {
                 ),
             });
         }
-        let mut request = self.http.post(self.url.clone()).body(body);
+        let mut request = self.http.post(url).body(body);
         if let Some(token) = self.sync_token().clone() {
             request = request.header(SYNC_TOKEN, token);
         }
@@ -148,13 +183,48 @@ impl Rest {
             }
             text.extend_from_slice(&chunk);
         }
-        self.read(status, &text)
+        Ok((status, text))
+    }
+
+    fn read_all(
+        &self,
+        status: StatusCode,
+        text: &[u8],
+        asked: usize,
+    ) -> Result<Vec<Result<Value, CacheError>>, CacheError> {
+        let items: Option<Vec<Answer>> = match status {
+            StatusCode::OK => serde_json::from_slice(text).ok(),
+            _ => None,
+        };
+        let Some(items) = items else {
+            // The whole was turned away, in the words of a single command.
+            let whole = self.read(status, text)?;
+            return Err(self.strange("a pipeline", &whole));
+        };
+        if items.len() != asked {
+            let detail = format!(
+                "{} answered {} of {asked} commands",
+                self.host(),
+                items.len()
+            );
+            return Err(CacheError::Protocol { detail });
+        }
+        let items = items.into_iter();
+        Ok(items.map(|item| self.item(status, item, text)).collect())
     }
 
     /// Success is status 200 **and** a result.
     fn read(&self, status: StatusCode, text: &[u8]) -> Result<Value, CacheError> {
         let answer: Option<Answer> = serde_json::from_slice(text).ok();
-        let (result, error) = answer.map_or((None, None), |a| (a.result, a.error));
+        let nothing = Answer {
+            result: None,
+            error: None,
+        };
+        self.item(status, answer.unwrap_or(nothing), text)
+    }
+
+    fn item(&self, status: StatusCode, answer: Answer, text: &[u8]) -> Result<Value, CacheError> {
+        let (result, error) = (answer.result, answer.error);
         if let (StatusCode::OK, Some(value), None) = (status, result, &error) {
             return Ok(value);
         }

@@ -8,6 +8,7 @@ mod course;
 mod cycle;
 mod folder;
 mod freshness;
+mod invalidation;
 mod large;
 mod looks;
 mod machine;
@@ -80,6 +81,8 @@ pub struct BenchArgs {
 pub enum What {
     /// Whether readers can see what is no longer so, while everything fails; beside what others do.
     Freshness(freshness::FreshnessArgs),
+    /// What it costs other writers to be watched, and how soon their changes reach the cache.
+    Invalidation(invalidation::InvalidationArgs),
 }
 
 /// How much of everything.
@@ -159,8 +162,10 @@ impl Section {
 }
 
 pub async fn bench(settings: &Settings, args: &BenchArgs) -> anyhow::Result<ExitCode> {
-    if let Some(What::Freshness(args)) = &args.what {
-        return freshness::freshness(settings, args).await;
+    match &args.what {
+        Some(What::Freshness(args)) => return freshness::freshness(settings, args).await,
+        Some(What::Invalidation(args)) => return invalidation::invalidation(settings, args).await,
+        None => {}
     }
     if args.child {
         child::run().await?;

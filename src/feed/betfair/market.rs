@@ -243,13 +243,13 @@ impl Market {
 fn status_of(definition: &Definition) -> Option<EventStatus> {
     let runners = &definition.runners;
     match &*definition.status {
+        // No word of its own before the off.
+        "OPEN" if definition.in_play => Some(EventStatus::Live),
         "OPEN" | "INACTIVE" => Some(EventStatus::Scheduled),
-        "SUSPENDED" => Some(EventStatus::Suspended),
         "CLOSED" if !runners.is_empty() && runners.iter().all(|r| r.status == "REMOVED") => {
             Some(EventStatus::Abandoned)
         }
-        "CLOSED" => Some(EventStatus::Completed),
-        _ => None,
+        word => EventStatus::from_source(word),
     }
 }
 

@@ -44,20 +44,20 @@ pub(super) fn event<F: Field, L>(race: &Race<F, L>, id: EventId, source: Arc<str
 }
 
 /// `race_status` is young and its words are not documented: only those that cannot mean anything
-/// else are taken.
+/// else are taken. For the rest the clock decides.
 fn event_status<F: Field, L>(race: &Race<F, L>) -> EventStatus {
     let word = race
         .race_status
         .text()
         .map_or_else(String::new, |s| s.to_lowercase());
     if race.is_abandoned.is_true() || word.contains("abandon") {
-        EventStatus::Abandoned
-    } else if word.contains("cancel") || word == "void" {
-        EventStatus::Cancelled
-    } else if word.contains("postpone") {
-        EventStatus::Postponed
-    } else {
-        EventStatus::Scheduled
+        return EventStatus::Abandoned;
+    }
+    match EventStatus::from_source(&word) {
+        Some(said @ (EventStatus::Cancelled | EventStatus::Postponed)) => said,
+        _ if word.contains("cancel") => EventStatus::Cancelled,
+        _ if word.contains("postpone") => EventStatus::Postponed,
+        _ => EventStatus::Scheduled,
     }
 }
 

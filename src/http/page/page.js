@@ -7,17 +7,20 @@ const STALE_AFTER_MS = 5000;
 const MOVE_SHOWN_MS = 8000;
 const STAGES = [
   ["at_post", "At the post", "under 5 minutes"],
-  ["going_to_post", "Going to post", "5 to 30 minutes"],
+  ["headingto_post", "Going to post", "5 to 30 minutes"],
   ["pre_race", "Before the race", "30 minutes to 2 hours"],
   ["early_market", "Early market", "over 2 hours"],
 ];
 
+const MOVERS_EVERY_MS = 5000;
 const best = new Map();
+const headings = new Map();
 const moved = new Map();
 let answeredAt = 0;
 let reads = 0;
 let hits = 0;
 let moves = 0;
+let moversAt = 0;
 
 const element = (name, text, className) => {
   const made = document.createElement(name);
@@ -65,6 +68,8 @@ function card(race) {
   for (const runner of [...race.runners_data].sort((a, b) => odds(a) - odds(b))) {
     const row = element("tr");
     const name = element("td", `${runner.horse_number ?? ""} ${runner.horse_name} `);
+    const going = headings.get(race.race_id + "\n" + runner.horse_id);
+    if (going) name.append(element("span", going.text, going.word), " ");
     if (runner.best_bookmaker) name.append(element("span", runner.best_bookmaker, "at"));
     row.append(name, price(race, runner));
     table.append(row);
@@ -106,6 +111,22 @@ async function freshness() {
   put("fresh", `${ms(took.p50_ms)} / ${ms(took.p99_ms)}${report.freshness ? "" : " after the commit"}`);
 }
 
+// Steamers and drifters: three moves to one side within an hour.
+async function movers() {
+  if (Date.now() - moversAt < MOVERS_EVERY_MS) return;
+  moversAt = Date.now();
+  const answer = await fetch("/v1/movers", { cache: "no-store" });
+  if (!answer.ok) return;
+  const { steamers, drifters } = await answer.json();
+  headings.clear();
+  for (const [lines, title, word] of [[drifters, "▲ DRIFTER", "drifts"], [steamers, "▼ STEAMER", "shortens"]]) {
+    for (const line of lines.filter((line) => line.market === "win")) {
+      const text = `${title} ${line.since_open_percent} % since open`;
+      headings.set(line.event_id + "\n" + line.selection_id, { text, word });
+    }
+  }
+}
+
 async function look() {
   if (!document.hidden) {
     try {
@@ -119,6 +140,7 @@ async function look() {
         put("cache", status);
         put("hits", `${Math.round(100 * hits / reads)} %`);
         await freshness();
+        await movers();
       }
     } catch { /* said by state() once it lasts */ }
   }

@@ -1,7 +1,6 @@
 //! One cycle is one transaction. Up to [`MOST_IN_ARRAYS`] prices it is one statement, so one round
 //! trip, which is what a remote database charges for; a larger one is staged by COPY first.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sqlx::postgres::{PgArguments, PgRow};
@@ -12,13 +11,11 @@ use super::explain::FENCED;
 use super::statement::Shape;
 use super::wire::array;
 use super::{LEASE, Postgres, explain, staging};
-use crate::diff::{Changes, PriceChange, PriceChangeKind};
-use crate::model::{ChangeKind, EventId, PriceStatus};
+use crate::diff::{Changes, EventChange, PriceChange, PriceChangeKind, Told};
+use crate::model::{EventId, PriceStatus};
 use crate::store::refused::{Refusal, Tried};
 use crate::store::rows::{self, Columns};
-use crate::store::{
-    Claim, Claimed, Committed, CycleFacts, Lease, Purpose, Written, facts_text, kinds_text,
-};
+use crate::store::{Claim, Claimed, Committed, CycleFacts, Lease, Written, facts_text, kinds_text};
 
 /// Above this the memory for the arrays, here and at the server, is worth more than the round trips.
 const MOST_IN_ARRAYS: usize = 50_000;
@@ -93,6 +90,7 @@ fn shape(changes: &Changes) -> Shape {
     let only_moves = changes.events.is_empty()
         && changes.selections.is_empty()
         && changes.bookmakers.is_empty()
+        && changes.corrections.is_empty()
         && changes.counts.inserted == 0;
     if !only_moves {
         Shape::Anything
@@ -144,12 +142,14 @@ impl Cycle {
         shape: Shape,
     ) -> std::result::Result<Committed, Refusal> {
         let told = self.changes.by_event();
-        let (events, kinds): (Vec<String>, Vec<String>) = told
-            .iter()
-            .map(|(event, kinds)| (event.to_string(), kinds_text(kinds)))
-            .unzip();
+        let rows: Vec<(&EventId, &Told)> = told.iter().collect();
         let mut query = self.fixed(sqlx::query(shape.sql().into_sql_str()));
-        query = query.bind(events).bind(kinds);
+        query = query
+            .bind(array(&rows, |(event, _)| event.as_str()))
+            .bind(array(&rows, |(_, told)| kinds_text(&told.kinds)))
+            .bind(array(&rows, |(_, told)| told.before.as_deref()))
+            .bind(array(&rows, |(_, told)| told.after.as_deref()))
+            .bind(array(&rows, |(_, told)| told.detail.as_deref()));
         if !shape.only_moves() {
             query = self.card(query);
         }
@@ -168,7 +168,7 @@ impl Cycle {
     fn told(
         &self,
         answer: &PgRow,
-        events: impl Iterator<Item = (EventId, BTreeSet<ChangeKind>)>,
+        events: impl Iterator<Item = (EventId, Told)>,
     ) -> crate::store::Result<Option<Claim>> {
         let transaction = answer.int("xid")? as u64;
         let Some(view) = rows::view(answer)?.and(transaction) else {
@@ -177,16 +177,14 @@ impl Cycle {
         let ids: Vec<i64> = answer.try_get("told").map_err(explain)?;
         let created_at = answer.try_get("at").map_err(explain)?;
         let rows = ids.into_iter().zip(events);
-        let rows = rows.map(|(id, (event, kinds))| Claimed {
-            id,
-            transaction,
-            created_at,
-            purpose: Purpose::Change,
+        let rows = rows.map(|(id, (event, told))| Claimed {
             cycle: Some(self.facts.id),
             event: Some(event),
-            kinds,
-            keys: Vec::new(),
-            attempts: 1,
+            kinds: told.kinds,
+            before: told.before,
+            after: told.after,
+            detail: told.detail,
+            ..Claimed::written(id, transaction, created_at)
         });
         Ok(Some(Claim {
             view,
@@ -229,6 +227,8 @@ impl Cycle {
         let bookmakers = &*self.changes.bookmakers;
         let events = &*self.changes.events;
         let selections = &*self.changes.selections;
+        let moved: Vec<&EventChange> = events.iter().filter(|e| e.transition().is_some()).collect();
+        let before = |e: &&EventChange| e.before.as_ref().map(|before| before.status.as_str());
         query
             .bind(array(bookmakers, |b| b.row))
             .bind(array(bookmakers, |b| b.bookmaker.id.as_str()))
@@ -247,12 +247,18 @@ impl Cycle {
             .bind(array(events, |e| e.after.in_play))
             .bind(array(events, |e| e.after.listed))
             .bind(array(events, |e| facts_text(&e.after.facts)))
+            .bind(self.changes.unlooked)
             .bind(array(selections, |s| s.row))
             .bind(array(selections, |s| s.event_row))
             .bind(array(selections, |s| s.after.id.as_str()))
             .bind(array(selections, |s| s.after.name.as_str()))
             .bind(array(selections, |s| s.after.status.as_str()))
             .bind(array(selections, |s| facts_text(&s.after.facts)))
+            .bind(array(&moved, |e| e.row))
+            .bind(array(&moved, before))
+            .bind(array(&moved, |e| e.after.status.as_str()))
+            .bind(array(&moved, |e| e.status_by.as_str()))
+            .bind(&self.changes.corrections)
     }
 
     fn prices<'q>(&'q self, query: Statement<'q>) -> Statement<'q> {

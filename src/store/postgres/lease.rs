@@ -51,11 +51,11 @@ impl Postgres {
         ttl: Duration,
         state: &serde_json::Value,
         checked: &[(i64, DateTime<Utc>)],
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let (db, lease, state) = (self.clone(), lease.clone(), state.clone());
         let (events, times): (Vec<i64>, Vec<DateTime<Utc>>) = checked.iter().copied().unzip();
         self.to_the_end(async move {
-            let held = sqlx::query(
+            let corrected: Option<bool> = sqlx::query_scalar(
                 "WITH held AS (
                      UPDATE oddsd.leases SET expires_at = now() + $4 * interval '1 second', state = $5
                      WHERE name = $1 AND holder = $2 AND epoch = $3 RETURNING 1),
@@ -65,7 +65,7 @@ impl Postgres {
                      WHERE EXISTS (SELECT FROM held) GROUP BY id ORDER BY id
                      ON CONFLICT (event_id) DO UPDATE SET checked_at = excluded.checked_at
                      WHERE checks.checked_at < excluded.checked_at)
-                 SELECT 1 FROM held",
+                 SELECT EXISTS (SELECT 1 FROM oddsd.corrections WHERE applied_at IS NULL) FROM held",
             )
             .bind(LEASE)
             .bind(&lease.holder)
@@ -77,7 +77,7 @@ impl Postgres {
             .fetch_optional(&mut *db.connection().await?)
             .await
             .map_err(explain)?;
-            held.map(drop).ok_or(StoreError::Fenced)
+            corrected.ok_or(StoreError::Fenced)
         })
         .await
     }

@@ -50,7 +50,9 @@ impl Postgres {
         // Where no look is on record, any look is newer.
         let mut events = sqlx::query(concat!(
             "SELECT e.id, ", super::read::event_columns!(), ",
-                    (extract(epoch FROM coalesce(c.checked_at, 'epoch')) * 1000000)::bigint AS checked_at
+                    (extract(epoch FROM coalesce(c.checked_at, 'epoch')) * 1000000)::bigint AS checked_at,
+                    e.status = 'suspended' AND 'correction' IS NOT DISTINCT FROM (
+                        SELECT t.source FROM oddsd.transitions t WHERE t.event_id = e.id ORDER BY t.id DESC LIMIT 1) AS corrected
              FROM oddsd.events e LEFT JOIN oddsd.checks c ON c.event_id = e.id"
         ))
         .fetch(&mut *tx);

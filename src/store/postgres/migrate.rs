@@ -27,6 +27,16 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "canary",
         include_str!("../../../migrations/postgres/0003_canary.sql"),
     ),
+    (
+        4,
+        "rules",
+        include_str!("../../../migrations/postgres/0004_rules.sql"),
+    ),
+    (
+        5,
+        "status",
+        include_str!("../../../migrations/postgres/0005_status.sql"),
+    ),
 ];
 const TABLE: &str = "oddsd.migrations";
 

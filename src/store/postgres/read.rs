@@ -8,8 +8,8 @@ use super::{LEASE, Postgres, explain};
 use crate::model::{EventId, View};
 use crate::store::rows::{self, Columns};
 use crate::store::{
-    CycleRow, EventPrices, Lease, Pruned, Removal, Result, Retention, Runner, StoreError,
-    StoreStatus, Viewed, to_the_end,
+    CycleRow, EventPrices, Lease, Pruned, Result, Retention, Runner, StoreError, StoreStatus,
+    Viewed, to_the_end,
 };
 
 /// Columns of an event `e` in the portable types.
@@ -25,19 +25,13 @@ macro_rules! selection_columns {
     };
 }
 pub(super) use {event_columns, selection_columns};
-/// Ends in its order, so that the newest page is the same question with DESC.
+/// Ends in its order, so that the newest page is the same question with DESC. What the clock did is no look.
 macro_rules! cycles {
     () => {
         "SELECT id, feed, (extract(epoch FROM as_of) * 1000000)::bigint AS as_of,
          (extract(epoch FROM committed_at) * 1000000)::bigint AS committed_at, races::bigint AS races,
          horses::bigint AS horses, cardinality(bookmakers)::bigint AS bookmakers, seen, inserted, reopened,
-         changed, withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms FROM oddsd.cycles WHERE id > $1 ORDER BY id"
-    };
-}
-macro_rules! removals {
-    () => {
-        "SELECT id, (extract(epoch FROM at) * 1000000)::bigint AS at, cycle_id, rule, reason, keys, existed,
-         backend, attempts::bigint AS attempts, took_ms FROM oddsd.removals WHERE id > $1 ORDER BY id"
+         changed, withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms FROM oddsd.cycles WHERE id > $1 AND feed <> 'clock' ORDER BY id"
     };
 }
 macro_rules! offer_columns {
@@ -185,27 +179,6 @@ impl Postgres {
         Ok(cycles)
     }
 
-    pub async fn removals(&self, after: i64, limit: i64) -> Result<Vec<Removal>> {
-        let page = match after {
-            ..0 => concat!(removals!(), " DESC LIMIT $2"),
-            _ => concat!(removals!(), " LIMIT $2"),
-        };
-        let found = sqlx::query(page)
-            .bind(after)
-            .bind(limit)
-            .fetch_all(&mut *self.connection().await?)
-            .await
-            .map_err(explain)?;
-        let mut removals = found
-            .iter()
-            .map(rows::removal)
-            .collect::<Result<Vec<_>>>()?;
-        if after < 0 {
-            removals.reverse();
-        }
-        Ok(removals)
-    }
-
     pub async fn status(&self) -> Result<StoreStatus> {
         let row = sqlx::query(
             "SELECT l.holder, (extract(epoch FROM l.expires_at) * 1000000)::bigint AS expires_at, coalesce(l.state, '{}')::text AS state,
@@ -238,9 +211,12 @@ impl Postgres {
             let before = now - keep.history;
             db.in_time(db.make_days_ahead(now)).await?;
             let history = db.in_time(db.drop_days(before)).await?;
+            db.fold_counts().await?;
             let mut log = 0;
             for step in [
                 "DELETE FROM oddsd.removals WHERE ctid = ANY (ARRAY(SELECT ctid FROM oddsd.removals WHERE at < $1 LIMIT $2))",
+                "DELETE FROM oddsd.corrections WHERE ctid = ANY (ARRAY(SELECT ctid FROM oddsd.corrections
+                     WHERE applied_at < $1 LIMIT $2))",
                 concat!("DELETE FROM oddsd.cycles WHERE ctid = ANY (ARRAY(SELECT ctid FROM oddsd.cycles
                      WHERE id <= (", last_old_cycle!(), ") AND id < (SELECT max(id) FROM oddsd.cycles) LIMIT $2))"),
             ] {
@@ -268,13 +244,18 @@ impl Postgres {
         .map_err(explain)?
         .ok_or(StoreError::Fenced)?;
         let gone = sqlx::query(
-            "WITH gone AS (DELETE FROM oddsd.events WHERE coalesce(starts_at, updated_at) < $1 RETURNING id),
+            "WITH gone AS (DELETE FROM oddsd.events WHERE coalesce(starts_at, updated_at) < $1
+                           RETURNING id, key, sport, league, venue),
+                  told AS (INSERT INTO oddsd.outbox (event_key, kinds, detail)
+                           SELECT key, 'event_removed', jsonb_build_object('reason', 'EXPIRED', 'sport_id', sport,
+                                                                           'league_id', league, 'venue', venue)::text FROM gone),
                   prices AS (DELETE FROM oddsd.prices WHERE event_id IN (SELECT id FROM gone) RETURNING status),
                   counted AS (UPDATE oddsd.cycles SET open_prices = open_prices -
                                   (SELECT count(*) FROM prices WHERE status <> 'withdrawn')
                               WHERE id = (SELECT max(id) FROM oddsd.cycles)),
                   selections AS (DELETE FROM oddsd.selections WHERE event_id IN (SELECT id FROM gone)),
-                  checks AS (DELETE FROM oddsd.checks WHERE event_id IN (SELECT id FROM gone))
+                  checks AS (DELETE FROM oddsd.checks WHERE event_id IN (SELECT id FROM gone)),
+                  transitions AS (DELETE FROM oddsd.transitions WHERE event_id IN (SELECT id FROM gone))
              SELECT id FROM gone ORDER BY id",
         );
         let gone = gone

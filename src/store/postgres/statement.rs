@@ -94,7 +94,7 @@ const CARD: &str = ", bookmaker AS (
         updated_at = now()
     RETURNING id
 ), checked AS (
-    INSERT INTO oddsd.checks (event_id, checked_at) SELECT id, $6 FROM event
+    INSERT INTO oddsd.checks (event_id, checked_at) SELECT id, $6 FROM event WHERE NOT ?::boolean
     ON CONFLICT (event_id) DO UPDATE SET checked_at = excluded.checked_at WHERE checks.checked_at < excluded.checked_at
 ), selection AS (
     INSERT INTO oddsd.selections (id, event_id, key, name, status, facts)
@@ -104,15 +104,21 @@ const CARD: &str = ", bookmaker AS (
     ON CONFLICT (id) DO UPDATE SET name = excluded.name, status = excluded.status, facts = excluded.facts,
         updated_at = now()
     RETURNING 1
+), transition AS (
+    INSERT INTO oddsd.transitions (event_id, feed_time, before, after, source)
+    SELECT event_id, $6, before, after, source
+    FROM unnest(?::bigint[], ?::text[], ?::text[], ?::text[]) AS t (event_id, before, after, source)
+), corrected AS (
+    UPDATE oddsd.corrections SET applied_at = now() WHERE id = ANY (?::bigint[]) AND applied_at IS NULL
 )";
 
 /// Unpacked in the select list, row by row: in FROM each array would be unpacked whole and kept
 /// beside the others first. A status that is not sent is 'open', which nearly all of them are.
 /// Named by number: the history is cut from the same arrays.
 const MOVES_IN_RUNS: &str = ", price AS (
-    SELECT unnest($13::bigint[]) AS id, unnest($14::numeric[]) AS decimal, unnest($15::text[]) AS fractional,
-           unnest($16::numeric[]) AS point, unnest($17::integer[]) AS ew_places, unnest($18::integer[]) AS ew_denom,
-           unnest($19::text[]) AS status, unnest($20::timestamptz[]) AS observed_at
+    SELECT unnest($16::bigint[]) AS id, unnest($17::numeric[]) AS decimal, unnest($18::text[]) AS fractional,
+           unnest($19::numeric[]) AS point, unnest($20::integer[]) AS ew_places, unnest($21::integer[]) AS ew_denom,
+           unnest($22::text[]) AS status, unnest($23::timestamptz[]) AS observed_at
 )";
 const MOVES: &str = ", price AS MATERIALIZED (
     SELECT unnest(?::bigint[]) AS id, unnest(?::numeric[]) AS decimal, unnest(?::text[]) AS fractional,
@@ -162,10 +168,10 @@ macro_rules! history {
 const CUT: &str = concat!(
     history!(),
     "
-    SELECT event_id, $4, $6, ($13::bigint[])[low:high], ($14::numeric[])[low:high], ($15::text[])[low:high],
-           ($16::numeric[])[low:high], ($17::integer[])[low:high], ($18::integer[])[low:high], ($19::text[])[low:high],
-           ($20::timestamptz[])[low:high]
-    FROM unnest($21::bigint[], $22::integer[], $23::integer[]) AS run (event_id, low, high)
+    SELECT event_id, $4, $6, ($16::bigint[])[low:high], ($17::numeric[])[low:high], ($18::text[])[low:high],
+           ($19::numeric[])[low:high], ($20::integer[])[low:high], ($21::integer[])[low:high], ($22::text[])[low:high],
+           ($23::timestamptz[])[low:high]
+    FROM unnest($24::bigint[], $25::integer[], $26::integer[]) AS run (event_id, low, high)
 )"
 );
 /// A column that no price of the row has is not stored.
@@ -181,9 +187,10 @@ const GROUPED: &str = concat!(
     FROM price GROUP BY event_id
 )"
 );
-/// Its own two come first among the arrays, so that any may follow.
+/// Its own five come first among the arrays, so that any may follow.
 const OUTBOX: &str = ", outbox AS (
-    INSERT INTO oddsd.outbox (cycle_id, event_key, kinds) SELECT $4, * FROM unnest(?::text[], ?::text[])
+    INSERT INTO oddsd.outbox (cycle_id, event_key, kinds, before, after, detail)
+    SELECT $4, * FROM unnest(?::text[], ?::text[], ?::text[], ?::text[], ?::text[])
     RETURNING id
 )";
 const ANSWER: &str = "

@@ -59,7 +59,7 @@ pub const ALL: &[View] = &[
             ("odds_fractional", "p.fractional", "text"),
             (
                 "market_status",
-                "CASE WHEN e.status = 'scheduled' THEN p.status ELSE e.status END",
+                "CASE WHEN e.status IN ('scheduled', 'upcoming', 'live') THEN p.status ELSE e.status END",
                 "text",
             ),
             ("in_play", "e.in_play", "boolean"),
@@ -110,7 +110,8 @@ pub const ALL: &[View] = &[
             ("errors_count", "k.rejected", "integer"),
             ("created_at", "k.committed_at", "timestamptz"),
         ],
-        from: "oddsd.cycles k",
+        // Not what the clock did between the looks.
+        from: "oddsd.cycles k WHERE k.feed <> 'clock'",
     },
     View {
         name: "ra_bookmakers",

@@ -7,11 +7,11 @@ use chrono::DateTime;
 use sqlx::AssertSqlSafe;
 
 use super::{CHECKED, LEASE, Sqlite, explain, ids, now};
-use crate::diff::{Changes, PriceChange, PriceChangeKind};
-use crate::model::View;
+use crate::diff::{Changes, EventChange, PriceChange, PriceChangeKind};
+use crate::model::{EventStatus, View};
 use crate::store::refused::{Refusal, Tried};
 use crate::store::{
-    Claim, Claimed, Committed, CycleFacts, Lease, Purpose, Result, StoreError, Written, facts_text,
+    Claim, Claimed, Committed, CycleFacts, Lease, Result, StoreError, Written, facts_text,
     kinds_text, to_the_end,
 };
 
@@ -87,16 +87,30 @@ async fn write(
     let mut written = Written::default();
     write_cycle(tx, cycle, changes, at).await?;
     write_facts(tx, changes, at, &mut written).await?;
+    if !changes.corrections.is_empty() {
+        sqlx::query(
+            "UPDATE corrections SET applied_at = ?1 WHERE id IN (SELECT value FROM json_each(?2))",
+        )
+        .bind(at)
+        .bind(ids(&changes.corrections))
+        .execute(&mut **tx)
+        .await
+        .map_err(explain)?;
+    }
     write_prices(tx, cycle, changes, at, &mut written).await?;
     let (told, mut rows) = (changes.by_event(), Vec::new());
-    for (event, kinds) in &told {
+    for (event, told) in &told {
         let done = sqlx::query(
-            "INSERT INTO outbox (cycle_id, event_key, kinds, created_at, due_at) VALUES (?1, ?2, ?3, ?4, ?4)",
+            "INSERT INTO outbox (cycle_id, event_key, kinds, created_at, due_at, before, after, detail)
+             VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7)",
         )
         .bind(cycle.id)
         .bind(event.as_str())
-        .bind(kinds_text(kinds))
+        .bind(kinds_text(&told.kinds))
         .bind(at)
+        .bind(&told.before)
+        .bind(&told.after)
+        .bind(&told.detail)
         .execute(&mut **tx)
         .await
         .map_err(explain)?;
@@ -108,16 +122,14 @@ async fn write(
     let view = View::after(rows.last().copied().unwrap_or_default() as u64);
     let created_at = DateTime::from_timestamp_micros(at).unwrap_or_default();
     let rows = rows.into_iter().zip(told);
-    let rows = rows.map(|(id, (event, kinds))| Claimed {
-        id,
-        transaction: id as u64,
-        created_at,
-        purpose: Purpose::Change,
+    let rows = rows.map(|(id, (event, told))| Claimed {
         cycle: Some(cycle.id),
         event: Some(event),
-        kinds,
-        keys: Vec::new(),
-        attempts: 1,
+        kinds: told.kinds,
+        before: told.before,
+        after: told.after,
+        detail: told.detail,
+        ..Claimed::written(id, id as u64, created_at)
     });
     let rows: Vec<Claimed> = rows.collect();
     // A cycle that tells nobody has no row to be seen by.
@@ -209,6 +221,10 @@ async fn write_facts(
         .await
         .map_err(refusal)?;
         written.events += done.rows_affected();
+        write_transition(tx, changes, change, at).await?;
+        if changes.unlooked {
+            continue;
+        }
         sqlx::query(CHECKED)
             .bind(change.row)
             .bind(changes.as_of.timestamp_micros())
@@ -236,6 +252,30 @@ async fn write_facts(
         written.selections += done.rows_affected();
     }
     Ok(())
+}
+
+async fn write_transition(
+    tx: &mut Tx,
+    changes: &Changes,
+    change: &EventChange,
+    at: i64,
+) -> std::result::Result<(), Refusal> {
+    let Some((before, after)) = change.transition() else {
+        return Ok(());
+    };
+    sqlx::query(
+        "INSERT INTO transitions (event_id, at, feed_time, before, after, source) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )
+    .bind(change.row)
+    .bind(at)
+    .bind(changes.as_of.timestamp_micros())
+    .bind(before.map(EventStatus::as_str))
+    .bind(after.as_str())
+    .bind(change.status_by.as_str())
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+    .map_err(refusal)
 }
 
 async fn write_prices(

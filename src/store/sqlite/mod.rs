@@ -2,8 +2,11 @@
 //! nothing, and gives the same answers as Postgres to the same suite of tests.
 
 mod commit;
+mod log;
 mod outbox;
 mod read;
+mod report;
+mod status;
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -41,6 +44,16 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         3,
         "canary",
         include_str!("../../../migrations/sqlite/0003_canary.sql"),
+    ),
+    (
+        4,
+        "rules",
+        include_str!("../../../migrations/sqlite/0004_rules.sql"),
+    ),
+    (
+        5,
+        "status",
+        include_str!("../../../migrations/sqlite/0005_status.sql"),
     ),
 ];
 
@@ -190,7 +203,7 @@ impl Sqlite {
         ttl: Duration,
         state: &serde_json::Value,
         checked: &[(i64, DateTime<Utc>)],
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let (db, lease, state, checked) = (
             self.clone(),
             lease.clone(),
@@ -219,7 +232,14 @@ impl Sqlite {
                     .await
                     .map_err(explain)?;
             }
-            tx.commit().await.map_err(explain)
+            let corrected: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT 1 FROM corrections WHERE applied_at IS NULL)",
+            )
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(explain)?;
+            tx.commit().await.map_err(explain)?;
+            Ok(corrected)
         })
         .await
     }

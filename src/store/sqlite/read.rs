@@ -9,7 +9,7 @@ use super::{LEASE, Sqlite, explain, now};
 use crate::model::{EventId, View};
 use crate::store::rows::{self, Columns, Loader};
 use crate::store::{
-    CycleRow, EventPrices, Lease, Loaded, Pruned, Removal, Result, Retention, Runner, StoreError,
+    CycleRow, EventPrices, Lease, Loaded, Pruned, Result, Retention, Runner, StoreError,
     StoreStatus, Viewed, to_the_end,
 };
 
@@ -23,18 +23,13 @@ macro_rules! selection_columns {
         "s.key AS selection_key, s.name AS selection_name, s.status AS selection_status, s.facts AS selection_facts"
     };
 }
-/// Ends in its order, so that the newest page is the same question with DESC.
+pub(super) use event_columns;
+/// Ends in its order, so that the newest page is the same question with DESC. What the clock did is no look.
 macro_rules! cycles {
     () => {
         "SELECT id, feed, as_of, committed_at, races, horses, json_array_length(bookmakers) AS bookmakers, seen,
          inserted, reopened, changed, withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms
-         FROM cycles WHERE id > ?1 ORDER BY id"
-    };
-}
-macro_rules! removals {
-    () => {
-        "SELECT id, at, cycle_id, rule, reason, keys, existed, backend, attempts, took_ms
-         FROM removals WHERE id > ?1 ORDER BY id"
+         FROM cycles WHERE id > ?1 AND feed <> 'clock' ORDER BY id"
     };
 }
 macro_rules! offer_columns {
@@ -98,7 +93,9 @@ impl Sqlite {
         let events = sqlx::query(concat!(
             "SELECT e.id, ",
             event_columns!(),
-            ", coalesce(c.checked_at, 0) AS checked_at
+            ", coalesce(c.checked_at, 0) AS checked_at,
+               e.status = 'suspended' AND 'correction' IS (
+                   SELECT t.source FROM transitions t WHERE t.event_id = e.id ORDER BY t.id DESC LIMIT 1) AS corrected
              FROM events e LEFT JOIN checks c ON c.event_id = e.id"
         ));
         for row in events.fetch_all(&mut *tx).await.map_err(explain)? {
@@ -243,27 +240,6 @@ impl Sqlite {
         Ok(cycles)
     }
 
-    pub async fn removals(&self, after: i64, limit: i64) -> Result<Vec<Removal>> {
-        let page = match after {
-            ..0 => concat!(removals!(), " DESC LIMIT ?2"),
-            _ => concat!(removals!(), " LIMIT ?2"),
-        };
-        let found = sqlx::query(page)
-            .bind(after)
-            .bind(limit)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(explain)?;
-        let mut removals = found
-            .iter()
-            .map(rows::removal)
-            .collect::<Result<Vec<_>>>()?;
-        if after < 0 {
-            removals.reverse();
-        }
-        Ok(removals)
-    }
-
     pub async fn status(&self) -> Result<StoreStatus> {
         let row = sqlx::query(
             "SELECT l.holder, l.expires_at, coalesce(l.state, '{}') AS state,
@@ -301,10 +277,22 @@ impl Sqlite {
                 .await
                 .map_err(explain)?
                 .ok_or(StoreError::Fenced)?;
+            let finished = (now - keep.finished_events).timestamp_micros();
+            sqlx::query(
+                "INSERT INTO outbox (event_key, kinds, detail, created_at, due_at)
+                 SELECT key, 'event_removed', json_object('reason', 'EXPIRED', 'sport_id', sport, 'league_id', league,
+                                                          'venue', venue), ?2, ?2
+                 FROM events WHERE coalesce(starts_at, updated_at) < ?1",
+            )
+            .bind(finished)
+            .bind(super::now())
+            .execute(&mut *tx)
+            .await
+            .map_err(explain)?;
             let events: Vec<i64> = sqlx::query(
                 "DELETE FROM events WHERE coalesce(starts_at, updated_at) < ?1 RETURNING id",
             )
-            .bind((now - keep.finished_events).timestamp_micros())
+            .bind(finished)
             .fetch_all(&mut *tx)
             .await
             .map_err(explain)?
@@ -325,6 +313,7 @@ impl Sqlite {
                 "DELETE FROM prices WHERE event_id IN (SELECT value FROM json_each(?1))",
                 "DELETE FROM selections WHERE event_id IN (SELECT value FROM json_each(?1))",
                 "DELETE FROM checks WHERE event_id IN (SELECT value FROM json_each(?1))",
+                "DELETE FROM transitions WHERE event_id IN (SELECT value FROM json_each(?1))",
             ] {
                 sqlx::query(orphans)
                     .bind(super::ids(&events))
@@ -333,6 +322,7 @@ impl Sqlite {
                     .map_err(explain)?;
             }
             tx.commit().await.map_err(explain)?;
+            db.fold_counts().await?;
             let before = (now - keep.history).timestamp_micros();
             let history = db
                 .prune_step(
@@ -348,6 +338,7 @@ impl Sqlite {
             let mut log = 0;
             for old in [
                 "DELETE FROM removals WHERE id IN (SELECT id FROM removals WHERE at < ?1 LIMIT ?2)",
+                "DELETE FROM corrections WHERE id IN (SELECT id FROM corrections WHERE applied_at < ?1 LIMIT ?2)",
                 concat!(
                     "DELETE FROM cycles WHERE id IN (SELECT id FROM cycles WHERE id <= (",
                     last_old_cycle!(),

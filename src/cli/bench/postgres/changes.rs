@@ -8,7 +8,7 @@ use sqlx::{Executor, PgConnection};
 use super::Database;
 use crate::key::Key;
 use crate::model::View;
-use crate::store::{Claim, Claimed, Purpose};
+use crate::store::{Claim, Claimed};
 
 const TABLE: &str = "
 CREATE SCHEMA IF NOT EXISTS bench;
@@ -51,15 +51,8 @@ impl Changes {
         let view = view.context("few transactions at a time")?;
         let row = |(id, key, ..): &(i64, String, i64, String)| {
             Ok(Claimed {
-                id: *id,
-                transaction,
-                created_at: Utc::now(),
-                purpose: Purpose::Change,
-                cycle: None,
-                event: None,
-                kinds: Default::default(),
                 keys: vec![Key::from_person(key).context("a key")?],
-                attempts: 1,
+                ..Claimed::written(*id, transaction, Utc::now())
             })
         };
         let rows = told.iter().map(row).collect::<anyhow::Result<_>>()?;

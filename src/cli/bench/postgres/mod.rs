@@ -4,6 +4,7 @@
 mod answers;
 mod changes;
 mod narrow;
+mod watched;
 mod wide;
 
 use std::str::FromStr;
@@ -21,6 +22,7 @@ use crate::store::{Store, StoreSettings};
 pub use answers::{Answers, Writer, Wrote};
 pub use changes::Changes;
 pub use narrow::Narrow;
+pub use watched::Tlog;
 pub use wide::Wide;
 
 /// A million rows may take long on a small machine; nothing here is worth waiting longer for.

@@ -6,7 +6,7 @@ pub mod crowd;
 mod cycles;
 mod first;
 pub mod outage;
-mod relaying;
+pub mod relaying;
 mod removal;
 mod second;
 mod tag;

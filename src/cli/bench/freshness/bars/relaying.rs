@@ -13,6 +13,7 @@ use crate::cache::{Cache, CacheSettings, Loaded, Policy, Reader, Taken};
 use crate::invalidate::{FloorKeeper, Relay, hand_over};
 use crate::key::Key;
 use crate::live::Live;
+use crate::rulebook::Rulebook;
 use crate::store::{Acquired, Lease, Poke, Store};
 
 /// The setting's default.
@@ -53,15 +54,9 @@ impl Relaying {
             ..Poke::default()
         };
         let relay = Relay {
-            store: store.clone(),
-            reader: Reader::new(Arc::new(cache)),
-            live: Live::new(),
-            who,
             poke: Arc::clone(&poke.bell),
-            no_floor: Arc::default(),
-            back: Arc::default(),
-            auditor: None,
             again_after: AGAIN_AFTER,
+            ..Relay::alone(store.clone(), Arc::new(cache), Rulebook::builtin(), who)
         };
         let keeper = FloorKeeper {
             store: store.clone(),

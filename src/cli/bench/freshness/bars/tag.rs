@@ -49,8 +49,8 @@ pub async fn measure(
     counted.connected().await;
     let mut changes = Changes::of(db, 1).await?;
     let targets = Targets {
-        keys: Vec::new(),
         tags: vec![tag.clone()],
+        ..Targets::default()
     };
     let pings = Pings::of(servers.redis.port())?;
     let (mut took, mut others, mut calm) = (Vec::new(), Vec::new(), Vec::new());

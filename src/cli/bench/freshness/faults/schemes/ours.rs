@@ -1,7 +1,6 @@
 //! Ours: the production relay and floor keeper of one daemon, and readers in three processes: the
 //! daemon itself, one that has nothing of its own, one with a first level.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +17,8 @@ use crate::cli::bench::freshness::faults::ledger::{Read, Source};
 use crate::cli::bench::postgres::Wrote;
 use crate::invalidate::{FloorKeeper, Relay, hand_over};
 use crate::key::Key;
-use crate::live::Live;
-use crate::store::{Acquired, Claim, Claimed, Poke, Purpose, Store};
+use crate::rulebook::Rulebook;
+use crate::store::{Acquired, Claim, Claimed, Poke, Store};
 
 const FIRST_LEVEL_BYTES: u64 = 8 * 1024 * 1024;
 const LEASE_FOR: Duration = Duration::from_secs(48 * 3600);
@@ -60,15 +59,14 @@ impl Ours {
             ..Poke::default()
         };
         let relay = Relay {
-            store: store.clone(),
             reader: readers[0].clone(),
-            live: Live::new(),
-            who: "bench".into(),
             poke: Arc::clone(&poke.bell),
-            no_floor: Arc::default(),
-            back: Arc::default(),
-            auditor: None,
-            again_after: Duration::ZERO,
+            ..Relay::alone(
+                store.clone(),
+                Arc::clone(readers[0].cache()),
+                Rulebook::builtin(),
+                "bench".into(),
+            )
         };
         let keeper = FloorKeeper {
             store: store.clone(),
@@ -176,15 +174,8 @@ pub fn key(row: usize) -> Key {
 /// The outbox row as if it had just been claimed, as the store tells it of its own commits.
 pub fn claim(key: &Key, wrote: &Wrote) -> Option<Claim> {
     let row = Claimed {
-        id: wrote.outbox_row,
-        transaction: wrote.transaction,
-        created_at: Utc::now(),
-        purpose: Purpose::Change,
-        cycle: None,
-        event: None,
-        kinds: BTreeSet::new(),
         keys: vec![key.clone()],
-        attempts: 1,
+        ..Claimed::written(wrote.outbox_row, wrote.transaction, Utc::now())
     };
     Some(Claim {
         view: wrote.view.and(wrote.transaction)?,

@@ -1,0 +1,35 @@
+//! Answers that a rule wants to be there again: asked for as a reader would.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Request;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Face, router};
+use crate::key::Key;
+
+/// Works until `stop`.
+pub async fn warm(face: Arc<Face>, mut keys: mpsc::Receiver<Key>, stop: CancellationToken) {
+    let router = TowerToHyperService::new(router(face));
+    loop {
+        let key = tokio::select! {
+            key = keys.recv() => key,
+            () = stop.cancelled() => return,
+        };
+        let Some(key) = key else {
+            return stop.cancelled().await;
+        };
+        let request = key
+            .path()
+            .map(|path| Request::get(path).body(Body::empty()));
+        if let Some(Ok(request)) = request {
+            let Ok(answer) = router.call(request).await;
+            let status = answer.status().as_u16();
+            tracing::debug!(event = "cache.warmed", key = %key, status, "loaded again");
+        }
+    }
+}

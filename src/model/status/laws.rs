@@ -1,0 +1,231 @@
+//! Boundaries to the microsecond, and no way back.
+
+use super::*;
+use crate::model::Facts;
+use EventStatus::*;
+use proptest::prelude::*;
+
+fn start() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000, 0).expect("valid")
+}
+
+fn clock(micros: i64, listed: bool) -> EventStatus {
+    let now = start() + TimeDelta::microseconds(micros);
+    status_at(None, None, Some(start()), listed, now)
+}
+
+#[test]
+fn boundaries_are_exact() {
+    const HOUR: i64 = 3_600_000_000;
+    let cases = [
+        (-2 * HOUR - 1, Scheduled, Scheduled),
+        (-2 * HOUR, Upcoming, Upcoming),
+        (-1, Upcoming, Upcoming),
+        (0, Live, Live),
+        (4 * HOUR - 1, Live, Live),
+        (4 * HOUR, Live, Completed),
+        (4_000 * HOUR, Live, Completed),
+    ];
+    for (micros, listed, unlisted) in cases {
+        assert_eq!(clock(micros, true), listed, "{micros} µs, listed");
+        assert_eq!(clock(micros, false), unlisted, "{micros} µs, not listed");
+    }
+    assert_eq!(status_at(None, None, None, true, start()), Scheduled);
+}
+
+#[test]
+fn the_fields_words_are_known_however_they_are_spelt() {
+    let cases = [
+        ("final", Some(Completed)),
+        (" FINAL ", Some(Completed)),
+        ("Game-End", Some(Completed)),
+        ("FT", Some(Completed)),
+        ("in_progress", Some(Live)),
+        ("In Progress", Some(Live)),
+        ("in-play", Some(Live)),
+        ("first-half-end", Some(Live)),
+        ("HalfTime", Some(Live)),
+        ("not_started", Some(Upcoming)),
+        ("Not Started", Some(Upcoming)),
+        ("SUSPENDED", Some(Suspended)),
+        ("rain delay", Some(Suspended)),
+        ("postponed", Some(Postponed)),
+        ("Canceled", Some(Cancelled)),
+        ("cancelled", Some(Cancelled)),
+        ("void", Some(Cancelled)),
+        ("abandoned", Some(Abandoned)),
+        ("OPEN", None),
+        ("", None),
+        ("finalists", None),
+    ];
+    for (word, status) in cases {
+        assert_eq!(EventStatus::from_source(word), status, "{word:?}");
+    }
+    for status in EventStatus::ALL {
+        let word = status.as_str().to_uppercase();
+        let again = EventStatus::from_source(&word);
+        assert_eq!(
+            again,
+            Some(if status == Scheduled {
+                Upcoming
+            } else {
+                status
+            })
+        );
+    }
+}
+
+#[test]
+fn no_word_stands_for_two_statuses() {
+    let all: Vec<&str> = WORDS
+        .iter()
+        .flat_map(|(_, words)| *words)
+        .copied()
+        .collect();
+    let one: std::collections::BTreeSet<_> = all.iter().collect();
+    assert_eq!(one.len(), all.len());
+    for word in all {
+        assert!(
+            word.chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()),
+            "{word}"
+        );
+    }
+}
+
+#[test]
+fn a_suspension_ends_and_a_postponement_needs_a_new_start() {
+    let soon = start() - TimeDelta::hours(1);
+    let at = |source, stored, now| status_at(source, Some(stored), Some(start()), true, now);
+    assert_eq!(at(None, Suspended, soon), Upcoming);
+    assert_eq!(at(Some(Live), Suspended, start()), Live);
+    assert_eq!(at(None, Suspended, start()), Live);
+    assert_eq!(at(None, Postponed, start()), Postponed);
+    assert_eq!(at(None, Postponed, soon - TimeDelta::days(1)), Scheduled);
+    assert_eq!(
+        status_at(None, Some(Suspended), None, true, soon),
+        Scheduled
+    );
+    assert_eq!(
+        status_at(None, Some(Postponed), None, true, soon),
+        Postponed
+    );
+    // The source knows better than the clock.
+    assert_eq!(at(Some(Upcoming), Upcoming, start()), Upcoming);
+    assert_eq!(at(Some(Live), Scheduled, soon), Live);
+    assert_eq!(at(Some(Completed), Live, soon), Completed);
+}
+
+#[test]
+fn each_status_has_its_time() {
+    let seconds = |status: EventStatus| status.ttl().as_secs();
+    let of = EventStatus::ALL.map(|status| (status.as_str(), seconds(status)));
+    assert_eq!(
+        of,
+        [
+            ("scheduled", 1_800),
+            ("upcoming", 300),
+            ("live", 30),
+            ("suspended", 30),
+            ("postponed", 3_600),
+            ("completed", 86_400),
+            ("cancelled", 3_600),
+            ("abandoned", 3_600),
+        ]
+    );
+}
+
+fn any_status() -> impl Strategy<Value = EventStatus> {
+    prop::sample::select(EventStatus::ALL.to_vec())
+}
+
+/// Minutes that pass, what the source says, and whether it lists the event.
+fn any_replay() -> impl Strategy<Value = Vec<(i64, Option<EventStatus>, bool)>> {
+    let look = (
+        0i64..120,
+        prop::option::weighted(0.4, any_status()),
+        any::<bool>(),
+    );
+    prop::collection::vec(look, 0..40)
+}
+
+fn event(status: EventStatus, listed: bool) -> Event {
+    Event {
+        id: "e".into(),
+        source: "test".into(),
+        sport: String::new(),
+        league: String::new(),
+        venue: String::new(),
+        name: String::new(),
+        starts_at: Some(start()),
+        day: None,
+        status,
+        in_play: false,
+        listed,
+        facts: Facts::new(),
+    }
+}
+
+proptest! {
+    /// Over any replay of times and words.
+    #[test]
+    fn a_status_never_goes_back(replay in any_replay(), from in -600i64..600) {
+        let mut now = start() + TimeDelta::minutes(from);
+        let mut stored = None;
+        for (minutes, word, listed) in replay {
+            now += TimeDelta::minutes(minutes);
+            let next = status_at(word, stored, Some(start()), listed, now);
+            match stored {
+                Some(before) if before.is_final() => prop_assert_eq!(next, before),
+                Some(Live) => prop_assert!(!matches!(next, Scheduled | Upcoming)),
+                _ => {}
+            }
+            stored = Some(next);
+        }
+    }
+
+    /// By the clock alone it only gets on.
+    #[test]
+    fn the_clock_only_goes_on(times in prop::collection::vec(0i64..90, 0..40), listed: bool) {
+        let (mut now, mut stored) = (start() - TimeDelta::hours(5), None);
+        let rank = |status| [Scheduled, Upcoming, Live, Completed].iter().position(|s| *s == status);
+        for minutes in times {
+            now += TimeDelta::minutes(minutes);
+            let next = status_at(None, stored, Some(start()), listed, now);
+            prop_assert!(rank(next) >= stored.and_then(rank));
+            stored = Some(next);
+        }
+    }
+
+    /// The moment that is told is the moment at which it moves, and nothing is due right after.
+    #[test]
+    fn the_next_move_is_when_it_moves(status in any_status(), listed: bool, micros in -30_000_000_000i64..30_000_000_000) {
+        let mut event = event(status, listed);
+        let now = start() + TimeDelta::microseconds(micros);
+        match event.next_move() {
+            None => prop_assert_eq!(event.moved_by_clock(now), None),
+            Some(at) => {
+                prop_assert_eq!(event.moved_by_clock(at - TimeDelta::microseconds(1)), None);
+                prop_assert!(event.moved_by_clock(at).is_some());
+            }
+        }
+        if let Some(moved) = event.moved_by_clock(now) {
+            event.status = moved;
+            prop_assert_eq!(event.moved_by_clock(now), None);
+        }
+    }
+
+    /// A look that has nothing to say makes of a stored event what the clock makes of it.
+    #[test]
+    fn a_silent_look_and_the_clock_agree(micros in -30_000_000_000i64..30_000_000_000, stored in prop::sample::select(vec![Scheduled, Upcoming, Live])) {
+        let now = start() + TimeDelta::microseconds(micros);
+        let stored = event(stored, true);
+        let moved = stored.moved_by_clock(now);
+        let (looked, _, by) = Event::standing(Some(&stored), false, &event(Scheduled, true), now);
+        // What is stored as upcoming and has its start farther away is the look's to take back.
+        if looked != Scheduled {
+            prop_assert_eq!(moved.unwrap_or(stored.status), looked);
+        }
+        prop_assert_eq!(by, StatusSource::Clock);
+    }
+}

@@ -1,0 +1,263 @@
+//! How far a price has moved, exactly: |new − old| / |old| of decimal odds, without a rounding.
+
+use rust_decimal::Decimal;
+
+use crate::model::{DERIVED_SCALE, Fraction};
+
+/// One price as it was shown.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shown {
+    pub decimal: Decimal,
+    pub fractional: Option<Fraction>,
+    pub point: Option<Decimal>,
+    /// Neither suspended nor withdrawn.
+    pub open: bool,
+}
+
+/// What became of a price since it was shown.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Movement {
+    /// A change of state, and no percentage: it was not there or is not, is suspended, stands on
+    /// another line, or was zero.
+    State,
+    /// By this ratio of what it was; 0.1 is 10 %.
+    Ratio(Ratio),
+}
+
+/// An exact, non-negative ratio.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ratio {
+    over: i128,
+    under: i128,
+}
+
+/// Decimal odds as a fraction of whole numbers.
+type Odds = (i128, i128);
+
+impl Movement {
+    /// What counts as significant where nobody says otherwise: a tenth.
+    pub const SIGNIFICANT: Decimal = Decimal::from_parts(1, 0, 0, false, 1);
+
+    pub fn between(old: Option<&Shown>, new: Option<&Shown>) -> Self {
+        let (Some(old), Some(new)) = (old, new) else {
+            return Self::State;
+        };
+        if !old.open
+            || !new.open
+            || old.point != new.point
+            || old.decimal.is_zero()
+            || new.decimal.is_zero()
+        {
+            return Self::State;
+        }
+        let (old, new) = (odds(old), odds(new));
+        Ratio::of(old, new).map_or(Self::State, Self::Ratio)
+    }
+
+    /// A change of state always is.
+    pub fn is_over(&self, threshold: Decimal) -> bool {
+        match self {
+            Self::State => true,
+            Self::Ratio(ratio) => ratio.is_over(threshold),
+        }
+    }
+
+    /// For people: percent, to two places. `None` for a change of state.
+    pub fn percent(&self) -> Option<Decimal> {
+        match self {
+            Self::State => None,
+            Self::Ratio(ratio) => ratio.percent(),
+        }
+    }
+
+    /// By this ratio, as somebody says.
+    pub fn exactly(ratio: Decimal) -> Self {
+        let under = 10i128.pow(ratio.scale());
+        Self::Ratio(Ratio {
+            over: ratio.mantissa().abs(),
+            under,
+        })
+    }
+
+    /// Nothing moved at all.
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::Ratio(Ratio { over: 0, .. }))
+    }
+}
+
+impl Ratio {
+    /// |c/d − a/b| / |a/b| = |c·b − a·d| / |a·d|
+    fn of((a, b): Odds, (c, d): Odds) -> Option<Self> {
+        let (was, is) = (a.checked_mul(d)?, c.checked_mul(b)?);
+        let (over, under) = (is.checked_sub(was)?.checked_abs()?, was.checked_abs()?);
+        (under > 0).then_some(Self { over, under })
+    }
+
+    fn is_over(&self, threshold: Decimal) -> bool {
+        let scale = 10i128.checked_pow(threshold.scale());
+        let exact = scale.and_then(|scale| {
+            let left = self.over.checked_mul(scale)?;
+            Some(left > threshold.mantissa().checked_mul(self.under)?)
+        });
+        // Beyond 38 digits a comparison of rounded values is all there is.
+        exact.unwrap_or_else(|| self.rounded().is_none_or(|ratio| ratio > threshold))
+    }
+
+    fn rounded(&self) -> Option<Decimal> {
+        let part = |n: i128| Decimal::try_from_i128_with_scale(n, 0).ok();
+        part(self.over)?.checked_div(part(self.under)?)
+    }
+
+    fn percent(&self) -> Option<Decimal> {
+        let percent = self.rounded()?.checked_mul(Decimal::ONE_HUNDRED)?;
+        Some(percent.round_dp(2).normalize())
+    }
+}
+
+/// The fraction where the decimal was derived from it (American −105 is 20/21, in decimals without an
+/// end); else the decimal, which is exact by itself.
+fn odds(shown: &Shown) -> Odds {
+    let derived = shown.fractional.filter(|fraction| {
+        let decimal = fraction
+            .decimal()
+            .map(|decimal| decimal.round_dp(DERIVED_SCALE).normalize());
+        decimal == Some(shown.decimal.normalize()) && shown.decimal.scale() >= DERIVED_SCALE
+    });
+    match derived {
+        Some(fraction) => {
+            let (profit, stake) = (
+                i128::from(fraction.profit.get()),
+                i128::from(fraction.stake.get()),
+            );
+            (profit + stake, stake)
+        }
+        None => {
+            let decimal = shown.decimal.normalize();
+            (decimal.mantissa(), 10i128.pow(decimal.scale()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Offer;
+    use proptest::prelude::*;
+
+    fn decimal(text: &str) -> Shown {
+        Shown {
+            decimal: text.parse().expect(text),
+            fractional: None,
+            point: None,
+            open: true,
+        }
+    }
+
+    fn american(odds: i64) -> Shown {
+        let offer = Offer::american(odds).expect("valid");
+        Shown {
+            decimal: offer.decimal,
+            fractional: offer.fractional,
+            point: None,
+            open: true,
+        }
+    }
+
+    fn fractional(text: &str) -> Shown {
+        let fraction = Fraction::parse(text).expect(text);
+        Shown {
+            decimal: fraction.decimal().expect("decimal"),
+            fractional: Some(fraction),
+            point: None,
+            open: true,
+        }
+    }
+
+    fn over(old: &Shown, new: &Shown, threshold: &str) -> bool {
+        Movement::between(Some(old), Some(new)).is_over(threshold.parse().expect("a number"))
+    }
+
+    fn percent(old: &Shown, new: &Shown) -> String {
+        let percent = Movement::between(Some(old), Some(new)).percent();
+        percent.map_or("state".into(), |percent| percent.to_string())
+    }
+
+    #[test]
+    fn the_table() {
+        assert_eq!(percent(&american(-105), &american(105)), "5");
+        assert!(
+            !over(&american(-105), &american(105), "0.05"),
+            "exactly 5 % is not over 5 %"
+        );
+        assert!(over(&american(-105), &american(106), "0.05"));
+        assert_eq!(percent(&decimal("2.0"), &decimal("2.2")), "10");
+        assert!(
+            !over(&decimal("2.0"), &decimal("2.2"), "0.1"),
+            "exactly 10 %"
+        );
+        assert!(over(&decimal("2.0"), &decimal("2.201"), "0.10"));
+        assert!(
+            !over(&decimal("2.20"), &decimal("1.98"), "0.1"),
+            "and downwards"
+        );
+        assert_eq!(percent(&fractional("5/2"), &fractional("3/1")), "14.29");
+        assert_eq!(percent(&fractional("1/3"), &fractional("2/3")), "25");
+        assert!(
+            !over(&fractional("1/3"), &fractional("2/3"), "0.25"),
+            "thirds have no end in decimals"
+        );
+        assert_eq!(percent(&decimal("3.5"), &decimal("3.5")), "0");
+    }
+
+    #[test]
+    fn a_change_of_state_is_no_percentage() {
+        let was = decimal("2.5");
+        let state = |old: Option<&Shown>, new: Option<&Shown>| {
+            Movement::between(old, new) == Movement::State
+        };
+        let suspended = Shown { open: false, ..was };
+        let (line, other_line) = (
+            Shown {
+                point: Some("-3.5".parse().expect("a point")),
+                ..was
+            },
+            Shown {
+                point: Some(Decimal::ZERO),
+                ..was
+            },
+        );
+        assert!(state(None, Some(&was)) && state(Some(&was), None));
+        assert!(state(Some(&was), Some(&suspended)) && state(Some(&suspended), Some(&was)));
+        assert!(state(Some(&decimal("0")), Some(&was)) && state(Some(&was), Some(&decimal("0"))));
+        assert!(state(Some(&line), Some(&other_line)));
+        assert!(
+            !state(Some(&other_line), Some(&other_line)),
+            "a line of zero that stays is a price like any other"
+        );
+        assert!(Movement::State.is_over(Decimal::ONE_HUNDRED));
+    }
+
+    #[test]
+    fn five_times_nine_percent_add_up_against_what_is_shown() {
+        let (mut price, cached) = (decimal("10"), decimal("10"));
+        let mut over_at = Vec::new();
+        for step in 1..=5 {
+            price.decimal = (price.decimal * Decimal::new(109, 2)).round_dp(6);
+            if over(&cached, &price, "0.1") {
+                over_at.push(step);
+            }
+        }
+        assert_eq!(over_at, [2, 3, 4, 5]);
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_long_division(a in 1_001i64..1_000_000, b in 1_001i64..1_000_000, t in 0i64..2_000) {
+            let (old, new) = (Decimal::new(a, 3), Decimal::new(b, 3));
+            let threshold = Decimal::new(t, 3);
+            let shown = |decimal| Shown { decimal, fractional: None, point: None, open: true };
+            let exact = i128::from((a - b).abs()) * 1000 > i128::from(t) * i128::from(a);
+            prop_assert_eq!(over(&shown(old), &shown(new), &threshold.to_string()), exact);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Answers that are marked stale: kept, labelled, and renewed by a load that has seen the change. On each
+//! backend.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use oddsd::cache::{
+    Cache, CacheSettings, Entry, Filled, Level, Loaded, Policy, ReadState, Reader, Removed, Served,
+    Taken, Targets,
+};
+use oddsd::model::View;
+
+use crate::cache::{Backend, TTL, body, entry, fill, floor, key, lease, on_every_backend, open};
+use crate::world::PATIENCE;
+use crate::world::redis::RedisServer;
+use crate::world::resp::Reply;
+
+fn marking(name: &str) -> Targets {
+    Targets {
+        stale: vec![key(name)],
+        ..Targets::default()
+    }
+}
+
+async fn remove(cache: &Cache, targets: &Targets, commits: u64) -> Removed {
+    let removed = cache.remove(targets, &View::after(commits)).await;
+    removed.expect("an answer")
+}
+
+on_every_backend! {
+    a_stale_mark_keeps_the_answer_and_refuses_what_was_loaded_before
+    an_answer_marked_stale_is_served_at_once_and_renewed_by_one_load
+}
+
+async fn a_stale_mark_keeps_the_answer_and_refuses_what_was_loaded_before(backend: Backend) {
+    let (cache, key) = (&backend.cache, key("k"));
+    let theirs = backend.raw(&["SET", key.as_str(), "theirs"]).await;
+    let longer = |body: &[u8], commits| {
+        Arc::new(Entry {
+            while_revalidating: TTL,
+            ..Entry::clone(&entry(body, commits))
+        })
+    };
+    let first = lease(cache, &key).await.expect("a lease");
+    let filled = cache.fill(&key, first, longer(b"old", 1), 1 << 20).await;
+    assert_eq!(filled, Ok(Filled::Stored));
+    let looked = cache.look(&key, &[]).await.expect("an answer");
+    let Ok(Taken::Mine(early)) = cache.take(&key, &[], &looked).await else {
+        panic!("no lease");
+    };
+    let there = 1 + u64::from(theirs.is_some());
+    let removed = remove(cache, &marking("k"), 5).await;
+    assert_eq!(removed.stale, [Ok(there)]);
+    if let Some(theirs) = backend.raw(&["EXISTS", key.as_str()]).await {
+        assert_eq!(theirs, Reply::Int(0), "nobody can mark it");
+    }
+    let looked = cache.look(&key, &[]).await.expect("an answer");
+    let marked = looked.entry.clone().expect("it stays");
+    assert_eq!(&marked.body[..], b"old");
+    assert_eq!(marked.fresh, Duration::ZERO);
+    let age = marked.age(Instant::now());
+    assert!(age < marked.while_revalidating, "{marked:?}");
+    // The lease is void, and a load that had not seen the change is refused.
+    let filled = cache.fill(&key, early, longer(b"older", 4), 1 << 20).await;
+    assert_eq!(filled, Ok(Filled::NoLease));
+    for (commits, said) in [(4, Filled::TooEarly), (5, Filled::Stored)] {
+        let Ok(Taken::Mine(renewal)) = cache.take(&key, &[], &looked).await else {
+            panic!("no lease");
+        };
+        let filled = cache.fill(&key, renewal, longer(b"new", commits), 1 << 20);
+        assert_eq!(filled.await, Ok(said));
+    }
+    let renewed = cache.look(&key, &[]).await.expect("an answer").entry;
+    let renewed = renewed.expect("a hit");
+    assert_eq!((&renewed.body[..], renewed.fresh), (&b"new"[..], TTL));
+    // A mark on what has no time after its fresh one is a miss, and on nothing it makes nothing.
+    let removed = remove(cache, &marking("nothing"), 5).await;
+    assert_eq!(removed.stale, [Ok(0)]);
+    assert_eq!(body(cache, &crate::cache::key("nothing")).await, None);
+    let first = lease(cache, &crate::cache::key("short")).await;
+    let first = first.expect("a lease");
+    fill(cache, &crate::cache::key("short"), first, b"short", 9).await;
+    remove(cache, &marking("short"), 9).await;
+    let short = cache.look(&crate::cache::key("short"), &[]).await;
+    let short = short.expect("an answer").entry;
+    assert!(short.is_none_or(|entry| entry.ttl().is_zero()));
+}
+
+fn policy() -> Policy {
+    Policy {
+        jitter: 0.0,
+        early: 0.0,
+        load_within: PATIENCE,
+        wait_for_others: PATIENCE,
+        ..Policy::fresh_for(TTL)
+    }
+}
+
+/// Each load says its number.
+fn counted(loads: &Arc<AtomicU64>) -> impl Fn() -> Loading + Clone + Send + Sync + 'static {
+    let loads = Arc::clone(loads);
+    move || {
+        let number = loads.fetch_add(1, SeqCst) + 1;
+        std::future::ready(Ok(Loaded::new(number.to_string(), View::after(1_000))))
+    }
+}
+
+type Loading = std::future::Ready<anyhow::Result<Loaded>>;
+
+fn is(served: &Served, state: ReadState, body: &str) -> bool {
+    served.state == state && &served.body()[..] == body.as_bytes()
+}
+
+async fn an_answer_marked_stale_is_served_at_once_and_renewed_by_one_load(backend: Backend) {
+    let Backend {
+        cache,
+        redis: _redis,
+        cluster: _cluster,
+        upstash: _upstash,
+    } = backend;
+    let reader = Reader::with_budget(Arc::new(cache), PATIENCE);
+    for (name, after) in [("longer", TTL), ("never longer", Duration::ZERO)] {
+        let (name_key, policy) = (key(name), policy().while_revalidating(after));
+        let loads = Arc::new(AtomicU64::new(0));
+        let read = async || {
+            let served = reader.read(&name_key, &policy, counted(&loads)).await;
+            served.expect("an answer")
+        };
+        assert!(is(&read().await, ReadState::Miss, "1"));
+        assert!(is(&read().await, ReadState::Hit, "1"));
+        let marked = reader.remove(&marking(name), &View::after(7)).await;
+        assert_eq!(marked.expect("marked").stale, [Ok(1)]);
+        let first = read().await;
+        if after.is_zero() {
+            assert!(is(&first, ReadState::Miss, "2"), "{first:?}");
+        } else {
+            assert!(is(&first, ReadState::Stale, "1"), "{first:?}");
+        }
+        let renewed = async {
+            loop {
+                let served = read().await;
+                if is(&served, ReadState::Hit, "2") {
+                    return;
+                }
+                assert!(is(&served, ReadState::Stale, "1"), "{served:?}");
+                tokio::task::yield_now().await;
+            }
+        };
+        let renewed = tokio::time::timeout(PATIENCE, renewed).await;
+        renewed.expect("it is renewed");
+        assert_eq!(loads.load(SeqCst), 2, "one load renews it");
+    }
+}
+
+/// What one process marks stale, the first level of another no longer serves as fresh.
+#[tokio::test]
+async fn a_first_level_hears_of_a_stale_mark() {
+    let redis = RedisServer::start().await;
+    let mut readers = Vec::new();
+    for _ in 0..2 {
+        let cache = open(CacheSettings {
+            redis_url: Some(redis.url().into()),
+            command_timeout: Duration::from_secs(10),
+            first_level_bytes: 1 << 20,
+            ..CacheSettings::default()
+        })
+        .await;
+        cache.connected().await;
+        readers.push(Reader::with_budget(Arc::new(cache), PATIENCE));
+    }
+    let mut life = floor(readers[0].cache()).await;
+    let loads = Arc::new(AtomicU64::new(0));
+    let (k, policy) = (key("k"), policy().while_revalidating(TTL));
+    let mut until = async |reader: &Reader, level: Level, body: &str| {
+        let wait = async {
+            loop {
+                // Without beats the first level is silent, so it is not used.
+                let beaten = readers[0].cache().beat(&mut life).await;
+                assert_eq!(beaten, Ok(true));
+                let served = reader.read(&k, &policy, counted(&loads)).await;
+                let served = served.expect("an answer");
+                if served.level == level && &served.body()[..] == body.as_bytes() {
+                    return served.state;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("in time")
+    };
+    for reader in &readers {
+        assert_eq!(until(reader, Level::First, "1").await, ReadState::Hit);
+    }
+    let marked = readers[0].remove(&marking("k"), &View::after(7)).await;
+    assert_eq!(marked.expect("marked").existed(), 1);
+    for reader in &readers {
+        assert_eq!(until(reader, Level::First, "2").await, ReadState::Hit);
+    }
+}

@@ -1,0 +1,458 @@
+//! Tags and patterns, with what other programs keep under them; a target that cannot be removed, beside
+//! others that can. On each backend.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oddsd::cache::{
+    Bytes, Cache, CacheError, CacheSettings, Entry, Filled, Removed, Taken, Target, Targets,
+};
+use oddsd::key::{Key, Tag};
+use oddsd::model::{EventId, View};
+
+use crate::cache::{
+    Backend, TTL, body, entry, floor, key, on_every_backend, open, open_redis, put,
+};
+use crate::world::PATIENCE;
+use crate::world::redis::RedisServer;
+use crate::world::resp::Reply;
+
+fn tag(name: &str) -> Tag {
+    Tag::new(name).expect("a tag")
+}
+
+fn family(prefix: &str) -> Tag {
+    Tag::family(prefix).expect("a family")
+}
+
+fn tagged(tags: &[&Tag]) -> Targets {
+    Targets {
+        tags: tags.iter().copied().cloned().collect(),
+        ..Targets::default()
+    }
+}
+
+async fn remove(cache: &Cache, targets: &Targets, commits: u64) -> Removed {
+    let removed = cache.remove(targets, &View::after(commits)).await;
+    removed.expect("an answer")
+}
+
+/// As another program would, with the text that we hand out.
+async fn put_plain(cache: &Cache, name: &str, tags: &[Tag]) {
+    let body = Bytes::from_static(b"theirs");
+    let put = cache.put_plain(&key(name), &body, TTL, tags).await;
+    put.expect("put");
+}
+
+on_every_backend! {
+    a_removed_tag_takes_the_plain_keys_that_were_put_under_it
+    a_pattern_takes_what_begins_with_it_and_nothing_else
+    what_is_put_while_its_tag_is_removed_is_found_by_the_next_removal
+    a_tag_of_many_members_is_removed_to_the_last
+    a_scan_takes_its_prefix_by_the_letter_and_says_when_it_stopped
+}
+
+async fn a_removed_tag_takes_the_plain_keys_that_were_put_under_it(backend: Backend) {
+    let cache = &backend.cache;
+    let (red, blue) = (tag("red"), tag("blue: * {x}"));
+    put_plain(cache, "a", std::slice::from_ref(&red)).await;
+    put_plain(cache, "b [*] {b}", &[red.clone(), blue.clone()]).await;
+    put_plain(cache, "c", std::slice::from_ref(&blue)).await;
+    put_plain(cache, "none", &[]).await;
+    let Some(found) = backend.raw(&["GET", "b [*] {b}"]).await else {
+        let removed = remove(cache, &tagged(&[&red]), 1).await;
+        assert_eq!(removed.tags, [Ok(0)], "in process nobody else is there");
+        return;
+    };
+    assert_eq!(found, Reply::Bulk(b"theirs".to_vec()));
+    for name in ["a", "none"] {
+        let left = backend.raw(&["PTTL", name]).await;
+        let ms = TTL.as_millis() as i64;
+        assert!(
+            matches!(left, Some(Reply::Int(left)) if left > 0 && left <= ms),
+            "{left:?}"
+        );
+    }
+    // Our own answer under the tag goes in the same removal, by the fence.
+    let removed = remove(cache, &tagged(&[&red, &tag("green")]), 1).await;
+    assert_eq!(removed.tags, [Ok(2), Ok(0)]);
+    let there = async |name: &str| backend.raw(&["EXISTS", name]).await == Some(Reply::Int(1));
+    assert!(!there("a").await && !there("b [*] {b}").await);
+    assert!(there("c").await && there("none").await);
+    // Put again it is found again, and so is what another tag still lists.
+    put_plain(cache, "a", std::slice::from_ref(&red)).await;
+    assert_eq!(
+        cache.remove_members(&[red.clone(), blue.clone()]).await,
+        Ok(2)
+    );
+    assert!(!there("a").await && !there("c").await && there("none").await);
+    let removed = remove(cache, &tagged(&[&red, &blue]), 2).await;
+    assert_eq!(removed.existed(), 0);
+    // What has expired leaves the list, and the list ends with its last member.
+    if backend.cluster.is_none() {
+        let list = red.members(red.bucket(backend.buckets()));
+        backend.raw(&["ZADD", &list, "1", "long gone"]).await;
+        put_plain(cache, "a", std::slice::from_ref(&red)).await;
+        let members = backend.raw(&["ZRANGE", &list, "0", "-1"]).await;
+        let only = Reply::Array(vec![Reply::Bulk(b"a".to_vec())]);
+        assert_eq!(members, Some(only));
+        let left = backend.raw(&["PTTL", &list]).await;
+        let most = TTL.as_millis() as i64 + 1;
+        assert!(
+            matches!(left, Some(Reply::Int(left)) if left > 0 && left <= most),
+            "{left:?}"
+        );
+    }
+}
+
+async fn a_pattern_takes_what_begins_with_it_and_nothing_else(backend: Backend) {
+    let cache = &backend.cache;
+    let shared = cache.backend() != "memory";
+    let names = [
+        ("sidebar:7:12:p1", true),
+        ("sidebar:7:12:p2:x", true),
+        ("sidebar:7:120:p1", false),
+        ("sidebar:7:1", false),
+        ("sidebar:70:12:p1", false),
+        ("side*:7:12:p1", false),
+    ];
+    for (name, _) in names {
+        let key = key(name);
+        let tags = key.families();
+        let looked = cache.look(&key, &tags).await.expect("an answer");
+        let Ok(Taken::Mine(lease)) = cache.take(&key, &tags, &looked).await else {
+            panic!("no lease on {name}");
+        };
+        let ours = Arc::new(Entry {
+            tags: tags.clone(),
+            ..Entry::clone(&entry(b"ours", 1))
+        });
+        let filled = cache.fill(&key, lease, ours, 1 << 20).await;
+        assert_eq!(filled, Ok(Filled::Stored));
+        put_plain(cache, name, &tags).await;
+    }
+    let left = async |targets: &Targets, commits: u64| {
+        let removed = remove(cache, targets, commits).await;
+        let mut left = Vec::new();
+        for (name, _) in names {
+            let ours = cache.look(&key(name), &key(name).families()).await;
+            let ours = ours.expect("an answer").entry.is_some();
+            let theirs = backend.raw(&["EXISTS", name]).await;
+            assert!(
+                theirs.is_none_or(|theirs| theirs == Reply::Int(i64::from(ours))),
+                "{name}"
+            );
+            if ours {
+                left.push(name);
+            }
+        }
+        (removed.existed(), left)
+    };
+    let (gone, kept) = left(&tagged(&[&family("sidebar:7:12:")]), 2).await;
+    assert_eq!(gone, if shared { 2 } else { 0 });
+    let expected: Vec<&str> = names
+        .iter()
+        .filter(|(_, goes)| !goes)
+        .map(|n| n.0)
+        .collect();
+    assert_eq!(kept, expected);
+    let (_, kept) = left(&tagged(&[&family("sidebar:7:")]), 3).await;
+    assert_eq!(kept, ["sidebar:70:12:p1", "side*:7:12:p1"]);
+    let (_, kept) = left(&tagged(&[&family("sidebar:")]), 4).await;
+    assert_eq!(kept, ["side*:7:12:p1"]);
+}
+
+/// Two that put, one that removes, in the orders that the machine finds.
+async fn what_is_put_while_its_tag_is_removed_is_found_by_the_next_removal(backend: Backend) {
+    const PUTS: u64 = 150;
+    let tags = [tag("race"), family("race:")];
+    let cache = &backend.cache;
+    let putting = async |who: u64| {
+        for n in 0..PUTS {
+            let ours = &tags[..1 + (n % 2) as usize];
+            put_plain(cache, &format!("race:{who}:{}", n % 7), ours).await;
+        }
+    };
+    let removing = async {
+        for n in 0..PUTS {
+            remove(cache, &tagged(&[&tags[(n % 2) as usize]]), n).await;
+        }
+    };
+    futures_util::join!(putting(0), putting(1), removing);
+    // `race` has all of them.
+    remove(cache, &tagged(&[&tags[0]]), PUTS).await;
+    for who in 0..2 {
+        for n in 0..7 {
+            let left = backend.raw(&["EXISTS", &format!("race:{who}:{n}")]).await;
+            assert!(left.is_none_or(|left| left == Reply::Int(0)), "{who} {n}");
+        }
+    }
+    assert_eq!(cache.remove_members(&tags).await, Ok(0));
+}
+
+/// More members than are read at once.
+async fn a_tag_of_many_members_is_removed_to_the_last(backend: Backend) {
+    const MEMBERS: u64 = 40_000;
+    const LATEST: &str = "9000000000000000";
+    let (cache, many) = (&backend.cache, tag("many"));
+    let list = many.members(many.bucket(backend.buckets()));
+    let fill =
+        format!("for n = 1, {MEMBERS} do redis.call('ZADD', KEYS[1], {LATEST}, 'many:' .. n) end");
+    if backend.raw(&["EVAL", &fill, "1", &list]).await.is_none() {
+        return; // In process there is no list.
+    }
+    let there = [1, 2, MEMBERS / 2, MEMBERS - 1, MEMBERS];
+    for n in there {
+        backend.raw(&["SET", &format!("many:{n}"), "theirs"]).await;
+    }
+    let removed = remove(cache, &tagged(&[&tag("few"), &many]), 1).await;
+    assert_eq!(removed.tags, [Ok(0), Ok(there.len() as u64)]);
+    let left = backend.raw(&["ZCARD", &list]).await;
+    let listed = match backend.cluster.is_some() {
+        true => MEMBERS, // They leave with their time.
+        false => 0,
+    };
+    assert_eq!(left, Some(Reply::Int(listed as i64)));
+}
+
+async fn a_scan_takes_its_prefix_by_the_letter_and_says_when_it_stopped(backend: Backend) {
+    let cache = &backend.cache;
+    let shared = cache.backend() != "memory";
+    put(cache, &key("odds:ours"), b"ours").await;
+    for n in 0..30 {
+        backend
+            .raw(&["SET", &format!("odds:{n:02}"), "theirs"])
+            .await;
+        backend
+            .raw(&["SET", &format!("od*s:{n:02}"), "theirs"])
+            .await;
+    }
+    let scan = async |prefix: &str, max: usize| cache.scan(prefix, max).await.expect("a scan");
+    let all = scan("odds:", 30).await;
+    assert_eq!(all.keys.len(), if shared { 30 } else { 0 });
+    assert!(!all.is_cut_off);
+    assert!(all.keys.iter().all(|key| key.as_str().starts_with("odds:")));
+    let letter = scan("od*s:", 100).await;
+    assert!(
+        letter
+            .keys
+            .iter()
+            .all(|key| key.as_str().starts_with("od*s:"))
+    );
+    assert_eq!(letter.keys.len(), if shared { 30 } else { 0 });
+    let some = scan("odds:", 7).await;
+    assert_eq!(some.keys.len(), if shared { 7 } else { 0 });
+    assert_eq!(some.is_cut_off, shared);
+    let everything = scan("", 1_000).await;
+    assert_eq!(
+        everything.keys.len(),
+        if shared { 60 } else { 0 },
+        "none of ours"
+    );
+}
+
+/// The cost of a removal is that of what it hits: with half a million keys of others around, the same
+/// commands are sent, and none looks through the keyspace.
+#[tokio::test]
+async fn half_a_million_foreign_keys_cost_a_removal_nothing() {
+    const PIECES: usize = 20;
+    let redis = RedisServer::start().await;
+    let cache = open_redis(&redis.url()).await;
+    cache.connected().await;
+    floor(&cache).await;
+    let sidebar = family("sidebar:7:12:");
+    let targets = Targets {
+        keys: vec![key("a"), key("b")],
+        tags: vec![sidebar.clone(), tag("other")],
+        stale: vec![key("c")],
+    };
+    let mut told = Vec::new();
+    for foreign in [false, true] {
+        if foreign {
+            let fill = "for n = 1, 25000 do redis.call('SET', 'sidebar:7:' .. ARGV[1] .. ':' .. n, '') end";
+            for piece in 0..PIECES {
+                redis.cli(&["EVAL", fill, "0", &piece.to_string()]).await;
+            }
+            let Reply::Int(size) = redis.cli(&["DBSIZE"]).await else {
+                panic!("no size");
+            };
+            assert!(size >= 25_000 * PIECES as i64, "{size}");
+        }
+        for n in 0..700 {
+            let name = format!("sidebar:7:12:p{n}");
+            put_plain(&cache, &name, std::slice::from_ref(&sidebar)).await;
+        }
+        put(&cache, &key("a"), b"ours").await;
+        redis.cli(&["CONFIG", "RESETSTAT"]).await;
+        let removed = remove(&cache, &targets, 1_000_000).await;
+        assert_eq!(removed.existed(), 701);
+        told.push(commands(&redis).await);
+    }
+    assert_eq!(told[0], told[1]);
+    for (name, calls) in &told[1] {
+        assert!(
+            !["keys", "scan", "sscan", "randomkey"].contains(&name.as_str()),
+            "{name}"
+        );
+        assert!(*calls <= 10, "{name}: {calls}");
+    }
+    // One script for the targets, and one for each five hundred members.
+    assert_eq!(told[1]["eval"], 3);
+}
+
+/// How often each command ran since the last reset, in scripts as well.
+async fn commands(redis: &RedisServer) -> BTreeMap<String, u64> {
+    let stats = redis.cli(&["INFO", "commandstats"]).await.text();
+    let line = |line: &str| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(':')?;
+        let calls = rest.strip_prefix("calls=")?.split(',').next()?;
+        Some((name.to_owned(), calls.parse().ok()?))
+    };
+    let mut commands: BTreeMap<_, _> = stats.lines().filter_map(line).collect();
+    // Who asks for them.
+    commands.retain(|name, _| !name.starts_with("config") && name != "info");
+    commands
+}
+
+/// What any program may send, in any language.
+#[tokio::test]
+async fn the_text_that_is_handed_out_puts_what_a_tag_removes() {
+    let put = include_str!("../deploy/put.lua");
+    let backend = Backend::redis().await;
+    let (sport, league) = (family("sidebar:7:"), family("sidebar:7:12:"));
+    let one = [
+        "EVAL",
+        put,
+        "3",
+        "sidebar:7:12:p1",
+        "oddsd:members:{b0000}:sidebar:7:*",
+        "oddsd:members:{b0000}:sidebar:7:12:*",
+        "theirs",
+        "60000",
+    ];
+    for pattern in [&sport, &league] {
+        assert_eq!(backend.raw(&one).await, Some(Reply::Int(1)));
+        let removed = remove(&backend.cache, &tagged(&[pattern]), 1).await;
+        assert_eq!(removed.tags, [Ok(1)], "{pattern}");
+    }
+    // A key whose name is no text goes as well.
+    let redis = backend.redis.as_ref().expect("Redis");
+    let mut wire = crate::world::resp::Resp::connect(redis.port())
+        .await
+        .expect("a connection");
+    let mut bytes: Vec<&[u8]> = one.iter().map(|word| word.as_bytes()).collect();
+    bytes[3] = b"\xff\x00";
+    assert_eq!(
+        wire.command(&bytes).await.expect("an answer"),
+        Reply::Int(1)
+    );
+    let removed = remove(&backend.cache, &tagged(&[&league]), 2).await;
+    assert_eq!(removed.tags, [Ok(1)]);
+}
+
+/// A node of a cluster is away: what is on the others goes.
+#[tokio::test]
+async fn a_node_that_is_away_keeps_no_other_from_removing() {
+    let mut cluster = RedisServer::cluster().await;
+    for node in &cluster.nodes {
+        let set = ["CONFIG", "SET", "cluster-require-full-coverage", "no"];
+        assert_eq!(node.cli(&set).await, Reply::Status("OK".into()));
+    }
+    let cache = open(CacheSettings {
+        redis_url: Some(cluster.url().into()),
+        command_timeout: Duration::from_secs(1),
+        ..CacheSettings::default()
+    })
+    .await;
+    cache.connected().await;
+    floor(&cache).await;
+    let targets = Targets {
+        keys: (0..40).map(|n| key(&format!("k{n}"))).collect(),
+        tags: (0..20).map(|n| tag(&format!("t{n}"))).collect(),
+        stale: (0..20).map(|n| key(&format!("s{n}"))).collect(),
+    };
+    assert_eq!(remove(&cache, &targets, 1).await.first_error(), None);
+    cluster.nodes[1].kill().await;
+    // As the daemon does: what is not confirmed is asked for again, alone.
+    let mut confirmed = vec![false; targets.len()];
+    let removing = async {
+        loop {
+            if let Ok(removed) = cache.remove(&targets, &View::after(2)).await {
+                let failed: Vec<Target<'_>> = removed.failed(&targets).map(|(t, _)| t).collect();
+                for (at, target) in targets.each().enumerate() {
+                    confirmed[at] |= !failed.contains(&target);
+                }
+                let done = confirmed.iter().filter(|done| **done).count();
+                if done > targets.len() / 4 {
+                    return;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let removing = tokio::time::timeout(PATIENCE, removing).await;
+    removing.expect("the other nodes remove what is theirs");
+    assert!(
+        confirmed.contains(&false),
+        "nobody was there to confirm all"
+    );
+    cluster.nodes[1].restart().await;
+    let removing = async {
+        loop {
+            let removed = cache.remove(&targets, &View::after(2)).await;
+            if removed.is_ok_and(|removed| removed.first_error().is_none()) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let removing = tokio::time::timeout(PATIENCE, removing).await;
+    removing.expect("all of it, once the node is back");
+}
+
+/// A key over the service's limit fails alone.
+#[tokio::test]
+async fn a_key_that_upstash_refuses_keeps_no_other_from_being_removed() {
+    let backend = Backend::upstash().await;
+    let cache = &backend.cache;
+    let long = Key::event_prices(&EventId::new("x".repeat(40_000)));
+    for name in ["a", "b", "c"] {
+        put(cache, &key(name), b"ours").await;
+        backend.raw(&["SET", name, "theirs"]).await;
+    }
+    let targets = Targets {
+        keys: vec![key("a"), long.clone(), key("b")],
+        stale: vec![key("c")],
+        tags: vec![tag("t")],
+    };
+    let removed = remove(cache, &targets, 1).await;
+    assert_eq!(removed.stale, [Ok(2)]);
+    assert_eq!(removed.tags, [Ok(0)]);
+    assert_eq!((&removed.keys[0], &removed.keys[2]), (&Ok(2), &Ok(2)));
+    let failed: Vec<_> = removed.failed(&targets).collect();
+    assert!(
+        matches!(failed[..], [(Target::Key(key), CacheError::TooLarge { .. })] if *key == long),
+        "{failed:?}"
+    );
+    for name in ["a", "b"] {
+        assert_eq!(body(cache, &key(name)).await, None);
+    }
+    let plain = cache
+        .remove_plain(&[key("a"), long.clone(), key("d")])
+        .await;
+    assert!(
+        matches!(plain, Err(CacheError::TooLarge { .. })),
+        "{plain:?}"
+    );
+    // Where it is the only one, nothing is confirmed.
+    let targets = Targets {
+        keys: vec![long],
+        ..Targets::default()
+    };
+    let removed = cache.remove(&targets, &View::after(1)).await;
+    assert!(
+        matches!(removed, Err(CacheError::TooLarge { .. })),
+        "{removed:?}"
+    );
+}

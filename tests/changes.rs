@@ -1,0 +1,387 @@
+//! `POST /v1/changes`: what other programs report is stored before they are told so, and nobody else
+//! may report anything.
+
+use std::sync::{Arc, LazyLock};
+
+use oddsd::cache::{Cache, Reader};
+use oddsd::http::{self, Face};
+use oddsd::live::Live;
+use oddsd::schedule::Clock;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::home::{Backend, Home, open};
+use crate::world::PATIENCE;
+use crate::world::daemon::{Daemon, Settings};
+use crate::world::proxy::{Proxy, Wire};
+
+const TOKEN: &str = "ReportCanary-9f2";
+
+/// The API of a daemon, and nobody who relays what it stores.
+struct Desk {
+    home: Home,
+    url: String,
+    bell: Arc<Notify>,
+    _serving: tokio_util::sync::DropGuard,
+}
+
+struct Answer {
+    status: u16,
+    headers: reqwest::header::HeaderMap,
+    body: Value,
+}
+
+impl Desk {
+    async fn open(backend: Backend) -> Self {
+        let home = backend.fresh().await;
+        let store = home.store.clone();
+        Self::before(home, store, Some(TOKEN)).await
+    }
+
+    async fn before(home: Home, store: oddsd::store::Store, token: Option<&str>) -> Self {
+        let (bell, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+        let face = Face {
+            rules: oddsd::rulebook::Rulebook::builtin(),
+            store,
+            reader: Reader::new(Arc::new(Cache::Off)),
+            live: Live::new(),
+            clock: Clock::Real,
+            simulated: true,
+            audited: None,
+            waiting: Default::default(),
+            report_token: token.map(SecretString::from),
+            bell: Arc::clone(&bell),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!(
+            "http://{}/v1/changes",
+            listener.local_addr().expect("bound")
+        );
+        tokio::spawn(http::serve(
+            listener,
+            http::router(Arc::new(face)),
+            stop.clone(),
+        ));
+        Self {
+            home,
+            url,
+            bell,
+            _serving: stop.drop_guard(),
+        }
+    }
+
+    async fn post(&self, body: &Value) -> Answer {
+        self.send(&format!("Bearer {TOKEN}"), body.to_string())
+            .await
+    }
+
+    async fn send(&self, authorization: &str, body: String) -> Answer {
+        send(&self.url, authorization, body).await
+    }
+
+    /// What waits in the outbox: kinds, event and detail, in the order of their texts.
+    async fn stored(&self) -> Vec<String> {
+        let mut rows = self
+            .home
+            .look("SELECT kinds || ' ' || coalesce(event_key, '-') || ' ' || coalesce(detail, '-') FROM oddsd.outbox")
+            .await;
+        rows.sort();
+        rows
+    }
+}
+
+async fn send(url: &str, authorization: &str, body: String) -> Answer {
+    static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
+        let client = reqwest::Client::builder().no_proxy();
+        client.pool_max_idle_per_host(0).build().expect("a client")
+    });
+    let mut request = CLIENT.post(url).body(body);
+    if !authorization.is_empty() {
+        request = request.header("authorization", authorization);
+    }
+    let answer = request.send().await.expect("an answer");
+    Answer {
+        status: answer.status().as_u16(),
+        headers: answer.headers().clone(),
+        body: serde_json::from_str(&answer.text().await.expect("a body")).expect("JSON"),
+    }
+}
+
+fn task(run: usize) -> Value {
+    json!({ "change": "task_completed", "task": "build_climate", "run_id": format!("ab-{run}") })
+}
+
+async fn stored_before_the_answer(backend: Backend) {
+    let desk = Desk::open(backend).await;
+    let one = desk.post(&task(1)).await;
+    assert_eq!(
+        (one.status, one.body),
+        (202, json!({ "accepted": 1, "rejected": [] }))
+    );
+    assert_eq!(
+        desk.stored().await,
+        [r#"task_completed - {"run_id":"ab-1","task":"build_climate"}"#]
+    );
+    let rung = tokio::time::timeout(PATIENCE, desk.bell.notified()).await;
+    rung.expect("the relay is told at once");
+
+    desk.home.meddle("DELETE FROM oddsd.outbox").await;
+    let row = json!({ "change": "row_changed", "table": "tlog", "op": "insert", "row": { "trig_id": 7, "user_id": null, "ok": true } });
+    let price = json!({ "change": "price_changed", "event_id": "rac_1" });
+    let moved = json!({ "change": "status_changed", "event_id": "rac_1", "market": "win" });
+    let several = desk
+        .post(&json!({ "changes": [row, price, moved, price, task(2)] }))
+        .await;
+    assert_eq!(several.body["accepted"], 5);
+    assert_eq!(
+        desk.stored().await,
+        [
+            "price_changed rac_1 -",
+            r#"row_changed - {"op":"insert","row":{"ok":true,"trig_id":7,"user_id":null},"table":"tlog"}"#,
+            r#"status_changed rac_1 {"market":"win"}"#,
+            r#"task_completed - {"run_id":"ab-2","task":"build_climate"}"#,
+        ],
+        "the same change is stored once"
+    );
+
+    desk.home.meddle("DELETE FROM oddsd.outbox").await;
+    let thousand: Vec<Value> = (0..1_000).map(task).collect();
+    assert_eq!(desk.post(&json!(thousand)).await.body["accepted"], 1_000);
+    assert_eq!(desk.home.count("outbox").await, 1_000);
+}
+
+async fn a_bad_change_spoils_no_good_one(backend: Backend) {
+    let desk = Desk::open(backend).await;
+    let long = "x".repeat(513);
+    let bad = [
+        (
+            json!({ "change": "row_chnged", "table": "t" }),
+            "unknown change",
+            "row_changed",
+        ),
+        (
+            json!({ "change": "manual", "keys": "a" }),
+            "unknown change",
+            "task_completed",
+        ),
+        (json!({ "table": "t" }), "\"change\"", "row_changed"),
+        (json!({ "change": "row_changed" }), "needs \"table\"", "add"),
+        (
+            json!({ "change": "task_completed", "task": "" }),
+            "needs \"task\"",
+            "not empty",
+        ),
+        (
+            json!({ "change": "price_changed", "event_id": 7 }),
+            "needs \"event_id\"",
+            "text",
+        ),
+        (
+            json!({ "change": "row_changed", "table": "t", "a b": 1 }),
+            "no name",
+            "letter",
+        ),
+        (
+            json!({ "change": "row_changed", "table": "t", "row": { "": 1 } }),
+            "no name",
+            "letter",
+        ),
+        (
+            json!({ "change": "row_changed", "table": long }),
+            "longer than 512",
+            "identifies",
+        ),
+        (
+            json!({ "change": "row_changed", "table": "t", "row": [1] }),
+            "no single value",
+            "text",
+        ),
+        (
+            json!({ "change": "row_changed", "table": "t", "row": { "a": {} } }),
+            "no single value",
+            "text",
+        ),
+        (json!("row_changed"), "object", "array"),
+    ];
+    let mut batch = vec![task(1)];
+    batch.extend(bad.iter().map(|(change, ..)| change.clone()));
+    batch.push(json!({ "change": "row_changed", "table": "nobody_knows_it" }));
+    let answer = desk.post(&json!(batch)).await;
+    assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(2)));
+    let rejected = answer.body["rejected"].as_array().expect("a list");
+    assert_eq!(rejected.len(), bad.len(), "{}", answer.body);
+    for (n, ((_, error, hint), said)) in bad.iter().zip(rejected).enumerate() {
+        assert_eq!(said["index"], n + 1);
+        let has = |field: &str, word: &str| {
+            let text = said[field].as_str().expect("a text");
+            assert!(
+                text.contains(word),
+                "{field}: {word:?} is missing in {said}"
+            );
+        };
+        has("error", error);
+        has("hint", hint);
+    }
+    assert_eq!(desk.home.count("outbox").await, 2);
+
+    for (body, word) in [
+        ("", "cannot be read"),
+        ("{", "cannot be read"),
+        ("[1,", "cannot be read"),
+        ("7", "cannot be read"),
+        ("[]", "no change"),
+        ("{}", "no change"),
+        (r#"{"changes":7}"#, "cannot be read"),
+        (r#"[{"change":"nothing"}]"#, "no change of these"),
+    ] {
+        let answer = desk.send(&format!("bearer {TOKEN}"), body.into()).await;
+        assert_eq!(answer.status, 400, "{body}");
+        let error = answer.body["error"].as_str().expect("a text");
+        assert!(error.contains(word), "{body}: {error}");
+        assert!(answer.body["hint"].is_string());
+    }
+    assert_eq!(desk.home.count("outbox").await, 2);
+}
+
+async fn too_much_is_refused_with_the_limit(backend: Backend) {
+    let desk = Desk::open(backend).await;
+    let many: Vec<Value> = (0..1_001).map(task).collect();
+    let answer = desk.post(&json!(many)).await;
+    assert_eq!(answer.status, 413);
+    assert!(
+        answer.body["error"]
+            .as_str()
+            .expect("a text")
+            .contains("1000")
+    );
+    let long = desk
+        .post(&json!([{ "change": "row_changed", "table": "x".repeat(1 << 20) }]))
+        .await;
+    assert_eq!(long.status, 413);
+    assert!(
+        long.body["error"]
+            .as_str()
+            .expect("a text")
+            .contains("1048576 bytes")
+    );
+    assert_eq!(desk.home.count("outbox").await, 0);
+}
+
+async fn only_who_shows_the_token_may_report(backend: Backend) {
+    let desk = Desk::open(backend).await;
+    let shown = [
+        String::new(),
+        "Bearer".into(),
+        "Bearer ".into(),
+        format!("Basic {TOKEN}"),
+        format!("Bearer {TOKEN}x"),
+        format!("Bearer {}", &TOKEN[1..]),
+        format!("Bearer {}", TOKEN.to_lowercase()),
+    ];
+    for shown in shown {
+        let answer = desk.send(&shown, task(1).to_string()).await;
+        assert_eq!(answer.status, 401, "{shown}");
+        assert!(
+            answer.headers["www-authenticate"]
+                .to_str()
+                .expect("text")
+                .starts_with("Bearer")
+        );
+        assert!(
+            !answer.body.to_string().contains("Canary"),
+            "{}",
+            answer.body
+        );
+    }
+    let wrong_way = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client");
+    let wrong_way = wrong_way.get(&desk.url).send().await.expect("an answer");
+    assert_eq!(
+        (wrong_way.status().as_u16(), &wrong_way.headers()["allow"]),
+        (405, &"POST".parse().expect("a value"))
+    );
+    assert_eq!(desk.home.count("outbox").await, 0);
+
+    let home = backend.fresh().await;
+    let store = home.store.clone();
+    let closed = Desk::before(home, store, None).await;
+    let answer = closed.post(&task(1)).await;
+    assert_eq!(answer.status, 403);
+    assert!(
+        answer.body["hint"]
+            .as_str()
+            .expect("a text")
+            .contains("REPORT_TOKEN")
+    );
+}
+
+macro_rules! on_every_backend {
+    ($($story:ident),+ $(,)?) => {
+        mod on_postgres {
+            $(#[tokio::test] async fn $story() { super::$story(super::Backend::Postgres).await })+
+        }
+        mod on_sqlite {
+            $(#[tokio::test] async fn $story() { super::$story(super::Backend::Sqlite).await })+
+        }
+    };
+}
+on_every_backend!(
+    stored_before_the_answer,
+    a_bad_change_spoils_no_good_one,
+    too_much_is_refused_with_the_limit,
+    only_who_shows_the_token_may_report,
+);
+
+#[tokio::test]
+async fn without_the_database_nothing_is_promised() {
+    let home = Backend::Postgres.fresh().await;
+    let (proxy, url) = Proxy::before_url(&home.url).await;
+    let store = open(&url).await;
+    let desk = Desk::before(home, store, Some(TOKEN)).await;
+    proxy.set(Wire::Cut);
+    let away = desk.post(&task(1)).await;
+    assert_eq!(away.status, 503, "{}", away.body);
+    let seconds = away.headers["retry-after"].to_str().expect("text");
+    assert!(seconds.parse::<u32>().is_ok(), "{seconds}");
+    assert_eq!(desk.home.count("outbox").await, 0);
+    proxy.set(Wire::Pass);
+    assert_eq!(desk.post(&task(1)).await.status, 202);
+    assert_eq!(desk.home.count("outbox").await, 1);
+}
+
+/// The whole program: what is reported is relayed, and the token is in no line at any level.
+#[tokio::test]
+async fn a_daemon_takes_reports_and_never_says_the_token() {
+    let home = Backend::Sqlite.fresh().await;
+    let settings = Settings::default()
+        .with("FEED", "simulator")
+        .with("DATABASE_URL", home.url.as_str())
+        .with("LISTEN", "127.0.0.1:0")
+        .with("REPORT_TOKEN", TOKEN)
+        .with("AUDIT", "false")
+        .with("LOG_FORMAT", "logfmt")
+        .with("RUST_LOG", "trace");
+    let mut daemon = Daemon::start(&settings, &["run"]);
+    let url = format!("{}/v1/changes", daemon.url().await);
+    let bearer = format!("Bearer {TOKEN}");
+    let taken = send(&url, &bearer, task(1).to_string()).await;
+    assert_eq!(taken.status, 202, "{}", taken.body);
+    assert_eq!(send(&url, &bearer, "[".into()).await.status, 400);
+    assert_eq!(
+        send(&url, &format!("{bearer}2"), task(1).to_string())
+            .await
+            .status,
+        401
+    );
+    let settled = async { while home.count("outbox WHERE kinds = 'task_completed'").await > 0 {} };
+    tokio::time::timeout(PATIENCE, settled)
+        .await
+        .expect("it is relayed");
+    let ended = daemon.stop().await.expect(0);
+    assert_eq!(ended.count("ReportCanary"), 0);
+}

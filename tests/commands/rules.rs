@@ -1,0 +1,227 @@
+//! `rules`: a file is checked, tested and explained without anything being contacted.
+
+use serde_json::json;
+
+use crate::world::command::Oddsd;
+
+const RULES: &str = r#"version = 3
+[[rule]]
+name = "climate"
+on = ["task_completed"]
+when = { task = "build_climate" }
+keys = ["climate:{run_id}:v2", "overview"]
+
+[[rule]]
+name = "moved"
+on = ["price_changed"]
+when = { movement = "significant" }
+keys = ["best:{event_id}:{bookmaker}"]
+
+[[test]]
+name = "a run"
+change = { change = "task_completed", task = "build_climate", run_id = "7" }
+removes = ["climate:7:v2", "overview"]
+"#;
+
+/// With this file under the name that is looked for.
+fn with(text: &str) -> Oddsd {
+    let oddsd = Oddsd::new();
+    write(&oddsd, "rules.toml", text);
+    oddsd
+}
+
+fn write(oddsd: &Oddsd, name: &str, text: &str) {
+    std::fs::write(oddsd.folder().join(name), text).expect("written");
+}
+
+#[tokio::test]
+async fn a_right_file_is_said_to_be_right() {
+    let oddsd = with(RULES);
+    oddsd.run(&["rules", "check"]).await.is(0).says(&[
+        "rules.toml: right",
+        "5 rules",
+        "version 3 ",
+    ]);
+    let told = oddsd.run(&["rules", "check", "--json"]).await.is(0).json();
+    assert_eq!(
+        told["rules"],
+        json!(["live-odds", "event", "sidebar", "climate", "moved"])
+    );
+    assert_eq!(
+        (&told["tests"], &told["tests_failed"]),
+        (&json!(1), &json!(0))
+    );
+    oddsd
+        .run(&["rules", "test"])
+        .await
+        .is(0)
+        .says(&["1 tests pass"]);
+    let told = oddsd
+        .run(&["rules", "test", "rules.toml", "--json"])
+        .await
+        .is(0)
+        .json();
+    assert_eq!((&told["tests"], &told["failed"]), (&json!(1), &json!([])));
+    // Another one, by name and by setting.
+    write(
+        &oddsd,
+        "other.json",
+        r#"{"rules":{"t":{"invalidates_cache":["a"]}},"cache_keys":{"a":"a:v1"}}"#,
+    );
+    oddsd
+        .run(&["rules", "check", "other.json"])
+        .await
+        .is(0)
+        .says(&["other.json: right", "4 rules"]);
+    let oddsd = oddsd.with("RULES_FILE", "other.json");
+    oddsd
+        .run(&["rules", "check"])
+        .await
+        .is(0)
+        .says(&["other.json: right"]);
+    oddsd
+        .run(&["rules", "test"])
+        .await
+        .is(0)
+        .says(&["holds no tests", "[[test]]"]);
+}
+
+#[tokio::test]
+async fn a_wrong_file_is_told_fault_by_fault() {
+    let oddsd = with(
+        "[[rule]]\nname = \"a\"\non = [\"odd_move\"]\nkeys = [\"odds:{evnt_id}\"]\nthen = \"warm\"\n",
+    );
+    for command in [
+        &["rules", "check"][..],
+        &["rules", "test", "rules.toml"],
+        &["rules", "check", "--json"],
+    ] {
+        let told = oddsd.run(command).await.is(78);
+        told.says(&[
+            "rules.toml:3:7: unknown change \"odd_move\"",
+            "rules.toml:5:1: unknown then \"warm\"",
+        ]);
+    }
+    let nowhere = Oddsd::new();
+    for command in [
+        &["rules", "check"][..],
+        &["rules", "test"],
+        &["rules", "check", "nowhere.toml"],
+    ] {
+        nowhere
+            .run(command)
+            .await
+            .is(78)
+            .says(&["cannot read", ".toml", "RULES_FILE"]);
+    }
+}
+
+#[tokio::test]
+async fn a_failing_test_is_told_with_its_line() {
+    let oddsd = with(&RULES.replace(
+        "\"climate:7:v2\", \"overview\"]",
+        "\"climate:8:v2\", \"overview\"]",
+    ));
+    oddsd
+        .run(&["rules", "check"])
+        .await
+        .is(0)
+        .says(&["1 of its 1 tests fail"]);
+    let told = oddsd.run(&["rules", "test"]).await.is(1);
+    told.says(&["rules.toml:14: test \"a run\" fails; not removed: climate:8:v2; removed as well: climate:7:v2", "1 of 1 tests fail"]);
+    let told = oddsd.run(&["rules", "test", "--json"]).await.is(1).json();
+    let failed = &told["failed"][0];
+    assert_eq!(
+        (&failed["line"], &failed["name"]),
+        (&json!(14), &json!("a run"))
+    );
+    assert_eq!(
+        (&failed["missing"], &failed["extra"]),
+        (&json!(["climate:8:v2"]), &json!(["climate:7:v2"]))
+    );
+}
+
+#[tokio::test]
+async fn a_change_is_explained_to_the_last_key() {
+    let oddsd = with(RULES);
+    let task = r#"{"change":"task_completed","task":"build_climate","run_id":"ab-12"}"#;
+    let told = oddsd
+        .run(&["rules", "explain", "--change", task])
+        .await
+        .is(0);
+    told.says(&[
+        "rule climate (TASK_COMPLETED, remove)",
+        "target climate:{run_id}:v2",
+        "-> climate:ab-12:v2",
+        "-> overview",
+    ]);
+    let told = oddsd
+        .run(&["rules", "explain", "--change", task, "--json"])
+        .await
+        .is(0)
+        .json();
+    assert_eq!(told["matched"].as_array().map(Vec::len), Some(1));
+    let rule = &told["matched"][0];
+    assert_eq!(
+        (&rule["rule"], &rule["reason"], &rule["then"]),
+        (
+            &json!("climate"),
+            &json!("TASK_COMPLETED"),
+            &json!("remove")
+        )
+    );
+    assert_eq!(rule["targets"], json!(["climate:{run_id}:v2", "overview"]));
+    assert_eq!(rule["keys"], json!(["climate:ab-12:v2", "overview"]));
+    assert!(
+        told["version"]
+            .as_str()
+            .is_some_and(|version| version.starts_with("3 "))
+    );
+
+    // What cannot be spelt, what stays, and what is not met.
+    let task = r#"{"change":"task_completed","task":"build_climate"}"#;
+    oddsd
+        .run(&["rules", "explain", "--change", task])
+        .await
+        .is(0)
+        .says(&["-> overview", "error:", "run_id"]);
+    let other = r#"{"change":"task_completed","task":"other"}"#;
+    oddsd
+        .run(&["rules", "explain", "--change", other])
+        .await
+        .is(0)
+        .says(&[
+            "removes nothing",
+            "climate is not met: only for task build_climate",
+        ]);
+    let small = r#"{"change":"price_changed","event_id":"e*","current_status":"live","market":"win","bookmaker":"b","movement":"10%"}"#;
+    let told = oddsd
+        .run(&["rules", "explain", "--change", small])
+        .await
+        .is(0);
+    told.says(&["-> odds:live:e%2A", "only for movements over 10 %"])
+        .says_not(&["-> best:"]);
+    let large = small.replace("\"10%\"", "\"10.01%\"");
+    oddsd
+        .run(&["rules", "explain", "--change", &large])
+        .await
+        .is(0)
+        .says(&["rule moved (ODDS_MOVEMENT, remove)", "-> best:e%2A:b"]);
+    // Without a file, the built-in ones.
+    let none = Oddsd::new();
+    let added = r#"{"change":"event_added","event_id":"e","sport_id":"s","league_id":"l"}"#;
+    none.run(&["rules", "explain", "--change", added])
+        .await
+        .is(0)
+        .says(&["rule sidebar", "-> sidebar:s:l:*", "-> odds:postponed:e"]);
+    for (change, word) in [
+        ("{", "no JSON"),
+        (r#"{"change":"odd_move"}"#, "unknown change"),
+        ("[]", "object"),
+    ] {
+        none.run(&["rules", "explain", "--change", change])
+            .await
+            .is(78)
+            .says(&["--change", word]);
+    }
+}

@@ -1,0 +1,179 @@
+//! What `invalidate` can name: keys, patterns, tags, side bars, events, changes, and what a scan finds.
+
+use serde_json::{Value, json};
+
+use super::on_postgres;
+use crate::world::command::Oddsd;
+use crate::world::redis::RedisServer;
+use crate::world::resp::Reply;
+
+async fn world() -> (RedisServer, Oddsd) {
+    let redis = RedisServer::start().await;
+    let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
+    oddsd.run(&["migrate"]).await.is(0);
+    (redis, oddsd)
+}
+
+/// What would be removed, and nothing is.
+async fn dry(oddsd: &Oddsd, args: &[&str]) -> Value {
+    let args = [&["invalidate", "--dry-run", "--json"], args].concat();
+    let told = oddsd.run(&args).await.is(0).json();
+    assert_eq!(told["dry_run"], true);
+    told["keys"].clone()
+}
+
+#[tokio::test]
+async fn each_way_to_name_it_says_what_it_would_remove() {
+    let (_redis, oddsd) = world().await;
+    assert_eq!(
+        dry(&oddsd, &["a:key", "sidebar:7:*"]).await,
+        json!(["a:key", "sidebar:7:*"])
+    );
+    assert_eq!(
+        dry(&oddsd, &["--tag", "event:a*"]).await,
+        json!(["tag event:a%2A"])
+    );
+    assert_eq!(
+        dry(&oddsd, &["--sidebar", "all"]).await,
+        json!(["sidebar:*"])
+    );
+    assert_eq!(
+        dry(&oddsd, &["--sidebar", "horse_racing"]).await,
+        json!(["sidebar:horse_racing:*"])
+    );
+    assert_eq!(
+        dry(&oddsd, &["--sidebar", "tennis:wta-1"]).await,
+        json!(["sidebar:tennis:wta-1:*"])
+    );
+    let price = r#"{"change":"price_changed","event_id":"e","current_status":"live"}"#;
+    assert_eq!(
+        dry(&oddsd, &["--change", price]).await,
+        json!([
+            "event:e:prices:v1",
+            "movers:v1",
+            "odds:live:e",
+            "races:by-stage:v1"
+        ])
+    );
+    let event = dry(&oddsd, &["--event", "rac_1"]).await;
+    let event = event.as_array().expect("a list");
+    for key in [
+        "event:rac_1:prices:v1",
+        "odds:live:rac_1",
+        "odds:abandoned:rac_1",
+        "races:by-stage:v1",
+    ] {
+        assert!(event.contains(&json!(key)), "{key} {event:?}");
+    }
+    assert!(
+        !event.contains(&json!("odds:*")),
+        "no other event's: {event:?}"
+    );
+    let status = oddsd.run(&["status", "--json"]).await.json();
+    assert_eq!(status["outbox_pending"], 0);
+    oddsd
+        .run(&["invalidate", "--change", "{"])
+        .await
+        .is(78)
+        .says(&["no JSON"]);
+}
+
+/// An event that is stored is where it is: other side bars stay.
+#[tokio::test]
+async fn an_event_takes_its_own_side_bars_alone() {
+    let redis = RedisServer::start().await;
+    let oddsd = super::simulated().with("REDIS_URL", redis.url());
+    oddsd.run(&["once"]).await.is(0);
+    let tail = oddsd
+        .run(&["tail", "--for", "100ms", "--json"])
+        .await
+        .is(0)
+        .json_lines();
+    let mut entities = tail
+        .iter()
+        .filter_map(|line| line["removal"]["entity"].as_str());
+    let event = entities.next().expect("an event");
+    let keys = dry(&oddsd, &["--event", event]).await;
+    let keys: Vec<&str> = keys
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert!(
+        keys.contains(&"sidebar:horse_racing:v1") && !keys.contains(&"sidebar:*"),
+        "{keys:?}"
+    );
+}
+
+#[tokio::test]
+async fn side_bars_are_refreshed_by_hand() {
+    let (_redis, oddsd) = world().await;
+    let told = oddsd
+        .run(&["invalidate", "--sidebar", "horse_racing:GB", "--json"])
+        .await
+        .is(0)
+        .json();
+    assert_eq!(told["confirmed"], true);
+    oddsd.run(&["invalidate", "--tag", "t", "x"]).await.is(0);
+    let lines = oddsd
+        .run(&["tail", "--for", "100ms", "--json"])
+        .await
+        .is(0)
+        .json_lines();
+    let reasons: Vec<&Value> = lines
+        .iter()
+        .map(|line| &line["removal"]["reason"])
+        .collect();
+    assert_eq!(reasons, [&json!("SIDEBAR_REFRESH"), &json!("MANUAL")]);
+    assert_eq!(
+        lines[0]["removal"]["targets"],
+        json!(["sidebar:horse_racing:GB:*"])
+    );
+}
+
+#[tokio::test]
+async fn a_scan_removes_what_begins_so_and_says_when_it_stopped() {
+    let (redis, oddsd) = world().await;
+    for n in 0..30 {
+        assert_eq!(
+            redis.cli(&["SET", &format!("x:*:{n}"), "1"]).await,
+            Reply::Status("OK".into())
+        );
+        assert_eq!(
+            redis.cli(&["SET", &format!("x:a:{n}"), "1"]).await,
+            Reply::Status("OK".into())
+        );
+    }
+    let left = async |pattern: &str| match redis.cli(&["KEYS", pattern]).await {
+        Reply::Array(keys) => keys.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(dry(&oddsd, &["--scan", "nothing:"]).await, json!([]));
+    assert_eq!(
+        dry(&oddsd, &["--scan", "x:*:"])
+            .await
+            .as_array()
+            .map(Vec::len),
+        Some(30)
+    );
+    assert_eq!(left("x:*").await, 60);
+    let cut = oddsd
+        .run(&["invalidate", "--scan", "x:*:", "--scan-most", "10"])
+        .await
+        .is(0);
+    cut.says(&["more than", "run it again"]);
+    assert!((1..30).contains(&left(r"x:\*:*").await));
+    oddsd
+        .run(&["invalidate", "--scan", "x:*:"])
+        .await
+        .is(0)
+        .says(&["removed"])
+        .says_not(&["run it again"]);
+    assert_eq!((left(r"x:\*:*").await, left("x:a:*").await), (0, 30));
+    oddsd
+        .run(&["invalidate", "--scan", "x:*:"])
+        .await
+        .is(0)
+        .says(&["nothing to remove"]);
+}

@@ -1,0 +1,202 @@
+//! The rules of a running daemon: there at the start or later, edited, wrong, mended; and everybody is told.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::Town;
+use super::town::get;
+use crate::world::PATIENCE;
+use crate::world::command::Oddsd;
+use crate::world::daemon::Daemon;
+
+const TOKEN: &str = "RulesCanary-77";
+
+struct Ruled {
+    town: Town,
+    file: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Ruled {
+    async fn build() -> Self {
+        let (mut town, _) = Town::racing().await;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("rules.toml");
+        town.settings = town
+            .settings
+            .with("RULES_FILE", file.display().to_string())
+            .with("REPORT_TOKEN", TOKEN)
+            .with("LEASE_SECONDS", "6");
+        Self {
+            town,
+            file,
+            _folder: folder,
+        }
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(&self.file, text).expect("written");
+    }
+
+    fn swap(&self, text: &str) {
+        let other = self.file.with_extension("new");
+        std::fs::write(&other, text).expect("written");
+        std::fs::rename(other, &self.file).expect("renamed");
+    }
+
+    /// As the daemon itself tells anybody who asks.
+    async fn said(&self, url: &str) -> Value {
+        get(&format!("{url}/readyz?verbose")).await.json()["rules"].clone()
+    }
+
+    async fn status_says(&self, words: &[&str]) {
+        let oddsd = Oddsd::new().with("DATABASE_URL", &self.town.database);
+        let asking = async {
+            loop {
+                let told = oddsd.run(&["status"]).await.is(0);
+                if words.iter().all(|word| told.all().contains(word)) {
+                    return;
+                }
+            }
+        };
+        let asked = tokio::time::timeout(PATIENCE, asking).await;
+        asked.unwrap_or_else(|_| panic!("oddsd status never says {words:?}"));
+    }
+}
+
+fn rule(key: &str) -> String {
+    format!("[[rule]]\nname = \"task\"\non = [\"task_completed\"]\nkeys = [\"{key}\"]\n")
+}
+
+/// A job of another system is done.
+async fn done(url: &str) {
+    let body = json!({ "change": "task_completed", "task": "build" }).to_string();
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client");
+    let sent = client
+        .post(format!("{url}/v1/changes"))
+        .bearer_auth(TOKEN)
+        .body(body)
+        .send()
+        .await;
+    assert_eq!(sent.expect("an answer").status().as_u16(), 202);
+}
+
+/// The next removal for it.
+async fn removed(daemon: &mut Daemon, url: &str) -> (String, Value) {
+    let events = format!("{url}/v1/invalidations/events?entity=build");
+    let count = async || {
+        get(&events).await.json()["count"]
+            .as_u64()
+            .expect("a number")
+    };
+    let before = count().await;
+    done(url).await;
+    let waiting = async { while count().await == before {} };
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("removed");
+    daemon.listen_anew();
+    let page = get(&events).await.json();
+    let last = page["events"]
+        .as_array()
+        .and_then(|all| all.last())
+        .expect("an event")
+        .clone();
+    (
+        last["rules_version"]
+            .as_str()
+            .expect("a version")
+            .to_owned(),
+        last["targets"].clone(),
+    )
+}
+
+#[tokio::test]
+async fn rules_are_taken_up_while_it_runs_and_wrong_ones_are_not() {
+    let ruled = Ruled::build().await;
+    let mut daemon = ruled.town.run();
+    let url = daemon.url().await;
+    daemon.says("Cycle complete").await;
+    assert_eq!(ruled.said(&url).await["version"], "built-in");
+
+    ruled.write(&rule("a:v1"));
+    daemon.says("event=rules.loaded").await;
+    let (first, targets) = removed(&mut daemon, &url).await;
+    assert_eq!(targets, json!(["a:v1"]));
+    let said = ruled.said(&url).await;
+    assert_eq!(
+        (&said["version"], &said["rules"], &said["error"]),
+        (&json!(first), &json!(4), &Value::Null)
+    );
+
+    ruled.swap(&rule("b:v1"));
+    daemon.says("event=rules.loaded").await;
+    let (second, targets) = removed(&mut daemon, &url).await;
+    assert_eq!(targets, json!(["b:v1"]));
+    assert_ne!(first, second);
+
+    ruled.swap("[[rule]]\nname = \"task\"\non = [\"task_complete\"]\nkeys = [\"c:v1\"]\n");
+    let line = daemon.says("event=rules.refused").await;
+    assert!(
+        line.contains("rules.toml:3:7: unknown change") && line.contains("did you mean"),
+        "{line}"
+    );
+    assert_eq!(
+        removed(&mut daemon, &url).await,
+        (second.clone(), json!(["b:v1"]))
+    );
+    let said = ruled.said(&url).await;
+    assert_eq!(said["version"], json!(second));
+    assert!(
+        said["error"]
+            .as_str()
+            .is_some_and(|why| why.contains("rules.toml:3:7")),
+        "{said}"
+    );
+    ruled
+        .status_says(&[
+            "rules     4 of",
+            "not valid now",
+            "rules.toml:3:7: unknown change",
+        ])
+        .await;
+
+    ruled.write(&rule("c:v1"));
+    daemon.says("event=rules.loaded").await;
+    assert_eq!(removed(&mut daemon, &url).await.1, json!(["c:v1"]));
+    assert_eq!(ruled.said(&url).await["error"], Value::Null);
+    let told = daemon.stop().await.expect(0);
+    assert_eq!(told.count("event=rules.refused"), 1);
+    assert_eq!(told.count("event=rules.loaded"), 3);
+}
+
+#[tokio::test]
+async fn a_wrong_file_stops_the_start_until_it_is_mended() {
+    let ruled = Ruled::build().await;
+    for (text, place) in [
+        ("= 1\n", "rules.toml:1:1"),
+        (
+            "version = 1\nbultin = false\n",
+            "rules.toml:2:1: unknown field \"bultin\"",
+        ),
+    ] {
+        ruled.write(text);
+        let ended = ruled.town.run().ends().await.expect(78);
+        assert!(ended.text().contains(place), "{}", ended.text());
+        let ended = ruled.town.once().await.expect(78);
+        assert!(
+            ended.text().contains("oddsd rules check"),
+            "{}",
+            ended.text()
+        );
+    }
+    ruled.write(&rule("a:v1"));
+    let mut daemon = ruled.town.run();
+    let url = daemon.url().await;
+    assert_eq!(removed(&mut daemon, &url).await.1, json!(["a:v1"]));
+    daemon.stop().await.expect(0);
+}

@@ -1,0 +1,306 @@
+//! Where events stand, end to end: moved by the clock while nobody looks, corrected by a person, and read under
+//! their status.
+
+use serde_json::Value;
+use sqlx::AssertSqlSafe;
+
+use super::Town;
+use super::town::{Answer, Card, ask, get};
+use crate::world::PATIENCE;
+use crate::world::command::Oddsd;
+use crate::world::racing_provider::Fault;
+
+const FRESH: [(&str, &str); 1] = [("cache-control", "no-cache")];
+
+/// Asks past the cache until the answer has this status.
+async fn answers(url: &str, status: u16) -> Answer {
+    let waiting = async {
+        loop {
+            let answer = ask(reqwest::Method::GET, url, &FRESH).await;
+            if answer.status == status {
+                return answer;
+            }
+        }
+    };
+    let answer = tokio::time::timeout(PATIENCE, waiting).await;
+    answer.unwrap_or_else(|_| panic!("{url} never answers with {status}"))
+}
+
+impl Town {
+    async fn moved(&self, sql: &str) {
+        let moved = sqlx::query(AssertSqlSafe(sql.to_owned()));
+        let moved = moved.execute(&mut self.db().await).await;
+        assert_eq!(moved.expect("moved").rows_affected(), 1, "{sql}");
+    }
+
+    /// Races as stored by a look of yesterday's: one is due long since, one in a moment.
+    async fn with_races_that_are_due(&self) {
+        self.once().await.expect(0);
+        for (race, start) in [
+            ("rac_0", "- interval '1 minute'"),
+            ("rac_1", "+ interval '7202 seconds'"),
+        ] {
+            let moved =
+                format!("UPDATE oddsd.events SET starts_at = now() {start} WHERE key = '{race}'");
+            self.moved(&moved).await;
+        }
+    }
+
+    fn oddsd(&self) -> Oddsd {
+        Oddsd::new().with("DATABASE_URL", &self.database)
+    }
+}
+
+async fn transitions(url: &str, race: &str) -> Vec<[String; 3]> {
+    let answer = get(&format!("{url}/v1/events/{race}/transitions")).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let text = |line: &Value, name: &str| line[name].as_str().unwrap_or("-").to_owned();
+    let lines = answer.json()["transitions"].clone();
+    let lines = lines.as_array().expect("a list").iter();
+    lines
+        .map(|line| {
+            [
+                text(line, "before"),
+                text(line, "after"),
+                text(line, "source"),
+            ]
+        })
+        .collect()
+}
+
+fn lines(lines: &[[&str; 3]]) -> Vec<[String; 3]> {
+    lines.iter().map(|line| line.map(str::to_owned)).collect()
+}
+
+#[tokio::test]
+async fn the_clock_goes_on_while_the_feed_is_down() {
+    let (town, _) = Town::racing().await;
+    town.with_races_that_are_due().await;
+    town.provider.fault(Fault::Status(503)).await;
+    let mut daemon = town.run();
+    let url = daemon.url().await;
+    answers(&format!("{url}/v1/odds/live/rac_0"), 200).await;
+    answers(&format!("{url}/v1/odds/upcoming/rac_1"), 200).await;
+    daemon.has_said("1 event is live now").await;
+    assert_eq!(daemon.count("Cycle complete"), 0);
+    assert_eq!(
+        transitions(&url, "rac_0").await,
+        lines(&[["-", "scheduled", "clock"], ["scheduled", "live", "clock"]])
+    );
+    assert_eq!(
+        transitions(&url, "rac_1").await,
+        lines(&[
+            ["-", "scheduled", "clock"],
+            ["scheduled", "upcoming", "clock"]
+        ])
+    );
+    let told = daemon.stop().await.expect(0);
+    assert_eq!(
+        told.count("event=status.changed"),
+        told.count("by=clock"),
+        "{}",
+        told.text()
+    );
+}
+
+/// The next look is months away, and the first one too.
+#[tokio::test]
+async fn the_clock_goes_on_between_the_ticks_of_a_cron() {
+    let (mut town, _) = Town::racing().await;
+    town.with_races_that_are_due().await;
+    town.settings = town.settings.with("CRON", "0 0 0 29 2 *");
+    let mut daemon = town.run();
+    let url = daemon.url().await;
+    answers(&format!("{url}/v1/odds/live/rac_0"), 200).await;
+    answers(&format!("{url}/v1/odds/upcoming/rac_1"), 200).await;
+    let card = format!("{url}/v1/races/by-stage");
+    let races =
+        async || ask(reqwest::Method::GET, &card, &FRESH).await.json()["total_races"].clone();
+    assert_eq!(races().await, 3, "one is off");
+    // An off that is put back: the race is still to be run.
+    let put_back =
+        "UPDATE oddsd.events SET starts_at = now() + interval '1 hour' WHERE key = 'rac_0'";
+    town.moved(put_back).await;
+    assert_eq!(races().await, 4);
+    let told = daemon.stop().await.expect(0);
+    assert_eq!(told.count("Cycle complete"), 0, "{}", told.text());
+}
+
+#[tokio::test]
+async fn a_person_takes_an_event_back() {
+    let (mut town, mut card) = Town::racing().await;
+    card.races[0]["is_abandoned"] = true.into();
+    town.serve(&card);
+    // The daemon hears of it when it renews its lease.
+    town.settings = town.settings.with("LEASE_SECONDS", "6");
+    let oddsd = town.oddsd();
+    town.once().await.expect(0);
+
+    oddsd
+        .run(&["correct", "rac_99", "--status", "live"])
+        .await
+        .is(1)
+        .says(&["rac_99", "/v1/sidebar"]);
+    oddsd
+        .run(&["correct", "rac_0", "--status", "suspendet"])
+        .await
+        .is(2)
+        .says(&["suspended"]);
+    let dry = [
+        "correct",
+        "rac_0",
+        "--status",
+        "live",
+        "--dry-run",
+        "--json",
+    ];
+    let told = oddsd.run(&dry).await.is(0).json();
+    assert_eq!(
+        (&told["before"], &told["after"]),
+        (&"abandoned".into(), &"live".into())
+    );
+    let asked = ["correct", "rac_0", "--status", "suspended", "--json"];
+    let told = oddsd.run(&asked).await.is(0).json();
+    assert_eq!(told["state"], "waiting", "nobody is there to carry it out");
+
+    let before = card.clone();
+    card.races[0]["is_abandoned"] = false.into();
+    town.serve(&card);
+    let mut daemon = town.run();
+    let url = daemon.url().await;
+    daemon.says("1 event is suspended now").await;
+    let path = format!("{url}/v1/odds/suspended/rac_0");
+    answers(&path, 200).await;
+    // A feed that has no word for it does not undo it.
+    daemon.says("Cycle complete").await;
+    assert_eq!(answers(&path, 200).await.json()["status"], "suspended");
+    // Its next word counts again.
+    town.serve(&before);
+    daemon.says("1 event is abandoned now").await;
+    assert_eq!(
+        transitions(&url, "rac_0").await,
+        lines(&[
+            ["-", "abandoned", "feed"],
+            ["abandoned", "suspended", "correction"],
+            ["suspended", "abandoned", "feed"],
+        ])
+    );
+    // With a daemon at work it is done when the command ends, or soon after.
+    let asked = ["correct", "rac_1", "--status", "cancelled"];
+    oddsd.run(&asked).await.is(0);
+    daemon.says("1 event is cancelled now").await;
+    daemon.stop().await.expect(0);
+}
+
+#[tokio::test]
+async fn readers_ask_by_status_and_by_league() {
+    let town = Town::build().await;
+    let mut card = Card::of(3);
+    card.races[2]["is_abandoned"] = true.into();
+    card.races[1]["region"] = "IRE".into();
+    town.serve(&card);
+    let mut daemon = town.run();
+    let url = daemon.url().await;
+    daemon.says("Cycle complete").await;
+
+    let odds = get(&format!("{url}/v1/odds/scheduled/rac_0")).await;
+    let prices = ask(
+        reqwest::Method::GET,
+        &format!("{url}/v1/events/rac_0/prices"),
+        &FRESH,
+    )
+    .await;
+    assert_eq!(odds.status, 200, "{}", odds.body);
+    let (mut odds, mut prices) = (odds.json(), prices.json());
+    for body in [&mut odds, &mut prices] {
+        body["checked_at"] = Value::Null;
+    }
+    assert_eq!(odds, prices);
+    let other = get(&format!("{url}/v1/odds/live/rac_0")).await;
+    assert_eq!(other.status, 404);
+    assert_eq!(other.json()["status"], "scheduled");
+    assert!(
+        other.body.contains("not live, it is scheduled"),
+        "{}",
+        other.body
+    );
+    assert_eq!(
+        get(&format!("{url}/v1/odds/abandoned/rac_2")).await.status,
+        200
+    );
+    assert_eq!(get(&format!("{url}/v1/odds/live/rac_9")).await.status, 404);
+    assert_eq!(
+        get(&format!("{url}/v1/odds/lively/rac_0")).await.status,
+        404
+    );
+    assert_eq!(
+        get(&format!("{url}/v1/events/rac_9/transitions"))
+            .await
+            .status,
+        404
+    );
+
+    let ids = async |path: &str| {
+        let list = get(&format!("{url}{path}")).await;
+        assert_eq!(list.status, 200, "{}", list.body);
+        let mut ids = Vec::new();
+        for sport in list.json()["sports"].as_array().expect("sports") {
+            for league in sport["leagues"].as_array().expect("leagues") {
+                for event in league["events"].as_array().expect("events") {
+                    let text = |value: &Value| value.as_str().expect("text").to_owned();
+                    let words = [&sport["sport_id"], &league["league_id"], &event["event_id"]];
+                    ids.push(words.map(text).join(" "));
+                }
+            }
+        }
+        ids
+    };
+    let (gb, ire) = ("horse_racing GB rac_0", "horse_racing IRE rac_1");
+    assert_eq!(ids("/v1/sidebar").await, [gb, ire]);
+    assert_eq!(ids("/v1/sidebar/horse_racing").await, [gb, ire]);
+    assert_eq!(ids("/v1/sidebar/horse_racing/GB").await, [gb]);
+    assert_eq!(ids("/v1/sidebar/chess").await, [""; 0]);
+
+    for path in [
+        "/v1/sidebar",
+        "/v1/movers",
+        "/v1/odds/live/rac_0",
+        "/v1/events/rac_0/transitions",
+    ] {
+        let wrong = get(&format!("{url}{path}?limit=3")).await;
+        assert_eq!(wrong.status, 400, "{path}: {}", wrong.body);
+    }
+
+    // Three times shorter at every bookmaker that has the best price, and a runner that drifts.
+    for (shorter, longer) in [("3.25", "5.5"), ("3.2", "6"), ("3.1", "6.5")] {
+        for bookmaker in 0..4 {
+            card.odds(0, 0, bookmaker)["decimal"] = shorter.into();
+        }
+        card.odds(0, 2, 1)["decimal"] = longer.into();
+        town.serve(&card);
+        daemon.says("Cycle complete: 5 updated").await;
+    }
+    let movers = ask(reqwest::Method::GET, &format!("{url}/v1/movers"), &FRESH).await;
+    assert_eq!(movers.status, 200, "{}", movers.body);
+    let movers = movers.json();
+    let named = |list: &str| {
+        let list = movers[list].as_array().expect("a list").iter();
+        list.map(|mover| {
+            let since = mover["since_open_percent"].to_string();
+            (
+                mover["selection_id"].as_str().expect("an id").to_owned(),
+                since,
+            )
+        })
+        .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        named("steamers"),
+        [("hrs_0_0".to_owned(), "-6.06".to_owned())]
+    );
+    assert_eq!(
+        named("drifters"),
+        [("hrs_0_2".to_owned(), "22.64".to_owned())]
+    );
+    daemon.stop().await.expect(0);
+}

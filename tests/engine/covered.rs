@@ -1,0 +1,300 @@
+//! Every answer that our readers make is removed by the built-in rules whenever something in it changes, and
+//! no rule is for a key that nobody makes.
+
+use std::collections::BTreeSet;
+
+use chrono::{SubsecRound, TimeDelta, Utc};
+use oddsd::key::{Key, READERS};
+use oddsd::model::{ChangeKind, EventId, EventStatus};
+use oddsd::rules::{Change, Rules, Target};
+use serde_json::Value;
+
+use super::{Backend, Desk, Engine, on_every_backend};
+use crate::daemon::town::{Answer, ask, get};
+use crate::store::home::{Daemon, Day, offer};
+use crate::world::PATIENCE;
+
+on_every_backend!(after_any_change_every_answer_is_what_the_database_says,);
+
+const EVENT: [ChangeKind; 4] = [
+    ChangeKind::EventAdded,
+    ChangeKind::EventChanged,
+    ChangeKind::EventRemoved,
+    ChangeKind::StatusChanged,
+];
+const PRICES: [ChangeKind; 3] = [
+    ChangeKind::PriceChanged,
+    ChangeKind::PriceWithdrawn,
+    ChangeKind::SelectionChanged,
+];
+
+/// What no id should be, and may.
+const ID: &str = "rac:*?[1]{x}%";
+
+fn sidebars() -> [Key; 3] {
+    [(None, None), (Some("s:1"), None), (Some("s:1"), Some("l*"))]
+        .map(|(sport, league)| Key::sidebar(sport, league))
+}
+
+/// Every key that a reader of this event can make.
+fn all_keys() -> BTreeSet<Key> {
+    let id = EventId::new(ID);
+    let odds = EventStatus::ALL.map(|status| Key::odds(status, &id));
+    let few = [Key::races_by_stage(), Key::event_prices(&id), Key::movers()];
+    few.into_iter().chain(odds).chain(sidebars()).collect()
+}
+
+fn change(kind: ChangeKind) -> Change {
+    let mut change = Change::of_event(BTreeSet::from([kind]), &EventId::new(ID));
+    for (name, value) in [
+        ("sport_id", "s:1"),
+        ("league_id", "l*"),
+        ("venue", "v"),
+        ("current_status", "live"),
+    ] {
+        change.fields.add(name, value);
+    }
+    change
+}
+
+fn targets(change: &Change) -> BTreeSet<Target> {
+    let hits = Rules::builtin().decide(change, None);
+    assert!(hits.iter().all(|hit| hit.faults.is_empty()), "{hits:?}");
+    let aims = hits.into_iter().flat_map(|hit| hit.aims);
+    aims.inspect(|aim| assert_eq!(aim.if_moved, None))
+        .map(|aim| aim.target)
+        .collect()
+}
+
+fn removes(target: &Target, key: &Key) -> bool {
+    match target {
+        Target::Key(target) => target == key,
+        Target::Tag(tag) => key.families().contains(tag),
+    }
+}
+
+fn removed(change: &Change) -> BTreeSet<Key> {
+    let targets = targets(change);
+    let removed = all_keys().into_iter();
+    removed
+        .filter(|key| targets.iter().any(|target| removes(target, key)))
+        .collect()
+}
+
+#[test]
+fn the_templates_of_readers_are_the_keys_that_are_made() {
+    let id = EventId::new("e");
+    let made = [
+        Key::races_by_stage(),
+        Key::event_prices(&id),
+        Key::odds(EventStatus::Live, &id),
+        Key::sidebar(None, None),
+        Key::sidebar(Some("s"), None),
+        Key::sidebar(Some("s"), Some("l")),
+        Key::movers(),
+    ];
+    let values = [
+        ("{event_id}", "e"),
+        ("{status}", "live"),
+        ("{sport_id}", "s"),
+        ("{league_id}", "l"),
+    ];
+    let spelt = READERS.map(|template| {
+        let filled = values
+            .iter()
+            .fold(template.to_owned(), |text, (name, value)| {
+                text.replace(name, value)
+            });
+        assert!(!filled.contains('{'), "{filled}");
+        filled
+    });
+    assert_eq!(made.each_ref().map(Key::to_string), spelt);
+    for key in made.into_iter().chain(all_keys()) {
+        assert!(key.path().is_some(), "{key} is asked for nowhere");
+    }
+}
+
+#[test]
+fn a_price_removes_what_shows_it() {
+    let id = EventId::new(ID);
+    let shows = [
+        Key::races_by_stage(),
+        Key::event_prices(&id),
+        Key::odds(EventStatus::Live, &id),
+        Key::movers(),
+    ];
+    for kind in PRICES {
+        assert_eq!(
+            removed(&change(kind)),
+            BTreeSet::from(shows.clone()),
+            "{kind:?}"
+        );
+    }
+}
+
+#[test]
+fn an_event_removes_all_that_tells_of_it() {
+    for kind in EVENT {
+        assert_eq!(removed(&change(kind)), all_keys(), "{kind:?}");
+    }
+}
+
+/// Where nobody knows the place any more, too much is removed and never too little.
+#[test]
+fn of_an_unknown_event_all_that_might_tell_of_it_goes() {
+    for kind in EVENT {
+        let unknown = Change::of_event(BTreeSet::from([kind]), &EventId::new(ID));
+        assert_eq!(removed(&unknown), all_keys(), "{kind:?}");
+    }
+    let unknown = Change::of_event(BTreeSet::from(PRICES), &EventId::new(ID));
+    let odds = EventStatus::ALL.map(|status| Key::odds(status, &EventId::new(ID)));
+    assert!(removed(&unknown).is_superset(&BTreeSet::from(odds)));
+    let other = Key::odds(EventStatus::Live, &"another".into());
+    assert!(
+        !targets(&unknown)
+            .iter()
+            .any(|target| removes(target, &other)),
+        "and no other event's"
+    );
+}
+
+#[test]
+fn no_rule_is_for_a_key_that_nobody_makes() {
+    for kind in ChangeKind::ALL {
+        for target in targets(&change(kind)) {
+            let made = all_keys().iter().any(|key| removes(&target, key));
+            assert!(made, "{kind:?} removes {target}, which no reader makes");
+        }
+    }
+    for rule in Rules::builtin().iter() {
+        assert!(
+            rule.on
+                .iter()
+                .all(|kind| EVENT.contains(kind) || PRICES.contains(kind)),
+            "{}",
+            rule.name
+        );
+    }
+}
+
+fn paths() -> Vec<String> {
+    let id = EventId::new("rac_0");
+    let odds = EventStatus::ALL.map(|status| Key::odds(status, &id));
+    let lists = [
+        (None, None),
+        (Some("horse_racing"), None),
+        (Some("horse_racing"), Some("GB")),
+        (Some("horse_racing"), Some("IRE")),
+    ];
+    let lists = lists.map(|(sport, league)| Key::sidebar(sport, league));
+    let few = [Key::races_by_stage(), Key::event_prices(&id), Key::movers()];
+    let keys = few.into_iter().chain(odds).chain(lists);
+    keys.map(|key| key.path().expect("a path")).collect()
+}
+
+/// Without what says when it was made.
+fn plain(answer: &Answer) -> (u16, Value) {
+    fn strip(value: &mut Value) {
+        if let Value::Object(members) = value {
+            members.retain(|name, _| {
+                !matches!(
+                    name.as_str(),
+                    "checked_at" | "timestamp" | "generated_at" | "minutes_to_off" | "countdown"
+                )
+            });
+            members.values_mut().for_each(strip);
+        } else if let Value::Array(items) = value {
+            items.iter_mut().for_each(strip);
+        }
+    }
+    let mut body = answer.json();
+    strip(&mut body);
+    (answer.status, body)
+}
+
+/// All answers are in the cache.
+async fn filled(desk: &Desk) {
+    for path in paths() {
+        let url = format!("{}{path}", desk.url);
+        let reading = async {
+            // That there is none is kept as well, and bears no label.
+            loop {
+                let answer = get(&url).await;
+                if answer.cache() == "HIT" || answer.status == 404 {
+                    return;
+                }
+            }
+        };
+        let read = tokio::time::timeout(PATIENCE, reading).await;
+        read.unwrap_or_else(|_| panic!("{path} is never a hit"));
+    }
+}
+
+async fn after_any_change_every_answer_is_what_the_database_says(backend: Backend) {
+    let mut engine = Engine::start(backend).await;
+    let desk = engine.desk().await;
+    let mut ann = Daemon::start(&engine.home.store, "ann").await;
+    let mut day = Day::of(2, 3, 3);
+    // On the card of today, and far from any stage's end.
+    let soon = Utc::now().trunc_subsecs(0) + TimeDelta::hours(3);
+    for race in &mut day.races {
+        race.event.starts_at = Some(soon);
+        race.event.day = Some(soon.date_naive());
+    }
+    ann.see(&day.snapshot()).await;
+    engine.relayed().await;
+    engine.floor().await;
+
+    type Step = (&'static str, fn(&mut Day));
+    let steps: [Step; 12] = [
+        ("a price", |day| day.set(0, 0, Some(offer(777)))),
+        ("the best price", |day| day.set(0, 1, Some(offer(9_999)))),
+        ("a price is withdrawn", |day| day.set(0, 1, None)),
+        ("a price is suspended", |day| {
+            day.price(0, 2).suspended = true
+        }),
+        ("a runner is renamed", |day| {
+            day.races[0].selections[0].name = "Another".into()
+        }),
+        ("the event is renamed", |day| {
+            day.races[0].event.name = "Another Stakes".into()
+        }),
+        ("it is live", |day| {
+            day.races[0].event.status = EventStatus::Live
+        }),
+        ("it is suspended", |day| {
+            day.races[0].event.status = EventStatus::Suspended
+        }),
+        ("it moves to another league", |day| {
+            day.races[0].event.league = "IRE".into()
+        }),
+        ("it is over", |day| {
+            day.races[0].event.status = EventStatus::Completed
+        }),
+        ("it is gone", |day| drop(day.races.remove(0))),
+        ("it is there again", |day| {
+            let mut fresh = Day::of(1, 1, 1).races.remove(0);
+            fresh.event.starts_at = day.races[0].event.starts_at;
+            fresh.event.day = day.races[0].event.day;
+            day.races.push(fresh);
+        }),
+    ];
+    for (what, step) in steps {
+        filled(&desk).await;
+        day.pass(10);
+        step(&mut day);
+        ann.see(&day.snapshot()).await;
+        engine.relayed().await;
+        for path in paths() {
+            let url = format!("{}{path}", desk.url);
+            let cached = get(&url).await;
+            let fresh = ask(reqwest::Method::GET, &url, &[("cache-control", "no-cache")]).await;
+            assert_eq!(
+                plain(&cached),
+                plain(&fresh),
+                "{what}: {path} ({})",
+                cached.cache()
+            );
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The invalidation engine: rules from a file, changes of every kind, a database of either kind and a real
+//! Redis. A story reports or commits, lets the relay work as long as anything is due, and looks at what is gone.
+
+mod alarm;
+mod alone;
+mod covered;
+mod movement;
+mod reload;
+mod tasks;
+mod then;
+mod told;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use oddsd::cache::Cache;
+use oddsd::http::{self, Face};
+use oddsd::invalidate::{Batch, FloorKeeper, Relay};
+use oddsd::key::Key;
+use oddsd::model::{ChangeKind, Reported};
+use oddsd::rulebook::{Rulebook, RulesKeeper};
+use oddsd::schedule::Clock;
+use oddsd::store::Removal;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::cache::open_redis;
+use crate::store::home::{Backend, Home};
+use crate::store::{log_page, on_every_backend};
+use crate::world::PATIENCE;
+use crate::world::redis::RedisServer;
+use crate::world::resp::Reply;
+
+/// A database, a Redis and a relay between them, with rules from a file.
+struct Engine {
+    home: Home,
+    redis: RedisServer,
+    relay: Relay,
+    keeper: RulesKeeper,
+    /// Where the rules are read from.
+    rules: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Engine {
+    /// No file: the built-in rules.
+    async fn start(backend: Backend) -> Self {
+        Self::by(backend, "rules.toml", None).await
+    }
+
+    async fn with(backend: Backend, rules: &str) -> Self {
+        Self::by(backend, "rules.toml", Some(rules)).await
+    }
+
+    async fn by(backend: Backend, name: &str, text: Option<&str>) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let rules = folder.path().join(name);
+        if let Some(text) = text {
+            std::fs::write(&rules, text).expect("written");
+        }
+        let (book, keeper) = Rulebook::open(&rules).unwrap_or_else(|why| panic!("{why}"));
+        let (home, redis) = (backend.fresh().await, RedisServer::start().await);
+        let cache = Arc::new(open_redis(&redis.url()).await);
+        cache.connected().await;
+        let relay = Relay::alone(home.store.clone(), cache, book, "ann".into());
+        Self {
+            home,
+            redis,
+            relay,
+            keeper,
+            rules,
+            _folder: folder,
+        }
+    }
+
+    fn cache(&self) -> &Arc<Cache> {
+        self.relay.reader.cache()
+    }
+
+    /// The cache's memory is vouched for: from here on answers are kept.
+    async fn floor(&self) {
+        let keeper = FloorKeeper {
+            store: self.home.store.clone(),
+            cache: Arc::clone(self.cache()),
+            no_floor: Arc::clone(&self.relay.no_floor),
+            back: Arc::clone(&self.relay.back),
+        };
+        let mut life = None;
+        let laying = async {
+            while life.is_none() {
+                keeper.keep(&mut life).await;
+            }
+        };
+        let laid = tokio::time::timeout(PATIENCE, laying).await;
+        laid.expect("a floor is laid");
+    }
+
+    /// Another program says what happened, as it would to `POST /v1/changes`.
+    async fn report(&self, change: Value) {
+        let kind = change["change"].as_str().and_then(ChangeKind::parse);
+        let mut detail = change.as_object().expect("an object").clone();
+        detail.remove("change");
+        let event = detail.remove("event_id");
+        let reported = Reported {
+            kind: kind.expect("a kind"),
+            event: event.map(|id| id.as_str().expect("an id").into()),
+            detail: Value::Object(detail).to_string(),
+        };
+        let stored = self.home.store.report(&[reported]).await;
+        stored.expect("stored");
+    }
+
+    /// All that is due is removed.
+    async fn relayed(&self) {
+        let done = self
+            .relay
+            .drain(PATIENCE)
+            .await
+            .expect("the database answers");
+        assert!(!matches!(done, Batch::Failed { .. }), "{done:?}");
+    }
+
+    /// Whatever was to wait is due now.
+    async fn all_due(&self) {
+        self.home
+            .meddle("UPDATE oddsd.outbox SET due_at = created_at")
+            .await;
+    }
+
+    /// Answers of another program.
+    async fn put(&self, names: &[&str]) {
+        for name in names {
+            let put = self.redis.cli(&["SET", name, "theirs"]).await;
+            assert_eq!(put, Reply::Status("OK".into()), "{name}");
+        }
+    }
+
+    /// Which of these are still there.
+    async fn left<'a>(&self, names: &[&'a str]) -> Vec<&'a str> {
+        let mut left = Vec::new();
+        for name in names {
+            if self.redis.cli(&["EXISTS", name]).await == Reply::Int(1) {
+                left.push(*name);
+            }
+        }
+        left
+    }
+
+    /// The log, oldest first.
+    async fn log(&self) -> Vec<Removal> {
+        let log = self.home.store.removals(&log_page(0, 1_000)).await;
+        log.expect("a log")
+    }
+
+    /// What was removed since the last time this was asked, as texts.
+    async fn gone(&self, known: &mut usize) -> Vec<String> {
+        let log = self.log().await;
+        let new = log[*known..].iter();
+        let mut gone: Vec<String> = new.flat_map(|line| line.keys.iter().cloned()).collect();
+        *known = log.len();
+        gone.sort();
+        gone
+    }
+
+    /// The read API in front of it.
+    async fn desk(&mut self) -> Desk {
+        let (warm, keys) = tokio::sync::mpsc::channel::<Key>(64);
+        self.relay.warm = Some(warm);
+        let stop = CancellationToken::new();
+        let face = Arc::new(Face {
+            store: self.home.store.clone(),
+            reader: self.relay.reader.clone(),
+            rules: self.relay.rules.clone(),
+            live: self.relay.live.clone(),
+            clock: Clock::Real,
+            simulated: false,
+            audited: None,
+            waiting: Default::default(),
+            report_token: None,
+            bell: Arc::clone(&self.relay.poke),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        tokio::spawn(http::warm(Arc::clone(&face), keys, stop.clone()));
+        tokio::spawn(http::serve(listener, http::router(face), stop.clone()));
+        Desk {
+            url,
+            _serving: stop.drop_guard(),
+        }
+    }
+}
+
+struct Desk {
+    url: String,
+    _serving: DropGuard,
+}

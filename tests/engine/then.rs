@@ -1,0 +1,116 @@
+//! What becomes of a removed answer: loaded again without a reader asking, or served once more as stale.
+
+use oddsd::key::Key;
+
+use super::{Backend, Engine, on_every_backend};
+use crate::daemon::town::{Answer, get};
+use crate::store::home::{Daemon, Day, offer};
+use crate::world::PATIENCE;
+
+on_every_backend!(
+    an_answer_is_there_again_without_a_reader_asking,
+    a_stale_answer_is_served_once_more_and_then_the_new_one,
+);
+
+fn then(what: &str) -> String {
+    format!(
+        "builtin = false\n[[rule]]\nname = \"again\"\non = [\"price_changed\"]\n\
+         keys = [\"event:{{event_id}}:prices:v1\"]\nthen = \"{what}\"\n"
+    )
+}
+
+/// Reads until an answer is as it should be. Redis may answer later than a reader waits for it, and then
+/// the database does.
+async fn until(url: &str, is: impl Fn(&Answer) -> bool) -> Answer {
+    let reading = async {
+        loop {
+            let answer = get(url).await;
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            if is(&answer) {
+                return answer;
+            }
+        }
+    };
+    let read = tokio::time::timeout(PATIENCE, reading).await;
+    read.unwrap_or_else(|_| panic!("{url} is never so"))
+}
+
+async fn an_answer_is_there_again_without_a_reader_asking(backend: Backend) {
+    let mut engine = Engine::with(backend, &then("remove_and_warm")).await;
+    let desk = engine.desk().await;
+    let mut ann = Daemon::start(&engine.home.store, "ann").await;
+    let mut day = Day::of(1, 1, 1);
+    ann.see(&day.snapshot()).await;
+    engine.relayed().await;
+    engine.floor().await;
+    let url = format!("{}/v1/events/rac_0/prices", desk.url);
+    until(&url, |answer| answer.cache() == "HIT").await;
+    day.pass(10);
+    day.set(0, 0, Some(offer(777)));
+    ann.see(&day.snapshot()).await;
+    engine.relayed().await;
+    let key = Key::event_prices(&"rac_0".into());
+    let waiting = async {
+        loop {
+            let looked = engine.cache().look(&key, &[]).await.expect("an answer");
+            if let Some(entry) = looked.entry {
+                return entry;
+            }
+        }
+    };
+    let entry = tokio::time::timeout(PATIENCE, waiting).await;
+    let entry = entry.expect("it is loaded again");
+    let body = String::from_utf8_lossy(&entry.body).into_owned();
+    assert!(body.contains("7.77"), "{body}");
+    let log = engine.log().await;
+    assert_eq!(
+        log.last().map(|line| line.keys.clone()),
+        Some(vec![key.to_string()])
+    );
+}
+
+async fn a_stale_answer_is_served_once_more_and_then_the_new_one(backend: Backend) {
+    let mut engine = Engine::with(backend, &then("mark_stale")).await;
+    let desk = engine.desk().await;
+    let mut ann = Daemon::start(&engine.home.store, "ann").await;
+    let mut day = Day::of(1, 1, 1);
+    ann.see(&day.snapshot()).await;
+    engine.relayed().await;
+    engine.floor().await;
+    let url = format!("{}/v1/events/rac_0/prices", desk.url);
+    let mut seen_stale = false;
+    // Half a minute after its load the old answer may not be served at all.
+    for round in 0..50 {
+        let (old, new) = (100 + round * 2, 101 + round * 2);
+        for cents in [old, new] {
+            day.pass(10);
+            day.set(0, 0, Some(offer(200 + cents)));
+            ann.see(&day.snapshot()).await;
+            engine.relayed().await;
+            let shows = format!("{}", f64::from(200 + cents as i32) / 100.0);
+            let answer = get(&url).await;
+            match answer.cache() {
+                "STALE" => {
+                    assert!(
+                        !answer.body.contains(&shows),
+                        "the old one: {}",
+                        answer.body
+                    );
+                    seen_stale = true;
+                }
+                _ => assert!(
+                    answer.body.contains(&shows),
+                    "{} {}",
+                    answer.cache(),
+                    answer.body
+                ),
+            }
+            let new = until(&url, |answer| answer.cache() == "HIT").await;
+            assert!(new.body.contains(&shows), "{shows} {}", new.body);
+        }
+        if seen_stale {
+            return;
+        }
+    }
+    panic!("nobody was ever served a stale answer");
+}

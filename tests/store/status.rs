@@ -1,0 +1,352 @@
+//! Where events stand: moved by looks, by the clock and by people, each move written once with all that goes
+//! with it.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use oddsd::diff::{Word, moves};
+use oddsd::model::{ChangeKind, EventStatus, StatusSource};
+use oddsd::store::{CycleFacts, Retention, Transition};
+
+use super::home::{Backend, Daemon, Day, LATER, TTL, at, offer, same_rows};
+use super::on_every_backend;
+
+on_every_backend!(
+    every_change_of_status_is_logged_once,
+    the_clock_moves_what_nobody_looks_at,
+    a_correction_takes_an_event_back,
+    an_outbox_row_says_what_became_what,
+    the_log_leaves_with_its_event,
+    open_events_are_those_that_are_listed_and_not_over,
+    steps_of_prices_reach_back_as_far_as_movers_need,
+);
+
+/// (before, after, source, feed time), oldest first.
+type Line = (
+    Option<EventStatus>,
+    EventStatus,
+    StatusSource,
+    DateTime<Utc>,
+);
+
+async fn log(daemon: &Daemon, event: &str) -> Vec<Line> {
+    let found = daemon.store.transitions(&event.into()).await;
+    let found = found.expect("a log").expect("a known event");
+    let line = |t: &Transition| (t.before, t.after, t.source, t.feed_time);
+    found.iter().map(line).collect()
+}
+
+impl Daemon {
+    /// What the clock and these words move at `now`; how many events that was.
+    async fn pass(&mut self, words: &[Word], now: DateTime<Utc>) -> usize {
+        let mut changes = moves(&self.book, words, now);
+        if changes.is_quiet() {
+            return 0;
+        }
+        let facts = CycleFacts {
+            id: self.cycle,
+            feed: "clock".into(),
+            ..CycleFacts::default()
+        };
+        let committed = self.store.commit(&self.lease, &facts, &mut changes).await;
+        committed.expect("the moves commit");
+        self.cycle += 1;
+        let moved = changes.events.len();
+        self.book.apply(changes);
+        moved
+    }
+}
+
+async fn every_change_of_status_is_logged_once(backend: Backend) {
+    use EventStatus::*;
+    use StatusSource::{Clock, Feed};
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(1, 2, 2);
+    day.races[0].event.starts_at = Some(at(3 * 3600));
+    ann.see(&day.snapshot()).await.expect("written");
+    day.pass(10);
+    assert_eq!(
+        ann.see(&day.snapshot()).await,
+        None,
+        "the same again is nothing"
+    );
+    day.pass(3590);
+    ann.see(&day.snapshot()).await.expect("upcoming");
+    day.pass(10);
+    assert_eq!(ann.see(&day.snapshot()).await, None);
+    day.races[0].event.status = Suspended;
+    ann.see(&day.snapshot()).await.expect("suspended");
+    day.pass(10);
+    day.races[0].event.status = Scheduled;
+    day.races[0].event.in_play = true;
+    ann.see(&day.snapshot()).await.expect("in play");
+    day.pass(10);
+    day.races[0].event.status = Completed;
+    ann.see(&day.snapshot()).await.expect("over");
+    day.pass(10);
+    day.races[0].event.status = Live;
+    assert_eq!(
+        ann.see(&day.snapshot()).await,
+        None,
+        "what is over stays over"
+    );
+    assert_eq!(
+        log(&ann, "rac_0").await,
+        [
+            (None, Scheduled, Clock, at(0)),
+            (Some(Scheduled), Upcoming, Clock, at(3600)),
+            (Some(Upcoming), Suspended, Feed, at(3610)),
+            (Some(Suspended), Live, Feed, at(3620)),
+            (Some(Live), Completed, Feed, at(3630)),
+        ]
+    );
+    let nobody = ann.store.transitions(&"rac_9".into()).await;
+    assert_eq!(nobody, Ok(None));
+    same_rows(&ann.book, &ann.store.load().await.expect("rows").book);
+}
+
+async fn the_clock_moves_what_nobody_looks_at(backend: Backend) {
+    use EventStatus::*;
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(3, 1, 1);
+    for (race, hours) in day.races.iter_mut().zip([3, 3, 5]) {
+        race.event.starts_at = Some(at(hours * 3600));
+    }
+    ann.see(&day.snapshot()).await.expect("written");
+    assert_eq!(ann.book.next_move(), Some(at(3600)));
+    assert_eq!(ann.pass(&[], at(3599)).await, 0);
+    assert_eq!(ann.pass(&[], at(3600)).await, 2);
+    assert_eq!(
+        ann.pass(&[], at(3600)).await,
+        0,
+        "the same status again is nothing"
+    );
+    assert_eq!(ann.book.next_move(), Some(at(3 * 3600)));
+    // Asleep for long: it takes the last of what it missed.
+    assert_eq!(ann.pass(&[], at(30 * 3600)).await, 3);
+    let statuses = |ann: &Daemon| {
+        let mut all: Vec<_> = ann.book.events.values().collect();
+        all.sort_by_key(|stored| stored.row);
+        all.iter()
+            .map(|stored| stored.event.status)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(statuses(&ann), [Live; 3], "still listed");
+    assert_eq!(ann.book.next_move(), None);
+    // The source stops listing two of them; the card's clock goes on.
+    day.pass(6 * 3600);
+    day.races.truncate(1);
+    ann.see(&day.snapshot()).await.expect("two are gone");
+    assert_eq!(statuses(&ann), [Live, Live, Live]);
+    assert_eq!(ann.book.next_move(), Some(at(7 * 3600)));
+    assert_eq!(ann.pass(&[], at(7 * 3600)).await, 1);
+    assert_eq!(statuses(&ann), [Live, Completed, Live]);
+    same_rows(&ann.book, &ann.store.load().await.expect("rows").book);
+
+    // Nobody looked, and nothing says that somebody did.
+    let checked = "SELECT CAST(count(DISTINCT checked_at) AS TEXT) FROM oddsd.checks";
+    assert_eq!(
+        home.one(checked).await,
+        "2",
+        "the first look and the last one"
+    );
+    let looks = ann.store.cycles(-1, 10).await.expect("cycles");
+    assert_eq!(looks.len(), 2);
+}
+
+async fn a_correction_takes_an_event_back(backend: Backend) {
+    use EventStatus::*;
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(1, 1, 1);
+    day.races[0].event.status = Abandoned;
+    ann.see(&day.snapshot()).await.expect("written");
+    let nobody = ann.store.request_correction(&"rac_7".into(), Live).await;
+    assert_eq!(nobody, Ok(None));
+    let nothing = serde_json::json!({});
+    let waits = |ann: &Daemon| {
+        let (store, lease, nothing) = (ann.store.clone(), ann.lease.clone(), nothing.clone());
+        async move { store.renew(&lease, TTL, &nothing, &[]).await }
+    };
+    assert_eq!(waits(&ann).await, Ok(false));
+    let asked = ann
+        .store
+        .request_correction(&"rac_0".into(), Suspended)
+        .await;
+    let asked = asked.expect("on record").expect("known");
+    assert_eq!(waits(&ann).await, Ok(true), "told with the lease");
+
+    let words = ann.store.corrections().await.expect("words");
+    let words: Vec<Word> = words
+        .into_iter()
+        .map(|c| (c.id, c.event, c.status))
+        .collect();
+    assert_eq!(words, [(asked, "rac_0".into(), Some(Suspended))]);
+    assert_eq!(ann.pass(&words, at(20)).await, 1);
+    assert_eq!(ann.store.is_correction_waiting(asked).await, Ok(false));
+    assert_eq!(waits(&ann).await, Ok(false));
+    assert_eq!(ann.book.events["rac_0"].event.status, Suspended);
+    let by = log(&ann, "rac_0").await.pop().expect("a line");
+    assert_eq!(
+        by,
+        (Some(Abandoned), Suspended, StatusSource::Correction, at(20))
+    );
+
+    // The feed's next word counts again, from there; and the same word twice is written once.
+    day.pass(60);
+    day.races[0].event.status = Completed;
+    ann.see(&day.snapshot()).await.expect("over");
+    assert_eq!(ann.book.events["rac_0"].event.status, Completed);
+    let same = ann
+        .store
+        .request_correction(&"rac_0".into(), Completed)
+        .await;
+    let same = same.expect("on record").expect("known");
+    assert_eq!(
+        ann.pass(&[(same, "rac_0".into(), Some(Completed))], at(90))
+            .await,
+        0
+    );
+    assert_eq!(ann.store.is_correction_waiting(same).await, Ok(false));
+    assert_eq!(log(&ann, "rac_0").await.len(), 3);
+}
+
+async fn an_outbox_row_says_what_became_what(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(4, 1, 2);
+    ann.see(&day.snapshot()).await.expect("written");
+    day.pass(10);
+    day.set(0, 0, Some(offer(444)));
+    day.races[0].event.status = EventStatus::Suspended;
+    day.set(1, 1, Some(offer(250)));
+    day.set(2, 0, None);
+    day.races[3].event.venue = "Epsom".into();
+    let mut changes = ann.changes(&day.snapshot());
+    let committed = ann
+        .store
+        .commit(&ann.lease, &super::home::cycle(2), &mut changes)
+        .await;
+    let rows = committed.expect("it commits").told.expect("rows").rows;
+    let text = |text: &Option<String>| text.clone().unwrap_or("-".into());
+    let told: Vec<[String; 3]> = rows
+        .iter()
+        .map(|row| [text(&row.before), text(&row.after), text(&row.detail)])
+        .collect();
+    let was = r#"{"was":{"league_id":"GB","sport_id":"horse_racing","venue":"Ascot"}}"#;
+    assert_eq!(
+        told,
+        [
+            ["upcoming", "suspended", "-"],
+            ["1.61", "2.5", "-"],
+            ["1.5", "-", "-"],
+            ["-", "-", was],
+        ]
+    );
+    use ChangeKind::*;
+    assert!(rows[0].kinds.iter().eq([&StatusChanged, &PriceChanged]));
+    assert!(rows[3].kinds.iter().eq([&EventChanged]));
+    // As it stands in the table.
+    let stored = "SELECT coalesce(before, '-') || ' ' || coalesce(after, '-') || ' ' || coalesce(detail, '-')
+                  FROM oddsd.outbox WHERE cycle_id = 2 ORDER BY outbox.id";
+    let told: Vec<String> = told.iter().map(|row| row.join(" ")).collect();
+    assert_eq!(home.look(stored).await, told);
+    ann.store.claim("ann", 100, LATER).await.expect("a claim");
+}
+
+async fn the_log_leaves_with_its_event(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(2, 1, 1);
+    day.races[1].event.starts_at = Some(at(90 * 86_400));
+    ann.see(&day.snapshot()).await.expect("written");
+    let asked = ann
+        .store
+        .request_correction(&"rac_0".into(), EventStatus::Live)
+        .await;
+    let asked = asked.expect("on record").expect("known");
+    ann.pass(&[(asked, "rac_0".into(), Some(EventStatus::Live))], at(5))
+        .await;
+    assert_eq!(home.count("transitions").await, 3);
+    let days = |n: u64| std::time::Duration::from_secs(n * 86_400);
+    let keep = Retention {
+        history: days(7),
+        finished_events: days(7),
+    };
+    // Corrections go by the clock of the database, which is long before the day of these races.
+    let later = at(0) + TimeDelta::days(30);
+    let pruned = ann
+        .store
+        .prune(&ann.lease, keep, later)
+        .await
+        .expect("pruned");
+    assert_eq!(pruned.events.len(), 1);
+    assert_eq!(home.count("transitions").await, 1);
+    assert_eq!(home.count("corrections").await, 0);
+}
+
+async fn open_events_are_those_that_are_listed_and_not_over(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(6, 1, 1);
+    day.races[1].event.status = EventStatus::Cancelled;
+    day.races[2].event.starts_at = Some(at(60));
+    day.races[3].event.starts_at = None;
+    day.races[4].event.sport = "greyhounds".into();
+    ann.see(&day.snapshot()).await.expect("written");
+    day.pass(10);
+    day.races.remove(5);
+    ann.see(&day.snapshot()).await.expect("one is gone");
+    let ids = |sport: Option<&'static str>, league: Option<&'static str>| {
+        let store = ann.store.clone();
+        async move {
+            let found = store.open_events(sport, league).await.expect("events");
+            let ids = found.value.iter().map(|event| event.id.to_string());
+            ids.collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(ids(None, None).await, ["rac_2", "rac_0", "rac_4", "rac_3"]);
+    assert_eq!(ids(Some("greyhounds"), None).await, ["rac_4"]);
+    assert_eq!(
+        ids(Some("horse_racing"), Some("GB")).await,
+        ["rac_2", "rac_0", "rac_3"]
+    );
+    assert_eq!(ids(Some("horse_racing"), Some("' OR 1=1")).await, [""; 0]);
+}
+
+async fn steps_of_prices_reach_back_as_far_as_movers_need(backend: Backend) {
+    let home = backend.fresh().await;
+    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut day = Day::of(2, 1, 1);
+    day.races[1].event.status = EventStatus::Completed;
+    day.set(0, 0, Some(offer(500)));
+    ann.see(&day.snapshot()).await.expect("written");
+    for cents in [Some(450), Some(440), None, Some(400)] {
+        day.pass(100);
+        day.set(0, 0, cents.map(offer));
+        ann.see(&day.snapshot()).await.expect("written");
+    }
+    let found = ann.store.price_steps(at(250)).await.expect("steps");
+    let steps: Vec<_> = found
+        .iter()
+        .map(|step| {
+            let odds = step.odds.map_or("-".into(), |odds| odds.to_string());
+            ((step.at - at(0)).num_seconds(), odds, step.first)
+        })
+        .collect();
+    let line = |at: i64, odds: &str, first| (at, odds.to_owned(), first);
+    assert_eq!(
+        steps,
+        [
+            line(0, "5", true),
+            line(200, "4.4", false),
+            line(300, "-", false),
+            line(400, "4", false)
+        ],
+        "the first, the last one before, and all since"
+    );
+    assert_eq!(
+        (found[0].event.as_str(), found[0].market.as_str()),
+        ("rac_0", "win")
+    );
+}

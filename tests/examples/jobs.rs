@@ -160,6 +160,7 @@ async fn each_task_removes_the_caches_of_its_controllers_and_no_other() {
         .with("CACHE_TIMEOUT_MS", "60000");
     let mut daemon = Daemon::start(&settings, &["run"]);
     let url = format!("{}/v1/changes", daemon.url().await);
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().build();
     let mut reporter = Reporter {
         home,

@@ -9,6 +9,7 @@ mod alarm;
 mod fast;
 mod floor;
 mod plan;
+mod retry;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,10 +31,13 @@ pub use alarm::Alarm;
 pub use fast::{Fast, InFlight, hand_over};
 pub use floor::FloorKeeper;
 use plan::{Done, Plan};
+use retry::{FIRST_RETRY, retry_after};
 
 /// Rows taken at once. A full batch means that more wait: those are coalesced by the database.
 const BATCH: i64 = 2_000;
-/// Rows of a backlog that are looked at together; memory holds no more of them, coalesced.
+/// Changes of a backlog that are removed together, and the most rows that they are looked for in. Memory
+/// holds the changes.
+const FIRST_PAGE: i64 = 10_000;
 const BACKLOG: i64 = 100_000;
 /// A claimed row is due again after this, should we die with it in our hands.
 const CLAIM_FOR: Duration = Duration::from_secs(10);
@@ -41,11 +45,6 @@ const CLAIM_FOR: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What the last pass may take of the daemon's goodbye.
 const LAST_DRAIN: Duration = Duration::from_secs(8);
-const FIRST_RETRY: Duration = Duration::from_millis(250);
-/// Low enough that readers see fresh prices soon after the cache is back.
-const LONGEST_RETRY: Duration = Duration::from_secs(2);
-/// Nobody can heal a refusal (password, rights) within seconds.
-const REFUSED_RETRY: Duration = Duration::from_secs(30);
 /// A removal that waits longer than this is a person's business; said once a while.
 const ESCALATE_AFTER: Duration = Duration::from_secs(60);
 /// No cached answer of ours lives longer: the bound that the log promises while a removal is late.
@@ -280,8 +279,9 @@ impl Relay {
 
     /// All that waits, the oldest first, coalesced.
     async fn backlog(&self) -> Result<Batch, StoreError> {
+        let mut page = FIRST_PAGE;
         loop {
-            let mut backlog: Backlog = self.store.backlog(BACKLOG).await?;
+            let mut backlog: Backlog = self.store.backlog(page).await?;
             for change in &mut backlog.changes {
                 // Nobody claimed them for this one, so it is not counted yet.
                 change.attempts += 1;
@@ -289,6 +289,7 @@ impl Relay {
             if backlog.changes.is_empty() {
                 return Ok(Batch::Empty);
             }
+            let changes = backlog.changes.len() as i64;
             let which = Rows::Through(backlog.through, backlog.view.clone());
             let worked = match self
                 .work(&backlog.changes, &backlog.view, Some(which))
@@ -309,12 +310,14 @@ impl Relay {
                 .await?;
             let (settled, lately) = settled;
             self.alarm.note(&self.store, lately).await;
-            if settled < BACKLOG as u64 / 2 {
+            if settled < page as u64 / 2 {
                 return Ok(Batch::Removed {
                     rows: settled as usize,
                     targets: worked.targets,
                 });
             }
+            // As many rows as come to that many changes, if it goes on like this.
+            page = (page * FIRST_PAGE / changes).clamp(FIRST_PAGE, BACKLOG);
         }
     }
 
@@ -487,14 +490,4 @@ impl Relay {
     fn cache(&self) -> &Arc<Cache> {
         self.reader.cache()
     }
-}
-
-fn retry_after(attempt: i32, retryable: bool) -> Duration {
-    if !retryable {
-        return REFUSED_RETRY.mul_f64(0.75 + fastrand::f64() / 4.0);
-    }
-    let doublings = attempt.saturating_sub(1).clamp(0, 16) as u32;
-    let wait = FIRST_RETRY * (1 << doublings);
-    wait.min(LONGEST_RETRY)
-        .mul_f64(0.75 + fastrand::f64() / 4.0)
 }

@@ -46,3 +46,19 @@ pub async fn script() -> impl IntoResponse {
 pub async fn style() -> impl IntoResponse {
     asset("text/css; charset=utf-8", include_str!("page/page.css"))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::stage::Stage;
+
+    #[test]
+    fn the_page_shows_every_stage_and_asks_for_what_is_there() {
+        let script = include_str!("page/page.js");
+        for stage in Stage::ALL {
+            assert!(script.contains(&format!("[\"{}\"", stage.as_str())));
+        }
+        for path in ["/v1/races/by-stage", "/v1/freshness", "/v1/movers"] {
+            assert!(script.contains(&format!("fetch(\"{path}\"")), "{path}");
+        }
+    }
+}

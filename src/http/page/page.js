@@ -7,7 +7,7 @@ const STALE_AFTER_MS = 5000;
 const MOVE_SHOWN_MS = 8000;
 const STAGES = [
   ["at_post", "At the post", "under 5 minutes"],
-  ["headingto_post", "Going to post", "5 to 30 minutes"],
+  ["going_to_post", "Going to post", "5 to 30 minutes"],
   ["pre_race", "Before the race", "30 minutes to 2 hours"],
   ["early_market", "Early market", "over 2 hours"],
 ];

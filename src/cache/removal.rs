@@ -52,8 +52,16 @@ impl Removed {
         &'a self,
         targets: &'a Targets,
     ) -> impl Iterator<Item = (Target<'a>, &'a CacheError)> {
-        let results = targets.each().zip(self.each());
+        let results = self.of(targets);
         results.filter_map(|(target, result)| Some((target, result.as_ref().err()?)))
+    }
+
+    /// Each of the targets of this removal with what became of it.
+    pub fn of<'a>(
+        &'a self,
+        targets: &'a Targets,
+    ) -> impl Iterator<Item = (Target<'a>, &'a Result<u64, CacheError>)> {
+        targets.each().zip(self.each())
     }
 
     /// Why not all is confirmed.

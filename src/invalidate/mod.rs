@@ -30,7 +30,7 @@ use crate::store::{
 pub use alarm::Alarm;
 pub use fast::{Fast, InFlight, hand_over};
 pub use floor::FloorKeeper;
-use plan::{Done, Plan};
+use plan::{Done, Failed, Plan};
 use retry::{FIRST_RETRY, retry_after};
 
 /// Rows taken at once. A full batch means that more wait: those are coalesced by the database.
@@ -93,8 +93,8 @@ pub struct Relay {
 
 /// What a removal came to, before it is written down.
 struct Worked {
-    pub settlement: Settlement,
-    pub targets: usize,
+    settlement: Settlement,
+    targets: usize,
 }
 
 impl Relay {
@@ -343,7 +343,8 @@ impl Relay {
         let started = Instant::now();
         let removed = self.remove(&plan, view).await?;
         let took = started.elapsed();
-        let left = plan.rows_left(&removed);
+        let failed = plan.failed(&removed);
+        let left = plan.rows_left(&failed);
         match which {
             Some(which) if left.is_empty() => self.audit(which),
             Some(_) => {}
@@ -355,14 +356,14 @@ impl Relay {
             }
         }
         self.warm_again(&plan);
-        self.tell(&plan, &removed, took);
+        self.tell(&plan, &failed, took);
         let targets = plan.targets.len();
         let settlement = plan.settlement(&Done {
             removed: &removed,
+            failed: &failed,
             backend: self.cache().backend(),
             took,
             again_after: self.removes_again().then_some(self.again_after),
-            retry: retry_after,
         });
         Ok(Worked {
             settlement,
@@ -406,12 +407,11 @@ impl Relay {
         shared && !self.again_after.is_zero()
     }
 
-    fn tell(&self, plan: &Plan, removed: &Removed, took: Duration) {
+    fn tell(&self, plan: &Plan, failed: &Failed, took: Duration) {
         if plan.tells_nobody() || self.cache().backend() == "off" {
             return;
         }
-        let failed: Vec<_> = removed.failed(&plan.targets).collect();
-        if let Some((_, why)) = failed.first() {
+        if let Some(why) = failed.values().next() {
             let retry = retry_after(plan.attempts(), why.is_retryable());
             self.say_failed(plan.cycle(), failed.len(), plan.attempts(), retry, why);
         }

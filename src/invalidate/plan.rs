@@ -2,19 +2,25 @@
 //! will say of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
 use serde_json::json;
 
-use crate::cache::{Removed, Targets};
+use super::retry::retry_after;
+use crate::cache::{CacheError, Removed, Targets};
 use crate::key::Key;
 use crate::model::{ChangeKind, EventId, EventStatus};
-use crate::rules::{self, Aim, Change, Line, MANUAL, Movement, REASONS, Rules, Target, Then};
+use crate::rules::{
+    self, Aim, Change, IfMoved, Line, MANUAL, Movement, REASONS, Rules, Target, Then,
+};
 use crate::store::{Again, Claimed, Left, Moved, Purpose, Removal, Settlement, Store};
 
 /// Targets that a line of the log names; of more it says how many.
 const MOST_NAMED: usize = 500;
+/// Rows of one thing lie together; further back is another line of the log.
+const LOOK_BACK: usize = 16;
 
 /// What is to be done for some rows.
 #[derive(Default)]
@@ -29,7 +35,7 @@ pub(super) struct Plan {
     entries: Vec<Entry>,
     held: Vec<(String, i64)>,
     watches_movement: bool,
-    version: String,
+    version: Arc<str>,
 }
 
 /// A line of the log that is to be: what changed, why it matters, and what goes for it.
@@ -63,12 +69,15 @@ impl Entry {
 /// What was true of a removal as a whole.
 pub(super) struct Done<'a> {
     pub removed: &'a Removed,
+    pub failed: &'a Failed,
     pub backend: &'static str,
     pub took: Duration,
     /// Keys are removed once more after this; `None`: not.
     pub again_after: Option<Duration>,
-    pub retry: fn(i32, bool) -> Duration,
 }
+
+/// Targets that the cache did not confirm, and why.
+pub(super) type Failed = BTreeMap<Target, CacheError>;
 
 impl Plan {
     /// Asks the database only for rules that look at single prices. What it does not answer counts as
@@ -76,7 +85,7 @@ impl Plan {
     pub async fn of(rows: &[Claimed], rules: &Rules, store: &Store) -> Self {
         let mut plan = Self {
             watches_movement: rules.watch_movement(),
-            version: rules.version().to_string(),
+            version: Arc::clone(rules.version()),
             ..Self::default()
         };
         let (mut removed, mut stale) = (BTreeSet::new(), BTreeSet::new());
@@ -153,16 +162,17 @@ impl Plan {
                     .map(|why| format!("{}: {why}", hit.rule.name)),
             );
             let mut targets = BTreeSet::new();
-            for aim in &hit.aims {
-                let name = aim.target.to_string();
-                let before = row.cycle.unwrap_or_default() - 1;
-                let since = marks.get(&name).copied().unwrap_or(before).min(before);
-                match holds(aim, moved.as_deref().unwrap_or_default(), since) {
-                    true => {
-                        targets.insert(aim.target.clone());
+            for Aim { target, if_moved } in hit.aims {
+                if let Some(if_moved) = &if_moved {
+                    let name = target.to_string();
+                    let before = row.cycle.unwrap_or_default() - 1;
+                    let since = marks.get(&name).copied().unwrap_or(before).min(before);
+                    if !is_far(if_moved, moved.as_deref().unwrap_or_default(), since) {
+                        self.held.push((name, before));
+                        continue;
                     }
-                    false => self.held.push((name, before)),
                 }
+                targets.insert(target);
             }
             if targets.is_empty() {
                 continue;
@@ -257,9 +267,15 @@ impl Plan {
             .unwrap_or(1)
     }
 
+    pub fn failed(&self, removed: &Removed) -> Failed {
+        let failed = removed.failed(&self.targets);
+        failed
+            .map(|(target, why)| (target.into(), why.clone()))
+            .collect()
+    }
+
     /// Rows of which a target was not confirmed.
-    pub fn rows_left(&self, removed: &Removed) -> BTreeSet<i64> {
-        let failed = failed(&self.targets, removed);
+    pub fn rows_left(&self, failed: &Failed) -> BTreeSet<i64> {
         let left = self.entries.iter().filter(|entry| {
             entry
                 .targets
@@ -271,17 +287,18 @@ impl Plan {
 
     /// What is written down when it is done.
     pub fn settlement(self, done: &Done) -> Settlement {
-        let failed = failed(&self.targets, done.removed);
-        let mut existed = existed(&self.targets, done.removed);
+        let counts = done.removed.of(&self.targets);
+        let counts = counts.filter_map(|(target, count)| Some((target.into(), *count.as_ref().ok()?)));
+        let mut existed: HashMap<Target, u64> = counts.collect();
         let (mut removals, mut left) = (Vec::new(), Vec::new());
         for entry in self.entries {
             let (lost, gone): (Vec<Target>, Vec<Target>) = entry
                 .targets
                 .iter()
                 .cloned()
-                .partition(|target| failed.contains_key(target));
+                .partition(|target| done.failed.contains_key(target));
             if let Some(first) = lost.first() {
-                let (error, retryable) = &failed[first];
+                let why = &done.failed[first];
                 left.push(Left {
                     cycle: entry.cycle,
                     event: entry.event.clone(),
@@ -292,8 +309,8 @@ impl Plan {
                     keys: lost.iter().filter_map(Target::key).cloned().collect(),
                     tags: lost.iter().filter_map(Target::tag).cloned().collect(),
                     attempts: entry.attempts,
-                    wait: (done.retry)(entry.attempts, *retryable),
-                    error: error.clone(),
+                    wait: retry_after(entry.attempts, why.is_retryable()),
+                    error: why.detail().to_owned(),
                 });
             }
             if gone.is_empty() {
@@ -321,7 +338,7 @@ impl Plan {
                     .filter_map(|target| existed.remove(target))
                     .sum::<u64>() as i64,
                 keys: names,
-                rules: self.version.clone(),
+                rules: self.version.to_string(),
                 backend: done.backend.into(),
                 attempts: entry.attempts,
                 took_ms: done.took.as_millis() as i64,
@@ -337,9 +354,10 @@ impl Plan {
             after,
         });
         let unmarked: Vec<String> = match self.watches_movement {
-            true => owned(&self.targets)
-                .map(|target| target.to_string())
-                .collect(),
+            true => {
+                let targets = self.targets.each().map(Target::from);
+                targets.map(|target| target.to_string()).collect()
+            }
             false => Vec::new(),
         };
         let mut held = self.held;
@@ -354,45 +372,6 @@ impl Plan {
             unmarked,
         }
     }
-}
-
-/// Rows of one thing lie together; further back is another line of the log.
-const LOOK_BACK: usize = 16;
-
-/// In the order of a removal's results: keys, those that were marked, tags.
-fn owned(targets: &Targets) -> impl Iterator<Item = Target> {
-    let keys = targets
-        .keys
-        .iter()
-        .chain(&targets.stale)
-        .cloned()
-        .map(Target::Key);
-    keys.chain(targets.tags.iter().cloned().map(Target::Tag))
-}
-
-fn results(removed: &Removed) -> impl Iterator<Item = &Result<u64, crate::cache::CacheError>> {
-    removed
-        .keys
-        .iter()
-        .chain(&removed.stale)
-        .chain(&removed.tags)
-}
-
-fn failed(targets: &Targets, removed: &Removed) -> BTreeMap<Target, (String, bool)> {
-    let failed = owned(targets)
-        .zip(results(removed))
-        .filter_map(|(target, result)| {
-            let why = result.as_ref().err()?;
-            Some((target, (why.detail().to_owned(), why.is_retryable())))
-        });
-    failed.collect()
-}
-
-fn existed(targets: &Targets, removed: &Removed) -> HashMap<Target, u64> {
-    let existed = owned(targets).zip(results(removed));
-    existed
-        .filter_map(|(target, result)| Some((target, *result.as_ref().ok()?)))
-        .collect()
 }
 
 /// Whoever asked may have said why.
@@ -422,12 +401,9 @@ fn line(moved: &Moved) -> Line {
 /// Whether a target is far enough from what it may show. It was last known to be no older than
 /// cycle `since`, and may have been filled at any time after: so each price that the line has had
 /// since then is compared with, and the furthest counts.
-fn holds(aim: &Aim, moved: &[Moved], since: i64) -> bool {
-    let Some(if_moved) = &aim.if_moved else {
-        return true;
-    };
-    let lines = if_moved.lines.iter().map(|at| moved.get(*at));
-    lines.into_iter().any(|line| {
+fn is_far(if_moved: &IfMoved, moved: &[Moved], since: i64) -> bool {
+    let mut lines = if_moved.lines.iter().map(|at| moved.get(*at));
+    lines.any(|line| {
         line.is_none_or(|line| furthest(line, since).any(|by| by.is_over(if_moved.over)))
     })
 }

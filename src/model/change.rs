@@ -93,6 +93,11 @@ impl ChangeKind {
         Self::ALL.into_iter().find(|k| k.as_str() == text)
     }
 
+    /// About single prices, not the event as a whole.
+    pub fn is_of_price(self) -> bool {
+        matches!(self, Self::PriceChanged | Self::PriceWithdrawn)
+    }
+
     /// The reason that an invalidation records.
     pub fn reason(self) -> &'static str {
         match self {

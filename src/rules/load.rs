@@ -327,7 +327,7 @@ impl<'a> Reading<'a> {
                     let message = format!("{kind} has no {{{name}}}{}", suggestion(name, known));
                     return self.fault(at, message);
                 }
-                if matches!(name, "market" | "bookmaker") && !own && !by_price(*kind) {
+                if matches!(name, "market" | "bookmaker") && !own && !kind.is_of_price() {
                     let message = format!(
                         "{} has no {{{name}}}: only changes of a price have",
                         kind.as_str()
@@ -452,10 +452,6 @@ fn is_slip(written: &str, known: &str) -> bool {
         && nearest(one, [*other]).is_some()
 }
 
-fn by_price(kind: ChangeKind) -> bool {
-    matches!(kind, ChangeKind::PriceChanged | ChangeKind::PriceWithdrawn)
-}
-
 /// Changes whose fields are their reporter's own.
 fn own_fields(kind: ChangeKind) -> bool {
     matches!(
@@ -468,7 +464,7 @@ fn can_ask(kind: ChangeKind, condition: &str) -> bool {
     match condition {
         "table" => kind == ChangeKind::RowChanged,
         "task" => kind == ChangeKind::TaskCompleted,
-        "market" | "movement" => by_price(kind),
+        "market" | "movement" => kind.is_of_price(),
         _ => !own_fields(kind),
     }
 }

@@ -39,6 +39,10 @@ pub struct Rules {
     version: Arc<str>,
     rules: Vec<Rule>,
     index: Index,
+    /// What every change would have to be asked otherwise: does any rule look at single prices, or
+    /// leave small movements?
+    ask_for_lines: bool,
+    watch_movement: bool,
     cases: Vec<Case>,
 }
 
@@ -151,13 +155,13 @@ impl Rules {
 
     /// Whether what they say of this change depends on the single prices in it.
     pub fn ask_for_lines(&self, change: &Change) -> bool {
-        self.candidates(change)
-            .any(|rule| rule.asks_for_lines() && rule.meets(change))
+        let asks = |rule: &Rule| rule.asks_for_lines() && rule.meets(change);
+        self.ask_for_lines && self.candidates(change).any(asks)
     }
 
     /// Whether any rule leaves small movements.
     pub fn watch_movement(&self) -> bool {
-        self.rules.iter().any(|rule| rule.when.moved.is_some())
+        self.watch_movement
     }
 
     /// Everything that this change makes wrong. `after` is the status that it left, if it changed.
@@ -193,6 +197,8 @@ impl Rules {
         let index = Index::of(&rules);
         Self {
             version,
+            ask_for_lines: rules.iter().any(Rule::asks_for_lines),
+            watch_movement: rules.iter().any(|rule| rule.when.moved.is_some()),
             rules,
             index,
             cases,
@@ -275,9 +281,7 @@ impl Rule {
             return Some(hit);
         };
         // Other kinds in the same row (a new status, a runner out) are no matter of lines.
-        let other = |kind: &ChangeKind| {
-            !matches!(kind, ChangeKind::PriceChanged | ChangeKind::PriceWithdrawn)
-        };
+        let other = |kind: &ChangeKind| !kind.is_of_price();
         if self.when.markets.is_empty() && change.kinds.intersection(&self.on).any(other) {
             self.aim(&mut hit, change, None);
         }
@@ -341,8 +345,7 @@ impl Rule {
             return reason;
         }
         let kinds = || change.kinds.intersection(&self.on).copied();
-        let by_price = |kind| matches!(kind, ChangeKind::PriceChanged | ChangeKind::PriceWithdrawn);
-        if self.when.moved.is_some() && kinds().all(by_price) {
+        if self.when.moved.is_some() && kinds().all(ChangeKind::is_of_price) {
             return "ODDS_MOVEMENT";
         }
         reason(kinds(), after)

@@ -4,7 +4,7 @@
 //! an empty one is an error. A placeholder that the change leaves open ("any row of this table")
 //! turns a key into its *family*: all keys that begin like it.
 
-use crate::key::{Key, Tag, escape, escape_into};
+use crate::key::{self, Key, Tag, escape, escape_into};
 
 /// What a placeholder stands for in one change.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,16 @@ pub(super) enum Bound<'a> {
 pub enum Target {
     Key(Key),
     Tag(Tag),
+}
+
+impl From<key::Target<'_>> for Target {
+    /// What is only marked has its name, too.
+    fn from(target: key::Target<'_>) -> Self {
+        match target {
+            key::Target::Key(key) | key::Target::Stale(key) => Self::Key(key.clone()),
+            key::Target::Tag(tag) => Self::Tag(tag.clone()),
+        }
+    }
 }
 
 impl Target {

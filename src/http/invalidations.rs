@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::{Query, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -31,9 +31,9 @@ pub async fn stats(
 /// Without `after` the newest ones; with it those after that id. Oldest first either way.
 pub async fn events(
     State(face): State<Arc<Face>>,
-    RawQuery(query): RawQuery,
+    Query(query): Query<Asked>,
 ) -> Result<Response, Problem> {
-    let wanted = wanted(query.as_deref().unwrap_or_default())?;
+    let wanted = wanted(query)?;
     let events = face
         .store
         .removals(&wanted)
@@ -53,12 +53,15 @@ fn answer(body: &serde_json::Value) -> Response {
     (says, body.to_string()).into_response()
 }
 
-fn wanted(query: &str) -> Result<Wanted, Problem> {
+/// Each name with its value, in their order.
+type Asked = Vec<(String, String)>;
+
+fn wanted(query: Asked) -> Result<Wanted, Problem> {
     let mut wanted = Wanted {
         limit: USUAL,
         ..Wanted::default()
     };
-    for (name, value) in pairs(query) {
+    for (name, value) in query {
         match name.as_str() {
             "limit" => {
                 let limit = value
@@ -105,41 +108,17 @@ fn bad(error: String) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, plain_text(&error, 300), hint)
 }
 
-/// Names and values, with `%XX` and `+` undone.
-fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
-    let parts = query.split('&').filter(|part| !part.is_empty());
-    parts.map(|part| {
-        let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        (plain(name), plain(value))
-    })
-}
-
-fn plain(text: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
-    while let Some((byte, after)) = rest.split_first() {
-        let hex = after.get(..2).filter(|_| *byte == b'%');
-        let hex = hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        rest = match hex {
-            Some(byte) => {
-                bytes.push(byte);
-                &after[2..]
-            }
-            None => {
-                bytes.push(if *byte == b'+' { b' ' } else { *byte });
-                after
-            }
-        };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_query_is_read_as_browsers_write_it() {
-        let read = |query: &str| wanted(query).ok();
+        let read = |query: &str| {
+            let path = format!("/?{query}").parse().expect("a path");
+            let Query(query) = Query::<Asked>::try_from_uri(&path).expect("pairs");
+            wanted(query).ok()
+        };
         let some = read("limit=5&reason=PRICE_CHANGE&event_id=a%20b%2Fc&after=7").expect("valid");
         assert_eq!((some.limit, some.after), (5, Some(7)));
         assert_eq!(some.entity.as_deref(), Some("a b/c"));

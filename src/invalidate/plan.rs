@@ -288,7 +288,8 @@ impl Plan {
     /// What is written down when it is done.
     pub fn settlement(self, done: &Done) -> Settlement {
         let counts = done.removed.of(&self.targets);
-        let counts = counts.filter_map(|(target, count)| Some((target.into(), *count.as_ref().ok()?)));
+        let counts =
+            counts.filter_map(|(target, count)| Some((target.into(), *count.as_ref().ok()?)));
         let mut existed: HashMap<Target, u64> = counts.collect();
         let (mut removals, mut left) = (Vec::new(), Vec::new());
         for entry in self.entries {

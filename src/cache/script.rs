@@ -10,7 +10,16 @@
 //! old copy of the memory brought back, is nobody's. A fence that is missing, or of another life,
 //! begins at the horizon, which covers every removal that was ever confirmed here.
 
-use super::Filled;
+use std::time::Duration;
+
+use super::call::Call;
+use super::entry::Entry;
+use super::sight::Seen;
+use super::{
+    Bytes, FENCE_TTL, Filled, LEASE_TTL, LONGEST_TTL, Life, Remote, TAG_FENCE_TTL,
+};
+use crate::key::{Bucket, Key};
+use crate::model::View;
 
 /// `covers` of [`View`](crate::model::View). Views are `xmin:xmax:running,…`; ids are exact up
 /// to 2^53, which no database reaches.
@@ -81,7 +90,7 @@ return {found, now[1] * 1000 + math.floor(now[2] / 1000)}";
 /// tag fence ms, beginning of the value that was seen. Answers `{0}` somebody holds the lease, `{2}` no
 /// floor of this run: nothing may be filled, `{3}` there is another value by now: look again, or
 /// `{1, floor, server ms}`.
-pub(super) const TAKE: &str = "\
+const TAKE: &str = "\
 local floor = redis.call('GET', KEYS[1])
 local horizon = redis.call('GET', KEYS[2])
 if not floor or not horizon then return {2} end
@@ -100,9 +109,37 @@ redis.call('SET', KEYS[4], ARGV[1] .. ' ' .. life, 'PX', ARGV[2])
 local now = redis.call('TIME')
 return {1, floor, now[1] * 1000 + math.floor(now[2] / 1000)}";
 
+/// `fences` are those of the tags whose bucket is the key's.
+pub(super) fn take(
+    key: &Key,
+    bucket: Bucket,
+    fences: impl IntoIterator<Item = String>,
+    token: &str,
+    run: &str,
+    seen: &Seen,
+) -> Call {
+    let mut keys = vec![
+        bucket.floor(),
+        bucket.horizon(),
+        key.value(bucket),
+        key.lease(bucket),
+        key.fence(bucket),
+    ];
+    keys.extend(fences);
+    let args = [
+        token.to_owned(),
+        millis(LEASE_TTL),
+        run.to_owned(),
+        millis(FENCE_TTL),
+        millis(TAG_FENCE_TTL),
+        String::from_utf8_lossy(&seen.beginning()).into_owned(),
+    ];
+    Call::script(TAKE, keys, args)
+}
+
 /// `KEYS` floor, horizon, tag fences…; `ARGV` tag fence ms. Begins the fences that are missing, where
 /// the tags of an answer live in other buckets than its key.
-pub(super) const BEGIN: &str = "\
+const BEGIN: &str = "\
 local floor = redis.call('GET', KEYS[1])
 local horizon = redis.call('GET', KEYS[2])
 if not floor or not horizon then return 0 end
@@ -115,9 +152,14 @@ for i = 3, #KEYS do
 end
 return 1";
 
+pub(super) fn begin(bucket: Bucket, fence: String) -> Call {
+    let keys = [bucket.floor(), bucket.horizon(), fence];
+    Call::script(BEGIN, keys, [millis(TAG_FENCE_TTL)])
+}
+
 /// `KEYS` floor, value, lease, fence; `ARGV` token, floor, view, entry, ttl ms. Answers `stored`, or what
 /// spoke against it: `lease` (voided, or run out), `floor` (another life), `fence` (loaded too early).
-pub(super) const FILL: &str = concat!(
+const FILL: &str = concat!(
     views!(),
     "\
 local life = string.match(ARGV[2], '^%x+')
@@ -131,6 +173,29 @@ redis.call('DEL', KEYS[3])
 return said"
 );
 
+pub(super) fn fill(
+    key: &Key,
+    bucket: Bucket,
+    lease: &Remote,
+    entry: &Entry,
+    stored: impl Into<Bytes>,
+) -> Call {
+    let keys = [
+        bucket.floor(),
+        key.value(bucket),
+        key.lease(bucket),
+        key.fence(bucket),
+    ];
+    let args: [Bytes; 5] = [
+        lease.token().into(),
+        lease.floor.clone().into(),
+        entry.view.to_string().into(),
+        stored.into(),
+        millis(entry.ttl()).into(),
+    ];
+    Call::script(FILL, keys, args)
+}
+
 /// What a `FILL` answered.
 pub(super) fn filled(answer: &str) -> Option<Filled> {
     Some(match answer {
@@ -143,10 +208,14 @@ pub(super) fn filled(answer: &str) -> Option<Filled> {
 }
 
 /// `KEYS` lease; `ARGV` token. Gives a lease back whose load failed.
-pub(super) const RELEASE: &str = "\
+const RELEASE: &str = "\
 local held = redis.call('GET', KEYS[1])
 if not held or string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])";
+
+pub(super) fn release(key: &Key, bucket: Bucket, lease: &Remote) -> Call {
+    Call::script(RELEASE, [key.lease(bucket)], [lease.token()])
+}
 
 /// `KEYS` floor, horizon, fences (of keys that go, of keys that are marked stale, of tags), leases of the
 /// keys, member lists of the tags, values, and plain keys where they are in the same slot; `ARGV` view,
@@ -219,7 +288,7 @@ return gone";
 /// `KEYS` floor, horizon, beat; `ARGV` floor, last beat, next beat. Answers 0 when this is not the memory
 /// that was beaten last: emptied, or back from an old copy. The next beat may be there already, when
 /// its answer was lost.
-pub(super) const BEAT: &str = "\
+const BEAT: &str = "\
 local beat = redis.call('GET', KEYS[3])
 if beat ~= ARGV[2] and beat ~= ARGV[3] then return 0 end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -228,9 +297,15 @@ redis.call('PERSIST', KEYS[1])
 redis.call('SET', KEYS[3], ARGV[3])
 return 1";
 
+pub(super) fn beat(bucket: Bucket, life: &Life) -> Call {
+    let beats = [life.beat, life.beat + 1].map(|beat| beat.to_string());
+    let [last, next] = beats;
+    Call::script(BEAT, vouched(bucket), [life.floor.clone(), last, next])
+}
+
 /// `KEYS` floor, horizon, beat; `ARGV` floor, view, beat. Begins a life. A horizon that is there was
 /// raised by a removal since `void`, so it counts.
-pub(super) const FOUND: &str = concat!(
+const FOUND: &str = concat!(
     join!(),
     "\
 local horizon = redis.call('GET', KEYS[2])
@@ -240,6 +315,21 @@ redis.call('SET', KEYS[1], ARGV[1])
 return 1"
 );
 
+pub(super) fn found(bucket: Bucket, life: &Life, view: &View) -> Call {
+    let args = [life.floor.clone(), view.to_string(), life.beat.to_string()];
+    Call::script(FOUND, vouched(bucket), args)
+}
+
+/// What says that a bucket's memory is the one it was.
+pub(super) fn vouched(bucket: Bucket) -> [String; 3] {
+    [bucket.floor(), bucket.horizon(), bucket.beat()]
+}
+
 /// Without it a script on Upstash locks the whole database. Redis itself refuses to run a script
 /// with a flag that it does not know, so only Upstash gets it.
 pub(super) const UPSTASH_FLAGS: &str = "#!lua flags=allow-key-locking\n";
+
+/// A life of at least a millisecond, and no longer than any may be.
+fn millis(ttl: Duration) -> String {
+    ttl.min(LONGEST_TTL).as_millis().max(1).to_string()
+}

@@ -165,36 +165,21 @@ impl Redis {
         let bucket = key.bucket(self.buckets());
         let _permit = self.permit()?;
         let client = self.within(deadline);
-        let mut keys = vec![
-            bucket.floor(),
-            bucket.horizon(),
-            key.value(bucket),
-            key.lease(bucket),
-            key.fence(bucket),
-        ];
+        let mut fences = Vec::new();
         for tag in tags {
             let of = tag.bucket(self.buckets());
             if of == bucket {
-                keys.push(tag.fence(of));
+                fences.push(tag.fence(of));
                 continue;
             }
-            let keys = vec![of.floor(), of.horizon(), tag.fence(of)];
-            let args = vec![millis(TAG_FENCE_TTL).to_string()];
-            let begun = eval::<i64>(&client, script::BEGIN, keys, args).await;
+            let begun = send::<i64>(&client, &script::begin(of, tag.fence(of))).await;
             if begun.map_err(|error| self.explain(error))? != 1 {
                 return Ok(Taken::NoFloor);
             }
         }
         let token = fastrand::u128(..);
-        let args = vec![
-            format!("{token:032x}"),
-            millis(LEASE_TTL).to_string(),
-            run.to_string(),
-            millis(FENCE_TTL).to_string(),
-            millis(TAG_FENCE_TTL).to_string(),
-            String::from_utf8_lossy(&seen.beginning()).into_owned(),
-        ];
-        let answer: Value = eval(&client, script::TAKE, keys, args)
+        let taking = script::take(key, bucket, fences, &format!("{token:032x}"), &run, seen);
+        let answer: Value = send(&client, &taking)
             .await
             .map_err(|error| self.explain(error))?;
         let parts = self.array(answer)?;
@@ -236,21 +221,9 @@ impl Redis {
         }
         let _permit = self.permit()?;
         let bucket = key.bucket(self.buckets());
-        let keys = vec![
-            bucket.floor(),
-            key.value(bucket),
-            key.lease(bucket),
-            key.fence(bucket),
-        ];
-        let args: Vec<Value> = vec![
-            lease.token().into(),
-            lease.floor.as_str().into(),
-            entry.view.to_string().into(),
-            Value::Bytes(Bytes::from(stored)),
-            millis(entry.ttl()).to_string().into(),
-        ];
+        let filling = script::fill(key, bucket, lease, entry, stored);
         let client = self.within(deadline);
-        let answer: String = eval(&client, script::FILL, keys, args)
+        let answer: String = send(&client, &filling)
             .await
             .map_err(|error| self.explain(error))?;
         script::filled(&answer).ok_or_else(|| self.strange(&answer.into()))
@@ -259,10 +232,9 @@ impl Redis {
     pub(super) async fn release(&self, key: &Key, lease: &Remote) {
         let Ok(_permit) = self.permit() else { return };
         let client = self.within(self.command_timeout);
-        let keys = vec![key.lease(key.bucket(self.buckets()))];
-        let args = vec![lease.token()];
+        let released = script::release(key, key.bucket(self.buckets()), lease);
         // Unheard, it runs out by itself.
-        let _: Result<i64, Error> = eval(&client, script::RELEASE, keys, args).await;
+        let _: Result<i64, Error> = send(&client, &released).await;
     }
 
     pub async fn void(&self) -> Result<(), CacheError> {
@@ -270,7 +242,7 @@ impl Redis {
         let trip = self.client.pipeline();
         let trip = trip.with_options(&self.options(self.command_timeout));
         for bucket in Bucket::all(self.buckets()) {
-            let keys = vec![bucket.floor(), bucket.horizon(), bucket.beat()];
+            let keys = script::vouched(bucket).to_vec();
             let queued: Result<(), Error> = trip.del(keys).await;
             queued.map_err(|error| self.explain(error))?;
         }
@@ -282,17 +254,13 @@ impl Redis {
     }
 
     pub async fn found(&self, life: &Life, view: &View) -> Result<(), CacheError> {
-        let args = [life.floor.clone(), view.to_string(), life.beat.to_string()];
-        self.in_each_bucket(script::FOUND, &args).await.map(drop)
+        let call = |bucket| script::found(bucket, life, view);
+        self.in_each_bucket(call).await.map(drop)
     }
 
     pub async fn beat(&self, life: &Life) -> Result<bool, CacheError> {
-        let args = [
-            life.floor.clone(),
-            life.beat.to_string(),
-            (life.beat + 1).to_string(),
-        ];
-        let answers = self.in_each_bucket(script::BEAT, &args).await?;
+        let call = |bucket| script::beat(bucket, life);
+        let answers = self.in_each_bucket(call).await?;
         let same_run = life.floor.split(' ').nth(1) == Some(&*self.run()?);
         Ok(same_run && answers.iter().all(|answer| *answer == 1))
     }
@@ -302,17 +270,12 @@ impl Redis {
         self.known.run().ok_or_else(|| self.link.failure())
     }
 
-    async fn in_each_bucket(
-        &self,
-        script: &'static str,
-        args: &[String],
-    ) -> Result<Vec<i64>, CacheError> {
+    async fn in_each_bucket(&self, call: impl Fn(Bucket) -> Call) -> Result<Vec<i64>, CacheError> {
         let _permit = self.permit()?;
         let trip = self.client.pipeline();
         let trip = trip.with_options(&self.options(self.command_timeout));
         for bucket in Bucket::all(self.buckets()) {
-            let keys = vec![bucket.floor(), bucket.horizon(), bucket.beat()];
-            let queued: Result<(), Error> = eval(&trip, script, keys, args.to_vec()).await;
+            let queued: Result<(), Error> = send(&trip, &call(bucket)).await;
             queued.map_err(|error| self.explain(error))?;
         }
         self.confirmed(trip.try_all().await)
@@ -419,20 +382,9 @@ impl Drop for Redis {
     }
 }
 
-/// The library's own `eval` knows neither pipelines nor a deadline of the caller.
-async fn eval<R: FromValue>(
-    client: &impl ClientLike,
-    script: &'static str,
-    keys: Vec<String>,
-    args: Vec<impl Into<Value>>,
-) -> Result<R, Error> {
-    let slot = keys.first().map(|key| redis_keyslot(key.as_bytes()));
-    let slot = slot.map_or(ClusterHash::Random, ClusterHash::Custom);
-    let mut words: Vec<Value> = vec![script.into(), (keys.len() as i64).into()];
-    words.extend(keys.into_iter().map(Value::from));
-    words.extend(args.into_iter().map(Into::into));
-    let command = CustomCommand::new_static("EVAL", slot, false);
-    client.custom(command, words).await
+/// To whoever holds its first key.
+async fn send<R: FromValue>(client: &impl ClientLike, call: &Call) -> Result<R, Error> {
+    call.send(client, call.slot()).await
 }
 
 fn explain(host: &str, error: &Error) -> CacheError {
@@ -456,11 +408,4 @@ fn explain(host: &str, error: &Error) -> CacheError {
             other => other,
         },
     }
-}
-
-/// Redis takes no time to live of 0 ms.
-fn millis(ttl: Duration) -> u64 {
-    u64::try_from(ttl.min(LONGEST_TTL).as_millis())
-        .unwrap_or(u64::MAX)
-        .max(1)
 }

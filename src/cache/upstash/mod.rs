@@ -68,7 +68,8 @@ impl Upstash {
         let bucket = key.bucket(BUCKETS);
         let mut keys = vec![key.value(bucket), bucket.floor()];
         keys.extend(tags.iter().map(|tag| tag.fence(tag.bucket(BUCKETS))));
-        let answer = self.script(script::LOOK, &keys, &[], deadline).await?;
+        let looking = Call::script(script::LOOK, keys, [""; 0]);
+        let answer = self.script(&looking, deadline).await?;
         let Some([Value::Array(found), now_ms]) = answer.as_array().map(Vec::as_slice) else {
             return Err(self.rest.strange("a script", &answer));
         };
@@ -91,24 +92,10 @@ impl Upstash {
         deadline: Duration,
     ) -> Result<Taken, CacheError> {
         let bucket = key.bucket(BUCKETS);
-        let mut keys = vec![
-            bucket.floor(),
-            bucket.horizon(),
-            key.value(bucket),
-            key.lease(bucket),
-            key.fence(bucket),
-        ];
-        keys.extend(tags.iter().map(|tag| tag.fence(tag.bucket(BUCKETS))));
+        let fences = tags.iter().map(|tag| tag.fence(tag.bucket(BUCKETS)));
         let token = fastrand::u128(..);
-        let args = [
-            format!("{token:032x}"),
-            LEASE_TTL.as_millis().to_string(),
-            RUN.to_owned(),
-            FENCE_TTL.as_millis().to_string(),
-            TAG_FENCE_TTL.as_millis().to_string(),
-            String::from_utf8_lossy(&seen.beginning()).into_owned(),
-        ];
-        let answer = self.script(script::TAKE, &keys, &args, deadline).await?;
+        let taking = script::take(key, bucket, fences, &format!("{token:032x}"), RUN, seen);
+        let answer = self.script(&taking, deadline).await?;
         let parts = answer.as_array().map(Vec::as_slice).unwrap_or_default();
         match parts {
             [said] if *said == 0 => Ok(Taken::Held),
@@ -147,32 +134,16 @@ impl Upstash {
             });
         }
         let bucket = key.bucket(BUCKETS);
-        let keys = [
-            bucket.floor(),
-            key.value(bucket),
-            key.lease(bucket),
-            key.fence(bucket),
-        ];
-        let ttl = entry.ttl().min(LONGEST_TTL).as_millis().max(1);
-        let args = [
-            lease.token(),
-            lease.floor.clone(),
-            entry.view.to_string(),
-            text,
-            ttl.to_string(),
-        ];
-        let answer = self.script(script::FILL, &keys, &args, deadline).await?;
+        let filling = script::fill(key, bucket, lease, entry, text);
+        let answer = self.script(&filling, deadline).await?;
         let said = answer.as_str().and_then(script::filled);
         said.ok_or_else(|| self.rest.strange("a script", &answer))
     }
 
     pub(super) async fn release(&self, key: &Key, lease: &Remote) {
-        let keys = [key.lease(key.bucket(BUCKETS))];
-        let args = [lease.token()];
+        let released = script::release(key, key.bucket(BUCKETS), lease);
         // Unheard, it runs out by itself.
-        let _ = self
-            .script(script::RELEASE, &keys, &args, self.rest.command_timeout)
-            .await;
+        let _ = self.script(&released, self.rest.command_timeout).await;
     }
 
     /// See `Server::call_all`.
@@ -217,7 +188,7 @@ impl Upstash {
     pub async fn void(&self) -> Result<(), CacheError> {
         let mut command: Vec<Value> = vec!["DEL".into()];
         for bucket in Bucket::all(BUCKETS) {
-            command.extend([bucket.floor(), bucket.horizon(), bucket.beat()].map(Value::from));
+            command.extend(script::vouched(bucket).map(Value::from));
         }
         let command = Value::Array(command);
         self.rest
@@ -227,49 +198,25 @@ impl Upstash {
     }
 
     pub async fn found(&self, life: &Life, view: &View) -> Result<(), CacheError> {
-        let args = [life.floor.clone(), view.to_string(), life.beat.to_string()];
-        self.vouch(script::FOUND, &args).await.map(drop)
+        let call = |bucket| script::found(bucket, life, view);
+        self.vouch(call).await.map(drop)
     }
 
     pub async fn beat(&self, life: &Life) -> Result<bool, CacheError> {
-        let args = [
-            life.floor.clone(),
-            life.beat.to_string(),
-            (life.beat + 1).to_string(),
-        ];
-        self.vouch(script::BEAT, &args).await
+        self.vouch(|bucket| script::beat(bucket, life)).await
     }
 
-    async fn vouch(&self, script: &str, args: &[String]) -> Result<bool, CacheError> {
+    async fn vouch(&self, call: impl Fn(Bucket) -> Call) -> Result<bool, CacheError> {
         let mut all = true;
         for bucket in Bucket::all(BUCKETS) {
-            let keys = [bucket.floor(), bucket.horizon(), bucket.beat()];
-            let answer = self
-                .script(script, &keys, args, self.rest.command_timeout)
-                .await?;
+            let answer = self.script(&call(bucket), self.rest.command_timeout).await?;
             all &= answer == 1;
         }
         Ok(all)
     }
 
-    async fn script(
-        &self,
-        script: &str,
-        keys: &[String],
-        args: &[String],
-        deadline: Duration,
-    ) -> Result<Value, CacheError> {
-        let mut command: Vec<Value> = vec![
-            "EVAL".into(),
-            format!("{}{script}", script::UPSTASH_FLAGS).into(),
-            keys.len().to_string().into(),
-        ];
-        command.extend(
-            keys.iter()
-                .chain(args)
-                .map(|word| Value::from(word.as_str())),
-        );
-        self.rest.command(&Value::Array(command), deadline).await
+    async fn script(&self, call: &Call, deadline: Duration) -> Result<Value, CacheError> {
+        self.rest.command(&Value::Array(words(call)?), deadline).await
     }
 
     pub async fn ping(&self) -> Result<(), CacheError> {
@@ -299,6 +246,19 @@ fn command(call: &Call) -> Result<String, CacheError> {
             ),
         });
     }
+    let command = Value::Array(words(call)?).to_string();
+    if command.len() > MAX_REQUEST_BYTES {
+        return Err(CacheError::TooLarge {
+            detail: format!(
+                "a request of {} bytes: Upstash takes up to {MAX_REQUEST_BYTES}",
+                command.len()
+            ),
+        });
+    }
+    Ok(command)
+}
+
+fn words(call: &Call) -> Result<Vec<Value>, CacheError> {
     let mut words: Vec<Value> = match call.verb {
         Verb::Command(name) => vec![name.into()],
         Verb::Script(script) => vec![
@@ -313,16 +273,7 @@ fn command(call: &Call) -> Result<String, CacheError> {
         })?;
         words.push(word.into());
     }
-    let command = Value::Array(words).to_string();
-    if command.len() > MAX_REQUEST_BYTES {
-        return Err(CacheError::TooLarge {
-            detail: format!(
-                "a request of {} bytes: Upstash takes up to {MAX_REQUEST_BYTES}",
-                command.len()
-            ),
-        });
-    }
-    Ok(command)
+    Ok(words)
 }
 
 fn read(value: Value) -> Reply {

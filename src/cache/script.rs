@@ -15,9 +15,7 @@ use std::time::Duration;
 use super::call::Call;
 use super::entry::Entry;
 use super::sight::Seen;
-use super::{
-    Bytes, FENCE_TTL, Filled, LEASE_TTL, LONGEST_TTL, Life, Remote, TAG_FENCE_TTL,
-};
+use super::{Bytes, FENCE_TTL, Filled, LEASE_TTL, LONGEST_TTL, Life, Remote, TAG_FENCE_TTL};
 use crate::key::{Bucket, Key};
 use crate::model::View;
 

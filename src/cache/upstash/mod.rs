@@ -209,14 +209,18 @@ impl Upstash {
     async fn vouch(&self, call: impl Fn(Bucket) -> Call) -> Result<bool, CacheError> {
         let mut all = true;
         for bucket in Bucket::all(BUCKETS) {
-            let answer = self.script(&call(bucket), self.rest.command_timeout).await?;
+            let answer = self
+                .script(&call(bucket), self.rest.command_timeout)
+                .await?;
             all &= answer == 1;
         }
         Ok(all)
     }
 
     async fn script(&self, call: &Call, deadline: Duration) -> Result<Value, CacheError> {
-        self.rest.command(&Value::Array(words(call)?), deadline).await
+        self.rest
+            .command(&Value::Array(words(call)?), deadline)
+            .await
     }
 
     pub async fn ping(&self) -> Result<(), CacheError> {

@@ -204,9 +204,9 @@ impl Template {
 
     fn end(&self, text: String, family: bool, each: &mut impl FnMut(Target)) -> Result<(), String> {
         let target = match (self.spelt, family) {
-            (Spelt::Tag, false) => Tag::rendered(text).map(Target::Tag),
+            (Spelt::Tag, false) => Tag::from_template(text).map(Target::Tag),
             (Spelt::Tag, true) => None,
-            (_, false) => Key::rendered(text).map(Target::Key),
+            (_, false) => Key::from_template(text).map(Target::Key),
             (_, true) => {
                 let end = text.rfind(':').map(|end| &text[..=end]);
                 end.and_then(Tag::family).map(Target::Tag)

@@ -1,31 +1,32 @@
-//! How a feed hands over its events: one by one, so that nobody ever holds a whole answer.
+//! The interface through which feeds deliver events one by one, so that no complete answer is held in memory.
+//! Implemented by the differ, by recorders and by tests.
 
 use chrono::{DateTime, Utc};
 
 use crate::model::{EventId, EventSnapshot, Look, Slice, Snapshot};
 
-/// Takes events as they are read.
+/// Receives the events of an answer as they are read.
 pub trait Take: Send {
-    /// An answer begins, asked for at `as_of`. What was handed over before it is forgotten: it
-    /// turned out not to be one answer.
+    /// Starts an answer that was requested at `as_of`. Events of an unfinished answer before it are discarded.
     fn begin(&mut self, as_of: DateTime<Utc>);
 
-    /// The event whose stored state came from exactly this text, if there is one. Changes nothing.
+    /// The event that is stored exactly as this text describes it, if there is one. Changes nothing.
     fn knows(&self, slice: &Slice) -> Option<EventId>;
 
-    /// This text was met again. Only after `knows` has named its event.
+    /// Records that this text was delivered again. Call it only after `knows` has returned its event.
     fn same(&mut self, slice: &Slice);
 
-    /// An event that was read. `slice` is given when the event was read without anything being set
-    /// aside, so that the same text may be skipped from now on.
+    /// Delivers a parsed event. `slice` is given if no row of the event was rejected, so that an equal text may
+    /// be skipped from now on.
     fn take(&mut self, event: EventSnapshot, slice: Option<Slice>);
 }
 
-/// Takes everything into memory: for recorders, checks and tests. It knows no text.
+/// Collects all events in memory, for recorders, checks and tests. It skips no text.
 #[derive(Default)]
 pub struct Collected(pub Vec<EventSnapshot>);
 
 impl Collected {
+    /// Joins the collected events with the rest of the answer.
     pub fn into_snapshot(self, look: Look) -> Snapshot {
         Snapshot {
             source: look.source,

@@ -94,12 +94,12 @@ impl Key {
     }
 
     /// Another program's key as found in a cache; `None` for oddsd's own names.
-    pub(crate) fn stored(text: &str) -> Option<Self> {
+    pub fn stored(text: &str) -> Option<Self> {
         (!text.is_empty() && !text.starts_with(OWN_PREFIX)).then(|| Self(text.into()))
     }
 
     /// The glob pattern for all names that begin with this text; its special characters are escaped.
-    pub(crate) fn beginning_with(prefix: &str) -> String {
+    pub fn beginning_with(prefix: &str) -> String {
         let mut pattern = String::with_capacity(prefix.len() + 1);
         for c in prefix.chars() {
             if matches!(c, '*' | '?' | '[' | ']' | '\\') {
@@ -186,7 +186,7 @@ impl Tag {
     }
 
     /// A tag as read back from a cache entry, which was written by this module.
-    pub(crate) fn stored(text: &str) -> Self {
+    pub fn stored(text: &str) -> Self {
         Self(text.into())
     }
 

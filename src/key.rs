@@ -392,7 +392,7 @@ pub(crate) const MAX_KEY_BYTES: usize = 32 * 1024 - 64;
 /// Escapes an id as part of a key: everything but letters, digits, `.`, `_` and `-` becomes `%XX`, so that an id
 /// can neither end its part early (`:`), nor widen a pattern (`* ? [ ]`), nor move the key to another cluster
 /// slot (`{ }`).
-pub(crate) fn escape(id: &str) -> String {
+pub fn escape(id: &str) -> String {
     let mut escaped = String::with_capacity(id.len());
     escape_into(id, &mut escaped);
     escaped

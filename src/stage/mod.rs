@@ -1,60 +1,71 @@
-//! Where a race stands on its way to the off, from its facts and a given `now`.
+//! The stages of a race before its off (start), the answer that lists races by stage, and price movers.
+//! Pure functions of stored rows and a given `now`; the read API calls them.
 
 mod movers;
-mod payload;
+mod races_by_stage;
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
+use strum::{EnumString, IntoStaticStr, VariantArray};
+
+use crate::model::text_forms;
 
 pub use movers::{Heading, Mover, Step, mover, movers_from};
-pub use payload::{OddsRow, Payload, RaceRow, RunnerRow, payload};
+pub use races_by_stage::{
+    OddsRow, RaceRow, RacesByStage, RunnerRow, StageLists, StagedOdds, StagedRace, StagedRunner,
+    payload,
+};
 
-/// An answer that depends on the clock is cached no longer than this.
+/// The longest time that an answer which depends on the clock is cached.
 const TTL_MAX: Duration = Duration::from_secs(60);
 
-/// An answer that would be right for less than this is not worth caching.
+/// An answer that would be correct for less than this is not cached.
 const TTL_MIN: Duration = Duration::from_secs(1);
 
-/// Every race not yet started is in exactly one of these, by its minutes to the off, counted
-/// exactly: at 5 min 0 s it is going to post, at 4 min 59 s it is at the post.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+/// The stage of a race that has not started, by the exact time to its off: at 5 min 0 s it is going to post, at
+/// 4 min 59 s it is at the post.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Stage {
+    /// Less than 5 minutes.
     AtPost,
+    /// Less than 30 minutes.
     GoingToPost,
+    /// Less than 2 hours.
     PreRace,
+    /// 2 hours or more.
     EarlyMarket,
 }
 
-/// What comes after the current stage.
+/// The end of the current stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Next {
+pub struct NextStage {
     /// The last moment of the current stage.
     pub at: DateTime<Utc>,
-    /// The stage that follows. After `at_post` it is `off`: the race has started.
+    /// The stage that follows; after `at_post` it is `off`, the start of the race.
     pub name: &'static str,
 }
 
+text_forms!(Stage);
+
 impl Stage {
-    pub const ALL: [Self; 4] = [
-        Self::AtPost,
-        Self::GoingToPost,
-        Self::PreRace,
-        Self::EarlyMarket,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AtPost => "at_post",
-            Self::GoingToPost => "going_to_post",
-            Self::PreRace => "pre_race",
-            Self::EarlyMarket => "early_market",
-        }
-    }
-
-    /// The stage lasts down to this many minutes before the off.
+    /// The time before the off at which the stage ends.
     fn ends_before_off(self) -> TimeDelta {
         TimeDelta::minutes(match self {
             Self::AtPost => 0,
@@ -64,8 +75,8 @@ impl Stage {
         })
     }
 
-    /// `None` from the moment of the off on.
-    pub fn of(off: DateTime<Utc>, now: DateTime<Utc>) -> Option<Self> {
+    /// The stage at `now`; `None` from the off on.
+    pub fn at(off: DateTime<Utc>, now: DateTime<Utc>) -> Option<Self> {
         let left = off - now;
         if left <= TimeDelta::zero() {
             return None;
@@ -76,10 +87,10 @@ impl Stage {
             .find(|stage| left >= stage.ends_before_off())
     }
 
-    /// When the current stage ends and what follows. `None` once the race has started.
-    pub fn next(off: DateTime<Utc>, now: DateTime<Utc>) -> Option<Next> {
-        let stage = Self::of(off, now)?;
-        Some(Next {
+    /// The end of the current stage and the one that follows; `None` from the off on.
+    pub fn next_stage(off: DateTime<Utc>, now: DateTime<Utc>) -> Option<NextStage> {
+        let stage = Self::at(off, now)?;
+        Some(NextStage {
             at: off - stage.ends_before_off(),
             name: match stage {
                 Self::AtPost => "off",
@@ -91,16 +102,16 @@ impl Stage {
     }
 }
 
-/// How long an answer built at `now` over races with these off times may be cached: at most a
-/// minute, and never past the moment at which one of them changes its stage. `None`: that moment
-/// is less than a second away, so the answer should be given but not stored.
+/// How long an answer built at `now` from races with these off times may be cached: at most a minute, and never
+/// past the next change of a stage. `None`: that change is less than a second away, so the answer should be served
+/// but not cached.
 pub fn payload_ttl(
     now: DateTime<Utc>,
     offs: impl IntoIterator<Item = DateTime<Utc>>,
 ) -> Option<Duration> {
     let nearest = offs
         .into_iter()
-        .filter_map(|off| Stage::next(off, now))
+        .filter_map(|off| Stage::next_stage(off, now))
         .map(|next| (next.at - now).to_std().unwrap_or_default())
         .min();
     let ttl = nearest.map_or(TTL_MAX, |left| left.min(TTL_MAX));
@@ -123,7 +134,7 @@ mod tests {
     const MINUTE: i64 = 60_000;
 
     #[test]
-    fn boundaries_are_exact() {
+    fn stage_boundaries_are_exact() {
         let cases = [
             (-1, None),
             (0, None),
@@ -137,13 +148,13 @@ mod tests {
             (48 * 60 * MINUTE, Some(Stage::EarlyMarket)),
         ];
         for (left, expected) in cases {
-            assert_eq!(Stage::of(after(left), now()), expected, "{left} ms");
+            assert_eq!(Stage::at(after(left), now()), expected, "{left} ms");
         }
     }
 
     #[test]
-    fn what_follows_has_its_time_and_name() {
-        let next = |left| Stage::next(after(left), now()).map(|n| (n.at, n.name));
+    fn stage_end_has_its_time_and_next_stage() {
+        let next = |left| Stage::next_stage(after(left), now()).map(|n| (n.at, n.name));
         assert_eq!(next(3 * MINUTE), Some((after(3 * MINUTE), "off")));
         assert_eq!(next(6 * MINUTE), Some((after(MINUTE), "at_post")));
         assert_eq!(next(31 * MINUTE), Some((after(MINUTE), "going_to_post")));
@@ -152,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_lives_a_minute_or_until_the_next_boundary() {
+    fn stage_ttl_is_a_minute_or_until_the_next_boundary() {
         let ttl = |offs: &[i64]| payload_ttl(now(), offs.iter().map(|ms| after(*ms)));
         assert_eq!(ttl(&[]), Some(Duration::from_secs(60)));
         assert_eq!(ttl(&[-MINUTE, 20 * MINUTE]), Some(Duration::from_secs(60)));
@@ -165,9 +176,9 @@ mod tests {
     }
 
     proptest! {
-        /// While an answer may be cached, every race stays in the stage it was answered in.
+        /// While an answer may be cached, every race stays in the stage that it shows.
         #[test]
-        fn a_ttl_never_passes_a_boundary(
+        fn stage_ttl_never_passes_a_boundary(
             lefts in prop::collection::vec(-10 * MINUTE..200 * MINUTE, 0..20),
             part in 0.0f64..1.0,
         ) {
@@ -176,21 +187,20 @@ mod tests {
                 prop_assert!((TTL_MIN..=TTL_MAX).contains(&ttl));
                 let later = now() + TimeDelta::from_std(ttl.mul_f64(part)).expect("small");
                 for off in offs {
-                    prop_assert_eq!(Stage::of(off, later), Stage::of(off, now()));
+                    prop_assert_eq!(Stage::at(off, later), Stage::at(off, now()));
                 }
             }
         }
 
-        /// Stages only move towards the off, and `next` tells truly when.
         #[test]
-        fn next_is_when_the_stage_changes(left in 1..200 * MINUTE) {
+        fn stage_end_is_when_the_stage_changes(left in 1..200 * MINUTE) {
             let off = after(left);
-            let next = Stage::next(off, now()).expect("not started");
+            let next = Stage::next_stage(off, now()).expect("not started");
             let beyond = next.at + TimeDelta::milliseconds(1);
-            let name = Stage::of(off, beyond).map_or("off", Stage::as_str);
+            let name = Stage::at(off, beyond).map_or("off", Stage::as_str);
             prop_assert_eq!(name, next.name);
             if next.name != "off" {
-                prop_assert_eq!(Stage::of(off, next.at), Stage::of(off, now()));
+                prop_assert_eq!(Stage::at(off, next.at), Stage::at(off, now()));
             }
         }
     }

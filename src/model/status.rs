@@ -14,116 +14,38 @@ const UPCOMING: TimeDelta = TimeDelta::hours(2);
 const OVER: TimeDelta = TimeDelta::hours(4);
 
 /// The words of sources for each status, in lower case without spaces, `_` and `-`.
-const WORDS: &[(EventStatus, &[&str])] = &[
+const WORDS: &[(EventStatus, &str)] = &[
     (
         EventStatus::Completed,
-        &[
-            "completed",
-            "complete",
-            "final",
-            "finished",
-            "finish",
-            "ft",
-            "fulltime",
-            "closed",
-            "ended",
-            "end",
-            "result",
-            "resulted",
-            "settled",
-            "gameend",
-            "matchend",
-            "aet",
-            "afterextratime",
-            "afterpenalties",
-            "weighedin",
-            "gameover",
-            "postgame",
-            "statusfinal",
-            "statusfulltime",
-        ],
+        "completed complete final finished finish ft fulltime closed ended end result \
+         resulted settled gameend matchend aet afterextratime afterpenalties weighedin \
+         gameover postgame statusfinal statusfulltime",
     ),
     (
         EventStatus::Live,
-        &[
-            "live",
-            "inprogress",
-            "inplay",
-            "inrunning",
-            "running",
-            "started",
-            "off",
-            "ongoing",
-            "playing",
-            "gamestart",
-            "firsthalf",
-            "firsthalfstart",
-            "firsthalfend",
-            "halftime",
-            "ht",
-            "break",
-            "secondhalf",
-            "secondhalfstart",
-            "secondhalfend",
-            "extratime",
-            "overtime",
-            "penalties",
-            "intermission",
-            "statusinprogress",
-            "statushalftime",
-            "1h",
-            "2h",
-        ],
+        "live inprogress inplay inrunning running started off ongoing playing gamestart \
+         firsthalf firsthalfstart firsthalfend halftime ht break secondhalf secondhalfstart \
+         secondhalfend extratime overtime penalties intermission statusinprogress \
+         statushalftime 1h 2h",
     ),
     (
         EventStatus::Upcoming,
-        &[
-            "upcoming",
-            "scheduled",
-            "notstarted",
-            "ns",
-            "pre",
-            "pregame",
-            "prematch",
-            "statusscheduled",
-            "goingdown",
-            "goingbehind",
-            "parading",
-            "atthepost",
-            "goingtopost",
-            "underorders",
-            "dormant",
-        ],
+        "upcoming scheduled notstarted ns pre pregame prematch statusscheduled goingdown \
+         goingbehind parading atthepost goingtopost underorders dormant",
     ),
     (
         EventStatus::Suspended,
-        &[
-            "suspended",
-            "delayed",
-            "interrupted",
-            "paused",
-            "statusdelayed",
-            "statussuspended",
-            "raindelay",
-        ],
+        "suspended delayed interrupted paused statusdelayed statussuspended raindelay",
     ),
     (
         EventStatus::Postponed,
-        &["postponed", "rescheduled", "statuspostponed"],
+        "postponed rescheduled statuspostponed",
     ),
     (
         EventStatus::Cancelled,
-        &[
-            "cancelled",
-            "canceled",
-            "cancel",
-            "void",
-            "voided",
-            "walkover",
-            "statuscanceled",
-        ],
+        "cancelled canceled cancel void voided walkover statuscanceled",
     ),
-    (EventStatus::Abandoned, &["abandoned", "abandon"]),
+    (EventStatus::Abandoned, "abandoned abandon"),
 ];
 
 /// The origin of a status transition.
@@ -149,7 +71,8 @@ impl EventStatus {
             .filter(|c| !matches!(c, '_' | '-') && !c.is_whitespace())
             .flat_map(char::to_lowercase)
             .collect();
-        let known = WORDS.iter().find(|(_, words)| words.contains(&&*word));
+        let mut known = WORDS.iter();
+        let known = known.find(|(_, words)| words.split(' ').any(|known| known == word));
         known.map(|(status, _)| *status)
     }
 

@@ -36,7 +36,7 @@ pub struct Ratio {
 }
 
 /// Decimal odds as a fraction of integers.
-type Odds = (i128, i128);
+type OddsFraction = (i128, i128);
 
 impl Movement {
     /// The default threshold of a significant movement: 10 %.
@@ -92,7 +92,7 @@ impl Movement {
 
 impl Ratio {
     /// |c/d − a/b| / |a/b| = |c·b − a·d| / |a·d|
-    fn of((a, b): Odds, (c, d): Odds) -> Option<Self> {
+    fn of((a, b): OddsFraction, (c, d): OddsFraction) -> Option<Self> {
         let (was, is) = (a.checked_mul(d)?, c.checked_mul(b)?);
         let (over, under) = (is.checked_sub(was)?.checked_abs()?, was.checked_abs()?);
         (under > 0).then_some(Self { over, under })
@@ -121,7 +121,7 @@ impl Ratio {
 
 /// The fraction if the decimal was derived from it (American −105 is 20/21, which has no finite decimal); else
 /// the decimal, which is exact.
-fn odds(shown: &Shown) -> Odds {
+fn odds(shown: &Shown) -> OddsFraction {
     let derived = shown.fractional.filter(|fraction| {
         let decimal = fraction
             .decimal()

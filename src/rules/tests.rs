@@ -251,15 +251,15 @@ const KINDS: [ChangeKind; 5] = [
 ];
 
 /// The values that a rule accepts of each field; none: any.
-type Wanted = [BTreeSet<usize>; 5];
+type AcceptedValues = [BTreeSet<usize>; 5];
 
-fn wanted() -> impl Strategy<Value = Wanted> {
+fn wanted() -> impl Strategy<Value = AcceptedValues> {
     // Mostly none: a rule with conditions on every field matches nothing.
     let some = || prop_oneof![3 => Just(BTreeSet::new()), 1 => btree_set(0..VALUES.len(), 1..3)];
     [some(), some(), some(), some(), some()]
 }
 
-fn rule_with(name: usize, on: &BTreeSet<usize>, wanted: &Wanted) -> Rule {
+fn rule_with(name: usize, on: &BTreeSet<usize>, wanted: &AcceptedValues) -> Rule {
     let values = |at: usize| -> Vec<String> {
         let wanted = wanted[at].iter();
         wanted.map(|at| VALUES[*at].to_owned()).collect()

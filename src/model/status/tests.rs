@@ -79,8 +79,7 @@ fn source_words_are_read_in_any_case_and_separation() {
 fn source_words_belong_to_one_status_each() {
     let all: Vec<&str> = WORDS
         .iter()
-        .flat_map(|(_, words)| *words)
-        .copied()
+        .flat_map(|(_, words)| words.split(' '))
         .collect();
     let one: std::collections::BTreeSet<_> = all.iter().collect();
     assert_eq!(one.len(), all.len());

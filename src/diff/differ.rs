@@ -97,13 +97,13 @@ impl<'a> Differ<'a> {
     }
 
     /// Ends the comparison, once all events have been delivered: handles absence and sorts the changes.
-    pub fn finish(mut self, look: Look, guard: &Guard) -> Changes {
-        self.compare_bookmakers(&look);
-        self.find_missing_events(&look);
+    pub fn finish(mut self, meta: Look, guard: &Guard) -> Changes {
+        self.compare_bookmakers(&meta);
+        self.find_missing_events(&meta);
         self.remove_missing(guard);
-        self.changes.counts.rejected += look.rejects.total();
-        self.changes.counts.seen += look.rejects.total();
-        self.changes.rejects.merge(look.rejects);
+        self.changes.counts.rejected += meta.rejects.total();
+        self.changes.counts.seen += meta.rejects.total();
+        self.changes.rejects.merge(meta.rejects);
         // By row: the same input gives the same order, and concurrent writers lock rows in one order.
         self.changes.events.sort_by_key(|change| change.row);
         self.changes.selections.sort_by_key(|change| change.row);
@@ -426,9 +426,9 @@ impl<'a> Differ<'a> {
     }
 
     /// Adds new bookmakers under the names of the answer and lists all that offer a price.
-    fn compare_bookmakers(&mut self, look: &Look) {
+    fn compare_bookmakers(&mut self, meta: &Look) {
         let mut offering: HashSet<BookmakerId> = HashSet::new();
-        for bookmaker in &look.bookmakers {
+        for bookmaker in &meta.bookmakers {
             if let Some(reason) = validate::bookmaker(bookmaker) {
                 self.reject(reason, 1, &bookmaker.name);
                 continue;
@@ -469,16 +469,16 @@ impl<'a> Differ<'a> {
         row
     }
 
-    fn find_missing_events(&mut self, look: &Look) {
-        if look.scope == Scope::Listed {
+    fn find_missing_events(&mut self, meta: &Look) {
+        if meta.scope == Scope::Listed {
             return;
         }
         for (id, stored) in &self.state.events {
             let in_scope = stored.event.listed
-                && stored.event.source == look.source
-                && stored.checked_at <= look.as_of
+                && stored.event.source == meta.source
+                && stored.checked_at <= meta.as_of
                 && !self.listed.contains(id)
-                && look.scope.covers(&stored.event);
+                && meta.scope.covers(&stored.event);
             if in_scope {
                 self.missing.listed_events += 1;
                 self.missing.events.push(stored);

@@ -34,7 +34,7 @@ pub(super) struct MatchBuffer {
 impl MatchBuffer {
     /// Finds the stored price of each observed one. Of several observed prices with one key, the one with the
     /// latest feed time is used, then the first; the others are duplicates.
-    pub(super) fn fill(&mut self, book: &Book, stored: Option<&StoredEvent>, prices: &[Price]) {
+    pub(super) fn fill(&mut self, state: &Book, stored: Option<&StoredEvent>, prices: &[Price]) {
         let stored_prices = stored.map_or(&[][..], |stored| &stored.prices);
         self.matches.clear();
         self.repeated.clear();
@@ -46,13 +46,13 @@ impl MatchBuffer {
         for (n, price) in prices.iter().enumerate() {
             let is_next = |stored: &&StoredEvent| {
                 let candidate = stored_prices.get(next);
-                candidate.is_some_and(|known| stored.has(book, known, &price.key))
+                candidate.is_some_and(|known| stored.has(state, known, &price.key))
             };
             let index = match stored {
                 Some(stored) if is_next(&stored) => Some(next as u32),
                 Some(stored) => {
                     let by_key = by_key.get_or_insert_with(|| {
-                        let keys = book.prices(stored).map(|(key, _)| key);
+                        let keys = state.prices(stored).map(|(key, _)| key);
                         keys.zip(0..).collect()
                     });
                     by_key.get(&price.key).copied()

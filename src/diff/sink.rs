@@ -27,14 +27,14 @@ pub struct Collected(pub Vec<EventSnapshot>);
 
 impl Collected {
     /// Joins the collected events with the rest of the answer.
-    pub fn into_snapshot(self, look: Look) -> Snapshot {
+    pub fn into_snapshot(self, meta: Look) -> Snapshot {
         Snapshot {
-            source: look.source,
-            as_of: look.as_of,
-            scope: look.scope,
+            source: meta.source,
+            as_of: meta.as_of,
+            scope: meta.scope,
             events: self.0,
-            bookmakers: look.bookmakers,
-            rejects: look.rejects,
+            bookmakers: meta.bookmakers,
+            rejects: meta.rejects,
         }
     }
 }

@@ -170,7 +170,7 @@ fn known_text_is_parsed_once_at_each_status_transition() {
         prices: vec![price(0, 0, Some(200), 100)],
         complete: true,
     };
-    let look = |as_of| Look {
+    let meta = |as_of| Look {
         source: "test".into(),
         as_of,
         scope: Scope::Listed,
@@ -189,7 +189,7 @@ fn known_text_is_parsed_once_at_each_status_transition() {
                 differ.take(observed.clone(), Some(slice));
             }
         }
-        let changes = differ.finish(look(at(seconds)), &Guard::OFF);
+        let changes = differ.finish(meta(at(seconds)), &Guard::OFF);
         assert_eq!(changes.is_quiet(), read.last() != Some(&seconds));
         state.apply(changes);
     }
@@ -282,7 +282,7 @@ proptest! {
             let mut listed = HashSet::new();
             let texts = choice.events.iter().map(|n| n % pool.len());
             let texts: Vec<usize> = texts.filter(|n| listed.insert(pool[*n].event.id.clone())).collect();
-            let look = || Look {
+            let meta = || Look {
                 source: "test".into(), as_of, scope: choice.scope.clone(), bookmakers: vec![], rejects: Rejects::default(),
             };
             let guard = |previous| Guard { max_removed_fraction: choice.max_removed, first_look: previous };
@@ -300,13 +300,13 @@ proptest! {
                     None => differ.take(pool[*text].clone(), Some(slice)),
                 }
             }
-            let one = differ.finish(look(), &guard(held_back[0].as_ref()));
+            let one = differ.finish(meta(), &guard(held_back[0].as_ref()));
             let mut differ = Differ::new(&reading).reading_everything();
             differ.begin(as_of);
             for text in &texts {
                 differ.take(pool[*text].clone(), Some(Slice::of(&text.to_le_bytes())));
             }
-            let other = differ.finish(look(), &guard(held_back[1].as_ref()));
+            let other = differ.finish(meta(), &guard(held_back[1].as_ref()));
 
             prop_assert_eq!(one.counts, other.counts);
             prop_assert_eq!(&one.extent, &other.extent);

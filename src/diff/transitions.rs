@@ -13,19 +13,19 @@ use crate::model::{Event, EventId, EventStatus, StatusSource};
 pub type Word = (i64, EventId, Option<EventStatus>);
 
 /// Computes the changes that are due at `now`. The last of several corrections of one event is used.
-pub fn moves(book: &Book, corrections: &[Word], now: DateTime<Utc>) -> Changes {
+pub fn moves(state: &Book, corrections: &[Word], now: DateTime<Utc>) -> Changes {
     let corrected: HashMap<&EventId, EventStatus> = corrections
         .iter()
         .filter_map(|(_, event, status)| Some((event, (*status)?)))
         .collect();
     let mut changes = Changes {
         as_of: now,
-        next: book.next,
+        next: state.next,
         unlooked: true,
         corrections: corrections.iter().map(|(id, ..)| *id).collect(),
         ..Changes::default()
     };
-    for (id, stored) in &book.events {
+    for (id, stored) in &state.events {
         let (after, status_by) = match corrected.get(id) {
             Some(status) => (correct(&stored.event, *status), StatusSource::Correction),
             None => match stored.event.moved_by_clock(now) {

@@ -51,7 +51,7 @@ impl View {
             let running = running.into();
             return Some(Self { running, ..*self });
         };
-        if between > MOST_BETWEEN {
+        if between > MAX_BETWEEN {
             return None;
         }
         running.extend(self.xmax..transaction);
@@ -90,7 +90,7 @@ impl View {
 }
 
 /// A snapshot lists at most this many ids between its `xmax` and its own transaction.
-const MOST_BETWEEN: u64 = 256;
+const MAX_BETWEEN: u64 = 256;
 
 fn number(text: &str) -> Option<u64> {
     // `parse` alone would accept a sign.

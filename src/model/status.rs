@@ -49,8 +49,9 @@ const WORDS: &[(EventStatus, &str)] = &[
 ];
 
 /// The origin of a status transition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr, VariantArray)]
+#[derive(EnumString, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StatusSource {
     /// The source reported it.
     Feed,

@@ -3,7 +3,6 @@
 
 use std::fmt;
 
-use super::document::Spanned;
 use crate::model::nearest;
 
 /// A rules file that cannot be used.
@@ -54,6 +53,13 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}", self.line, self.column, self.message)
     }
+}
+
+/// A value and its offset in the text, in bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Spanned<T> {
+    pub(super) at: usize,
+    pub(super) value: T,
 }
 
 /// The diagnostics of one text.

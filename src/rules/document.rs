@@ -8,14 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostics, suggestion};
-
-/// A value and its offset in the text, in bytes.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Spanned<T> {
-    pub(super) at: usize,
-    pub(super) value: T,
-}
+use super::diagnostic::{Diagnostics, Spanned, suggestion};
 
 pub(super) type Node = Spanned<NodeValue>;
 

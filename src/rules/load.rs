@@ -11,8 +11,8 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 
 use super::change::{Change, EVENT_FIELDS};
-use super::diagnostic::{Diagnostics, Fault, suggestion};
-use super::document::{self, Node, NodeValue, Spanned, TableReader};
+use super::diagnostic::{Diagnostics, Fault, Spanned, suggestion};
+use super::document::{self, Node, NodeValue, TableReader};
 use super::movement::{Movement, parse_percent};
 use super::rule::{Conditions, REASONS, Rule, Then};
 use super::rule_test::RuleTest;

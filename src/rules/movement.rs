@@ -83,11 +83,6 @@ impl Movement {
             under,
         })
     }
-
-    /// Whether the odds are equal.
-    pub fn is_none(&self) -> bool {
-        matches!(self, Self::Ratio(Ratio { over: 0, .. }))
-    }
 }
 
 impl Ratio {

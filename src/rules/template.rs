@@ -94,7 +94,7 @@ enum Segment {
 }
 
 /// If the values of a change would give more keys than this, the prefix tag is removed instead.
-const MOST_KEYS: usize = 1_000;
+const MAX_KEYS: usize = 1_000;
 /// Expected growth of the text by its values, in bytes.
 const EXTRA_CAPACITY: usize = 24;
 
@@ -178,15 +178,15 @@ impl Template {
         each: &mut impl FnMut(Target),
     ) -> Result<(), String> {
         let text = String::with_capacity(self.text.len() + EXTRA_CAPACITY);
-        self.render_rest(&self.segments, text, MOST_KEYS, binding, each)
+        self.render_rest(&self.segments, text, MAX_KEYS, binding, each)
     }
 
-    /// Renders the remaining segments after `text`, into at most `most` targets.
+    /// Renders the remaining segments after `text`, into at most `max` targets.
     fn render_rest<'a>(
         &self,
         segments: &[Segment],
         mut text: String,
-        most: usize,
+        max: usize,
         binding: &impl Fn(&str) -> Binding<'a>,
         each: &mut impl FnMut(Target),
     ) -> Result<(), String> {
@@ -200,12 +200,12 @@ impl Template {
             };
             match binding(name) {
                 Binding::Values([value]) => self.insert(value, name, &mut text)?,
-                Binding::Values(values) if values.len() <= most => {
+                Binding::Values(values) if values.len() <= max => {
                     for value in values {
                         let mut text = text.clone();
                         self.insert(value, name, &mut text)?;
-                        let most = most / values.len();
-                        self.render_rest(&segments[at + 1..], text, most, binding, each)?;
+                        let max = max / values.len();
+                        self.render_rest(&segments[at + 1..], text, max, binding, each)?;
                     }
                     return Ok(());
                 }
@@ -241,15 +241,11 @@ impl Template {
                 end.and_then(Tag::family).map(Target::Tag)
             }
         };
-        match target {
-            Some(target) => each(target),
-            None => {
-                return Err(format!(
-                    "{}: it gives no target (too long, or a tag with an unknown value)",
-                    self.text
-                ));
-            }
-        }
+        let target = target.ok_or_else(|| {
+            let text = &self.text;
+            format!("{text}: it gives no target (too long, or a tag with an unknown value)")
+        })?;
+        each(target);
         Ok(())
     }
 }

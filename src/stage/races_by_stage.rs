@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::Stage;
+use super::race_stage::Stage;
 use crate::model::{EventId, EventStatus, SelectionId, SelectionStatus};
 
 /// A stored race.

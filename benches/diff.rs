@@ -1,6 +1,5 @@
-//! How fast the diff compares, without a database: `cargo bench --bench diff`. Each line is the
-//! median of several turns of one look at a card, quiet or with some of its prices moved; the book
-//! then takes the changes up, which is timed as well.
+//! Measures the diff and the application of its changes without a database: `cargo bench --bench diff`.
+//! Each line is the median of several snapshots of a card in which a share of the prices changed.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -16,11 +15,11 @@ use oddsd::model::{Scope, Snapshot};
 const SIZES: [usize; 2] = [12_000, 1_000_000];
 const SHARES: [f64; 4] = [0.0, 0.01, 0.1, 0.9];
 const SEED: u64 = 20_251_013;
-/// Turns that count, after one that warms up.
+/// Measured turns, after one to warm up.
 const TURNS: usize = 5;
 
 fn main() {
-    // `cargo test --benches` only asks whether it starts.
+    // `cargo test --benches` only checks that it starts.
     if std::env::args().any(|arg| arg == "--test") {
         return;
     }
@@ -31,23 +30,23 @@ fn main() {
     for prices in SIZES {
         let now = Utc::now();
         let (mut card, mut rng) = (Card::new(prices, SEED, now), Rng::with_seed(SEED));
-        let mut book = Book::default();
-        let first = diff(&book, &observed(&card, now), &Guard::OFF);
-        book.apply(first);
-        let mut looks = 0;
+        let mut state = Book::default();
+        let first = diff(&state, &observed(&card, now), &Guard::OFF);
+        state.apply(first);
+        let mut snapshots = 0;
         for share in SHARES {
             let (mut diffs, mut applies) = (Vec::new(), Vec::new());
             for turn in 0..=TURNS {
                 let moved;
                 (card, moved) = card.moved(share, &mut rng);
-                looks += 1;
-                let look = observed(&card, now + TimeDelta::seconds(looks));
+                snapshots += 1;
+                let snapshot = observed(&card, now + TimeDelta::seconds(snapshots));
                 let started = Instant::now();
-                let changes = black_box(diff(&book, &look, &Guard::OFF));
+                let changes = black_box(diff(&state, &snapshot, &Guard::OFF));
                 let compared = started.elapsed();
                 assert_eq!(changes.prices.len(), moved.len(), "every change is found");
                 let started = Instant::now();
-                book.apply(changes);
+                state.apply(changes);
                 let applied = started.elapsed();
                 if turn > 0 {
                     diffs.push(compared);
@@ -71,7 +70,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// What the feed says, page by page.
+/// The parsed pages of the card.
 fn observed(card: &Card, as_of: DateTime<Utc>) -> Snapshot {
     let mut snapshot = Snapshot {
         source: "racing_api".into(),

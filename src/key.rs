@@ -1,16 +1,16 @@
-//! How a cache key is spelt. This is the only place with key format strings: whoever wants a
-//! key asks here, so a reader and a removal can never disagree about its spelling.
+//! Cache keys, tags and the Redis names derived from them. This is the only place with their formats, so that
+//! readers, caches and removals always agree; all of them call it.
 
 use std::fmt;
 
 use crate::model::{EventId, EventStatus};
 
-/// The exact name of one cached answer.
+/// The key of one cached answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(String);
 
 impl Key {
-    /// The races of today and tomorrow by stage; other programs read and delete it under this name.
+    /// Today's and tomorrow's races by stage. Other programs read and delete it under this name.
     pub fn races_by_stage() -> Self {
         Self("races:by-stage:v1".into())
     }
@@ -20,7 +20,7 @@ impl Key {
         Self(format!("event:{}:prices:v1", escape(event.as_str())))
     }
 
-    /// The prices of one event, for those who know it in this status.
+    /// The prices of one event, for readers that know it in this status.
     pub fn odds(status: EventStatus, event: &EventId) -> Self {
         Self(format!(
             "odds:{}:{}",
@@ -29,9 +29,9 @@ impl Key {
         ))
     }
 
-    /// The list of events: of everything, of one sport, or of one league of it. Each is covered by the patterns of
-    /// what it belongs to (`sidebar:*`, `sidebar:{sport}:*`, `sidebar:{sport}:{league}:*`), and by no other. A
-    /// league is one of its sport: without the sport it is not a place.
+    /// The list of events: of all sports, of one sport, or of one of its leagues. The patterns that cover it are
+    /// `sidebar:*`, `sidebar:{sport}:*` and `sidebar:{sport}:{league}:*`, as far as it has these parts. A league
+    /// without its sport is ignored: leagues are unique only within a sport.
     pub fn sidebar(sport: Option<&str>, league: Option<&str>) -> Self {
         let mut key = String::from("sidebar:");
         for part in [sport, sport.and(league)].into_iter().flatten() {
@@ -46,12 +46,12 @@ impl Key {
         Self("movers:v1".into())
     }
 
-    /// The beat of the canary: a row of no meaning that shows how long a change takes to be seen.
+    /// The canary: a test row whose changes measure how long a change takes to become visible.
     pub fn canary() -> Self {
         Self("canary:v1".into())
     }
 
-    /// Where our read API answers with what is kept under this key; `None` for a key of other programs.
+    /// The path of the read API that serves this key; `None` for a key of other programs.
     pub fn path(&self) -> Option<String> {
         let parts: Vec<&str> = self.0.split(':').collect();
         // Ids are escaped in a key as they are in a path.
@@ -67,21 +67,21 @@ impl Key {
         })
     }
 
-    /// A key that a person names on the command line: taken as it is, `None` when it is empty,
-    /// too long or holds control characters.
+    /// A key from a command line or request, unchanged but trimmed. `None` if it is empty, too long or holds
+    /// control characters.
     pub fn from_person(text: &str) -> Option<Self> {
         let text = text.trim();
         (!text.is_empty() && text.len() <= MAX_KEY_BYTES && !text.chars().any(char::is_control))
             .then(|| Self(text.into()))
     }
 
-    /// As a rule spells it: without control characters, its values escaped.
-    pub(crate) fn rendered(text: String) -> Option<Self> {
+    /// A key rendered from a rule's template: without control characters, its values escaped.
+    pub(crate) fn from_template(text: String) -> Option<Self> {
         (!text.is_empty() && text.len() <= MAX_KEY_BYTES).then_some(Self(text))
     }
 
-    /// A key for any bytes whatever: printable ASCII stays, everything else becomes `%XX`. `None`
-    /// when it is empty or too long.
+    /// A key for arbitrary bytes: printable ASCII stays, everything else becomes `%XX`. `None` if it is empty
+    /// or too long.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut text = String::with_capacity(bytes.len());
         for byte in bytes {
@@ -93,13 +93,13 @@ impl Key {
         Self::from_person(&text)
     }
 
-    /// A plain key as it stands in a cache; `None` for names of our own.
-    pub(crate) fn stored(text: &str) -> Option<Self> {
-        (!text.is_empty() && !text.starts_with(OURS)).then(|| Self(text.into()))
+    /// Another program's key as found in a cache; `None` for oddsd's own names.
+    pub fn stored(text: &str) -> Option<Self> {
+        (!text.is_empty() && !text.starts_with(OWN_PREFIX)).then(|| Self(text.into()))
     }
 
-    /// What a scan asks for: every name that begins with this text, whatever characters it has.
-    pub(crate) fn beginning_with(prefix: &str) -> String {
+    /// The glob pattern for all names that begin with this text; its special characters are escaped.
+    pub fn beginning_with(prefix: &str) -> String {
         let mut pattern = String::with_capacity(prefix.len() + 1);
         for c in prefix.chars() {
             if matches!(c, '*' | '?' | '[' | ']' | '\\') {
@@ -111,31 +111,33 @@ impl Key {
         pattern
     }
 
-    /// The families that it is of: one for each of its beginnings up to a `:`, the widest first.
+    /// The prefix tags that cover it: one for each of its prefixes that end with `:`, the shortest first.
     pub fn families(&self) -> Vec<Tag> {
         let ends = self.0.match_indices(':').map(|(at, _)| at + 1);
         ends.filter_map(|end| Tag::family(&self.0[..end])).collect()
     }
 
-    /// Where our own cached answer to this key stands. Other programs keep theirs under the plain key.
+    /// The Redis name of oddsd's own value for this key. Other programs store theirs under the key itself.
     pub fn value(&self, bucket: Bucket) -> String {
         format!("oddsd:value:{bucket}:{}", self.0)
     }
 
-    /// The right to fill it.
+    /// The Redis name of its fill lease.
     pub fn lease(&self, bucket: Bucket) -> String {
         format!("oddsd:lease:{bucket}:{}", self.0)
     }
 
-    /// What a fill has to have seen.
+    /// The Redis name of its fence: the database snapshot that a fill must include.
     pub fn fence(&self, bucket: Bucket) -> String {
-        format!("{FENCES}{bucket}:{}", self.0)
+        format!("{FENCE_PREFIX}{bucket}:{}", self.0)
     }
 
+    /// Its shard, of `of` shards.
     pub fn bucket(&self, of: u16) -> Bucket {
-        Bucket::holding(&self.0, of)
+        Bucket::for_name(&self.0, of)
     }
 
+    /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -147,60 +149,63 @@ impl fmt::Display for Key {
     }
 }
 
-/// A name for many cached answers that go at once, e.g. all of one event.
+/// A name for many cached answers that are removed together, e.g. all of one event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(String);
 
 impl Tag {
-    /// Everything that shows this event.
+    /// All answers that show this event.
     pub fn event(event: &EventId) -> Self {
         Self(format!("event:{}", escape(event.as_str())))
     }
 
-    /// A tag of another program; escaped, so any text will do. `None` when it is empty or too long.
+    /// A tag from any text, which is escaped. `None` if it is empty or too long.
     pub fn new(text: &str) -> Option<Self> {
         let text: Vec<String> = text.split(':').map(escape).collect();
         let text = text.join(":");
         (!text.is_empty() && text.len() <= MAX_KEY_BYTES).then_some(Self(text))
     }
 
-    /// As a rule spells it: its values are escaped already.
-    pub(crate) fn rendered(text: String) -> Option<Self> {
+    /// A tag rendered from a rule's template; its values are escaped already.
+    pub(crate) fn from_template(text: String) -> Option<Self> {
         (!text.is_empty() && text.len() <= MAX_KEY_BYTES).then_some(Self(text))
     }
 
+    /// Whether it is a prefix tag, shown as `prefix:*`.
     pub fn is_family(&self) -> bool {
         self.0.ends_with('*')
     }
 
-    /// All keys that begin with `prefix`, which ends with `:`; the pattern `prefix*`. It holds those that
-    /// were filled or put with it, see [`Key::families`]. `None` when it ends otherwise, or is too long.
+    /// The tag of all keys that begin with `prefix`, which must end with `:`. Each key is filled with the prefix
+    /// tags that cover it, see [`Key::families`]. `None` if `prefix` ends otherwise or is too long.
     pub fn family(prefix: &str) -> Option<Self> {
         let Self(text) = Self::new(prefix.strip_suffix(':')?)?;
-        // No other tag has a `*`.
+        // Escaping leaves no `*` in any other tag.
         let text = format!("{text}:*");
         (text.len() <= MAX_KEY_BYTES).then_some(Self(text))
     }
 
-    /// As it stands in an entry, spelt here before.
-    pub(crate) fn stored(text: &str) -> Self {
+    /// A tag as read back from a cache entry, which was written by this module.
+    pub fn stored(text: &str) -> Self {
         Self(text.into())
     }
 
-    /// What every answer under this tag has to have seen.
+    /// The Redis name of its fence: the database snapshot that every answer under it must include.
     pub fn fence(&self, bucket: Bucket) -> String {
-        format!("{TAGS}{bucket}:{}", self.0)
+        format!("{TAG_FENCE_PREFIX}{bucket}:{}", self.0)
     }
 
-    /// Where the plain keys of other programs are listed that have this tag.
+    /// The Redis name of the list of other programs' keys under this tag.
     pub fn members(&self, bucket: Bucket) -> String {
         format!("oddsd:members:{bucket}:{}", self.0)
     }
 
+    /// Its shard, of `of` shards.
     pub fn bucket(&self, of: u16) -> Bucket {
-        Bucket::holding(&self.0, of)
+        Bucket::for_name(&self.0, of)
     }
 
+    /// The tag as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -212,42 +217,50 @@ impl fmt::Display for Tag {
     }
 }
 
-/// What a change makes wrong.
+/// The cached answers that a change makes wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Targets {
+    /// Keys to remove.
     pub keys: Vec<Key>,
+    /// Tags whose answers to remove.
     pub tags: Vec<Tag>,
-    /// Ours stay, past their fresh time from now on: whose policy allows it is served the old answer,
-    /// labelled stale, while one load renews it. Those of other programs go, as they bear no label.
+    /// Keys to mark stale. oddsd's own values stay, but count as expired: readers whose policy allows it get the
+    /// old answer, labelled stale, while one load renews it. Other programs' values are removed: they have no label.
     pub stale: Vec<Key>,
 }
 
-/// One of them.
+/// One of [`Targets`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target<'a> {
+    /// A key to remove.
     Key(&'a Key),
+    /// A key to mark stale.
     Stale(&'a Key),
+    /// A tag to remove.
     Tag(&'a Tag),
 }
 
 impl Targets {
-    /// Keys, those to be marked stale, tags.
+    /// Iterates over keys, keys to mark stale, and tags, in this order.
     pub fn each(&self) -> impl Iterator<Item = Target<'_>> {
         let keys = self.keys.iter().map(Target::Key);
         let stale = self.stale.iter().map(Target::Stale);
         keys.chain(stale).chain(self.tags.iter().map(Target::Tag))
     }
 
+    /// Number of targets.
     pub fn len(&self) -> usize {
         self.keys.len() + self.stale.len() + self.tags.len()
     }
 
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
 impl<'a> Target<'a> {
+    /// Its shard, of `of` shards.
     pub fn bucket(self, of: u16) -> Bucket {
         match self {
             Self::Key(key) | Self::Stale(key) => key.bucket(of),
@@ -255,6 +268,7 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// The Redis name of its fence.
     pub fn fence(self, bucket: Bucket) -> String {
         match self {
             Self::Key(key) | Self::Stale(key) => key.fence(bucket),
@@ -262,7 +276,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// `None` of a tag.
+    /// The key; `None` of a tag.
     pub fn key(self) -> Option<&'a Key> {
         match self {
             Self::Key(key) | Self::Stale(key) => Some(key),
@@ -270,6 +284,7 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// The key or tag as text.
     pub fn as_str(self) -> &'a str {
         match self {
             Self::Key(key) | Self::Stale(key) => key.as_str(),
@@ -278,32 +293,33 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Keys that one script touches together. In a Redis cluster a bucket is in one slot.
+/// A shard: keys that one script touches together. In a Redis cluster each shard lies in one hash slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Bucket(u16);
 
 impl Bucket {
+    /// All of `of` shards.
     pub fn all(of: u16) -> impl Iterator<Item = Self> {
         (0..of).map(Self)
     }
 
-    fn holding(name: &str, of: u16) -> Self {
+    fn for_name(name: &str, of: u16) -> Self {
         Self((xxhash_rust::xxh3::xxh3_64(name.as_bytes()) % u64::from(of.max(1))) as u16)
     }
 
-    /// Which life of the cache this is.
+    /// The Redis name of the cache epoch.
     pub fn floor(self) -> String {
-        format!("{FLOORS}{self}")
+        format!("{EPOCH_PREFIX}{self}")
     }
 
-    /// What a fence that is missing begins with.
+    /// The Redis name of the watermark: the snapshot that stands for a fence that does not exist.
     pub fn horizon(self) -> String {
         format!("oddsd:horizon:{self}")
     }
 
-    /// Proof that the life goes on.
+    /// The Redis name of the epoch's heartbeat.
     pub fn beat(self) -> String {
-        format!("{BEATS}{self}")
+        format!("{HEARTBEAT_PREFIX}{self}")
     }
 }
 
@@ -313,36 +329,46 @@ impl fmt::Display for Bucket {
     }
 }
 
-/// What a stored name tells a first-level cache that hears it change.
+/// A Redis name whose change invalidates entries of an in-process cache (client tracking).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard<'a> {
+    /// The fence of this key.
     Key(&'a str),
+    /// The fence of this tag.
     Tag(&'a str),
+    /// The epoch.
     Floor,
+    /// The heartbeat.
     Beat,
 }
 
 impl<'a> Heard<'a> {
-    /// Beginnings of the names that are worth listening to.
-    pub const PREFIXES: [&'static str; 4] = [FENCES, TAGS, FLOORS, BEATS];
+    /// Prefixes of the names to track.
+    pub const PREFIXES: [&'static str; 4] = [
+        FENCE_PREFIX,
+        TAG_FENCE_PREFIX,
+        EPOCH_PREFIX,
+        HEARTBEAT_PREFIX,
+    ];
 
+    /// Reads a Redis name; `None` for one that is not tracked.
     pub fn name(name: &'a str) -> Option<Self> {
-        let after_bucket = |rest: &'a str| rest.split_once(':').map(|(_, name)| name);
-        if let Some(rest) = name.strip_prefix(FENCES) {
-            return after_bucket(rest).map(Self::Key);
+        let after_shard = |rest: &'a str| rest.split_once(':').map(|(_, name)| name);
+        if let Some(rest) = name.strip_prefix(FENCE_PREFIX) {
+            return after_shard(rest).map(Self::Key);
         }
-        if let Some(rest) = name.strip_prefix(TAGS) {
-            return after_bucket(rest).map(Self::Tag);
+        if let Some(rest) = name.strip_prefix(TAG_FENCE_PREFIX) {
+            return after_shard(rest).map(Self::Tag);
         }
         match name {
-            name if name.starts_with(FLOORS) => Some(Self::Floor),
-            name if name.starts_with(BEATS) => Some(Self::Beat),
+            name if name.starts_with(EPOCH_PREFIX) => Some(Self::Floor),
+            name if name.starts_with(HEARTBEAT_PREFIX) => Some(Self::Beat),
             _ => None,
         }
     }
 }
 
-/// Keys that our own readers make, as rules spell them.
+/// The keys of the read API, as templates of the rules language.
 pub const READERS: [&str; 7] = [
     "races:by-stage:v1",
     "event:{event_id}:prices:v1",
@@ -353,25 +379,26 @@ pub const READERS: [&str; 7] = [
     "movers:v1",
 ];
 
-/// How every name of ours begins; the plain keys are other programs'.
-const OURS: &str = "oddsd:";
-const FENCES: &str = "oddsd:fence:";
-const TAGS: &str = "oddsd:tag:";
-const FLOORS: &str = "oddsd:floor:";
-const BEATS: &str = "oddsd:beat:";
+/// The prefix of oddsd's own Redis names; other programs' keys have none.
+const OWN_PREFIX: &str = "oddsd:";
+const FENCE_PREFIX: &str = "oddsd:fence:";
+const TAG_FENCE_PREFIX: &str = "oddsd:tag:";
+const EPOCH_PREFIX: &str = "oddsd:floor:";
+const HEARTBEAT_PREFIX: &str = "oddsd:beat:";
 
-/// Upstash refuses keys over 32 KB; Redis would take them. Ours carry a prefix.
+/// Upstash refuses keys over 32 KB, unlike Redis; oddsd's own names add a prefix.
 pub(crate) const MAX_KEY_BYTES: usize = 32 * 1024 - 64;
 
-/// An id as part of a key: whatever is not a letter, digit, `.`, `_` or `-` becomes `%XX`, so an id
-/// can neither end its part early (`:`), nor widen a pattern (`* ? [ ]`), nor move the key to
-/// another cluster slot (`{ }`).
-pub(crate) fn escape(id: &str) -> String {
+/// Escapes an id as part of a key: everything but letters, digits, `.`, `_` and `-` becomes `%XX`, so that an id
+/// can neither end its part early (`:`), nor widen a pattern (`* ? [ ]`), nor move the key to another cluster
+/// slot (`{ }`).
+pub fn escape(id: &str) -> String {
     let mut escaped = String::with_capacity(id.len());
     escape_into(id, &mut escaped);
     escaped
 }
 
+/// Appends the escaped id to `text`.
 pub(crate) fn escape_into(id: &str, text: &mut String) {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if id.bytes().all(plain) {
@@ -392,7 +419,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn different_ids_have_different_keys(a in ".{0,20}", b in ".{0,20}") {
+        fn key_differs_for_different_ids(a in ".{0,20}", b in ".{0,20}") {
             let (ka, kb) = (Key::event_prices(&EventId::new(&a)), Key::event_prices(&EventId::new(&b)));
             prop_assert_eq!(a == b, ka == kb);
             let special = ka.as_str().contains(['*', '?', '[', ']', '{', '}', '\\', ' ']);
@@ -400,7 +427,7 @@ mod tests {
         }
 
         #[test]
-        fn no_id_widens_a_key_or_a_family(a in "[a*?{}:%\\[\\]\\\\ ]{0,6}", b in "[a*?{}:%\\[\\]\\\\ ]{0,6}", c in "[a*?{}:%\\[\\]\\\\ ]{0,6}") {
+        fn key_and_prefix_tag_are_never_widened_by_an_id(a in "[a*?{}:%\\[\\]\\\\ ]{0,6}", b in "[a*?{}:%\\[\\]\\\\ ]{0,6}", c in "[a*?{}:%\\[\\]\\\\ ]{0,6}") {
             let (ea, eb) = (EventId::new(&a), EventId::new(&b));
             let (live, over) = (EventStatus::Live, EventStatus::Completed);
             prop_assert_eq!(Key::odds(live, &ea) == Key::odds(live, &eb), a == b);
@@ -413,14 +440,14 @@ mod tests {
                 prop_assert!(!special, "{}", key);
                 prop_assert_eq!(key.as_str().matches(':').count(), if key == &one { 3 } else { 2 });
             }
-            // The families of a sport hold that sport's keys and no others.
+            // The prefix tag of a sport covers that sport's keys and no others.
             let sport = |name: &str| Tag::family(&format!("sidebar:{}:", escape(name))).expect("a family");
             prop_assert!(one.families().contains(&sport(&a)));
             prop_assert_eq!(one.families().contains(&sport(&b)), a == b);
         }
 
         #[test]
-        fn a_family_is_no_other_tag(text in ".{0,12}", other in ".{0,12}") {
+        fn prefix_tag_equals_no_other_tag(text in ".{0,12}", other in ".{0,12}") {
             let family = Tag::family(&format!("{text}:"));
             prop_assert!(family.is_none() || family != Tag::new(&other));
             let pattern = Tag::new(&format!("{text}:*"));
@@ -432,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_of_the_family_of_each_of_its_beginnings() {
+    fn prefix_tags_of_a_key_are_its_prefixes() {
         let key = Key::sidebar(Some("7"), Some("12"));
         assert_eq!(key.as_str(), "sidebar:7:12:v1");
         let names: Vec<_> = key.families().iter().map(Tag::to_string).collect();
@@ -444,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_takes_its_prefix_by_the_letter() {
+    fn prefix_glob_escapes_special_characters() {
         assert_eq!(Key::beginning_with("a:"), "a:*");
         assert_eq!(Key::beginning_with(r"a*?[b]\c{"), r"a\*\?\[b\]\\c{*");
         assert_eq!(Key::stored("oddsd:value:{b0000}:x"), None);
@@ -452,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_has_a_place_in_a_key() {
+    fn key_from_bytes_keeps_every_byte() {
         let all: Vec<u8> = (0..=255).collect();
         let key = Key::from_bytes(&all).expect("a key");
         assert!(key.as_str().starts_with("%00%01"), "{key}");
@@ -461,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn each_list_is_covered_by_the_patterns_above_it_alone() {
+    fn sidebar_keys_are_covered_by_the_patterns_above_them_alone() {
         let keys = [
             (None, None),
             (Some("tennis"), None),
@@ -484,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_other_programs_know_are_spelt_exactly() {
+    fn key_formats_of_other_programs_are_exact() {
         assert_eq!(Key::races_by_stage().as_str(), "races:by-stage:v1");
         assert_eq!(
             Key::event_prices(&"rac_1".into()).as_str(),

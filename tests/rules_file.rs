@@ -1,5 +1,5 @@
-//! The rules file as editors and newcomers meet it: the schema says what the program accepts, and the example
-//! does what it says.
+//! Tests that the JSON schema of rules files agrees with the loader, and that the built-in and example files are
+//! valid and pass their own tests.
 
 use std::collections::BTreeSet;
 
@@ -26,15 +26,15 @@ fn words(list: &Value) -> BTreeSet<String> {
         .collect()
 }
 
-/// The names that the loader would have taken instead of one that nothing is like.
+/// The names that the loader suggests for a field that is like none of them.
 fn accepted(text: &str) -> BTreeSet<String> {
-    let told = Rules::parse("rules.toml", text)
+    let error = Rules::parse("rules.toml", text)
         .expect_err("an unknown field")
         .to_string();
-    let line = told
+    let line = error
         .lines()
         .find(|line| line.contains("unknown field \"qqqqqqqqqqqq\""))
-        .unwrap_or_else(|| panic!("{told}"));
+        .unwrap_or_else(|| panic!("{error}"));
     let list = line
         .split_once("(one of ")
         .and_then(|(_, list)| list.strip_suffix(')'));
@@ -45,7 +45,7 @@ fn accepted(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_schema_names_what_the_loader_accepts() {
+fn rules_schema_names_what_the_loader_accepts() {
     let schema = schema();
     let places = [
         ("/properties", "qqqqqqqqqqqq = 1"),
@@ -61,16 +61,16 @@ fn the_schema_names_what_the_loader_accepts() {
         ("/definitions/test/properties", "[[test]]\nqqqqqqqqqqqq = 1"),
     ];
     for (place, text) in places {
-        let said = members(schema.pointer(place).expect(place));
-        if said.len() > 1 {
-            assert_eq!(said, accepted(text), "{place}");
+        let named = members(schema.pointer(place).expect(place));
+        if named.len() > 1 {
+            assert_eq!(named, accepted(text), "{place}");
         } else {
-            let told = Rules::parse("rules.toml", text)
+            let error = Rules::parse("rules.toml", text)
                 .expect_err("unknown")
                 .to_string();
             assert!(
-                said.iter().all(|name| told.contains(name.as_str())),
-                "{told}"
+                named.iter().all(|name| error.contains(name.as_str())),
+                "{error}"
             );
         }
         let table = place.strip_suffix("/properties").expect("a table");
@@ -92,11 +92,11 @@ fn the_schema_names_what_the_loader_accepts() {
     assert_eq!(words(&rule["reason"]["enum"]), BTreeSet::from(reasons));
 }
 
-/// By what the schema says of types, names, choices and what has to be there.
-fn obeys(schema: &Value, rule: &Value, value: &Value, place: &str) {
+/// Validates types, names, choices and required fields.
+fn validate(schema: &Value, rule: &Value, value: &Value, place: &str) {
     if let Some(name) = rule["$ref"].as_str() {
         let rule = schema.pointer(name.trim_start_matches('#')).expect(name);
-        return obeys(schema, rule, value, place);
+        return validate(schema, rule, value, place);
     }
     if let Some(choices) = rule["oneOf"].as_array() {
         let of_type = |choice: &&Value| {
@@ -104,15 +104,15 @@ fn obeys(schema: &Value, rule: &Value, value: &Value, place: &str) {
                 Some(name) => schema.pointer(name.trim_start_matches('#')).expect(name),
                 None => choice,
             };
-            is_of(&choice["type"], value)
+            has_type(&choice["type"], value)
         };
         let choice = choices
             .iter()
             .find(of_type)
             .unwrap_or_else(|| panic!("{place}: {value}"));
-        return obeys(schema, choice, value, place);
+        return validate(schema, choice, value, place);
     }
-    assert!(is_of(&rule["type"], value), "{place}: {value}");
+    assert!(has_type(&rule["type"], value), "{place}: {value}");
     if !rule["enum"].is_null() {
         assert!(
             words(&rule["enum"]).contains(value.as_str().expect("a word")),
@@ -134,19 +134,21 @@ fn obeys(schema: &Value, rule: &Value, value: &Value, place: &str) {
                         panic!("{place}.{name} is not in the schema")
                     }
                     (Value::Null, Value::Null) => {}
-                    (Value::Null, other) => obeys(schema, other, value, &format!("{place}.{name}")),
-                    (known, _) => obeys(schema, known, value, &format!("{place}.{name}")),
+                    (Value::Null, other) => {
+                        validate(schema, other, value, &format!("{place}.{name}"))
+                    }
+                    (known, _) => validate(schema, known, value, &format!("{place}.{name}")),
                 }
             }
         }
         Value::Array(items) => items
             .iter()
-            .for_each(|item| obeys(schema, &rule["items"], item, place)),
+            .for_each(|item| validate(schema, &rule["items"], item, place)),
         _ => {}
     }
 }
 
-fn is_of(types: &Value, value: &Value) -> bool {
+fn has_type(types: &Value, value: &Value) -> bool {
     let is = |name: &str| match name {
         "object" => value.is_object(),
         "array" => value.is_array(),
@@ -181,17 +183,17 @@ fn json(value: DeValue<'_>) -> Value {
 }
 
 #[test]
-fn the_built_in_rules_and_the_example_obey_the_schema() {
+fn rules_schema_accepts_the_builtin_and_example_files() {
     let schema = schema();
     for (name, text) in [("built in", BUILT_IN), ("example", EXAMPLE)] {
         let table = DeTable::parse(text).unwrap_or_else(|why| panic!("{name}: {why}"));
         let value = json(DeValue::Table(table.into_inner()));
-        obeys(&schema, &schema, &value, name);
+        validate(&schema, &schema, &value, name);
     }
 }
 
 #[test]
-fn the_example_loads_and_passes_its_own_tests() {
+fn rules_example_passes_its_own_tests() {
     let rules = Rules::parse("rules.toml", EXAMPLE).unwrap_or_else(|why| panic!("{why}"));
     let (tests, failed) = rules.test();
     assert!(tests >= 6 && failed.is_empty(), "{failed:?}");

@@ -1,4 +1,4 @@
-//! The answer behind `races:by-stage:v1`, as its readers see it.
+//! Tests of the answer cached under `races:by-stage:v1`: its fields, its order and its odds.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use oddsd::model::{EventStatus, SelectionStatus};
@@ -46,7 +46,7 @@ fn runner(id: &str, number: &str, odds: &[(&str, &str, Option<&str>)]) -> Runner
 }
 
 #[test]
-fn the_answer_has_exactly_the_fields_that_readers_know() {
+fn races_by_stage_has_exactly_its_documented_fields() {
     let gone = RunnerRow {
         status: SelectionStatus::NonRunner,
         ..runner("h9", "9", &[("Bet365", "1.5", None)])
@@ -90,7 +90,7 @@ fn the_answer_has_exactly_the_fields_that_readers_know() {
 }
 
 #[test]
-fn a_decimal_keeps_its_digits() {
+fn races_by_stage_keeps_all_digits_of_a_decimal() {
     let runners = vec![runner("h1", "1", &[("A", "1234567890.123456789", None)])];
     let text = serde_json::to_string(&payload([race("r1", 60, runners)], now())).expect("JSON");
     assert!(
@@ -100,7 +100,7 @@ fn a_decimal_keeps_its_digits() {
 }
 
 #[test]
-fn joint_favourites_are_both_favourites() {
+fn races_by_stage_marks_all_joint_favourites() {
     let runners = vec![
         runner("h1", "1", &[("A", "3.5", None)]),
         runner("h2", "2", &[("A", "3", None), ("B", "3.50", None)]),
@@ -116,7 +116,7 @@ fn joint_favourites_are_both_favourites() {
 }
 
 #[test]
-fn races_that_will_not_be_run_or_have_started_are_left_out() {
+fn races_by_stage_omits_started_and_cancelled_races() {
     let mut races: Vec<RaceRow> = (0..7).map(|_| race("r", 600, vec![])).collect();
     races[0].in_play = true;
     races[1].listed = false;
@@ -133,7 +133,7 @@ fn races_that_will_not_be_run_or_have_started_are_left_out() {
 
 proptest! {
     #[test]
-    fn every_race_to_come_is_in_exactly_one_sorted_list(
+    fn races_by_stage_lists_every_race_to_come_once_and_sorted(
         offs in prop::collection::vec(-3600i64..12_000, 0..40)
     ) {
         let races: Vec<RaceRow> = offs
@@ -152,7 +152,7 @@ proptest! {
         for (stage, list) in lists {
             for race in list {
                 let off: DateTime<Utc> = race.off_dt.parse().expect("a time");
-                prop_assert_eq!(Stage::of(off, now()), Some(stage));
+                prop_assert_eq!(Stage::at(off, now()), Some(stage));
                 seen.push(race.race_id.to_string());
             }
             let order: Vec<_> = list.iter().map(|r| (r.off_dt.clone(), r.race_id.clone())).collect();
@@ -169,7 +169,7 @@ proptest! {
     }
 
     #[test]
-    fn the_best_price_is_the_highest(prices in prop::collection::vec((1001i64..999_000, 0u32..9), 1..12)) {
+    fn races_by_stage_takes_the_highest_price_as_best(prices in prop::collection::vec((1001i64..999_000, 0u32..9), 1..12)) {
         let odds = prices
             .iter()
             .map(|(thousandths, book)| OddsRow {

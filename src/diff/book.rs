@@ -1,122 +1,101 @@
-//! What is stored, in memory: loaded once, moved forward only by changes that were committed, and
-//! thrown away after any database error. The diff reads it; nothing else decides what a change is.
+//! The stored state: an in-memory mirror of the stored rows. Stores load it once; it advances only by committed
+//! changes and is discarded after any database error. The differ compares snapshots with it.
 //!
-//! It is small and lies in order: a price is one fixed piece of some ninety bytes in its event's
-//! list, in the order in which prices were first seen. A feed names them in the same order look
-//! after look, so comparing is walking two lists side by side, with no hashing.
-//!
-//! Row numbers are handed out here and not by the database: one leader writes (the store's lease
-//! sees to that), and a cycle that knows its ids before it starts needs one statement, not two.
+//! A price takes some ninety bytes in its event's list, in the order in which prices were first observed. A feed
+//! lists them in the same order in every answer, so a comparison walks two lists side by side without hashing.
 
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 
-use super::{Changes, PriceChange, PriceChangeKind};
+pub use super::changes::NextRows;
+use super::changes::{Changes, EventFingerprint, PriceChange, PriceChangeKind};
 use crate::model::{
     Bookmaker, BookmakerId, Event, EventId, MarketId, Offer, PriceKey, PriceStatus, Selection,
-    SelectionId, Slice, StatusSource,
+    SelectionId, StatusSource,
 };
 
+/// The stored rows in memory.
 #[derive(Clone, Debug, Default)]
 pub struct Book {
+    /// Events with their selections and prices.
     pub events: HashMap<EventId, StoredEvent>,
-    /// By row. A price names its bookmaker by the place in this list.
+    /// By row. A price refers to its bookmaker by the index in this list.
     pub bookmakers: Vec<StoredBookmaker>,
-    bookmaker_places: HashMap<BookmakerId, u32>,
-    /// A price names its market by the place in this list.
+    bookmaker_indices: HashMap<BookmakerId, u32>,
+    /// A price refers to its market by the index in this list.
     markets: Vec<MarketId>,
-    /// Texts whose event is stored as they say.
-    pub(super) texts: HashMap<u128, EventId>,
+    /// Events by the hash of the text that they are stored from.
+    by_hash: HashMap<u128, EventId>,
+    /// The ids to assign next.
     pub next: NextRows,
 }
 
-/// The next free row number of each table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NextRows {
-    pub event: i64,
-    pub selection: i64,
-    pub bookmaker: i64,
-    pub price: i64,
-}
-
-impl Default for NextRows {
-    fn default() -> Self {
-        Self {
-            event: 1,
-            selection: 1,
-            bookmaker: 1,
-            price: 1,
-        }
-    }
-}
-
-/// Hands out one number after another.
-pub(super) fn take(next: &mut i64) -> i64 {
-    *next += 1;
-    *next - 1
-}
-
+/// A stored bookmaker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredBookmaker {
+    /// Its row id.
     pub row: i64,
+    /// The bookmaker.
     pub bookmaker: Bookmaker,
 }
 
+/// A stored event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredEvent {
+    /// Its row id.
     pub row: i64,
+    /// The event.
     pub event: Event,
-    /// `as_of` of the newest snapshot that spoke of this event: "last checked".
+    /// `as_of` of the newest snapshot that contained this event: "last checked".
     pub checked_at: DateTime<Utc>,
-    /// A person said where it stands, and nobody anything else since.
+    /// Whether its status is a manual correction.
     pub corrected: bool,
     /// By row.
     pub selections: Vec<StoredSelection>,
     /// By row.
     pub prices: Vec<StoredPrice>,
-    pub(super) text: Option<Text>,
+    pub(super) fingerprint: Option<EventFingerprint>,
 }
 
+/// A stored selection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredSelection {
+    /// Its row id.
     pub row: i64,
+    /// The selection.
     pub selection: Selection,
 }
 
+/// A stored price.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StoredPrice {
+    /// Its row id.
     pub row: i64,
     /// The last offer, kept when the price is withdrawn: it is the closing price.
     pub offer: Offer,
     /// Feed time of the newest observation, whether or not it changed anything.
     pub observed_at: DateTime<Utc>,
-    /// Places in the event's selections, the book's bookmakers and the book's markets.
+    /// Indices in the event's selections, the state's bookmakers and the state's markets.
     pub(super) selection: u32,
     pub(super) bookmaker: u32,
     pub(super) market: u16,
+    /// Its status.
     pub status: PriceStatus,
 }
 
-/// The text that an event was last read from, as long as the event is stored exactly as it says.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Text {
-    pub(super) slice: Slice,
-    /// What it lists: runners, and rows that say there is no price.
-    pub(super) selections: u32,
-    pub(super) no_price: u32,
-}
-
-/// A book names at most this many markets.
+/// The number of different markets is limited by the width of their index.
 pub(super) const MAX_MARKETS: usize = u16::MAX as usize;
 
 impl StoredPrice {
+    /// Whether it is offered, suspended or not.
     pub fn is_open(&self) -> bool {
         self.status != PriceStatus::Withdrawn
     }
 }
 
 impl StoredEvent {
+    /// An event without selections and prices.
     pub fn new(row: i64, event: Event, checked_at: DateTime<Utc>) -> Self {
         Self {
             row,
@@ -125,63 +104,66 @@ impl StoredEvent {
             corrected: false,
             selections: Vec::new(),
             prices: Vec::new(),
-            text: None,
+            fingerprint: None,
         }
     }
 
+    /// The selection with this id.
     pub fn selection(&self, id: &SelectionId) -> Option<&StoredSelection> {
         self.selections.iter().find(|s| s.selection.id == *id)
     }
 
+    /// Number of prices that are not withdrawn.
     pub fn open_prices(&self) -> usize {
         self.prices.iter().filter(|price| price.is_open()).count()
     }
 
-    pub(super) fn has(&self, book: &Book, price: &StoredPrice, key: &PriceKey) -> bool {
+    pub(super) fn has(&self, state: &Book, price: &StoredPrice, key: &PriceKey) -> bool {
         self.selections[price.selection as usize].selection.id == key.selection
-            && book.bookmakers[price.bookmaker as usize].bookmaker.id == key.bookmaker
-            && book.markets[usize::from(price.market)] == key.market
+            && state.bookmakers[price.bookmaker as usize].bookmaker.id == key.bookmaker
+            && state.markets[usize::from(price.market)] == key.market
     }
 }
 
 impl Book {
+    /// The bookmaker with this id.
     pub fn bookmaker(&self, id: &BookmakerId) -> Option<&StoredBookmaker> {
-        Some(&self.bookmakers[self.bookmaker_place(id)?])
+        Some(&self.bookmakers[self.bookmaker_index(id)?])
     }
 
-    pub(super) fn bookmaker_place(&self, id: &BookmakerId) -> Option<usize> {
-        self.bookmaker_places.get(id).map(|place| *place as usize)
+    pub(super) fn bookmaker_index(&self, id: &BookmakerId) -> Option<usize> {
+        self.bookmaker_indices.get(id).map(|index| *index as usize)
     }
 
-    pub(super) fn market_place(&self, name: &str) -> Option<u16> {
-        let place = self.markets.iter().position(|known| known.as_str() == name);
-        place.map(|place| place as u16)
+    pub(super) fn market_index(&self, name: &str) -> Option<u16> {
+        let index = self.markets.iter().position(|known| known.as_str() == name);
+        index.map(|index| index as u16)
     }
 
-    pub(super) fn market_name(&self, place: u16) -> &MarketId {
-        &self.markets[usize::from(place)]
+    pub(super) fn market_name(&self, index: u16) -> &MarketId {
+        &self.markets[usize::from(index)]
     }
 
     pub(super) fn market_count(&self) -> usize {
         self.markets.len()
     }
 
-    /// What a stored price is a price of.
+    pub(super) fn by_hash(&self, hash: u128) -> Option<&StoredEvent> {
+        self.events.get(self.by_hash.get(&hash)?)
+    }
+
+    /// The key of a stored price.
     pub fn key(&self, event: &StoredEvent, price: &StoredPrice) -> PriceKey {
+        let selection = &event.selections[price.selection as usize];
+        let stored = &self.bookmakers[price.bookmaker as usize];
         PriceKey {
             market: self.markets[usize::from(price.market)].clone(),
-            selection: event.selections[price.selection as usize]
-                .selection
-                .id
-                .clone(),
-            bookmaker: self.bookmakers[price.bookmaker as usize]
-                .bookmaker
-                .id
-                .clone(),
+            selection: selection.selection.id.clone(),
+            bookmaker: stored.bookmaker.id.clone(),
         }
     }
 
-    /// An event's prices by what they are prices of.
+    /// An event's prices with their keys.
     pub fn prices<'a>(
         &'a self,
         event: &'a StoredEvent,
@@ -190,27 +172,40 @@ impl Book {
         prices.map(|price| (self.key(event, price), price))
     }
 
+    /// The stored price of an event under a key.
     pub fn price(&self, event: &str, key: &PriceKey) -> Option<&StoredPrice> {
         let event = self.events.get(event)?;
         let mut prices = event.prices.iter();
         prices.find(|price| event.has(self, price, key))
     }
 
-    /// What a changed price was a price of; `None` when the change is its first.
+    /// The key of a changed price; `None` if the price is not stored yet.
     pub fn key_of(&self, change: &PriceChange) -> Option<PriceKey> {
         let event = self.events.get(&change.event)?;
         let at = event.prices.binary_search_by_key(&change.row, |p| p.row);
         Some(self.key(event, &event.prices[at.ok()?]))
     }
 
-    /// Moves forward by what has been committed.
+    /// Number of prices that are not withdrawn.
+    pub fn open_prices(&self) -> usize {
+        self.events.values().map(StoredEvent::open_prices).sum()
+    }
+
+    /// When the next status transition by the clock is due.
+    pub fn next_move(&self) -> Option<DateTime<Utc>> {
+        let events = self.events.values();
+        events.filter_map(|stored| stored.event.next_move()).min()
+    }
+
+    /// Applies changes that have been committed. They were computed against this state, so the rows that they refer
+    /// to are stored; a change whose rows are not is skipped.
     pub fn apply(&mut self, changes: Changes) {
         self.next = changes.next;
         for change in changes.bookmakers {
             self.add_bookmaker(change.row, change.bookmaker);
         }
         for change in changes.events {
-            self.forget_text(&change.after.id);
+            self.clear_fingerprint(&change.after.id);
             let moved = change.transition().is_some();
             match self.events.get_mut(&change.after.id) {
                 Some(stored) => {
@@ -231,132 +226,122 @@ impl Book {
             }
         }
         for change in changes.selections {
-            self.forget_text(&change.event);
-            let selections = &mut self.event_mut(&change.event).selections;
-            match selections.binary_search_by_key(&change.row, |known| known.row) {
-                Ok(at) => selections[at].selection = change.after,
-                Err(at) => selections.insert(
-                    at,
-                    StoredSelection {
-                        row: change.row,
-                        selection: change.after,
-                    },
-                ),
+            self.clear_fingerprint(&change.event);
+            let Some(stored) = self.events.get_mut(&change.event) else {
+                continue;
+            };
+            let selections = &mut stored.selections;
+            let at = selections.binary_search_by_key(&change.row, |known| known.row);
+            let (row, selection) = (change.row, change.after);
+            match at {
+                Ok(at) => selections[at].selection = selection,
+                Err(at) => selections.insert(at, StoredSelection { row, selection }),
             }
         }
-        self.apply_prices(changes.prices);
+        // Refreshed prices are given by index, and new prices only come after the old ones: the indices stay valid.
+        for prices in changes.prices.chunk_by(|a, b| a.event == b.event) {
+            self.apply_prices(prices);
+        }
         for touched in changes.touched {
-            let prices = &mut self.event_mut(&touched.event).prices;
-            for (at, observed_at) in touched.prices {
-                prices[at as usize].observed_at = observed_at;
+            if let Some(stored) = self.events.get_mut(&touched.event) {
+                for (index, observed_at) in touched.prices {
+                    stored.prices[index as usize].observed_at = observed_at;
+                }
             }
         }
-        for (id, text) in changes.texts {
-            self.forget_text(&id);
-            self.texts.insert(text.slice.hash, id.clone());
-            self.event_mut(&id).text = Some(text);
+        for (id, fingerprint) in changes.fingerprints {
+            self.clear_fingerprint(&id);
+            if let Some(stored) = self.events.get_mut(&id) {
+                stored.fingerprint = Some(fingerprint);
+                self.by_hash.insert(fingerprint.slice.hash, id);
+            }
         }
     }
 
-    /// Touches name prices by place, and new prices only come behind the old ones: the places hold.
-    fn apply_prices(&mut self, changes: Vec<PriceChange>) {
-        let mut rest = changes.as_slice();
-        while let Some(first) = rest.first() {
-            let run = rest.iter().take_while(|c| c.event == first.event).count();
-            let (these, others) = rest.split_at(run);
-            rest = others;
-            self.forget_text(&first.event);
-            let markets: Vec<u16> = these.iter().map(|c| self.market(&c.market)).collect();
-            let bookmakers = &self.bookmakers;
-            let stored = self.events.get_mut(&first.event);
-            let stored = stored.expect("a change names an event that the book holds");
-            let new = these.iter().filter(|c| c.kind == PriceChangeKind::Inserted);
-            stored.prices.reserve_exact(new.count());
-            for (change, market) in these.iter().zip(markets) {
-                match stored
-                    .prices
-                    .binary_search_by_key(&change.row, |known| known.row)
-                {
-                    Ok(at) => {
-                        let price = &mut stored.prices[at];
-                        price.offer = change.offer;
-                        price.status = change.status;
-                        price.observed_at = change.observed_at;
-                    }
-                    Err(at) => {
-                        let place = |found: Result<usize, usize>| {
-                            found.expect("a price names rows that the book holds") as u32
-                        };
-                        let price = StoredPrice {
-                            row: change.row,
-                            offer: change.offer,
-                            observed_at: change.observed_at,
-                            selection: place(
-                                stored
-                                    .selections
-                                    .binary_search_by_key(&change.selection_row, |s| s.row),
-                            ),
-                            bookmaker: place(
-                                bookmakers.binary_search_by_key(&change.bookmaker_row, |b| b.row),
-                            ),
-                            market,
-                            status: change.status,
-                        };
-                        stored.prices.insert(at, price);
-                    }
+    /// Applies the price changes of one event.
+    fn apply_prices(&mut self, changes: &[PriceChange]) {
+        let event = &changes[0].event;
+        self.clear_fingerprint(event);
+        let markets = changes.iter().map(|c| self.intern_market(&c.market));
+        let markets: Vec<u16> = markets.collect();
+        let bookmakers = &self.bookmakers;
+        let Some(stored) = self.events.get_mut(event) else {
+            return;
+        };
+        let new = changes
+            .iter()
+            .filter(|c| c.kind == PriceChangeKind::Inserted);
+        stored.prices.reserve_exact(new.count());
+        for (change, market) in changes.iter().zip(markets) {
+            let prices = &mut stored.prices;
+            match prices.binary_search_by_key(&change.row, |known| known.row) {
+                Ok(at) => {
+                    let price = &mut prices[at];
+                    price.offer = change.offer;
+                    price.status = change.status;
+                    price.observed_at = change.observed_at;
+                }
+                Err(at) => {
+                    let selections = &stored.selections;
+                    let selection =
+                        selections.binary_search_by_key(&change.selection_row, |s| s.row);
+                    let bookmaker =
+                        bookmakers.binary_search_by_key(&change.bookmaker_row, |b| b.row);
+                    let (Ok(selection), Ok(bookmaker)) = (selection, bookmaker) else {
+                        continue;
+                    };
+                    let price = StoredPrice {
+                        row: change.row,
+                        offer: change.offer,
+                        observed_at: change.observed_at,
+                        selection: selection as u32,
+                        bookmaker: bookmaker as u32,
+                        market,
+                        status: change.status,
+                    };
+                    prices.insert(at, price);
                 }
             }
         }
     }
 
-    pub(super) fn add_bookmaker(&mut self, row: i64, bookmaker: Bookmaker) {
-        let place = self.bookmakers.len() as u32;
-        self.bookmaker_places.insert(bookmaker.id.clone(), place);
+    fn add_bookmaker(&mut self, row: i64, bookmaker: Bookmaker) {
+        let index = self.bookmakers.len() as u32;
+        self.bookmaker_indices.insert(bookmaker.id.clone(), index);
         self.bookmakers.push(StoredBookmaker { row, bookmaker });
     }
 
-    /// The place of a market in the list. The diff sees to it that they do not become too many.
-    pub(super) fn market(&mut self, id: &MarketId) -> u16 {
-        self.market_place(id.as_str()).unwrap_or_else(|| {
+    /// The index of a market, which is added if it is new. The differ keeps them below [`MAX_MARKETS`].
+    fn intern_market(&mut self, id: &MarketId) -> u16 {
+        self.market_index(id.as_str()).unwrap_or_else(|| {
             self.markets.push(id.clone());
             (self.markets.len() - 1) as u16
         })
     }
 
-    fn forget_text(&mut self, id: &EventId) {
+    fn clear_fingerprint(&mut self, id: &EventId) {
         let stored = self.events.get_mut(id);
-        if let Some(text) = stored.and_then(|stored| stored.text.take()) {
-            self.texts.remove(&text.slice.hash);
+        if let Some(fingerprint) = stored.and_then(|stored| stored.fingerprint.take()) {
+            self.by_hash.remove(&fingerprint.slice.hash);
         }
     }
 
-    fn event_mut(&mut self, id: &EventId) -> &mut StoredEvent {
-        self.events
-            .get_mut(id)
-            .expect("a change names an event that the book holds")
-    }
-
-    /// Takes events out of memory that retention took out of the store.
+    /// Removes events that retention has deleted from the store, by row id.
     pub fn forget(&mut self, rows: &[i64]) {
         self.events.retain(|_, stored| !rows.contains(&stored.row));
         let events = &self.events;
-        self.texts.retain(|_, id| events.contains_key(id));
-    }
-
-    pub fn open_prices(&self) -> usize {
-        self.events.values().map(StoredEvent::open_prices).sum()
+        self.by_hash.retain(|_, id| events.contains_key(id));
     }
 }
 
-/// Two books are the same when they say the same of every row; which texts it was read from, and
-/// in which place a name stands, is their own business.
+/// Two states are equal if all rows are equal. Fingerprints and the order of names are not compared.
 impl PartialEq for Book {
     fn eq(&self, other: &Self) -> bool {
         let same_event = |(id, event): (&EventId, &StoredEvent)| {
             other.events.get(id).is_some_and(|theirs| {
                 let facts = |e: &StoredEvent| (e.row, e.event.clone(), e.checked_at);
-                let prices = |book: &Self, event: &StoredEvent| {
-                    let all = book.prices(event);
+                let prices = |state: &Self, event: &StoredEvent| {
+                    let all = state.prices(event);
                     all.map(|(key, p)| (key, p.row, p.offer, p.observed_at, p.status))
                         .collect::<Vec<_>>()
                 };
@@ -369,5 +354,134 @@ impl PartialEq for Book {
             && self.bookmakers == other.bookmakers
             && self.events.len() == other.events.len()
             && self.events.iter().all(same_event)
+    }
+}
+
+/// Builds the state from stored rows: bookmakers, events, selections, prices, in this order, and each table in any
+/// order.
+#[derive(Default)]
+pub struct Loading {
+    state: Book,
+    bookmakers: Vec<(i64, Bookmaker)>,
+    /// Index by row id; filled when the first price comes.
+    bookmaker_indices: HashMap<i64, u32>,
+    events: Vec<StoredEvent>,
+    event_indices: HashMap<i64, usize>,
+    /// Row and index of the last price's event: most prices of an event are adjacent.
+    last_event: Option<(i64, usize)>,
+}
+
+/// A stored price refers to a selection or bookmaker that is not stored.
+#[derive(Debug, thiserror::Error)]
+#[error("a stored price refers to a selection or bookmaker that is not stored")]
+pub struct Orphan;
+
+/// One row of the table of prices.
+#[derive(Clone, Copy, Debug)]
+pub struct PriceRow<'a> {
+    /// Its row id.
+    pub row: i64,
+    /// The row id of its event.
+    pub event: i64,
+    /// The row id of its selection.
+    pub selection: i64,
+    /// The row id of its bookmaker.
+    pub bookmaker: i64,
+    /// Its market.
+    pub market: &'a str,
+    /// The last offer.
+    pub offer: Offer,
+    /// Its status.
+    pub status: PriceStatus,
+    /// Feed time of the newest observation.
+    pub observed_at: DateTime<Utc>,
+}
+
+impl Loading {
+    /// Adds a bookmaker.
+    pub fn bookmaker(&mut self, row: i64, bookmaker: Bookmaker) {
+        self.bookmakers.push((row, bookmaker));
+    }
+
+    /// Adds an event.
+    pub fn event(&mut self, row: i64, event: Event, checked_at: DateTime<Utc>, corrected: bool) {
+        self.event_indices.insert(row, self.events.len());
+        self.events.push(StoredEvent {
+            corrected,
+            ..StoredEvent::new(row, event, checked_at)
+        });
+    }
+
+    /// Adds a selection; one whose event was not added is ignored.
+    pub fn selection(&mut self, row: i64, event_row: i64, selection: Selection) {
+        if let Some(index) = self.event_indices.get(&event_row) {
+            let stored = StoredSelection { row, selection };
+            self.events[*index].selections.push(stored);
+        }
+    }
+
+    /// Adds a price; one whose event was not added is ignored.
+    pub fn price(&mut self, price: &PriceRow<'_>) -> Result<(), Orphan> {
+        if self.state.bookmakers.is_empty() {
+            self.sort_names();
+        }
+        let index = match self.last_event {
+            Some((row, index)) if row == price.event => index,
+            _ => match self.event_indices.get(&price.event) {
+                Some(index) => *index,
+                None => return Ok(()),
+            },
+        };
+        self.last_event = Some((price.event, index));
+        let market = match self.state.market_index(price.market) {
+            Some(index) => index,
+            None => self.state.intern_market(&MarketId::new(price.market)),
+        };
+        let event = &mut self.events[index];
+        let selections = &event.selections;
+        let selection = selections.binary_search_by_key(&price.selection, |s| s.row);
+        let bookmaker = self.bookmaker_indices.get(&price.bookmaker);
+        let stored = StoredPrice {
+            row: price.row,
+            offer: price.offer,
+            observed_at: price.observed_at,
+            selection: selection.map_err(|_| Orphan)? as u32,
+            bookmaker: *bookmaker.ok_or(Orphan)?,
+            market,
+            status: price.status,
+        };
+        if event.prices.len() == event.prices.capacity() {
+            // Doubling would let a million prices take the memory of two.
+            let more = (event.prices.len() / 4).max(32);
+            event.prices.reserve_exact(more);
+        }
+        event.prices.push(stored);
+        Ok(())
+    }
+
+    /// Sorts selections and bookmakers by row, before the first price refers to them.
+    fn sort_names(&mut self) {
+        for event in &mut self.events {
+            event.selections.sort_by_key(|s| s.row);
+            event.selections.shrink_to_fit();
+        }
+        self.bookmakers.sort_by_key(|(row, _)| *row);
+        for (row, bookmaker) in std::mem::take(&mut self.bookmakers) {
+            let index = self.state.bookmakers.len() as u32;
+            self.bookmaker_indices.insert(row, index);
+            self.state.add_bookmaker(row, bookmaker);
+        }
+    }
+
+    /// Ends loading; `next` are the ids to assign next.
+    pub fn finish(mut self, next: NextRows) -> Book {
+        self.sort_names();
+        for mut event in self.events {
+            event.prices.sort_unstable_by_key(|price| price.row);
+            event.prices.shrink_to_fit();
+            self.state.events.insert(event.event.id.clone(), event);
+        }
+        self.state.next = next;
+        self.state
     }
 }

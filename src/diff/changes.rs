@@ -1,119 +1,207 @@
-//! What one cycle has to write, and when an answer is too short to be believed.
+//! The changes of one cycle: what a store has to write, and the outbox entries derived from it.
+//! Built by the differ and the status transitions; written by stores, which may also exclude rows.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
+use serde_json::json;
 
-use super::aside::by_kind;
-use super::book::{NextRows, Text};
 use crate::model::{
-    Bookmaker, BookmakerId, Counts, Event, EventId, MarketId, Offer, PriceStatus, Rejects,
-    Selection, StatusSource,
+    Bookmaker, BookmakerId, ChangeKind, Counts, Event, EventId, EventStatus, MarketId, Offer,
+    PriceStatus, Rejects, Selection, Slice, StatusSource,
 };
 
-/// Everything one cycle has to write, in an order that is the same for the same input.
+/// Everything that one cycle has to write. Equal input gives an equal order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changes {
+    /// When the snapshot was requested.
     pub as_of: DateTime<Utc>,
+    /// New bookmakers.
     pub bookmakers: Vec<BookmakerChange>,
+    /// By row.
     pub events: Vec<EventChange>,
+    /// By row.
     pub selections: Vec<SelectionChange>,
+    /// By row.
     pub prices: Vec<PriceChange>,
-    /// Unchanged prices whose feed time moved on: remembered, never written.
+    /// Unchanged prices with a newer feed time: kept in memory, never written.
     pub touched: Vec<Touched>,
-    /// Events that this snapshot spoke of.
+    /// Events that the snapshot contained or removed.
     pub checked: Vec<EventId>,
-    /// Texts to be skipped from now on, once these changes are stored.
-    pub(super) texts: Vec<(EventId, Text)>,
+    /// Fingerprints of texts that may be skipped once these changes are stored.
+    pub(super) fingerprints: Vec<(EventId, EventFingerprint)>,
+    /// The size of the snapshot.
     pub extent: Extent,
+    /// Counts of its prices.
     pub counts: Counts,
+    /// Its rejected rows.
     pub rejects: Rejects,
-    /// Set when the answer was suspiciously short and removals wait for a second look.
+    /// Set if the snapshot was suspiciously short and removals wait for a second one.
     pub held_back: Option<HeldBack>,
+    /// The ids to continue from.
     pub next: NextRows,
-    /// The clock or a person moved events, and nobody looked: nothing was checked.
+    /// No snapshot was fetched: the clock or an operator changed statuses, and nothing was checked.
     pub unlooked: bool,
-    /// Corrections that these changes carry out.
+    /// Ids of the manual corrections that these changes carry out.
     pub corrections: Vec<i64>,
 }
 
+/// The next free row id of each table. The daemon assigns them, not the database: there is one writer (the lease
+/// ensures it), and a cycle that knows its ids beforehand needs one statement instead of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextRows {
+    /// Of the table of events.
+    pub event: i64,
+    /// Of the table of selections.
+    pub selection: i64,
+    /// Of the table of bookmakers.
+    pub bookmaker: i64,
+    /// Of the table of prices.
+    pub price: i64,
+}
+
+impl Default for NextRows {
+    fn default() -> Self {
+        Self {
+            event: 1,
+            selection: 1,
+            bookmaker: 1,
+            price: 1,
+        }
+    }
+}
+
+/// Assigns one id.
+pub(super) fn next_id(next: &mut i64) -> i64 {
+    *next += 1;
+    *next - 1
+}
+
+/// A new bookmaker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BookmakerChange {
+    /// Its row id.
     pub row: i64,
+    /// The bookmaker.
     pub bookmaker: Bookmaker,
 }
 
+/// A new or changed event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventChange {
+    /// Its row id.
     pub row: i64,
+    /// The stored event; `None` if it is new.
     pub before: Option<Event>,
+    /// The event to store.
     pub after: Event,
-    /// Who says where it stands now.
+    /// The origin of its status.
     pub status_by: StatusSource,
 }
 
+/// A new or changed selection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SelectionChange {
+    /// Its row id.
     pub row: i64,
+    /// The row id of its event.
     pub event_row: i64,
+    /// The id of its event.
     pub event: EventId,
+    /// The stored selection; `None` if it is new.
     pub before: Option<Selection>,
+    /// The selection to store.
     pub after: Selection,
 }
 
+/// The kind of a price change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PriceChangeKind {
+    /// It was never stored before.
     Inserted,
-    /// Was withdrawn, is offered again.
+    /// It was withdrawn and is offered again.
     Reopened,
+    /// Its offer or status changed.
     Changed,
+    /// It is not offered any more.
     Withdrawn,
 }
 
+/// A new or changed price.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PriceChange {
+    /// Its row id.
     pub row: i64,
+    /// The row id of its event.
     pub event_row: i64,
+    /// The row id of its selection.
     pub selection_row: i64,
+    /// The row id of its bookmaker.
     pub bookmaker_row: i64,
+    /// The id of its event.
     pub event: EventId,
+    /// Its market.
     pub market: MarketId,
+    /// See [`PriceChangeKind`].
     pub kind: PriceChangeKind,
-    /// The decimal odds that were stored; `None` for a first price.
+    /// The stored decimal odds; `None` for a first price.
     pub before: Option<Decimal>,
+    /// The offer to store; of a withdrawn price the last one.
     pub offer: Offer,
+    /// The status to store.
     pub status: PriceStatus,
+    /// The feed time to store.
     pub observed_at: DateTime<Utc>,
 }
 
-/// Prices of one event, by their place in its list.
+/// Prices of one event that were observed unchanged with a newer feed time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Touched {
+    /// The event.
     pub event: EventId,
+    /// Index in the event's stored prices, and the new feed time.
     pub prices: Vec<(u32, DateTime<Utc>)>,
 }
 
-/// How much a snapshot spoke of.
+/// The fingerprint of the text that an event was stored from, as long as it is stored exactly as the text says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct EventFingerprint {
+    pub(super) slice: Slice,
+    /// Selections in the text.
+    pub(super) selections: u32,
+    /// Rows in the text that report no price.
+    pub(super) no_price: u32,
+}
+
+/// The size of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
+    /// Number of events.
     pub events: usize,
+    /// Number of selections.
     pub selections: usize,
-    /// Sorted.
+    /// Bookmakers that offer a price, sorted.
     pub bookmakers: Vec<BookmakerId>,
 }
 
-/// Rows that an answer left out.
+/// Row ids that a snapshot lacked inside its scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Missing {
+    /// Of events.
     pub events: Rows,
+    /// Of selections.
     pub selections: Rows,
+    /// Of prices.
     pub prices: Rows,
 }
 
-/// Row numbers, sorted: there may be a million of them, kept until the next look.
+/// A sorted set of row ids. It may hold a million of them until the next snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows(Vec<i64>);
 
 impl Rows {
+    /// Whether the set contains the row id.
     pub fn contains(&self, row: i64) -> bool {
         self.0.binary_search(&row).is_ok()
     }
@@ -127,28 +215,33 @@ impl FromIterator<i64> for Rows {
     }
 }
 
+/// Removals that wait until a second snapshot confirms them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeldBack {
-    /// Open prices and listed events that the answer left out, and how many its scope holds.
+    /// Missing open prices.
     pub prices: usize,
+    /// Open prices inside the scope.
     pub open_prices: usize,
+    /// Missing events.
     pub events: usize,
+    /// Listed events inside the scope.
     pub listed_events: usize,
-    /// What to compare the second look with.
+    /// The rows to compare with the next snapshot.
     pub missing: Missing,
 }
 
-/// Protects against short answers: more than this share of the scope missing is believed only
-/// when the look before missed it too.
+/// Protects against short answers: if more than this share of the scope is missing, rows are removed only if the
+/// previous snapshot lacked them too.
 #[derive(Clone, Copy, Debug)]
 pub struct Guard<'a> {
     /// 0 to 1; 1 switches the guard off.
     pub max_removed_fraction: f64,
-    /// What the look before held back.
+    /// The rows that the previous snapshot held back.
     pub first_look: Option<&'a Missing>,
 }
 
 impl Guard<'_> {
+    /// Accepts every absence.
     pub const OFF: Guard<'static> = Guard {
         max_removed_fraction: 1.0,
         first_look: None,
@@ -159,8 +252,71 @@ impl Guard<'_> {
     }
 }
 
+/// Row ids to exclude from a cycle because the database refuses them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Aside {
+    /// Whole events with their selections and prices.
+    pub events: HashSet<i64>,
+    /// Single prices.
+    pub prices: HashSet<i64>,
+}
+
+/// The content of one outbox row: the changes of one event in one cycle.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The kinds of change.
+    pub kinds: BTreeSet<ChangeKind>,
+    /// The status before, if it changed; otherwise the decimal odds of the first changed price.
+    pub before: Option<String>,
+    /// The same after the change.
+    pub after: Option<String>,
+    /// JSON `{"was": {…}}` with the sport, league and venue before, if the event moved between them.
+    pub detail: Option<String>,
+}
+
+impl EventChange {
+    /// The status before (`None` for a new event) and after, if they differ.
+    pub fn transition(&self) -> Option<(Option<EventStatus>, EventStatus)> {
+        let before = self.before.as_ref().map(|before| before.status);
+        (before != Some(self.after.status)).then_some((before, self.after.status))
+    }
+
+    fn add_to(&self, entry: &mut Told) {
+        let after = &self.after;
+        let Some(before) = &self.before else {
+            entry.kinds.insert(ChangeKind::EventAdded);
+            return;
+        };
+        if before.listed && !after.listed {
+            entry.kinds.insert(ChangeKind::EventRemoved);
+        } else if !before.same_facts(after) {
+            entry.kinds.insert(ChangeKind::EventChanged);
+        }
+        if (before.status, before.in_play) != (after.status, after.in_play) {
+            entry.kinds.insert(ChangeKind::StatusChanged);
+        }
+        if before.status != after.status {
+            entry.before = Some(before.status.as_str().into());
+            entry.after = Some(after.status.as_str().into());
+        }
+        let place = |event: &Event| [&event.sport, &event.league, &event.venue].map(String::clone);
+        if place(before) != place(after) {
+            let was = json!({ "sport_id": before.sport, "league_id": before.league, "venue": before.venue });
+            entry.detail = Some(json!({ "was": was }).to_string());
+        }
+    }
+}
+
+impl PriceChange {
+    fn add_odds_to(&self, entry: &mut Told) {
+        entry.before = self.before.map(|odds| odds.normalize().to_string());
+        entry.after = (self.kind != PriceChangeKind::Withdrawn)
+            .then(|| self.offer.decimal.normalize().to_string());
+    }
+}
+
 impl Changes {
-    /// True when nothing has to be written.
+    /// Whether nothing has to be written.
     pub fn is_quiet(&self) -> bool {
         self.bookmakers.is_empty()
             && self.events.is_empty()
@@ -168,11 +324,104 @@ impl Changes {
             && self.prices.is_empty()
             && self.corrections.is_empty()
     }
+
+    pub(super) fn push_price(&mut self, change: PriceChange) {
+        *count_of(&mut self.counts, change.kind) += 1;
+        self.prices.push(change);
+    }
+
+    /// The outbox entries of this cycle, one for each event.
+    pub fn by_event(&self) -> BTreeMap<EventId, Told> {
+        let mut entries: BTreeMap<EventId, Told> = BTreeMap::new();
+        for change in &self.events {
+            change.add_to(entries.entry(change.after.id.clone()).or_default());
+        }
+        for change in &self.selections {
+            let entry = entries.entry(change.event.clone()).or_default();
+            entry.kinds.insert(ChangeKind::SelectionChanged);
+        }
+        // The prices of one event are adjacent, so thousands of them need one look-up.
+        for prices in self.prices.chunk_by(|a, b| a.event == b.event) {
+            let entry = entries.entry(prices[0].event.clone()).or_default();
+            let mut changed = None;
+            for change in prices {
+                entry.kinds.insert(match change.kind {
+                    PriceChangeKind::Withdrawn => ChangeKind::PriceWithdrawn,
+                    _ => ChangeKind::PriceChanged,
+                });
+                changed = changed.or((change.kind == PriceChangeKind::Changed).then_some(change));
+            }
+            if entry.before.is_none() && entry.after.is_none() {
+                changed.unwrap_or(&prices[0]).add_odds_to(entry);
+            }
+        }
+        entries
+    }
+
+    /// A subset for a trial commit: the events that pass, with the prices that pass.
+    pub fn part(&self, event: impl Fn(i64) -> bool, price: impl Fn(&PriceChange) -> bool) -> Self {
+        let events = self.events.iter().filter(|change| event(change.row));
+        let selections = self.selections.iter();
+        let selections = selections.filter(|change| event(change.event_row));
+        let mut part = Self {
+            as_of: self.as_of,
+            next: self.next,
+            bookmakers: self.bookmakers.clone(),
+            events: events.cloned().collect(),
+            selections: selections.cloned().collect(),
+            ..Self::default()
+        };
+        for change in &self.prices {
+            if event(change.event_row) && price(change) {
+                part.push_price(change.clone());
+            }
+        }
+        part
+    }
+
+    /// Removes rows as if the snapshot had not contained them, and counts them as rejected.
+    pub fn set_aside(&mut self, aside: &Aside, reason: &'static str, why: &str) {
+        let (counts, rejects) = (&mut self.counts, &mut self.rejects);
+        let mut affected: HashSet<EventId> = HashSet::new();
+        let mut reject = |event: &EventId, sample: &str| {
+            affected.insert(event.clone());
+            rejects.add(reason, format!("{event} {sample}: {why}"));
+        };
+        self.prices.retain(|change| {
+            let excluded =
+                aside.events.contains(&change.event_row) || aside.prices.contains(&change.row);
+            if excluded {
+                *count_of(counts, change.kind) -= 1;
+                counts.rejected += 1;
+                reject(&change.event, change.market.as_str());
+            }
+            !excluded
+        });
+        self.selections.retain(|change| {
+            let excluded = aside.events.contains(&change.event_row);
+            if excluded {
+                reject(&change.event, change.after.id.as_str());
+            }
+            !excluded
+        });
+        self.events.retain(|change| {
+            let excluded = aside.events.contains(&change.row);
+            if excluded {
+                reject(&change.after.id, &change.after.name);
+            }
+            !excluded
+        });
+        // An event that is not stored as its text says must be parsed again.
+        self.fingerprints
+            .retain(|(event, _)| !affected.contains(event));
+    }
 }
 
-impl Changes {
-    pub(super) fn push_price(&mut self, change: PriceChange) {
-        *by_kind(&mut self.counts, change.kind) += 1;
-        self.prices.push(change);
+fn count_of(counts: &mut Counts, kind: PriceChangeKind) -> &mut u64 {
+    match kind {
+        PriceChangeKind::Inserted => &mut counts.inserted,
+        PriceChangeKind::Reopened => &mut counts.reopened,
+        PriceChangeKind::Changed => &mut counts.changed,
+        PriceChangeKind::Withdrawn => &mut counts.withdrawn,
     }
 }

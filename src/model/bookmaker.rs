@@ -1,8 +1,9 @@
-//! Who offers prices, under one name however it is spelt.
+//! Bookmakers and the normalisation of their names, which vary between feeds and answers.
+//! Used by feed parsers; the alias table also by the migration of older databases.
 
 use super::BookmakerId;
 
-/// Spellings of one bookmaker that drift between answers: `(as spelt, as stored)`.
+/// Names of one bookmaker that vary between answers: `(as received, as stored)`.
 pub const BOOKMAKER_ALIASES: &[(&str, &str)] = &[
     ("betfairexchange", "betfair"),
     ("willhill", "williamhill"),
@@ -15,7 +16,7 @@ pub const BOOKMAKER_ALIASES: &[(&str, &str)] = &[
 const EXCHANGES: &[&str] = &["betfair", "smarkets", "matchbook", "betdaq"];
 
 impl BookmakerId {
-    /// Lower case, no white space, through the alias table. Empty names give `None`.
+    /// Lower-cases the name, removes white space and applies the alias table. `None` if nothing is left.
     pub fn from_name(name: &str) -> Option<Self> {
         let plain: String = name
             .chars()
@@ -27,20 +28,23 @@ impl BookmakerId {
         }
         let id = BOOKMAKER_ALIASES
             .iter()
-            .find(|(spelt, _)| *spelt == plain)
+            .find(|(received, _)| *received == plain)
             .map_or(plain.as_str(), |(_, stored)| stored);
         Some(Self::new(id))
     }
 
+    /// Whether prices come from an exchange.
     pub fn is_exchange(&self) -> bool {
         EXCHANGES.contains(&self.as_str()) || self.0.starts_with("betfair_ex_")
     }
 }
 
-/// A bookmaker as people read it.
+/// A bookmaker and its display name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bookmaker {
+    /// The normalised name.
     pub id: BookmakerId,
+    /// The display name.
     pub name: String,
 }
 
@@ -60,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bookmakers_that_drift_are_one() {
+    fn bookmaker_names_that_vary_have_one_id() {
         let id = |name| BookmakerId::from_name(name).map(|id| id.to_string());
         assert_eq!(id("Betfair Exchange").as_deref(), Some("betfair"));
         assert_eq!(id("Spread Ex"), id("Spreadex"));

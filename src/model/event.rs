@@ -1,58 +1,43 @@
-//! Races and games, and who takes part in them.
+//! Events (races and games) and their selections (runners, teams, outcomes).
+//! Built by feed parsers and stores; compared by `diff`.
 
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
-use super::{EventId, Facts, SelectionId};
+use super::{EventId, Facts, SelectionId, text_forms};
 
-/// Where an event stands (`super::status` says how it moves). In what a feed hands over, `Scheduled` means that
-/// the source has no word for it: the clock decides.
+/// The status of an event; `model::status` defines its transitions. In a feed's snapshot, `Scheduled` means that
+/// the source reported no status: the clock decides.
+#[derive(EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventStatus {
+    /// Starts in more than two hours, or at an unknown time.
     Scheduled,
     /// Starts within two hours.
     Upcoming,
+    /// Started.
     Live,
+    /// Betting or play is interrupted.
     Suspended,
+    /// Waits for a new start time.
     Postponed,
+    /// Ended as planned.
     Completed,
+    /// Will not take place.
     Cancelled,
+    /// Ended before its result.
     Abandoned,
 }
 
+text_forms!(EventStatus);
+
 impl EventStatus {
-    pub const ALL: [Self; 8] = [
-        Self::Scheduled,
-        Self::Upcoming,
-        Self::Live,
-        Self::Suspended,
-        Self::Postponed,
-        Self::Completed,
-        Self::Cancelled,
-        Self::Abandoned,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Upcoming => "upcoming",
-            Self::Live => "live",
-            Self::Suspended => "suspended",
-            Self::Postponed => "postponed",
-            Self::Completed => "completed",
-            Self::Cancelled => "cancelled",
-            Self::Abandoned => "abandoned",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| s.as_str() == text)
-    }
-
-    /// Over, one way or another: nothing more is offered on it.
+    /// Whether the event is over: no further prices are expected.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Cancelled | Self::Abandoned)
     }
@@ -61,27 +46,34 @@ impl EventStatus {
 /// A race or a game.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
+    /// The provider's id.
     pub id: EventId,
-    /// Which feed speaks for it: `racing_api`, `odds_api`, `betfair`.
+    /// The feed that reports it: `racing_api`, `odds_api`, `betfair`.
     pub source: Arc<str>,
     /// `horse_racing`, `greyhounds`, or the provider's sport.
     pub sport: String,
     /// League, region or competition: `GB`, `baseball_mlb`.
     pub league: String,
+    /// Course or ground.
     pub venue: String,
+    /// Title of the race, or both teams.
     pub name: String,
+    /// Start time (racing: the off).
     pub starts_at: Option<DateTime<Utc>>,
     /// The card's own (local) date, where the feed is asked by date.
     pub day: Option<NaiveDate>,
+    /// See [`EventStatus`].
     pub status: EventStatus,
+    /// Bets are taken during play.
     pub in_play: bool,
     /// False once the event has left an answer whose scope covers it.
     pub listed: bool,
+    /// Further attributes by name.
     pub facts: Facts,
 }
 
 impl Event {
-    /// Whether it says the same of everything but its status.
+    /// Whether all fields but status and in-play are equal.
     pub fn same_facts(&self, other: &Self) -> bool {
         let Self {
             id,
@@ -103,9 +95,13 @@ impl Event {
     }
 }
 
+/// The status of a selection.
+#[derive(EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SelectionStatus {
+    /// Takes part.
     Active,
     /// Declared, then taken out of the race.
     NonRunner,
@@ -113,38 +109,18 @@ pub enum SelectionStatus {
     Reserve,
     /// Removed from the market by the exchange, or gone from the card.
     Removed,
+    /// Won.
     Winner,
+    /// Finished in a paid place.
     Placed,
+    /// Did not win or place.
     Loser,
 }
 
+text_forms!(SelectionStatus);
+
 impl SelectionStatus {
-    pub const ALL: [Self; 7] = [
-        Self::Active,
-        Self::NonRunner,
-        Self::Reserve,
-        Self::Removed,
-        Self::Winner,
-        Self::Placed,
-        Self::Loser,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::NonRunner => "non_runner",
-            Self::Reserve => "reserve",
-            Self::Removed => "removed",
-            Self::Winner => "winner",
-            Self::Placed => "placed",
-            Self::Loser => "loser",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| s.as_str() == text)
-    }
-
+    /// Whether it has left the market.
     pub fn is_out(self) -> bool {
         matches!(self, Self::NonRunner | Self::Removed)
     }
@@ -153,8 +129,12 @@ impl SelectionStatus {
 /// A runner, team or outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
+    /// Unique within its event.
     pub id: SelectionId,
+    /// Display name.
     pub name: String,
+    /// See [`SelectionStatus`].
     pub status: SelectionStatus,
+    /// Further attributes by name.
     pub facts: Facts,
 }

@@ -1,4 +1,5 @@
-//! Names of things: text that cannot be swapped for another kind of text.
+//! Text identifiers with a type of their own, so that one kind cannot be passed for another.
+//! Used by every crate.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Makes a cheap-to-clone text identifier that cannot be swapped for another kind of text.
+/// Defines a text identifier that is cheap to clone.
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -14,9 +15,11 @@ macro_rules! text_id {
         pub struct $name(pub Arc<str>);
 
         impl $name {
+            /// Copies the text.
             pub fn new(text: impl AsRef<str>) -> Self {
                 Self(Arc::from(text.as_ref()))
             }
+            /// The text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -45,15 +48,15 @@ macro_rules! text_id {
 }
 
 text_id!(
-    /// A race or game, as its provider names it: `rac_11743160`, `1.241629436`, a 32-digit hash.
+    /// The provider's id of an event: `rac_11743160`, `1.241629436`, a 32-digit hash.
     EventId
 );
 text_id!(
-    /// A runner, team or outcome inside one event.
+    /// The id of a selection inside its event.
     SelectionId
 );
 text_id!(
-    /// What is being bet on: `win`, `place`, `h2h`, `spreads`, `totals`. A lay side is `win_lay`.
+    /// The kind of bet: `win`, `place`, `h2h`, `spreads`, `totals`. A lay side is `win_lay`.
     MarketId
 );
 text_id!(

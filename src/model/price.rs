@@ -1,4 +1,5 @@
-//! What is offered: exact decimals, and how other notations convert to them.
+//! Prices: exact decimal odds, and the conversion of fractional and American odds.
+//! Built by feed parsers and stores; compared by `diff`.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -6,26 +7,31 @@ use std::num::NonZeroU32;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize, Serializer};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
-use super::{BookmakerId, MarketId, SelectionId};
+use super::{BookmakerId, MarketId, SelectionId, text_forms};
 
+/// Each-way terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EachWay {
+    /// Paid places.
     pub places: u16,
     /// A place pays 1/`denom` of the win odds.
     pub denom: u16,
 }
 
-/// Fractional odds as a bookmaker writes them, `22/1` or `100/30`: not reduced, because that is
-/// how they are read aloud.
+/// Fractional odds as a bookmaker writes them, `22/1` or `100/30`. They are not reduced: bettors know them by
+/// this form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fraction {
+    /// Won for each `stake`.
     pub profit: NonZeroU32,
+    /// Staked.
     pub stake: NonZeroU32,
 }
 
 impl Fraction {
-    /// `22/1`, also with spaces. `None` for anything else.
+    /// Reads `22/1`, also with spaces. `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let (profit, stake) = text.split_once('/')?;
         let part = |text: &str| {
@@ -39,7 +45,7 @@ impl Fraction {
         })
     }
 
-    /// As decimal odds: 22/1 is 23.
+    /// Converts to decimal odds: 22/1 is 23.
     pub fn decimal(self) -> Option<Decimal> {
         from_fraction(self.profit.get().into(), self.stake.get().into())
     }
@@ -57,56 +63,55 @@ impl Serialize for Fraction {
     }
 }
 
-/// What is offered: the compared value of a price. Decimals are exact and compare by value,
+/// The compared value of a price. Decimals are exact and compare by value,
 /// so 2.5 equals 2.50.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
+    /// Decimal odds, stake included.
     pub decimal: Decimal,
     /// Where the decimal cannot be finite (American −105), this is the exact value.
     pub fractional: Option<Fraction>,
     /// Handicap or total line: a value of the price, not part of its key.
     pub point: Option<Decimal>,
+    /// Each-way terms, where offered.
     pub each_way: Option<EachWay>,
 }
 
+/// The status of a price.
+#[derive(EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PriceStatus {
+    /// Bets are taken.
     Open,
+    /// Shown, but no bets are taken.
     Suspended,
+    /// Not offered any more.
     Withdrawn,
 }
 
-impl PriceStatus {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Suspended => "suspended",
-            Self::Withdrawn => "withdrawn",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Open, Self::Suspended, Self::Withdrawn]
-            .into_iter()
-            .find(|s| s.as_str() == text)
-    }
-}
+text_forms!(PriceStatus);
 
 /// Key of a price inside its event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PriceKey {
+    /// The kind of bet.
     pub market: MarketId,
+    /// The runner, team or outcome.
     pub selection: SelectionId,
+    /// Who offers it.
     pub bookmaker: BookmakerId,
 }
 
-/// One bookmaker's word on one selection, as a feed reported it.
+/// One bookmaker's price of one selection, as a feed reported it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Price {
+    /// Market, selection and bookmaker.
     pub key: PriceKey,
-    /// `None`: the feed says explicitly that there is no price now ("-", SP, non-runner).
+    /// `None`: the feed reports explicitly that there is no price now ("-", SP, non-runner).
     pub offer: Option<Offer>,
+    /// No bets are taken at the moment.
     pub suspended: bool,
     /// Feed time of this price; the fetch time where the feed gives none.
     pub observed_at: DateTime<Utc>,
@@ -117,6 +122,7 @@ pub struct Price {
 pub const DERIVED_SCALE: u32 = 9;
 
 impl Offer {
+    /// An offer of decimal odds alone.
     pub fn decimal(decimal: Decimal) -> Self {
         Self {
             decimal: decimal.normalize(),
@@ -126,7 +132,7 @@ impl Offer {
         }
     }
 
-    /// American odds, exactly: +150 is 3/2, −105 is 20/21. `None` inside (−100, 100).
+    /// Converts American odds exactly: +150 is 3/2, −105 is 20/21. `None` inside (−100, 100).
     pub fn american(odds: i64) -> Option<Self> {
         if odds.unsigned_abs() < 100 || odds.unsigned_abs() > 10_000_000 {
             return None;

@@ -1,4 +1,5 @@
-//! What a feed said at one moment, what it speaks for, and what of it could not be used.
+//! A feed's answer at one moment: its events, the scope it covers, and its rejected rows.
+//! Feeds build it; `diff` compares it with the stored state.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,36 +10,42 @@ use serde::{Deserialize, Serialize};
 
 use super::{Bookmaker, Event, EventId, Price, Selection, plain_text};
 
-/// Everything a feed said about one event.
+/// Everything that a feed reported about one event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventSnapshot {
+    /// The event itself.
     pub event: Event,
+    /// Its selections, in the feed's order.
     pub selections: Vec<Selection>,
+    /// Its prices, in the feed's order.
     pub prices: Vec<Price>,
-    /// True: a stored selection or price missing here is gone. False: this is a delta, and
+    /// True: a stored selection or price missing here is removed. False: this is a delta, and
     /// only what it names has changed.
     pub complete: bool,
 }
 
-/// What an answer speaks for. A stored event missing inside the scope has been removed;
+/// The set of events that an answer covers. A stored event missing inside the scope has been removed;
 /// outside it, absence means nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// All events of these card dates, in these regions (none named: in all of them).
     Days {
+        /// Card dates.
         days: Vec<NaiveDate>,
+        /// Compared with the event's league, ignoring case.
         regions: Vec<String>,
     },
     /// All open events of one league.
     League(String),
-    /// Exactly these events, asked for by name.
+    /// Exactly these events, requested by id.
     Events(Vec<EventId>),
-    /// Only what is listed.
+    /// Only the events in the answer.
     Listed,
 }
 
 impl Scope {
+    /// Whether the event lies inside the scope.
     pub fn covers(&self, event: &Event) -> bool {
         match self {
             Self::Days { days, regions } => {
@@ -55,40 +62,50 @@ impl Scope {
     }
 }
 
-/// What a feed said at one moment, and the scope it speaks for.
+/// A complete answer of a feed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
+    /// The feed's name.
     pub source: Arc<str>,
-    /// When we asked. Orders snapshots: one asked earlier never overrides one asked later.
+    /// When the request was sent. Orders snapshots: one requested earlier never overrides one requested later.
     pub as_of: DateTime<Utc>,
+    /// The events that the answer covers.
     pub scope: Scope,
+    /// In the feed's order.
     pub events: Vec<EventSnapshot>,
-    /// Names of the bookmakers that occur, as the feed spells them.
+    /// The bookmakers that occur, with the feed's names.
     pub bookmakers: Vec<Bookmaker>,
+    /// Rows that could not be used.
     pub rejects: Rejects,
 }
 
-/// What an answer says as a whole, once its events have been handed over one by one.
+/// A [`Snapshot`] without its events: what is known once they have been delivered one by one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Look {
+    /// See [`Snapshot::source`].
     pub source: Arc<str>,
     /// See [`Snapshot::as_of`].
     pub as_of: DateTime<Utc>,
+    /// See [`Snapshot::scope`].
     pub scope: Scope,
+    /// See [`Snapshot::bookmakers`].
     pub bookmakers: Vec<Bookmaker>,
+    /// See [`Snapshot::rejects`].
     pub rejects: Rejects,
 }
 
-/// The text of one event in an answer, by its fingerprint (XXH3, 128 bits): the same text says the
-/// same, and need not be read again. Two texts that share one would have to be made on purpose.
+/// The fingerprint of the raw text of one event (XXH3, 128 bits). An equal text need not be parsed again; two
+/// texts with one fingerprint would have to be made on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Slice {
+    /// XXH3 of the text.
     pub hash: u128,
-    /// In bytes.
+    /// Length of the text in bytes.
     pub len: usize,
 }
 
 impl Slice {
+    /// Computes the fingerprint.
     pub fn of(text: &[u8]) -> Self {
         Self {
             hash: xxhash_rust::xxh3::xxh3_128(text),
@@ -97,15 +114,19 @@ impl Slice {
     }
 }
 
-/// Rows that were set aside: how many for each reason, and a sample to look at.
+/// Rejected rows: their number and one sample for each reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rejects {
+    /// By the name of the reason.
     pub by_reason: BTreeMap<&'static str, Reject>,
 }
 
+/// Rows rejected for one reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Reject {
+    /// Number of rows.
     pub rows: u64,
+    /// The first of them, shortened for logs.
     pub sample: String,
 }
 
@@ -113,10 +134,12 @@ pub struct Reject {
 const SAMPLE_CHARS: usize = 120;
 
 impl Rejects {
+    /// Counts one row.
     pub fn add(&mut self, reason: &'static str, sample: impl fmt::Display) {
         self.add_rows(reason, 1, sample);
     }
 
+    /// Counts several rows that were rejected together.
     pub fn add_rows(&mut self, reason: &'static str, rows: u64, sample: impl fmt::Display) {
         let entry = self.by_reason.entry(reason).or_default();
         if entry.rows == 0 {
@@ -125,16 +148,19 @@ impl Rejects {
         entry.rows += rows;
     }
 
+    /// Adds the rows of another part of the answer.
     pub fn merge(&mut self, other: Self) {
         for (reason, reject) in other.by_reason {
             self.add_rows(reason, reject.rows, reject.sample);
         }
     }
 
+    /// Number of rejected rows.
     pub fn total(&self) -> u64 {
         self.by_reason.values().map(|r| r.rows).sum()
     }
 
+    /// Whether nothing was rejected.
     pub fn is_empty(&self) -> bool {
         self.by_reason.is_empty()
     }

@@ -1,169 +1,83 @@
-//! Where an event stands: what the source says of it, and else what the clock says.
+//! Event statuses: the words of sources, and the transitions by source, clock and manual correction.
+//! Called by feed parsers (words), `diff` (transitions) and the daemon's status timer.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
-use super::{Event, EventStatus};
+use super::{Event, EventStatus, text_forms};
 
-/// At this distance from the start an event is upcoming, exactly at it too.
+/// An event is upcoming from this long before its start, inclusive.
 const UPCOMING: TimeDelta = TimeDelta::hours(2);
-/// An event that nobody lists any more is over this long after its start.
+/// An event that has left the feed is completed this long after its start.
 const OVER: TimeDelta = TimeDelta::hours(4);
 
-/// The field's words, without spaces, `_` and `-`.
-const WORDS: &[(EventStatus, &[&str])] = &[
+/// The words of sources for each status, in lower case without spaces, `_` and `-`.
+const WORDS: &[(EventStatus, &str)] = &[
     (
         EventStatus::Completed,
-        &[
-            "completed",
-            "complete",
-            "final",
-            "finished",
-            "finish",
-            "ft",
-            "fulltime",
-            "closed",
-            "ended",
-            "end",
-            "result",
-            "resulted",
-            "settled",
-            "gameend",
-            "matchend",
-            "aet",
-            "afterextratime",
-            "afterpenalties",
-            "weighedin",
-            "gameover",
-            "postgame",
-            "statusfinal",
-            "statusfulltime",
-        ],
+        "completed complete final finished finish ft fulltime closed ended end result \
+         resulted settled gameend matchend aet afterextratime afterpenalties weighedin \
+         gameover postgame statusfinal statusfulltime",
     ),
     (
         EventStatus::Live,
-        &[
-            "live",
-            "inprogress",
-            "inplay",
-            "inrunning",
-            "running",
-            "started",
-            "off",
-            "ongoing",
-            "playing",
-            "gamestart",
-            "firsthalf",
-            "firsthalfstart",
-            "firsthalfend",
-            "halftime",
-            "ht",
-            "break",
-            "secondhalf",
-            "secondhalfstart",
-            "secondhalfend",
-            "extratime",
-            "overtime",
-            "penalties",
-            "intermission",
-            "statusinprogress",
-            "statushalftime",
-            "1h",
-            "2h",
-        ],
+        "live inprogress inplay inrunning running started off ongoing playing gamestart \
+         firsthalf firsthalfstart firsthalfend halftime ht break secondhalf secondhalfstart \
+         secondhalfend extratime overtime penalties intermission statusinprogress \
+         statushalftime 1h 2h",
     ),
     (
         EventStatus::Upcoming,
-        &[
-            "upcoming",
-            "scheduled",
-            "notstarted",
-            "ns",
-            "pre",
-            "pregame",
-            "prematch",
-            "statusscheduled",
-            "goingdown",
-            "goingbehind",
-            "parading",
-            "atthepost",
-            "goingtopost",
-            "underorders",
-            "dormant",
-        ],
+        "upcoming scheduled notstarted ns pre pregame prematch statusscheduled goingdown \
+         goingbehind parading atthepost goingtopost underorders dormant",
     ),
     (
         EventStatus::Suspended,
-        &[
-            "suspended",
-            "delayed",
-            "interrupted",
-            "paused",
-            "statusdelayed",
-            "statussuspended",
-            "raindelay",
-        ],
+        "suspended delayed interrupted paused statusdelayed statussuspended raindelay",
     ),
     (
         EventStatus::Postponed,
-        &["postponed", "rescheduled", "statuspostponed"],
+        "postponed rescheduled statuspostponed",
     ),
     (
         EventStatus::Cancelled,
-        &[
-            "cancelled",
-            "canceled",
-            "cancel",
-            "void",
-            "voided",
-            "walkover",
-            "statuscanceled",
-        ],
+        "cancelled canceled cancel void voided walkover statuscanceled",
     ),
-    (EventStatus::Abandoned, &["abandoned", "abandon"]),
+    (EventStatus::Abandoned, "abandoned abandon"),
 ];
 
-/// Who moved an event from one status to the next.
+/// The origin of a status transition.
+#[derive(EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StatusSource {
+    /// The source reported it.
     Feed,
+    /// A point in time was reached.
     Clock,
-    /// A person.
+    /// An operator set it.
     Correction,
 }
 
-impl StatusSource {
-    pub const ALL: [Self; 3] = [Self::Feed, Self::Clock, Self::Correction];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Feed => "feed",
-            Self::Clock => "clock",
-            Self::Correction => "correction",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|source| source.as_str() == text)
-    }
-}
+text_forms!(StatusSource);
 
 impl EventStatus {
-    /// The status behind a source's word, in whatever case and spelt with `_`, `-` or spaces. A word for
-    /// "not yet" is `Upcoming`. `None` for words that say nothing of it (an exchange's `OPEN`), and for
-    /// unknown ones: then the clock decides.
+    /// Reads a source's word, ignoring case, `_`, `-` and spaces. A word for "not yet" is `Upcoming`. `None` for
+    /// words without a status (an exchange's `OPEN`) and for unknown ones: then the clock decides.
     pub fn from_source(text: &str) -> Option<Self> {
         let word: String = text
             .chars()
             .filter(|c| !matches!(c, '_' | '-') && !c.is_whitespace())
             .flat_map(char::to_lowercase)
             .collect();
-        let known = WORDS.iter().find(|(_, words)| words.contains(&&*word));
+        let mut known = WORDS.iter();
+        let known = known.find(|(_, words)| words.split(' ').any(|known| known == word));
         known.map(|(status, _)| *status)
     }
 
-    /// How long an answer about an event in this status is fresh.
+    /// How long a cached answer about an event in this status is fresh.
     pub fn ttl(self) -> Duration {
         Duration::from_secs(match self {
             Self::Live | Self::Suspended => 30,
@@ -174,7 +88,7 @@ impl EventStatus {
         })
     }
 
-    /// What the clock alone says. Without a start it says nothing.
+    /// The status by the clock alone; `None` without a start.
     fn by_clock(
         starts_at: Option<DateTime<Utc>>,
         listed: bool,
@@ -197,9 +111,9 @@ impl EventStatus {
     }
 }
 
-/// Where an event stands at `now`. `source`: its own word in this look, if it has one; `Scheduled` and
-/// `Upcoming` alike mean "not yet". Its word wins, otherwise the clock does. What is over stays over, and what
-/// has begun does not return to the card: only a person can take that back.
+/// Computes the status of an event at `now`. `source` is the status that the source reports, if it reports one;
+/// `Scheduled` and `Upcoming` both mean "not yet". The source's status wins over the clock's. A final status stays,
+/// and a live event does not become upcoming again, except by a manual correction.
 pub fn status_at(
     source: Option<EventStatus>,
     stored: Option<EventStatus>,
@@ -215,12 +129,12 @@ pub fn status_at(
     let next = match source {
         Some(Scheduled | Upcoming) => match clock {
             Some(Scheduled) => Scheduled,
-            // It has not started, whatever the clock says.
+            // The source knows that it has not started; the clock does not.
             Some(_) => Upcoming,
             None => Scheduled,
         },
-        Some(word) => word,
-        // Only a new start, ahead of us, ends a postponement.
+        Some(reported) => reported,
+        // Only a new start time in the future ends a postponement.
         None if stored == Some(Postponed) && clock.is_none_or(EventStatus::has_begun) => Postponed,
         None => clock
             .or(stored.filter(|stored| *stored != Suspended))
@@ -233,8 +147,8 @@ pub fn status_at(
 }
 
 impl Event {
-    /// What the clock makes of it at `now` while nobody looks: never anything earlier, and what only a source
-    /// can end it leaves.
+    /// The transition by the clock that is due at `now` without a new snapshot. It never goes back, and it leaves
+    /// statuses that only a source can end.
     pub fn moved_by_clock(&self, now: DateTime<Utc>) -> Option<EventStatus> {
         self.next_move().filter(|at| *at <= now)?;
         let next = match EventStatus::by_clock(self.starts_at, self.listed, now)? {
@@ -244,7 +158,7 @@ impl Event {
         (next != self.status).then_some(next)
     }
 
-    /// When the clock moves it next; in the past when that is overdue.
+    /// When its next transition by the clock is due; in the past if it is overdue.
     pub fn next_move(&self) -> Option<DateTime<Utc>> {
         let start = self.starts_at?;
         match self.status {
@@ -257,8 +171,8 @@ impl Event {
         }
     }
 
-    /// Where it stands once a look has said `observed` of it at `now`, and who says so. `corrected`: where it
-    /// stood was a person's word.
+    /// Computes status, in-play flag and origin of the status from a snapshot's `observed` at `now`. `corrected`:
+    /// the stored status was set by an operator.
     pub fn standing(
         stored: Option<&Self>,
         corrected: bool,
@@ -267,18 +181,19 @@ impl Event {
     ) -> (EventStatus, bool, StatusSource) {
         use EventStatus::*;
         let was = stored.map(|stored| stored.status);
-        // An exchange says "in play" and not "live", and its event does not come out of play again.
+        // An exchange reports "in play" instead of "live", and its events never leave play.
         let in_play = observed.in_play || stored.is_some_and(|stored| stored.in_play);
         let new_start = stored.is_none_or(|stored| stored.starts_at != observed.starts_at);
-        let word = match (observed.status, was) {
+        let reported = match (observed.status, was) {
             (Scheduled, _) if in_play => Some(Live),
-            // Silence takes nothing back: only a new start ends a postponement, only a word a person's.
+            // Without a reported status, Postponed stays until the start time changes, and a manual Suspended
+            // stays until the feed reports a status.
             (Scheduled, Some(Postponed)) if !new_start => Some(Postponed),
             (Scheduled, Some(Suspended)) if corrected => Some(Suspended),
             (Scheduled, _) => None,
-            (word, _) => Some(word),
+            (status, _) => Some(status),
         };
-        let status = status_at(word, was, observed.starts_at, observed.listed, now);
+        let status = status_at(reported, was, observed.starts_at, observed.listed, now);
         let in_play = match stored {
             Some(stored) if stored.status.is_final() && !observed.status.is_final() => {
                 stored.in_play
@@ -286,7 +201,7 @@ impl Event {
             _ if observed.status.is_final() => observed.in_play,
             _ => in_play,
         };
-        let source = match word.is_some() || matches!(was, Some(Suspended | Postponed)) {
+        let source = match reported.is_some() || matches!(was, Some(Suspended | Postponed)) {
             true => StatusSource::Feed,
             false => StatusSource::Clock,
         };
@@ -295,4 +210,4 @@ impl Event {
 }
 
 #[cfg(test)]
-mod laws;
+mod tests;

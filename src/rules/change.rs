@@ -1,41 +1,47 @@
-//! What happened, as far as a rule can ask.
+//! A change as rules see it: kinds, fields, and the prices that changed.
+//! The relay builds it from an outbox row, the CLI and the tests of rules files from JSON.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::fault::suggestion;
-use super::movement::Movement;
-use super::template::Bound;
+use super::diagnostic::suggestion;
+use super::movement::{Movement, parse_percent};
+use super::template::Binding;
 use crate::model::{ChangeKind, EventId, EventStatus};
 
-/// One change: what stands in one row of the outbox, or was reported.
+/// A change: one row of the outbox, or a reported one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
+    /// Its kinds.
     pub kinds: BTreeSet<ChangeKind>,
-    /// By name, each with all its values: an event that moved has two leagues.
+    /// Its fields, each with all values: an event that moved has two leagues.
     pub fields: Fields,
-    /// Some rows of the table, nobody says which: what is not a field is left open.
+    /// Unknown rows of a table changed: a field without a value may have any.
     pub many: bool,
-    /// The prices that changed. `None`: not looked up, or not known any more.
+    /// The changed prices. `None`: not loaded, or not stored any more.
     pub lines: Option<Vec<Line>>,
 }
 
-/// One changed price.
+/// A changed price.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
+    /// Its market.
     pub market: String,
+    /// Its bookmaker.
     pub bookmaker: String,
+    /// Changed or withdrawn.
     pub kind: ChangeKind,
-    /// Against what a cache may show; `None` where nobody has worked that out.
+    /// Compared with the prices that a cache may show; `None` if it was not computed.
     pub moved: Option<Movement>,
 }
 
-/// Names and values, few of them.
+/// Names and their values; a list is enough for the few of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fields(Vec<(String, Vec<String>)>);
 
 impl Fields {
+    /// Adds a value to a name, once.
     pub fn add(&mut self, name: &str, value: impl Into<String>) {
         let value = value.into();
         match self.0.iter_mut().find(|(known, _)| known == name) {
@@ -45,14 +51,14 @@ impl Fields {
         }
     }
 
-    /// Empty: not said.
+    /// The values of a name; empty if it has none.
     pub fn get(&self, name: &str) -> &[String] {
         let found = self.0.iter().find(|(known, _)| known == name);
         found.map_or(&[], |(_, values)| values)
     }
 }
 
-/// What an event is known by; any other name is somebody's own field.
+/// The fields of an event; any other name is a field of the reporting program.
 pub(super) const EVENT_FIELDS: [&str; 8] = [
     "event_id",
     "sport_id",
@@ -63,8 +69,8 @@ pub(super) const EVENT_FIELDS: [&str; 8] = [
     "market",
     "bookmaker",
 ];
-/// Of an event, but not of its identity: left open when nobody knows it.
-const OF_THE_EVENT: [&str; 6] = [
+/// Fields of an event that may be unknown, for example if it is not stored any more.
+const OPTIONAL_FIELDS: [&str; 6] = [
     "sport_id",
     "league_id",
     "venue",
@@ -74,6 +80,7 @@ const OF_THE_EVENT: [&str; 6] = [
 ];
 
 impl Change {
+    /// A change of an event.
     pub fn of_event(kinds: BTreeSet<ChangeKind>, event: &EventId) -> Self {
         let mut fields = Fields::default();
         fields.add("event_id", event.as_str());
@@ -84,8 +91,8 @@ impl Change {
         }
     }
 
-    /// What an outbox row says beside its kinds and event: `{"table":…,"row":{…}}`, `{"task":…}`,
-    /// `{"was":{"league_id":…}}`. What is no scalar is left out.
+    /// Adds the fields of an outbox row's detail: `{"table":…,"row":{…}}`, `{"task":…}`,
+    /// `{"was":{"league_id":…}}`. Values that are no scalars are ignored.
     pub fn detail(mut self, detail: &str) -> Self {
         if let Ok(Value::Object(detail)) = serde_json::from_str(detail) {
             self.many |= detail.contains_key("rows");
@@ -107,8 +114,8 @@ impl Change {
         }
     }
 
-    /// A change as people write it: `{"change":"task_completed","task":"…","run_id":"…"}`. For a price,
-    /// `market`, `bookmaker` and `movement` ("12%", or "state") say which one and how far.
+    /// Reads a change as users write it: `{"change":"task_completed","task":"…","run_id":"…"}`. For a price,
+    /// `market`, `bookmaker` and `movement` ("12%", or "state") name it and its movement.
     pub fn parse(written: &Value) -> Result<Self, String> {
         let Value::Object(members) = written else {
             return Err("a change is an object such as {\"change\":\"price_changed\",\"event_id\":\"rac_1\"}".into());
@@ -120,8 +127,7 @@ impl Change {
             })?,
             _ => {
                 return Err(
-                    "\"change\" is missing: it says what happened, such as \"price_changed\""
-                        .into(),
+                    "\"change\" is missing: the kind of change, such as \"price_changed\"".into(),
                 );
             }
         };
@@ -135,7 +141,7 @@ impl Change {
             .filter(|(name, _)| *name != "change" && *name != "movement")
         {
             if matches!(value, Value::Null | Value::Array(_)) {
-                return Err(format!("{name:?} is no text, number or true/false"));
+                return Err(format!("{name:?} must be a text, a number or true/false"));
             }
             change.add(name, value);
         }
@@ -160,21 +166,21 @@ impl Change {
         Ok(change)
     }
 
-    /// The value for a placeholder, apart from those of a line.
-    pub(super) fn bound(&self, name: &str) -> Bound<'_> {
+    /// The values of a placeholder, except those of a single price.
+    pub(super) fn binding(&self, name: &str) -> Binding<'_> {
         if name == "status" {
-            return Bound::Values(every_status());
+            return Binding::Values(every_status());
         }
         match self.fields.get(name) {
-            // It has one of them.
-            [] if name == "current_status" && !self.many => Bound::Values(every_status()),
-            [] if self.many || OF_THE_EVENT.contains(&name) => Bound::Any,
-            [] => Bound::Missing,
-            values => Bound::Values(values),
+            // The event has one of them.
+            [] if name == "current_status" && !self.many => Binding::Values(every_status()),
+            [] if self.many || OPTIONAL_FIELDS.contains(&name) => Binding::Any,
+            [] => Binding::Missing,
+            values => Binding::Values(values),
         }
     }
 
-    /// What the log calls it: a field and its value.
+    /// The entity that the log names: a field and its value.
     pub fn entity(&self) -> Option<(&'static str, &str)> {
         let mut known = ["event_id", "table", "task", "round_id"].into_iter();
         known.find_map(|name| Some((name, self.fields.get(name).first()?.as_str())))
@@ -184,13 +190,13 @@ impl Change {
 fn movement(written: &Value) -> Result<Movement, String> {
     match written {
         Value::String(word) if word == "state" => Ok(Movement::State),
-        Value::String(word) => super::load::percent(word).map(Movement::exactly),
+        Value::String(word) => parse_percent(word).map(Movement::exactly),
         _ => Err("\"movement\" is a percentage such as \"12%\", or \"state\"".into()),
     }
 }
 
-/// A key with a status in it is wrong under each of them: the old one, the new one, and what a
-/// reader in between may have asked for.
+/// A key that contains a status is wrong under every status: the old one, the new one, and those that readers
+/// requested in between.
 fn every_status() -> &'static [String] {
     static ALL: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| {
         EventStatus::ALL
@@ -207,7 +213,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn reported_fields_are_taken_as_text() {
+    fn change_reads_reported_fields_as_text() {
         let change = Change::parse(&json!({
             "change": "row_changed", "table": "tlog", "op": "insert",
             "row": { "trig_id": 7, "user_id": "a b", "ok": true, "none": null },
@@ -218,11 +224,11 @@ mod tests {
         assert_eq!(change.fields.get("ok"), ["true"]);
         assert!(change.fields.get("none").is_empty());
         assert_eq!(change.entity(), Some(("table", "tlog")));
-        assert!(matches!(change.bound("none"), Bound::Missing));
+        assert!(matches!(change.binding("none"), Binding::Missing));
     }
 
     #[test]
-    fn what_is_no_change_is_refused_with_the_reason() {
+    fn change_that_is_malformed_is_refused_with_a_reason() {
         for (written, why) in [
             (json!([]), "object"),
             (json!({}), "change"),
@@ -234,21 +240,21 @@ mod tests {
             (json!({ "change": "row_changed", "row": {} }), "table"),
             (json!({ "change": "task_completed", "task": [] }), "task"),
         ] {
-            let said = Change::parse(&written).expect_err(why);
-            assert!(said.contains(why), "{said}");
+            let error = Change::parse(&written).expect_err(why);
+            assert!(error.contains(why), "{error}");
         }
     }
 
     #[test]
-    fn an_event_that_moved_has_two_places() {
+    fn change_of_league_has_both_leagues() {
         let change = Change::of_event(BTreeSet::from([ChangeKind::EventChanged]), &"e".into())
             .detail(r#"{"was":{"league_id":"old"}}"#);
         let mut change = change;
         change.fields.add("league_id", "new");
         assert_eq!(change.fields.get("league_id"), ["old", "new"]);
-        assert!(matches!(change.bound("venue"), Bound::Any));
-        assert!(matches!(change.bound("run_id"), Bound::Missing));
-        let Bound::Values(statuses) = change.bound("status") else {
+        assert!(matches!(change.binding("venue"), Binding::Any));
+        assert!(matches!(change.binding("run_id"), Binding::Missing));
+        let Binding::Values(statuses) = change.binding("status") else {
             panic!("every status");
         };
         assert_eq!(statuses.len(), EventStatus::ALL.len());

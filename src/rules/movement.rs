@@ -1,26 +1,30 @@
-//! How far a price has moved, exactly: |new − old| / |old| of decimal odds, without a rounding.
+//! The movement of a price: |new − old| / |old| of decimal odds, exact and without rounding.
+//! Rules compare it with a threshold; the relay and the poller compute it.
 
 use rust_decimal::Decimal;
 
 use crate::model::{DERIVED_SCALE, Fraction};
 
-/// One price as it was shown.
+/// A price as a cache may show it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shown {
+    /// Decimal odds.
     pub decimal: Decimal,
+    /// Fractional odds, where the feed gives them.
     pub fractional: Option<Fraction>,
+    /// Handicap or total line.
     pub point: Option<Decimal>,
     /// Neither suspended nor withdrawn.
     pub open: bool,
 }
 
-/// What became of a price since it was shown.
+/// The difference between a shown price and a later one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Movement {
-    /// A change of state, and no percentage: it was not there or is not, is suspended, stands on
-    /// another line, or was zero.
+    /// A change of state, which has no percentage: one of the two is missing, suspended or zero, or their
+    /// handicap lines differ.
     State,
-    /// By this ratio of what it was; 0.1 is 10 %.
+    /// Relative to the shown price; 0.1 is 10 %.
     Ratio(Ratio),
 }
 
@@ -31,13 +35,14 @@ pub struct Ratio {
     under: i128,
 }
 
-/// Decimal odds as a fraction of whole numbers.
-type Odds = (i128, i128);
+/// Decimal odds as a fraction of integers.
+type OddsFraction = (i128, i128);
 
 impl Movement {
-    /// What counts as significant where nobody says otherwise: a tenth.
+    /// The default threshold of a significant movement: 10 %.
     pub const SIGNIFICANT: Decimal = Decimal::from_parts(1, 0, 0, false, 1);
 
+    /// Compares two prices.
     pub fn between(old: Option<&Shown>, new: Option<&Shown>) -> Self {
         let (Some(old), Some(new)) = (old, new) else {
             return Self::State;
@@ -54,7 +59,7 @@ impl Movement {
         Ratio::of(old, new).map_or(Self::State, Self::Ratio)
     }
 
-    /// A change of state always is.
+    /// Whether it exceeds the threshold; a change of state always does.
     pub fn is_over(&self, threshold: Decimal) -> bool {
         match self {
             Self::State => true,
@@ -62,7 +67,7 @@ impl Movement {
         }
     }
 
-    /// For people: percent, to two places. `None` for a change of state.
+    /// In percent, rounded to two places. `None` for a change of state.
     pub fn percent(&self) -> Option<Decimal> {
         match self {
             Self::State => None,
@@ -70,7 +75,7 @@ impl Movement {
         }
     }
 
-    /// By this ratio, as somebody says.
+    /// A movement by this ratio.
     pub fn exactly(ratio: Decimal) -> Self {
         let under = 10i128.pow(ratio.scale());
         Self::Ratio(Ratio {
@@ -78,16 +83,11 @@ impl Movement {
             under,
         })
     }
-
-    /// Nothing moved at all.
-    pub fn is_none(&self) -> bool {
-        matches!(self, Self::Ratio(Ratio { over: 0, .. }))
-    }
 }
 
 impl Ratio {
     /// |c/d − a/b| / |a/b| = |c·b − a·d| / |a·d|
-    fn of((a, b): Odds, (c, d): Odds) -> Option<Self> {
+    fn of((a, b): OddsFraction, (c, d): OddsFraction) -> Option<Self> {
         let (was, is) = (a.checked_mul(d)?, c.checked_mul(b)?);
         let (over, under) = (is.checked_sub(was)?.checked_abs()?, was.checked_abs()?);
         (under > 0).then_some(Self { over, under })
@@ -99,7 +99,7 @@ impl Ratio {
             let left = self.over.checked_mul(scale)?;
             Some(left > threshold.mantissa().checked_mul(self.under)?)
         });
-        // Beyond 38 digits a comparison of rounded values is all there is.
+        // Beyond 38 digits only rounded values can be compared.
         exact.unwrap_or_else(|| self.rounded().is_none_or(|ratio| ratio > threshold))
     }
 
@@ -114,9 +114,9 @@ impl Ratio {
     }
 }
 
-/// The fraction where the decimal was derived from it (American −105 is 20/21, in decimals without an
-/// end); else the decimal, which is exact by itself.
-fn odds(shown: &Shown) -> Odds {
+/// The fraction if the decimal was derived from it (American −105 is 20/21, which has no finite decimal); else
+/// the decimal, which is exact.
+fn odds(shown: &Shown) -> OddsFraction {
     let derived = shown.fractional.filter(|fraction| {
         let decimal = fraction
             .decimal()
@@ -136,6 +136,17 @@ fn odds(shown: &Shown) -> Odds {
             (decimal.mantissa(), 10i128.pow(decimal.scale()))
         }
     }
+}
+
+/// Reads a percentage: `10%` or `10` is 0.1.
+pub(super) fn parse_percent(text: &str) -> Result<Decimal, String> {
+    let number = text.trim().trim_end_matches('%').trim();
+    let percent = Decimal::from_str_exact(number).ok();
+    let ratio = percent.and_then(|percent| percent.checked_div(Decimal::ONE_HUNDRED));
+    ratio
+        .filter(|ratio| !ratio.is_sign_negative() && ratio.scale() <= 12)
+        .map(|ratio| ratio.normalize())
+        .ok_or_else(|| format!("{text:?} is no percentage: write \"10%\" or \"significant\""))
 }
 
 #[cfg(test)]
@@ -183,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table() {
+    fn movement_is_exact_at_the_threshold() {
         assert_eq!(percent(&american(-105), &american(105)), "5");
         assert!(
             !over(&american(-105), &american(105), "0.05"),
@@ -210,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_state_is_no_percentage() {
+    fn movement_between_states_has_no_percentage() {
         let was = decimal("2.5");
         let state = |old: Option<&Shown>, new: Option<&Shown>| {
             Movement::between(old, new) == Movement::State
@@ -238,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn five_times_nine_percent_add_up_against_what_is_shown() {
+    fn movement_adds_up_against_the_shown_price() {
         let (mut price, cached) = (decimal("10"), decimal("10"));
         let mut over_at = Vec::new();
         for step in 1..=5 {
@@ -252,7 +263,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_agrees_with_long_division(a in 1_001i64..1_000_000, b in 1_001i64..1_000_000, t in 0i64..2_000) {
+        fn movement_agrees_with_integer_arithmetic(a in 1_001i64..1_000_000, b in 1_001i64..1_000_000, t in 0i64..2_000) {
             let (old, new) = (Decimal::new(a, 3), Decimal::new(b, 3));
             let threshold = Decimal::new(t, 3);
             let shown = |decimal| Shown { decimal, fractional: None, point: None, open: true };

@@ -1,30 +1,35 @@
-//! How a target is spelt: literal text, and placeholders that a change fills in.
+//! Templates of cache keys, tags and patterns: literal text, and placeholders that a change fills in.
+//! The loader parses them; rules render them for each change.
 //!
-//! A value is escaped before it goes in, so it can neither end its part early nor widen a pattern, and
-//! an empty one is an error. A placeholder that the change leaves open ("any row of this table")
-//! turns a key into its *family*: all keys that begin like it.
+//! A value is escaped when it is inserted, so that it can neither end its part early nor widen a pattern; an empty
+//! value is an error. A placeholder whose value is unknown ("any row of this table") turns a key into a prefix tag,
+//! which covers all keys with the part before it.
+
+use std::fmt;
 
 use crate::key::{self, Key, Tag, escape, escape_into};
 
-/// What a placeholder stands for in one change.
+/// The values of a placeholder in one change.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Bound<'a> {
+pub(super) enum Binding<'a> {
     Values(&'a [String]),
-    /// Each value there is.
+    /// Any value: it is not known.
     Any,
-    /// The change should have said it.
+    /// The change should have a value, but has none.
     Missing,
 }
 
-/// What is removed. A pattern is the tag of a family.
+/// A rendered target. A pattern is a prefix tag.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
+    /// One key.
     Key(Key),
+    /// All answers under a tag.
     Tag(Tag),
 }
 
 impl From<key::Target<'_>> for Target {
-    /// What is only marked has its name, too.
+    /// Keys to remove and keys to mark stale alike become keys.
     fn from(target: key::Target<'_>) -> Self {
         match target {
             key::Target::Key(key) | key::Target::Stale(key) => Self::Key(key.clone()),
@@ -34,6 +39,7 @@ impl From<key::Target<'_>> for Target {
 }
 
 impl Target {
+    /// The key, if it is one.
     pub fn key(&self) -> Option<&Key> {
         match self {
             Self::Key(key) => Some(key),
@@ -41,6 +47,7 @@ impl Target {
         }
     }
 
+    /// The tag, if it is one.
     pub fn tag(&self) -> Option<&Tag> {
         match self {
             Self::Key(_) => None,
@@ -49,36 +56,51 @@ impl Target {
     }
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(key) => key.fmt(f),
+            Self::Tag(tag) if tag.is_family() => tag.fmt(f),
+            Self::Tag(tag) => write!(f, "tag {tag}"),
+        }
+    }
+}
+
+/// The syntax of a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Spelt {
+pub enum TargetKind {
+    /// An exact key.
     Key,
+    /// A tag.
     Tag,
     /// Ends with `:*`.
     Pattern,
 }
 
+/// A template.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Template {
-    pub spelt: Spelt,
-    /// As it was written.
+    /// Its syntax.
+    pub(super) kind: TargetKind,
+    /// As written in the file.
     pub text: String,
-    parts: Vec<Part>,
+    segments: Vec<Segment>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Part {
+enum Segment {
     Literal(String),
-    Field(String),
+    Placeholder(String),
 }
 
-/// A change can name many values for one placeholder; more keys than this are removed as a family.
-const MOST_KEYS: usize = 1_000;
-/// What ids take, beyond their placeholders.
-const ROOM: usize = 24;
+/// If the values of a change would give more keys than this, the prefix tag is removed instead.
+const MAX_KEYS: usize = 1_000;
+/// Expected growth of the text by its values, in bytes.
+const EXTRA_CAPACITY: usize = 24;
 
 impl Template {
-    /// A message for whoever wrote it, when it is none.
-    pub fn parse(spelt: Spelt, text: &str) -> Result<Self, String> {
+    /// Reads a template; the error is a message for its author.
+    pub(super) fn parse(kind: TargetKind, text: &str) -> Result<Self, String> {
         if text.trim().is_empty() {
             return Err(
                 "an empty target removes nothing; write a key such as \"odds:{event_id}\"".into(),
@@ -86,115 +108,117 @@ impl Template {
         }
         if text.chars().any(|c| c.is_control() || c == ' ') {
             return Err(format!(
-                "{text:?} holds a space or control character: no key of a cache does"
+                "{text:?} holds a space or control character, which cache keys never do"
             ));
         }
-        let literal = match spelt {
-            Spelt::Pattern => text.strip_suffix('*').filter(|begins| begins.ends_with(':')).ok_or_else(|| {
+        let literal = match kind {
+            TargetKind::Pattern => text.strip_suffix('*').filter(|begins| begins.ends_with(':')).ok_or_else(|| {
                 format!(
                     "the pattern {text:?} cannot be reached: a pattern is a beginning that ends with \":*\", such as \
                      \"sidebar:{{sport_id}}:*\"; for anything else use a tag"
                 )
             })?,
-            Spelt::Key | Spelt::Tag => text,
+            TargetKind::Key | TargetKind::Tag => text,
         };
-        let mut parts = parts(literal)?;
-        for part in &parts {
-            if let Part::Literal(text) = part
+        let mut segments = segments(literal)?;
+        for segment in &segments {
+            if let Segment::Literal(text) = segment
                 && let Some(glob) = text
                     .chars()
                     .find(|c| matches!(c, '*' | '?' | '[' | ']' | '\\'))
             {
                 return Err(format!(
-                    "{glob:?} in {text:?} would make a pattern of it: write it under `patterns`, ending with \":*\""
+                    "{glob:?} in {text:?} would make it a pattern: write it under `patterns`, ending with \":*\""
                 ));
             }
         }
-        if spelt == Spelt::Pattern
-            && !matches!(parts.first(), Some(Part::Literal(begin)) if begin.contains(':'))
+        if kind == TargetKind::Pattern
+            && !matches!(segments.first(), Some(Segment::Literal(begin)) if begin.contains(':'))
         {
             return Err(format!(
                 "the pattern {text:?} would remove everything: begin it with a literal such as \"odds:\""
             ));
         }
-        for part in &mut parts {
-            if let (Part::Literal(text), Spelt::Tag) = (part, spelt) {
+        for segment in &mut segments {
+            if let (Segment::Literal(text), TargetKind::Tag) = (segment, kind) {
                 *text = escape_parts(text);
             }
         }
         Ok(Self {
-            spelt,
+            kind,
             text: text.to_owned(),
-            parts,
+            segments,
         })
     }
 
-    pub fn placeholders(&self) -> impl Iterator<Item = &str> {
-        self.parts.iter().filter_map(|part| match part {
-            Part::Field(name) => Some(name.as_str()),
-            Part::Literal(_) => None,
+    pub(super) fn placeholders(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Placeholder(name) => Some(name.as_str()),
+            Segment::Literal(_) => None,
         })
     }
 
-    /// Whether its family can be named when one of `open` is left open.
-    pub fn has_family(&self, open: impl Fn(&str) -> bool) -> bool {
+    /// Whether it has a prefix tag if the values of the `open` placeholders are unknown.
+    pub(super) fn has_prefix_tag(&self, open: impl Fn(&str) -> bool) -> bool {
         let mut before = String::new();
-        for part in &self.parts {
-            match part {
-                Part::Literal(text) => before.push_str(text),
-                Part::Field(name) if open(name) => break,
-                Part::Field(_) => before.push('x'),
+        for segment in &self.segments {
+            match segment {
+                Segment::Literal(text) => before.push_str(text),
+                Segment::Placeholder(name) if open(name) => break,
+                Segment::Placeholder(_) => before.push('x'),
             }
         }
         before.contains(':')
     }
 
-    /// Hands over all targets that it spells for one change.
+    /// Passes each of its targets for one change to `each`.
     pub(super) fn render<'a>(
         &self,
-        bound: &impl Fn(&str) -> Bound<'a>,
+        binding: &impl Fn(&str) -> Binding<'a>,
         each: &mut impl FnMut(Target),
     ) -> Result<(), String> {
-        let text = String::with_capacity(self.text.len() + ROOM);
-        self.go_on(&self.parts, text, MOST_KEYS, bound, each)
+        let text = String::with_capacity(self.text.len() + EXTRA_CAPACITY);
+        self.render_rest(&self.segments, text, MAX_KEYS, binding, each)
     }
 
-    /// From here on, with `text` before it; `most` is how many targets may come of it.
-    fn go_on<'a>(
+    /// Renders the remaining segments after `text`, into at most `max` targets.
+    fn render_rest<'a>(
         &self,
-        parts: &[Part],
+        segments: &[Segment],
         mut text: String,
-        most: usize,
-        bound: &impl Fn(&str) -> Bound<'a>,
+        max: usize,
+        binding: &impl Fn(&str) -> Binding<'a>,
         each: &mut impl FnMut(Target),
     ) -> Result<(), String> {
-        for (at, part) in parts.iter().enumerate() {
-            let name = match part {
-                Part::Literal(literal) => {
+        for (at, segment) in segments.iter().enumerate() {
+            let name = match segment {
+                Segment::Literal(literal) => {
                     text.push_str(literal);
                     continue;
                 }
-                Part::Field(name) => name,
+                Segment::Placeholder(name) => name,
             };
-            match bound(name) {
-                Bound::Values([value]) => self.put(value, name, &mut text)?,
-                Bound::Values(values) if values.len() <= most => {
+            match binding(name) {
+                Binding::Values([value]) => self.insert(value, name, &mut text)?,
+                Binding::Values(values) if values.len() <= max => {
                     for value in values {
                         let mut text = text.clone();
-                        self.put(value, name, &mut text)?;
-                        let most = most / values.len();
-                        self.go_on(&parts[at + 1..], text, most, bound, each)?;
+                        self.insert(value, name, &mut text)?;
+                        let max = max / values.len();
+                        self.render_rest(&segments[at + 1..], text, max, binding, each)?;
                     }
                     return Ok(());
                 }
-                Bound::Values(_) | Bound::Any => return self.end(text, true, each),
-                Bound::Missing => return Err(format!("{}: the change has no {name:?}", self.text)),
+                Binding::Values(_) | Binding::Any => return self.finish(text, true, each),
+                Binding::Missing => {
+                    return Err(format!("{}: the change has no {name:?}", self.text));
+                }
             }
         }
-        self.end(text, self.spelt == Spelt::Pattern, each)
+        self.finish(text, self.kind == TargetKind::Pattern, each)
     }
 
-    fn put(&self, value: &str, name: &str, text: &mut String) -> Result<(), String> {
+    fn insert(&self, value: &str, name: &str, text: &mut String) -> Result<(), String> {
         if value.is_empty() {
             return Err(format!("{}: {name:?} is empty", self.text));
         }
@@ -202,38 +226,39 @@ impl Template {
         Ok(())
     }
 
-    fn end(&self, text: String, family: bool, each: &mut impl FnMut(Target)) -> Result<(), String> {
-        let target = match (self.spelt, family) {
-            (Spelt::Tag, false) => Tag::rendered(text).map(Target::Tag),
-            (Spelt::Tag, true) => None,
-            (_, false) => Key::rendered(text).map(Target::Key),
+    fn finish(
+        &self,
+        text: String,
+        prefix: bool,
+        each: &mut impl FnMut(Target),
+    ) -> Result<(), String> {
+        let target = match (self.kind, prefix) {
+            (TargetKind::Tag, false) => Tag::from_template(text).map(Target::Tag),
+            (TargetKind::Tag, true) => None,
+            (_, false) => Key::from_template(text).map(Target::Key),
             (_, true) => {
                 let end = text.rfind(':').map(|end| &text[..=end]);
                 end.and_then(Tag::family).map(Target::Tag)
             }
         };
-        match target {
-            Some(target) => each(target),
-            None => {
-                return Err(format!(
-                    "{}: no target comes of it (too long, or left open)",
-                    self.text
-                ));
-            }
-        }
+        let target = target.ok_or_else(|| {
+            let text = &self.text;
+            format!("{text}: it gives no target (too long, or a tag with an unknown value)")
+        })?;
+        each(target);
         Ok(())
     }
 }
 
-fn parts(text: &str) -> Result<Vec<Part>, String> {
-    let (mut parts, mut rest) = (Vec::new(), text);
+fn segments(text: &str) -> Result<Vec<Segment>, String> {
+    let (mut segments, mut rest) = (Vec::new(), text);
     while let Some(open) = rest.find(['{', '}']) {
         let (literal, after) = rest.split_at(open);
         let inside = after
             .strip_prefix('{')
             .and_then(|after| after.split_once('}'));
         let Some((name, after)) = inside else {
-            return Err(format!("{text:?} has a brace without its other half"));
+            return Err(format!("{text:?} has an unmatched brace"));
         };
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             return Err(format!(
@@ -241,18 +266,18 @@ fn parts(text: &str) -> Result<Vec<Part>, String> {
             ));
         }
         if !literal.is_empty() {
-            parts.push(Part::Literal(literal.to_owned()));
+            segments.push(Segment::Literal(literal.to_owned()));
         }
-        parts.push(Part::Field(name.to_owned()));
+        segments.push(Segment::Placeholder(name.to_owned()));
         rest = after;
     }
     if !rest.is_empty() {
-        parts.push(Part::Literal(rest.to_owned()));
+        segments.push(Segment::Literal(rest.to_owned()));
     }
-    Ok(parts)
+    Ok(segments)
 }
 
-/// The `:` stay.
+/// Escapes the parts between `:`.
 fn escape_parts(text: &str) -> String {
     let parts: Vec<String> = text.split(':').map(escape).collect();
     parts.join(":")
@@ -263,14 +288,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn rendered(spelt: Spelt, text: &str, values: &[(&str, Bound)]) -> Result<Vec<Target>, String> {
-        let template = Template::parse(spelt, text)?;
-        let bound = |name: &str| {
+    fn rendered(
+        kind: TargetKind,
+        text: &str,
+        values: &[(&str, Binding)],
+    ) -> Result<Vec<Target>, String> {
+        let template = Template::parse(kind, text)?;
+        let binding = |name: &str| {
             let found = values.iter().find(|(known, _)| *known == name);
-            found.map_or(Bound::Missing, |(_, bound)| *bound)
+            found.map_or(Binding::Missing, |(_, binding)| *binding)
         };
         let mut targets = Vec::new();
-        template.render(&bound, &mut |target| targets.push(target))?;
+        template.render(&binding, &mut |target| targets.push(target))?;
         targets.sort();
         Ok(targets)
     }
@@ -280,65 +309,68 @@ mod tests {
     }
 
     #[test]
-    fn values_go_in_escaped_each_of_them() {
+    fn template_inserts_every_value_escaped() {
         let (ids, statuses) = (["a:b*".to_owned()], ["live".to_owned(), "final".to_owned()]);
         let all = [
-            ("event_id", Bound::Values(&ids)),
-            ("status", Bound::Values(&statuses)),
+            ("event_id", Binding::Values(&ids)),
+            ("status", Binding::Values(&statuses)),
         ];
         assert_eq!(
-            rendered(Spelt::Key, "odds:{status}:{event_id}", &all),
+            rendered(TargetKind::Key, "odds:{status}:{event_id}", &all),
             Ok(vec![key("odds:final:a%3Ab%2A"), key("odds:live:a%3Ab%2A")])
         );
-        let family = Tag::family("sidebar:a%3Ab%2A:").expect("a family");
+        let prefix_tag = Tag::family("sidebar:a%3Ab%2A:").expect("a prefix tag");
         assert_eq!(
-            rendered(Spelt::Pattern, "sidebar:{event_id}:*", &all),
-            Ok(vec![Target::Tag(family)])
+            rendered(TargetKind::Pattern, "sidebar:{event_id}:*", &all),
+            Ok(vec![Target::Tag(prefix_tag)])
         );
     }
 
     #[test]
-    fn what_is_left_open_is_a_family_and_what_is_missing_an_error() {
+    fn template_with_an_unknown_value_gives_a_prefix_tag_and_with_a_missing_one_an_error() {
         let ids = ["7".to_owned()];
-        let some = [("user", Bound::Values(&ids)), ("log", Bound::Any)];
-        let family = Tag::family("user:7:").expect("a family");
+        let some = [("user", Binding::Values(&ids)), ("log", Binding::Any)];
+        let prefix_tag = Tag::family("user:7:").expect("a prefix tag");
         assert_eq!(
-            rendered(Spelt::Key, "user:{user}:log-{log}", &some),
-            Ok(vec![Target::Tag(family)])
+            rendered(TargetKind::Key, "user:{user}:log-{log}", &some),
+            Ok(vec![Target::Tag(prefix_tag)])
         );
-        let why = rendered(Spelt::Key, "user:{nobody}", &some).expect_err("missing");
-        assert!(why.contains("nobody"), "{why}");
+        let why = rendered(TargetKind::Key, "user:{other}", &some).expect_err("missing");
+        assert!(why.contains("other"), "{why}");
         let empty = [String::new()];
-        let why = rendered(Spelt::Key, "odds::{id}", &[("id", Bound::Values(&empty))]);
+        let why = rendered(
+            TargetKind::Key,
+            "odds::{id}",
+            &[("id", Binding::Values(&empty))],
+        );
         assert!(why.expect_err("empty").contains("empty"));
     }
 
     #[test]
-    fn what_is_no_template_is_refused_with_a_reason() {
-        for (spelt, text, why) in [
-            (Spelt::Key, "", "empty"),
-            (Spelt::Key, "odds:{event_id", "brace"),
-            (Spelt::Key, "odds:}", "brace"),
-            (Spelt::Key, "odds:{event id}", "space"),
-            (Spelt::Key, "odds:{}", "placeholder"),
-            (Spelt::Key, "odds:*", "patterns"),
-            (Spelt::Key, "a b", "space"),
-            (Spelt::Pattern, "odds:*:x", "reached"),
-            (Spelt::Pattern, "odds*", "reached"),
-            (Spelt::Pattern, "{sport_id}:*", "everything"),
+    fn template_that_is_malformed_is_refused_with_a_reason() {
+        for (kind, text, why) in [
+            (TargetKind::Key, "", "empty"),
+            (TargetKind::Key, "odds:{event_id", "brace"),
+            (TargetKind::Key, "odds:}", "brace"),
+            (TargetKind::Key, "odds:{event id}", "space"),
+            (TargetKind::Key, "odds:{}", "placeholder"),
+            (TargetKind::Key, "odds:*", "patterns"),
+            (TargetKind::Key, "a b", "space"),
+            (TargetKind::Pattern, "odds:*:x", "reached"),
+            (TargetKind::Pattern, "odds*", "reached"),
+            (TargetKind::Pattern, "{sport_id}:*", "everything"),
         ] {
-            let said = Template::parse(spelt, text).expect_err(text);
-            assert!(said.contains(why), "{text}: {said}");
+            let error = Template::parse(kind, text).expect_err(text);
+            assert!(error.contains(why), "{text}: {error}");
         }
     }
 
     proptest! {
-        /// Whatever an id holds, it stays inside its part.
         #[test]
-        fn an_id_never_widens_a_target(id in "[*?\\[\\]\\\\{}:%a-c ]{1,12}", other in "[*?\\[\\]\\\\{}:%a-c ]{1,12}") {
+        fn template_value_stays_inside_its_part(id in "[*?\\[\\]\\\\{}:%a-c ]{1,12}", other in "[*?\\[\\]\\\\{}:%a-c ]{1,12}") {
             let (ids, others) = ([id.clone()], [other.clone()]);
-            let one = rendered(Spelt::Key, "x:{id}:v1", &[("id", Bound::Values(&ids))]).expect("a key");
-            let two = rendered(Spelt::Key, "x:{id}:v1", &[("id", Bound::Values(&others))]).expect("a key");
+            let one = rendered(TargetKind::Key, "x:{id}:v1", &[("id", Binding::Values(&ids))]).expect("a key");
+            let two = rendered(TargetKind::Key, "x:{id}:v1", &[("id", Binding::Values(&others))]).expect("a key");
             prop_assert_eq!(one == two, id == other);
             let Target::Key(key) = &one[0] else { panic!("a key") };
             prop_assert_eq!(key.as_str().matches(':').count(), 2);

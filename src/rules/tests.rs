@@ -1,7 +1,12 @@
-//! Stories of rules as their author tells them, of both spellings.
+//! Tests of rules files in both syntaxes, and of the rule index against a scan of all rules.
 
+use std::collections::BTreeSet;
+
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::rule::Conditions;
 use super::*;
 
 fn rules(text: &str) -> Rules {
@@ -26,13 +31,13 @@ fn removed(rules: &Rules, change: Value) -> Vec<String> {
 }
 
 #[test]
-fn the_built_in_rules_pass_their_own_tests() {
+fn builtin_rules_pass_their_own_tests() {
     let (tests, failed) = Rules::builtin().test();
     assert!(tests >= 2 && failed.is_empty(), "{failed:?}");
 }
 
 #[test]
-fn rules_of_a_file_stand_beside_the_built_in_ones() {
+fn rules_of_a_file_are_added_to_the_builtin_ones() {
     let ours = rules(
         "[[rule]]\nname = \"stats\"\non = \"row_changed\"\nwhen = { table = \"tlog\" }\nkeys = [\"stats:site\", \"user:{user_id}\"]\n",
     );
@@ -54,7 +59,7 @@ fn rules_of_a_file_stand_beside_the_built_in_ones() {
 }
 
 #[test]
-fn the_other_spelling_loads_unchanged() {
+fn rules_in_json_load() {
     let text = r#"{
   "version": "1.4", "description": "ours",
   "rules": {
@@ -75,7 +80,7 @@ fn the_other_spelling_loads_unchanged() {
     let without = Change::parse(&json!({ "change": "task_completed", "task": "build_climate" }))
         .expect("a change");
     let hits = rules.decide(&without, None);
-    assert_eq!(hits[0].aims.len(), 1, "the target that can be spelt is");
+    assert_eq!(hits[0].aims.len(), 1, "the target that can be rendered");
     assert!(hits[0].faults[0].contains("run_id"), "{:?}", hits[0].faults);
 
     let wrong = text.replace("\"overview\"]", "\"overveiw\"]");
@@ -89,7 +94,7 @@ fn the_other_spelling_loads_unchanged() {
 }
 
 #[test]
-fn every_mistake_is_told_with_its_place_and_a_suggestion() {
+fn diagnostics_have_positions_and_suggestions() {
     let text = r#"versoin = 3
 [[rule]]
 name = "a"
@@ -111,7 +116,7 @@ name = "d"
 on = ["price_changed"]
 keys = ['races:by-stege:v1']
 "#;
-    let said = faults(text);
+    let found = faults(text);
     for line in [
         "rules.toml:1:1: unknown field \"versoin\" in the file (did you mean \"version\"?)",
         "rules.toml:4:7: unknown change \"odd_move\" (one of ",
@@ -124,7 +129,7 @@ keys = ['races:by-stege:v1']
         "rules.toml:16:9: \"t:{id}\" cannot be reached when one statement changes many rows",
         "by-stege:v1\": no reader has it (did you mean ",
     ] {
-        assert!(said.contains(line), "{line}\n--- said:\n{said}");
+        assert!(found.contains(line), "{line}\n--- found:\n{found}");
     }
     let others = "[caches]\nx = 'races:by-stege:v1'\n[[rule]]\nname = \"d\"\non = [\"price_changed\"]\ncaches = [\"x\"]\nkeys = ['races:by-stage:v2', 'odds:latest:{event_id}']\n";
     assert_eq!(rules(others).len(), Rules::builtin().len() + 1);
@@ -134,7 +139,7 @@ keys = ['races:by-stege:v1']
 }
 
 #[test]
-fn the_same_rule_twice_is_a_mistake() {
+fn duplicate_rule_is_refused() {
     let one = "[[rule]]\nname = \"a\"\non = [\"manual\"]\nkeys = [\"x\"]\n";
     assert!(
         faults(&one.repeat(2)).contains("5:1: duplicate rule \"a\""),
@@ -147,7 +152,7 @@ fn the_same_rule_twice_is_a_mistake() {
 }
 
 #[test]
-fn conditions_narrow_and_what_nobody_knows_counts_as_met() {
+fn conditions_restrict_and_an_unknown_value_meets_them() {
     let rules = rules(
         "builtin = false\n[[rule]]\nname = \"gb\"\non = [\"event_changed\"]\nwhen = { sport = \"horse_racing\", league = [\"GB\", \"IRE\"] }\nkeys = [\"gb:{event_id}\"]\n",
     );
@@ -167,7 +172,7 @@ fn conditions_narrow_and_what_nobody_knows_counts_as_met() {
 }
 
 #[test]
-fn small_movements_remove_nothing_under_a_movement_rule() {
+fn movement_rule_ignores_small_movements() {
     let rules = rules(
         "builtin = false\n[[rule]]\nname = \"m\"\non = [\"price_changed\"]\nwhen = { market = \"win\", movement = \"significant\" }\nkeys = [\"best:{event_id}:{bookmaker}\"]\n",
     );
@@ -180,7 +185,7 @@ fn small_movements_remove_nothing_under_a_movement_rule() {
     assert_eq!(
         removed(&rules, unknown.clone()),
         ["best:e:*"],
-        "what nobody looked up is removed"
+        "unknown prices are removed"
     );
     let change = Change::parse(&unknown).expect("a change");
     assert!(rules.ask_for_lines(&change) && rules.watch_movement());
@@ -189,7 +194,7 @@ fn small_movements_remove_nothing_under_a_movement_rule() {
 }
 
 #[test]
-fn tests_in_the_file_find_a_wrong_rule() {
+fn rule_tests_find_a_wrong_rule() {
     let text = "[[rule]]\nname = \"a\"\non = [\"task_completed\"]\nkeys = [\"x:{run_id}\"]\n[[test]]\nname = \"t\"\nchange = { change = \"task_completed\", task = \"b\", run_id = \"7\" }\nremoves = [\"x:8\"]\n";
     let (tests, failed) = rules(text).test();
     assert_eq!(tests, 1);
@@ -204,7 +209,7 @@ fn tests_in_the_file_find_a_wrong_rule() {
 }
 
 #[test]
-fn reasons_tell_what_readers_care_about_most() {
+fn reason_is_the_most_important_one() {
     use ChangeKind as K;
     assert_eq!(
         reason([K::PriceChanged, K::StatusChanged], None),
@@ -228,9 +233,106 @@ fn reasons_tell_what_readers_care_about_most() {
 }
 
 #[test]
-fn a_version_tells_one_text_from_another() {
+fn rules_version_differs_for_different_texts() {
     let one = rules("version = 3\n");
     let two = rules("version = 3\n# another\n");
     assert!(one.version().starts_with("3 ") && one.version() != two.version());
     assert_eq!(&**Rules::builtin().version(), "built-in");
+}
+
+/// Values that rules and changes share, so that some match.
+const VALUES: [&str; 4] = ["a", "b", "c:*", "d"];
+const KINDS: [ChangeKind; 5] = [
+    ChangeKind::PriceChanged,
+    ChangeKind::EventChanged,
+    ChangeKind::StatusChanged,
+    ChangeKind::RowChanged,
+    ChangeKind::TaskCompleted,
+];
+
+/// The values that a rule accepts of each field; none: any.
+type AcceptedValues = [BTreeSet<usize>; 5];
+
+fn wanted() -> impl Strategy<Value = AcceptedValues> {
+    // Mostly none: a rule with conditions on every field matches nothing.
+    let some = || prop_oneof![3 => Just(BTreeSet::new()), 1 => btree_set(0..VALUES.len(), 1..3)];
+    [some(), some(), some(), some(), some()]
+}
+
+fn rule_with(name: usize, on: &BTreeSet<usize>, wanted: &AcceptedValues) -> Rule {
+    let values = |at: usize| -> Vec<String> {
+        let wanted = wanted[at].iter();
+        wanted.map(|at| VALUES[*at].to_owned()).collect()
+    };
+    Rule {
+        name: name.to_string().into(),
+        on: on.iter().map(|at| KINDS[*at]).collect(),
+        when: Conditions {
+            sports: values(0),
+            leagues: values(1),
+            events: values(2),
+            tables: values(3),
+            tasks: values(4),
+            ..Conditions::default()
+        },
+        targets: vec![
+            Template::parse(TargetKind::Key, &format!("k{name}:{{event_id}}")).expect("valid"),
+        ],
+        then: Then::Remove,
+        reason: None,
+    }
+}
+
+fn change_with(kinds: &BTreeSet<usize>, values: &[BTreeSet<usize>; 5]) -> Change {
+    let mut change = Change {
+        kinds: kinds.iter().map(|at| KINDS[*at]).collect(),
+        ..Change::default()
+    };
+    for (field, wanted) in ["sport_id", "league_id", "event_id", "table", "task"]
+        .iter()
+        .zip(values)
+    {
+        for at in wanted {
+            change.fields.add(field, VALUES[*at]);
+        }
+    }
+    change
+}
+
+/// Checks every condition of every rule.
+fn matching_rules<'a>(rules: &'a Rules, change: &Change) -> Vec<&'a str> {
+    let met = |wanted: &[String], field: &str| {
+        let values = change.fields.get(field);
+        wanted.is_empty() || values.is_empty() || values.iter().any(|value| wanted.contains(value))
+    };
+    let met = rules.iter().filter(|rule| {
+        let when = &rule.when;
+        rule.on.iter().any(|kind| change.kinds.contains(kind))
+            && met(&when.sports, "sport_id")
+            && met(&when.leagues, "league_id")
+            && met(&when.events, "event_id")
+            && met(&when.tables, "table")
+            && met(&when.tasks, "task")
+    });
+    met.map(|rule| &*rule.name).collect()
+}
+
+proptest! {
+    #[test]
+    fn rule_index_finds_what_a_scan_finds(
+        all in vec((btree_set(0..KINDS.len(), 1..4), wanted()), 0..25),
+        kinds in btree_set(0..KINDS.len(), 1..4),
+        values in wanted(),
+    ) {
+        let all = all.iter().enumerate().map(|(name, (on, wanted))| rule_with(name, on, wanted));
+        let rules = Rules::from(LoadedRules { version: "test".into(), rules: all.collect(), tests: Vec::new() });
+        let change = change_with(&kinds, &values);
+        let hits = rules.decide(&change, None);
+        let found: Vec<&str> = hits.iter().map(|hit| &*hit.rule.name).collect();
+        prop_assert_eq!(&found, &matching_rules(&rules, &change));
+        for hit in hits {
+            let events = change.fields.get("event_id").len();
+            prop_assert_eq!(hit.aims.len() + hit.faults.len(), events.max(1), "{:?}", hit);
+        }
+    }
 }

@@ -1,77 +1,81 @@
-//! Steamers and drifters: lines whose best price keeps moving one way.
+//! Movers: selections whose best price keeps shortening (steamers) or lengthening (drifters).
+//! Computed from the price history by the read API.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 
-/// So many moves in a row, …
-const IN_A_ROW: usize = 3;
+/// A mover has this many moves in one direction …
+const MOVES: usize = 3;
 /// … within this time.
-const WITHIN: TimeDelta = TimeDelta::minutes(60);
-const SHORT: TimeDelta = TimeDelta::minutes(15);
+const WINDOW: TimeDelta = TimeDelta::minutes(60);
+/// The time of the short comparison.
+const SHORT_WINDOW: TimeDelta = TimeDelta::minutes(15);
 
-/// What one bookmaker's price of a line became.
+/// One change of one bookmaker's price of a selection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Which price.
+    /// The row id of the price.
     pub price: i64,
+    /// When it changed.
     pub at: DateTime<Utc>,
-    /// Decimal; `None`: not offered.
+    /// The new decimal odds; `None`: not offered.
     pub odds: Option<Decimal>,
-    /// The first that is known of this price.
+    /// Whether it is the first of this price.
     pub first: bool,
 }
 
-/// Where a line is heading.
+/// The direction of a mover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Heading {
-    /// Its odds shorten.
+    /// The odds shorten.
     Steaming,
-    /// Its odds lengthen.
+    /// The odds lengthen.
     Drifting,
 }
 
-/// A line that moves.
+/// A selection whose best price moves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mover {
+    /// Its direction.
     pub heading: Heading,
-    /// Its best price now, and when it opened.
+    /// The best price now, in decimal odds.
     pub best: Decimal,
+    /// The best opening price, in decimal odds.
     pub opened: Decimal,
-    /// In percent of the opening price, and of the best price a quarter of an hour ago; two decimal places,
-    /// shortening below zero. `None`: it had no price then.
+    /// In percent of the opening price, to two decimal places; negative for shortening.
     pub since_open: Decimal,
+    /// The same against the best price of 15 minutes ago; `None` if there was none.
     pub in_15_min: Option<Decimal>,
-    /// The last moves of the best price, oldest first: as many as it takes.
+    /// The last three moves of the best price, oldest first.
     pub moves: Vec<(DateTime<Utc>, Decimal)>,
 }
 
-/// How far back [`mover`] needs to know every step. Of what was before, the last step of each price and the
-/// first are enough.
+/// The time from which [`mover`] needs every step. Before it, the first and the last step of each price are enough.
 pub fn movers_from(now: DateTime<Utc>) -> DateTime<Utc> {
-    now - WITHIN
+    now - WINDOW
 }
 
-/// What a line is doing at `now`: its best price has moved three times in a row to the same side, all of them
-/// within the last hour. A time without any price ends a row. `steps` are in the order of time.
+/// Detects a mover at `now`: the last three moves of the best price went in one direction, all within the last
+/// hour. A time without any price interrupts them. `steps` are in the order of time.
 pub fn mover(steps: &[Step], now: DateTime<Utc>) -> Option<Mover> {
-    let bests = bests(steps);
+    let bests = best_prices(steps);
     let best = bests.last()?.1?;
     let opened = opened(steps)?;
-    let ago = bests.iter().rev().find(|(at, _)| *at <= now - SHORT);
+    let ago = bests.iter().rev().find(|(at, _)| *at <= now - SHORT_WINDOW);
 
-    let row: Vec<(DateTime<Utc>, Decimal)> = bests
+    let last: Vec<(DateTime<Utc>, Decimal)> = bests
         .iter()
         .rev()
-        .take(IN_A_ROW + 1)
+        .take(MOVES + 1)
         .map_while(|(at, best)| Some((*at, (*best)?)))
         .collect();
-    // Newest first, and the one before the first move beside them.
-    if row.len() <= IN_A_ROW || row[IN_A_ROW - 1].0 < now - WITHIN {
+    // Newest first, followed by the price before the first move.
+    if last.len() <= MOVES || last[MOVES - 1].0 < now - WINDOW {
         return None;
     }
-    let pairs = || row.windows(2).map(|pair| (pair[1].1, pair[0].1));
+    let pairs = || last.windows(2).map(|pair| (pair[1].1, pair[0].1));
     let heading = if pairs().all(|(before, after)| after < before) {
         Heading::Steaming
     } else if pairs().all(|(before, after)| after > before) {
@@ -85,12 +89,12 @@ pub fn mover(steps: &[Step], now: DateTime<Utc>) -> Option<Mover> {
         opened,
         since_open: percent(opened, best),
         in_15_min: ago.and_then(|(_, ago)| Some(percent((*ago)?, best))),
-        moves: row[..IN_A_ROW].iter().rev().copied().collect(),
+        moves: last[..MOVES].iter().rev().copied().collect(),
     })
 }
 
-/// The best price over time, wherever it changed. Steps of one time are one change.
-fn bests(steps: &[Step]) -> Vec<(DateTime<Utc>, Option<Decimal>)> {
+/// The best price at each time that it changed. Steps of one time are one change.
+fn best_prices(steps: &[Step]) -> Vec<(DateTime<Utc>, Option<Decimal>)> {
     let mut offered: BTreeMap<i64, Decimal> = BTreeMap::new();
     let mut bests: Vec<(DateTime<Utc>, Option<Decimal>)> = Vec::new();
     for together in steps.chunk_by(|one, other| one.at == other.at) {
@@ -111,7 +115,7 @@ fn bests(steps: &[Step]) -> Vec<(DateTime<Utc>, Option<Decimal>)> {
     bests
 }
 
-/// The best of the prices with which the line opened.
+/// The best opening price.
 fn opened(steps: &[Step]) -> Option<Decimal> {
     let first = steps
         .iter()
@@ -154,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn three_in_a_row_within_the_hour() {
+    fn mover_needs_three_moves_within_an_hour() {
         let steam = [(0, 500), (10, 450), (20, 400), (30, 350)];
         assert_eq!(heading(&steam, 30), Some(Heading::Steaming));
         assert_eq!(
@@ -172,23 +176,23 @@ mod tests {
         assert_eq!(
             heading(&gone, 30),
             None,
-            "a time without a price ends the row"
+            "a time without a price interrupts the moves"
         );
     }
 
     #[test]
-    fn percentages_are_exact() {
+    fn mover_percentages_are_exact() {
         let steps = line(&[(0, 500), (40, 450), (50, 400), (60, 350)]);
         let mover = mover(&steps, at(60)).expect("a steamer");
         assert_eq!(mover.since_open, Decimal::from(-30));
-        // A quarter of an hour ago it was 4.50.
+        // 15 minutes before it was 4.50.
         assert_eq!(mover.in_15_min, Some(Decimal::new(-2222, 2)));
         assert_eq!(mover.moves.len(), 3);
         assert_eq!(mover.moves[0], (at(40), Decimal::new(450, 2)));
     }
 
     #[test]
-    fn the_best_price_counts_not_each() {
+    fn mover_follows_the_best_price_alone() {
         // Two bookmakers: the second one keeps the best price where it is.
         let mut steps = line(&[(0, 500), (10, 450), (20, 400), (30, 350)]);
         steps.insert(
@@ -205,9 +209,8 @@ mod tests {
     }
 
     proptest! {
-        /// Turned upside down, a steamer is a drifter.
         #[test]
-        fn a_drifter_is_a_steamer_mirrored(cents in prop::collection::vec(101i64..900, 1..8)) {
+        fn mover_drifts_where_its_mirror_image_steams(cents in prop::collection::vec(101i64..900, 1..8)) {
             let points: Vec<_> = cents.iter().enumerate().map(|(n, c)| (5 * n as i64, *c)).collect();
             let mirrored: Vec<_> = points.iter().map(|(at, c)| (*at, 1001 - c)).collect();
             let turn = |heading| match heading {

@@ -1,45 +1,49 @@
-//! Further facts of an event or a runner, in one piece of memory: there are a million of them.
+//! Further string attributes of events and selections, packed into one allocation each.
+//! Filled by feed parsers; there can be a million of them in memory.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Further facts of an event or selection, by our own names (`going`, `jockey`, …), sorted.
+/// String attributes of an event or selection (`going`, `jockey`, …), sorted by name.
 ///
-/// Kept as `name NUL value NUL …`: a few dozen bytes where a map takes a kilobyte, and one
-/// comparison of memory says whether anything changed. A NUL inside a name or value, which no
-/// database of ours could hold, becomes U+FFFD.
+/// Stored as `name NUL value NUL …`: a few dozen bytes where a map takes a kilobyte, and equality is one
+/// comparison of memory. A NUL inside a name or value, which Postgres cannot store, becomes U+FFFD.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Facts(Box<str>);
 
 impl Facts {
+    /// No attributes.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// In the order of their names.
+    /// Names and values, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut parts = self.0.split_terminator('\0');
         std::iter::from_fn(move || Some((parts.next()?, parts.next()?)))
     }
 
+    /// The value under a name.
     pub fn get(&self, name: &str) -> Option<&str> {
-        let mut all = self.iter();
-        all.find_map(|(known, value)| (known == name).then_some(value))
+        self.iter()
+            .find_map(|(known, value)| (known == name).then_some(value))
     }
 
+    /// Sets one value; an earlier one under the name is replaced.
     pub fn insert(&mut self, name: impl AsRef<str>, value: impl AsRef<str>) {
         let (name, value) = (name.as_ref(), value.as_ref());
         *self = self.iter().chain([(name, value)]).collect();
     }
 }
 
-/// Of two values under one name the last counts.
+/// The last of several values under one name is kept.
 impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Facts {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(all: I) -> Self {
         let mut all: Vec<(N, V)> = all.into_iter().collect();
@@ -99,15 +103,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn facts_are_the_map_that_they_were_made_of(
+        fn attributes_equal_the_map_they_are_built_from(
             all in prop::collection::vec(("[a-c]{0,2}", "[a-cé \"]{0,3}"), 0..6),
         ) {
             let map: BTreeMap<String, String> = all.iter().cloned().collect();
             let facts: Facts = all.iter().cloned().collect();
             prop_assert_eq!(facts.is_empty(), map.is_empty());
-            let told: BTreeMap<String, String> =
+            let listed: BTreeMap<String, String> =
                 facts.iter().map(|(name, value)| (name.into(), value.into())).collect();
-            prop_assert_eq!(&told, &map);
+            prop_assert_eq!(&listed, &map);
             for (name, value) in &map {
                 prop_assert_eq!(facts.get(name), Some(value.as_str()));
             }
@@ -123,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nul_cannot_make_two_facts_of_one() {
+    fn attributes_replace_nul_in_a_value() {
         let facts = Facts::from([("going", "So\0ft")]);
         assert_eq!(facts.get("going"), Some("So\u{fffd}ft"));
         assert_eq!(facts.iter().count(), 1);

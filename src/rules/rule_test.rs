@@ -1,39 +1,43 @@
-//! Tests that stand in the rules file itself: given this change, exactly these targets.
+//! Tests inside a rules file: given this change, exactly these targets are removed.
+//! `oddsd rules test` and the loader's own tests run them.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Change, Rules};
+use super::change::Change;
+use super::rule::Hit;
 
 #[derive(Clone, Debug)]
-pub(super) struct Case {
-    pub line: usize,
-    pub name: String,
-    pub change: Change,
-    pub removes: BTreeSet<String>,
+pub(super) struct RuleTest {
+    pub(super) line: usize,
+    pub(super) name: String,
+    pub(super) change: Change,
+    pub(super) removes: BTreeSet<String>,
 }
 
 /// A test of the file that its rules do not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
-    /// Where the test stands.
+    /// The line of the test.
     pub line: usize,
+    /// The name of the test.
     pub name: String,
     /// Expected, and not removed.
     pub missing: Vec<String>,
     /// Removed, and not expected.
     pub extra: Vec<String>,
-    /// Targets that could not be spelt.
+    /// Why targets could not be rendered.
     pub faults: Vec<String>,
 }
 
-impl Case {
-    pub fn run(&self, rules: &Rules) -> Option<Failed> {
+impl RuleTest {
+    /// Compares the expected targets with those of the rules that match the test's change.
+    pub(super) fn check(&self, matches: Vec<Hit<'_>>) -> Option<Failed> {
         let (mut removed, mut faults) = (BTreeSet::new(), Vec::new());
-        for hit in rules.decide(&self.change, None) {
-            let aims = hit.aims.iter().filter(|aim| self.change.holds(aim));
+        for matched in matches {
+            let aims = matched.aims.iter().filter(|aim| self.change.holds(aim));
             removed.extend(aims.map(|aim| aim.target.to_string()));
-            faults.extend(hit.faults);
+            faults.extend(matched.faults);
         }
         let missing: Vec<String> = self.removes.difference(&removed).cloned().collect();
         let extra: Vec<String> = removed.difference(&self.removes).cloned().collect();
@@ -48,30 +52,16 @@ impl Case {
     }
 }
 
-impl Change {
-    /// Whether the movement that an aim waits for is there. Where nobody knows, it is.
-    pub fn holds(&self, aim: &super::Aim) -> bool {
-        let Some(if_moved) = &aim.if_moved else {
-            return true;
-        };
-        let lines = self.lines.as_deref().unwrap_or_default();
-        if_moved.lines.iter().any(|at| {
-            let moved = lines.get(*at).and_then(|line| line.moved);
-            moved.is_none_or(|moved| moved.is_over(if_moved.over))
-        })
-    }
-}
-
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: test {:?} fails", self.line, self.name)?;
-        for (word, list) in [
+        for (label, list) in [
             ("not removed", &self.missing),
             ("removed as well", &self.extra),
-            ("not spelt", &self.faults),
+            ("not rendered", &self.faults),
         ] {
             if !list.is_empty() {
-                write!(f, "; {word}: {}", list.join(", "))?;
+                write!(f, "; {label}: {}", list.join(", "))?;
             }
         }
         Ok(())

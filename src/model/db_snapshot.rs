@@ -1,18 +1,18 @@
-//! What a database reader saw: which transactions had committed when it looked.
+//! Database snapshots: which transactions a reader could see. Stores take them, caches compare them.
+//! Freshness is decided by them and never by a clock.
 //!
-//! Freshness is decided by these and never by a clock. `pg_current_snapshot()` is one in Postgres; with
-//! SQLite, whose writers take turns, it is a commit counter in the same form.
+//! On Postgres it is `pg_current_snapshot()`; on SQLite, whose writers take turns, a commit count in the same form.
 
 use std::fmt;
 
-/// Every transaction below `xmax` is in it, except those still running.
+/// A database snapshot: every transaction below `xmax` is visible, except those that were still running.
 ///
-/// Of two views of one database, the later one sees all that the earlier one saw.
+/// Of two snapshots of one database, the later one includes the earlier one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct View {
-    /// The first id that was not yet given out, so not seen.
+    /// The first id that was not yet assigned, so not visible.
     xmax: u64,
-    /// Ids below `xmax` that had not ended: not seen. Ascending, each once.
+    /// Ids below `xmax` that had not ended, so not visible. Ascending, each once.
     running: Box<[u64]>,
 }
 
@@ -34,7 +34,7 @@ impl View {
         })
     }
 
-    /// The view of a reader that saw the first `commits` commits of writers that take turns.
+    /// The snapshot of a reader that saw the first `commits` commits of writers that take turns.
     pub fn after(commits: u64) -> Self {
         Self {
             xmax: commits + 1,
@@ -42,9 +42,8 @@ impl View {
         }
     }
 
-    /// What is known to be seen by whoever looks after `transaction` committed, which itself had this
-    /// view: no question to the database is needed for it. `None` when so many others began in
-    /// between that asking is cheaper.
+    /// The snapshot that every reader has at least, once `transaction` has committed, which itself had this
+    /// snapshot. It needs no query. `None` if so many others began in between that a query is cheaper.
     pub fn and(&self, transaction: u64) -> Option<Self> {
         let mut running = self.running.to_vec();
         let Some(between) = transaction.checked_sub(self.xmax) else {
@@ -52,7 +51,7 @@ impl View {
             let running = running.into();
             return Some(Self { running, ..*self });
         };
-        if between > MOST_BETWEEN {
+        if between > MAX_BETWEEN {
             return None;
         }
         running.extend(self.xmax..transaction);
@@ -62,7 +61,7 @@ impl View {
         })
     }
 
-    /// What either of the two saw.
+    /// The union: visible is what either of the two saw.
     pub fn join(&self, other: &Self) -> Self {
         let mut running: Vec<u64> = self.running.iter().chain(&other.running).copied().collect();
         running.retain(|id| !self.sees(*id) && !other.sees(*id));
@@ -74,13 +73,13 @@ impl View {
         }
     }
 
-    /// Whether what `transaction` wrote was there to be seen.
+    /// Whether the writes of `transaction` were visible.
     pub fn sees(&self, transaction: u64) -> bool {
         transaction < self.xmax && self.running.binary_search(&transaction).is_err()
     }
 
-    /// Whether everything that `other` saw was there to be seen. The last id of a view is one that it
-    /// saw, so a smaller `xmax` alone says no.
+    /// Whether everything that `other` saw was visible. The last id below an `xmax` is always visible, so a
+    /// smaller `xmax` alone means no.
     pub fn covers(&self, other: &Self) -> bool {
         self.xmax >= other.xmax
             && self
@@ -90,11 +89,11 @@ impl View {
     }
 }
 
-/// More ids than this are not listed one by one.
-const MOST_BETWEEN: u64 = 256;
+/// A snapshot lists at most this many ids between its `xmax` and its own transaction.
+const MAX_BETWEEN: u64 = 256;
 
 fn number(text: &str) -> Option<u64> {
-    // `parse` alone would take a sign.
+    // `parse` alone would accept a sign.
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
 }
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_transaction_that_commits_later_is_not_seen() {
+    fn snapshot_does_not_see_an_older_transaction_that_commits_later() {
         let seen = view("10:20:10,15");
         assert!(seen.sees(9) && seen.sees(11) && seen.sees(19));
         assert!(!seen.sees(10) && !seen.sees(15) && !seen.sees(20));
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_view_is_refused() {
+    fn snapshot_text_that_is_malformed_is_refused() {
         for text in [
             "",
             "1",
@@ -153,7 +152,7 @@ mod tests {
         assert_eq!(View::after(7).to_string(), "8:8:");
     }
 
-    /// A database: transactions begin and end; a view is taken at any time.
+    /// A database: transactions begin and end; a snapshot is taken after each step.
     fn history() -> impl Strategy<Value = Vec<View>> {
         prop::collection::vec(any::<prop::sample::Index>(), 1..60).prop_map(|steps| {
             let (mut next, mut running, mut views) = (1u64, Vec::new(), Vec::new());
@@ -182,9 +181,9 @@ mod tests {
     }
 
     proptest! {
-        /// In any order and any number of times, joined views come to the same.
+        /// The union does not depend on order or repetition.
         #[test]
-        fn what_was_joined_is_seen_and_nothing_else(views in history(), more in history()) {
+        fn snapshot_union_sees_what_either_saw_and_nothing_else(views in history(), more in history()) {
             for (a, b) in views.iter().zip(&more) {
                 let both = a.join(b);
                 let (a_seen, b_seen) = (seen(a), seen(b));
@@ -197,9 +196,9 @@ mod tests {
             }
         }
 
-        /// A transaction that takes its view, then its id, then commits.
+        /// A transaction that takes its snapshot, then its id, then commits.
         #[test]
-        fn what_a_committer_knows_is_covered_by_whoever_looks_later(views in history(), more in 0u64..9) {
+        fn snapshot_of_a_committer_is_included_in_later_ones(views in history(), more in 0u64..9) {
             for before in &views {
                 let id = before.xmax + more;
                 let known = before.and(id).expect("few in between");
@@ -212,14 +211,14 @@ mod tests {
         }
 
         #[test]
-        fn a_later_view_covers_an_earlier_one_and_sees_what_it_saw(views in history()) {
+        fn snapshot_includes_every_earlier_one(views in history()) {
             for (n, later) in views.iter().enumerate() {
                 prop_assert_eq!(View::parse(&later.to_string()), Some(later.clone()));
                 for earlier in &views[..=n] {
                     prop_assert!(later.covers(earlier));
                     let (early, late) = (seen(earlier), seen(later));
                     prop_assert!(early.iter().all(|id| late.contains(id)));
-                    // And only then: nothing is covered that holds more.
+                    // And no snapshot includes one that sees more.
                     prop_assert_eq!(earlier.covers(later), early == late && earlier.xmax == later.xmax);
                 }
             }

@@ -1,11 +1,12 @@
-//! Laws of the diff, over small worlds in which everything that can happen does.
+//! Property tests of the diff over small random snapshots.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
+use super::book::StoredEvent;
 use super::*;
 use crate::model::*;
 
@@ -107,36 +108,36 @@ fn any_history() -> impl Strategy<Value = Vec<Snapshot>> {
     })
 }
 
-/// One look at a pool of texts: which of them it lists, what it speaks for, how soon it is believed.
+/// One snapshot of a pool of texts: the texts that it lists, its scope, and the guard's threshold.
 #[derive(Clone, Debug)]
 struct Choice {
     events: Vec<usize>,
     scope: Scope,
-    believes: f64,
+    max_removed: f64,
 }
 
 fn any_choice() -> impl Strategy<Value = Choice> {
     let scope = prop_oneof![Just(Scope::Listed), Just(Scope::League("GB".into()))];
-    let believes = prop_oneof![Just(1.0), Just(0.3)];
-    (prop::collection::vec(0usize..6, 0..5), scope, believes).prop_map(
-        |(events, scope, believes)| Choice {
+    let max_removed = prop_oneof![Just(1.0), Just(0.3)];
+    (prop::collection::vec(0usize..6, 0..5), scope, max_removed).prop_map(
+        |(events, scope, max_removed)| Choice {
             events,
             scope,
-            believes,
+            max_removed,
         },
     )
 }
 
-fn book_after(history: &[Snapshot]) -> Book {
-    let mut book = Book::default();
+fn state_after(history: &[Snapshot]) -> Book {
+    let mut state = Book::default();
     for snapshot in history {
-        let changes = diff(&book, snapshot, &Guard::OFF);
-        book.apply(changes);
+        let changes = diff(&state, snapshot, &Guard::OFF);
+        state.apply(changes);
     }
-    book
+    state
 }
 
-/// What the snapshot offers, told independently of the diff: the later feed time counts, then the first.
+/// The offers of a snapshot, computed independently of the diff: the latest feed time is used, then the first.
 fn offered(snapshot: &EventSnapshot) -> BTreeMap<PriceKey, Offer> {
     let mut newest: BTreeMap<PriceKey, &Price> = BTreeMap::new();
     for price in &snapshot.prices {
@@ -153,15 +154,15 @@ fn offered(snapshot: &EventSnapshot) -> BTreeMap<PriceKey, Offer> {
     offers.collect()
 }
 
-fn open(book: &Book, stored: &StoredEvent) -> BTreeMap<PriceKey, Offer> {
-    let open = book.prices(stored).filter(|(_, price)| price.is_open());
+fn open(state: &Book, stored: &StoredEvent) -> BTreeMap<PriceKey, Offer> {
+    let open = state.prices(stored).filter(|(_, price)| price.is_open());
     open.map(|(key, price)| (key, price.offer)).collect()
 }
 
-/// Its source says nothing of where it stands: the look at which the clock moves it reads the text once more.
+/// The source reports no status: only the snapshot at which the clock changes it parses the text once more.
 #[test]
-fn a_started_event_is_passed_over_like_any_other() {
-    let mut book = Book::default();
+fn known_text_is_parsed_once_at_each_status_transition() {
+    let mut state = Book::default();
     let slice = Slice::of(b"the same");
     let observed = EventSnapshot {
         event: event(0, EventStatus::Scheduled),
@@ -169,7 +170,7 @@ fn a_started_event_is_passed_over_like_any_other() {
         prices: vec![price(0, 0, Some(200), 100)],
         complete: true,
     };
-    let look = |as_of| Look {
+    let meta = |as_of| Look {
         source: "test".into(),
         as_of,
         scope: Scope::Listed,
@@ -177,9 +178,9 @@ fn a_started_event_is_passed_over_like_any_other() {
         rejects: Rejects::default(),
     };
     let mut read = Vec::new();
-    // It starts at 3,600 s.
+    // The event starts at 3,600 s.
     for seconds in [-4000, -3900, -3600, -3500, 3599, 3600, 3700, 90_000] {
-        let mut differ = Differ::new(&book);
+        let mut differ = Differ::new(&state);
         differ.begin(at(seconds));
         match differ.knows(&slice) {
             Some(_) => differ.same(&slice),
@@ -188,9 +189,9 @@ fn a_started_event_is_passed_over_like_any_other() {
                 differ.take(observed.clone(), Some(slice));
             }
         }
-        let changes = differ.finish(look(at(seconds)), &Guard::OFF);
+        let changes = differ.finish(meta(at(seconds)), &Guard::OFF);
         assert_eq!(changes.is_quiet(), read.last() != Some(&seconds));
-        book.apply(changes);
+        state.apply(changes);
     }
     assert_eq!(read, [-4000, -3600, 3600]);
 }
@@ -199,12 +200,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn applying_the_diff_gives_what_was_observed(history in any_history(), new in any_snapshot(900)) {
-        let before = book_after(&history);
+    fn diff_applied_gives_the_observed_state(history in any_history(), new in any_snapshot(900)) {
+        let before = state_after(&history);
         let mut after = before.clone();
         let changes = diff(&before, &new, &Guard::OFF);
         prop_assert_eq!(changes.held_back.is_some(), false);
-        let told = changes.extent.bookmakers.clone();
+        let reported = changes.extent.bookmakers.clone();
         after.apply(changes);
 
         let (mut listed, mut offering) = (HashSet::new(), BTreeSet::new());
@@ -218,7 +219,7 @@ proptest! {
                 prop_assert_eq!(&stored.event.name, &observed.event.name);
             }
         }
-        prop_assert_eq!(told, offering.into_iter().collect::<Vec<_>>());
+        prop_assert_eq!(reported, offering.into_iter().collect::<Vec<_>>());
         for (id, stored) in &before.events {
             if listed.contains(id) {
                 continue;
@@ -233,58 +234,58 @@ proptest! {
     }
 
     #[test]
-    fn the_same_again_is_nothing(history in any_history(), new in any_snapshot(900)) {
-        let mut book = book_after(&history);
-        book.apply(diff(&book, &new, &Guard::OFF));
-        let again = diff(&book, &new, &Guard::OFF);
+    fn diff_of_an_equal_snapshot_is_empty(history in any_history(), new in any_snapshot(900)) {
+        let mut state = state_after(&history);
+        state.apply(diff(&state, &new, &Guard::OFF));
+        let again = diff(&state, &new, &Guard::OFF);
         prop_assert!(again.is_quiet(), "{again:?}");
         prop_assert_eq!(again.counts.written(), 0);
-        let before = book.clone();
-        book.apply(again);
-        prop_assert_eq!(book, before);
+        let before = state.clone();
+        state.apply(again);
+        prop_assert_eq!(state, before);
     }
 
     #[test]
-    fn an_older_observation_changes_nothing(history in any_history(), new in any_snapshot(900), old in any_snapshot(50)) {
-        let mut book = book_after(&history);
-        book.apply(diff(&book, &new, &Guard::OFF));
-        let changes = diff(&book, &old, &Guard::OFF);
-        let known = |id: &EventId| book.events.contains_key(id);
+    fn diff_of_an_older_snapshot_changes_no_known_event(history in any_history(), new in any_snapshot(900), old in any_snapshot(50)) {
+        let mut state = state_after(&history);
+        state.apply(diff(&state, &new, &Guard::OFF));
+        let changes = diff(&state, &old, &Guard::OFF);
+        let known = |id: &EventId| state.events.contains_key(id);
         prop_assert!(changes.prices.iter().all(|change| !known(&change.event)));
         prop_assert!(changes.selections.iter().all(|change| !known(&change.event)));
         prop_assert!(changes.events.iter().all(|change| !known(&change.after.id)));
     }
 
     #[test]
-    fn a_price_with_an_older_feed_time_is_stale(cents in 1i64..9, other in 1i64..9, late in 1i64..100) {
+    fn price_with_an_older_feed_time_is_stale(cents in 1i64..9, other in 1i64..9, late in 1i64..100) {
         let snapshot = |as_of: i64, price: Price| Snapshot {
             source: "test".into(), as_of: at(as_of), scope: Scope::Listed, bookmakers: vec![], rejects: Rejects::default(),
             events: vec![EventSnapshot { event: event(0, EventStatus::Scheduled), selections: vec![selection(0, SelectionStatus::Active)], prices: vec![price], complete: true }],
         };
-        let book = book_after(&[snapshot(200, price(0, 0, Some(100 + cents), 200))]);
-        // Asked later, but the provider's cache answered with an older price.
-        let changes = diff(&book, &snapshot(300, price(0, 0, Some(100 + other), 200 - late)), &Guard::OFF);
+        let state = state_after(&[snapshot(200, price(0, 0, Some(100 + cents), 200))]);
+        // Requested later, but the provider's cache answered with an older price.
+        let changes = diff(&state, &snapshot(300, price(0, 0, Some(100 + other), 200 - late)), &Guard::OFF);
         prop_assert!(changes.is_quiet());
         prop_assert_eq!(changes.counts.stale, 1);
     }
 
-    /// Memory that skips every text it knows, beside one that reads everything.
+    /// Compares a state that skips known texts with one that parses everything.
     #[test]
-    fn skipping_a_known_text_changes_nothing(
+    fn known_text_skipped_gives_the_same_changes(
         pool in prop::collection::vec(any_event(100), 1..6),
-        looks in prop::collection::vec(any_choice(), 1..8),
+        choices in prop::collection::vec(any_choice(), 1..8),
     ) {
         let (mut skipping, mut reading) = (Book::default(), Book::default());
-        let (mut first, mut skipped) = ([None, None], 0);
-        for (n, choice) in looks.iter().enumerate() {
+        let (mut held_back, mut skipped) = ([None, None], 0);
+        for (n, choice) in choices.iter().enumerate() {
             let as_of = at(1000 * n as i64 + 1000);
             let mut listed = HashSet::new();
             let texts = choice.events.iter().map(|n| n % pool.len());
             let texts: Vec<usize> = texts.filter(|n| listed.insert(pool[*n].event.id.clone())).collect();
-            let look = || Look {
+            let meta = || Look {
                 source: "test".into(), as_of, scope: choice.scope.clone(), bookmakers: vec![], rejects: Rejects::default(),
             };
-            let guard = |first| Guard { max_removed_fraction: choice.believes, first_look: first };
+            let guard = |previous| Guard { max_removed_fraction: choice.max_removed, first_look: previous };
 
             let mut differ = Differ::new(&skipping);
             differ.begin(as_of);
@@ -299,13 +300,13 @@ proptest! {
                     None => differ.take(pool[*text].clone(), Some(slice)),
                 }
             }
-            let one = differ.finish(look(), &guard(first[0].as_ref()));
+            let one = differ.finish(meta(), &guard(held_back[0].as_ref()));
             let mut differ = Differ::new(&reading).reading_everything();
             differ.begin(as_of);
             for text in &texts {
                 differ.take(pool[*text].clone(), Some(Slice::of(&text.to_le_bytes())));
             }
-            let other = differ.finish(look(), &guard(first[1].as_ref()));
+            let other = differ.finish(meta(), &guard(held_back[1].as_ref()));
 
             prop_assert_eq!(one.counts, other.counts);
             prop_assert_eq!(&one.extent, &other.extent);
@@ -315,18 +316,18 @@ proptest! {
             let mut checked = [one.checked.clone(), other.checked.clone()];
             checked.iter_mut().for_each(|ids| ids.sort());
             prop_assert_eq!(&checked[0], &checked[1]);
-            first = [&one, &other].map(|changes| changes.held_back.as_ref().map(|held| held.missing.clone()));
+            held_back = [&one, &other].map(|changes| changes.held_back.as_ref().map(|held| held.missing.clone()));
             skipping.apply(one);
             reading.apply(other);
             prop_assert_eq!(&skipping, &reading);
         }
-        // Not a law, but without it the law would say nothing.
-        prop_assume!(skipped > 0 || looks.len() < 4);
+        // Without a skipped text the test would check nothing.
+        prop_assume!(skipped > 0 || choices.len() < 4);
     }
 
     #[test]
-    fn every_row_is_counted_once(history in any_history(), new in any_snapshot(900)) {
-        let counts = diff(&book_after(&history), &new, &Guard::OFF).counts;
+    fn counts_include_every_row_once(history in any_history(), new in any_snapshot(900)) {
+        let counts = diff(&state_after(&history), &new, &Guard::OFF).counts;
         let rows: usize = new.events.iter().map(|event| event.prices.len()).sum();
         prop_assert_eq!(counts.seen, rows as u64);
         prop_assert_eq!(counts.seen, counts.inserted + counts.reopened + counts.changed + counts.unchanged
@@ -334,46 +335,46 @@ proptest! {
     }
 
     #[test]
-    fn status_never_goes_back(history in any_history()) {
+    fn diff_never_moves_a_status_back(history in any_history()) {
         let rank = |event: &Event| match event.status {
             EventStatus::Scheduled | EventStatus::Upcoming => 0,
             status if status.is_final() => 2,
             _ => 1,
         };
-        let mut book = Book::default();
+        let mut state = Book::default();
         for snapshot in &history {
-            let before: HashMap<_, _> = book.events.iter().map(|(id, e)| (id.clone(), rank(&e.event))).collect();
-            book.apply(diff(&book, snapshot, &Guard::OFF));
+            let before: HashMap<_, _> = state.events.iter().map(|(id, e)| (id.clone(), rank(&e.event))).collect();
+            state.apply(diff(&state, snapshot, &Guard::OFF));
             for (id, before) in before {
-                prop_assert!(rank(&book.events[&id].event) >= before);
+                prop_assert!(rank(&state.events[&id].event) >= before);
             }
         }
     }
 
     #[test]
-    fn a_short_answer_needs_a_second_look(history in any_history(), new in any_snapshot(900)) {
-        let book = book_after(&history);
-        let believed = diff(&book, &new, &Guard::OFF);
-        let first = diff(&book, &new, &Guard { max_removed_fraction: 0.5, first_look: None });
+    fn short_answer_needs_a_second_snapshot(history in any_history(), new in any_snapshot(900)) {
+        let state = state_after(&history);
+        let accepted = diff(&state, &new, &Guard::OFF);
+        let first = diff(&state, &new, &Guard { max_removed_fraction: 0.5, first_look: None });
         if let Some(held) = &first.held_back {
-            // Nothing that is only absent goes …
+            // Nothing that is only missing is removed …
             prop_assert!(held.prices * 2 > held.open_prices || held.events * 2 > held.listed_events);
             let gone = |changes: &Changes| changes.events.iter().filter(|c| !c.after.listed).count();
             prop_assert_eq!(gone(&first), 0);
-            prop_assert!(first.prices.len() < believed.prices.len() || gone(&believed) > 0);
-            // … until the same answer comes again.
-            let mut after_first = book.clone();
+            prop_assert!(first.prices.len() < accepted.prices.len() || gone(&accepted) > 0);
+            // … until an equal snapshot follows.
+            let mut after_first = state.clone();
             after_first.apply(first.clone());
             let guard = Guard { max_removed_fraction: 0.5, first_look: Some(&held.missing) };
             let second = diff(&after_first, &new, &guard);
             prop_assert!(second.held_back.is_none());
             after_first.apply(second);
-            let mut at_once = book.clone();
-            at_once.apply(believed);
-            let prices = |book: &Book| book.events.iter().map(|(id, e)| (id.clone(), open(book, e))).collect::<BTreeMap<_, _>>();
+            let mut at_once = state.clone();
+            at_once.apply(accepted);
+            let prices = |state: &Book| state.events.iter().map(|(id, e)| (id.clone(), open(state, e))).collect::<BTreeMap<_, _>>();
             prop_assert_eq!(prices(&after_first), prices(&at_once));
         } else {
-            prop_assert_eq!(first, believed);
+            prop_assert_eq!(first, accepted);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Boundaries to the microsecond, and no way back.
+//! Tests of status transitions: exact boundaries, words of sources, and that no status goes back.
 
 use super::*;
 use crate::model::Facts;
@@ -15,7 +15,7 @@ fn clock(micros: i64, listed: bool) -> EventStatus {
 }
 
 #[test]
-fn boundaries_are_exact() {
+fn clock_status_changes_exactly_at_its_boundaries() {
     const HOUR: i64 = 3_600_000_000;
     let cases = [
         (-2 * HOUR - 1, Scheduled, Scheduled),
@@ -34,7 +34,7 @@ fn boundaries_are_exact() {
 }
 
 #[test]
-fn the_fields_words_are_known_however_they_are_spelt() {
+fn source_words_are_read_in_any_case_and_separation() {
     let cases = [
         ("final", Some(Completed)),
         (" FINAL ", Some(Completed)),
@@ -76,11 +76,10 @@ fn the_fields_words_are_known_however_they_are_spelt() {
 }
 
 #[test]
-fn no_word_stands_for_two_statuses() {
+fn source_words_belong_to_one_status_each() {
     let all: Vec<&str> = WORDS
         .iter()
-        .flat_map(|(_, words)| *words)
-        .copied()
+        .flat_map(|(_, words)| words.split(' '))
         .collect();
     let one: std::collections::BTreeSet<_> = all.iter().collect();
     assert_eq!(one.len(), all.len());
@@ -94,7 +93,7 @@ fn no_word_stands_for_two_statuses() {
 }
 
 #[test]
-fn a_suspension_ends_and_a_postponement_needs_a_new_start() {
+fn suspension_ends_by_the_clock_and_postponement_by_a_new_start() {
     let soon = start() - TimeDelta::hours(1);
     let at = |source, stored, now| status_at(source, Some(stored), Some(start()), true, now);
     assert_eq!(at(None, Suspended, soon), Upcoming);
@@ -110,14 +109,14 @@ fn a_suspension_ends_and_a_postponement_needs_a_new_start() {
         status_at(None, Some(Postponed), None, true, soon),
         Postponed
     );
-    // The source knows better than the clock.
+    // The source's status wins over the clock's.
     assert_eq!(at(Some(Upcoming), Upcoming, start()), Upcoming);
     assert_eq!(at(Some(Live), Scheduled, soon), Live);
     assert_eq!(at(Some(Completed), Live, soon), Completed);
 }
 
 #[test]
-fn each_status_has_its_time() {
+fn status_has_its_ttl() {
     let seconds = |status: EventStatus| status.ttl().as_secs();
     let of = EventStatus::ALL.map(|status| (status.as_str(), seconds(status)));
     assert_eq!(
@@ -139,14 +138,14 @@ fn any_status() -> impl Strategy<Value = EventStatus> {
     prop::sample::select(EventStatus::ALL.to_vec())
 }
 
-/// Minutes that pass, what the source says, and whether it lists the event.
+/// Minutes that pass, the status that the source reports, and whether it lists the event.
 fn any_replay() -> impl Strategy<Value = Vec<(i64, Option<EventStatus>, bool)>> {
-    let look = (
+    let step = (
         0i64..120,
         prop::option::weighted(0.4, any_status()),
         any::<bool>(),
     );
-    prop::collection::vec(look, 0..40)
+    prop::collection::vec(step, 0..40)
 }
 
 fn event(status: EventStatus, listed: bool) -> Event {
@@ -167,14 +166,14 @@ fn event(status: EventStatus, listed: bool) -> Event {
 }
 
 proptest! {
-    /// Over any replay of times and words.
+    /// Over any sequence of times and reported statuses.
     #[test]
-    fn a_status_never_goes_back(replay in any_replay(), from in -600i64..600) {
+    fn status_never_goes_back_over_a_replay(replay in any_replay(), from in -600i64..600) {
         let mut now = start() + TimeDelta::minutes(from);
         let mut stored = None;
-        for (minutes, word, listed) in replay {
+        for (minutes, reported, listed) in replay {
             now += TimeDelta::minutes(minutes);
-            let next = status_at(word, stored, Some(start()), listed, now);
+            let next = status_at(reported, stored, Some(start()), listed, now);
             match stored {
                 Some(before) if before.is_final() => prop_assert_eq!(next, before),
                 Some(Live) => prop_assert!(!matches!(next, Scheduled | Upcoming)),
@@ -184,9 +183,8 @@ proptest! {
         }
     }
 
-    /// By the clock alone it only gets on.
     #[test]
-    fn the_clock_only_goes_on(times in prop::collection::vec(0i64..90, 0..40), listed: bool) {
+    fn clock_status_only_advances(times in prop::collection::vec(0i64..90, 0..40), listed: bool) {
         let (mut now, mut stored) = (start() - TimeDelta::hours(5), None);
         let rank = |status| [Scheduled, Upcoming, Live, Completed].iter().position(|s| *s == status);
         for minutes in times {
@@ -197,9 +195,9 @@ proptest! {
         }
     }
 
-    /// The moment that is told is the moment at which it moves, and nothing is due right after.
+    /// The announced time is the time of the transition, and nothing is due right after it.
     #[test]
-    fn the_next_move_is_when_it_moves(status in any_status(), listed: bool, micros in -30_000_000_000i64..30_000_000_000) {
+    fn next_transition_is_announced_exactly(status in any_status(), listed: bool, micros in -30_000_000_000i64..30_000_000_000) {
         let mut event = event(status, listed);
         let now = start() + TimeDelta::microseconds(micros);
         match event.next_move() {
@@ -215,16 +213,16 @@ proptest! {
         }
     }
 
-    /// A look that has nothing to say makes of a stored event what the clock makes of it.
+    /// A snapshot without a status has the same effect as the clock alone.
     #[test]
-    fn a_silent_look_and_the_clock_agree(micros in -30_000_000_000i64..30_000_000_000, stored in prop::sample::select(vec![Scheduled, Upcoming, Live])) {
+    fn snapshot_without_status_agrees_with_the_clock(micros in -30_000_000_000i64..30_000_000_000, stored in prop::sample::select(vec![Scheduled, Upcoming, Live])) {
         let now = start() + TimeDelta::microseconds(micros);
         let stored = event(stored, true);
         let moved = stored.moved_by_clock(now);
-        let (looked, _, by) = Event::standing(Some(&stored), false, &event(Scheduled, true), now);
-        // What is stored as upcoming and has its start farther away is the look's to take back.
-        if looked != Scheduled {
-            prop_assert_eq!(moved.unwrap_or(stored.status), looked);
+        let (observed, _, by) = Event::standing(Some(&stored), false, &event(Scheduled, true), now);
+        // Only a snapshot, not the clock, makes an upcoming event scheduled again.
+        if observed != Scheduled {
+            prop_assert_eq!(moved.unwrap_or(stored.status), observed);
         }
         prop_assert_eq!(by, StatusSource::Clock);
     }

@@ -1,140 +1,189 @@
-//! The answer behind `races:by-stage:v1`: other programs read it by these names, so each field is
-//! spelt here and nowhere else.
+//! The answer cached under `races:by-stage:v1`: races to come, by stage. The read API serves it, and other programs
+//! read it from the cache, so the names of its fields are a contract.
 
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::Stage;
+use super::race_stage::Stage;
 use crate::model::{EventId, EventStatus, SelectionId, SelectionStatus};
 
-/// A race as it is stored.
+/// A stored race.
 #[derive(Clone, Debug)]
 pub struct RaceRow {
+    /// The event's id.
     pub id: EventId,
-    /// The card's own date and time, as people read them.
+    /// The card's own (local) date.
     pub day: Option<NaiveDate>,
+    /// The card's own (local) time.
     pub time: Option<String>,
+    /// Start time.
     pub off: Option<DateTime<Utc>>,
+    /// Name of the course.
     pub course: String,
+    /// Title of the race.
     pub name: String,
+    /// As the card has it: `Flat`, `Chase`.
     pub race_type: Option<String>,
+    /// As the card has it: `1m2f`.
     pub distance: Option<String>,
+    /// The event's status.
     pub status: EventStatus,
+    /// Bets are taken during the race.
     pub in_play: bool,
+    /// See [`crate::model::Event::listed`].
     pub listed: bool,
-    /// When a stored fact or price of it last changed.
+    /// When the stored event or one of its prices last changed.
     pub last_updated: Option<DateTime<Utc>>,
+    /// Its selections.
     pub runners: Vec<RunnerRow>,
 }
 
+/// A stored runner.
 #[derive(Clone, Debug)]
 pub struct RunnerRow {
+    /// The selection's id.
     pub id: SelectionId,
+    /// Name of the horse.
     pub name: String,
     /// Saddle-cloth number as the card has it: `7`, `1A`.
     pub number: Option<String>,
+    /// The selection's status.
     pub status: SelectionStatus,
     /// Open win prices, in any order.
     pub odds: Vec<OddsRow>,
 }
 
+/// A stored open price.
 #[derive(Clone, Debug)]
 pub struct OddsRow {
-    /// The bookmaker's name as people read it.
+    /// The bookmaker's display name.
     pub bookmaker: String,
+    /// Fractional odds, where the feed gives them.
     pub fractional: Option<String>,
+    /// Decimal odds.
     pub decimal: Decimal,
 }
 
-/// The whole answer.
+/// The answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct Payload {
+pub struct RacesByStage {
+    /// Always true.
     pub success: bool,
-    pub stages: Stages,
+    /// The races by stage.
+    pub stages: StageLists,
+    /// Number of races in all stages.
     pub total_races: usize,
+    /// When the answer was built, RFC 3339.
     pub timestamp: String,
 }
 
-/// Each list by time to the off, then by id.
+/// Races by stage, each list by time to the off, then by id.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Stages {
-    pub at_post: Vec<Race>,
-    pub going_to_post: Vec<Race>,
-    pub pre_race: Vec<Race>,
-    pub early_market: Vec<Race>,
+pub struct StageLists {
+    /// See [`Stage::AtPost`].
+    pub at_post: Vec<StagedRace>,
+    /// See [`Stage::GoingToPost`].
+    pub going_to_post: Vec<StagedRace>,
+    /// See [`Stage::PreRace`].
+    pub pre_race: Vec<StagedRace>,
+    /// See [`Stage::EarlyMarket`].
+    pub early_market: Vec<StagedRace>,
 }
 
+/// A race of the answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct Race {
+pub struct StagedRace {
+    /// See [`RaceRow::id`].
     pub race_id: EventId,
+    /// See [`RaceRow::day`].
     pub race_date: Option<NaiveDate>,
+    /// See [`RaceRow::time`].
     pub race_time: Option<String>,
+    /// Start time, RFC 3339.
     pub off_dt: String,
+    /// See [`RaceRow::course`].
     pub course: String,
+    /// See [`RaceRow::name`].
     pub race_name: String,
+    /// See [`RaceRow::race_type`].
     pub race_type: Option<String>,
+    /// See [`RaceRow::distance`].
     pub distance: Option<String>,
-    /// How many run: non-runners and reserves are not counted.
+    /// Number of runners without non-runners and reserves.
     pub runners: usize,
-    /// Whole minutes, rounded down: 4 means at least 4 and less than 5.
+    /// Whole minutes to the off, rounded down: 4 means at least 4 and less than 5.
     pub minutes_until: i64,
+    /// See [`RaceRow::last_updated`]; RFC 3339.
     pub last_updated: Option<String>,
+    /// When the current stage ends, RFC 3339.
     pub next_phase_time: String,
+    /// The stage that follows.
     pub next_phase_name: &'static str,
-    /// Whole minutes, rounded down.
+    /// Whole minutes to the end of the stage, rounded down.
     pub next_phase_minutes: i64,
     /// By number, then id; non-runners are left out.
-    pub runners_data: Vec<Runner>,
+    pub runners_data: Vec<StagedRunner>,
 }
 
+/// A runner of the answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct Runner {
+pub struct StagedRunner {
+    /// See [`RunnerRow::id`].
     pub horse_id: SelectionId,
+    /// See [`RunnerRow::name`].
     pub horse_name: String,
+    /// See [`RunnerRow::number`].
     pub horse_number: Option<String>,
-    #[serde(serialize_with = "maybe_number")]
+    /// The highest decimal odds.
+    #[serde(serialize_with = "optional_number")]
     pub best_odds_decimal: Option<Decimal>,
+    /// The same as fractional odds, where the feed gives them.
     pub best_odds_fractional: Option<String>,
+    /// Who offers them.
     pub best_bookmaker: Option<String>,
-    /// Its best price is the lowest of the race. Joint favourites are all favourites.
+    /// Whether its best price is the lowest of the race. Joint favourites are all favourites.
     pub is_favorite: bool,
-    /// Best first; equal prices by the bookmaker's name.
-    pub all_odds: Vec<Odds>,
+    /// Highest first; equal prices by the bookmaker's name.
+    pub all_odds: Vec<StagedOdds>,
 }
 
+/// One bookmaker's price in the answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct Odds {
+pub struct StagedOdds {
+    /// See [`OddsRow::bookmaker`].
     pub bookmaker: String,
+    /// See [`OddsRow::fractional`].
     pub odds_fractional: Option<String>,
-    #[serde(serialize_with = "number")]
+    /// See [`OddsRow::decimal`].
+    #[serde(serialize_with = "exact_number")]
     pub odds_decimal: Decimal,
 }
 
-/// Builds the answer as of `now`. Races that have started, are over, or left the card are left out.
-pub fn payload(races: impl IntoIterator<Item = RaceRow>, now: DateTime<Utc>) -> Payload {
-    let mut waiting: Vec<(DateTime<Utc>, Stage, RaceRow)> = races
+/// Builds the answer as of `now`, without races that have started, are over or left the card.
+pub fn payload(races: impl IntoIterator<Item = RaceRow>, now: DateTime<Utc>) -> RacesByStage {
+    let mut to_come: Vec<(DateTime<Utc>, Stage, RaceRow)> = races
         .into_iter()
         .filter_map(|race| {
             let (off, stage) = stage_of(&race, now)?;
             Some((off, stage, race))
         })
         .collect();
-    waiting.sort_by(|(a_off, _, a), (b_off, _, b)| (a_off, &a.id).cmp(&(b_off, &b.id)));
+    to_come.sort_by(|(a_off, _, a), (b_off, _, b)| (a_off, &a.id).cmp(&(b_off, &b.id)));
 
-    let total_races = waiting.len();
-    let mut stages = Stages::default();
-    for (off, stage, row) in waiting {
+    let total_races = to_come.len();
+    let mut stages = StageLists::default();
+    for (off, stage, row) in to_come {
         let list = match stage {
             Stage::AtPost => &mut stages.at_post,
             Stage::GoingToPost => &mut stages.going_to_post,
             Stage::PreRace => &mut stages.pre_race,
             Stage::EarlyMarket => &mut stages.early_market,
         };
-        list.extend(race(row, off, now));
+        list.extend(build_race(row, off, now));
     }
-    Payload {
+    RacesByStage {
         success: true,
         stages,
         total_races,
@@ -142,20 +191,20 @@ pub fn payload(races: impl IntoIterator<Item = RaceRow>, now: DateTime<Utc>) -> 
     }
 }
 
-/// The off and stage of a race that is still to be run.
+/// The off and stage of a race that has not started.
 fn stage_of(race: &RaceRow, now: DateTime<Utc>) -> Option<(DateTime<Utc>, Stage)> {
     let open = race.listed && !race.in_play && !race.status.is_final();
     if !open || race.status == EventStatus::Live {
         return None;
     }
     let off = race.off?;
-    Some((off, Stage::of(off, now)?))
+    Some((off, Stage::at(off, now)?))
 }
 
-fn race(row: RaceRow, off: DateTime<Utc>, now: DateTime<Utc>) -> Option<Race> {
-    let next = Stage::next(off, now)?;
+fn build_race(row: RaceRow, off: DateTime<Utc>, now: DateTime<Utc>) -> Option<StagedRace> {
+    let next = Stage::next_stage(off, now)?;
     let running = |r: &&RunnerRow| !r.status.is_out() && r.status != SelectionStatus::Reserve;
-    Some(Race {
+    Some(StagedRace {
         race_id: row.id,
         race_date: row.day,
         race_time: row.time,
@@ -170,41 +219,41 @@ fn race(row: RaceRow, off: DateTime<Utc>, now: DateTime<Utc>) -> Option<Race> {
         next_phase_time: rfc3339(next.at),
         next_phase_name: next.name,
         next_phase_minutes: (next.at - now).num_minutes(),
-        runners_data: runners(row.runners),
+        runners_data: build_runners(row.runners),
     })
 }
 
-fn runners(rows: Vec<RunnerRow>) -> Vec<Runner> {
-    let mut runners: Vec<Runner> = rows
+fn build_runners(rows: Vec<RunnerRow>) -> Vec<StagedRunner> {
+    let mut runners: Vec<StagedRunner> = rows
         .into_iter()
         .filter(|row| !row.status.is_out())
-        .map(runner)
+        .map(build_runner)
         .collect();
     let lowest = runners.iter().filter_map(|r| r.best_odds_decimal).min();
     for runner in &mut runners {
         runner.is_favorite = lowest.is_some() && runner.best_odds_decimal == lowest;
     }
-    runners.sort_by_cached_key(|r| (cloth(r.horse_number.as_deref()), r.horse_id.clone()));
+    runners.sort_by_cached_key(|r| (cloth_order(r.horse_number.as_deref()), r.horse_id.clone()));
     runners
 }
 
-fn runner(row: RunnerRow) -> Runner {
-    let mut all_odds: Vec<Odds> = row
+fn build_runner(row: RunnerRow) -> StagedRunner {
+    let mut all_odds: Vec<StagedOdds> = row
         .odds
         .into_iter()
-        .map(|odds| Odds {
+        .map(|odds| StagedOdds {
             bookmaker: odds.bookmaker,
             odds_fractional: odds.fractional,
             odds_decimal: odds.decimal,
         })
         .collect();
-    // For who bets, the highest price is the best one.
+    // The highest price is the best one for the bettor.
     all_odds.sort_by(|a, b| {
         let by_price = b.odds_decimal.cmp(&a.odds_decimal);
         by_price.then_with(|| a.bookmaker.cmp(&b.bookmaker))
     });
     let best = all_odds.first();
-    Runner {
+    StagedRunner {
         horse_id: row.id,
         horse_name: row.name,
         horse_number: row.number,
@@ -216,8 +265,8 @@ fn runner(row: RunnerRow) -> Runner {
     }
 }
 
-/// `2` before `10` before `10A`; runners without a number come last.
-fn cloth(number: Option<&str>) -> (u32, String) {
+/// The sort key of a saddle-cloth number: `2`, `10`, `10A`, then runners without one.
+fn cloth_order(number: Option<&str>) -> (u32, String) {
     let text = number.unwrap_or_default().trim();
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, suffix) = text.split_at(digits);
@@ -228,19 +277,19 @@ fn rfc3339(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
-/// The exact digits as a JSON number; through a float, 1.15 could become 1.1499999.
-fn number<S: Serializer>(decimal: &Decimal, serializer: S) -> Result<S::Ok, S::Error> {
+/// Writes the exact digits as a JSON number; as a float, 1.15 could become 1.1499999.
+fn exact_number<S: Serializer>(decimal: &Decimal, serializer: S) -> Result<S::Ok, S::Error> {
     RawValue::from_string(decimal.normalize().to_string())
         .map_err(serde::ser::Error::custom)?
         .serialize(serializer)
 }
 
-fn maybe_number<S: Serializer>(
+fn optional_number<S: Serializer>(
     decimal: &Option<Decimal>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     match decimal {
-        Some(decimal) => number(decimal, serializer),
+        Some(decimal) => exact_number(decimal, serializer),
         None => serializer.serialize_none(),
     }
 }

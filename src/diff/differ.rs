@@ -1,0 +1,630 @@
+//! The comparison of one snapshot with the stored state, event by event. Feeds deliver events to [`Differ`] through
+//! the sink interface; the poller takes the resulting changes from [`Differ::finish`].
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+
+use super::book::{Book, MAX_MARKETS, StoredEvent, StoredPrice, StoredSelection};
+use super::changes::{
+    BookmakerChange, Changes, EventChange, EventFingerprint, Guard, HeldBack, Missing, PriceChange,
+    PriceChangeKind, Rows, SelectionChange, Touched, next_id,
+};
+use super::matching::{MatchBuffer, PriceMatch};
+use super::sink::Take;
+use super::validate;
+use crate::model::{
+    Bookmaker, BookmakerId, Event, EventId, EventSnapshot, Look, MarketId, Price, PriceStatus,
+    Scope, Selection, SelectionId, SelectionStatus, Slice, StatusSource,
+};
+
+/// The comparison of one snapshot. It needs no clock and no I/O.
+pub struct Differ<'a> {
+    state: &'a Book,
+    as_of: DateTime<Utc>,
+    /// Whether texts with a known fingerprint may be skipped.
+    skips_known: bool,
+    listed: HashSet<EventId>,
+    missing: MissingInScope<'a>,
+    /// For each stored bookmaker, whether it offers a price.
+    offering: Vec<bool>,
+    new_bookmakers: HashMap<BookmakerId, i64>,
+    new_markets: HashSet<MarketId>,
+    buffer: MatchBuffer,
+    changes: Changes,
+}
+
+/// Stored rows inside the scope that the answer does not contain, and the size of the scope.
+#[derive(Default)]
+struct MissingInScope<'a> {
+    events: Vec<&'a StoredEvent>,
+    selections: Vec<(&'a StoredEvent, &'a StoredSelection)>,
+    prices: Vec<(&'a StoredEvent, &'a StoredPrice)>,
+    open_prices: usize,
+    listed_events: usize,
+}
+
+impl MissingInScope<'_> {
+    fn rows(&self) -> Missing {
+        Missing {
+            events: self.events.iter().map(|stored| stored.row).collect(),
+            selections: self.selections.iter().map(|(_, known)| known.row).collect(),
+            prices: self.prices.iter().map(|(_, price)| price.row).collect(),
+        }
+    }
+}
+
+/// Rows of the observed selections. They are few, and prices refer to them in the same order.
+struct SelectionRows<'o>(Vec<(&'o SelectionId, i64)>);
+
+impl SelectionRows<'_> {
+    /// `guess` is the index of the last hit.
+    fn row(&self, id: &SelectionId, guess: &mut usize) -> Option<i64> {
+        let at = match self.0.get(*guess) {
+            Some((known, _)) if *known == id => *guess,
+            _ => self.0.iter().position(|(known, _)| *known == id)?,
+        };
+        *guess = at;
+        Some(self.0[at].1)
+    }
+}
+
+impl<'a> Differ<'a> {
+    /// Starts a comparison with the stored state.
+    pub fn new(state: &'a Book) -> Self {
+        Self {
+            state,
+            as_of: DateTime::UNIX_EPOCH,
+            skips_known: true,
+            listed: HashSet::new(),
+            missing: MissingInScope::default(),
+            offering: vec![false; state.bookmakers.len()],
+            new_bookmakers: HashMap::new(),
+            new_markets: HashSet::new(),
+            buffer: MatchBuffer::default(),
+            changes: Changes {
+                next: state.next,
+                ..Changes::default()
+            },
+        }
+    }
+
+    /// Makes it a full comparison: every event is parsed, also those whose fingerprint is known.
+    pub fn reading_everything(mut self) -> Self {
+        self.skips_known = false;
+        self
+    }
+
+    /// Ends the comparison, once all events have been delivered: handles absence and sorts the changes.
+    pub fn finish(mut self, meta: Look, guard: &Guard) -> Changes {
+        self.compare_bookmakers(&meta);
+        self.find_missing_events(&meta);
+        self.remove_missing(guard);
+        self.changes.counts.rejected += meta.rejects.total();
+        self.changes.counts.seen += meta.rejects.total();
+        self.changes.rejects.merge(meta.rejects);
+        // By row: the same input gives the same order, and concurrent writers lock rows in one order.
+        self.changes.events.sort_by_key(|change| change.row);
+        self.changes.selections.sort_by_key(|change| change.row);
+        self.changes.prices.sort_by_key(|change| change.row);
+        self.changes
+    }
+
+    /// Compares one event with its stored rows.
+    pub(super) fn compare(&mut self, observed: &EventSnapshot, slice: Option<Slice>) {
+        let rows = observed.prices.len() as u64;
+        let id = &observed.event.id;
+        if self.listed.contains(id) {
+            return self.reject("duplicate_event", rows, id);
+        }
+        let stored = self.state.events.get(id);
+        // A stored event was valid.
+        if stored.is_none_or(|stored| !stored.event.same_facts(&observed.event))
+            && let Some(reason) = validate::event(&observed.event)
+        {
+            self.listed.insert(id.clone());
+            return self.reject(reason, rows.max(1), id);
+        }
+        // All that refer to this event share one allocation of its id.
+        let id = stored.map_or(id, |stored| &stored.event.id).clone();
+        self.listed.insert(id.clone());
+        self.changes.extent.events += 1;
+        self.changes.extent.selections += observed.selections.len();
+        if let Some(stored) = stored {
+            if stored.checked_at > self.as_of {
+                self.changes.counts.seen += rows;
+                self.changes.counts.stale += rows;
+                return;
+            }
+            self.missing.listed_events += usize::from(stored.event.listed);
+        }
+        self.changes.checked.push(id.clone());
+        let before = self.changes.counts;
+        let missing = (self.missing.selections.len(), self.missing.prices.len());
+        let event_row = self.compare_event(stored, &observed.event);
+        let selection_rows = self.compare_selections(stored, event_row, &id, observed);
+        self.compare_prices(stored, event_row, &id, &selection_rows, observed);
+
+        // An equal text may be skipped the next time if comparing it could not change anything.
+        let after = &self.changes.counts;
+        let settled = (before.rejected, before.stale) == (after.rejected, after.stale)
+            && missing == (self.missing.selections.len(), self.missing.prices.len());
+        if let (Some(slice), true, true) = (slice, settled, observed.complete) {
+            let fingerprint = EventFingerprint {
+                slice,
+                selections: observed.selections.len() as u32,
+                no_price: (after.no_price - before.no_price) as u32,
+            };
+            self.changes.fingerprints.push((id, fingerprint));
+        }
+    }
+
+    /// Compares the event's own fields and resolves its status; returns its row.
+    fn compare_event(&mut self, stored: Option<&StoredEvent>, observed: &Event) -> i64 {
+        let before = stored.map(|stored| &stored.event);
+        let corrected = stored.is_some_and(|stored| stored.corrected);
+        let (status, in_play, status_by) = Event::standing(before, corrected, observed, self.as_of);
+        if let Some(before) = before
+            && (before.status, before.in_play) == (status, in_play)
+            && before.same_facts(observed)
+        {
+            return stored.map_or(0, |stored| stored.row);
+        }
+        let row = match stored {
+            Some(stored) => stored.row,
+            None => next_id(&mut self.changes.next.event),
+        };
+        self.changes.events.push(EventChange {
+            row,
+            before: before.cloned(),
+            after: Event {
+                status,
+                in_play,
+                ..observed.clone()
+            },
+            status_by,
+        });
+        row
+    }
+
+    fn compare_selections<'o>(
+        &mut self,
+        stored: Option<&'a StoredEvent>,
+        event_row: i64,
+        event: &EventId,
+        observed: &'o EventSnapshot,
+    ) -> SelectionRows<'o> {
+        let stored_selections = stored.map_or(&[][..], |stored| &stored.selections);
+        let mut by_id: Option<HashMap<&str, usize>> = None;
+        let mut next = 0;
+        let mut rows = Vec::with_capacity(observed.selections.len());
+        let mut seen = HashSet::with_capacity(observed.selections.len());
+        let mut matched = vec![false; stored_selections.len()];
+        for selection in &observed.selections {
+            if !seen.insert(&selection.id) {
+                self.reject("duplicate_selection", 1, &selection.id);
+                continue;
+            }
+            let candidate = stored_selections.get(next).map(|known| &known.selection.id);
+            let index = match candidate == Some(&selection.id) {
+                true => Some(next),
+                false => by_id
+                    .get_or_insert_with(|| {
+                        let ids = stored_selections.iter().map(|s| s.selection.id.as_str());
+                        ids.zip(0..).collect()
+                    })
+                    .get(selection.id.as_str())
+                    .copied(),
+            };
+            if let Some(index) = index {
+                next = index + 1;
+                matched[index] = true;
+            }
+            let known = index.map(|index| &stored_selections[index]);
+            if let Some(row) = self.compare_selection(known, event_row, event, selection) {
+                rows.push((&selection.id, row));
+            }
+        }
+        if let (Some(stored), true) = (stored, observed.complete) {
+            let unmatched = stored_selections.iter().zip(&matched);
+            let missing = unmatched
+                .filter(|(known, matched)| {
+                    !**matched && known.selection.status != SelectionStatus::Removed
+                })
+                .map(|(known, _)| (stored, known));
+            self.missing.selections.extend(missing);
+        }
+        SelectionRows(rows)
+    }
+
+    /// Returns the selection's row; `None` if it is new and cannot be stored.
+    fn compare_selection(
+        &mut self,
+        known: Option<&StoredSelection>,
+        event_row: i64,
+        event: &EventId,
+        observed: &Selection,
+    ) -> Option<i64> {
+        if known.is_some_and(|known| known.selection == *observed) {
+            return known.map(|known| known.row);
+        }
+        if let Some(reason) = validate::selection(observed) {
+            self.reject(reason, 1, &observed.id);
+            // A rejected row is not an absent one.
+            return known.map(|known| known.row);
+        }
+        let row = match known {
+            Some(known) => known.row,
+            None => next_id(&mut self.changes.next.selection),
+        };
+        self.changes.selections.push(SelectionChange {
+            row,
+            event_row,
+            event: event.clone(),
+            before: known.map(|known| known.selection.clone()),
+            after: observed.clone(),
+        });
+        Some(row)
+    }
+
+    fn compare_prices(
+        &mut self,
+        stored: Option<&'a StoredEvent>,
+        event_row: i64,
+        event: &EventId,
+        selection_rows: &SelectionRows<'_>,
+        observed: &EventSnapshot,
+    ) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.fill(self.state, stored, &observed.prices);
+        for index in &buffer.repeated {
+            let key = &observed.prices[*index].key;
+            self.reject("duplicate_price", 1, &key.bookmaker);
+        }
+        let mut touched = Vec::new();
+        let mut guess = 0;
+        for (price, matched) in observed.prices.iter().zip(&buffer.matches) {
+            match (*matched, stored) {
+                (PriceMatch::Stored(index), Some(stored)) => {
+                    if self.compare_price(stored, &stored.prices[index as usize], price) {
+                        touched.push((index, price.observed_at));
+                    }
+                }
+                (PriceMatch::Duplicate, _) => {}
+                (PriceMatch::New | PriceMatch::Stored(_), _) => {
+                    let selection = &price.key.selection;
+                    let row = selection_rows
+                        .row(selection, &mut guess)
+                        .or_else(|| Some(stored?.selection(selection)?.row));
+                    self.add_price(event, event_row, row, price);
+                }
+            }
+        }
+        if !touched.is_empty() {
+            self.changes.touched.push(Touched {
+                event: event.clone(),
+                prices: touched,
+            });
+        }
+        if let (Some(stored), true) = (stored, observed.complete) {
+            let all = stored.prices.iter().zip(&buffer.observed);
+            for (price, observed) in all.filter(|(price, _)| price.is_open()) {
+                self.missing.open_prices += 1;
+                if observed.is_none() {
+                    self.missing.prices.push((stored, price));
+                }
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    /// Returns whether nothing changed but the feed's time.
+    fn compare_price(&mut self, stored: &StoredEvent, known: &StoredPrice, price: &Price) -> bool {
+        self.offering[known.bookmaker as usize] |= price.offer.is_some();
+        self.changes.counts.seen += 1;
+        if price.observed_at < known.observed_at {
+            self.changes.counts.stale += 1;
+            return false;
+        }
+        let status = status(price);
+        let (kind, offer, status) = match price.offer {
+            None => {
+                self.changes.counts.no_price += 1;
+                if !known.is_open() {
+                    return false;
+                }
+                (
+                    PriceChangeKind::Withdrawn,
+                    known.offer,
+                    PriceStatus::Withdrawn,
+                )
+            }
+            Some(offer) if !known.is_open() => (PriceChangeKind::Reopened, offer, status),
+            Some(offer) if known.offer != offer || known.status != status => {
+                (PriceChangeKind::Changed, offer, status)
+            }
+            Some(_) => {
+                self.changes.counts.unchanged += 1;
+                return price.observed_at > known.observed_at;
+            }
+        };
+        self.changes.push_price(PriceChange {
+            kind,
+            offer,
+            status,
+            observed_at: price.observed_at,
+            ..self.unchanged(stored, known)
+        });
+        false
+    }
+
+    fn add_price(
+        &mut self,
+        event: &EventId,
+        event_row: i64,
+        selection_row: Option<i64>,
+        price: &Price,
+    ) {
+        if let Some(reason) = validate::price(price) {
+            return self.reject(reason, 1, &price.key.bookmaker);
+        }
+        let Some(selection_row) = selection_row else {
+            return self.reject("unknown_selection", 1, &price.key.selection);
+        };
+        let market = &price.key.market;
+        let state = self.state;
+        if state.market_index(market.as_str()).is_none() && !self.new_markets.contains(market) {
+            if state.market_count() + self.new_markets.len() >= MAX_MARKETS {
+                return self.reject("too_many_markets", 1, market);
+            }
+            self.new_markets.insert(market.clone());
+        }
+        self.changes.counts.seen += 1;
+        let Some(offer) = price.offer else {
+            self.changes.counts.no_price += 1;
+            return;
+        };
+        let bookmaker_row = match state.bookmaker_index(&price.key.bookmaker) {
+            Some(index) => {
+                self.offering[index] = true;
+                state.bookmakers[index].row
+            }
+            None => self.new_bookmaker(&price.key.bookmaker),
+        };
+        let row = next_id(&mut self.changes.next.price);
+        self.changes.push_price(PriceChange {
+            row,
+            event_row,
+            selection_row,
+            bookmaker_row,
+            event: event.clone(),
+            market: market.clone(),
+            kind: PriceChangeKind::Inserted,
+            before: None,
+            offer,
+            status: status(price),
+            observed_at: price.observed_at,
+        });
+    }
+
+    /// A stored price as a change in which nothing differs yet.
+    fn unchanged(&self, stored: &StoredEvent, known: &StoredPrice) -> PriceChange {
+        PriceChange {
+            row: known.row,
+            event_row: stored.row,
+            selection_row: stored.selections[known.selection as usize].row,
+            bookmaker_row: self.state.bookmakers[known.bookmaker as usize].row,
+            event: stored.event.id.clone(),
+            market: self.state.market_name(known.market).clone(),
+            kind: PriceChangeKind::Changed,
+            before: Some(known.offer.decimal),
+            offer: known.offer,
+            status: known.status,
+            observed_at: known.observed_at,
+        }
+    }
+
+    /// Adds new bookmakers under the names of the answer and lists all that offer a price.
+    fn compare_bookmakers(&mut self, meta: &Look) {
+        let mut offering: HashSet<BookmakerId> = HashSet::new();
+        for bookmaker in &meta.bookmakers {
+            if let Some(reason) = validate::bookmaker(bookmaker) {
+                self.reject(reason, 1, &bookmaker.name);
+                continue;
+            }
+            let first = offering.insert(bookmaker.id.clone());
+            if !first || self.state.bookmaker(&bookmaker.id).is_some() {
+                // A varying display name ("Spread Ex") is not worth a write: the first one stays.
+                continue;
+            }
+            let row = self.new_bookmaker(&bookmaker.id);
+            let mut new = self.changes.bookmakers.iter_mut();
+            if let Some(change) = new.find(|change| change.row == row) {
+                change.bookmaker.name = bookmaker.name.clone();
+            }
+        }
+        let known = self.state.bookmakers.iter().zip(&self.offering);
+        let known = known.filter(|(_, offers)| **offers);
+        offering.extend(known.map(|(stored, _)| stored.bookmaker.id.clone()));
+        offering.extend(self.new_bookmakers.keys().cloned());
+        self.changes.extent.bookmakers = offering.into_iter().collect();
+        self.changes.extent.bookmakers.sort();
+    }
+
+    /// The row of a bookmaker that is not stored yet; it is named by its id until a name is known.
+    fn new_bookmaker(&mut self, id: &BookmakerId) -> i64 {
+        if let Some(row) = self.new_bookmakers.get(id) {
+            return *row;
+        }
+        let row = next_id(&mut self.changes.next.bookmaker);
+        self.new_bookmakers.insert(id.clone(), row);
+        self.changes.bookmakers.push(BookmakerChange {
+            row,
+            bookmaker: Bookmaker {
+                id: id.clone(),
+                name: id.to_string(),
+            },
+        });
+        row
+    }
+
+    fn find_missing_events(&mut self, meta: &Look) {
+        if meta.scope == Scope::Listed {
+            return;
+        }
+        for (id, stored) in &self.state.events {
+            let in_scope = stored.event.listed
+                && stored.event.source == meta.source
+                && stored.checked_at <= meta.as_of
+                && !self.listed.contains(id)
+                && meta.scope.covers(&stored.event);
+            if in_scope {
+                self.missing.listed_events += 1;
+                self.missing.events.push(stored);
+                let open = stored.prices.iter().filter(|price| price.is_open());
+                let before = self.missing.prices.len();
+                let prices = open.map(|price| (stored, price));
+                self.missing.prices.extend(prices);
+                self.missing.open_prices += self.missing.prices.len() - before;
+            }
+        }
+    }
+
+    /// Turns absence into changes, unless so much is missing that the answer itself is doubtful.
+    fn remove_missing(&mut self, guard: &Guard) {
+        let missing = std::mem::take(&mut self.missing);
+        let doubtful = guard.trips(missing.prices.len(), missing.open_prices)
+            || guard.trips(missing.events.len(), missing.listed_events);
+        let previous = guard.first_look.filter(|_| doubtful);
+        // An absence is accepted at once, or if the previous snapshot lacked the row too.
+        let accepted = |rows: fn(&Missing) -> &Rows, row: i64| match previous {
+            Some(previous) => rows(previous).contains(row),
+            None => !doubtful,
+        };
+        let (mut held_events, mut held_prices) = (0, 0);
+        for stored in &missing.events {
+            match accepted(|missing| &missing.events, stored.row) {
+                true => self.remove_event(stored),
+                false => held_events += 1,
+            }
+        }
+        for (stored, known) in &missing.selections {
+            if accepted(|missing| &missing.selections, known.row) {
+                let mut after = known.selection.clone();
+                after.status = SelectionStatus::Removed;
+                self.changes.selections.push(SelectionChange {
+                    row: known.row,
+                    event_row: stored.row,
+                    event: stored.event.id.clone(),
+                    before: Some(known.selection.clone()),
+                    after,
+                });
+            }
+        }
+        for (stored, price) in &missing.prices {
+            match accepted(|missing| &missing.prices, price.row) {
+                true => self.withdraw(stored, price),
+                false => held_prices += 1,
+            }
+        }
+        if held_events + held_prices > 0 {
+            self.changes.held_back = Some(HeldBack {
+                prices: held_prices,
+                open_prices: missing.open_prices,
+                events: held_events,
+                listed_events: missing.listed_events,
+                missing: missing.rows(),
+            });
+        }
+    }
+
+    fn remove_event(&mut self, stored: &StoredEvent) {
+        let mut after = stored.event.clone();
+        after.listed = false;
+        after.status = after.moved_by_clock(self.as_of).unwrap_or(after.status);
+        self.changes.checked.push(after.id.clone());
+        self.changes.events.push(EventChange {
+            row: stored.row,
+            before: Some(stored.event.clone()),
+            after,
+            status_by: StatusSource::Clock,
+        });
+    }
+
+    fn withdraw(&mut self, stored: &StoredEvent, price: &StoredPrice) {
+        self.changes.push_price(PriceChange {
+            kind: PriceChangeKind::Withdrawn,
+            status: PriceStatus::Withdrawn,
+            // The feed time stays: a price that returns with the feed time it had is a change, and `checked_at`
+            // excludes older snapshots.
+            ..self.unchanged(stored, price)
+        });
+    }
+
+    fn reject(&mut self, reason: &'static str, rows: u64, sample: impl fmt::Display) {
+        self.changes.counts.seen += rows;
+        self.changes.counts.rejected += rows;
+        self.changes.rejects.add_rows(reason, rows, sample);
+    }
+}
+
+fn status(price: &Price) -> PriceStatus {
+    match price.suspended {
+        true => PriceStatus::Suspended,
+        false => PriceStatus::Open,
+    }
+}
+
+impl Take for Differ<'_> {
+    fn begin(&mut self, as_of: DateTime<Utc>) {
+        let skips_known = self.skips_known;
+        *self = Self::new(self.state);
+        self.skips_known = skips_known;
+        self.as_of = as_of;
+        self.changes.as_of = as_of;
+    }
+
+    fn knows(&self, slice: &Slice) -> Option<EventId> {
+        let skips = self.skips_known;
+        let stored = self.state.by_hash(slice.hash).filter(|_| skips)?;
+        let fingerprint = stored.fingerprint?;
+        // An event with a due transition by the clock is parsed, so that this snapshot commits the transition.
+        let is_current = stored.event.moved_by_clock(self.as_of).is_none();
+        (fingerprint.slice == *slice && is_current).then(|| stored.event.id.clone())
+    }
+
+    fn same(&mut self, slice: &Slice) {
+        let Some(stored) = self.state.by_hash(slice.hash) else {
+            return;
+        };
+        let Some(fingerprint) = stored.fingerprint else {
+            return;
+        };
+        let mut open = 0;
+        for price in stored.prices.iter().filter(|price| price.is_open()) {
+            self.offering[price.bookmaker as usize] = true;
+            open += 1;
+        }
+        let rows = open as u64 + u64::from(fingerprint.no_price);
+        if !self.listed.insert(stored.event.id.clone()) {
+            return self.reject("duplicate_event", rows, &stored.event.id);
+        }
+        self.changes.extent.events += 1;
+        self.changes.extent.selections += fingerprint.selections as usize;
+        self.changes.counts.seen += rows;
+        if stored.checked_at > self.as_of {
+            self.changes.counts.stale += rows;
+            return;
+        }
+        self.changes.checked.push(stored.event.id.clone());
+        self.changes.counts.unchanged += open as u64;
+        self.changes.counts.no_price += u64::from(fingerprint.no_price);
+        self.missing.listed_events += usize::from(stored.event.listed);
+        self.missing.open_prices += open;
+    }
+
+    fn take(&mut self, event: EventSnapshot, slice: Option<Slice>) {
+        self.compare(&event, slice);
+    }
+}

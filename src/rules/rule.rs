@@ -1,0 +1,280 @@
+//! One rule: its conditions, its action, and the targets that it gives for a change.
+//! The loader builds rules; [`super::Rules`] matches changes with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rust_decimal::Decimal;
+use strum::{EnumString, IntoStaticStr, VariantArray};
+
+use super::change::{Change, Line};
+use super::template::{Binding, Target, Template};
+use crate::model::{ChangeKind, EventStatus, text_forms};
+
+/// The rule name that is logged for targets that an operator named.
+pub const MANUAL: &str = "manual";
+
+/// A rule.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Shown in logs and by `oddsd rules explain`.
+    pub name: Arc<str>,
+    /// The kinds of change that it is for.
+    pub on: BTreeSet<ChangeKind>,
+    pub(super) when: Conditions,
+    /// What it invalidates.
+    pub targets: Vec<Template>,
+    /// How it invalidates them.
+    pub then: Then,
+    /// The recorded reason; `None`: derived from the change.
+    pub(super) reason: Option<&'static str>,
+}
+
+/// The action on the targets.
+#[derive(EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Then {
+    /// Remove them.
+    #[default]
+    Remove,
+    /// Remove them and load them again, so that the next reader finds them.
+    RemoveAndWarm,
+    /// Readers whose policy allows it get the old answer while it is loaded again.
+    MarkStale,
+}
+
+text_forms!(Then);
+
+/// Conditions of a rule; an empty list accepts every value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Conditions {
+    pub(super) sports: Vec<String>,
+    pub(super) leagues: Vec<String>,
+    pub(super) events: Vec<String>,
+    pub(super) markets: Vec<String>,
+    pub(super) tables: Vec<String>,
+    pub(super) tasks: Vec<String>,
+    /// Movements over this ratio, and changes of state.
+    pub(super) moved: Option<Decimal>,
+}
+
+/// A rule that matches a change, and its targets.
+#[derive(Clone, Debug)]
+pub struct Hit<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// The reason to record.
+    pub reason: &'static str,
+    /// Its targets.
+    pub aims: Vec<Aim>,
+    /// Why targets could not be rendered. The other targets are not affected.
+    pub faults: Vec<String>,
+}
+
+/// A target, and the movement that it depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Aim {
+    /// The target.
+    pub target: Target,
+    /// Only if one of these prices moved by more than this. `None`: in any case.
+    pub if_moved: Option<IfMoved>,
+}
+
+/// A movement threshold and the prices that it applies to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IfMoved {
+    /// As a ratio; 0.1 is 10 %.
+    pub over: Decimal,
+    /// Indices in [`Change::lines`].
+    pub lines: Vec<usize>,
+}
+
+impl Rule {
+    /// Whether its result depends on the single prices of a change.
+    pub(super) fn needs_lines(&self) -> bool {
+        let of_line = |name: &str| matches!(name, "market" | "bookmaker");
+        let placeholders = |target: &Template| target.placeholders().any(of_line);
+        !self.when.markets.is_empty()
+            || self.when.moved.is_some()
+            || self.targets.iter().any(placeholders)
+    }
+
+    /// Whether the change meets the conditions on its fields.
+    pub(super) fn accepts(&self, change: &Change) -> bool {
+        self.unmet_field(change).is_none()
+    }
+
+    /// The first condition on a field that is not met. An unknown value counts as met: a removal too many costs one
+    /// load, one too few leaves an old answer.
+    fn unmet_field(&self, change: &Change) -> Option<(&'static str, &[String])> {
+        let when = &self.when;
+        let all: [(&'static str, &'static str, &[String]); 5] = [
+            ("sport", "sport_id", &when.sports),
+            ("league", "league_id", &when.leagues),
+            ("event", "event_id", &when.events),
+            ("table", "table", &when.tables),
+            ("task", "task", &when.tasks),
+        ];
+        let unmet = all.into_iter().find(|(_, field, wanted)| {
+            let values = change.fields.get(field);
+            !wanted.is_empty()
+                && !values.is_empty()
+                && !values.iter().any(|value| wanted.contains(value))
+        });
+        unmet.map(|(name, _, wanted)| (name, wanted))
+    }
+
+    /// Explains why the rule does not match the change; `None` if it does.
+    pub(super) fn unmet_condition(&self, change: &Change) -> Option<String> {
+        if let Some((name, wanted)) = self.unmet_field(change) {
+            return Some(format!("only for {name} {}", wanted.join(", ")));
+        }
+        let lines = change.lines.as_ref()?;
+        if !self.needs_lines() || lines.iter().any(|line| self.accepts_line(line)) {
+            let over = self.when.moved?;
+            let is_minor = |line: &Line| line.moved.is_some_and(|moved| !moved.is_over(over));
+            let mut accepted = lines.iter().filter(|line| self.accepts_line(line));
+            let percent = (over * Decimal::ONE_HUNDRED).normalize();
+            return accepted
+                .all(is_minor)
+                .then(|| format!("only for movements over {percent} %"));
+        }
+        Some(format!("only for market {}", self.when.markets.join(", ")))
+    }
+
+    fn accepts_line(&self, line: &Line) -> bool {
+        self.on.contains(&line.kind)
+            && (self.when.markets.is_empty() || self.when.markets.contains(&line.market))
+    }
+
+    /// The targets for a change whose fields it accepts; `None` if it accepts none of the change's prices.
+    pub(super) fn match_change(
+        &self,
+        change: &Change,
+        after: Option<EventStatus>,
+    ) -> Option<Hit<'_>> {
+        let mut hit = Hit {
+            rule: self,
+            reason: self.reason_for(change, after),
+            aims: Vec::with_capacity(self.targets.len()),
+            faults: Vec::new(),
+        };
+        let by_line = change.lines.as_ref().filter(|_| self.needs_lines());
+        let Some(lines) = by_line else {
+            self.add_targets(&mut hit, change, None);
+            return Some(hit);
+        };
+        // Other kinds in the same change (a new status, a non-runner) do not depend on prices.
+        let other = |kind: &ChangeKind| !kind.is_of_price();
+        if self.when.markets.is_empty() && change.kinds.intersection(&self.on).any(other) {
+            self.add_targets(&mut hit, change, None);
+        }
+        let mut accepted: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+        for (at, line) in lines.iter().enumerate() {
+            if self.accepts_line(line) {
+                let key = (line.market.as_str(), line.bookmaker.as_str());
+                accepted.entry(key).or_default().push(at);
+            }
+        }
+        for ((market, bookmaker), lines) in accepted {
+            self.add_targets(&mut hit, change, Some((market, bookmaker, lines)));
+        }
+        (!hit.aims.is_empty() || !hit.faults.is_empty()).then_some(hit)
+    }
+
+    /// Renders the targets; `line` is a market, a bookmaker and the prices that the targets depend on.
+    fn add_targets(&self, hit: &mut Hit, change: &Change, line: Option<(&str, &str, Vec<usize>)>) {
+        let own: Option<[(&str, [String; 1]); 2]> = line.as_ref().map(|(market, bookmaker, _)| {
+            [
+                ("market", [(*market).to_owned()]),
+                ("bookmaker", [(*bookmaker).to_owned()]),
+            ]
+        });
+        let binding = |name: &str| {
+            let of_line = own.iter().flatten().find(|(known, _)| *known == name);
+            of_line.map_or_else(|| change.binding(name), |(_, value)| Binding::Values(value))
+        };
+        let lines = line.as_ref().map(|(.., lines)| lines);
+        for template in &self.targets {
+            let rendered = template.render(&binding, &mut |target| {
+                let if_moved = self.when.moved.zip(lines).map(|(over, lines)| IfMoved {
+                    over,
+                    lines: lines.clone(),
+                });
+                // Only different prices can give one target several times.
+                let known =
+                    lines.and_then(|_| hit.aims.iter_mut().find(|aim| aim.target == target));
+                match known {
+                    None => hit.aims.push(Aim { target, if_moved }),
+                    Some(known) => match (&mut known.if_moved, if_moved) {
+                        (Some(known), Some(more)) => known.lines.extend(more.lines),
+                        (known, _) => *known = None,
+                    },
+                }
+            });
+            if let Err(why) = rendered
+                && !hit.faults.contains(&why)
+            {
+                hit.faults.push(why);
+            }
+        }
+    }
+
+    fn reason_for(&self, change: &Change, after: Option<EventStatus>) -> &'static str {
+        if let Some(reason) = self.reason {
+            return reason;
+        }
+        let kinds = || change.kinds.intersection(&self.on).copied();
+        if self.when.moved.is_some() && kinds().all(ChangeKind::is_of_price) {
+            return "ODDS_MOVEMENT";
+        }
+        reason(kinds(), after)
+    }
+}
+
+impl Change {
+    /// Whether the movement that a target depends on has happened. An unknown movement counts as one.
+    pub fn holds(&self, aim: &Aim) -> bool {
+        let Some(if_moved) = &aim.if_moved else {
+            return true;
+        };
+        let lines = self.lines.as_deref().unwrap_or_default();
+        if_moved.lines.iter().any(|at| {
+            let moved = lines.get(*at).and_then(|line| line.moved);
+            moved.is_none_or(|moved| moved.is_over(if_moved.over))
+        })
+    }
+}
+
+/// All reasons of a removal. Of several, the first in this order is recorded.
+pub const REASONS: [&str; 11] = [
+    "MANUAL",
+    "CANCELLED",
+    "POSTPONED",
+    "STATUS_CHANGE",
+    "ODDS_MOVEMENT",
+    "PRICE_CHANGE",
+    "EVENT_CHANGE",
+    "SIDEBAR_REFRESH",
+    "ROW_CHANGE",
+    "TASK_COMPLETED",
+    "EXPIRED",
+];
+
+/// The reason that a removal records for these kinds of change. `after` is the new status, if it changed.
+pub fn reason(
+    kinds: impl IntoIterator<Item = ChangeKind>,
+    after: Option<EventStatus>,
+) -> &'static str {
+    let of = |kind: ChangeKind| match (kind, after) {
+        (ChangeKind::StatusChanged, Some(EventStatus::Cancelled | EventStatus::Abandoned)) => {
+            "CANCELLED"
+        }
+        (ChangeKind::StatusChanged, Some(EventStatus::Postponed)) => "POSTPONED",
+        (kind, _) => kind.reason(),
+    };
+    let rank = |reason: &&str| REASONS.iter().position(|known| known == reason);
+    let first = kinds.into_iter().map(of).min_by_key(rank);
+    first.unwrap_or("EVENT_CHANGE")
+}

@@ -214,12 +214,17 @@ pub fn split_snapshot(
     rows: Vec<StoredRow>,
     column: &str,
 ) -> Result<(View, impl Iterator<Item = StoredRow>)> {
-    let first = rows
-        .first()
-        .ok_or_else(|| StoreError::Failed("the database returned no snapshot".into()))?;
+    let first = rows.first();
+    let first = first.ok_or_else(|| StoreError::Failed("the database returned no row".into()))?;
     let view = rows::view(first)?;
     let is_row = move |row: &StoredRow| !row.is_null(column);
     Ok((view, rows.into_iter().filter(is_row)))
+}
+
+/// The row of a statement that always returns one.
+pub fn only_row(mut rows: Vec<StoredRow>) -> Result<StoredRow> {
+    rows.pop()
+        .ok_or_else(|| StoreError::Failed("the database returned no row".into()))
 }
 
 /// `select` with the snapshot of the same statement in each row (column `view`), and one row of nulls
@@ -272,8 +277,7 @@ impl Store {
         sql: impl Into<String>,
         args: Vec<Arg>,
     ) -> Result<StoredRow> {
-        let row = self.read(sql, args).await?.pop();
-        row.ok_or_else(|| StoreError::Failed("the database returned no row".into()))
+        only_row(self.read(sql, args).await?)
     }
 
     /// Runs one statement that is a transaction of its own, to its end. Returns the rows of its RETURNING.

@@ -3,7 +3,7 @@
 
 use chrono::DateTime;
 
-use super::dialect::DbConnection;
+use super::dialect::{DbConnection, only_row};
 use super::rows::{self, Columns, EVENT, SELECTION};
 use super::{Loaded, Result, StoreError};
 use crate::diff::book::NextRows;
@@ -67,9 +67,7 @@ impl StateLoader {
     }
 
     pub async fn finish(self, tx: &mut DbConnection<'_>) -> Result<Loaded> {
-        let found = tx.fetch(NEXT_ROWS, &[]).await?;
-        let row = found.first();
-        let row = row.ok_or_else(|| StoreError::Failed("the database returned no row".into()))?;
+        let row = only_row(tx.fetch(NEXT_ROWS, &[]).await?)?;
         let next = NextRows {
             event: row.int("event")?,
             selection: row.int("selection")?,

@@ -206,12 +206,12 @@ impl Store {
     /// Brings the tables to this program's version; returns a line for each step. With `adopt`, tables that
     /// other programs read under the names of our views are imported and renamed.
     pub async fn migrate(&self, adopt: bool) -> Result<Vec<String>> {
-        dispatch!(self, db => db.migrate(adopt, false).await)
+        dispatch!(self, db => db.migrate(adopt, TxEnd::Commit).await)
     }
 
     /// Does what `migrate` does in a transaction that is rolled back.
     pub async fn rehearse_migration(&self, adopt: bool) -> Result<Vec<String>> {
-        dispatch!(self, db => db.migrate(adopt, true).await)
+        dispatch!(self, db => db.migrate(adopt, TxEnd::Rollback).await)
     }
 
     /// `Schema` when the tables are missing, older or newer than this program.
@@ -239,8 +239,11 @@ impl Store {
             Err(CommitError::BadValues(why)) => (why.to_string(), why),
             outcome => return outcome.map_err(CommitError::into_inner),
         };
-        let dry_run =
-            |part| async move { dispatch!(self, db => db.dry_run(lease, cycle, &part).await) };
+        let dry_run = |part| async move {
+            let end = TxEnd::Rollback;
+            let outcome = dispatch!(self, db => db.commit(lease, cycle, &part, end).await);
+            outcome.map(drop)
+        };
         let aside = bad_rows::find_bad_rows(changes, refused, dry_run).await?;
         changes.set_aside(&aside, bad_rows::REASON, &why);
         if changes.is_quiet() {
@@ -258,7 +261,7 @@ impl Store {
         changes: &mut Changes,
     ) -> std::result::Result<Committed, CommitError> {
         let shared = Arc::new(std::mem::take(changes));
-        let outcome = dispatch!(self, db => db.commit(lease, cycle, &shared).await);
+        let outcome = dispatch!(self, db => db.commit(lease, cycle, &shared, TxEnd::Commit).await);
         *changes = Arc::into_inner(shared).expect("the task that wrote them has ended");
         outcome
     }
@@ -283,6 +286,22 @@ fn facts_text(facts: &Facts) -> String {
     serde_json::to_string(facts).expect("a map of text is JSON")
 }
 
+/// How a transaction ends that succeeded: a dry run is rolled back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TxEnd {
+    Commit,
+    Rollback,
+}
+
+impl TxEnd {
+    async fn apply<DB: sqlx::Database>(self, tx: sqlx::Transaction<'_, DB>) -> sqlx::Result<()> {
+        match self {
+            Self::Commit => tx.commit().await,
+            Self::Rollback => tx.rollback().await,
+        }
+    }
+}
+
 /// Runs a write to its end, also when its caller is cancelled.
 async fn run_detached<T: Send + 'static>(
     write: impl Future<Output = Result<T>> + Send + 'static,
@@ -294,6 +313,18 @@ async fn run_detached<T: Send + 'static>(
         ))),
     }
 }
+
+/// The migrations in a folder, `0001_tables.sql` and on, for a module two levels below this one.
+macro_rules! migrations {
+    ($folder:literal: $($version:literal $name:literal),+) => {
+        $crate::store::Migrations(&[$((
+            $version,
+            $name,
+            include_str!(concat!("../../../migrations/", $folder, "/000", $version, "_", $name, ".sql")),
+        )),+])
+    };
+}
+use migrations;
 
 /// The migrations of one backend: version, name and SQL, in order.
 struct Migrations(&'static [(i64, &'static str, &'static str)]);

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::dialect::{args, split_snapshot, with_snapshot};
+use super::dialect::{args, only_row, split_snapshot, with_snapshot};
 use super::rows::{self, Columns, decode_error};
-use super::{Removal, Result, Store, StoreError, Viewed, dispatch};
+use super::{Removal, Result, Store, Viewed, dispatch};
 use crate::diff;
 use crate::key::{Key, Tag};
 use crate::model::{ChangeKind, Event, EventId, EventStatus, Fraction, PriceStatus, View};
@@ -409,10 +409,7 @@ impl Store {
         let sql = "INSERT INTO oddsd.outbox (kinds, keys, detail, created_at, due_at) VALUES ('manual', $1, $2, now(), now())
              RETURNING id, pg_notify('oddsd_outbox', '')";
         let stored = self.write(sql, args![targets_text(keys, tags), detail]);
-        let stored = stored.await?;
-        let row = stored.first();
-        row.ok_or_else(|| StoreError::Failed("the outbox returned no row".into()))?
-            .int("id")
+        only_row(stored.await?)?.int("id")
     }
 
     /// The cycle that the answers under these targets may be as old as, where movements were left.

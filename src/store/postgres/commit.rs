@@ -17,11 +17,11 @@ use super::statement::{STAGING_TABLE, StatementKind};
 use super::{LEASE, Postgres, map_error};
 use crate::diff::{Changes, EventChange, PriceChange, PriceChangeKind, Told};
 use crate::model::{EventId, PriceStatus};
-use crate::store::bad_rows::{CommitError, DryRun};
+use crate::store::bad_rows::CommitError;
 use crate::store::outbox::kinds_text;
 use crate::store::rows::{self, Columns};
 use crate::store::{
-    Claim, Claimed, Committed, CycleFacts, Lease, Result, StoreError, Written, facts_text,
+    Claim, Claimed, Committed, CycleFacts, Lease, Result, StoreError, TxEnd, Written, facts_text,
 };
 
 /// Above this the memory for the arrays, here and at the server, costs more than the round trips.
@@ -44,27 +44,8 @@ struct PendingCycle {
 }
 
 impl Postgres {
-    pub async fn commit(
-        &self,
-        lease: &Lease,
-        facts: &CycleFacts,
-        changes: &Arc<Changes>,
-    ) -> std::result::Result<Committed, CommitError> {
-        self.transact(lease, facts, changes, TxEnd::Commit).await
-    }
-
-    /// Commits and rolls back.
-    pub async fn dry_run(
-        &self,
-        lease: &Lease,
-        facts: &CycleFacts,
-        changes: &Arc<Changes>,
-    ) -> DryRun {
-        let end = TxEnd::Rollback;
-        self.transact(lease, facts, changes, end).await.map(drop)
-    }
-
-    async fn transact(
+    /// A rollback makes it a dry run.
+    pub(crate) async fn commit(
         &self,
         lease: &Lease,
         facts: &CycleFacts,
@@ -98,7 +79,7 @@ impl Postgres {
         }
         let mut tx = connection.begin().await.map_err(map_error)?;
         let written = cycle.run(&mut tx, kind).await?;
-        tx.rollback().await.map_err(map_error)?;
+        end.apply(tx).await.map_err(map_error)?;
         Ok(written)
     }
 }
@@ -116,13 +97,6 @@ fn statement_kind(changes: &Changes) -> StatementKind {
     } else {
         StatementKind::MovesInSlices
     }
-}
-
-/// How a transaction ends when all went well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TxEnd {
-    Commit,
-    Rollback,
 }
 
 /// The database refused values, unless rows exist that are not in memory (23505) or a day has no partition:
@@ -218,11 +192,7 @@ impl PendingCycle {
         let copied = copy_to_staging(&mut tx, &self.changes.prices).await;
         copied.map_err(commit_error)?;
         let written = self.run(&mut tx, StatementKind::Staged).await?;
-        let ended = match end {
-            TxEnd::Commit => tx.commit().await,
-            TxEnd::Rollback => tx.rollback().await,
-        };
-        ended.map_err(map_error)?;
+        end.apply(tx).await.map_err(map_error)?;
         Ok(written)
     }
 

@@ -10,41 +10,16 @@ use sqlx::{Connection, Executor, PgConnection, Row};
 
 use super::connect::connect;
 use super::{Postgres, adopt, execute, grants, map_error, views};
-use crate::store::{Migrations, Result, StoreError, run_detached};
+use crate::store::{Migrations, Result, StoreError, TxEnd, migrations, run_detached};
 
-const MIGRATIONS: Migrations = Migrations(&[
-    (
-        1,
-        "tables",
-        include_str!("../../../migrations/postgres/0001_tables.sql"),
-    ),
-    (
-        2,
-        "history",
-        include_str!("../../../migrations/postgres/0002_history.sql"),
-    ),
-    (
-        3,
-        "canary",
-        include_str!("../../../migrations/postgres/0003_canary.sql"),
-    ),
-    (
-        4,
-        "rules",
-        include_str!("../../../migrations/postgres/0004_rules.sql"),
-    ),
-    (
-        5,
-        "status",
-        include_str!("../../../migrations/postgres/0005_status.sql"),
-    ),
-]);
+const MIGRATIONS: Migrations =
+    migrations!("postgres": 1 "tables", 2 "history", 3 "canary", 4 "rules", 5 "status");
 /// In our own schema: other programs use sqlx's default name, too.
 const TABLE: &str = "oddsd.migrations";
 
 impl Postgres {
-    /// A dry run does everything and rolls it back.
-    pub async fn migrate(&self, adopt: bool, dry_run: bool) -> Result<Vec<String>> {
+    /// A rollback makes it a dry run.
+    pub(crate) async fn migrate(&self, adopt: bool, end: TxEnd) -> Result<Vec<String>> {
         let options = self.options.clone();
         run_detached(async move {
             // A connection of its own, without the pool's statement timeout: adopting takes its time.
@@ -62,12 +37,7 @@ impl Postgres {
             }
             let mut report = migrate_tables(&mut tx).await?;
             report.extend(create_views(&mut tx, &foreign).await?);
-            let ended = if dry_run {
-                tx.rollback().await
-            } else {
-                tx.commit().await
-            };
-            ended.map_err(map_error)?;
+            end.apply(tx).await.map_err(map_error)?;
             connection.close().await.ok();
             Ok(report)
         })

@@ -12,11 +12,12 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 use super::{CHECKED, LEASE, Sqlite, map_error, now};
 use crate::diff::{Changes, EventChange, PriceChange, PriceChangeKind};
 use crate::model::{EventStatus, View};
-use crate::store::bad_rows::{CommitError, DryRun};
+use crate::store::bad_rows::CommitError;
 use crate::store::dialect::{Arg, args, sqlite_query};
 use crate::store::outbox::kinds_text;
 use crate::store::{
-    Claim, Claimed, Committed, CycleFacts, Lease, StoreError, Written, facts_text, run_detached,
+    Claim, Claimed, Committed, CycleFacts, Lease, StoreError, TxEnd, Written, facts_text,
+    run_detached,
 };
 
 /// Rows of one statement: the largest first, the rest one by one.
@@ -25,31 +26,13 @@ const BATCH_SIZES: [usize; 3] = [256, 16, 1];
 const MAX_COPIED: usize = 50_000;
 
 impl Sqlite {
-    pub async fn commit(
+    /// A rollback makes it a dry run.
+    pub(crate) async fn commit(
         &self,
         lease: &Lease,
         cycle: &CycleFacts,
         changes: &Arc<Changes>,
-    ) -> std::result::Result<Committed, CommitError> {
-        self.transact(lease, cycle, changes, true).await
-    }
-
-    /// Commits and rolls back.
-    pub async fn dry_run(
-        &self,
-        lease: &Lease,
-        cycle: &CycleFacts,
-        changes: &Arc<Changes>,
-    ) -> DryRun {
-        self.transact(lease, cycle, changes, false).await.map(drop)
-    }
-
-    async fn transact(
-        &self,
-        lease: &Lease,
-        cycle: &CycleFacts,
-        changes: &Arc<Changes>,
-        keep: bool,
+        end: TxEnd,
     ) -> std::result::Result<Committed, CommitError> {
         let (db, lease, cycle, changes) =
             (self.clone(), lease.clone(), cycle.clone(), changes.clone());
@@ -59,12 +42,7 @@ impl Sqlite {
                 Ok(written) => written,
                 Err(error) => return Ok(Err(error)),
             };
-            let ended = if keep {
-                tx.commit().await
-            } else {
-                tx.rollback().await
-            };
-            ended.map_err(map_error)?;
+            end.apply(tx).await.map_err(map_error)?;
             Ok(Ok(written))
         };
         run_detached(transaction).await?

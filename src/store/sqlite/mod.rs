@@ -19,7 +19,7 @@ use sqlx::sqlite::{
 
 use super::dialect::{Arg, args, sqlite_query};
 use super::lease::LEASE;
-use super::{Lease, Migrations, Result, StoreError, run_detached};
+use super::{Lease, Migrations, Result, StoreError, TxEnd, migrations, run_detached};
 
 /// The snapshot in the text form of Postgres: the highest outbox row that was ever committed. Writers take
 /// turns, so these rows are numbered in the order of the commits.
@@ -34,33 +34,8 @@ const READERS: u32 = 4;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const TABLE: &str = "migrations";
-const MIGRATIONS: Migrations = Migrations(&[
-    (
-        1,
-        "tables",
-        include_str!("../../../migrations/sqlite/0001_tables.sql"),
-    ),
-    (
-        2,
-        "counts",
-        include_str!("../../../migrations/sqlite/0002_counts.sql"),
-    ),
-    (
-        3,
-        "canary",
-        include_str!("../../../migrations/sqlite/0003_canary.sql"),
-    ),
-    (
-        4,
-        "rules",
-        include_str!("../../../migrations/sqlite/0004_rules.sql"),
-    ),
-    (
-        5,
-        "status",
-        include_str!("../../../migrations/sqlite/0005_status.sql"),
-    ),
-]);
+const MIGRATIONS: Migrations =
+    migrations!("sqlite": 1 "tables", 2 "counts", 3 "canary", 4 "rules", 5 "status");
 
 #[derive(Clone)]
 pub struct Sqlite {
@@ -134,7 +109,7 @@ impl Sqlite {
             .map_err(map_error)
     }
 
-    pub async fn migrate(&self, adopt: bool, dry_run: bool) -> Result<Vec<String>> {
+    pub(crate) async fn migrate(&self, adopt: bool, end: TxEnd) -> Result<Vec<String>> {
         let db = self.clone();
         run_detached(async move {
             // One transaction around all of it: two that migrate at once take turns.
@@ -148,12 +123,7 @@ impl Sqlite {
                     "the tables cannot be brought to this version: {error}; nothing was touched"
                 ))
             })?;
-            let ended = if dry_run {
-                tx.rollback().await
-            } else {
-                tx.commit().await
-            };
-            ended.map_err(map_error)?;
+            end.apply(tx).await.map_err(map_error)?;
             let mut report = MIGRATIONS.report_new(&before);
             if adopt {
                 report.push("an SQLite file has no tables of other programs to adopt".into());

@@ -1,46 +1,51 @@
-//! The door to the database: what is stored, what changed, what readers still have to be told.
-//! Two backends with the same verbs and the same suite of tests: Postgres, and SQLite in one file.
+//! The database: stored state, history, log and outbox. The services (poller, relay, auditor, HTTP API, CLI)
+//! call the methods of [`Store`]; `postgres` and `sqlite` implement them and pass the same tests.
 //!
-//! Every write runs in a task of its own that nobody cancels: a dropped `begin()` or `commit()`
+//! Every write runs in a task of its own that is never cancelled: a dropped `begin()` or `commit()`
 //! leaves a pooled connection in a state that loses the next write without an error. After any
-//! error the caller forgets its memory and loads again: the outcome of that write is unknown.
+//! error the caller discards its in-memory state and loads again: the outcome of that write is unknown.
 
+mod bad_rows;
+mod dialect;
+mod external;
+mod lease;
+mod load;
 mod log;
-mod others;
+mod notify;
 mod outbox;
-mod poke;
 mod postgres;
-mod refused;
+mod read;
 mod rows;
 mod sqlite;
 mod status;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use rust_decimal::Decimal;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 use crate::diff::Changes;
 use crate::diff::book::Book;
-use crate::model::{Counts, Event, EventId, Facts, Offer, PriceStatus, Selection, View};
+use crate::model::Facts;
 
+use bad_rows::CommitError;
+pub use external::{Asked, Installed, Watched};
+use lease::LEASE;
+pub use lease::{Acquired, Lease};
 pub use log::{Removal, RemovalStats, Wanted};
-pub use others::{Asked, Installed, Watched};
-use outbox::kinds_text;
+pub use notify::{Commit, Gone, Poke, Rows, Told};
 pub use outbox::{
     Again, Backlog, Claim, Claimed, Left, Moved, Place, Purpose, Settlement, Touched,
 };
-pub use poke::{Commit, Gone, Poke, Rows, Told};
 pub use postgres::Tls;
-use refused::Refusal;
+pub use read::{CycleRow, EventPrices, PriceRow, Runner, RunnerPrice, StoreStatus, Viewed};
 pub use status::{Correction, PriceStep, Transition};
 
-/// A door to one database. Cheap to clone.
+/// One database of either backend. Cheap to clone.
 #[derive(Clone)]
 pub enum Store {
     Postgres(Box<postgres::Postgres>),
@@ -56,63 +61,39 @@ pub struct StoreSettings {
     pub statement_timeout: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why the database did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The URL or the server can never work as set: a person must act.
+    /// The URL or the server can never work as configured: a person must act.
+    #[error("{0}")]
     Misconfigured(String),
     /// Not reachable now: try again.
+    #[error("cannot reach the database: {0}")]
     Down(String),
     /// The tables are missing, older or newer than this program.
+    #[error("{0}")]
     Schema(String),
     /// Another daemon holds the lease: this one must not write.
+    #[error("another daemon has taken the lease; this one stands by")]
     Fenced,
     /// Memory and rows disagree, or the server refused the statement: load again.
+    #[error("the database refused: {0}")]
     Failed(String),
 }
 
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Misconfigured(why) | Self::Schema(why) => f.write_str(why),
-            Self::Down(why) => write!(f, "cannot reach the database: {why}"),
-            Self::Fenced => f.write_str("another daemon has taken the lease; this one stands by"),
-            Self::Failed(why) => write!(f, "the database refused: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
-
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// The right to write, with its fencing number.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
-    pub holder: String,
-    pub epoch: i64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acquired {
-    Mine(Lease),
-    HeldBy {
-        holder: String,
-        for_another: Duration,
-    },
-}
-
-/// Last-checked times by event row, which the cycles collect and the next renewal of the lease
-/// writes down.
+/// Last-checked times by event row. The cycles collect them and the next renewal of the lease stores them.
 pub type Checks = Arc<Mutex<HashMap<i64, DateTime<Utc>>>>;
 
-/// What is stored, and the number of the next cycle.
+/// The stored rows at start, and the number of the next cycle.
 #[derive(Debug, Default)]
 pub struct Loaded {
     pub book: Book,
     pub next_cycle: i64,
 }
 
-/// What a cycle is recorded with, beside its changes.
+/// The metadata that a cycle is recorded with, beside its changes.
 #[derive(Clone, Debug, Default)]
 pub struct CycleFacts {
     pub id: i64,
@@ -128,11 +109,11 @@ pub struct CycleFacts {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
     pub written: Written,
-    /// Its outbox rows, as if they had just been claimed; `None` where somebody has to claim them.
+    /// Its outbox rows, as if they had just been claimed; `None` where they have to be claimed.
     pub told: Option<Claim>,
 }
 
-/// The database's own answer after the commit.
+/// Row counts of a commit, as the database counted them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// Prices inserted, and prices updated (changed, reopened, withdrawn).
@@ -144,7 +125,7 @@ pub struct Written {
 }
 
 impl Written {
-    /// What the changes must come to, if memory and rows agree.
+    /// The counts of these changes, if memory and rows agree.
     fn expected(changes: &Changes, events_told: usize) -> Self {
         let inserted = changes.counts.inserted;
         Self {
@@ -167,89 +148,7 @@ impl Written {
     }
 }
 
-/// One cycle that changed something, as recorded.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct CycleRow {
-    pub id: i64,
-    pub feed: String,
-    pub as_of: DateTime<Utc>,
-    pub committed_at: DateTime<Utc>,
-    pub races: i64,
-    pub horses: i64,
-    pub bookmakers: i64,
-    #[serde(flatten)]
-    pub counts: Counts,
-    pub fetch_ms: i64,
-    pub diff_ms: i64,
-}
-
-/// A reader's answer. `value` holds everything that `view` sees; it may hold more, where a later
-/// statement of the same load saw a later commit.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Viewed<T> {
-    pub view: View,
-    pub value: T,
-}
-
-/// One selection of one listed race with its open prices: a row of the by-stage answer.
-#[derive(Clone, Debug)]
-pub struct Runner {
-    pub event: Event,
-    /// The newest write to the event, its selections or its prices.
-    pub updated_at: DateTime<Utc>,
-    pub selection: Selection,
-    pub prices: Vec<RunnerPrice>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct RunnerPrice {
-    pub bookmaker: String,
-    pub decimal: Decimal,
-    pub fractional: Option<String>,
-}
-
-/// Every price of one event, with what it did since it opened.
-#[derive(Clone, Debug)]
-pub struct EventPrices {
-    pub event: Event,
-    pub checked_at: DateTime<Utc>,
-    pub selections: Vec<Selection>,
-    pub prices: Vec<PriceRow>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct PriceRow {
-    pub selection: String,
-    pub market: String,
-    pub bookmaker: String,
-    pub bookmaker_name: String,
-    pub offer: Offer,
-    pub status: PriceStatus,
-    pub observed_at: DateTime<Utc>,
-    /// First, highest and lowest decimal odds in the kept history.
-    pub opening: Decimal,
-    pub high: Decimal,
-    pub low: Decimal,
-}
-
-/// What the database knows about the daemon, for `status` from anywhere.
-#[derive(Clone, Debug, Serialize)]
-pub struct StoreStatus {
-    pub holder: Option<String>,
-    pub lease_expires_at: Option<DateTime<Utc>>,
-    /// What the holder last said of itself.
-    pub state: serde_json::Value,
-    pub last_cycle: Option<CycleRow>,
-    /// Rows that wait, and the age of the oldest. A second removal before its time and a canary are
-    /// none: nobody reads an old answer because of them.
-    pub outbox_pending: i64,
-    pub outbox_oldest_seconds: f64,
-    pub outbox_last_error: Option<String>,
-    pub events: i64,
-    pub open_prices: i64,
-}
-
-/// How long things are kept.
+/// How long rows are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
     pub history: Duration,
@@ -258,36 +157,25 @@ pub struct Retention {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// Rows of events that were taken out.
+    /// Row ids of the events that were deleted.
     pub events: Vec<i64>,
     pub history: u64,
     pub log: u64,
 }
 
-/// Calls the backend that this store is.
-macro_rules! on {
-    ($store:expr, $inner:ident => $call:expr) => {
+/// Calls the backend of this store.
+macro_rules! dispatch {
+    ($store:expr, $backend:ident => $call:expr) => {
         match $store {
-            Store::Postgres($inner) => $call,
-            Store::Sqlite($inner) => $call,
+            Store::Postgres($backend) => $call,
+            Store::Sqlite($backend) => $call,
         }
     };
 }
-use on;
-
-/// Asks the backend; off this machine, no longer than an answer can take.
-macro_rules! ask {
-    ($store:expr, $inner:ident => $question:expr) => {
-        match $store {
-            Store::Postgres($inner) => $inner.in_time($question).await,
-            Store::Sqlite($inner) => $question.await,
-        }
-    };
-}
-use ask;
+use dispatch;
 
 impl Store {
-    /// Opens the door and proves it: one connection, one question. Migrates nothing.
+    /// Connects once to prove the settings. Migrates nothing.
     pub async fn open(settings: &StoreSettings) -> Result<Self> {
         let url = settings.url.expose_secret();
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
@@ -315,136 +203,107 @@ impl Store {
         }
     }
 
-    /// Brings the tables to this program's version; says what it did, a line each. With `adopt`,
-    /// tables that other programs read under the names of our views are imported and renamed aside.
+    /// Brings the tables to this program's version; returns a line for each step. With `adopt`, tables that
+    /// other programs read under the names of our views are imported and renamed.
     pub async fn migrate(&self, adopt: bool) -> Result<Vec<String>> {
-        on!(self, db => db.migrate(adopt, false).await)
+        dispatch!(self, db => db.migrate(adopt, TxEnd::Commit).await)
     }
 
-    /// What `migrate` would do, proved by doing it in a transaction that is rolled back.
+    /// Does what `migrate` does in a transaction that is rolled back.
     pub async fn rehearse_migration(&self, adopt: bool) -> Result<Vec<String>> {
-        on!(self, db => db.migrate(adopt, true).await)
+        dispatch!(self, db => db.migrate(adopt, TxEnd::Rollback).await)
     }
 
     /// `Schema` when the tables are missing, older or newer than this program.
     pub async fn check_schema(&self) -> Result<()> {
-        ask!(self, db => db.check_schema())
-    }
-
-    pub async fn acquire(&self, holder: &str, ttl: Duration) -> Result<Acquired> {
-        on!(self, db => db.acquire(holder, ttl).await)
-    }
-
-    /// Holds the lease for another `ttl` and keeps `state` and the last-checked times with it.
-    /// Says whether a correction waits. `Fenced` when somebody else has it.
-    pub async fn renew(
-        &self,
-        lease: &Lease,
-        ttl: Duration,
-        state: &serde_json::Value,
-        checked: &[(i64, DateTime<Utc>)],
-    ) -> Result<bool> {
-        on!(self, db => db.renew(lease, ttl, state, checked).await)
-    }
-
-    pub async fn release(&self, lease: &Lease) -> Result<()> {
-        on!(self, db => db.release(lease).await)
+        match self {
+            Self::Postgres(db) => db.within_deadline(db.check_schema()).await,
+            Self::Sqlite(db) => db.check_schema().await,
+        }
     }
 
     pub async fn load(&self) -> Result<Loaded> {
-        on!(self, db => db.load().await)
+        dispatch!(self, db => db.load().await)
     }
 
-    /// Writes one cycle, all of it or nothing: rows, history, cycle and outbox. A row that only the
-    /// database finds fault with is taken out of `changes` first and counted there as rejected, so
-    /// that it holds up no other; `changes` is what was written.
+    /// Writes one cycle in one transaction: rows, history, cycle and outbox. A row that only the
+    /// database refuses is taken out of `changes` first and counted there as rejected, so that the
+    /// other rows are stored; afterwards `changes` is what was written.
     pub async fn commit(
         &self,
         lease: &Lease,
         cycle: &CycleFacts,
         changes: &mut Changes,
     ) -> Result<Committed> {
-        // Shared with the task that writes, not copied: there can be a million of them.
-        let shared = Arc::new(std::mem::take(changes));
-        let first = on!(self, db => db.commit(lease, cycle, &shared).await);
-        *changes = sole(shared);
-        let (why, refused) = match first {
-            Err(Refusal::Values(why)) => (why.to_string(), why),
-            outcome => return outcome.map_err(Refusal::error),
+        let (why, refused) = match self.try_commit(lease, cycle, changes).await {
+            Err(CommitError::BadValues(why)) => (why.to_string(), why),
+            outcome => return outcome.map_err(CommitError::into_inner),
         };
-        let rehearse =
-            |part| async move { on!(self, db => db.rehearse(lease, cycle, &part).await) };
-        let aside = refused::culprits(changes, refused, rehearse).await?;
-        changes.set_aside(&aside, refused::REASON, &why);
+        let dry_run = |part| async move {
+            let end = TxEnd::Rollback;
+            let outcome = dispatch!(self, db => db.commit(lease, cycle, &part, end).await);
+            outcome.map(drop)
+        };
+        let aside = bad_rows::find_bad_rows(changes, refused, dry_run).await?;
+        changes.set_aside(&aside, bad_rows::REASON, &why);
         if changes.is_quiet() {
             return Ok(Committed::default());
         }
-        let shared = Arc::new(std::mem::take(changes));
-        let second = on!(self, db => db.commit(lease, cycle, &shared).await);
-        *changes = sole(shared);
-        second.map_err(Refusal::error)
+        let second = self.try_commit(lease, cycle, changes).await;
+        second.map_err(CommitError::into_inner)
     }
 
-    /// Runners of the listed races that start in `[from, to)`, with their open prices.
-    pub async fn runners(
+    /// Shares the changes with the task that writes, without a copy: there can be a million of them.
+    async fn try_commit(
         &self,
-        from: DateTime<Utc>,
-        to: DateTime<Utc>,
-    ) -> Result<Viewed<Vec<Runner>>> {
-        ask!(self, db => db.runners(from, to))
+        lease: &Lease,
+        cycle: &CycleFacts,
+        changes: &mut Changes,
+    ) -> std::result::Result<Committed, CommitError> {
+        let shared = Arc::new(std::mem::take(changes));
+        let outcome = dispatch!(self, db => db.commit(lease, cycle, &shared, TxEnd::Commit).await);
+        *changes = Arc::into_inner(shared).expect("the task that wrote them has ended");
+        outcome
     }
 
-    /// `None` for an event that is not stored.
-    pub async fn event_prices(&self, event: &EventId) -> Result<Viewed<Option<EventPrices>>> {
-        ask!(self, db => db.event_prices(event))
-    }
-
-    /// What a reader that begins now would see.
-    pub async fn view(&self) -> Result<View> {
-        ask!(self, db => db.view())
-    }
-
-    /// Cycles after this id, oldest first; `after` = -1 gives the newest `limit` ones.
-    pub async fn cycles(&self, after: i64, limit: i64) -> Result<Vec<CycleRow>> {
-        ask!(self, db => db.cycles(after, limit))
-    }
-
-    pub async fn status(&self) -> Result<StoreStatus> {
-        ask!(self, db => db.status())
-    }
-
-    /// Takes out what is past its retention, seen from `now`.
+    /// Deletes the rows that are past their retention at `now`.
     pub async fn prune(
         &self,
         lease: &Lease,
         keep: Retention,
         now: DateTime<Utc>,
     ) -> Result<Pruned> {
-        on!(self, db => db.prune(lease, keep, now).await)
-    }
-
-    /// The database's own clock, for the check of ours.
-    pub async fn clock(&self) -> Result<DateTime<Utc>> {
-        ask!(self, db => db.clock())
+        dispatch!(self, db => db.prune(lease, keep, now).await)
     }
 
     pub async fn close(&self) {
-        on!(self, db => db.close().await)
+        dispatch!(self, db => db.close().await)
     }
 }
 
-/// A write that has ended holds nothing any more.
-fn sole(shared: Arc<Changes>) -> Changes {
-    Arc::into_inner(shared).expect("the write has ended")
-}
-
-/// Facts as they are stored.
+/// Facts in their stored form.
 fn facts_text(facts: &Facts) -> String {
     serde_json::to_string(facts).expect("a map of text is JSON")
 }
 
-/// Runs a write to its end, whatever happens to whoever waits for it.
-async fn to_the_end<T: Send + 'static>(
+/// How a transaction ends that succeeded: a dry run is rolled back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TxEnd {
+    Commit,
+    Rollback,
+}
+
+impl TxEnd {
+    async fn apply<DB: sqlx::Database>(self, tx: sqlx::Transaction<'_, DB>) -> sqlx::Result<()> {
+        match self {
+            Self::Commit => tx.commit().await,
+            Self::Rollback => tx.rollback().await,
+        }
+    }
+}
+
+/// Runs a write to its end, also when its caller is cancelled.
+async fn run_detached<T: Send + 'static>(
     write: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     match tokio::spawn(write).await {
@@ -455,22 +314,67 @@ async fn to_the_end<T: Send + 'static>(
     }
 }
 
-/// Do the tables fit this program?
-fn schema_verdict(applied: Option<i64>, needed: i64) -> Result<()> {
-    match applied {
-        None => Err(StoreError::Schema(
-            "the database has no oddsd tables yet; run `oddsd migrate`".into(),
-        )),
-        Some(version) if version > needed => Err(too_new(version, needed)),
-        Some(version) if version < needed => Err(StoreError::Schema(format!(
-            "the tables are of version {version}, this program needs {needed}; run `oddsd migrate`"
-        ))),
-        Some(_) => Ok(()),
-    }
+/// The migrations in a folder, `0001_tables.sql` and on, for a module two levels below this one.
+macro_rules! migrations {
+    ($folder:literal: $($version:literal $name:literal),+) => {
+        $crate::store::Migrations(&[$((
+            $version,
+            $name,
+            include_str!(concat!("../../../migrations/", $folder, "/000", $version, "_", $name, ".sql")),
+        )),+])
+    };
 }
+use migrations;
 
-fn too_new(version: i64, needed: i64) -> StoreError {
-    StoreError::Schema(format!(
-        "the tables are of version {version}, newer than this program ({needed}); run the newer oddsd"
-    ))
+/// The migrations of one backend: version, name and SQL, in order.
+struct Migrations(&'static [(i64, &'static str, &'static str)]);
+
+impl Migrations {
+    fn needed(&self) -> i64 {
+        self.0.last().map_or(0, |(version, ..)| *version)
+    }
+
+    fn migrator(&self, table: &'static str) -> Migrator {
+        let migrations = self.0.iter().map(|(version, name, sql)| {
+            let (name, sql) = ((*name).into(), sql.into_sql_str());
+            Migration::new(*version, name, MigrationType::Simple, sql, false)
+        });
+        let mut migrator = Migrator::with_migrations(migrations.collect());
+        migrator.dangerous_set_table_name(table);
+        migrator
+    }
+
+    /// Fails when a newer program has been here.
+    fn refuse_newer(&self, applied: &[i64]) -> Result<()> {
+        match applied.last().filter(|version| **version > self.needed()) {
+            None => Ok(()),
+            Some(version) => Err(StoreError::Schema(format!(
+                "the tables are of version {version}, newer than this program ({}); run the newer oddsd",
+                self.needed()
+            ))),
+        }
+    }
+
+    /// Fails unless the tables fit this program.
+    fn check(&self, applied: &[i64]) -> Result<()> {
+        self.refuse_newer(applied)?;
+        let needed = self.needed();
+        match applied.last() {
+            None => Err(StoreError::Schema(
+                "the database has no oddsd tables yet; run `oddsd migrate`".into(),
+            )),
+            Some(version) if *version < needed => Err(StoreError::Schema(format!(
+                "the tables are of version {version}, this program needs {needed}; run `oddsd migrate`"
+            ))),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// A line for each migration that was not there before.
+    fn report_new(&self, before: &[i64]) -> Vec<String> {
+        let new = self.0.iter();
+        let new = new.filter(|(version, ..)| !before.contains(version));
+        new.map(|(version, name, _)| format!("applied {version:04} {name}"))
+            .collect()
+    }
 }

@@ -1,40 +1,40 @@
-//! Taking over tables that another worker filled: its rows come in, the table stands aside.
+//! Takes over the tables of another worker: renames them and imports their rows.
+//! `oddsd migrate --adopt` calls it.
 
 use std::collections::HashSet;
 
 use sqlx::PgConnection;
 
-use super::explain;
-use super::migrate::run;
+use super::{execute, map_error};
 use crate::model::BOOKMAKER_ALIASES;
 use crate::store::{Result, StoreError};
 
-/// What a table is called once it stands aside.
-pub const ASIDE: &str = "_before_oddsd";
+/// Appended to the name of a table that was taken over.
+pub const BACKUP_SUFFIX: &str = "_before_oddsd";
 
-pub async fn rename_aside(connection: &mut PgConnection, name: &str) -> Result<String> {
-    let aside = format!("{name}{ASIDE}");
-    if !columns(connection, &aside).await?.is_empty() {
+pub async fn rename_to_backup(connection: &mut PgConnection, name: &str) -> Result<String> {
+    let backup = format!("{name}{BACKUP_SUFFIX}");
+    if !columns(connection, &backup).await?.is_empty() {
         return Err(StoreError::Schema(format!(
-            "{aside} exists already, so {name} cannot be renamed to it; nothing was touched. Rename or drop {aside} first"
+            "{backup} exists already, so {name} cannot be renamed to it; nothing was touched. Rename or drop {backup} first"
         )));
     }
     // ALTER TABLE renames views, too.
-    run(connection, format!("ALTER TABLE {name} RENAME TO {aside}")).await?;
-    Ok(format!("renamed {name} to {aside}"))
+    execute(connection, format!("ALTER TABLE {name} RENAME TO {backup}")).await?;
+    Ok(format!("renamed {name} to {backup}"))
 }
 
-/// Imports what stands aside: bookmakers, races, runners and their current prices.
+/// Imports from the backups: bookmakers, races, runners and their current prices.
 pub async fn import(connection: &mut PgConnection) -> Result<Vec<String>> {
-    let mut said = Vec::new();
-    let bookmakers = columns(connection, &format!("ra_bookmakers{ASIDE}")).await?;
+    let mut report = Vec::new();
+    let bookmakers = columns(connection, &format!("ra_bookmakers{BACKUP_SUFFIX}")).await?;
     if bookmakers.contains("bookmaker_id") {
-        let rows = run(connection, insert_bookmakers("ra_bookmakers", &bookmakers)).await?;
-        said.push(format!("imported {rows} bookmakers from ra_bookmakers"));
+        let rows = execute(connection, insert_bookmakers("ra_bookmakers", &bookmakers)).await?;
+        report.push(format!("imported {rows} bookmakers from ra_bookmakers"));
     }
-    let live = columns(connection, &format!("ra_odds_live{ASIDE}")).await?;
+    let live = columns(connection, &format!("ra_odds_live{BACKUP_SUFFIX}")).await?;
     if live.is_empty() {
-        return Ok(said);
+        return Ok(report);
     }
     for needed in ["race_id", "horse_id", "bookmaker_id", "odds_decimal"] {
         if !live.contains(needed) {
@@ -44,18 +44,18 @@ pub async fn import(connection: &mut PgConnection) -> Result<Vec<String>> {
             )));
         }
     }
-    run(connection, insert_bookmakers("ra_odds_live", &live)).await?;
-    let races = run(connection, insert_events(&live)).await?;
-    let runners = run(connection, insert_selections(&live)).await?;
-    let prices = run(connection, insert_prices(&live)).await?;
-    // What was adopted is as old as the oldest cycle.
+    execute(connection, insert_bookmakers("ra_odds_live", &live)).await?;
+    let races = execute(connection, insert_events(&live)).await?;
+    let runners = execute(connection, insert_selections(&live)).await?;
+    let prices = execute(connection, insert_prices(&live)).await?;
+    // Adopted rows count as being as old as the oldest cycle.
     let began = "coalesce((SELECT as_of FROM oddsd.cycles ORDER BY id LIMIT 1), now())";
-    run(
+    execute(
         connection,
         format!("SELECT oddsd.make_history_day(({began} AT TIME ZONE 'UTC')::date)"),
     )
     .await?;
-    run(
+    execute(
         connection,
         format!(
             "INSERT INTO oddsd.history (event_id, cycle_id, as_of, price_ids, observed_ats, decimals, fractionals, statuses)
@@ -67,17 +67,17 @@ pub async fn import(connection: &mut PgConnection) -> Result<Vec<String>> {
         ),
     )
     .await?;
-    let count = format!("SELECT count(*) FROM ra_odds_live{ASIDE}");
+    let count = format!("SELECT count(*) FROM ra_odds_live{BACKUP_SUFFIX}");
     let total: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(count))
         .fetch_one(&mut *connection)
         .await
-        .map_err(explain)?;
-    said.push(format!(
+        .map_err(map_error)?;
+    report.push(format!(
         "imported {races} races, {runners} runners and {prices} prices from ra_odds_live ({} rows were set aside: \
          no usable decimal, or a second spelling of the same bookmaker)",
         total - prices as i64
     ));
-    Ok(said)
+    Ok(report)
 }
 
 async fn columns(connection: &mut PgConnection, table: &str) -> Result<HashSet<String>> {
@@ -87,7 +87,7 @@ async fn columns(connection: &mut PgConnection, table: &str) -> Result<HashSet<S
     .bind(table)
     .fetch_all(connection)
     .await
-    .map_err(explain)?;
+    .map_err(map_error)?;
     Ok(names.into_iter().collect())
 }
 
@@ -128,7 +128,7 @@ fn bookmaker_key() -> String {
     let plain = "lower(regexp_replace(o.bookmaker_id::text, '\\s', '', 'g'))";
     let arms: String = BOOKMAKER_ALIASES
         .iter()
-        .map(|(spelt, stored)| format!(" WHEN '{spelt}' THEN '{stored}'"))
+        .map(|(alias, stored)| format!(" WHEN '{alias}' THEN '{stored}'"))
         .collect();
     format!("(CASE {plain}{arms} ELSE {plain} END)")
 }
@@ -153,7 +153,7 @@ fn insert_bookmakers(table: &str, columns: &HashSet<String>) -> String {
          SELECT (SELECT coalesce(max(id), 0) FROM oddsd.bookmakers) + row_number() OVER (ORDER BY key), key, name, kind
          FROM (SELECT DISTINCT ON (key) {key} AS key, coalesce({name}, o.bookmaker_id::text) AS name,
                       CASE WHEN {kind} = 'exchange' THEN 'exchange' ELSE 'fixed' END AS kind
-               FROM {table}{ASIDE} o WHERE o.bookmaker_id::text <> '' ORDER BY key) found
+               FROM {table}{BACKUP_SUFFIX} o WHERE o.bookmaker_id::text <> '' ORDER BY key) found
          ON CONFLICT (key) DO NOTHING"
     )
 }
@@ -183,7 +183,7 @@ fn insert_events(columns: &HashSet<String>) -> String {
                 'horse_racing', '', venue, name, starts_at, day, 'scheduled', false, true, facts
          FROM (SELECT DISTINCT ON (o.race_id) o.race_id::text AS key, coalesce({course}, '') AS venue,
                       coalesce({name}, '') AS name, {off} AS starts_at, {day} AS day, {facts} AS facts
-               FROM ra_odds_live{ASIDE} o ORDER BY o.race_id, {newest}) found
+               FROM ra_odds_live{BACKUP_SUFFIX} o ORDER BY o.race_id, {newest}) found
          ON CONFLICT (key) DO NOTHING"
     )
 }
@@ -201,14 +201,14 @@ fn insert_selections(columns: &HashSet<String>) -> String {
                 event_id, key, name, 'active', facts
          FROM (SELECT DISTINCT ON (e.id, o.horse_id) e.id AS event_id, o.horse_id::text AS key,
                       coalesce({name}, '') AS name, {facts} AS facts
-               FROM ra_odds_live{ASIDE} o JOIN oddsd.events e ON e.key = o.race_id::text
+               FROM ra_odds_live{BACKUP_SUFFIX} o JOIN oddsd.events e ON e.key = o.race_id::text
                ORDER BY e.id, o.horse_id, {newest}) found
          ON CONFLICT (event_id, key) DO NOTHING"
     )
 }
 
 fn insert_prices(columns: &HashSet<String>) -> String {
-    // Without a time of its own a price gives way to any that the feed reports: hence 1970.
+    // A price without a time of its own gets 1970, so that any price of the feed is newer.
     let fractional = text(columns, "odds_fractional");
     let times = ["odds_timestamp", "fetched_at", "updated_at"]
         .map(|name| typed(columns, name, "timestamptz"));
@@ -221,7 +221,7 @@ fn insert_prices(columns: &HashSet<String>) -> String {
                       trim_scale(round(o.odds_decimal::text::numeric, 9)) AS decimal,
                       CASE WHEN {fractional} LIKE '%/%' THEN {fractional} END AS fractional,
                       coalesce({}, 'epoch') AS observed_at
-               FROM ra_odds_live{ASIDE} o
+               FROM ra_odds_live{BACKUP_SUFFIX} o
                JOIN oddsd.events e ON e.key = o.race_id::text
                JOIN oddsd.selections s ON s.event_id = e.id AND s.key = o.horse_id::text
                JOIN oddsd.bookmakers b ON b.key = {}

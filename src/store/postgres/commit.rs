@@ -1,116 +1,107 @@
-//! One cycle is one transaction. Up to [`MOST_IN_ARRAYS`] prices it is one statement, so one round
-//! trip, which is what a remote database charges for; a larger one is staged by COPY first.
+//! Commits one cycle in one transaction. `Store::commit` calls it.
+//!
+//! Up to [`MAX_IN_ARRAYS`] prices it is one statement, so one round trip, which is the cost of a remote
+//! database. The prices of a larger cycle are copied into a table of this session first, in pieces: memory
+//! holds one piece, whatever the size of the cycle.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{Connection, PgConnection, Row, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqlSafeStr};
 
-use super::explain::FENCED;
-use super::statement::Shape;
-use super::wire::array;
-use super::{LEASE, Postgres, explain, staging};
+use super::binary::{PgField, SIGNATURE, array};
+use super::error::FENCED;
+use super::statement::{STAGING_TABLE, StatementKind};
+use super::{LEASE, Postgres, map_error};
 use crate::diff::{Changes, EventChange, PriceChange, PriceChangeKind, Told};
 use crate::model::{EventId, PriceStatus};
-use crate::store::refused::{Refusal, Tried};
+use crate::store::bad_rows::CommitError;
+use crate::store::outbox::kinds_text;
 use crate::store::rows::{self, Columns};
-use crate::store::{Claim, Claimed, Committed, CycleFacts, Lease, Written, facts_text, kinds_text};
+use crate::store::{
+    Claim, Claimed, Committed, CycleFacts, Lease, Result, StoreError, TxEnd, Written, facts_text,
+};
 
-/// Above this the memory for the arrays, here and at the server, is worth more than the round trips.
-const MOST_IN_ARRAYS: usize = 50_000;
-/// From here on grouping by event is cheaper than cutting.
-const MOST_RUNS: usize = 128;
+/// Above this the memory for the arrays, here and at the server, costs more than the round trips.
+const MAX_IN_ARRAYS: usize = 50_000;
+/// Above this number of slices, grouping by event is cheaper.
+const MAX_SLICES: usize = 128;
 
-/// What a commit needs, kept until it is done.
-#[derive(Clone)]
-pub(super) struct Cycle {
-    pub lease: Lease,
-    pub facts: CycleFacts,
-    pub changes: Arc<Changes>,
+const PIECE_BYTES: usize = 512 * 1024;
+/// For a staged transaction alone: enough to sort and group a hundred thousand prices without files. With more
+/// memory the planner would hash all stored prices rather than look up the changed ones.
+const WORK_MEMORY: &str = "24MB";
+const STAGED_COLUMNS: i16 = 13;
+const COPY_END: i16 = -1;
+
+/// The input of a commit, owned by the task that writes it.
+struct PendingCycle {
+    lease: Lease,
+    facts: CycleFacts,
+    changes: Arc<Changes>,
 }
 
 impl Postgres {
-    pub async fn commit(
+    /// A rollback makes it a dry run.
+    pub(crate) async fn commit(
         &self,
         lease: &Lease,
         facts: &CycleFacts,
         changes: &Arc<Changes>,
-    ) -> std::result::Result<Committed, Refusal> {
-        self.transact(lease, facts, changes, End::Commit).await
-    }
-
-    /// Would it go through? Nothing stays.
-    pub async fn rehearse(
-        &self,
-        lease: &Lease,
-        facts: &CycleFacts,
-        changes: &Arc<Changes>,
-    ) -> Tried {
-        let end = End::Rollback;
-        self.transact(lease, facts, changes, end).await.map(drop)
-    }
-
-    async fn transact(
-        &self,
-        lease: &Lease,
-        facts: &CycleFacts,
-        changes: &Arc<Changes>,
-        end: End,
-    ) -> std::result::Result<Committed, Refusal> {
+        end: TxEnd,
+    ) -> std::result::Result<Committed, CommitError> {
         let db = self.clone();
-        let cycle = Cycle {
+        let cycle = PendingCycle {
             lease: lease.clone(),
             facts: facts.clone(),
             changes: changes.clone(),
         };
         let write = async move { Ok(db.write(&cycle, end).await) };
-        self.to_the_end(write).await?
+        self.run_detached(write).await?
     }
 
-    async fn write(&self, cycle: &Cycle, end: End) -> std::result::Result<Committed, Refusal> {
+    async fn write(
+        &self,
+        cycle: &PendingCycle,
+        end: TxEnd,
+    ) -> std::result::Result<Committed, CommitError> {
         let changes = &cycle.changes;
         let mut connection = self.connection().await?;
-        self.make_day_of(&mut connection, changes.as_of).await?;
-        if changes.prices.len() > MOST_IN_ARRAYS {
-            return staging::write(&mut connection, cycle, end).await;
+        self.create_day(&mut connection, changes.as_of).await?;
+        if changes.prices.len() > MAX_IN_ARRAYS {
+            return cycle.run_staged(&mut connection, end).await;
         }
-        let shape = shape(changes);
-        if end == End::Commit {
-            return cycle.run(&mut connection, shape).await;
+        let kind = statement_kind(changes);
+        if end == TxEnd::Commit {
+            return cycle.run(&mut connection, kind).await;
         }
-        let mut tx = connection.begin().await.map_err(explain)?;
-        let written = cycle.run(&mut tx, shape).await?;
-        tx.rollback().await.map_err(explain)?;
+        let mut tx = connection.begin().await.map_err(map_error)?;
+        let written = cycle.run(&mut tx, kind).await?;
+        end.apply(tx).await.map_err(map_error)?;
         Ok(written)
     }
 }
 
-fn shape(changes: &Changes) -> Shape {
+fn statement_kind(changes: &Changes) -> StatementKind {
     let only_moves = changes.events.is_empty()
         && changes.selections.is_empty()
         && changes.bookmakers.is_empty()
         && changes.corrections.is_empty()
         && changes.counts.inserted == 0;
     if !only_moves {
-        Shape::Anything
-    } else if runs(&changes.prices).nth(MOST_RUNS).is_some() {
-        Shape::Moves
+        StatementKind::Anything
+    } else if event_slices(&changes.prices).nth(MAX_SLICES).is_some() {
+        StatementKind::Moves
     } else {
-        Shape::MovesInRuns
+        StatementKind::MovesInSlices
     }
 }
 
-/// How a transaction ends when all went well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    Commit,
-    Rollback,
-}
-
-/// Values that the database finds fault with are one thing; rows that are there although we do not
-/// know them (23505), or a day without its partition, mean that our memory is wrong.
-pub(super) fn refusal(error: sqlx::Error) -> Refusal {
+/// The database refused values, unless rows exist that are not in memory (23505) or a day has no partition:
+/// then the memory is wrong.
+fn commit_error(error: sqlx::Error) -> CommitError {
     let values = match &error {
         sqlx::Error::Database(refused) => {
             let code = refused.code().unwrap_or_default();
@@ -124,75 +115,88 @@ pub(super) fn refusal(error: sqlx::Error) -> Refusal {
         }
         _ => false,
     };
-    let error = explain(error);
+    let error = map_error(error);
     if values {
-        Refusal::Values(error)
+        CommitError::BadValues(error)
     } else {
-        Refusal::Other(error)
+        CommitError::Other(error)
     }
 }
 
 type Statement<'q> = Query<'q, sqlx::Postgres, PgArguments>;
 
-impl Cycle {
-    /// Sends the statement and checks what the database says it wrote.
-    pub async fn run(
+impl PendingCycle {
+    /// Sends the statement and checks the counts that the database returns.
+    async fn run(
         &self,
         connection: &mut PgConnection,
-        shape: Shape,
-    ) -> std::result::Result<Committed, Refusal> {
-        let told = self.changes.by_event();
-        let rows: Vec<(&EventId, &Told)> = told.iter().collect();
-        let mut query = self.fixed(sqlx::query(shape.sql().into_sql_str()));
+        kind: StatementKind,
+    ) -> std::result::Result<Committed, CommitError> {
+        let entries = self.changes.by_event();
+        let rows: Vec<(&EventId, &Told)> = entries.iter().collect();
+        let mut query = self.bind_cycle(sqlx::query(kind.sql().into_sql_str()));
         query = query
             .bind(array(&rows, |(event, _)| event.as_str()))
-            .bind(array(&rows, |(_, told)| kinds_text(&told.kinds)))
-            .bind(array(&rows, |(_, told)| told.before.as_deref()))
-            .bind(array(&rows, |(_, told)| told.after.as_deref()))
-            .bind(array(&rows, |(_, told)| told.detail.as_deref()));
-        if !shape.only_moves() {
-            query = self.card(query);
+            .bind(array(&rows, |(_, entry)| kinds_text(&entry.kinds)))
+            .bind(array(&rows, |(_, entry)| entry.before.as_deref()))
+            .bind(array(&rows, |(_, entry)| entry.after.as_deref()))
+            .bind(array(&rows, |(_, entry)| entry.detail.as_deref()));
+        if !kind.only_moves() {
+            query = self.bind_catalogue(query);
         }
-        if shape != Shape::Staged {
-            query = self.places(self.prices(query), shape);
+        if kind != StatementKind::Staged {
+            query = self.bind_places(self.bind_prices(query), kind);
         }
-        let answer = query.fetch_one(connection).await;
-        let answer = answer.map_err(refusal)?;
-        let written = written(&answer, shape).checked(&self.changes, told.len())?;
-        let told = self.told(&answer, told.into_iter())?;
+        let row = query.fetch_one(connection).await.map_err(commit_error)?;
+        let written = write_counts(&row, kind).checked(&self.changes, entries.len())?;
+        let told = self.outbox_rows(&row, entries)?;
         Ok(Committed { written, told })
     }
 
-    /// The outbox rows that were just written. The snapshot of the statement is older than its own
-    /// commit; together they are what whoever looks after it sees at least.
-    fn told(
-        &self,
-        answer: &PgRow,
-        events: impl Iterator<Item = (EventId, Told)>,
-    ) -> crate::store::Result<Option<Claim>> {
-        let transaction = answer.int("xid")? as u64;
-        let Some(view) = rows::view(answer)?.and(transaction) else {
+    /// The outbox rows that were just written. A reader that begins after the commit sees at least the
+    /// statement's own snapshot and its transaction.
+    fn outbox_rows(&self, row: &PgRow, entries: BTreeMap<EventId, Told>) -> Result<Option<Claim>> {
+        let transaction = row.int("xid")? as u64;
+        let Some(view) = rows::view(row)?.and(transaction) else {
             return Ok(None);
         };
-        let ids: Vec<i64> = answer.try_get("told").map_err(explain)?;
-        let created_at = answer.try_get("at").map_err(explain)?;
-        let rows = ids.into_iter().zip(events);
-        let rows = rows.map(|(id, (event, told))| Claimed {
-            cycle: Some(self.facts.id),
-            event: Some(event),
-            kinds: told.kinds,
-            before: told.before,
-            after: told.after,
-            detail: told.detail,
-            ..Claimed::written(id, transaction, created_at)
-        });
-        Ok(Some(Claim {
-            view,
-            rows: rows.collect(),
-        }))
+        let ids: HashMap<String, i64> = row.json("outbox_ids")?;
+        let created_at = row.time("at")?;
+        let mut rows = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let id = *ids.get(entry.0.as_str()).ok_or_else(|| {
+                StoreError::Failed("an event of the commit has no outbox row".into())
+            })?;
+            let cycle = self.facts.id;
+            rows.push(Claimed::committed(
+                id,
+                transaction,
+                created_at,
+                cycle,
+                entry,
+            ));
+        }
+        rows.sort_by_key(|row| row.id);
+        Ok(Some(Claim { view, rows }))
     }
 
-    fn fixed<'q>(&'q self, query: Statement<'q>) -> Statement<'q> {
+    /// Copies the prices into the staging table, and runs the statement that takes them from there.
+    async fn run_staged(
+        &self,
+        connection: &mut PgConnection,
+        end: TxEnd,
+    ) -> std::result::Result<Committed, CommitError> {
+        let begin = format!("BEGIN; SET LOCAL work_mem = '{WORK_MEMORY}'; {STAGING_TABLE}");
+        let begun = connection.begin_with(AssertSqlSafe(begin)).await;
+        let mut tx = begun.map_err(map_error)?;
+        let copied = copy_to_staging(&mut tx, &self.changes.prices).await;
+        copied.map_err(commit_error)?;
+        let written = self.run(&mut tx, StatementKind::Staged).await?;
+        end.apply(tx).await.map_err(map_error)?;
+        Ok(written)
+    }
+
+    fn bind_cycle<'q>(&'q self, query: Statement<'q>) -> Statement<'q> {
         let (facts, changes) = (&self.facts, &self.changes);
         let counts = &changes.counts;
         let counts = [
@@ -223,7 +227,7 @@ impl Cycle {
             .bind(numbers)
     }
 
-    fn card<'q>(&'q self, query: Statement<'q>) -> Statement<'q> {
+    fn bind_catalogue<'q>(&'q self, query: Statement<'q>) -> Statement<'q> {
         let bookmakers = &*self.changes.bookmakers;
         let events = &*self.changes.events;
         let selections = &*self.changes.selections;
@@ -261,13 +265,13 @@ impl Cycle {
             .bind(&self.changes.corrections)
     }
 
-    fn prices<'q>(&'q self, query: Statement<'q>) -> Statement<'q> {
+    fn bind_prices<'q>(&'q self, query: Statement<'q>) -> Statement<'q> {
         let prices = &*self.changes.prices;
-        // What no price has is sent, unpacked and stored as one NULL.
+        // A column that no price has is sent, unpacked and stored as one NULL.
         let fractions = prices.iter().any(|p| p.offer.fractional.is_some());
         let points = prices.iter().any(|p| p.offer.point.is_some());
         let each_ways = prices.iter().any(|p| p.offer.each_way.is_some());
-        let statuses = prices.iter().any(|p| sent(p.status).is_some());
+        let statuses = prices.iter().any(|p| nondefault(p.status).is_some());
         let places = |p: &PriceChange| p.offer.each_way.map(|ew| i32::from(ew.places));
         let denom = |p: &PriceChange| p.offer.each_way.map(|ew| i32::from(ew.denom));
         query
@@ -277,22 +281,22 @@ impl Cycle {
             .bind(points.then(|| array(prices, |p| p.offer.point)))
             .bind(each_ways.then(|| array(prices, places)))
             .bind(each_ways.then(|| array(prices, denom)))
-            .bind(statuses.then(|| array(prices, |p| sent(p.status))))
+            .bind(statuses.then(|| array(prices, |p| nondefault(p.status))))
             .bind(array(prices, |p| p.observed_at))
     }
 
-    /// What the history goes by, and what new prices have besides.
-    fn places<'q>(&'q self, query: Statement<'q>, shape: Shape) -> Statement<'q> {
+    /// Binds the order of the history, and the further columns of new prices.
+    fn bind_places<'q>(&'q self, query: Statement<'q>, kind: StatementKind) -> Statement<'q> {
         let prices = &*self.changes.prices;
-        if shape == Shape::MovesInRuns {
-            let runs: Vec<Run> = runs(prices).collect();
+        if kind == StatementKind::MovesInSlices {
+            let slices: Vec<EventSlice> = event_slices(prices).collect();
             return query
-                .bind(array(&runs, |run| run.event))
-                .bind(array(&runs, |run| run.low))
-                .bind(array(&runs, |run| run.high));
+                .bind(array(&slices, |slice| slice.event))
+                .bind(array(&slices, |slice| slice.low))
+                .bind(array(&slices, |slice| slice.high));
         }
         let query = query.bind(array(prices, |p| p.event_row));
-        if shape == Shape::Moves {
+        if kind == StatementKind::Moves {
             return query;
         }
         query
@@ -303,25 +307,25 @@ impl Cycle {
     }
 }
 
-/// Open prices, nearly all, travel and lie in the history without a status.
-pub(super) fn sent(status: PriceStatus) -> Option<&'static str> {
+/// Open prices, nearly all, are sent and kept in the history without a status.
+fn nondefault(status: PriceStatus) -> Option<&'static str> {
     (status != PriceStatus::Open).then(|| status.as_str())
 }
 
-/// A stretch of prices that belong to one event, counted from one.
-struct Run {
+/// A stretch of adjacent prices of one event, counted from one.
+struct EventSlice {
     event: i64,
     low: i32,
     high: i32,
 }
 
-fn runs(prices: &[PriceChange]) -> impl Iterator<Item = Run> {
+fn event_slices(prices: &[PriceChange]) -> impl Iterator<Item = EventSlice> {
     let mut before = 0;
     let stretches = prices.chunk_by(|one, other| one.event_row == other.event_row);
     stretches.map(move |stretch| {
         let low = before + 1;
         before += stretch.len() as i32;
-        Run {
+        EventSlice {
             event: stretch[0].event_row,
             low,
             high: before,
@@ -329,16 +333,56 @@ fn runs(prices: &[PriceChange]) -> impl Iterator<Item = Run> {
     })
 }
 
-/// The database's own counts, in the order in which the statement gives them.
-fn written(answer: &PgRow, shape: Shape) -> Written {
-    let count = |at: usize| answer.get::<i64, _>(at) as u64;
+/// The database's own counts, in the order of the statement's columns.
+fn write_counts(row: &PgRow, kind: StatementKind) -> Written {
+    let count = |at: usize| row.get::<i64, _>(at) as u64;
     let mut written = Written {
         outbox: count(1),
         updated: count(2),
         ..Written::default()
     };
-    if !shape.only_moves() {
+    if !kind.only_moves() {
         (written.inserted, written.events, written.selections) = (count(7), count(8), count(9));
     }
     written
+}
+
+async fn copy_to_staging(
+    connection: &mut PgConnection,
+    prices: &[PriceChange],
+) -> sqlx::Result<()> {
+    let mut copy = connection
+        .copy_in_raw("COPY pg_temp.oddsd_stage FROM STDIN (FORMAT binary)")
+        .await?;
+    let mut piece = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 8);
+    piece.extend(SIGNATURE);
+    for price in prices {
+        encode_row(price, &mut piece);
+        if piece.len() >= PIECE_BYTES {
+            copy.send(&*piece).await?;
+            piece.clear();
+        }
+    }
+    piece.extend(COPY_END.to_be_bytes());
+    copy.send(&*piece).await?;
+    copy.finish().await.map(drop)
+}
+
+/// Writes the columns in the order of the staging table.
+fn encode_row(price: &PriceChange, to: &mut Vec<u8>) {
+    let offer = &price.offer;
+    to.extend(STAGED_COLUMNS.to_be_bytes());
+    price.row.write(to);
+    offer.decimal.write(to);
+    offer.fractional.write(to);
+    offer.point.write(to);
+    offer.each_way.map(|ew| i32::from(ew.places)).write(to);
+    offer.each_way.map(|ew| i32::from(ew.denom)).write(to);
+    nondefault(price.status).write(to);
+    price.observed_at.write(to);
+    price.event_row.write(to);
+    price.selection_row.write(to);
+    price.bookmaker_row.write(to);
+    price.market.as_str().write(to);
+    (price.kind == PriceChangeKind::Inserted).write(to);
 }

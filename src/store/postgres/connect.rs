@@ -1,4 +1,5 @@
-//! How we connect, and what we refuse to connect to.
+//! Connects to Postgres: options, TLS requirements, and the refusal of transaction-mode poolers.
+//! `Postgres::open` calls it; `migrate` and `watch` open connections of their own with it.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,14 +8,14 @@ use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use super::explain;
+use super::map_error;
 use crate::store::{Result, StoreError, StoreSettings};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TRANSACTION_POOLER_PORT: u16 = 6543;
-/// A session of our own answers at once; one shared with an open transaction never does.
+/// A dedicated session answers at once; one shared with an open transaction never does.
 const POOLER_ANSWER: Duration = Duration::from_secs(3);
-/// What sqlx understands in a URL. It logs anything else, value and all, so nothing else reaches it.
+/// The settings that sqlx accepts in a URL. It logs any other one with its value, so no other one reaches it.
 const URL_SETTINGS: [&str; 19] = [
     "sslmode",
     "ssl-mode",
@@ -37,7 +38,7 @@ const URL_SETTINGS: [&str; 19] = [
     "options[search_path]",
 ];
 
-/// What we demand of an encrypted connection.
+/// The required security of a connection off loopback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tls {
     /// Encrypted, and the certificate names the host. Anything less is refused off loopback.
@@ -51,8 +52,8 @@ pub enum Tls {
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection> {
     match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(match explain(error) {
-            StoreError::Down(why) => StoreError::Down(why + &only_ipv6(options).await),
+        Ok(Err(error)) => Err(match map_error(error) {
+            StoreError::Down(why) => StoreError::Down(why + &ipv6_hint(options).await),
             other => other,
         }),
         Err(_) => Err(StoreError::Down(format!(
@@ -65,8 +66,8 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection> {
 }
 
 /// Direct hosts of some providers have IPv6 addresses only, and many machines have none: the
-/// system's own words ("network is unreachable") name neither.
-async fn only_ipv6(options: &PgConnectOptions) -> String {
+/// system's error ("network is unreachable") does not mention it.
+async fn ipv6_hint(options: &PgConnectOptions) -> String {
     let asked = tokio::net::lookup_host((options.get_host(), options.get_port())).await;
     let addresses: Vec<_> = asked.into_iter().flatten().collect();
     if !addresses.is_empty()
@@ -83,7 +84,7 @@ async fn only_ipv6(options: &PgConnectOptions) -> String {
 }
 
 pub fn connect_options(settings: &StoreSettings) -> Result<PgConnectOptions> {
-    let url = understood(settings.url.expose_secret());
+    let url = strip_unknown_settings(settings.url.expose_secret());
     // sqlx's own error can quote the URL, password and all.
     let options = PgConnectOptions::from_str(&url).map_err(|_| {
         StoreError::Misconfigured(
@@ -92,7 +93,7 @@ pub fn connect_options(settings: &StoreSettings) -> Result<PgConnectOptions> {
                 .into(),
         )
     })?;
-    // Session poolers refuse start-up settings that they do not know.
+    // Session poolers refuse unknown start-up settings.
     let options = options.application_name("oddsd").extra_float_digits(None);
     if options.get_port() == TRANSACTION_POOLER_PORT {
         return Err(transaction_pooler(
@@ -103,14 +104,13 @@ pub fn connect_options(settings: &StoreSettings) -> Result<PgConnectOptions> {
     if is_local(&host) {
         return Ok(options);
     }
-    let asked = asked_ssl_mode(&url);
-    match (settings.tls, asked) {
+    match (settings.tls, requested_ssl_mode(&url)) {
         // Never less than the URL asks for.
         (Tls::VerifyFull, None) | (_, Some("verify-full")) => {
             Ok(options.ssl_mode(PgSslMode::VerifyFull))
         }
-        (Tls::VerifyFull, Some(asked)) => Err(StoreError::Misconfigured(format!(
-            "DATABASE_URL asks for sslmode={asked} to {host}, which does not prove who answers; use \
+        (Tls::VerifyFull, Some(weaker)) => Err(StoreError::Misconfigured(format!(
+            "DATABASE_URL asks for sslmode={weaker} to {host}, which does not prove who answers; use \
              sslmode=verify-full, or say DATABASE_TLS=require (or off) if the network in between is yours"
         ))),
         (_, Some("verify-ca")) => Ok(options.ssl_mode(PgSslMode::VerifyCa)),
@@ -119,8 +119,8 @@ pub fn connect_options(settings: &StoreSettings) -> Result<PgConnectOptions> {
     }
 }
 
-/// The URL without settings that only other programs know (`pgbouncer=true`, `channel_binding=…`).
-fn understood(url: &str) -> String {
+/// Removes settings of other programs from the URL (`pgbouncer=true`, `channel_binding=…`).
+fn strip_unknown_settings(url: &str) -> String {
     let Some((base, query)) = url.split_once('?') else {
         return url.to_owned();
     };
@@ -135,7 +135,7 @@ fn understood(url: &str) -> String {
     }
 }
 
-fn asked_ssl_mode(url: &str) -> Option<&str> {
+fn requested_ssl_mode(url: &str) -> Option<&str> {
     let (_, query) = url.split_once('?')?;
     query.split('&').rev().find_map(|pair| {
         pair.strip_prefix("sslmode=")
@@ -159,24 +159,27 @@ fn transaction_pooler(how: &str) -> StoreError {
     ))
 }
 
-/// A session keeps what was set in it. Behind a transaction-mode pooler the next statement lands
-/// in whatever session is free; an open transaction on a second connection makes sure of that
-/// (and where the pooler has only one session, the next statement never gets its turn).
+/// A session keeps its settings. Behind a transaction-mode pooler the next statement runs in any free
+/// session; an open transaction on a second connection makes it a different one. Where the pooler has only
+/// one session, the next statement never runs.
 pub async fn refuse_transaction_pooler(
     direct: &mut PgConnection,
     options: &PgConnectOptions,
 ) -> Result<()> {
     let mark = format!("{:016x}", fastrand::u64(..));
     let set = format!("SELECT set_config('oddsd.session', '{mark}', false)");
-    // Raw statements: the extended protocol would already trip over what we are looking for.
-    direct.execute(AssertSqlSafe(set)).await.map_err(explain)?;
+    // Raw statements: the extended protocol would already fail behind such a pooler.
+    direct
+        .execute(AssertSqlSafe(set))
+        .await
+        .map_err(map_error)?;
     let mut other = connect(options).await?;
-    other.execute("BEGIN").await.map_err(explain)?;
+    other.execute("BEGIN").await.map_err(map_error)?;
     let kept = sqlx::raw_sql("SELECT coalesce(current_setting('oddsd.session', true), '')");
     let kept = tokio::time::timeout(POOLER_ANSWER, direct.fetch_one(kept)).await;
     other.close().await.ok();
     let kept: String = match kept {
-        Ok(row) => sqlx::Row::try_get(&row.map_err(explain)?, 0).map_err(explain)?,
+        Ok(row) => sqlx::Row::try_get(&row.map_err(map_error)?, 0).map_err(map_error)?,
         Err(_) => String::new(),
     };
     if kept == mark {
@@ -259,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_explained_without_showing_it() {
+    fn what_is_no_url_is_map_errored_without_showing_it() {
         for odd in [
             "postgres://u:canary@host:notaport/x",
             "postgres://u:can ary@[bad/x?sslmode=maybe",
@@ -276,9 +279,12 @@ mod tests {
     #[test]
     fn settings_of_other_programs_never_reach_the_driver() {
         let url = "postgres://u@h/d?pgbouncer=true&sslmode=verify-full&sslpassword=canary";
-        assert_eq!(understood(url), "postgres://u@h/d?sslmode=verify-full");
         assert_eq!(
-            understood("postgres://u@h/d?token=canary"),
+            strip_unknown_settings(url),
+            "postgres://u@h/d?sslmode=verify-full"
+        );
+        assert_eq!(
+            strip_unknown_settings("postgres://u@h/d?token=canary"),
             "postgres://u@h/d"
         );
     }

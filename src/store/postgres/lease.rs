@@ -1,50 +1,14 @@
-//! The right to write: one row that says who, until when, and for the how-manieth time.
+//! Renews the writer lease, together with the last-checked times, in one statement.
+//! `Store::renew` calls it.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{LEASE, Postgres, explain};
-use crate::store::{Acquired, Lease, Result, StoreError};
+use super::{LEASE, Postgres, map_error};
+use crate::store::{Lease, Result, StoreError};
 
 impl Postgres {
-    pub async fn acquire(&self, holder: &str, ttl: Duration) -> Result<Acquired> {
-        let (db, holder) = (self.clone(), holder.to_owned());
-        self.to_the_end(async move {
-            let mut connection = db.connection().await?;
-            let taken: Option<(i64,)> = sqlx::query_as(
-                "INSERT INTO oddsd.leases AS l (name, holder, epoch, expires_at)
-                 VALUES ($1, $2, 1, now() + $3 * interval '1 second')
-                 ON CONFLICT (name) DO UPDATE SET holder = $2, epoch = l.epoch + 1,
-                     expires_at = now() + $3 * interval '1 second'
-                 WHERE l.expires_at <= now() OR l.holder = $2
-                 RETURNING epoch",
-            )
-            .bind(LEASE)
-            .bind(&holder)
-            .bind(ttl.as_secs_f64())
-            .fetch_optional(&mut *connection)
-            .await
-            .map_err(explain)?;
-            if let Some((epoch,)) = taken {
-                return Ok(Acquired::Mine(Lease { holder, epoch }));
-            }
-            let (holder, seconds): (String, f64) = sqlx::query_as(
-                "SELECT holder, greatest(extract(epoch FROM expires_at - now()), 0)::float8
-                 FROM oddsd.leases WHERE name = $1",
-            )
-            .bind(LEASE)
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(explain)?;
-            Ok(Acquired::HeldBy {
-                holder,
-                for_another: Duration::from_secs_f64(seconds),
-            })
-        })
-        .await
-    }
-
     pub async fn renew(
         &self,
         lease: &Lease,
@@ -54,7 +18,7 @@ impl Postgres {
     ) -> Result<bool> {
         let (db, lease, state) = (self.clone(), lease.clone(), state.clone());
         let (events, times): (Vec<i64>, Vec<DateTime<Utc>>) = checked.iter().copied().unzip();
-        self.to_the_end(async move {
+        self.run_detached(async move {
             let corrected: Option<bool> = sqlx::query_scalar(
                 "WITH held AS (
                      UPDATE oddsd.leases SET expires_at = now() + $4 * interval '1 second', state = $5
@@ -76,23 +40,8 @@ impl Postgres {
             .bind(&times)
             .fetch_optional(&mut *db.connection().await?)
             .await
-            .map_err(explain)?;
+            .map_err(map_error)?;
             corrected.ok_or(StoreError::Fenced)
-        })
-        .await
-    }
-
-    pub async fn release(&self, lease: &Lease) -> Result<()> {
-        let (db, lease) = (self.clone(), lease.clone());
-        self.to_the_end(async move {
-            sqlx::query("UPDATE oddsd.leases SET expires_at = now() WHERE name = $1 AND holder = $2 AND epoch = $3")
-                .bind(LEASE)
-                .bind(&lease.holder)
-                .bind(lease.epoch)
-                .execute(&mut *db.connection().await?)
-                .await
-                .map(drop)
-                .map_err(explain)
         })
         .await
     }

@@ -1,104 +1,57 @@
-//! Tables to this version, and the four names that people already read, as views over them.
+//! Migrates the tables to this version and creates the compatibility views over them, for `oddsd migrate`.
+//! All of it is one transaction.
 //!
-//! Where a table (or somebody's view) of such a name exists, nothing is dropped: `migrate` stops and
-//! says so; with `adopt` its rows are imported, it is renamed aside, and the view takes its name
-//! with its column types and its readers' grants. All of it is one transaction: it happens or not.
+//! Where a foreign table or view has the name of such a view, nothing is dropped: `migrate` stops and reports
+//! it. With `adopt` its rows are imported, it is renamed, and the view takes its name with its column types and
+//! its readers' grants.
 
-use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, SqlSafeStr};
+use sqlx::migrate::Migrate;
+use sqlx::{Connection, Executor, PgConnection, Row};
 
 use super::connect::connect;
-use super::{Postgres, adopt, explain, rights, views};
-use crate::store::{Result, StoreError, schema_verdict, to_the_end, too_new};
+use super::{Postgres, adopt, execute, grants, map_error, views};
+use crate::store::{Migrations, Result, StoreError, TxEnd, migrations, run_detached};
 
-const MIGRATIONS: &[(i64, &str, &str)] = &[
-    (
-        1,
-        "tables",
-        include_str!("../../../migrations/postgres/0001_tables.sql"),
-    ),
-    (
-        2,
-        "history",
-        include_str!("../../../migrations/postgres/0002_history.sql"),
-    ),
-    (
-        3,
-        "canary",
-        include_str!("../../../migrations/postgres/0003_canary.sql"),
-    ),
-    (
-        4,
-        "rules",
-        include_str!("../../../migrations/postgres/0004_rules.sql"),
-    ),
-    (
-        5,
-        "status",
-        include_str!("../../../migrations/postgres/0005_status.sql"),
-    ),
-];
+const MIGRATIONS: Migrations =
+    migrations!("postgres": 1 "tables", 2 "history", 3 "canary", 4 "rules", 5 "status");
+/// In our own schema: other programs use sqlx's default name, too.
 const TABLE: &str = "oddsd.migrations";
 
-fn migrator() -> Migrator {
-    let migrations = MIGRATIONS.iter().map(|(version, name, sql)| {
-        Migration::new(
-            *version,
-            (*name).into(),
-            MigrationType::Simple,
-            sql.into_sql_str(),
-            false,
-        )
-    });
-    let mut migrator = Migrator::with_migrations(migrations.collect());
-    // In our own schema, beside the tables: other programs use sqlx's default name, too.
-    migrator.dangerous_set_table_name(TABLE);
-    // Ours covers the schema and the views as well, and ends with the transaction.
-    migrator.set_locking(false);
-    migrator
-}
-
-fn needed() -> i64 {
-    MIGRATIONS.last().map_or(0, |(version, ..)| *version)
-}
-
 impl Postgres {
-    /// A rehearsal does everything and keeps nothing.
-    pub async fn migrate(&self, adopt: bool, rehearse: bool) -> Result<Vec<String>> {
+    /// A rollback makes it a dry run.
+    pub(crate) async fn migrate(&self, adopt: bool, end: TxEnd) -> Result<Vec<String>> {
         let options = self.options.clone();
-        to_the_end(async move {
+        run_detached(async move {
             // A connection of its own, without the pool's statement timeout: adopting takes its time.
             let mut connection = connect(&options).await?;
-            let mut tx = connection.begin().await.map_err(explain)?;
+            let mut tx = connection.begin().await.map_err(map_error)?;
             tx.execute(
                 "SET LOCAL client_min_messages = warning; SELECT pg_advisory_xact_lock(7238190275)",
             )
             .await
-            .map_err(explain)?;
-            keep_out_of_our_schema(&mut tx).await?;
+            .map_err(map_error)?;
+            set_view_schema(&mut tx).await?;
             let foreign = foreign(&mut tx).await?;
             if !foreign.is_empty() && !adopt {
-                return Err(standing_in_the_way(&foreign));
+                return Err(refuse_foreign(&foreign));
             }
-            let mut said = tables(&mut tx).await?;
-            said.extend(compatibility_views(&mut tx, &foreign).await?);
-            let ended = if rehearse {
-                tx.rollback().await
-            } else {
-                tx.commit().await
-            };
-            ended.map_err(explain)?;
+            let mut report = migrate_tables(&mut tx).await?;
+            report.extend(create_views(&mut tx, &foreign).await?);
+            end.apply(tx).await.map_err(map_error)?;
             connection.close().await.ok();
-            Ok(said)
+            Ok(report)
         })
         .await
     }
 
     pub async fn check_schema(&self) -> Result<()> {
         let mut connection = self.connection().await?;
-        schema_verdict(applied(&mut connection).await?.last().copied(), needed())?;
+        MIGRATIONS.check(&applied(&mut connection).await?)?;
         for view in views::ALL {
-            if !matches!(standing(&mut connection, view.name).await?, Standing::Ours) {
+            if !matches!(
+                existing(&mut connection, view.name).await?,
+                ExistingRelation::Ours
+            ) {
                 return Err(StoreError::Schema(format!(
                     "{} is not the view that oddsd made; run `oddsd migrate`",
                     view.name
@@ -109,15 +62,16 @@ impl Postgres {
     }
 }
 
-/// The views belong where people look. A user called `oddsd` has our own schema first in its path.
-async fn keep_out_of_our_schema(connection: &mut PgConnection) -> Result<()> {
+/// Puts the views into the first schema of the search path other than our own, which comes first for a
+/// user called `oddsd`.
+async fn set_view_schema(connection: &mut PgConnection) -> Result<()> {
     let path: String = sqlx::query_scalar(
         "SELECT coalesce(string_agg(quote_ident(name), ', ' ORDER BY place), '')
          FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (name, place) WHERE name <> 'oddsd'",
     )
     .fetch_one(&mut *connection)
     .await
-    .map_err(explain)?;
+    .map_err(map_error)?;
     if path.is_empty() {
         return Err(StoreError::Misconfigured(
             "the user of DATABASE_URL sees no schema for the views that people read; grant it USAGE and CREATE on \
@@ -125,41 +79,38 @@ async fn keep_out_of_our_schema(connection: &mut PgConnection) -> Result<()> {
                 .into(),
         ));
     }
-    run(connection, format!("SET LOCAL search_path = {path}")).await?;
+    execute(connection, format!("SET LOCAL search_path = {path}")).await?;
     Ok(())
 }
 
-async fn tables(connection: &mut PgConnection) -> Result<Vec<String>> {
+async fn migrate_tables(connection: &mut PgConnection) -> Result<Vec<String>> {
     let before = applied(connection).await?;
-    if let Some(newer) = before.last().filter(|version| **version > needed()) {
-        return Err(too_new(*newer, needed()));
-    }
+    MIGRATIONS.refuse_newer(&before)?;
     if before.is_empty() {
         connection
             .execute("CREATE SCHEMA IF NOT EXISTS oddsd")
             .await
-            .map_err(explain)?;
+            .map_err(map_error)?;
     }
-    let done = migrator().run_direct(None, connection, false).await;
+    let mut migrator = MIGRATIONS.migrator(TABLE);
+    // The lock of `migrate` covers the schema and the views as well, and ends with the transaction.
+    migrator.set_locking(false);
+    let done = migrator.run_direct(None, connection, false).await;
     done.map_err(|error| match error {
         sqlx::migrate::MigrateError::Execute(error)
-        | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => explain(error),
+        | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => map_error(error),
         error => StoreError::Schema(format!(
             "the tables cannot be brought to this version: {error}; nothing was touched"
         )),
     })?;
-    Ok(MIGRATIONS
-        .iter()
-        .filter(|(version, ..)| !before.contains(version))
-        .map(|(version, name, _)| format!("applied {version:04} {name}"))
-        .collect())
+    Ok(MIGRATIONS.report_new(&before))
 }
 
 async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>> {
     let known: bool = sqlx::query_scalar("SELECT to_regclass('oddsd.migrations') IS NOT NULL")
         .fetch_one(&mut *connection)
         .await
-        .map_err(explain)?;
+        .map_err(map_error)?;
     if !known {
         return Ok(Vec::new());
     }
@@ -169,27 +120,27 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>> {
     Ok(applied.iter().map(|migration| migration.version).collect())
 }
 
-/// What stands under the name of a view of ours.
+/// The relation that has the name of a view of ours.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    Nothing,
+enum ExistingRelation {
+    None,
     Ours,
     Foreign(&'static str),
 }
 
-type Foreign = (&'static views::View, &'static str);
+type Foreign = (&'static views::CompatibilityView, &'static str);
 
 async fn foreign(connection: &mut PgConnection) -> Result<Vec<Foreign>> {
     let mut foreign = Vec::new();
     for view in views::ALL {
-        if let Standing::Foreign(kind) = standing(connection, view.name).await? {
+        if let ExistingRelation::Foreign(kind) = existing(connection, view.name).await? {
             foreign.push((view, kind));
         }
     }
     Ok(foreign)
 }
 
-fn standing_in_the_way(foreign: &[Foreign]) -> StoreError {
+fn refuse_foreign(foreign: &[Foreign]) -> StoreError {
     let names: Vec<String> = foreign
         .iter()
         .map(|(view, kind)| format!("{kind} {}", view.name))
@@ -198,36 +149,33 @@ fn standing_in_the_way(foreign: &[Foreign]) -> StoreError {
         "this database already has {}; nothing was touched. `oddsd migrate --adopt` imports the rows, renames \
          what stands there to *{} and puts a view with the same columns in its place, in one transaction",
         names.join(", "),
-        adopt::ASIDE
+        adopt::BACKUP_SUFFIX
     ))
 }
 
-/// Creates the views under the names that people read, in place of what stands there.
-async fn compatibility_views(
-    connection: &mut PgConnection,
-    foreign: &[Foreign],
-) -> Result<Vec<String>> {
-    let mut said = Vec::new();
+/// Creates the views, in place of the foreign relations.
+async fn create_views(connection: &mut PgConnection, foreign: &[Foreign]) -> Result<Vec<String>> {
+    let mut report = Vec::new();
     for (view, _) in foreign {
-        said.push(adopt::rename_aside(connection, view.name).await?);
+        report.push(adopt::rename_to_backup(connection, view.name).await?);
     }
     if foreign.iter().any(|(_, kind)| *kind == "table") {
-        said.extend(adopt::import(connection).await?);
+        report.extend(adopt::import(connection).await?);
     }
     for view in views::ALL {
         if foreign.iter().any(|(one, _)| one.name == view.name) {
-            let aside = format!("{}{}", view.name, adopt::ASIDE);
-            said.extend(views::create(connection, view, Some(&aside)).await?);
-            said.extend(rights::keep(connection, view.name, &aside).await?);
-        } else if standing(connection, view.name).await? == Standing::Nothing {
+            let backup = format!("{}{}", view.name, adopt::BACKUP_SUFFIX);
+            report.extend(views::create(connection, view, Some(&backup)).await?);
+            report.extend(grants::copy_from_backup(connection, view.name, &backup).await?);
+        } else if existing(connection, view.name).await? == ExistingRelation::None {
             views::create(connection, view, None).await?;
-            rights::read_only(connection, view.name).await?;
+            grants::revoke_writes(connection, view.name).await?;
         }
     }
-    Ok(said)
+    Ok(report)
 }
 
-async fn standing(connection: &mut PgConnection, name: &str) -> Result<Standing> {
+async fn existing(connection: &mut PgConnection, name: &str) -> Result<ExistingRelation> {
     let row = sqlx::query(
         "SELECT relkind::text AS kind, coalesce(obj_description(oid, 'pg_class'), '') AS comment
          FROM pg_class WHERE oid = to_regclass($1)",
@@ -235,24 +183,16 @@ async fn standing(connection: &mut PgConnection, name: &str) -> Result<Standing>
     .bind(name)
     .fetch_optional(connection)
     .await
-    .map_err(explain)?;
+    .map_err(map_error)?;
     let Some(row) = row else {
-        return Ok(Standing::Nothing);
+        return Ok(ExistingRelation::None);
     };
     Ok(
         match (row.get::<&str, _>("kind"), row.get::<&str, _>("comment")) {
-            ("v", comment) if comment.starts_with(views::MARK) => Standing::Ours,
-            ("v", _) => Standing::Foreign("view"),
-            ("m", _) => Standing::Foreign("materialized view"),
-            _ => Standing::Foreign("table"),
+            ("v", comment) if comment.starts_with(views::MARK) => ExistingRelation::Ours,
+            ("v", _) => ExistingRelation::Foreign("view"),
+            ("m", _) => ExistingRelation::Foreign("materialized view"),
+            _ => ExistingRelation::Foreign("table"),
         },
     )
-}
-
-pub(super) async fn run(connection: &mut PgConnection, sql: String) -> Result<u64> {
-    let done = connection
-        .execute(AssertSqlSafe(sql))
-        .await
-        .map_err(explain)?;
-    Ok(done.rows_affected())
 }

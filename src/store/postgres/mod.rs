@@ -1,58 +1,54 @@
-//! Postgres: the connections, and how long anything may wait for them.
+//! The Postgres backend: its connection pool and the limits on every wait.
+//! `Store` calls it; each module beside holds the statements of one task.
 
 mod adopt;
+mod binary;
 mod commit;
 mod connect;
-mod days;
-mod explain;
+mod error;
+mod grants;
 mod lease;
 mod listen;
 mod load;
-mod log;
 mod migrate;
 mod outbox;
-mod read;
-mod report;
-mod rights;
-mod staging;
+mod partitions;
+mod prune;
 mod statement;
-mod status;
 mod views;
 mod watch;
-mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, Executor};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use super::{Result, StoreError, StoreSettings, to_the_end};
+use super::lease::LEASE;
+use super::{Result, StoreError, StoreSettings, run_detached};
 use connect::connect;
-use explain::explain;
 
 pub use connect::Tls;
+pub(super) use error::map_error;
 
-/// The one writer.
-const LEASE: &str = "writer";
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pool retries a refused connection until its timeout and then hides the reason: when it has
-/// none by then, a connection of our own asks the server why.
-const ASK_WHY_AFTER: Duration = Duration::from_millis(250);
+/// The pool retries a refused connection until its timeout and then hides the reason: after this wait,
+/// a direct connection finds the reason.
+const PROBE_AFTER: Duration = Duration::from_millis(250);
 /// A session that holds a transaction open without working is ended by the server.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(30);
-/// The server ends a statement at its timeout and says so. When not even that arrives, this much
-/// later, nobody is there any more.
-const SILENCE: Duration = Duration::from_secs(5);
-/// A session that rested for longer is asked whether it is still there before it gets work.
-const RESTED: Duration = Duration::from_secs(30);
+/// The server ends a statement at its timeout and reports it. When no report arrives within this time,
+/// the connection is lost.
+const ANSWER_GRACE: Duration = Duration::from_secs(5);
+/// A session that was idle for longer is pinged before it is used.
+const PING_AFTER_IDLE: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 pub struct Postgres {
     pool: PgPool,
     options: Arc<PgConnectOptions>,
-    days: days::Days,
+    days: partitions::KnownDays,
     /// Longest wait for one answer.
     deadline: Duration,
 }
@@ -67,24 +63,23 @@ impl Postgres {
 
         let statement_ms = settings.statement_timeout.as_millis();
         let idle_ms = IDLE_IN_TRANSACTION.as_millis();
-        let deadline = settings.statement_timeout + SILENCE;
+        let deadline = settings.statement_timeout + ANSWER_GRACE;
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections.max(2))
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
                 Box::pin(async move {
-                    let rested = meta.idle_for > RESTED;
-                    Ok(!rested || answers(connection.ping()).await.is_ok())
+                    let was_idle = meta.idle_for > PING_AFTER_IDLE;
+                    Ok(!was_idle || answers(connection.ping()).await.is_ok())
                 })
             })
             .after_connect(move |connection, _| {
                 Box::pin(async move {
-                    // Set here and not as start-up options, which some poolers refuse. Below
-                    // `error` the server only says that our ROLLBACKs had nothing to roll back.
-                    // Nothing we ask is worth compiling first. And a plan made for the numbers at
-                    // hand reads a million prices to change ten thousand: the general one goes by
-                    // the index, and costs what the change costs.
+                    // Set here and not as start-up options, which some poolers refuse. Below `error` the
+                    // server only reports that a ROLLBACK had nothing to roll back. No statement is
+                    // worth JIT compilation. A custom plan for ten thousand changes would read a
+                    // million prices; the generic plan uses the index.
                     let limits = format!(
                         "SET statement_timeout = {statement_ms}; SET client_min_messages = error; SET jit = off; \
                          SET plan_cache_mode = force_generic_plan; \
@@ -102,16 +97,16 @@ impl Postgres {
         Ok(Self {
             pool,
             options: Arc::new(options),
-            days: days::Days::default(),
+            days: partitions::KnownDays::default(),
             deadline,
         })
     }
 
-    /// One connection from the pool; when there is none, the reason that the server itself gives.
-    async fn connection(&self) -> Result<PoolConnection<sqlx::Postgres>> {
+    /// A connection from the pool; when there is none, the server's own reason.
+    pub(super) async fn connection(&self) -> Result<PoolConnection<sqlx::Postgres>> {
         let waiting = self.pool.acquire();
         tokio::pin!(waiting);
-        let acquired = match tokio::time::timeout(ASK_WHY_AFTER, &mut waiting).await {
+        let acquired = match tokio::time::timeout(PROBE_AFTER, &mut waiting).await {
             Ok(acquired) => acquired,
             Err(_) => {
                 connect(&self.options).await?.close().await.ok();
@@ -123,20 +118,20 @@ impl Postgres {
                 "all connections are busy; raise DATABASE_MAX_CONNECTIONS or find the slow query"
                     .into(),
             ),
-            error => explain(error),
+            error => map_error(error),
         })
     }
 
-    /// Waits for an answer no longer than one can come.
-    pub async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    /// Waits for an answer as long as the server may take for it.
+    pub async fn within_deadline<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         within(self.deadline, work).await
     }
 
-    async fn to_the_end<T: Send + 'static>(
+    async fn run_detached<T: Send + 'static>(
         &self,
         write: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        to_the_end(within(self.deadline, write)).await
+        run_detached(within(self.deadline, write)).await
     }
 
     pub async fn close(&self) {
@@ -156,12 +151,18 @@ async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T>>) ->
         })
 }
 
-/// For the pool's own questions: a session that is silent is not worth waiting for.
+/// For the pool's own statements: a session that does not answer is given up.
 async fn answers<T>(
-    question: impl Future<Output = std::result::Result<T, sqlx::Error>>,
+    statement: impl Future<Output = std::result::Result<T, sqlx::Error>>,
 ) -> std::result::Result<T, sqlx::Error> {
-    let silent = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
-    tokio::time::timeout(SILENCE, question)
+    let timed_out = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+    tokio::time::timeout(ANSWER_GRACE, statement)
         .await
-        .unwrap_or_else(silent)
+        .unwrap_or_else(timed_out)
+}
+
+/// Runs SQL text that this program generated; returns the number of rows affected.
+async fn execute(connection: &mut PgConnection, sql: String) -> Result<u64> {
+    let done = connection.execute(AssertSqlSafe(sql)).await;
+    Ok(done.map_err(map_error)?.rows_affected())
 }

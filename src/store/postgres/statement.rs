@@ -1,43 +1,70 @@
-//! The statement that is a cycle: a chain of CTEs, one transaction and one round trip. Most cycles
-//! only move prices that are known; their shape sends and plans nothing else.
+//! Builds the text of the statement that commits a cycle: a chain of CTEs, one transaction and one round trip.
+//! `commit` sends it. Most cycles only change known prices; for them the statement has no other part.
+//!
+//! Shortened, the statement for known prices is
+//! `WITH fence AS (SELECT 1 FROM oddsd.leases WHERE … FOR SHARE), cycle AS (INSERT INTO oddsd.cycles …),
+//! outbox AS (INSERT INTO oddsd.outbox … RETURNING id, event_key), price AS (SELECT unnest($16::bigint[]) AS id, …),
+//! updated AS (UPDATE oddsd.prices … RETURNING 1), history AS (INSERT INTO oddsd.history …)
+//! SELECT (1 / (SELECT count(*) FROM fence))::bigint, (SELECT count(*) FROM outbox), …`.
 
 use std::sync::LazyLock;
 
-/// What a cycle holds, and where its prices lie.
+/// The parts that the statement of a cycle needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum StatementKind {
     /// Known prices of a few events, in arrays.
-    MovesInRuns,
+    MovesInSlices,
     /// Known prices of many events, in arrays.
     Moves,
     /// Anything, in arrays.
     Anything,
-    /// Anything; the prices lie in the staging table.
+    /// Anything; the prices are in the staging table.
     Staged,
 }
 
-impl Shape {
+impl StatementKind {
     pub fn sql(self) -> &'static str {
-        static RUNS: LazyLock<String> = LazyLock::new(|| {
-            let parts = [CYCLE, OUTBOX, MOVES_IN_RUNS, UPDATED, CUT, ANSWER];
+        static SLICES: LazyLock<String> = LazyLock::new(|| {
+            let parts = [
+                CYCLE,
+                OUTBOX,
+                MOVES_IN_SLICES,
+                UPDATED,
+                HISTORY_BY_SLICE,
+                RESULT,
+            ];
             numbered(&parts)
         });
         static MOVED: LazyLock<String> = LazyLock::new(|| {
-            let parts = [CYCLE, OUTBOX, MOVES, UPDATED, GROUPED, ANSWER];
+            let parts = [CYCLE, OUTBOX, MOVES, UPDATED, HISTORY_BY_GROUP, RESULT];
             numbered(&parts)
         });
         static ALL: LazyLock<String> = LazyLock::new(|| {
-            let prices = [PRICES, INSERTED, UPDATED, KNOWN, GROUPED];
-            let parts = [&[CYCLE, OUTBOX, CARD], &prices[..], &[ANSWER, CARD_ANSWER]];
+            let prices = [PRICES, INSERTED, UPDATED, ONLY_KNOWN, HISTORY_BY_GROUP];
+            let parts = [
+                &[CYCLE, OUTBOX, CATALOGUE],
+                &prices[..],
+                &[RESULT, CATALOGUE_RESULT],
+            ];
             numbered(&parts.concat())
         });
         static STAGED: LazyLock<String> = LazyLock::new(|| {
-            let prices = [STAGE, INSERTED, UPDATED, KNOWN, GROUPED];
-            let parts = [&[CYCLE, OUTBOX, CARD], &prices[..], &[ANSWER, CARD_ANSWER]];
+            let prices = [
+                STAGED_PRICES,
+                INSERTED,
+                UPDATED,
+                ONLY_KNOWN,
+                HISTORY_BY_GROUP,
+            ];
+            let parts = [
+                &[CYCLE, OUTBOX, CATALOGUE],
+                &prices[..],
+                &[RESULT, CATALOGUE_RESULT],
+            ];
             numbered(&parts.concat())
         });
         match self {
-            Self::MovesInRuns => &RUNS,
+            Self::MovesInSlices => &SLICES,
             Self::Moves => &MOVED,
             Self::Anything => &ALL,
             Self::Staged => &STAGED,
@@ -45,14 +72,14 @@ impl Shape {
     }
 
     pub fn only_moves(self) -> bool {
-        matches!(self, Self::MovesInRuns | Self::Moves)
+        matches!(self, Self::MovesInSlices | Self::Moves)
     }
 }
 
-/// Parameters that every shape has: $1 to $10.
+/// Parameters that every kind has: $1 to $10.
 const FIXED: usize = 10;
 
-/// Each `?` becomes the next parameter after those that are fixed.
+/// Replaces each `?` by the next parameter after the fixed ones.
 fn numbered(parts: &[&str]) -> String {
     let text = parts.concat();
     let mut pieces = text.split('?');
@@ -63,8 +90,8 @@ fn numbered(parts: &[&str]) -> String {
     sql
 }
 
-/// The fence guards all the rest: when the lease is no longer ours, the answer divides by zero,
-/// which ends the statement, and nothing is written. FOR SHARE makes a takeover wait for us.
+/// Fails the statement unless the lease is still this daemon's: the result divides by the number of such
+/// leases, and nothing is written. FOR SHARE makes a takeover wait for the commit.
 const CYCLE: &str = "
 WITH fence AS (
     SELECT 1 FROM oddsd.leases WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE
@@ -79,7 +106,7 @@ WITH fence AS (
     FROM (SELECT $10::bigint[] AS c) counts
 )";
 
-const CARD: &str = ", bookmaker AS (
+const CATALOGUE: &str = ", bookmaker AS (
     INSERT INTO oddsd.bookmakers (id, key, name, kind) SELECT * FROM unnest(?::bigint[], ?::text[], ?::text[], ?::text[])
 ), event AS (
     INSERT INTO oddsd.events (id, key, source, sport, league, venue, name, starts_at, day, status, in_play, listed,
@@ -112,10 +139,10 @@ const CARD: &str = ", bookmaker AS (
     UPDATE oddsd.corrections SET applied_at = now() WHERE id = ANY (?::bigint[]) AND applied_at IS NULL
 )";
 
-/// Unpacked in the select list, row by row: in FROM each array would be unpacked whole and kept
-/// beside the others first. A status that is not sent is 'open', which nearly all of them are.
-/// Named by number: the history is cut from the same arrays.
-const MOVES_IN_RUNS: &str = ", price AS (
+/// Arrays are unpacked in the select list, row by row: in FROM each would be unpacked whole first. A status
+/// that is not sent is 'open', as nearly all are. The parameters are numbered: the history is cut from the
+/// same arrays.
+const MOVES_IN_SLICES: &str = ", price AS (
     SELECT unnest($16::bigint[]) AS id, unnest($17::numeric[]) AS decimal, unnest($18::text[]) AS fractional,
            unnest($19::numeric[]) AS point, unnest($20::integer[]) AS ew_places, unnest($21::integer[]) AS ew_denom,
            unnest($22::text[]) AS status, unnest($23::timestamptz[]) AS observed_at
@@ -132,8 +159,8 @@ const PRICES: &str = ", price AS MATERIALIZED (
            unnest(?::bigint[]) AS selection_id, unnest(?::bigint[]) AS bookmaker_id, unnest(?::text[]) AS market,
            unnest(?::boolean[]) AS is_new
 )";
-const STAGE: &str = ", price AS NOT MATERIALIZED (SELECT * FROM pg_temp.oddsd_stage)";
-/// The columns as the staging table has them, and as they are copied into it.
+const STAGED_PRICES: &str = ", price AS NOT MATERIALIZED (SELECT * FROM pg_temp.oddsd_stage)";
+/// The columns in the order in which they are copied.
 pub const STAGING_TABLE: &str = "CREATE TEMP TABLE oddsd_stage (
     id bigint, decimal numeric, fractional text, point numeric, ew_places integer, ew_denom integer, status text,
     observed_at timestamptz, event_id bigint, selection_id bigint, bookmaker_id bigint, market text, is_new boolean
@@ -152,7 +179,7 @@ const UPDATED: &str = ", updated AS (
         ew_places = price.ew_places, ew_denom = price.ew_denom, status = coalesce(price.status, 'open'),
         observed_at = price.observed_at, updated_at = now()
     FROM price WHERE stored.id = price.id";
-const KNOWN: &str = " AND NOT price.is_new";
+const ONLY_KNOWN: &str = " AND NOT price.is_new";
 
 macro_rules! history {
     () => {
@@ -163,19 +190,19 @@ macro_rules! history {
                                statuses, observed_ats)"
     };
 }
-/// Prices of one event lie together, so their row of history is cut out of what was sent: a third
-/// of what grouping costs, as long as the events are few. Each cut walks from the start.
-const CUT: &str = concat!(
+/// The prices of one event are adjacent, so their row of history is a slice of the arrays that were sent. That
+/// costs a third of grouping, as long as the events are few: each slice is searched from the start.
+const HISTORY_BY_SLICE: &str = concat!(
     history!(),
     "
     SELECT event_id, $4, $6, ($16::bigint[])[low:high], ($17::numeric[])[low:high], ($18::text[])[low:high],
            ($19::numeric[])[low:high], ($20::integer[])[low:high], ($21::integer[])[low:high], ($22::text[])[low:high],
            ($23::timestamptz[])[low:high]
-    FROM unnest($24::bigint[], $25::integer[], $26::integer[]) AS run (event_id, low, high)
+    FROM unnest($24::bigint[], $25::integer[], $26::integer[]) AS slice (event_id, low, high)
 )"
 );
 /// A column that no price of the row has is not stored.
-const GROUPED: &str = concat!(
+const HISTORY_BY_GROUP: &str = concat!(
     history!(),
     "
     SELECT event_id, $4, $6, array_agg(id), array_agg(decimal),
@@ -187,15 +214,15 @@ const GROUPED: &str = concat!(
     FROM price GROUP BY event_id
 )"
 );
-/// Its own five come first among the arrays, so that any may follow.
+/// Its five parameters come first among the arrays, so that any may follow.
 const OUTBOX: &str = ", outbox AS (
     INSERT INTO oddsd.outbox (cycle_id, event_key, kinds, before, after, detail)
     SELECT $4, * FROM unnest(?::text[], ?::text[], ?::text[], ?::text[], ?::text[])
-    RETURNING id
+    RETURNING id, event_key
 )";
-const ANSWER: &str = "
+const RESULT: &str = "
 SELECT (1 / (SELECT count(*) FROM fence))::bigint, (SELECT count(*) FROM outbox), (SELECT count(*) FROM updated),
     pg_current_snapshot()::text AS view, pg_current_xact_id()::text::bigint AS xid, now() AS at,
-    coalesce((SELECT array_agg(id) FROM outbox), '{}') AS told";
-const CARD_ANSWER: &str = ",
+    coalesce((SELECT json_object_agg(event_key, id) FROM outbox), '{}')::text AS outbox_ids";
+const CATALOGUE_RESULT: &str = ",
     (SELECT count(*) FROM inserted), (SELECT count(*) FROM event), (SELECT count(*) FROM selection)";

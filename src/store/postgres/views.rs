@@ -1,18 +1,18 @@
-//! The four names that people already read, as views over our narrow tables.
+//! The compatibility views: four names of the former worker's tables, over our narrow tables.
+//! `migrate` creates them.
 //!
-//! A view shows what is offered now: withdrawn prices, non-runners and races that left the card are
-//! not in it (they are in the tables and their history).
+//! A view shows current offers: withdrawn prices, non-runners and races that left the card are not in it
+//! (they are in the tables and their history).
 
 use sqlx::{PgConnection, Row};
 
-use super::explain;
-use super::migrate::run;
+use super::{execute, map_error};
 use crate::store::Result;
 
-/// How we know a view of ours: the comment on it starts with this.
+/// The comment on a view of ours starts with this.
 pub const MARK: &str = "oddsd:";
 
-pub struct View {
+pub struct CompatibilityView {
     pub name: &'static str,
     /// `(column, expression, type where nothing else is asked for)`.
     pub columns: &'static [(&'static str, &'static str, &'static str)],
@@ -26,8 +26,8 @@ const LIVE: &str = "oddsd.prices p
     LEFT JOIN oddsd.checks c ON c.event_id = e.id
     WHERE p.status <> 'withdrawn' AND e.listed AND s.status NOT IN ('non_runner', 'removed')";
 
-pub const ALL: &[View] = &[
-    View {
+pub const ALL: &[CompatibilityView] = &[
+    CompatibilityView {
         name: "ra_odds_live",
         columns: &[
             ("id", "p.id", "bigint"),
@@ -73,7 +73,7 @@ pub const ALL: &[View] = &[
         ],
         from: LIVE,
     },
-    View {
+    CompatibilityView {
         name: "ra_odds_live_latest",
         columns: &[
             ("race_id", "e.key", "text"),
@@ -96,7 +96,7 @@ pub const ALL: &[View] = &[
         ],
         from: LIVE,
     },
-    View {
+    CompatibilityView {
         name: "ra_odds_statistics",
         columns: &[
             ("fetch_timestamp", "k.as_of", "timestamptz"),
@@ -110,10 +110,10 @@ pub const ALL: &[View] = &[
             ("errors_count", "k.rejected", "integer"),
             ("created_at", "k.committed_at", "timestamptz"),
         ],
-        // Not what the clock did between the looks.
+        // Without status changes by the clock: no feed was polled for them.
         from: "oddsd.cycles k WHERE k.feed <> 'clock'",
     },
-    View {
+    CompatibilityView {
         name: "ra_bookmakers",
         columns: &[
             ("bookmaker_id", "b.key", "text"),
@@ -126,22 +126,22 @@ pub const ALL: &[View] = &[
     },
 ];
 
-/// Creates the view; `aside` is the relation whose place it takes: its column types are kept.
+/// Creates the view; `backup` is the relation that it replaces: its column types are kept.
 pub async fn create(
     connection: &mut PgConnection,
-    view: &View,
-    aside: Option<&str>,
+    view: &CompatibilityView,
+    backup: Option<&str>,
 ) -> Result<Vec<String>> {
     let mut types: Vec<(String, String)> = Vec::new();
-    if let Some(aside) = aside {
+    if let Some(backup) = backup {
         let rows = sqlx::query(
             "SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type FROM pg_attribute
              WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         )
-        .bind(aside)
+        .bind(backup)
         .fetch_all(&mut *connection)
         .await
-        .map_err(explain)?;
+        .map_err(map_error)?;
         types = rows
             .iter()
             .map(|row| (row.get("name"), row.get("type")))
@@ -157,13 +157,13 @@ pub async fn create(
         })
         .collect();
     let (name, columns, from) = (view.name, columns.join(", "), view.from);
-    run(
+    execute(
         connection,
         format!("CREATE VIEW {name} AS SELECT {columns} FROM {from}"),
     )
     .await?;
     let comment = format!("{MARK} a view over schema oddsd; read only");
-    run(connection, format!("COMMENT ON VIEW {name} IS '{comment}'")).await?;
+    execute(connection, format!("COMMENT ON VIEW {name} IS '{comment}'")).await?;
     let lost: Vec<&str> = types
         .iter()
         .map(|(column, _)| column.as_str())

@@ -1,61 +1,41 @@
-//! SQLite: one file, one writer connection, a few readers. The embedded default: it starts with
-//! nothing, and gives the same answers as Postgres to the same suite of tests.
+//! The SQLite backend: one file, one writer connection, a few readers. It is the default, which needs no
+//! server. `Store` calls it, and it passes the same tests as Postgres.
 
 mod commit;
-mod log;
+mod load;
 mod outbox;
-mod read;
-mod report;
-mod status;
+mod prune;
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
+use sqlx::SqliteConnection;
+use sqlx::migrate::Migrate;
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{SqlSafeStr, SqliteConnection};
 
-use super::{Acquired, Lease, Result, StoreError, schema_verdict, to_the_end, too_new};
+use super::dialect::{Arg, args, sqlite_query};
+use super::lease::LEASE;
+use super::{Lease, Migrations, Result, StoreError, TxEnd, migrations, run_detached};
 
-const LEASE: &str = "writer";
+/// The snapshot in the text form of Postgres: the highest outbox row that was ever committed. Writers take
+/// turns, so these rows are numbered in the order of the commits.
+pub(super) const SNAPSHOT: &str = "(SELECT printf('%d:%d:', n, n) FROM (\
+     SELECT coalesce(max(seq), 0) + 1 AS n FROM sqlite_sequence WHERE name = 'outbox'))";
 /// How long a statement waits for another process that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// "Last checked" only moves forward.
-const CHECKED: &str = "INSERT INTO checks (event_id, checked_at) VALUES (?1, ?2)
+/// A last-checked time only grows.
+const CHECKED: &str = "INSERT INTO checks (event_id, checked_at) VALUES ($1, $2)
     ON CONFLICT (event_id) DO UPDATE SET checked_at = max(checked_at, excluded.checked_at)";
 const READERS: u32 = 4;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-const MIGRATIONS: &[(i64, &str, &str)] = &[
-    (
-        1,
-        "tables",
-        include_str!("../../../migrations/sqlite/0001_tables.sql"),
-    ),
-    (
-        2,
-        "counts",
-        include_str!("../../../migrations/sqlite/0002_counts.sql"),
-    ),
-    (
-        3,
-        "canary",
-        include_str!("../../../migrations/sqlite/0003_canary.sql"),
-    ),
-    (
-        4,
-        "rules",
-        include_str!("../../../migrations/sqlite/0004_rules.sql"),
-    ),
-    (
-        5,
-        "status",
-        include_str!("../../../migrations/sqlite/0005_status.sql"),
-    ),
-];
+const TABLE: &str = "migrations";
+const MIGRATIONS: Migrations =
+    migrations!("sqlite": 1 "tables", 2 "counts", 3 "canary", 4 "rules", 5 "status");
 
 #[derive(Clone)]
 pub struct Sqlite {
@@ -64,12 +44,12 @@ pub struct Sqlite {
     readers: SqlitePool,
 }
 
-/// SQLite has no clock of its own that keeps microseconds: ours is the database's.
-fn now() -> i64 {
+/// SQLite has no clock with microseconds, so this process's clock is the database's.
+pub(super) fn now() -> i64 {
     Utc::now().timestamp_micros()
 }
 
-fn micros(duration: Duration) -> i64 {
+pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 4)
 }
 
@@ -83,7 +63,7 @@ impl Sqlite {
             ));
         }
         let options = SqliteConnectOptions::from_str(url)
-            // Its own words quote what they do not understand.
+            // The driver's error would quote the URL.
             .map_err(|_| {
                 StoreError::Misconfigured(
                     "DATABASE_URL is not an SQLite URL; the form is sqlite:path/to/file.db".into(),
@@ -103,7 +83,7 @@ impl Sqlite {
                 StoreError::Misconfigured(format!(
                     "cannot open {}: {}; check that the folder exists and can be written",
                     options.get_filename().display(),
-                    explain(error)
+                    map_error(error)
                 ))
             })?;
         let readers = SqlitePoolOptions::new()
@@ -113,88 +93,49 @@ impl Sqlite {
         Ok(Self { writer, readers })
     }
 
+    pub(super) async fn reader(&self) -> Result<PoolConnection<sqlx::Sqlite>> {
+        self.readers.acquire().await.map_err(map_error)
+    }
+
+    pub(super) async fn writer(&self) -> Result<PoolConnection<sqlx::Sqlite>> {
+        self.writer.acquire().await.map_err(map_error)
+    }
+
     /// A write transaction. IMMEDIATE: a deferred one that turns to writing fails without waiting.
     async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>> {
         self.writer
             .begin_with("BEGIN IMMEDIATE")
             .await
-            .map_err(explain)
+            .map_err(map_error)
     }
 
-    pub async fn migrate(&self, adopt: bool, rehearse: bool) -> Result<Vec<String>> {
+    pub(crate) async fn migrate(&self, adopt: bool, end: TxEnd) -> Result<Vec<String>> {
         let db = self.clone();
-        to_the_end(async move {
+        run_detached(async move {
             // One transaction around all of it: two that migrate at once take turns.
             let mut tx = db.begin().await?;
             let before = applied(&mut tx).await?;
-            if let Some(newer) = before.last().filter(|version| **version > needed()) {
-                return Err(too_new(*newer, needed()));
-            }
-            let done = migrator().run_direct(None, &mut *tx, false).await;
+            MIGRATIONS.refuse_newer(&before)?;
+            let migrator = MIGRATIONS.migrator(TABLE);
+            let done = migrator.run_direct(None, &mut *tx, false).await;
             done.map_err(|error| {
                 StoreError::Schema(format!(
                     "the tables cannot be brought to this version: {error}; nothing was touched"
                 ))
             })?;
-            let ended = if rehearse {
-                tx.rollback().await
-            } else {
-                tx.commit().await
-            };
-            ended.map_err(explain)?;
-            let new = MIGRATIONS
-                .iter()
-                .filter(|(version, ..)| !before.contains(version));
-            let mut said: Vec<String> = new
-                .map(|(version, name, _)| format!("applied {version:04} {name}"))
-                .collect();
+            end.apply(tx).await.map_err(map_error)?;
+            let mut report = MIGRATIONS.report_new(&before);
             if adopt {
-                said.push("an SQLite file has no tables of other programs to adopt".into());
+                report.push("an SQLite file has no tables of other programs to adopt".into());
             }
-            Ok(said)
+            Ok(report)
         })
         .await
     }
 
     pub async fn check_schema(&self) -> Result<()> {
-        let applied = applied(&mut *self.writer.acquire().await.map_err(explain)?).await?;
-        schema_verdict(applied.last().copied(), needed())
-    }
-
-    pub async fn acquire(&self, holder: &str, ttl: Duration) -> Result<Acquired> {
-        let (db, holder) = (self.clone(), holder.to_owned());
-        to_the_end(async move {
-            let mut tx = db.begin().await?;
-            let taken: Option<i64> = sqlx::query_scalar(
-                "INSERT INTO leases (name, holder, epoch, expires_at) VALUES (?1, ?2, 1, ?3)
-                 ON CONFLICT (name) DO UPDATE SET holder = ?2, epoch = epoch + 1, expires_at = ?3
-                 WHERE expires_at <= ?4 OR holder = ?2
-                 RETURNING epoch",
-            )
-            .bind(LEASE)
-            .bind(&holder)
-            .bind(now() + micros(ttl))
-            .bind(now())
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(explain)?;
-            if let Some(epoch) = taken {
-                tx.commit().await.map_err(explain)?;
-                return Ok(Acquired::Mine(Lease { holder, epoch }));
-            }
-            let (holder, until): (String, i64) =
-                sqlx::query_as("SELECT holder, expires_at FROM leases WHERE name = ?1")
-                    .bind(LEASE)
-                    .fetch_one(&mut *tx)
-                    .await
-                    .map_err(explain)?;
-            let left = u64::try_from(until - now()).unwrap_or(0);
-            Ok(Acquired::HeldBy {
-                holder,
-                for_another: Duration::from_micros(left),
-            })
-        })
-        .await
+        let mut writer = self.writer().await?;
+        MIGRATIONS.check(&applied(&mut writer).await?)
     }
 
     pub async fn renew(
@@ -210,54 +151,24 @@ impl Sqlite {
             state.to_string(),
             checked.to_vec(),
         );
-        to_the_end(async move {
+        run_detached(async move {
             let mut tx = db.begin().await?;
-            let held = sqlx::query("UPDATE leases SET expires_at = ?4, state = ?5 WHERE name = ?1 AND holder = ?2 AND epoch = ?3")
-                .bind(LEASE)
-                .bind(&lease.holder)
-                .bind(lease.epoch)
-                .bind(now() + micros(ttl))
-                .bind(&state)
-                .execute(&mut *tx)
-                .await
-                .map_err(explain)?;
-            if held.rows_affected() == 0 {
+            let renew = "UPDATE leases SET expires_at = now() + $4, state = $5 WHERE name = $1 AND holder = $2 AND epoch = $3";
+            let args = args![LEASE, &lease.holder, lease.epoch, ttl, state];
+            if execute(&mut tx, renew, args).await? == 0 {
                 return Err(StoreError::Fenced);
             }
             for (event, at) in checked {
-                sqlx::query(CHECKED)
-                    .bind(event)
-                    .bind(at.timestamp_micros())
-                    .execute(&mut *tx)
-                    .await
-                    .map_err(explain)?;
+                execute(&mut tx, CHECKED, args![event, at]).await?;
             }
             let corrected: bool = sqlx::query_scalar(
                 "SELECT EXISTS (SELECT 1 FROM corrections WHERE applied_at IS NULL)",
             )
             .fetch_one(&mut *tx)
             .await
-            .map_err(explain)?;
-            tx.commit().await.map_err(explain)?;
+            .map_err(map_error)?;
+            tx.commit().await.map_err(map_error)?;
             Ok(corrected)
-        })
-        .await
-    }
-
-    pub async fn release(&self, lease: &Lease) -> Result<()> {
-        let (db, lease) = (self.clone(), lease.clone());
-        to_the_end(async move {
-            sqlx::query(
-                "UPDATE leases SET expires_at = ?4 WHERE name = ?1 AND holder = ?2 AND epoch = ?3",
-            )
-            .bind(LEASE)
-            .bind(&lease.holder)
-            .bind(lease.epoch)
-            .bind(now())
-            .execute(&db.writer)
-            .await
-            .map(drop)
-            .map_err(explain)
         })
         .await
     }
@@ -268,28 +179,10 @@ impl Sqlite {
     }
 }
 
-/// Row numbers as a JSON array: SQLite's way to take a list as one parameter.
-fn ids(rows: &[i64]) -> String {
-    serde_json::to_string(rows).expect("numbers are JSON")
-}
-
-fn needed() -> i64 {
-    MIGRATIONS.last().map_or(0, |(version, ..)| *version)
-}
-
-fn migrator() -> Migrator {
-    let migrations = MIGRATIONS.iter().map(|(version, name, sql)| {
-        Migration::new(
-            *version,
-            (*name).into(),
-            MigrationType::Simple,
-            sql.into_sql_str(),
-            false,
-        )
-    });
-    let mut migrator = Migrator::with_migrations(migrations.collect());
-    migrator.dangerous_set_table_name("migrations");
-    migrator
+/// Runs one statement of a transaction; returns the number of rows affected.
+async fn execute(connection: &mut SqliteConnection, sql: &str, args: Vec<Arg>) -> Result<u64> {
+    let done = sqlite_query(sql, &args).execute(connection).await;
+    Ok(done.map_err(map_error)?.rows_affected())
 }
 
 async fn applied(connection: &mut SqliteConnection) -> Result<Vec<i64>> {
@@ -297,17 +190,17 @@ async fn applied(connection: &mut SqliteConnection) -> Result<Vec<i64>> {
         sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'migrations')")
             .fetch_one(&mut *connection)
             .await
-            .map_err(explain)?;
+            .map_err(map_error)?;
     if !known {
         return Ok(Vec::new());
     }
-    let applied = connection.list_applied_migrations("migrations").await;
+    let applied = connection.list_applied_migrations(TABLE).await;
     let applied = applied
         .map_err(|error| StoreError::Schema(format!("table migrations cannot be read: {error}")))?;
     Ok(applied.iter().map(|migration| migration.version).collect())
 }
 
-fn explain(error: sqlx::Error) -> StoreError {
+pub(super) fn map_error(error: sqlx::Error) -> StoreError {
     match &error {
         sqlx::Error::Database(refused) => {
             let (message, code) = (refused.message(), refused.code().unwrap_or_default());

@@ -1,25 +1,26 @@
-//! Tables of other programs that are watched: triggers that write into the outbox, in the writer's own
-//! transaction. Nothing else of those tables is touched, and what a watch is like stands in the
-//! triggers themselves, so that it goes with them.
+//! Watches tables of other programs by triggers that write into the outbox, in the writer's own transaction.
+//! `Store::watch` calls it. The settings of a watch are an argument of its triggers, so that they are dropped
+//! with them.
 
-mod function;
-mod names;
+mod table;
+mod trigger;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
-use super::{Postgres, connect, explain};
+use super::{Postgres, connect, map_error};
 use crate::store::{Asked, Installed, Result, StoreError, Watched};
-use function::{Reporting, literal, quoted, triggers};
-use names::{Table, columns, table};
+use table::{Table, find_columns, find_table, qualified};
+use trigger::{TriggerSql, literal, quoted, triggers};
 
-/// While a trigger waits for its table's lock, all that write to the table wait behind it.
-const LOCK_FOR: Duration = Duration::from_secs(2);
-/// Two that install at once take turns.
-const TURN: &str = "SELECT pg_advisory_xact_lock(hashtext('oddsd.watch'))";
-/// Their names tell ours from others; the function's is of no meaning, since tables are renamed.
+/// While the installation waits for the table's lock, all writers wait behind it.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Concurrent installations take turns.
+const INSTALL_LOCK: &str = "SELECT pg_advisory_xact_lock(hashtext('oddsd.watch'))";
+/// Finds our triggers by the name prefix of their function. The rest of that name is random, since tables
+/// are renamed.
 const WATCHED: &str = "
 WITH ours AS (
     SELECT t.tgfoid, t.tgrelid, min(t.tgname::text) AS first, bool_or(t.tgenabled = 'D') AS disabled,
@@ -36,75 +37,75 @@ FROM ours o JOIN pg_class c ON c.oid = o.tgrelid JOIN pg_namespace n ON n.oid = 
      JOIN pg_proc p ON p.oid = o.tgfoid
 ORDER BY below, schema, name";
 
-/// What a trigger is handed and never reads: its watch, for whoever lists it.
+/// The settings of a watch, stored as the argument of its triggers for `watched`.
 #[derive(Serialize, Deserialize)]
-struct Said {
+struct WatchMeta {
     table: String,
     columns: Vec<String>,
     bulk: u32,
     quiet: bool,
 }
 
-/// A table, and a watch that is on it.
-struct On {
+/// One table with an installed watch.
+struct WatchedTable {
     id: i64,
     table: String,
-    /// By its number, and as SQL takes its name.
+    /// The object id of the trigger function, and its quoted name.
     function: i64,
-    named: String,
-    said: Said,
+    function_name: String,
+    meta: WatchMeta,
     disabled: bool,
     columns: Vec<String>,
-    /// A partition of another one that the same watch is on.
+    /// True for a partition of another table with the same watch.
     below: bool,
 }
 
 impl Postgres {
     pub async fn watch(&self, asked: &Asked, rehearse: bool) -> Result<Installed> {
         let (db, asked) = (self.clone(), asked.clone());
-        self.to_the_end(async move {
+        self.run_detached(async move {
             let mut connection = db.connection().await?;
-            let mut tx = connection.begin().await.map_err(explain)?;
-            tx.execute(TURN).await.map_err(explain)?;
-            let table = table(&mut tx, &asked.table).await?;
-            let columns = columns(&mut tx, &table, &asked.columns).await?;
-            let (with, not_covered) = table.partitions(&mut tx).await?;
-            let before = on_these(&mut tx, &table, &with).await?;
+            let mut tx = connection.begin().await.map_err(map_error)?;
+            tx.execute(INSTALL_LOCK).await.map_err(map_error)?;
+            let table = find_table(&mut tx, &asked.table).await?;
+            let columns = find_columns(&mut tx, &table, &asked.columns).await?;
+            let (partitions, not_covered) = table.partitions(&mut tx).await?;
+            let before = watches_of(&mut tx, &table, &partitions).await?;
 
-            let mut statements = without(&before);
+            let mut statements = drop_statements(&before);
             let function = format!("oddsd.watch_{:016x}", fastrand::u64(..));
-            let reporting = Reporting {
-                table: &table.told_as(),
+            let trigger_sql = TriggerSql {
+                table: &table.qualified(),
                 columns: &columns,
                 bulk: asked.bulk,
                 quiet: asked.quiet,
             };
-            statements.push(reporting.create(&function));
+            statements.push(trigger_sql.create(&function));
             statements.push(format!("REVOKE ALL ON FUNCTION {function}() FROM PUBLIC"));
-            let said = Said {
-                table: table.told_as(),
+            let meta = WatchMeta {
+                table: table.qualified(),
                 columns: columns.clone(),
                 bulk: asked.bulk,
                 quiet: asked.quiet,
             };
-            let said = literal(&serde_json::to_string(&said).expect("texts are JSON"));
-            for on in std::iter::once(&table).chain(&with) {
-                for (trigger, events, handed) in triggers(&columns) {
+            let meta = literal(&serde_json::to_string(&meta).expect("texts are JSON"));
+            for target in std::iter::once(&table).chain(&partitions) {
+                for (trigger, events, referencing) in triggers(&columns) {
                     statements.push(format!(
-                        "CREATE TRIGGER {trigger} AFTER {events} ON {}{handed} FOR EACH STATEMENT EXECUTE FUNCTION {function}({said})",
-                        on.quoted()
+                        "CREATE TRIGGER {trigger} AFTER {events} ON {}{referencing} FOR EACH STATEMENT EXECUTE FUNCTION {function}({meta})",
+                        target.quoted()
                     ));
                 }
             }
             if !rehearse {
                 db.install(&mut tx, &table, &statements).await?;
-                tx.commit().await.map_err(explain)?;
+                tx.commit().await.map_err(map_error)?;
             }
             Ok(Installed {
-                table: table.told_as(),
+                table: table.qualified(),
                 columns,
                 replaced: !before.is_empty(),
-                partitions: with.len(),
+                partitions: partitions.len(),
                 not_covered,
                 statements,
             })
@@ -114,24 +115,24 @@ impl Postgres {
 
     pub async fn unwatch(&self, name: &str, rehearse: bool) -> Result<Vec<String>> {
         let (db, name) = (self.clone(), name.to_owned());
-        self.to_the_end(async move {
+        self.run_detached(async move {
             let mut connection = db.connection().await?;
-            let mut tx = connection.begin().await.map_err(explain)?;
-            tx.execute(TURN).await.map_err(explain)?;
-            let all = on(&mut tx).await?;
-            // By the name that it had then, if it has gone by another one since.
-            let (told_as, id) = match table(&mut tx, &name).await {
-                Ok(table) => (table.told_as(), Some(table.id)),
+            let mut tx = connection.begin().await.map_err(map_error)?;
+            tx.execute(INSTALL_LOCK).await.map_err(map_error)?;
+            let all = installed(&mut tx).await?;
+            // Also by its name when the watch was added.
+            let (told_as, id) = match find_table(&mut tx, &name).await {
+                Ok(table) => (table.qualified(), Some(table.id)),
                 Err(StoreError::Misconfigured(_)) => (name.clone(), None),
                 Err(why) => return Err(why),
             };
-            let found = all.iter().find(|on| Some(on.id) == id);
-            let found = found.or_else(|| all.iter().find(|on| on.said.table == told_as));
+            let found = all.iter().find(|watch| Some(watch.id) == id);
+            let found = found.or_else(|| all.iter().find(|watch| watch.meta.table == told_as));
             let Some(found) = found else {
                 let mut names: Vec<&str> = all
                     .iter()
-                    .filter(|on| !on.below)
-                    .map(|on| on.table.as_str())
+                    .filter(|watch| !watch.below)
+                    .map(|watch| watch.table.as_str())
                     .collect();
                 names.dedup();
                 let watched = match names.as_slice() {
@@ -143,15 +144,15 @@ impl Postgres {
                 )));
             };
             let function = found.function;
-            let here = Table::bare(found.id, &found.table);
-            let these: Vec<On> = all
+            let here = Table::for_messages(found.id, &found.table);
+            let these: Vec<WatchedTable> = all
                 .into_iter()
-                .filter(|on| on.function == function)
+                .filter(|watch| watch.function == function)
                 .collect();
-            let statements = without(&these);
+            let statements = drop_statements(&these);
             if !rehearse {
                 db.install(&mut tx, &here, &statements).await?;
-                tx.commit().await.map_err(explain)?;
+                tx.commit().await.map_err(map_error)?;
             }
             Ok(statements)
         })
@@ -160,25 +161,29 @@ impl Postgres {
 
     pub async fn watched(&self) -> Result<Vec<Watched>> {
         let mut connection = self.connection().await?;
-        let all = on(&mut connection).await?;
+        let all = installed(&mut connection).await?;
         let mut watched = Vec::new();
-        for root in all.iter().filter(|on| !on.below) {
-            let with = |on: &&On| on.below && on.function == root.function;
-            let covered: Vec<i64> = all.iter().filter(with).map(|on| on.id).collect();
-            let (partitions, mut not_covered) = Table::bare(root.id, &root.table)
+        for root in all.iter().filter(|watch| !watch.below) {
+            let is_covered = |watch: &&WatchedTable| watch.below && watch.function == root.function;
+            let covered: Vec<i64> = all
+                .iter()
+                .filter(is_covered)
+                .map(|watch| watch.id)
+                .collect();
+            let (partitions, mut not_covered) = Table::for_messages(root.id, &root.table)
                 .partitions(&mut connection)
                 .await?;
             let later = partitions.iter().filter(|part| !covered.contains(&part.id));
-            not_covered.extend(later.map(Table::told_as));
-            let missing = root.said.columns.iter();
+            not_covered.extend(later.map(Table::qualified));
+            let missing = root.meta.columns.iter();
             let missing = missing.filter(|column| !root.columns.contains(column));
             watched.push(Watched {
                 table: root.table.clone(),
-                told_as: root.said.table.clone(),
+                told_as: root.meta.table.clone(),
                 missing: missing.cloned().collect(),
-                columns: root.said.columns.clone(),
-                bulk: root.said.bulk,
-                quiet: root.said.quiet,
+                columns: root.meta.columns.clone(),
+                bulk: root.meta.bulk,
+                quiet: root.meta.quiet,
                 disabled: root.disabled,
                 partitions: covered.len(),
                 not_covered,
@@ -187,22 +192,23 @@ impl Postgres {
         Ok(watched)
     }
 
-    /// All of it or nothing, and not at the price of whoever writes meanwhile.
+    /// Runs the statements in the caller's transaction. Gives up early when a lock is held, so that writers
+    /// do not wait.
     async fn install(
         &self,
         tx: &mut PgConnection,
         table: &Table,
         statements: &[String],
     ) -> Result<()> {
-        let limit = format!("SET LOCAL lock_timeout = {}", LOCK_FOR.as_millis());
-        tx.execute(AssertSqlSafe(limit)).await.map_err(explain)?;
+        let limit = format!("SET LOCAL lock_timeout = {}", LOCK_TIMEOUT.as_millis());
+        tx.execute(AssertSqlSafe(limit)).await.map_err(map_error)?;
         for statement in statements {
             let Err(refused) = tx.execute(AssertSqlSafe(statement.clone())).await else {
                 continue;
             };
             let code = refused.as_database_error().and_then(|why| why.code());
             return Err(match code.as_deref() {
-                Some("55P03") => self.held(table).await,
+                Some("55P03") => self.lock_holders(table).await,
                 Some("42501") => StoreError::Misconfigured(format!(
                     "{}; nothing was changed. To add a watch the user of DATABASE_URL needs the right TRIGGER on {} \
                      (GRANT TRIGGER ON … TO …)",
@@ -210,17 +216,17 @@ impl Postgres {
                         .as_database_error()
                         .map(|why| why.message())
                         .unwrap_or_default(),
-                    table.told_as()
+                    table.qualified()
                 )),
-                _ => explain(refused),
+                _ => map_error(refused),
             });
         }
         Ok(())
     }
 
-    /// Who has the table, so that a person can decide.
-    async fn held(&self, table: &Table) -> StoreError {
-        let asked = async {
+    /// The error that names the processes which hold the table's lock.
+    async fn lock_holders(&self, table: &Table) -> StoreError {
+        let query = async {
             let mut other = connect(&self.options).await?;
             let rows = sqlx::query_scalar::<_, String>(
                 "SELECT format('process %s (%s, %s, for %s s)', pid, coalesce(nullif(application_name, ''), 'unnamed'),
@@ -231,35 +237,35 @@ impl Postgres {
             .bind(table.id)
             .fetch_all(&mut other)
             .await
-            .map_err(explain)?;
+            .map_err(map_error)?;
             other.close().await.ok();
             Ok::<_, StoreError>(rows)
         };
-        let who = match asked.await.unwrap_or_default().as_slice() {
+        let who = match query.await.unwrap_or_default().as_slice() {
             [] => "an open transaction".to_owned(),
             who => who.join(", "),
         };
         StoreError::Failed(format!(
             "{} could not be locked within {} s, since nobody else is made to wait for longer: {who} has it. Nothing \
              was changed; try again when that transaction has ended",
-            table.told_as(),
-            LOCK_FOR.as_secs()
+            table.qualified(),
+            LOCK_TIMEOUT.as_secs()
         ))
     }
 }
 
-async fn on(connection: &mut PgConnection) -> Result<Vec<On>> {
+async fn installed(connection: &mut PgConnection) -> Result<Vec<WatchedTable>> {
     let rows = sqlx::query(WATCHED).fetch_all(connection).await;
-    let rows = rows.map_err(explain)?;
+    let rows = rows.map_err(map_error)?;
     let read = |row: &sqlx::postgres::PgRow| {
-        // Somebody's own trigger with one of our functions says nothing that we know.
-        let said: Said = serde_json::from_str(row.get("said")).ok()?;
-        Some(On {
+        // A foreign trigger with one of our functions has other arguments.
+        let meta: WatchMeta = serde_json::from_str(row.get("said")).ok()?;
+        Some(WatchedTable {
             id: row.get("id"),
-            table: names::told_as(row.get("schema"), row.get("name")),
+            table: qualified(row.get("schema"), row.get("name")),
             function: row.get("function"),
-            named: format!("oddsd.{}", quoted(row.get("named"))),
-            said,
+            function_name: format!("oddsd.{}", quoted(row.get("named"))),
+            meta,
             disabled: row.get("disabled"),
             columns: row.get("columns"),
             below: row.get("below"),
@@ -268,25 +274,34 @@ async fn on(connection: &mut PgConnection) -> Result<Vec<On>> {
     Ok(rows.iter().filter_map(read).collect())
 }
 
-/// Watches that the new one takes the place of.
-async fn on_these(tx: &mut PgConnection, table: &Table, with: &[Table]) -> Result<Vec<On>> {
-    let all = on(tx).await?;
-    let theirs = |on: &On| on.id == table.id || with.iter().any(|part| part.id == on.id);
+/// The watches that a new one on these tables replaces.
+async fn watches_of(
+    tx: &mut PgConnection,
+    table: &Table,
+    partitions: &[Table],
+) -> Result<Vec<WatchedTable>> {
+    let all = installed(tx).await?;
+    let same = |watch: &WatchedTable| {
+        watch.id == table.id || partitions.iter().any(|part| part.id == watch.id)
+    };
     let functions: Vec<i64> = all
         .iter()
-        .filter(|on| theirs(on))
-        .map(|on| on.function)
+        .filter(|watch| same(watch))
+        .map(|watch| watch.function)
         .collect();
     Ok(all
         .into_iter()
-        .filter(|on| functions.contains(&on.function))
+        .filter(|watch| functions.contains(&watch.function))
         .collect())
 }
 
-/// What takes these watches away. The function goes last, and its triggers with it: they are named by
-/// their table, whose name the server knows better.
-fn without(watches: &[On]) -> Vec<String> {
-    let mut functions: Vec<&str> = watches.iter().map(|on| on.named.as_str()).collect();
+/// The statements that remove these watches. Dropping the function drops its triggers, so the tables' names
+/// are not needed.
+fn drop_statements(watches: &[WatchedTable]) -> Vec<String> {
+    let mut functions: Vec<&str> = watches
+        .iter()
+        .map(|watch| watch.function_name.as_str())
+        .collect();
     functions.sort_unstable();
     functions.dedup();
     let drop = |function: &&str| format!("DROP FUNCTION {function}() CASCADE");

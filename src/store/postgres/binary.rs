@@ -1,9 +1,9 @@
-//! Values as Postgres sends and receives them in binary: one spelling for the arrays of a
-//! statement, for COPY into the database and for COPY out of it. Written straight into the buffer:
-//! for ten thousand prices the driver's own way, a vector a column and an allocation a decimal,
-//! takes longer than the server takes to read them.
+//! Encodes and decodes values in Postgres's binary format: for the arrays of a statement, for COPY into the
+//! database and for COPY out of it. `commit` and `load` call it. The formats are those of the server's `*_send`
+//! and `*_recv` functions.
 //!
-//! The formats are those of the server's `*_send` and `*_recv` functions.
+//! Values are written straight into the buffer: for ten thousand prices the driver's own encoding, a vector a
+//! column and an allocation a decimal, takes longer than the server takes to read them.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use rust_decimal::Decimal;
@@ -13,23 +13,23 @@ use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo};
 use sqlx::{Encode, Postgres, Type};
 
 use crate::model::Fraction;
+use crate::store::rows::POSTGRES_EPOCH;
 
-/// 2000-01-01, from which Postgres counts, in microseconds since 1970.
-const EPOCH: i64 = 946_684_800_000_000;
+/// Postgres counts days from here.
 const FIRST_DAY: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).expect("a day");
 /// Decimal digits in one digit of a numeric.
 const DIGITS: u32 = 4;
 const BASE: u128 = 10_000;
 const NEGATIVE: u16 = 0x4000;
 const NULL: i32 = -1;
-/// What a binary COPY begins with: its name, flags and no header extension.
+/// The start of a binary COPY: its name, flags and no header extension.
 pub const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
 /// One value: its length, then its bytes.
-pub trait Field {
+pub trait PgField {
     /// The type's number in the server's catalogue.
     const TYPE: u32;
-    /// What the driver calls an array of it.
+    /// An array of it, in the driver's types.
     type Array: Type<Postgres>;
 
     fn write(self, to: &mut Vec<u8>);
@@ -37,7 +37,7 @@ pub trait Field {
 
 macro_rules! number {
     ($($number:ty = $type:literal),+) => {$(
-        impl Field for $number {
+        impl PgField for $number {
             const TYPE: u32 = $type;
             type Array = Vec<$number>;
 
@@ -50,7 +50,7 @@ macro_rules! number {
 }
 number!(i32 = 23, i64 = 20);
 
-impl Field for NaiveDate {
+impl PgField for NaiveDate {
     const TYPE: u32 = 1082;
     type Array = Vec<NaiveDate>;
 
@@ -60,7 +60,7 @@ impl Field for NaiveDate {
     }
 }
 
-impl Field for bool {
+impl PgField for bool {
     const TYPE: u32 = 16;
     type Array = Vec<bool>;
 
@@ -69,7 +69,7 @@ impl Field for bool {
     }
 }
 
-impl Field for &str {
+impl PgField for &str {
     const TYPE: u32 = 25;
     type Array = Vec<String>;
 
@@ -79,7 +79,7 @@ impl Field for &str {
     }
 }
 
-impl Field for String {
+impl PgField for String {
     const TYPE: u32 = 25;
     type Array = Vec<String>;
 
@@ -88,16 +88,16 @@ impl Field for String {
     }
 }
 
-impl Field for DateTime<Utc> {
+impl PgField for DateTime<Utc> {
     const TYPE: u32 = 1184;
     type Array = Vec<DateTime<Utc>>;
 
     fn write(self, to: &mut Vec<u8>) {
-        (self.timestamp_micros() - EPOCH).write(to);
+        (self.timestamp_micros() - POSTGRES_EPOCH).write(to);
     }
 }
 
-impl Field for Fraction {
+impl PgField for Fraction {
     const TYPE: u32 = 25;
     type Array = Vec<String>;
 
@@ -111,7 +111,7 @@ impl Field for Fraction {
     }
 }
 
-impl<T: Field> Field for Option<T> {
+impl<T: PgField> PgField for Option<T> {
     const TYPE: u32 = T::TYPE;
     type Array = T::Array;
 
@@ -124,7 +124,7 @@ impl<T: Field> Field for Option<T> {
 }
 
 /// Digits of four, the weight of the first, the sign, and how many places to show.
-impl Field for Decimal {
+impl PgField for Decimal {
     const TYPE: u32 = 1700;
     type Array = Vec<Decimal>;
 
@@ -163,22 +163,25 @@ impl Field for Decimal {
 
 /// One column of some rows as an array. All arrays of a table come from the same rows, so their
 /// lengths agree: unequal ones would be padded with NULL by `unnest`, silently.
-pub struct Array<'a, T, F> {
+pub struct PgArrayParam<'a, T, F> {
     rows: &'a [T],
     value: F,
 }
 
-pub fn array<'a, T, V: Field, F: Fn(&'a T) -> V>(rows: &'a [T], value: F) -> Array<'a, T, F> {
-    Array { rows, value }
+pub fn array<'a, T, V: PgField, F: Fn(&'a T) -> V>(
+    rows: &'a [T],
+    value: F,
+) -> PgArrayParam<'a, T, F> {
+    PgArrayParam { rows, value }
 }
 
-impl<'a, T, V: Field, F: Fn(&'a T) -> V> Type<Postgres> for Array<'a, T, F> {
+impl<'a, T, V: PgField, F: Fn(&'a T) -> V> Type<Postgres> for PgArrayParam<'a, T, F> {
     fn type_info() -> PgTypeInfo {
         V::Array::type_info()
     }
 }
 
-impl<'a, T, V: Field, F: Fn(&'a T) -> V> Encode<'_, Postgres> for Array<'a, T, F> {
+impl<'a, T, V: PgField, F: Fn(&'a T) -> V> Encode<'_, Postgres> for PgArrayParam<'a, T, F> {
     fn encode_by_ref(&self, to: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         let length = i32::try_from(self.rows.len())?;
         let dimensions = i32::from(length > 0);
@@ -198,18 +201,18 @@ impl<'a, T, V: Field, F: Fn(&'a T) -> V> Encode<'_, Postgres> for Array<'a, T, F
     }
 }
 
-/// The fields of one row that COPY hands out, one after another.
-pub struct Fields<'a>(&'a [u8]);
+/// The rest of one row of a COPY, read field by field.
+pub struct CopyRow<'a>(&'a [u8]);
 
-/// Bytes that are not what the columns were asked to be.
+/// Bytes that are not in the format of the column.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 
-type Read<T> = std::result::Result<T, Malformed>;
+type DecodeResult<T> = std::result::Result<T, Malformed>;
 
-impl<'a> Fields<'a> {
+impl<'a> CopyRow<'a> {
     /// `None` for the signature before the first row and the trailer after the last.
-    pub fn of(data: &'a [u8], first: bool, columns: i16) -> Option<Self> {
+    pub fn parse(data: &'a [u8], first: bool, columns: i16) -> Option<Self> {
         let row = if first {
             data.get(SIGNATURE.len()..)?
         } else {
@@ -219,7 +222,7 @@ impl<'a> Fields<'a> {
         (i16::from_be_bytes(*count) == columns).then_some(Self(fields))
     }
 
-    fn next(&mut self) -> Read<Option<&'a [u8]>> {
+    fn next(&mut self) -> DecodeResult<Option<&'a [u8]>> {
         const SHORT: Malformed = Malformed("a row that ends early");
         let (length, rest) = self.0.split_first_chunk().ok_or(SHORT)?;
         let length = i32::from_be_bytes(*length);
@@ -233,52 +236,54 @@ impl<'a> Fields<'a> {
         Ok(Some(field))
     }
 
-    fn fixed<const N: usize>(&mut self) -> Read<Option<[u8; N]>> {
+    fn fixed<const N: usize>(&mut self) -> DecodeResult<Option<[u8; N]>> {
         let Some(field) = self.next()? else {
             return Ok(None);
         };
-        let bytes = field.try_into().map_err(|_| Malformed("another width"))?;
+        let bytes = field
+            .try_into()
+            .map_err(|_| Malformed("a value of another width"))?;
         Ok(Some(bytes))
     }
 
-    pub fn int(&mut self) -> Read<i64> {
+    pub fn int(&mut self) -> DecodeResult<i64> {
         let bytes = self.fixed()?.ok_or(Malformed("NULL"))?;
         Ok(i64::from_be_bytes(bytes))
     }
 
-    pub fn maybe_small(&mut self) -> Read<Option<u16>> {
+    pub fn maybe_small(&mut self) -> DecodeResult<Option<u16>> {
         let number = self.fixed()?.map(i32::from_be_bytes);
         let small = |n| u16::try_from(n).map_err(|_| Malformed("a number above 65535"));
         number.map(small).transpose()
     }
 
-    pub fn time(&mut self) -> Read<DateTime<Utc>> {
-        let micros = self.int()?.checked_add(EPOCH);
+    pub fn time(&mut self) -> DecodeResult<DateTime<Utc>> {
+        let micros = self.int()?.checked_add(POSTGRES_EPOCH);
         micros
             .and_then(DateTime::from_timestamp_micros)
             .ok_or(Malformed("a time beyond all calendars"))
     }
 
-    pub fn maybe_text(&mut self) -> Read<Option<&'a str>> {
+    pub fn maybe_text(&mut self) -> DecodeResult<Option<&'a str>> {
         let text = self.next()?.map(std::str::from_utf8).transpose();
-        text.map_err(|_| Malformed("no UTF-8"))
+        text.map_err(|_| Malformed("text that is not UTF-8"))
     }
 
-    pub fn text(&mut self) -> Read<&'a str> {
+    pub fn text(&mut self) -> DecodeResult<&'a str> {
         self.maybe_text()?.ok_or(Malformed("NULL"))
     }
 
-    pub fn decimal(&mut self) -> Read<Decimal> {
+    pub fn decimal(&mut self) -> DecodeResult<Decimal> {
         self.maybe_decimal()?.ok_or(Malformed("NULL"))
     }
 
     /// Without trailing zeros, as all our decimals are.
-    pub fn maybe_decimal(&mut self) -> Read<Option<Decimal>> {
-        self.next()?.map(numeric).transpose()
+    pub fn maybe_decimal(&mut self) -> DecodeResult<Option<Decimal>> {
+        self.next()?.map(decode_numeric).transpose()
     }
 }
 
-fn numeric(field: &[u8]) -> Read<Decimal> {
+fn decode_numeric(field: &[u8]) -> DecodeResult<Decimal> {
     const OUTSIDE: Malformed = Malformed("a number that is no decimal of 28 digits");
     let (head, digits) = field.split_first_chunk::<8>().ok_or(OUTSIDE)?;
     let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
@@ -316,4 +321,4 @@ fn numeric(field: &[u8]) -> Read<Decimal> {
 }
 
 #[cfg(test)]
-mod laws;
+mod tests;

@@ -1,12 +1,13 @@
-//! What a database error means for the caller, in words that say what to do next.
+//! Maps errors of the driver and the server to `StoreError`, with a hint for the operator.
+//! All modules of the Postgres backend call it.
 
 use crate::store::StoreError;
 
-/// The fence of the commit divides by the number of leases that are ours.
-pub(super) const FENCED: &str = "22012";
+/// Division by zero: the commit divides by the number of leases that this daemon holds.
+pub const FENCED: &str = "22012";
 
-/// What a database error means for the caller. The text never holds the URL.
-pub(super) fn explain(error: sqlx::Error) -> StoreError {
+/// The text never holds the URL.
+pub fn map_error(error: sqlx::Error) -> StoreError {
     match &error {
         sqlx::Error::Database(refused) => {
             let code = refused.code().unwrap_or_default();

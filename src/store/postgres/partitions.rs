@@ -1,87 +1,81 @@
-//! The history's partitions: one a day (UTC), made before they are needed, dropped whole when they
-//! are over. A recording that is played again has days of its own, made when they come.
+//! The history's partitions: one a day (UTC), created before they are needed, dropped whole after the retention.
+//! The commit and the prune call it. A replayed recording creates its own days as they come.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
+use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
-use super::{Postgres, explain};
+use super::{Postgres, map_error};
 use crate::store::Result;
 
-/// Days made ahead of the one that is asked for.
+/// Days that are created ahead of the current one.
 const AHEAD: u64 = 2;
 const PREFIX: &str = "history_";
 const FORMAT: &str = "%Y%m%d";
-/// Dropping a day waits for whoever reads history, and makes later readers wait meanwhile.
+/// Dropping a day waits for the readers of history, and later readers wait behind it.
 const LOCK_TIMEOUT: &str = "500ms";
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
-/// Days whose partition is known to be there.
-#[derive(Clone, Default)]
-pub struct Days(Arc<Mutex<BTreeSet<NaiveDate>>>);
-
-impl Days {
-    fn known(&self) -> std::sync::MutexGuard<'_, BTreeSet<NaiveDate>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+/// Days whose partition is known to exist.
+pub type KnownDays = Arc<Mutex<BTreeSet<NaiveDate>>>;
 
 impl Postgres {
-    /// Asks the database only when the day has not been met before.
-    pub(super) async fn make_day_of(
+    /// Creates the day of `at`; calls the database only for a day that is not known.
+    pub(super) async fn create_day(
         &self,
         connection: &mut PgConnection,
         at: DateTime<Utc>,
     ) -> Result<()> {
         let day = at.date_naive();
-        if self.days.known().contains(&day) {
+        if self.days.lock().contains(&day) {
             return Ok(());
         }
         sqlx::query("SELECT oddsd.make_history_day($1)")
             .bind(day)
             .execute(connection)
             .await
-            .map_err(explain)?;
-        self.days.known().insert(day);
+            .map_err(map_error)?;
+        self.days.lock().insert(day);
         Ok(())
     }
 
-    /// The days that will come next, outside of any cycle.
-    pub(super) async fn make_days_ahead(&self, now: DateTime<Utc>) -> Result<()> {
+    /// Creates the next days, outside of any cycle.
+    pub(super) async fn create_days_ahead(&self, now: DateTime<Utc>) -> Result<()> {
         let mut connection = self.connection().await?;
         for days in 0..=AHEAD {
             let at = now + chrono::TimeDelta::days(days as i64);
-            self.make_day_of(&mut connection, at).await?;
+            self.create_day(&mut connection, at).await?;
         }
         Ok(())
     }
 
-    /// What the database says is there, in place of what was known.
-    pub(super) async fn learn_days(&self, connection: &mut PgConnection) -> Result<Vec<NaiveDate>> {
+    /// Reads the existing days from the database and keeps them as the known ones.
+    pub(super) async fn read_days(&self, connection: &mut PgConnection) -> Result<Vec<NaiveDate>> {
         let names: Vec<String> = sqlx::query_scalar(
             "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
              WHERE i.inhparent = 'oddsd.history'::regclass",
         )
         .fetch_all(connection)
         .await
-        .map_err(explain)?;
+        .map_err(map_error)?;
         let day =
             |name: &String| NaiveDate::parse_from_str(name.strip_prefix(PREFIX)?, FORMAT).ok();
         let days: BTreeSet<NaiveDate> = names.iter().filter_map(day).collect();
-        self.days.known().clone_from(&days);
+        self.days.lock().clone_from(&days);
         Ok(days.into_iter().collect())
     }
 
-    /// Takes out the days that ended before `before`; returns how many changes they held. A day that
-    /// somebody reads for longer than a moment is left for the next time.
+    /// Drops the days that ended before `before`; returns how many changes they held. A day that is being
+    /// read is left for the next time.
     pub(super) async fn drop_days(&self, before: DateTime<Utc>) -> Result<u64> {
         let mut connection = self.connection().await?;
-        let days = self.learn_days(&mut connection).await?;
+        let days = self.read_days(&mut connection).await?;
         let mut changes = 0;
         for day in days.into_iter().filter(|day| *day < before.date_naive()) {
-            // Counted by the cycles of that day: a count of the rows would read all of them.
+            // The cycles of that day have the count: counting the rows would read all of them.
             let held: i64 = sqlx::query_scalar(
                 "SELECT coalesce(sum(inserted + reopened + changed + withdrawn), 0)::bigint FROM oddsd.cycles
                  WHERE as_of >= $1::timestamp AT TIME ZONE 'UTC' AND as_of < ($1 + 1)::timestamp AT TIME ZONE 'UTC'",
@@ -89,14 +83,14 @@ impl Postgres {
             .bind(day)
             .fetch_one(&mut *connection)
             .await
-            .map_err(explain)?;
+            .map_err(map_error)?;
             let drop = format!(
                 "BEGIN; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; DROP TABLE oddsd.{PREFIX}{}; COMMIT",
                 day.format(FORMAT)
             );
             match connection.execute(AssertSqlSafe(drop)).await {
                 Ok(_) => {
-                    self.days.known().remove(&day);
+                    self.days.lock().remove(&day);
                     changes += held as u64;
                 }
                 Err(sqlx::Error::Database(busy))
@@ -104,7 +98,7 @@ impl Postgres {
                 {
                     break;
                 }
-                Err(error) => return Err(explain(error)),
+                Err(error) => return Err(map_error(error)),
             }
         }
         Ok(changes)

@@ -1,14 +1,18 @@
-//! The text of a trigger's function, made for one table: plain statements, which the server plans once
-//! a session. A general one would have to put a statement together at each call.
+//! Generates the function and the triggers that watch one table; `watch` installs them.
 //!
-//! It runs inside somebody else's write, so it must be cheap, and must not fail because of us. A column
-//! that was dropped or renamed since is found missing by the name's own scope: inside the row first, and
-//! else in a row of odd ones (`gone`) outside of it. Then the row is left out, which speaks for any row.
+//! The function has plain statements, which the server plans once a session; a general function would build
+//! its statements at each call. It runs inside another program's write, so it must be cheap and must not fail.
+//! A watched column that was dropped or renamed since resolves to the outer row `gone`, whose columns have a
+//! type that no watched column has. Then the report names no row, which means any row.
+//!
+//! For table `tlog` and column `id`, an insert of one row runs
+//! `INSERT INTO oddsd.outbox (kinds, detail) SELECT 'row_changed', '{"table":"tlog","op":"insert"' || told FROM (…) one`
+//! with `,"row":{"id":7}}` as `told`.
 
 use crate::store::postgres::listen::CHANNEL;
 
-pub struct Reporting<'a> {
-    /// As changes name the table.
+pub struct TriggerSql<'a> {
+    /// The table's name in its changes.
     pub table: &'a str,
     pub columns: &'a [String],
     pub bulk: u32,
@@ -18,15 +22,15 @@ pub struct Reporting<'a> {
 const OLD: &str = "oddsd_old";
 const NEW: &str = "oddsd_new";
 /// A type that no watched column has.
-const ODD: &str = "pg_catalog.tid";
+const MISSING_TYPE: &str = "pg_catalog.tid";
 
-/// What a trigger is called, when it fires, and what it is handed.
+/// Name, events and REFERENCING clause of each trigger.
 pub fn triggers(columns: &[String]) -> Vec<(&'static str, &'static str, String)> {
     if columns.is_empty() {
         let each = "INSERT OR UPDATE OR DELETE OR TRUNCATE";
         return vec![("oddsd_watch", each, String::new())];
     }
-    // One that is handed rows is for one kind of statement.
+    // A trigger with transition tables may have one event.
     vec![
         (
             "oddsd_watch_insert",
@@ -47,8 +51,8 @@ pub fn triggers(columns: &[String]) -> Vec<(&'static str, &'static str, String)>
     ]
 }
 
-impl Reporting<'_> {
-    /// With its owner's rights: the application's role needs none of ours.
+impl TriggerSql<'_> {
+    /// SECURITY DEFINER: the application's role needs no rights on our tables.
     pub fn create(&self, function: &str) -> String {
         format!(
             "CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER \
@@ -58,8 +62,8 @@ impl Reporting<'_> {
     }
 
     fn body(&self) -> String {
-        // As a condition it is an expression, which is called; PERFORM would run a statement.
-        let ring = match self.quiet {
+        // A condition is evaluated as an expression, which is cheaper than the statement of PERFORM.
+        let notify = match self.quiet {
             true => String::new(),
             false => {
                 format!("  IF pg_catalog.pg_notify('{CHANNEL}', '') IS NULL THEN\n  END IF;\n")
@@ -69,9 +73,9 @@ impl Reporting<'_> {
             [] => String::new(),
             _ => {
                 let (insert, update, delete) = (
-                    self.of_rows("insert", &[NEW]),
-                    self.of_rows("update", &[OLD, NEW]),
-                    self.of_rows("delete", &[OLD]),
+                    self.report_rows("insert", &[NEW]),
+                    self.report_rows("update", &[OLD, NEW]),
+                    self.report_rows("delete", &[OLD]),
                 );
                 format!(
                     "  IF TG_OP = 'INSERT' THEN\n{insert}  ELSIF TG_OP = 'UPDATE' THEN\n{update}  \
@@ -84,19 +88,19 @@ impl Reporting<'_> {
         format!(
             "#variable_conflict use_column\nDECLARE\n  oddsd_told text[];\n  oddsd_looked bigint;\nBEGIN\n{rows}  \
              INSERT INTO oddsd.outbox (kinds, detail) VALUES ('row_changed', {table} || lower(TG_OP) || '\"}}');\n\
-             {end}{ring}  RETURN NULL;\nEND"
+             {end}{notify}  RETURN NULL;\nEND"
         )
     }
 
-    /// One row, by far the most common, costs one statement. Of many the first are looked at, which is
-    /// mostly enough to know that they are too many to name.
-    fn of_rows(&self, op: &str, tables: &[&str]) -> String {
+    /// One row, by far the most common, costs one statement. Of many, the first few mostly show that they are
+    /// too many to name.
+    fn report_rows(&self, op: &str, tables: &[&str]) -> String {
         let head = literal(&format!("{{\"table\":{},\"op\":\"{op}\"", json(self.table)));
         let last = tables.last().expect("a table");
         let many = self.bulk;
         let enough = many + 1;
         let each = |limit: &str| {
-            let parts = tables.iter().map(|table| self.told(table, limit));
+            let parts = tables.iter().map(|table| self.select_reports(table, limit));
             parts.collect::<Vec<_>>()
         };
         let (all, some) = (
@@ -128,14 +132,14 @@ impl Reporting<'_> {
         )
     }
 
-    /// The rest of the report, of each row of a transition table. NULL is left out.
-    fn told(&self, table: &str, limit: &str) -> String {
+    /// Selects the end of the report of each row of a transition table. NULL is left out.
+    fn select_reports(&self, table: &str, limit: &str) -> String {
         let each = |of: fn(&str) -> String, between: &str| {
             let columns = self.columns.iter().map(|column| of(column));
             columns.collect::<Vec<_>>().join(between)
         };
-        let odd = each(
-            |column| format!("pg_typeof({}) = '{ODD}'::regtype", quoted(column)),
+        let missing = each(
+            |column| format!("pg_typeof({}) = '{MISSING_TYPE}'::regtype", quoted(column)),
             " OR ",
         );
         let fields = each(
@@ -146,11 +150,11 @@ impl Reporting<'_> {
             ", ",
         );
         let gone = each(
-            |column| format!("'(0,0)'::{ODD} AS {}", quoted(column)),
+            |column| format!("'(0,0)'::{MISSING_TYPE} AS {}", quoted(column)),
             ", ",
         );
         format!(
-            "(SELECT (SELECT CASE WHEN {odd} THEN '}}' ELSE ',\"row\":{{' || substr(concat({fields}), 2) || '}}}}' END \
+            "(SELECT (SELECT CASE WHEN {missing} THEN '}}' ELSE ',\"row\":{{' || substr(concat({fields}), 2) || '}}}}' END \
              FROM (SELECT changed.*) within) COLLATE \"C\" AS told FROM (SELECT {gone}) gone, {table} changed{limit})"
         )
     }
@@ -160,12 +164,12 @@ fn json(text: &str) -> String {
     serde_json::to_string(text).expect("text is JSON")
 }
 
-/// A name as SQL takes it, whatever is in it.
+/// Quotes a name for SQL.
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A text as SQL takes it, whatever `standard_conforming_strings` says.
+/// Quotes a text for SQL, under either setting of `standard_conforming_strings`.
 pub fn literal(text: &str) -> String {
     let text = text.replace('\'', "''");
     match text.contains('\\') {

@@ -1,5 +1,5 @@
-//! How the loops hear of each other: of a commit of this process, and of a removal that the cache has
-//! confirmed.
+//! In-process notifications of commits and of removals that the cache confirmed.
+//! The poller, the relay and the canary send them; the relay and the auditor receive them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,36 +10,36 @@ use tokio::sync::{Notify, mpsc};
 use super::Claim;
 use crate::model::View;
 
-/// Whom to tell. Queues that are full are no loss: the rows are in the outbox.
+/// The receivers of this process's commits. A full queue loses nothing: the rows are in the outbox.
 #[derive(Clone, Default)]
 pub struct Poke {
-    /// A relay that can remove it at once.
+    /// A relay that can remove the rows at once.
     pub relay: Option<mpsc::Sender<Claim>>,
-    /// Somebody who checks what became of it.
+    /// The auditor, which checks the removals.
     pub auditor: Option<mpsc::Sender<Told>>,
-    /// There is something to claim.
+    /// Wakes the relay to claim rows.
     pub bell: Arc<Notify>,
 }
 
-/// What whoever checks is told, in the order in which it happened.
+/// An event for the auditor. They are sent in the order in which they happened.
 #[derive(Clone, Debug)]
 pub enum Told {
     Committed(Commit),
     Removed(Gone),
 }
 
-/// What was committed, and when the feed had said it.
+/// One committed cycle, and the time of the feed's snapshot.
 #[derive(Clone, Debug)]
 pub struct Commit {
     pub claim: Claim,
-    /// Of the clock that the feed is asked by, which may be a simulated day's.
+    /// By the clock of the feed, which may be a simulated day's.
     pub observed_at: DateTime<Utc>,
-    /// When the database had confirmed, on the wall and as a moment.
+    /// When the database had confirmed, by the wall clock and by the monotonic one.
     pub committed_at: DateTime<Utc>,
     pub at: Instant,
 }
 
-/// What of the outbox no reader can be wrong about any more, and since when.
+/// Outbox rows whose removal the cache has confirmed, and when.
 #[derive(Clone, Debug)]
 pub struct Gone {
     pub rows: Rows,
@@ -49,11 +49,12 @@ pub struct Gone {
 #[derive(Clone, Debug)]
 pub enum Rows {
     These(Vec<i64>),
-    /// Rows up to this one, as far as the view saw their transactions.
+    /// Rows up to this one whose transactions are visible in the snapshot.
     Through(i64, View),
 }
 
 impl Poke {
+    /// Announces a commit to the auditor, and hands its rows to the relay or wakes it.
     pub fn committed(&self, told: Option<Claim>, observed_at: DateTime<Utc>) {
         if let (Some(auditor), Some(claim)) = (&self.auditor, &told) {
             let _ = auditor.try_send(Told::Committed(Commit {

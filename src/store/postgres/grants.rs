@@ -1,38 +1,42 @@
-//! Who may read our views. A view reads the tables with its owner's rights, past row security: so
-//! a right that row security held in check on the old table is not simply copied.
+//! Grants on the compatibility views; `migrate` calls it after it has created one.
+//! A view reads its tables with its owner's rights and ignores row security, so a grant on a table whose rows
+//! were restricted is not copied.
 
 use sqlx::{PgConnection, Row};
 
-use super::explain;
-use super::migrate::run;
+use super::{execute, map_error};
 use crate::store::Result;
 
-/// Nobody writes through a view of ours, whatever the database's default privileges hand out.
-pub async fn read_only(connection: &mut PgConnection, view: &str) -> Result<()> {
+/// Revokes all writes, which the database's default privileges may have granted.
+pub async fn revoke_writes(connection: &mut PgConnection, view: &str) -> Result<()> {
     for (role, _) in granted(connection, view).await? {
         let writes = "INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER";
-        run(connection, format!("REVOKE {writes} ON {view} FROM {role}")).await?;
+        execute(connection, format!("REVOKE {writes} ON {view} FROM {role}")).await?;
     }
     Ok(())
 }
 
-/// Gives the view to those who could read all rows of what stands aside, and to nobody else.
-pub async fn keep(connection: &mut PgConnection, view: &str, aside: &str) -> Result<Vec<String>> {
+/// Grants the view to the roles that could read all rows of its backup, and to no other.
+pub async fn copy_from_backup(
+    connection: &mut PgConnection,
+    view: &str,
+    backup: &str,
+) -> Result<Vec<String>> {
     for (role, _) in granted(connection, view).await? {
-        run(connection, format!("REVOKE ALL ON {view} FROM {role}")).await?;
+        execute(connection, format!("REVOKE ALL ON {view} FROM {role}")).await?;
     }
-    let mut said = Vec::new();
-    for (role, sees_all) in granted(connection, aside).await? {
+    let mut report = Vec::new();
+    for (role, sees_all) in granted(connection, backup).await? {
         if sees_all {
-            run(connection, format!("GRANT SELECT ON {view} TO {role}")).await?;
+            execute(connection, format!("GRANT SELECT ON {view} TO {role}")).await?;
         } else {
-            said.push(format!(
+            report.push(format!(
                 "{role} may no longer read {view}: row security let it see only some rows of the table, and a view \
                  shows all of them; if that is meant, GRANT SELECT ON {view} TO {role}"
             ));
         }
     }
-    Ok(said)
+    Ok(report)
 }
 
 /// Roles that may SELECT, as they are written in SQL, and whether row security shows them every row.
@@ -51,7 +55,7 @@ async fn granted(connection: &mut PgConnection, relation: &str) -> Result<Vec<(S
     .bind(relation)
     .fetch_all(connection)
     .await
-    .map_err(explain)?;
+    .map_err(map_error)?;
     Ok(rows
         .iter()
         .map(|row| (row.get("role"), row.get("sees_all")))

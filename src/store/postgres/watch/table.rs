@@ -1,16 +1,17 @@
-//! Which table and which columns somebody means, and why they cannot be watched if they cannot.
+//! Finds the table and the columns that an operator names, or the reason why they cannot be watched.
+//! `watch` and `unwatch` call it.
 
 use sqlx::{PgConnection, Row};
 
-use super::super::explain;
-use super::function::quoted;
+use super::super::map_error;
+use super::trigger::quoted;
 use crate::model::{nearest, plain_text};
 use crate::store::{Result, StoreError};
 
-const MOST_COLUMNS: usize = 16;
-/// The kinds of a type whose values are no single value: arrays, rows, shapes, ranges, pseudo-types.
-const NO_SCALARS: [&str; 5] = ["A", "C", "G", "R", "P"];
-const NO_SCALAR_TYPES: [&str; 6] = ["json", "jsonb", "xml", "bytea", "tsvector", "tid"];
+const MAX_COLUMNS: usize = 16;
+/// Categories of types without a single value: arrays, rows, shapes, ranges, pseudo-types.
+const NONSCALAR_CATEGORIES: [&str; 5] = ["A", "C", "G", "R", "P"];
+const NONSCALAR_TYPES: [&str; 6] = ["json", "jsonb", "xml", "bytea", "tsvector", "tid"];
 
 pub struct Table {
     pub id: i64,
@@ -18,8 +19,8 @@ pub struct Table {
     name: String,
 }
 
-/// Tables of `public` go by their name alone.
-pub fn told_as(schema: &str, name: &str) -> String {
+/// `schema.name`; tables of `public` by their name alone.
+pub fn qualified(schema: &str, name: &str) -> String {
     match schema {
         "public" => name.to_owned(),
         schema => format!("{schema}.{name}"),
@@ -27,25 +28,24 @@ pub fn told_as(schema: &str, name: &str) -> String {
 }
 
 impl Table {
-    /// One whose name is not said in SQL.
-    pub fn bare(id: i64, told_as: &str) -> Self {
+    /// A table whose name only goes into messages, not into SQL.
+    pub fn for_messages(id: i64, name: &str) -> Self {
         Self {
             id,
             schema: "public".into(),
-            name: told_as.into(),
+            name: name.into(),
         }
     }
 
-    pub fn told_as(&self) -> String {
-        told_as(&self.schema, &self.name)
+    pub fn qualified(&self) -> String {
+        qualified(&self.schema, &self.name)
     }
 
     pub fn quoted(&self) -> String {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))
     }
 
-    /// Tables below it, which can be written to past it; and the names of those that no trigger of ours
-    /// can stand on.
+    /// Its partitions, which can be written to directly; and the names of those that cannot have a trigger.
     pub async fn partitions(
         &self,
         connection: &mut PgConnection,
@@ -61,8 +61,8 @@ impl Table {
         .bind(self.id)
         .fetch_all(connection)
         .await
-        .map_err(explain)?;
-        let (mut with, mut without) = (Vec::new(), Vec::new());
+        .map_err(map_error)?;
+        let (mut tables, mut others) = (Vec::new(), Vec::new());
         for row in &rows {
             let table = Table {
                 id: row.get("id"),
@@ -70,16 +70,16 @@ impl Table {
                 name: row.get("name"),
             };
             match row.get("kind") {
-                "r" | "p" => with.push(table),
-                _ => without.push(table.told_as()),
+                "r" | "p" => tables.push(table),
+                _ => others.push(table.qualified()),
             }
         }
-        Ok((with, without))
+        Ok((tables, others))
     }
 }
 
-/// The table that `text` names: as it is written, or else as SQL would fold it.
-pub async fn table(connection: &mut PgConnection, text: &str) -> Result<Table> {
+/// The table that `text` names: as written, or else in lower case, as SQL folds names.
+pub async fn find_table(connection: &mut PgConnection, text: &str) -> Result<Table> {
     let bad = |why: String| Err(StoreError::Misconfigured(why));
     let shown = plain_text(text, 140);
     let parts = match parts(text) {
@@ -107,14 +107,14 @@ pub async fn table(connection: &mut PgConnection, text: &str) -> Result<Table> {
         .bind(name)
         .fetch_optional(&mut *connection)
         .await
-        .map_err(explain)?;
+        .map_err(map_error)?;
         let Some(found) = found else { continue };
         let table = Table {
             id: found.get("id"),
             schema: found.get("schema"),
             name: found.get("name"),
         };
-        let told = table.told_as();
+        let told = table.qualified();
         let why = match found.get::<&str, _>("kind") {
             _ if table.schema == "oddsd" => {
                 "is a table of oddsd itself, which knows what it writes"
@@ -145,23 +145,23 @@ pub async fn table(connection: &mut PgConnection, text: &str) -> Result<Table> {
     )
     .fetch_all(&mut *connection)
     .await
-    .map_err(explain)?;
+    .map_err(map_error)?;
     let there: Vec<String> = there
         .iter()
-        .map(|(schema, name)| told_as(schema, name))
+        .map(|(schema, name)| qualified(schema, name))
         .collect();
     let meant = nearest(&exact.join("."), there.iter().map(String::as_str));
     bad(format!("there is no table {shown}{}", did_you_mean(meant)))
 }
 
 /// The columns that `texts` name, each once.
-pub async fn columns(
+pub async fn find_columns(
     connection: &mut PgConnection,
     table: &Table,
     texts: &[String],
 ) -> Result<Vec<String>> {
     let bad = |why: String| Err(StoreError::Misconfigured(why));
-    let told = table.told_as();
+    let told = table.qualified();
     let there = sqlx::query(
         "SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type, b.typcategory::text AS category,
                 b.typname::text AS base, a.attgenerated::text = 'v' AS is_virtual
@@ -172,7 +172,7 @@ pub async fn columns(
     .bind(table.id)
     .fetch_all(connection)
     .await
-    .map_err(explain)?;
+    .map_err(map_error)?;
     let names = || there.iter().map(|row| row.get::<&str, _>("name"));
     let mut found: Vec<String> = Vec::new();
     for text in texts {
@@ -195,7 +195,7 @@ pub async fn columns(
         };
         let name: &str = column.get("name");
         let (category, base): (&str, &str) = (column.get("category"), column.get("base"));
-        if NO_SCALARS.contains(&category) || NO_SCALAR_TYPES.contains(&base) {
+        if NONSCALAR_CATEGORIES.contains(&category) || NONSCALAR_TYPES.contains(&base) {
             return bad(format!(
                 "{told}.{name} is of type {}, which is no single value; name columns of numbers, texts, dates or ids",
                 column.get::<&str, _>("type")
@@ -210,9 +210,9 @@ pub async fn columns(
             found.push(name.to_owned());
         }
     }
-    if found.len() > MOST_COLUMNS {
+    if found.len() > MAX_COLUMNS {
         return bad(format!(
-            "{} columns are more than {MOST_COLUMNS}; name those that are part of a cache key",
+            "{} columns are more than {MAX_COLUMNS}; name those that are part of a cache key",
             found.len()
         ));
     }

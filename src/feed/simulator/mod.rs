@@ -10,6 +10,8 @@ mod names;
 mod price_ladder;
 mod scenario;
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Europe::London;
 use fastrand::Rng;
@@ -17,8 +19,7 @@ use fastrand::Rng;
 use self::market::{BookmakerQuote, PriceTrend, QuoteState, SimulatedRace, SimulatedRunner};
 pub use self::scenario::{Twist, TwistKind};
 use crate::diff::Take;
-use crate::feed::racing_api::parse_cards;
-use crate::feed::{Ask, FeedError, Fetched, Looked};
+use crate::feed::{Ask, FeedError, Fetched, Looked, racing_api};
 use crate::model::{Scope, Snapshot};
 
 pub const SOURCE: &str = "simulator";
@@ -119,13 +120,6 @@ impl RaceDay {
         self.day
     }
 
-    /// Ids and post times of all races, in order.
-    pub fn offs(&self) -> impl Iterator<Item = (&str, DateTime<Utc>)> {
-        self.races
-            .iter()
-            .map(|race| (race.id.as_str(), race.off_at))
-    }
-
     fn race_body<'a>(&self, race: &'a SimulatedRace) -> card::RaceBody<'a> {
         card::race_body(race, self.day, names::GOINGS[self.goings[race.course]])
     }
@@ -190,27 +184,22 @@ impl Simulator {
                 (bodies.collect(), Scope::Events(ids.clone()))
             }
         };
-        let mut snapshot = Snapshot {
-            source: SOURCE.into(),
+        let mut found = racing_api::Parsed::default();
+        for body in &bodies {
+            found.append(racing_api::parse_cards(body, now)?);
+        }
+        let source: Arc<str> = SOURCE.into();
+        for event in &mut found.events {
+            event.event.source = source.clone();
+        }
+        let snapshot = Snapshot {
+            source,
             as_of: now,
             scope,
-            events: Vec::new(),
-            bookmakers: Vec::new(),
-            rejects: Default::default(),
+            events: found.events,
+            bookmakers: found.bookmakers,
+            rejects: found.rejects,
         };
-        for body in &bodies {
-            let parsed = parse_cards(body, now)?;
-            snapshot.events.extend(parsed.events);
-            snapshot.rejects.merge(parsed.rejects);
-            for bookmaker in parsed.bookmakers {
-                if !snapshot.bookmakers.contains(&bookmaker) {
-                    snapshot.bookmakers.push(bookmaker);
-                }
-            }
-        }
-        for found in &mut snapshot.events {
-            found.event.source = snapshot.source.clone();
-        }
         Ok(Fetched { snapshot, bodies })
     }
 }

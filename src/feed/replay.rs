@@ -1,5 +1,5 @@
-//! A recording as a feed: the same parsers, the same snapshots, at whatever pace the caller likes.
-//! Snapshots keep the time at which they were recorded.
+//! A recording as a feed: its answers go through the live parsers, and snapshots keep the time at
+//! which they were recorded. `oddsd replay` polls it like any other feed.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
@@ -8,10 +8,11 @@ use std::sync::Arc;
 use anyhow::Context;
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::betfair::{Line, Stream};
+#[cfg(feature = "betfair")]
+use super::betfair::{LineOutcome, MarketStream};
 use super::odds_api::{self, OddsFormat, league_of, parse_odds};
 use super::racing_api::{self, parse_cards};
-use super::recording::{Answer, Record, RecordedFeed, Recording};
+use super::recording::{RecordedAnswer, RecordedFeed, Recording, RecordingEntry};
 use super::{Ask, FeedError, Fetched, Looked};
 use crate::diff::Take;
 use crate::model::{Rejects, Scope, Snapshot};
@@ -19,100 +20,112 @@ use crate::model::{Rejects, Scope, Snapshot};
 pub struct Replay {
     recording: Recording,
     feed: RecordedFeed,
-    stream: Stream,
-    /// League of the last answer that named one: an empty answer speaks for it too.
+    #[cfg(feature = "betfair")]
+    stream: MarketStream,
+    /// League of the last answer that named one; an empty answer is taken to be of the same league.
     league: Option<String>,
     /// Read, and not yet replayed.
-    ahead: VecDeque<Record>,
-    /// Set aside since the last record that was replayed.
-    set_aside: Rejects,
+    ahead: VecDeque<RecordingEntry>,
+    /// Rejected since the last record that was replayed.
+    rejects: Rejects,
     failure: Option<anyhow::Error>,
     ended: bool,
 }
 
-/// What became of one record.
+/// The result of one record.
 #[derive(Debug)]
-pub struct Replayed {
-    /// `None`: it said nothing about events or prices, or could not be read.
+pub struct ReplayedRecord {
+    /// `None` if the record could not be read, or changed neither events nor prices.
     pub snapshot: Option<Snapshot>,
-    /// Lines and answers that could not be read, up to and including this record. Rows that were
-    /// set aside inside a good answer are in its snapshot.
-    pub set_aside: Rejects,
+    /// Lines and answers that could not be read, up to and including this record. Rejected rows of a
+    /// good answer are in its snapshot.
+    pub rejects: Rejects,
     /// The raw bodies, as a live feed would have received them.
     pub bodies: Vec<String>,
 }
 
 impl Replay {
-    /// Opens a recording and finds out whose it is. Fails when nothing in it can be read.
+    /// Opens a recording and detects its feed. Fails if no record of it can be read.
     pub fn open(path: impl AsRef<Path>) -> anyhow::Result<Self> {
-        let path = path.as_ref();
+        Self::new(Recording::open(path)?)
+    }
+
+    /// [`Self::open`] for a recording that is open already.
+    pub fn new(recording: Recording) -> anyhow::Result<Self> {
         let mut replay = Self {
-            recording: Recording::open(path)?,
+            recording,
             feed: RecordedFeed::OddsApi,
-            stream: Stream::new(),
+            #[cfg(feature = "betfair")]
+            stream: MarketStream::default(),
             league: None,
             ahead: VecDeque::new(),
-            set_aside: Rejects::default(),
+            rejects: Rejects::default(),
             failure: None,
             ended: false,
         };
         replay.feed = match replay.peek() {
-            Some(Record::Answer(answer)) => answer.feed,
+            Some(RecordingEntry::Answer(answer)) => answer.feed,
             Some(_) => RecordedFeed::Betfair,
             None => {
                 let why = match replay.failure.take() {
                     Some(failure) => failure,
-                    None if replay.set_aside.is_empty() => anyhow::anyhow!("it is empty"),
-                    None => anyhow::anyhow!("set aside: {}", replay.set_aside),
+                    None if replay.rejects.is_empty() => anyhow::anyhow!("it is empty"),
+                    None => anyhow::anyhow!("rejected: {}", replay.rejects),
                 };
                 return Err(why).with_context(|| {
                     format!(
                         "{} holds no record of a known shape (The Odds API, The Racing API, the exchange's mcm lines, or what `oddsd record` writes)",
-                        path.display()
+                        replay.recording.name()
                     )
                 });
             }
         };
+        anyhow::ensure!(
+            cfg!(feature = "betfair") || replay.feed != RecordedFeed::Betfair,
+            "{} is a recording of the exchange, which needs a build with the feature `betfair`",
+            replay.recording.name()
+        );
         Ok(replay)
     }
 
-    /// Whose answers these are, by the first record.
+    /// The feed of the first record.
     pub fn feed(&self) -> RecordedFeed {
         self.feed
     }
 
     /// Changes of last traded prices so far (recordings of the BASIC kind hold nothing else).
+    #[cfg(feature = "betfair")]
     pub fn ltp_changes(&self) -> u64 {
         self.stream.ltp_changes()
     }
 
-    /// When the next record was recorded; `None` at the end.
+    /// Recording time of the next record; `None` at the end.
     pub fn next_at(&mut self) -> Option<DateTime<Utc>> {
         match self.peek()? {
-            Record::Answer(answer) => Some(answer.fetched_at),
-            Record::Message { at, .. } => *at,
-            Record::Unreadable { .. } => None,
+            RecordingEntry::Answer(answer) => Some(answer.fetched_at),
+            RecordingEntry::Message { at, .. } => *at,
+            RecordingEntry::Unreadable { .. } => None,
         }
     }
 
-    /// Replays the next record; `None` at the end. A file that breaks off is an error once, after
-    /// all that could be read, and then the end.
-    #[expect(clippy::should_implement_trait, reason = "fails, and then is over")]
-    pub fn next(&mut self) -> anyhow::Result<Option<Replayed>> {
+    /// Replays the next record; `None` at the end. A truncated file is an error once, after all that
+    /// could be read, and then the end.
+    #[expect(clippy::should_implement_trait, reason = "it can fail")]
+    pub fn next(&mut self) -> anyhow::Result<Option<ReplayedRecord>> {
         self.peek();
         let replayed = match self.ahead.pop_front() {
-            Some(Record::Message { line, .. }) => self.message(line),
-            Some(Record::Answer(answer)) => self.answer(answer),
-            Some(Record::Unreadable { .. }) | None => match self.failure.take() {
+            Some(RecordingEntry::Message { line, .. }) => self.apply_message(line),
+            Some(RecordingEntry::Answer(answer)) => self.parse_answer(answer),
+            Some(RecordingEntry::Unreadable { .. }) | None => match self.failure.take() {
                 Some(failure) => return Err(failure),
-                None if self.set_aside.is_empty() => return Ok(None),
+                None if self.rejects.is_empty() => return Ok(None),
                 None => (None, Vec::new()),
             },
         };
         let (snapshot, bodies) = replayed;
-        Ok(Some(Replayed {
+        Ok(Some(ReplayedRecord {
             snapshot,
-            set_aside: std::mem::take(&mut self.set_aside),
+            rejects: std::mem::take(&mut self.rejects),
             bodies,
         }))
     }
@@ -127,27 +140,35 @@ impl Replay {
         Ok(self.fetch(ask, now).await?.hand_over(to))
     }
 
-    /// The next snapshot, whatever is asked: a recording has one story. What was set aside on the
-    /// way is among the snapshot's rejects.
+    /// The next snapshot, whatever is asked for. Records that were rejected on the way are among its
+    /// rejects.
     pub async fn fetch(&mut self, _ask: &Ask, _now: DateTime<Utc>) -> Result<Fetched, FeedError> {
-        let mut set_aside = Rejects::default();
+        let mut rejects = Rejects::default();
         loop {
             let replayed = self.next().map_err(|error| FeedError::BadAnswer {
                 detail: format!("{error:#}"),
             })?;
             let Some(replayed) = replayed else {
-                if set_aside.is_empty() {
+                if rejects.is_empty() {
                     return Err(FeedError::Ended);
                 }
-                // The last lines could not be read: told once, by a snapshot of nothing.
+                // The last lines could not be read: an empty snapshot reports them once.
+                let snapshot = Snapshot {
+                    source: "".into(),
+                    as_of: DateTime::UNIX_EPOCH,
+                    scope: Scope::Listed,
+                    events: Vec::new(),
+                    bookmakers: Vec::new(),
+                    rejects,
+                };
                 return Ok(Fetched {
-                    snapshot: Self::nothing(set_aside),
+                    snapshot,
                     bodies: Vec::new(),
                 });
             };
-            set_aside.merge(replayed.set_aside);
+            rejects.merge(replayed.rejects);
             if let Some(mut snapshot) = replayed.snapshot {
-                snapshot.rejects.merge(set_aside);
+                snapshot.rejects.merge(rejects);
                 return Ok(Fetched {
                     snapshot,
                     bodies: replayed.bodies,
@@ -156,30 +177,21 @@ impl Replay {
         }
     }
 
-    fn nothing(rejects: Rejects) -> Snapshot {
-        Snapshot {
-            source: "".into(),
-            as_of: DateTime::UNIX_EPOCH,
-            scope: Scope::Listed,
-            events: Vec::new(),
-            bookmakers: Vec::new(),
-            rejects,
-        }
-    }
-
-    /// Reads until something replayable is ahead.
-    fn peek(&mut self) -> Option<&Record> {
+    /// Reads until a record that can be replayed is ahead.
+    fn peek(&mut self) -> Option<&RecordingEntry> {
         while self.ahead.is_empty() && !self.ended {
-            match self.recording.next() {
-                Ok(Some(Record::Unreadable { reason, sample })) => {
-                    self.set_aside.add(reason, sample);
+            match self.recording.read_entry() {
+                Ok(Some(RecordingEntry::Unreadable { reason, sample })) => {
+                    self.rejects.add(reason, sample);
                 }
-                // Many lines in one record are still as many messages.
-                Ok(Some(Record::Answer(answer))) if answer.feed == RecordedFeed::Betfair => {
+                // The bodies of a recorded exchange answer are `mcm` lines.
+                Ok(Some(RecordingEntry::Answer(answer)))
+                    if answer.feed == RecordedFeed::Betfair =>
+                {
                     let at = Some(answer.fetched_at);
                     let lines = answer.bodies.into_iter();
                     self.ahead
-                        .extend(lines.map(|line| Record::Message { at, line }));
+                        .extend(lines.map(|line| RecordingEntry::Message { at, line }));
                 }
                 Ok(Some(record)) => self.ahead.push_back(record),
                 Ok(None) => self.ended = true,
@@ -192,30 +204,38 @@ impl Replay {
         self.ahead.front()
     }
 
-    fn message(&mut self, line: String) -> (Option<Snapshot>, Vec<String>) {
-        let snapshot = match self.stream.line(&line) {
-            Line::Snapshot(snapshot) => Some(snapshot),
-            Line::Nothing => None,
-            Line::SetAside(rejects) => {
-                self.set_aside.merge(rejects);
+    #[cfg(not(feature = "betfair"))]
+    fn apply_message(&mut self, line: String) -> (Option<Snapshot>, Vec<String>) {
+        self.rejects
+            .add("unsupported_feed", RecordedFeed::Betfair.as_str());
+        (None, vec![line])
+    }
+
+    #[cfg(feature = "betfair")]
+    fn apply_message(&mut self, line: String) -> (Option<Snapshot>, Vec<String>) {
+        let snapshot = match self.stream.apply_line(&line) {
+            LineOutcome::Snapshot(snapshot) => Some(snapshot),
+            LineOutcome::NoChange => None,
+            LineOutcome::Rejected(rejects) => {
+                self.rejects.merge(rejects);
                 None
             }
         };
         (snapshot, vec![line])
     }
 
-    fn answer(&mut self, answer: Answer) -> (Option<Snapshot>, Vec<String>) {
+    fn parse_answer(&mut self, answer: RecordedAnswer) -> (Option<Snapshot>, Vec<String>) {
         let snapshot = match answer.feed {
-            RecordedFeed::OddsApi => self.odds_api(&answer),
-            RecordedFeed::RacingApi => racing(&answer),
-            // `peek` has made messages of it.
+            RecordedFeed::OddsApi => self.parse_odds_api(&answer),
+            RecordedFeed::RacingApi => parse_racing_api(&answer),
+            // `peek` has split it into messages.
             RecordedFeed::Betfair => return (None, answer.bodies),
         };
-        let snapshot = snapshot.map_err(|error| self.set_aside.add("unusable_answer", error));
+        let snapshot = snapshot.map_err(|error| self.rejects.add("unusable_answer", error));
         (snapshot.ok(), answer.bodies)
     }
 
-    fn odds_api(&mut self, answer: &Answer) -> Result<Snapshot, FeedError> {
+    fn parse_odds_api(&mut self, answer: &RecordedAnswer) -> Result<Snapshot, FeedError> {
         let body = answer.bodies.first().map_or("[]", String::as_str);
         let league = match &answer.scope {
             Some(Scope::League(league)) => Some(league.clone()),
@@ -225,7 +245,7 @@ impl Replay {
             self.league = league;
         }
         let league = self.league.as_deref().unwrap_or_default();
-        let parsed = parse_either(body, answer.fetched_at, league)?;
+        let parsed = parse_any_format(body, answer.fetched_at, league)?;
         let mut snapshot = parsed.into_snapshot(answer.fetched_at, league);
         match &answer.scope {
             Some(recorded) => snapshot.scope = recorded.clone(),
@@ -236,7 +256,7 @@ impl Replay {
     }
 }
 
-fn racing(answer: &Answer) -> Result<Snapshot, FeedError> {
+fn parse_racing_api(answer: &RecordedAnswer) -> Result<Snapshot, FeedError> {
     let as_of = answer.fetched_at;
     let mut found = racing_api::Parsed::default();
     for body in &answer.bodies {
@@ -252,15 +272,15 @@ fn racing(answer: &Answer) -> Result<Snapshot, FeedError> {
     })
 }
 
-/// What was asked for, as far as the record holds answers to it: a page that the provider called
-/// unmodified has no body, and what it would have listed is not gone. With fewer bodies than days
-/// or races, only those that occur are spoken for.
-fn racing_scope(answer: &Answer, found: &racing_api::Parsed) -> Scope {
+/// The requested scope, as far as the record answers it: a page that was not modified has no body,
+/// and what it would have listed is not gone. With fewer bodies than days or races, the scope is
+/// only those that occur.
+fn racing_scope(answer: &RecordedAnswer, found: &racing_api::Parsed) -> Scope {
     let bodies = answer.bodies.len();
     let events = &found.events;
     let days_found: BTreeSet<NaiveDate> = events.iter().filter_map(|e| e.event.day).collect();
     match answer.scope.clone() {
-        // A race that could not be read must not look like one that left the card.
+        // A race that could not be read must not count as one that left the card.
         Some(Scope::Days { .. }) | None if found.partial => Scope::Listed,
         Some(Scope::Days { mut days, regions }) => {
             if bodies < days.len() {
@@ -282,9 +302,9 @@ fn racing_scope(answer: &Answer, found: &racing_api::Parsed) -> Scope {
     }
 }
 
-/// A recording does not say how its prices are written. In one format nearly all of an answer's
-/// prices make sense, in the other nearly none do.
-fn parse_either(
+/// A recording does not name the format of its prices. Nearly all prices of an answer are valid in
+/// one format and nearly none in the other.
+fn parse_any_format(
     body: &str,
     as_of: DateTime<Utc>,
     league: &str,

@@ -1,20 +1,25 @@
-//! Exchange streams: whole markets against their counts, and single lines.
+//! Exchange recordings: whole markets against their independent counts, and single lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use oddsd::feed::betfair::{Line, Stream};
+use oddsd::feed::betfair::{LineOutcome, MarketStream};
 use oddsd::feed::recording::RecordedFeed;
 use oddsd::feed::replay::Replay;
 use oddsd::model::{EventStatus, SelectionStatus};
 use serde_json::{Value, json};
 
-use super::{Stored, json_file};
+use super::{OpenPrices, json_file, shipped};
 use crate::world::recordings;
 
 #[test]
-fn every_exchange_market_replays_as_counted() {
-    let test = "every_exchange_market_replays_as_counted";
+fn shipped_exchange_market_matches_truth() {
+    assert_eq!(assert_markets(&shipped("betfair"), ""), 1);
+}
+
+#[test]
+fn private_exchange_markets_match_truth() {
+    let test = "private_exchange_markets_match_truth";
     let mut markets = 0;
     for (folder, under) in [
         ("betfair_streams", ""),
@@ -23,21 +28,28 @@ fn every_exchange_market_replays_as_counted() {
         let Some(folder) = recordings::folder(test, folder) else {
             return;
         };
-        let truth = json_file(&folder.join("truth.json"));
-        for file in truth.as_array().expect("a list") {
-            let path = folder
-                .join(under)
-                .join(file["file"].as_str().expect("name"));
-            for (market, truth) in file["markets"].as_object().expect("markets") {
-                assert_eq!(exchange_market(&path, market), expected(truth), "{market}");
-                markets += 1;
-            }
-        }
+        markets += assert_markets(&folder, under);
     }
     assert_eq!(markets, 39);
 }
 
-/// The part of a truth file that a replay can tell.
+/// Replays every market of a folder and returns how many there are.
+fn assert_markets(folder: &Path, under: &str) -> usize {
+    let truth = json_file(&folder.join("truth.json"));
+    let mut markets = 0;
+    for file in truth.as_array().expect("a list") {
+        let path = folder
+            .join(under)
+            .join(file["file"].as_str().expect("name"));
+        for (market, truth) in file["markets"].as_object().expect("markets") {
+            assert_eq!(replay_market(&path, market), expected(truth), "{market}");
+            markets += 1;
+        }
+    }
+    markets
+}
+
+/// The part of a truth file that a replay can reproduce.
 fn expected(truth: &Value) -> Value {
     let mut bsp: BTreeMap<String, String> = BTreeMap::new();
     for (runner, price) in truth["bsp"].as_object().expect("bsp") {
@@ -66,10 +78,10 @@ fn expected(truth: &Value) -> Value {
     })
 }
 
-fn exchange_market(path: &Path, market: &str) -> Value {
+fn replay_market(path: &Path, market: &str) -> Value {
     let mut replay = Replay::open(path).expect("opens");
     assert_eq!(replay.feed(), RecordedFeed::Betfair);
-    let mut stored = Stored::default();
+    let mut open = OpenPrices::default();
     let (mut messages, mut first, mut last) = (0, None, None);
     let mut transitions: Vec<(i64, &str, bool)> = Vec::new();
     let mut selections = BTreeMap::new();
@@ -80,7 +92,7 @@ fn exchange_market(path: &Path, market: &str) -> Value {
         let Some(replayed) = replay.next().expect("reads") else {
             break;
         };
-        assert!(replayed.set_aside.is_empty(), "{}", replayed.set_aside);
+        assert!(replayed.rejects.is_empty(), "{}", replayed.rejects);
         messages += 1;
         first = first.or(at);
         last = at;
@@ -88,7 +100,7 @@ fn exchange_market(path: &Path, market: &str) -> Value {
             continue;
         };
         assert!(snapshot.rejects.is_empty(), "{}", snapshot.rejects);
-        stored.take(&snapshot);
+        open.apply(&snapshot);
         for delta in snapshot.events {
             assert_eq!(delta.event.id.as_str(), market);
             assert!(!delta.complete);
@@ -136,7 +148,7 @@ fn exchange_market(path: &Path, market: &str) -> Value {
         "removed": are(SelectionStatus::Removed),
         "winners": are(SelectionStatus::Winner),
         "bsp": bsp,
-        "best_price_changes": stored.inserts + stored.changes + stored.removals,
+        "best_price_changes": open.inserts + open.changes + open.removals,
         "ltp_changes": replay.ltp_changes(),
     })
 }
@@ -152,10 +164,10 @@ pub const MCM: &[&str] = &[
 ];
 
 #[test]
-fn an_exchange_line_becomes_what_it_touched() {
-    let mut stream = Stream::new();
-    let mut take = |line: &str| match stream.line(line) {
-        Line::Snapshot(snapshot) => {
+fn exchange_line_becomes_a_delta() {
+    let mut stream = MarketStream::default();
+    let mut apply = |line: &str| match stream.apply_line(line) {
+        LineOutcome::Snapshot(snapshot) => {
             let event = &snapshot.events[0];
             let prices: Vec<String> = event
                 .prices
@@ -175,32 +187,32 @@ fn an_exchange_line_becomes_what_it_touched() {
     let open = EventStatus::Scheduled;
     let strings = |list: &[&str]| list.iter().map(|s| s.to_string()).collect::<Vec<_>>();
     assert_eq!(
-        take(MCM[0]),
+        apply(MCM[0]),
         (
             strings(&["5:-1.5 win 4.1", "5 win 2.5", "5 win_lay 3", "6 win 8"]),
             open,
             0
         )
     );
-    // Repeated ids merge in order; "NaN" and the unknown market are set aside, the rest counts.
+    // Repeated ids merge in order; "NaN" and the unknown market are rejected, the rest is applied.
     assert_eq!(
-        take(MCM[2]),
+        apply(MCM[2]),
         (strings(&["5:-1.5 win 4", "5 win 2.5"]), open, 2)
     );
-    // An image takes away what it does not list.
+    // An image withdraws the prices that it does not list.
     assert_eq!(
-        take(MCM[3]),
+        apply(MCM[3]),
         (
             strings(&["5:-1.5 win -", "5 win -", "5 win_lay -", "6 win 9"]),
             open,
             0
         )
     );
-    // Everybody removed: the market is void. Its prices stay as the closing prices.
-    assert_eq!(take(MCM[4]), (Vec::new(), EventStatus::Abandoned, 0));
+    // With every runner removed the market is void. Its prices stay as the closing prices.
+    assert_eq!(apply(MCM[4]), (Vec::new(), EventStatus::Abandoned, 0));
     assert_eq!(stream.ltp_changes(), 1);
 
-    assert!(matches!(stream.line(MCM[1]), Line::Nothing));
+    assert!(matches!(stream.apply_line(MCM[1]), LineOutcome::NoChange));
     for bad in [
         MCM[5],
         &MCM[0][..200],
@@ -208,12 +220,15 @@ fn an_exchange_line_becomes_what_it_touched() {
         "[[[",
         "null",
     ] {
-        assert!(matches!(stream.line(bad), Line::SetAside(_)), "{bad}");
+        assert!(
+            matches!(stream.apply_line(bad), LineOutcome::Rejected(_)),
+            "{bad}"
+        );
     }
 }
 
 #[test]
-fn prices_wait_until_their_runner_has_a_name() {
+fn exchange_prices_are_held_until_the_runner_is_defined() {
     let line =
         |rest: &str| format!(r#"{{"op":"mcm","pt":1743511672980,"mc":[{{"id":"1.2",{rest}}}]}}"#);
     let definition = |runners: &str| {
@@ -221,18 +236,18 @@ fn prices_wait_until_their_runner_has_a_name() {
             r#""marketDefinition":{{"eventTypeId":"4339","marketType":"PLACE","status":"OPEN","runners":[{runners}]}}"#
         ))
     };
-    let mut stream = Stream::new();
-    let mut prices = |line: &str| match stream.line(line) {
-        Line::Snapshot(snapshot) => snapshot.events[0].prices.len(),
-        Line::Nothing => 0,
-        Line::SetAside(rejects) => panic!("{rejects}"),
+    let mut stream = MarketStream::default();
+    let mut prices = |line: &str| match stream.apply_line(line) {
+        LineOutcome::Snapshot(snapshot) => snapshot.events[0].prices.len(),
+        LineOutcome::NoChange => 0,
+        LineOutcome::Rejected(rejects) => panic!("{rejects}"),
     };
     assert_eq!(prices(&definition(r#"{"id":1,"status":"ACTIVE"}"#)), 0);
     assert_eq!(prices(&line(r#""rc":[{"id":2,"atb":[[4,1]]}]"#)), 0);
     let both = r#"{"id":1,"status":"ACTIVE"},{"id":2,"status":"ACTIVE"}"#;
     assert_eq!(prices(&definition(both)), 1);
     assert_eq!(prices(&definition(both)), 0);
-    // Volumes are not ours to tell.
+    // Volumes are not stored.
     assert_eq!(
         prices(&line(r#""rc":[{"id":2,"tv":3.5,"trd":[[4,1]]}]"#)),
         0

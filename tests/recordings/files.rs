@@ -1,9 +1,9 @@
-//! Files that are whole, torn, compressed, or strange.
+//! Recording files: complete, truncated, compressed, malformed.
 
 use std::io::Write;
 
 use oddsd::feed::odds_api::{OddsFormat, parse_odds};
-use oddsd::feed::recording::{Record, RecordedFeed, Recorder, Recording};
+use oddsd::feed::recording::{RecordedFeed, Recorder, Recording, RecordingEntry};
 use oddsd::feed::replay::Replay;
 use oddsd::feed::{Ask, FeedError};
 use oddsd::model::Scope;
@@ -12,7 +12,7 @@ use super::exchange::MCM;
 use super::{T0, game, snapshots, t0};
 
 #[test]
-fn what_is_recorded_replays_as_it_was() {
+fn recorded_answers_replay_unchanged() {
     let folder = tempfile::tempdir().expect("a folder");
     let league = Scope::League("baseball_mlb".into());
     let bodies = [game("-110"), game("-115"), "[]".into(), game("\"junk\"")];
@@ -52,7 +52,7 @@ fn what_is_recorded_replays_as_it_was() {
 }
 
 #[test]
-fn a_line_that_cannot_be_read_costs_that_line() {
+fn unreadable_line_costs_only_that_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("torn.jsonl");
     let mut file = std::fs::File::create(&path).expect("creates");
@@ -70,7 +70,7 @@ fn a_line_that_cannot_be_read_costs_that_line() {
     )
     .expect("writes");
     writeln!(file, r#"{{"feed":"mlb","fetched_at":"{T0}","body":[{{]}}"#).expect("writes");
-    // Nobody knows when this one was fetched, and an empty answer names no league.
+    // Without a time of its own it follows the record before, and its empty body names no league.
     writeln!(
         file,
         r#"{{"feed":"mlb","fetched_at":null,"committed_at":null,"body":[]}}"#
@@ -81,20 +81,20 @@ fn a_line_that_cannot_be_read_costs_that_line() {
     let mut replay = Replay::open(&path).expect("opens");
     assert_eq!(replay.next_at(), Some(t0()));
     let first = replay.next().expect("reads").expect("a record");
-    assert_eq!(first.set_aside.total(), 1);
+    assert_eq!(first.rejects.total(), 1);
     assert_eq!(first.snapshot.expect("good").events.len(), 1);
     let second = replay.next().expect("reads").expect("a record");
-    assert_eq!(second.set_aside.total(), 3, "{}", second.set_aside);
+    assert_eq!(second.rejects.total(), 3, "{}", second.rejects);
     let second = second.snapshot.expect("good");
     assert_eq!(second.as_of, t0() + chrono::TimeDelta::milliseconds(1));
     assert_eq!(second.scope, Scope::League("baseball_mlb".into()));
-    let tail = replay.next().expect("reads").expect("what was set aside");
-    assert_eq!((tail.snapshot, tail.set_aside.total()), (None, 1));
+    let tail = replay.next().expect("reads").expect("the rejects");
+    assert_eq!((tail.snapshot, tail.rejects.total()), (None, 1));
     assert!(replay.next().expect("the end").is_none());
 }
 
 #[test]
-fn a_file_that_breaks_off_tells_so_after_its_good_records() {
+fn truncated_file_is_an_error_after_its_good_records() {
     let folder = tempfile::tempdir().expect("a folder");
     let whole = folder.path().join("whole.zst");
     let mut recorder = Recorder::create(&whole).expect("creates");
@@ -115,7 +115,7 @@ fn a_file_that_breaks_off_tells_so_after_its_good_records() {
     let error = loop {
         match replay.next() {
             Ok(Some(replayed)) => good += u64::from(replayed.snapshot.is_some()),
-            Ok(None) => panic!("ended without a word after {good} records"),
+            Ok(None) => panic!("ended without an error after {good} records"),
             Err(error) => break format!("{error:#}"),
         }
     };
@@ -124,7 +124,7 @@ fn a_file_that_breaks_off_tells_so_after_its_good_records() {
         error.contains("torn.zst") && error.contains("cut off"),
         "{error}"
     );
-    assert!(replay.next().expect("then it is over").is_none());
+    assert!(replay.next().expect("the end").is_none());
 
     let error = Replay::open(folder.path().join("missing.zst"))
         .err()
@@ -135,7 +135,7 @@ fn a_file_that_breaks_off_tells_so_after_its_good_records() {
 }
 
 #[test]
-fn compression_is_told_by_the_bytes_and_one_object_may_be_the_file() {
+fn compression_is_detected_by_the_first_bytes() {
     let folder = tempfile::tempdir().expect("a folder");
     let pretty = "{\n \"endpoint\": \"/v1/racecards/pro\",\n \"params\": {\"date\": \"2025-10-14\"},\n \"fetched_at\": \"2025-10-14T22:35:42.897939\",\n \"body\": {\"racecards\": []}\n}\n";
     let gzip = {
@@ -156,7 +156,7 @@ fn compression_is_told_by_the_bytes_and_one_object_may_be_the_file() {
         let path = folder.path().join(format!("cards{n}"));
         std::fs::write(&path, bytes).expect("writes");
         let mut recording = Recording::open(&path).expect("opens");
-        let Some(Record::Answer(answer)) = recording.next().expect("reads") else {
+        let Some(RecordingEntry::Answer(answer)) = recording.read_entry().expect("reads") else {
             panic!("file {n} holds no answer");
         };
         assert_eq!(answer.feed, RecordedFeed::RacingApi);
@@ -168,34 +168,34 @@ fn compression_is_told_by_the_bytes_and_one_object_may_be_the_file() {
         let regions = Vec::new();
         assert_eq!(answer.scope, Some(Scope::Days { days, regions }));
         assert_eq!(answer.bodies, [r#"{"racecards": []}"#]);
-        assert_eq!(recording.next().expect("the end"), None);
+        assert_eq!(recording.read_entry().expect("the end"), None);
     }
 }
 
 #[tokio::test]
-async fn a_recording_is_a_feed_that_ends() {
+async fn replay_ends_after_the_last_record() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("stream.jsonl");
     std::fs::write(&path, MCM.join("\n")).expect("writes");
     let mut replay = Replay::open(&path).expect("opens");
-    let (mut polls, mut set_aside) = (0, 0);
+    let (mut polls, mut rejected) = (0, 0);
     let end = loop {
         match replay.fetch(&Ask::Everything, t0()).await {
-            // Lines at the end that could not be read come with a snapshot of nothing.
+            // An empty snapshot reports the last lines, which could not be read.
             Ok(fetched) if fetched.bodies.is_empty() => {
                 assert!(fetched.snapshot.events.is_empty());
-                set_aside += fetched.snapshot.rejects.total();
+                rejected += fetched.snapshot.rejects.total();
             }
             Ok(fetched) => {
                 polls += 1;
-                set_aside += fetched.snapshot.rejects.total();
+                rejected += fetched.snapshot.rejects.total();
                 assert_eq!(fetched.bodies.len(), 1);
                 assert_eq!(&*fetched.snapshot.source, "betfair");
             }
             Err(error) => break error,
         }
     };
-    assert_eq!((polls, set_aside, end), (4, 3, FeedError::Ended));
+    assert_eq!((polls, rejected, end), (4, 3, FeedError::Ended));
     assert_eq!(
         replay.fetch(&Ask::Everything, t0()).await.err(),
         Some(FeedError::Ended)

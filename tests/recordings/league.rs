@@ -1,32 +1,43 @@
-//! The Odds API's recorded leagues against their counts, and recorded again.
+//! Recordings of The Odds API against their independent counts, and recorded again.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
 use oddsd::feed::recording::{RecordedFeed, Recorder};
 use oddsd::feed::replay::Replay;
 use oddsd::model::{EventId, Offer, PriceKey};
 use serde_json::{Value, json};
 
-use super::{Stored, json_file};
+use super::{OpenPrices, json_file, shipped};
 use crate::world::recordings;
 
 #[test]
-fn every_recorded_league_replays_as_counted() {
-    let test = "every_recorded_league_replays_as_counted";
+fn shipped_league_matches_truth() {
+    assert_leagues(&shipped("odds_api"), &["league"]);
+}
+
+#[test]
+fn private_leagues_match_truth() {
+    let test = "private_leagues_match_truth";
     let Some(folder) = recordings::folder(test, "odds_api_git_5min") else {
         return;
     };
-    for name in ["mlb_2026-08-04", "ncaaf_2026-08-04_6h", "wnba_2026-08-04"] {
+    let leagues = ["mlb_2026-08-04", "ncaaf_2026-08-04_6h", "wnba_2026-08-04"];
+    assert_leagues(&folder, &leagues);
+}
+
+fn assert_leagues(folder: &Path, leagues: &[&str]) {
+    for name in leagues {
         let truth = json_file(&folder.join(format!("{name}.truth.json")));
         let path = folder.join(format!("{name}.jsonl.zst"));
         let mut replay = Replay::open(&path).expect("opens");
         assert_eq!(replay.feed(), RecordedFeed::OddsApi);
-        let mut stored = Stored::default();
+        let mut open = OpenPrices::default();
         let (mut polls, mut seen, mut last_body) = (0, 0, String::new());
         let (mut events, mut bookmakers, mut selections) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         while let Some(replayed) = replay.next().expect("reads") {
-            assert!(replayed.set_aside.is_empty(), "{}", replayed.set_aside);
+            assert!(replayed.rejects.is_empty(), "{}", replayed.rejects);
             let snapshot = replayed.snapshot.expect("a snapshot");
             assert!(snapshot.rejects.is_empty(), "{}", snapshot.rejects);
             polls += 1;
@@ -41,23 +52,23 @@ fn every_recorded_league_replays_as_counted() {
                 );
             }
             bookmakers.extend(snapshot.bookmakers.iter().map(|b| b.id.clone()));
-            stored.take(&snapshot);
+            open.apply(&snapshot);
             last_body = replayed.bodies.concat();
         }
-        let told = json!({
+        let counted = json!({
             "snapshots": polls, "events": events.len(), "bookmakers": bookmakers.len(),
             "distinct_selections": selections.len(), "price_observations": seen,
-            "inserts": stored.inserts, "changes": stored.changes,
-            "removals": stored.removals, "unchanged": stored.unchanged,
+            "inserts": open.inserts, "changes": open.changes,
+            "removals": open.removals, "unchanged": open.unchanged,
         });
-        for (count, value) in told.as_object().expect("object") {
+        for (count, value) in counted.as_object().expect("object") {
             assert_eq!(value, &truth[count], "{name} {count}");
         }
-        assert_eq!(stored.open, outcomes(&last_body), "{name}: the last poll");
+        assert_eq!(open.open, outcomes(&last_body), "{name}: the last poll");
     }
 }
 
-/// A body's prices, read a second way.
+/// The prices of a body, read without the parser.
 fn outcomes(body: &str) -> HashMap<(EventId, PriceKey), Offer> {
     let list = |value: &Value, name: &str| value[name].as_array().expect("list").clone();
     let text = |value: &Value, name: &str| value[name].as_str().expect("text").to_owned();
@@ -87,17 +98,26 @@ fn outcomes(body: &str) -> HashMap<(EventId, PriceKey), Offer> {
 }
 
 #[test]
-fn a_recorded_league_recorded_again_is_the_same() {
-    let test = "a_recorded_league_recorded_again_is_the_same";
+fn shipped_league_recorded_again_is_the_same() {
+    assert_recorded_again(&shipped("odds_api").join("league.jsonl.zst"), 36);
+}
+
+#[test]
+fn private_league_recorded_again_is_the_same() {
+    let test = "private_league_recorded_again_is_the_same";
     let Some(folder) = recordings::folder(test, "odds_api_git_5min") else {
         return;
     };
+    assert_recorded_again(&folder.join("wnba_2026-08-04.jsonl.zst"), 40);
+}
+
+fn assert_recorded_again(file: &Path, polls: usize) {
     let temp = tempfile::tempdir().expect("a folder");
     let copy = temp.path().join("copy.jsonl.zst");
     let mut recorder = Recorder::create(&copy).expect("creates");
-    let mut replay = Replay::open(folder.join("wnba_2026-08-04.jsonl.zst")).expect("opens");
+    let mut replay = Replay::open(file).expect("opens");
     let mut first = Vec::new();
-    for _ in 0..40 {
+    for _ in 0..polls {
         let replayed = replay.next().expect("reads").expect("more");
         let snapshot = replayed.snapshot.expect("a snapshot");
         recorder
@@ -110,7 +130,7 @@ fn a_recorded_league_recorded_again_is_the_same() {
             .expect("writes");
         first.push(snapshot);
     }
-    // As after a crash: nothing closes the file.
+    // As after a crash, nothing closes the file.
     std::mem::forget(recorder);
     let mut replay = Replay::open(&copy).expect("opens");
     for snapshot in first {

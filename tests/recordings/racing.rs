@@ -1,15 +1,76 @@
-//! Recorded racecards.
+//! Recordings of The Racing API's cards.
 
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
 use oddsd::feed::recording::{RecordedFeed, Recorder};
 use oddsd::feed::replay::Replay;
+use oddsd::feed::simulator::{RaceDay, Size};
 use oddsd::model::Scope;
 
-use super::{snapshots, t0};
+use super::{shipped, snapshots, t0};
 use crate::world::recordings;
 
+/// The shipped card: the simulated day, polled around its scripted events.
+const CARD_SIZE: Size = Size {
+    races: 2,
+    bookmakers: 2,
+};
+const CARD_POLLS: [&str; 6] = ["13:00", "13:16", "13:22", "13:36", "13:43", "13:58"];
+
+fn record_simulated_day(path: &Path) {
+    let day = "2026-01-05".parse().expect("a date");
+    let mut simulated = RaceDay::new(7, day, CARD_SIZE);
+    let scope = Scope::Days {
+        days: vec![day],
+        regions: Vec::new(),
+    };
+    let mut recorder = Recorder::create(path).expect("creates");
+    for time in CARD_POLLS {
+        let at: DateTime<Utc> = format!("{day}T{time}:00Z").parse().expect("a time");
+        let bodies = [simulated.card_at(at)];
+        recorder
+            .write(RecordedFeed::RacingApi, at, &scope, &bodies)
+            .expect("writes");
+    }
+}
+
+/// A difference means that the simulator gives another day for the same seed, or that the recording
+/// format has changed. If that is intended, write the file anew: delete it and set
+/// `ODDSD_WRITE_TEST_DATA=1`.
 #[test]
-fn recorded_racecards_replay() {
-    let Some(folder) = recordings::folder("recorded_racecards_replay", "racing_api") else {
+fn shipped_card_is_the_simulated_day() {
+    let file = shipped("racing_api").join("card.jsonl.zst");
+    if std::env::var_os("ODDSD_WRITE_TEST_DATA").is_some() {
+        record_simulated_day(&file);
+    }
+    let temp = tempfile::tempdir().expect("a folder");
+    let again = temp.path().join("card.jsonl.zst");
+    record_simulated_day(&again);
+    let text = |path: &Path| {
+        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        String::from_utf8(zstd::decode_all(&*bytes).expect("zstd")).expect("UTF-8")
+    };
+    assert!(text(&file) == text(&again), "{} differs", file.display());
+}
+
+#[test]
+fn shipped_card_replays_every_price() {
+    let replayed = snapshots(&shipped("racing_api").join("card.jsonl.zst"));
+    assert_eq!(replayed.len(), CARD_POLLS.len());
+    for snapshot in replayed {
+        assert!(snapshot.rejects.is_empty(), "{}", snapshot.rejects);
+        assert_eq!(snapshot.events.len(), CARD_SIZE.races);
+        for race in snapshot.events {
+            let rows = race.selections.len() * CARD_SIZE.bookmakers;
+            assert_eq!(race.prices.len(), rows, "{}", race.event.id);
+        }
+    }
+}
+
+#[test]
+fn private_cards_replay_every_price() {
+    let Some(folder) = recordings::folder("private_cards_replay_every_price", "racing_api") else {
         return;
     };
     let temp = tempfile::tempdir().expect("a folder");
@@ -26,7 +87,7 @@ fn recorded_racecards_replay() {
         let mut replay = Replay::open(folder.join(file)).expect("opens");
         assert_eq!(replay.feed(), RecordedFeed::RacingApi);
         let replayed = replay.next().expect("reads").expect("one");
-        assert!(replayed.set_aside.is_empty(), "{}", replayed.set_aside);
+        assert!(replayed.rejects.is_empty(), "{}", replayed.rejects);
         let snapshot = replayed.snapshot.expect("cards");
         assert!(snapshot.rejects.is_empty(), "{}", snapshot.rejects);
         let days = vec![day.parse().expect("a date")];
@@ -52,13 +113,13 @@ fn recorded_racecards_replay() {
         drop(recorder);
         assert_eq!(snapshots(&copy), [snapshot]);
     }
-    // Results are no racecards.
+    // Results are not racecards.
     let error = Replay::open(folder.join("results_2025-10-13.json")).err();
     assert!(format!("{:#}", error.expect("refuses")).contains("unknown_shape"));
 }
 
 #[test]
-fn a_record_that_lacks_pages_speaks_for_those_it_has() {
+fn record_that_lacks_pages_has_the_scope_of_the_others() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("partial.jsonl");
     let mut recorder = Recorder::create(&path).expect("creates");

@@ -1,38 +1,46 @@
-//! Recorded exchange streams: each market's own best-price changes, its end, its winners.
+//! Exchange recordings: best-price changes, final status and winners of each market.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Backend, Home, count, json_file};
+use super::{Backend, ReplayTarget, count, json_file};
+use crate::recordings::shipped;
 use crate::world::recordings;
 
-/// Greyhound markets that also go to Postgres; SQLite takes them all.
+/// Greyhound markets that are also replayed into Postgres; SQLite takes all.
 const GREYHOUNDS_ON_POSTGRES: usize = 3;
 
 #[tokio::test]
-async fn horse_markets_replayed_into_postgres_are_stored_as_counted() {
-    let test = "horse_markets_replayed_into_postgres_are_stored_as_counted";
+async fn shipped_exchange_market_matches_truth() {
+    for backend in [Backend::Postgres, Backend::Sqlite] {
+        assert_markets(backend, &shipped("betfair"), "", usize::MAX).await;
+    }
+}
+
+#[tokio::test]
+async fn private_horse_markets_in_postgres_match_truth() {
+    let test = "private_horse_markets_in_postgres_match_truth";
     markets(test, Backend::Postgres, "betfair_streams", "", usize::MAX).await;
 }
 
 #[tokio::test]
-async fn horse_markets_replayed_into_sqlite_are_stored_as_counted() {
-    let test = "horse_markets_replayed_into_sqlite_are_stored_as_counted";
+async fn private_horse_markets_in_sqlite_match_truth() {
+    let test = "private_horse_markets_in_sqlite_match_truth";
     markets(test, Backend::Sqlite, "betfair_streams", "", usize::MAX).await;
 }
 
 #[tokio::test]
-async fn greyhound_markets_replayed_into_postgres_are_stored_as_counted() {
-    let test = "greyhound_markets_replayed_into_postgres_are_stored_as_counted";
+async fn private_greyhound_markets_in_postgres_match_truth() {
+    let test = "private_greyhound_markets_in_postgres_match_truth";
     let most = GREYHOUNDS_ON_POSTGRES;
     greyhounds(test, Backend::Postgres, most).await;
 }
 
 #[tokio::test]
-async fn greyhound_markets_replayed_into_sqlite_are_stored_as_counted() {
-    let test = "greyhound_markets_replayed_into_sqlite_are_stored_as_counted";
+async fn private_greyhound_markets_in_sqlite_match_truth() {
+    let test = "private_greyhound_markets_in_sqlite_match_truth";
     greyhounds(test, Backend::Sqlite, usize::MAX).await;
 }
 
@@ -40,31 +48,35 @@ async fn greyhounds(test: &str, backend: Backend, most: usize) {
     markets(test, backend, "betfair_pro_greyhounds", "traralgon", most).await;
 }
 
-/// Replays every file of a folder into one database, and asks it about each market.
 async fn markets(test: &str, backend: Backend, folder: &str, under: &str, most: usize) {
     let Some(folder) = recordings::folder(test, folder) else {
         return;
     };
+    assert_markets(backend, &folder, under, most).await;
+}
+
+/// Replays up to `most` files of a folder into one database and compares each market.
+async fn assert_markets(backend: Backend, folder: &Path, under: &str, most: usize) {
     let truth = json_file(&folder.join("truth.json"));
-    let home = Home::new(backend).await;
+    let target = ReplayTarget::new(backend).await;
     for file in truth.as_array().expect("a list").iter().take(most) {
-        let path = path_of(&folder, under, file);
-        let told = home.replay(&path, "betfair").await.is(0).json();
+        let path = path_of(folder, under, file);
+        let outcome = target.replay(&path, "betfair").await.is(0).json();
         let mut changes = 0;
         for (market, truth) in file["markets"].as_object().expect("markets") {
             changes += truth["best_price_changes"].as_u64().expect("a count");
-            assert_market(&home, market, truth).await;
+            assert_market(&target, market, truth).await;
         }
         let kinds = ["inserted", "reopened", "changed", "withdrawn"];
-        let written: u64 = kinds.iter().map(|kind| count(&told, kind)).sum();
-        assert_eq!(written, changes, "{}: {told}", path.display());
+        let written: u64 = kinds.iter().map(|kind| count(&outcome, kind)).sum();
+        assert_eq!(written, changes, "{}: {outcome}", path.display());
         for none in ["stale", "rejected"] {
-            assert_eq!(count(&told, none), 0, "{}: {told}", path.display());
+            assert_eq!(count(&outcome, none), 0, "{}: {outcome}", path.display());
         }
     }
-    let history = home.number("SELECT count(*) FROM price_history").await;
+    let history = target.number("SELECT count(*) FROM price_history").await;
     let sums = "SELECT sum(inserted + reopened + changed + withdrawn) FROM cycles";
-    assert_eq!(history, home.number(sums).await);
+    assert_eq!(history, target.number(sums).await);
 }
 
 pub fn path_of(folder: &Path, under: &str, file: &Value) -> PathBuf {
@@ -73,9 +85,9 @@ pub fn path_of(folder: &Path, under: &str, file: &Value) -> PathBuf {
         .join(file["file"].as_str().expect("a name"))
 }
 
-async fn assert_market(home: &Home, market: &str, truth: &Value) {
+async fn assert_market(target: &ReplayTarget, market: &str, truth: &Value) {
     let event = format!("SELECT status FROM events WHERE key = '{market}'");
-    let status = home.rows(&event).await.concat();
+    let status = target.rows(&event).await.concat();
     let all_removed =
         truth["removed"].as_array().map(Vec::len) == truth["runners"].as_u64().map(|n| n as usize);
     let wanted = match truth["final_status"].as_str() {
@@ -89,7 +101,7 @@ async fn assert_market(home: &Home, market: &str, truth: &Value) {
     let runners = format!(
         "SELECT s.key, s.status FROM selections s JOIN events e ON e.id = s.event_id WHERE e.key = '{market}'"
     );
-    let runners = home.rows(&runners).await;
+    let runners = target.rows(&runners).await;
     assert_eq!(
         Some(runners.len() as u64),
         truth["runners"].as_u64(),

@@ -1,4 +1,4 @@
-//! Recorded days of The Odds API: counts, and the prices that are open at the end.
+//! Recordings of The Odds API: counts, and the prices that are open at the end.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,27 +6,27 @@ use std::path::Path;
 use rust_decimal::Decimal;
 use serde_json::Value;
 
-use super::{Backend, Home, PRICES, count, json_file, lines};
+use super::{Backend, PRICES, ReplayTarget, count, json_file, lines};
+use crate::recordings::shipped;
 use crate::world::recordings;
 
 const LEAGUES: [&str; 3] = ["mlb_2026-08-04", "ncaaf_2026-08-04_6h", "wnba_2026-08-04"];
 
 #[tokio::test]
-async fn a_league_replayed_into_postgres_is_stored_as_counted() {
-    every_league(
-        "a_league_replayed_into_postgres_is_stored_as_counted",
-        Backend::Postgres,
-    )
-    .await;
+async fn shipped_league_matches_truth() {
+    for backend in [Backend::Postgres, Backend::Sqlite] {
+        assert_league(backend, &shipped("odds_api"), "league").await;
+    }
 }
 
 #[tokio::test]
-async fn a_league_replayed_into_sqlite_is_stored_as_counted() {
-    every_league(
-        "a_league_replayed_into_sqlite_is_stored_as_counted",
-        Backend::Sqlite,
-    )
-    .await;
+async fn private_leagues_in_postgres_match_truth() {
+    every_league("private_leagues_in_postgres_match_truth", Backend::Postgres).await;
+}
+
+#[tokio::test]
+async fn private_leagues_in_sqlite_match_truth() {
+    every_league("private_leagues_in_sqlite_match_truth", Backend::Sqlite).await;
 }
 
 async fn every_league(test: &str, backend: Backend) {
@@ -34,74 +34,75 @@ async fn every_league(test: &str, backend: Backend) {
         return;
     };
     for name in LEAGUES {
-        let home = Home::new(backend).await;
-        let file = folder.join(format!("{name}.jsonl.zst"));
-        let told = home.replay(&file, "odds-api").await.is(0);
-        let told = told.says(&["verified: "]).json();
-        let truth = json_file(&folder.join(format!("{name}.truth.json")));
-        assert_counts(&told, &truth, name);
-        assert_eq!(open_prices(&home).await, last_poll(&file), "{name}");
-        assert_rows_agree(&home, &told, name).await;
+        assert_league(backend, &folder, name).await;
     }
 }
 
-fn assert_counts(told: &Value, truth: &Value, name: &str) {
-    let is = |what: &str, told: u64, wanted: &str| {
-        assert_eq!(Some(told), truth[wanted].as_u64(), "{name}: {what}");
+async fn assert_league(backend: Backend, folder: &Path, name: &str) {
+    let target = ReplayTarget::new(backend).await;
+    let file = folder.join(format!("{name}.jsonl.zst"));
+    let outcome = target.replay(&file, "odds-api").await.is(0);
+    let outcome = outcome.says(&["verified: "]).json();
+    let truth = json_file(&folder.join(format!("{name}.truth.json")));
+    assert_counts(&outcome, &truth, name);
+    assert_eq!(open_prices(&target).await, last_poll(&file), "{name}");
+    assert_rows_agree(&target, &outcome, name).await;
+}
+
+fn assert_counts(outcome: &Value, truth: &Value, name: &str) {
+    let is = |what: &str, counted: u64, wanted: &str| {
+        assert_eq!(Some(counted), truth[wanted].as_u64(), "{name}: {what}");
     };
-    is("snapshots", count(told, "snapshots"), "snapshots");
-    is("seen", count(told, "prices_seen"), "price_observations");
-    let opened = count(told, "inserted") + count(told, "reopened");
+    is("snapshots", count(outcome, "snapshots"), "snapshots");
+    is("seen", count(outcome, "prices_seen"), "price_observations");
+    let opened = count(outcome, "inserted") + count(outcome, "reopened");
     is("opened", opened, "inserts");
-    is("keys", count(told, "inserted"), "distinct_selections");
-    is("changed", count(told, "changed"), "changes");
-    is("withdrawn", count(told, "withdrawn"), "removals");
-    is("unchanged", count(told, "unchanged"), "unchanged");
+    is("keys", count(outcome, "inserted"), "distinct_selections");
+    is("changed", count(outcome, "changed"), "changes");
+    is("withdrawn", count(outcome, "withdrawn"), "removals");
+    is("unchanged", count(outcome, "unchanged"), "unchanged");
     for none in ["stale", "rejected", "no_price"] {
-        assert_eq!(count(told, none), 0, "{name}: {none}");
+        assert_eq!(count(outcome, none), 0, "{name}: {none}");
     }
 }
 
-/// The tables count what the program told: rows, history, and the sums over the cycles.
-async fn assert_rows_agree(home: &Home, told: &Value, name: &str) {
+/// Rows, history and the sums over the cycles equal the counts that the program printed.
+async fn assert_rows_agree(target: &ReplayTarget, outcome: &Value, name: &str) {
     let (inserted, written) = (
-        count(told, "inserted"),
+        count(outcome, "inserted"),
         ["inserted", "reopened", "changed", "withdrawn"]
             .iter()
-            .map(|kind| count(told, kind))
+            .map(|kind| count(outcome, kind))
             .sum::<u64>(),
     );
-    let rows = home.number("SELECT count(*) FROM prices").await;
-    assert_eq!(rows as u64, inserted, "{name}: one row a key");
-    let history = home.number("SELECT count(*) FROM price_history").await;
-    assert_eq!(
-        history as u64, written,
-        "{name}: one line of history a write"
-    );
+    let rows = target.number("SELECT count(*) FROM prices").await;
+    assert_eq!(rows as u64, inserted, "{name}: one row per key");
+    let history = target.number("SELECT count(*) FROM price_history").await;
+    assert_eq!(history as u64, written, "{name}: one history row per write");
     for kind in ["inserted", "reopened", "changed", "withdrawn"] {
         let sum = format!("SELECT sum({kind}) FROM cycles");
         assert_eq!(
-            home.number(&sum).await as u64,
-            count(told, kind),
+            target.number(&sum).await as u64,
+            count(outcome, kind),
             "{name}: {kind}"
         );
     }
-    let pending = home.number("SELECT count(*) FROM outbox").await;
+    let pending = target.number("SELECT count(*) FROM outbox").await;
     assert_eq!(pending, 0, "{name}: every removal was confirmed");
 }
 
 /// (game, market, outcome, bookmaker)
-type Place = [String; 4];
+type PricePath = [String; 4];
 
-/// What is open: profit for a stake as the smallest whole numbers, decimal odds, point.
-type Open = BTreeMap<Place, (String, Decimal, Option<Decimal>)>;
+/// Open prices: the fraction in lowest terms, decimal odds, point.
+type Open = BTreeMap<PricePath, (String, Decimal, Option<Decimal>)>;
 
-async fn open_prices(home: &Home) -> Open {
+async fn open_prices(target: &ReplayTarget) -> Open {
     let sql = format!(
         "SELECT e.key, p.market, s.key, b.key, p.fractional, CAST(p.decimal AS text), CAST(p.point AS text)
          FROM {PRICES} WHERE p.status = 'open'"
     );
-    let rows = home.rows(&sql).await;
+    let rows = target.rows(&sql).await;
     let open = rows.into_iter().map(|row| {
         let mut row = row.into_iter();
         let mut next = || row.next().expect("a column");
@@ -114,8 +115,8 @@ async fn open_prices(home: &Home) -> Open {
     open.collect()
 }
 
-/// The prices of the last poll of a file, by arithmetic of our own: +150 is 150 for 100, so 3/2,
-/// so 5/2 in all; -110 is 100 for 110, so 10/11, so 21/11.
+/// The prices of the last poll of a file, converted independently of oddsd: +150 is 3/2 and pays 5/2,
+/// -110 is 10/11 and pays 21/11.
 fn last_poll(file: &Path) -> Open {
     let line = lines(file).pop().expect("a poll");
     let poll: Value = serde_json::from_str(&line).expect("JSON");

@@ -1,9 +1,10 @@
-//! Recordings through the whole program, `oddsd replay`, into a real database: what it counts and
-//! what it leaves in the tables must equal what independent counts of the same files say.
+//! `oddsd replay` of recordings into a real database: its counts and the tables must equal
+//! independent counts of the same files. The shipped files of `tests/data` always run, the private
+//! recordings only where they are.
 
-mod broken;
 mod exchange;
 mod league;
+mod malformed;
 mod racing;
 mod status;
 
@@ -12,15 +13,11 @@ use std::path::Path;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
+use crate::recordings::json_file;
 use crate::world::command::{Ended, Oddsd};
 use crate::world::postgres;
 
-fn json_file(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-/// A recording's lines, decompressed without any of our code.
+/// The lines of a recording, decompressed without oddsd.
 fn lines(path: &Path) -> Vec<String> {
     use std::io::Read;
     let file = std::fs::File::open(path).expect("opens");
@@ -46,14 +43,14 @@ enum Backend {
     Sqlite,
 }
 
-/// The program, and a database of its own.
-struct Home {
+/// The program with a database of its own.
+struct ReplayTarget {
     oddsd: Oddsd,
     backend: Backend,
     url: String,
 }
 
-impl Home {
+impl ReplayTarget {
     async fn new(backend: Backend) -> Self {
         let oddsd = Oddsd::new();
         let url = match backend {
@@ -68,17 +65,17 @@ impl Home {
         }
     }
 
-    /// Replays every answer as said: none of them is too short to be believed.
+    /// Replays a file with the shrink guard off, so that every answer counts as complete.
     async fn replay(&self, file: &Path, feed: &str) -> Ended {
         let file = file.to_str().expect("UTF-8");
-        let believed = "--max-removed-fraction=1";
+        let no_guard = "--max-removed-fraction=1";
         let args = [
-            "replay", file, "--feed", feed, "--json", "--verify", believed,
+            "replay", file, "--feed", feed, "--json", "--verify", no_guard,
         ];
         self.oddsd.run(&args).await
     }
 
-    /// Rows of texts, by plain SQL over a connection of our own.
+    /// Rows as text, by plain SQL over a separate connection.
     async fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
         let rows =
             |count: usize, get: &dyn Fn(usize) -> Option<String>| (0..count).map(get).collect();
@@ -111,7 +108,7 @@ impl Home {
     }
 }
 
-/// The stored prices with the words they are known by.
+/// The stored prices with their keys.
 const PRICES: &str = "prices p JOIN events e ON e.id = p.event_id
     JOIN selections s ON s.id = p.selection_id JOIN bookmakers b ON b.id = p.bookmaker_id";
 

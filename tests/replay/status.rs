@@ -1,30 +1,38 @@
-//! Recordings as truth for where events stand: each market's own transitions with their times, and a football
-//! evening's words.
+//! Recorded statuses: the transitions of each exchange market with their times, and a football evening.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use oddsd::model::{EventStatus, status_at};
 use serde_json::Value;
 
 use super::exchange::path_of;
-use super::{Backend, Home, json_file, lines};
+use super::{Backend, ReplayTarget, json_file, lines};
+use crate::recordings::shipped;
 use crate::world::recordings;
 
 /// (feed time in ms, status, source)
 type Line = (i64, String, String);
 
 #[tokio::test]
-async fn horse_markets_stand_where_the_exchange_said() {
-    let test = "horse_markets_stand_where_the_exchange_said";
+async fn shipped_market_has_the_exchange_status() {
+    for backend in [Backend::Postgres, Backend::Sqlite] {
+        assert_markets(backend, &shipped("betfair"), "", usize::MAX).await;
+    }
+}
+
+#[tokio::test]
+async fn private_horse_markets_have_the_exchange_status() {
+    let test = "private_horse_markets_have_the_exchange_status";
     for backend in [Backend::Postgres, Backend::Sqlite] {
         markets(test, backend, "betfair_streams", "", usize::MAX).await;
     }
 }
 
 #[tokio::test]
-async fn greyhound_markets_stand_where_the_exchange_said() {
-    let test = "greyhound_markets_stand_where_the_exchange_said";
+async fn private_greyhound_markets_have_the_exchange_status() {
+    let test = "private_greyhound_markets_have_the_exchange_status";
     let (folder, under) = ("betfair_pro_greyhounds", "traralgon");
     markets(test, Backend::Sqlite, folder, under, usize::MAX).await;
     markets(test, Backend::Postgres, folder, under, 2).await;
@@ -34,19 +42,23 @@ async fn markets(test: &str, backend: Backend, folder: &str, under: &str, most: 
     let Some(folder) = recordings::folder(test, folder) else {
         return;
     };
+    assert_markets(backend, &folder, under, most).await;
+}
+
+async fn assert_markets(backend: Backend, folder: &Path, under: &str, most: usize) {
     let truth = json_file(&folder.join("truth.json"));
-    let home = Home::new(backend).await;
+    let target = ReplayTarget::new(backend).await;
     for file in truth.as_array().expect("a list").iter().take(most) {
-        let path = path_of(&folder, under, file);
-        home.replay(&path, "betfair").await.is(0);
+        let path = path_of(folder, under, file);
+        target.replay(&path, "betfair").await.is(0);
         for (market, truth) in file["markets"].as_object().expect("markets") {
-            assert_log(&home, market, truth).await;
+            assert_log(&target, market, truth).await;
         }
     }
 }
 
-async fn assert_log(home: &Home, market: &str, truth: &Value) {
-    let time = match home.backend {
+async fn assert_log(target: &ReplayTarget, market: &str, truth: &Value) {
+    let time = match target.backend {
         Backend::Postgres => "CAST((extract(epoch FROM t.feed_time) * 1000)::bigint AS text)",
         Backend::Sqlite => "CAST(t.feed_time / 1000 AS text)",
     };
@@ -56,7 +68,7 @@ async fn assert_log(home: &Home, market: &str, truth: &Value) {
     );
     let mut before = None;
     let mut log: Vec<Line> = Vec::new();
-    for row in home.rows(&sql).await {
+    for row in target.rows(&sql).await {
         let [time, after, source, was] = <[Option<String>; 4]>::try_from(row).expect("four");
         assert_eq!(
             was, before,
@@ -66,7 +78,7 @@ async fn assert_log(home: &Home, market: &str, truth: &Value) {
         let time = time.and_then(|time| time.parse().ok()).expect("a time");
         log.push((time, after.expect("a status"), source.expect("a source")));
     }
-    // Where the exchange is open and not in play, the clock decides: at the look, or when it was next heard of.
+    // While the exchange is open and not in play, the clock decides the status.
     let start = truth["market_time"].as_str().expect("a time");
     let start: DateTime<Utc> = start.parse().expect("RFC 3339");
     let by_clock = |ms: i64| {
@@ -77,12 +89,12 @@ async fn assert_log(home: &Home, market: &str, truth: &Value) {
             _ => "live",
         }
     };
-    let told = truth["transitions"].as_array().expect("a list");
-    let mut wanted: Vec<(i64, &str)> = told
+    let transitions = truth["transitions"].as_array().expect("a list");
+    let mut wanted: Vec<(i64, &str)> = transitions
         .iter()
-        .map(|told| {
-            let at = told[0].as_i64().expect("ms");
-            let status = match (told[1].as_str(), told[2].as_bool()) {
+        .map(|transition| {
+            let at = transition[0].as_i64().expect("ms");
+            let status = match (transition[1].as_str(), transition[2].as_bool()) {
                 (Some("CLOSED"), _) => "completed",
                 (Some("SUSPENDED"), _) => "suspended",
                 (Some("OPEN"), Some(true)) => "live",
@@ -101,7 +113,7 @@ async fn assert_log(home: &Home, market: &str, truth: &Value) {
         .map(|(_, (at, status, _))| (*at, status.as_str()))
         .collect();
     assert_eq!(of_exchange, wanted, "{market}: {log:?}");
-    // The rest is the clock's, and each is what the clock says at its time.
+    // All other transitions are the clock's.
     for (at, status, source) in log.iter().skip(1) {
         if source != "feed" {
             assert_eq!(
@@ -113,10 +125,10 @@ async fn assert_log(home: &Home, market: &str, truth: &Value) {
     }
 }
 
-/// A football evening, polled: what the source says of each match, and where that puts it.
+/// The source's words for each match of a football evening, and the status that they lead to.
 #[test]
-fn a_football_evening_never_goes_back() {
-    let test = "a_football_evening_never_goes_back";
+fn private_football_evening_never_leaves_a_final_status() {
+    let test = "private_football_evening_never_leaves_a_final_status";
     let Some(folder) = recordings::folder(test, "sport1_live_status") else {
         return;
     };
@@ -124,8 +136,8 @@ fn a_football_evening_never_goes_back() {
     let polls = lines(&folder.join("bydate_2016-09-28.jsonl.zst"));
     assert_eq!(Some(polls.len() as u64), truth["snapshots"].as_u64());
 
-    let mut stands: HashMap<String, EventStatus> = HashMap::new();
-    let mut said: HashMap<String, [String; 2]> = HashMap::new();
+    let mut statuses: HashMap<String, EventStatus> = HashMap::new();
+    let mut last_words: HashMap<String, [String; 2]> = HashMap::new();
     let mut words: BTreeMap<String, u64> = BTreeMap::new();
     let mut steps: BTreeMap<[&str; 2], u64> = BTreeMap::new();
     for poll in &polls {
@@ -134,28 +146,28 @@ fn a_football_evening_never_goes_back() {
         let now: DateTime<Utc> = now.parse().expect("RFC 3339");
         for game in games(&poll["body"]) {
             let word = |name: &str| game[name].as_str().unwrap_or_default().to_owned();
-            let (id, saying) = (word("id"), [word("finished"), word("current_period")]);
-            if let Some(before) = said.insert(id.clone(), saying.clone())
-                && before != saying
+            let (id, current) = (word("id"), [word("finished"), word("current_period")]);
+            if let Some(before) = last_words.insert(id.clone(), current.clone())
+                && before != current
             {
-                let change = format!("{} -> {}", before.join("/"), saying.join("/"));
+                let change = format!("{} -> {}", before.join("/"), current.join("/"));
                 *words.entry(change).or_default() += 1;
             }
-            let [finished, period] = &saying;
+            let [finished, period] = &current;
             let source = match finished.as_str() {
                 "yes" => EventStatus::from_source("finished"),
                 _ => EventStatus::from_source(period),
             };
-            let before = stands.get(&id).copied();
+            let before = statuses.get(&id).copied();
             let after = status_at(source, before, kick_off(game), true, now);
-            stands.insert(id, after);
+            statuses.insert(id, after);
             if let Some(before) = before.filter(|before| *before != after) {
                 assert!(!before.is_final(), "{before:?} became {after:?}");
                 *steps.entry([before.as_str(), after.as_str()]).or_default() += 1;
             }
         }
     }
-    assert_eq!(Some(stands.len() as u64), truth["matches"].as_u64());
+    assert_eq!(Some(statuses.len() as u64), truth["matches"].as_u64());
     for (change, count) in truth["transitions"].as_object().expect("counts") {
         assert_eq!(
             words.get(change).copied(),
@@ -163,7 +175,7 @@ fn a_football_evening_never_goes_back() {
             "{change}: {words:?}"
         );
     }
-    // Half-time is a part of the game: of all these words only the end is a step.
+    // Half-time belongs to the game, so of all these words only the end is a transition.
     assert_eq!(
         steps,
         BTreeMap::from([(["live", "completed"], 11)]),
@@ -171,7 +183,7 @@ fn a_football_evening_never_goes_back() {
     );
 }
 
-/// All matches of a poll, however deep.
+/// All matches of a poll, at any depth.
 fn games(body: &Value) -> Vec<&Value> {
     match body {
         Value::Array(list) => list.iter().flat_map(games).collect(),
@@ -181,7 +193,7 @@ fn games(body: &Value) -> Vec<&Value> {
     }
 }
 
-/// The day and time of Berlin, which was two hours ahead.
+/// The start time; the source gives it in Berlin's time, two hours ahead of UTC.
 fn kick_off(game: &Value) -> Option<DateTime<Utc>> {
     let text = format!(
         "{} {}",

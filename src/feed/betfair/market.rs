@@ -1,4 +1,5 @@
-//! One market of the exchange: what its definition says, and the books of its runners.
+//! One market of the exchange: its definition and the order books of its runners. `MarketStream`
+//! applies changes to it and takes the delta of each line.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -7,8 +8,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 
-use super::book::Book;
-use super::wire::{Definition, MarketChange, RunnerDefinition};
+use super::order_book::OrderBook;
+use super::wire::{MarketChange, MarketDefinition, RunnerDefinition};
 use super::{BOOKMAKER, SOURCE};
 use crate::feed::number::exact;
 use crate::model::{
@@ -21,12 +22,12 @@ const MAX_RUNNERS: usize = 2_000;
 const MAX_TEXT_CHARS: usize = 200;
 
 #[derive(Debug)]
-pub struct Market {
+pub struct ExchangeMarket {
     event: Event,
     back: MarketId,
     lay: MarketId,
-    runners: BTreeMap<RunnerKey, Runner>,
-    /// Read from a definition since the last snapshot.
+    runners: BTreeMap<RunnerKey, MarketRunner>,
+    /// Read from definitions since the last delta.
     selections: Vec<Selection>,
     defined: bool,
 }
@@ -35,17 +36,17 @@ pub struct Market {
 type RunnerKey = (i64, Decimal);
 
 #[derive(Debug)]
-struct Runner {
+struct MarketRunner {
     selection: SelectionId,
-    /// A definition names it; prices of a runner that nobody has named yet wait for that.
-    named: bool,
-    book: Book,
+    /// A definition has named it. Prices of a runner without a definition are held until then.
+    defined: bool,
+    book: OrderBook,
     last_traded: Option<Decimal>,
     newly_traded: Option<Decimal>,
 }
 
-impl Market {
-    /// Before its first definition has been applied.
+impl ExchangeMarket {
+    /// A market without a definition yet.
     pub fn new(id: &str) -> Self {
         Self {
             event: Event {
@@ -70,11 +71,11 @@ impl Market {
         }
     }
 
-    fn define(&mut self, definition: &Definition, rejects: &mut Rejects) {
+    fn apply_definition(&mut self, definition: &MarketDefinition, rejects: &mut Rejects) {
         self.defined = true;
-        let kind = plain_text(definition.market_type.trim(), MAX_TEXT_CHARS).to_lowercase();
-        self.lay = MarketId::new(format!("{kind}_lay"));
-        self.back = MarketId::new(&kind);
+        let market_type = plain_text(definition.market_type.trim(), MAX_TEXT_CHARS).to_lowercase();
+        self.lay = MarketId::new(format!("{market_type}_lay"));
+        self.back = MarketId::new(&market_type);
 
         let event = &mut self.event;
         event.sport = match &*definition.event_type_id {
@@ -88,7 +89,7 @@ impl Market {
             .into_iter()
             .map(plain)
             .find(|name| !name.is_empty())
-            .unwrap_or_else(|| format!("{} {kind}", event.venue).trim().to_owned());
+            .unwrap_or_else(|| format!("{} {market_type}", event.venue).trim().to_owned());
         event.starts_at = definition
             .market_time
             .as_deref()
@@ -100,11 +101,11 @@ impl Market {
             None => rejects.add("unknown_market_status", &definition.status),
         }
         for runner in &definition.runners {
-            self.define_runner(runner, rejects);
+            self.apply_runner(runner, rejects);
         }
     }
 
-    fn define_runner(&mut self, definition: &RunnerDefinition, rejects: &mut Rejects) {
+    fn apply_runner(&mut self, definition: &RunnerDefinition, rejects: &mut Rejects) {
         let status = match &*definition.status {
             "ACTIVE" => SelectionStatus::Active,
             "REMOVED" | "REMOVED_VACANT" | "HIDDEN" => SelectionStatus::Removed,
@@ -114,17 +115,17 @@ impl Market {
             other => return rejects.add("unknown_runner_status", other),
         };
         let handicap = definition.hc.and_then(exact).unwrap_or_default();
-        let Some(runner) = self.runner((definition.id, handicap)) else {
+        let Some(runner) = self.runner_mut((definition.id, handicap)) else {
             return rejects.add("runner_cap", definition.id);
         };
-        if !runner.named {
-            runner.named = true;
-            // Prices that came before the name.
+        if !runner.defined {
+            runner.defined = true;
+            // Prices that came before the definition.
             if runner.book.back.highest().is_some() {
-                runner.book.back.touch();
+                runner.book.back.mark_changed();
             }
             if runner.book.lay.lowest().is_some() {
-                runner.book.lay.touch();
+                runner.book.lay.mark_changed();
             }
         }
         let mut facts = Facts::new();
@@ -136,7 +137,7 @@ impl Market {
             name if name.is_empty() => id.to_string(),
             name => name,
         };
-        // "4. Wild Apache" runs from trap 4. The sort priority is no number: it follows the odds.
+        // "4. Wild Apache" runs from trap 4. `sortPriority` follows the odds, so it is not the number.
         if let Some((number, _)) = name.split_once(". ")
             && number.parse::<u8>().is_ok()
         {
@@ -158,28 +159,32 @@ impl Market {
             }
         }
         if let Some(definition) = &change.market_definition {
-            self.define(definition, rejects);
+            self.apply_definition(definition, rejects);
         }
         for row in change.rc.iter().flatten() {
             let handicap = row.hc.and_then(exact).unwrap_or_default();
-            let Some(runner) = self.runner((row.id, handicap)) else {
+            let Some(runner) = self.runner_mut((row.id, handicap)) else {
                 rejects.add("runner_cap", row.id);
                 continue;
             };
             if let Some(price) = row.ltp.and_then(exact) {
                 runner.newly_traded = Some(price);
             }
-            let nonsense = runner.book.apply(row);
-            if nonsense > 0 {
+            let unreadable = runner.book.apply(row);
+            if unreadable > 0 {
                 let sample = format_args!("{} runner {}", change.id, row.id);
-                rejects.add_rows("unreadable_ladder_row", nonsense, sample);
+                rejects.add_rows("unreadable_ladder_row", unreadable, sample);
             }
         }
     }
 
-    /// What changed since the last call, as a delta; `None` when nothing was touched that is ours
-    /// to tell. Counts new last traded prices into `ltp_changes`.
-    pub fn delta(&mut self, at: DateTime<Utc>, ltp_changes: &mut u64) -> Option<EventSnapshot> {
+    /// Takes the changes since the last call as a delta; `None` if no definition and no best price
+    /// was part of them. Adds new last traded prices to `ltp_changes`.
+    pub fn take_delta(
+        &mut self,
+        at: DateTime<Utc>,
+        ltp_changes: &mut u64,
+    ) -> Option<EventSnapshot> {
         let bookmaker = BookmakerId::new(BOOKMAKER);
         let mut prices = Vec::new();
         for runner in self.runners.values_mut() {
@@ -188,15 +193,15 @@ impl Market {
                 runner.last_traded = traded;
                 *ltp_changes += 1;
             }
-            if !runner.named {
+            if !runner.defined {
                 continue;
             }
             let book = &mut runner.book;
             let sides = [
-                (book.back.take_touched(), &self.back, book.back.highest()),
-                (book.lay.take_touched(), &self.lay, book.lay.lowest()),
+                (book.back.take_changed(), &self.back, book.back.highest()),
+                (book.lay.take_changed(), &self.lay, book.lay.lowest()),
             ];
-            for (_, market, best) in sides.into_iter().filter(|(touched, ..)| *touched) {
+            for (_, market, best) in sides.into_iter().filter(|(changed, ..)| *changed) {
                 prices.push(Price {
                     key: PriceKey {
                         market: market.clone(),
@@ -222,34 +227,34 @@ impl Market {
         self.event.status.is_final()
     }
 
-    fn runner(&mut self, key: RunnerKey) -> Option<&mut Runner> {
+    fn runner_mut(&mut self, key: RunnerKey) -> Option<&mut MarketRunner> {
         if self.runners.len() >= MAX_RUNNERS && !self.runners.contains_key(&key) {
             return None;
         }
-        Some(self.runners.entry(key).or_insert_with(|| Runner {
+        Some(self.runners.entry(key).or_insert_with(|| MarketRunner {
             selection: match key {
                 (id, handicap) if handicap.is_zero() => SelectionId::new(id.to_string()),
                 (id, handicap) => SelectionId::new(format!("{id}:{handicap}")),
             },
-            named: false,
-            book: Book::default(),
+            defined: false,
+            book: OrderBook::default(),
             last_traded: None,
             newly_traded: None,
         }))
     }
 }
 
-/// A market that closes with every runner removed is void: nobody ran.
-fn status_of(definition: &Definition) -> Option<EventStatus> {
+/// A market that closes with every runner removed is void.
+fn status_of(definition: &MarketDefinition) -> Option<EventStatus> {
     let runners = &definition.runners;
     match &*definition.status {
-        // No word of its own before the off.
+        // `OPEN` alone does not tell whether the race is upcoming; the clock decides that.
         "OPEN" if definition.in_play => Some(EventStatus::Live),
         "OPEN" | "INACTIVE" => Some(EventStatus::Scheduled),
         "CLOSED" if !runners.is_empty() && runners.iter().all(|r| r.status == "REMOVED") => {
             Some(EventStatus::Abandoned)
         }
-        word => EventStatus::from_source(word),
+        other => EventStatus::from_source(other),
     }
 }
 

@@ -1,6 +1,6 @@
-//! The shape of `mcm` lines. Numbers stay text until someone asks for them: some are strings
-//! ("NaN", "Infinity"), integers and floats mix, and prices must be exact. Sizes traded, starting
-//! price projections and everything else that is no best price is not read at all.
+//! The JSON of `mcm` lines, read by `MarketStream`. Numbers stay raw text, because some are strings
+//! ("NaN", "Infinity"), integers and floats mix, and prices must be exact; fields that are not used
+//! (traded sizes, starting price projections, …) are skipped.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 #[derive(Deserialize)]
-pub struct Message<'a> {
+pub struct StreamMessage<'a> {
     #[serde(borrow, default)]
     pub op: Cow<'a, str>,
     /// Milliseconds since 1970.
@@ -27,14 +27,14 @@ pub struct MarketChange<'a> {
     #[serde(default)]
     pub img: Option<bool>,
     #[serde(borrow, default)]
-    pub market_definition: Option<Definition<'a>>,
+    pub market_definition: Option<MarketDefinition<'a>>,
     #[serde(borrow, default)]
     pub rc: Option<Vec<RunnerChange<'a>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Definition<'a> {
+pub struct MarketDefinition<'a> {
     #[serde(borrow, default)]
     pub event_type_id: Cow<'a, str>,
     #[serde(borrow, default)]

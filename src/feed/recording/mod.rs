@@ -1,31 +1,34 @@
-//! Recorded answers: what a feed said and when, one JSON object a line, plain or compressed. Four
-//! shapes are read: The Odds API (`{fetched_at, body:[…]}`), The Racing API (`{endpoint, params,
+//! Recordings of a feed's answers, one JSON object a line, plain or compressed. `Replay` reads them
+//! and `oddsd record` writes them.
+//!
+//! Four formats are read: The Odds API (`{fetched_at, body:[…]}`), The Racing API (`{endpoint, params,
 //! fetched_at, body:{…}}`, also pretty-printed as the whole file), the exchange's raw `mcm` lines,
-//! and our own, which `oddsd record` writes: `{seq, feed, fetched_at, scope, bodies:["…"]}`, with
+//! and the format that [`Recorder`] writes: `{seq, feed, fetched_at, scope, bodies:["…"]}`, with
 //! the bodies as they arrived.
 //!
-//! A line that cannot be read costs that line. A file that breaks off says so after its last good
-//! line.
+//! An unreadable line costs that line only. A truncated file is an error after its last good line.
 
-mod lines;
+mod line_reader;
 mod recorder;
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::feed::{betfair, odds_api, racing_api};
 use crate::model::Scope;
-use lines::{At, Lines, MAX_RECORD};
+use line_reader::{LineRead, LineReader, MAX_RECORD};
 pub use recorder::Recorder;
 
-/// Whose answers a record holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The feed that a record is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::EnumString, strum::IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum RecordedFeed {
     OddsApi,
     RacingApi,
@@ -33,26 +36,16 @@ pub enum RecordedFeed {
 }
 
 impl RecordedFeed {
-    pub const ALL: [Self; 3] = [Self::OddsApi, Self::RacingApi, Self::Betfair];
-
     /// The feed's name, as in `Snapshot::source`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::OddsApi => odds_api::SOURCE,
-            Self::RacingApi => racing_api::SOURCE,
-            Self::Betfair => betfair::SOURCE,
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|feed| feed.as_str() == text)
+        self.into()
     }
 }
 
 /// One line of a recording.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Record {
-    Answer(Answer),
+pub enum RecordingEntry {
+    Answer(RecordedAnswer),
     /// A raw `mcm` line, and the exchange's time in it.
     Message {
         at: Option<DateTime<Utc>>,
@@ -66,18 +59,19 @@ pub enum Record {
 
 /// One answer: the bodies of one fetch.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
+pub struct RecordedAnswer {
     pub feed: RecordedFeed,
     pub fetched_at: DateTime<Utc>,
-    /// What was asked for, where the record says so.
+    /// The scope of the request, if the record has it.
     pub scope: Option<Scope>,
     pub bodies: Vec<String>,
 }
 
 /// A recording, read from front to back.
 pub struct Recording {
-    path: PathBuf,
-    lines: Lines,
+    /// The file's path, for error messages.
+    name: String,
+    lines: LineReader,
     line: Vec<u8>,
     number: u64,
     last_at: Option<DateTime<Utc>>,
@@ -85,56 +79,72 @@ pub struct Recording {
 
 impl Recording {
     pub fn open(path: impl AsRef<Path>) -> anyhow::Result<Self> {
-        let path = path.as_ref().to_owned();
-        Ok(Self {
-            lines: Lines::open(&path)?,
-            path,
+        let name = path.as_ref().display().to_string();
+        let file = File::open(path);
+        file.and_then(|file| LineReader::new(BufReader::new(file)))
+            .map(|lines| Self::from_lines(name.clone(), lines))
+            .with_context(|| format!("cannot open the recording {name}"))
+    }
+
+    /// Reads a recording that is not a file. `name` stands for the path in errors.
+    pub fn from_reader(name: &str, source: impl BufRead + Send + 'static) -> anyhow::Result<Self> {
+        Ok(Self::from_lines(name.to_owned(), LineReader::new(source)?))
+    }
+
+    fn from_lines(name: String, lines: LineReader) -> Self {
+        Self {
+            name,
+            lines,
             line: Vec::new(),
             number: 0,
             last_at: None,
-        })
+        }
     }
 
-    /// The next record; `None` at the end. Fails when the file itself does, as one that was cut
-    /// off inside its compression does.
-    #[expect(clippy::should_implement_trait, reason = "fails, and then is over")]
-    pub fn next(&mut self) -> anyhow::Result<Option<Record>> {
+    /// The path that it was opened by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads the next record; `None` at the end. Fails if the file cannot be read on, e.g. because
+    /// its compressed data is cut off.
+    pub fn read_entry(&mut self) -> anyhow::Result<Option<RecordingEntry>> {
         loop {
             self.number += 1;
-            let mut at = self.lines.read(&mut self.line);
-            if self.number == 1 && matches!(at, Ok(At::Line)) && self.line == b"{" {
-                at = self.lines.read_rest(&mut self.line);
+            let mut read = self.lines.read_line(&mut self.line);
+            if self.number == 1 && matches!(read, Ok(LineRead::Line)) && self.line == b"{" {
+                read = self.lines.read_rest(&mut self.line);
             }
-            let at = at.with_context(|| {
+            let read = read.with_context(|| {
                 format!(
                     "{} ends badly after {} lines: it is cut off or damaged there; what came before is good",
-                    self.path.display(),
+                    self.name,
                     self.number - 1
                 )
             })?;
-            match at {
-                At::End => return Ok(None),
-                At::TooLong if self.number == 1 && !self.line.is_empty() => bail!(
+            match read {
+                LineRead::End => return Ok(None),
+                LineRead::TooLong if self.number == 1 && !self.line.is_empty() => bail!(
                     "{} is one object of more than {MAX_RECORD} bytes; write it as one record a line",
-                    self.path.display()
+                    self.name
                 ),
-                At::TooLong => return Ok(Some(unreadable("line_too_long", self.number))),
-                At::Line if self.line.is_empty() => {}
-                At::Line => {
+                LineRead::TooLong => return Ok(Some(unreadable("line_too_long", self.number))),
+                LineRead::Line if self.line.is_empty() => {}
+                LineRead::Line => {
                     let line = std::mem::take(&mut self.line);
-                    let record = self.record(&line);
+                    let entry = self.parse_line(&line);
                     self.line = line;
-                    return Ok(Some(record));
+                    return Ok(Some(entry));
                 }
             }
         }
     }
 
-    fn record(&mut self, line: &[u8]) -> Record {
+    fn parse_line(&mut self, line: &[u8]) -> RecordingEntry {
         let Ok(text) = std::str::from_utf8(line) else {
             return unreadable("not_utf8", self.number);
         };
-        let envelope: Envelope = match serde_json::from_str(text) {
+        let envelope: RecordEnvelope = match serde_json::from_str(text) {
             Ok(envelope) => envelope,
             Err(error) => {
                 let sample = format!("line {}: {error}", self.number);
@@ -142,7 +152,7 @@ impl Recording {
             }
         };
         if envelope.op.is_some() {
-            return Record::Message {
+            return RecordingEntry::Message {
                 at: envelope
                     .pt
                     .and_then(DateTime::from_timestamp_millis)
@@ -151,31 +161,31 @@ impl Recording {
             };
         }
         let times = [&envelope.fetched_at, &envelope.committed_at];
-        let told = times.into_iter().find_map(|t| instant(t.as_deref()?));
+        let recorded = times.into_iter().find_map(|t| parse_time(t.as_deref()?));
         let next = self.last_at.map(|at| at + TimeDelta::milliseconds(1));
-        let Some(fetched_at) = told.or(next) else {
+        let Some(fetched_at) = recorded.or(next) else {
             return unreadable("record_without_time", self.number);
         };
-        match envelope.answer(fetched_at) {
+        match envelope.into_answer(fetched_at) {
             Ok(answer) => {
                 self.last_at = Some(fetched_at);
-                Record::Answer(answer)
+                RecordingEntry::Answer(answer)
             }
             Err(reason) => unreadable(reason, self.number),
         }
     }
 }
 
-fn unreadable(reason: &'static str, sample: impl ToString) -> Record {
-    Record::Unreadable {
+fn unreadable(reason: &'static str, sample: impl ToString) -> RecordingEntry {
+    RecordingEntry::Unreadable {
         reason,
         sample: sample.to_string(),
     }
 }
 
-/// Every shape at once; which one a record has is told by the fields that are there.
+/// The fields of all four formats; those that are present tell which one a record has.
 #[derive(Deserialize)]
-struct Envelope<'a> {
+struct RecordEnvelope<'a> {
     #[serde(borrow, default)]
     op: Option<Cow<'a, str>>,
     #[serde(default)]
@@ -198,17 +208,17 @@ struct Envelope<'a> {
     bodies: Option<Vec<String>>,
 }
 
-impl Envelope<'_> {
-    fn answer(self, fetched_at: DateTime<Utc>) -> Result<Answer, &'static str> {
-        let answer = |feed, scope, bodies| Answer {
+impl RecordEnvelope<'_> {
+    fn into_answer(self, fetched_at: DateTime<Utc>) -> Result<RecordedAnswer, &'static str> {
+        let answer = |feed, scope, bodies| RecordedAnswer {
             feed,
             fetched_at,
             scope,
             bodies,
         };
         if let Some(bodies) = self.bodies {
-            let feed = self.feed.as_deref().and_then(RecordedFeed::parse);
-            let feed = feed.ok_or("unknown_feed")?;
+            let feed = self.feed.as_deref().unwrap_or_default();
+            let feed = feed.parse().map_err(|_| "unknown_feed")?;
             return Ok(answer(feed, self.scope, bodies));
         }
         let body = self.body.ok_or("record_without_body")?.get();
@@ -218,7 +228,7 @@ impl Envelope<'_> {
             }
             Some(endpoint) if endpoint.contains("/racecards") => Ok(answer(
                 RecordedFeed::RacingApi,
-                self.params.and_then(|params| days_asked(params.get())),
+                self.params.and_then(|params| requested_day(params.get())),
                 vec![body.into()],
             )),
             _ => Err("unknown_shape"),
@@ -226,21 +236,21 @@ impl Envelope<'_> {
     }
 }
 
-/// `{"date": "2025-10-14"}` as a scope.
-fn days_asked(params: &str) -> Option<Scope> {
+/// The scope of the request parameters `{"date": "2025-10-14"}`.
+fn requested_day(params: &str) -> Option<Scope> {
     #[derive(Deserialize)]
-    struct Params {
+    struct RequestParams {
         date: NaiveDate,
     }
-    let asked: Params = serde_json::from_str(params).ok()?;
+    let params: RequestParams = serde_json::from_str(params).ok()?;
     Some(Scope::Days {
-        days: vec![asked.date],
+        days: vec![params.date],
         regions: Vec::new(),
     })
 }
 
-/// With a zone, or without one in UTC.
-fn instant(text: &str) -> Option<DateTime<Utc>> {
+/// A time with a zone, or in UTC without one.
+fn parse_time(text: &str) -> Option<DateTime<Utc>> {
     let time = match DateTime::parse_from_rfc3339(text) {
         Ok(time) => time.to_utc(),
         Err(_) => text.parse::<NaiveDateTime>().ok()?.and_utc(),
@@ -248,7 +258,7 @@ fn instant(text: &str) -> Option<DateTime<Utc>> {
     plausible(time)
 }
 
-/// A time at the end of the calendar would overflow in the first sum.
+/// A time near the end of the calendar would overflow when a duration is added.
 fn plausible(time: DateTime<Utc>) -> Option<DateTime<Utc>> {
     (1970..3000).contains(&time.year()).then_some(time)
 }

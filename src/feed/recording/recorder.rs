@@ -1,5 +1,5 @@
-//! Writes what a feed said, so that it can be said again. Every record is on disk, and readable,
-//! before the next one is fetched: a crash costs at most the record that was being written.
+//! Writes a feed's answers to a file, for `oddsd record`. Each record is flushed before the next one
+//! is fetched, so a crash costs at most the record that was being written.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,23 +12,23 @@ use serde::Serialize;
 use super::RecordedFeed;
 use crate::model::Scope;
 
-/// One answer resembles the one before: a window of 16 MiB lets each be written as the difference,
-/// and every zstd reads it back.
+/// Consecutive answers are similar: with a window of 16 MiB each compresses to its difference, and
+/// every zstd decodes that window by default.
 const WINDOW_LOG: u32 = 24;
 
 pub struct Recorder {
     path: PathBuf,
-    sink: Sink,
+    output: RecordingOutput,
     seq: u64,
 }
 
-enum Sink {
+enum RecordingOutput {
     Plain(File),
     Zstd(Box<zstd::stream::AutoFinishEncoder<'static, File>>),
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct RecordLine<'a> {
     seq: u64,
     feed: RecordedFeed,
     fetched_at: String,
@@ -37,8 +37,8 @@ struct Line<'a> {
 }
 
 impl Recorder {
-    /// Starts a new file; compressed when its name ends in `.zst`. An existing file is never
-    /// touched: a recording cannot be made again.
+    /// Creates a file, compressed if its name ends in `.zst`. An existing file is never overwritten,
+    /// because a recording cannot be made again.
     pub fn create(path: impl AsRef<Path>) -> anyhow::Result<Self> {
         let path = path.as_ref().to_owned();
         let file = File::create_new(&path).with_context(|| {
@@ -47,16 +47,20 @@ impl Recorder {
                 path.display()
             )
         })?;
-        let sink = if path.extension().is_some_and(|e| e == "zst") {
+        let output = if path.extension().is_some_and(|e| e == "zst") {
             let mut encoder = zstd::Encoder::new(file, zstd::DEFAULT_COMPRESSION_LEVEL)?;
             encoder.window_log(WINDOW_LOG)?;
             encoder.long_distance_matching(true)?;
             encoder.include_checksum(true)?;
-            Sink::Zstd(Box::new(encoder.auto_finish()))
+            RecordingOutput::Zstd(Box::new(encoder.auto_finish()))
         } else {
-            Sink::Plain(file)
+            RecordingOutput::Plain(file)
         };
-        Ok(Self { path, sink, seq: 0 })
+        Ok(Self {
+            path,
+            output,
+            seq: 0,
+        })
     }
 
     /// Appends one answer.
@@ -67,7 +71,7 @@ impl Recorder {
         scope: &Scope,
         bodies: &[String],
     ) -> anyhow::Result<()> {
-        let mut line = serde_json::to_vec(&Line {
+        let mut line = serde_json::to_vec(&RecordLine {
             seq: self.seq,
             feed,
             fetched_at: fetched_at.to_rfc3339_opts(SecondsFormat::AutoSi, true),
@@ -75,11 +79,11 @@ impl Recorder {
             bodies,
         })?;
         line.push(b'\n');
-        let sink: &mut dyn Write = match &mut self.sink {
-            Sink::Plain(file) => file,
-            Sink::Zstd(encoder) => encoder,
+        let output: &mut dyn Write = match &mut self.output {
+            RecordingOutput::Plain(file) => file,
+            RecordingOutput::Zstd(encoder) => encoder,
         };
-        let written = sink.write_all(&line).and_then(|()| sink.flush());
+        let written = output.write_all(&line).and_then(|()| output.flush());
         written.with_context(|| {
             format!(
                 "cannot write record {} to {}; is the disk full?",

@@ -1,4 +1,4 @@
-//! The simulated day in the provider's own words.
+//! The simulated day as JSON in the format of The Racing API. `RaceDay` renders its answers with it.
 
 use std::rc::Rc;
 
@@ -6,13 +6,13 @@ use chrono::NaiveDate;
 use chrono_tz::Europe::London;
 use serde::Serialize;
 
-use super::ladder::{self, Quote};
-use super::market::{Book, Quoting, Race, Runner};
+use super::market::{BookmakerQuote, QuoteState, SimulatedRace, SimulatedRunner};
 use super::names;
+use super::price_ladder::{self, QuotedOdds};
 
 #[derive(Serialize)]
-pub(super) struct Cards<'a> {
-    racecards: Vec<RaceCard<'a>>,
+pub(super) struct CardBody<'a> {
+    racecards: Vec<RaceBody<'a>>,
     total: usize,
     limit: usize,
     skip: usize,
@@ -20,7 +20,7 @@ pub(super) struct Cards<'a> {
 }
 
 #[derive(Serialize)]
-pub(super) struct RaceCard<'a> {
+pub(super) struct RaceBody<'a> {
     race_id: &'a str,
     course: &'static str,
     course_id: String,
@@ -41,11 +41,11 @@ pub(super) struct RaceCard<'a> {
     big_race: bool,
     is_abandoned: bool,
     race_status: Option<&'static str>,
-    runners: Vec<RunnerRow<'a>>,
+    runners: Vec<RunnerBody<'a>>,
 }
 
 #[derive(Serialize)]
-struct RunnerRow<'a> {
+struct RunnerBody<'a> {
     horse_id: &'a str,
     horse: &'a str,
     age: String,
@@ -55,11 +55,11 @@ struct RunnerRow<'a> {
     draw: &'static str,
     lbs: String,
     form: &'a str,
-    odds: Vec<OddsRow>,
+    odds: Vec<OddsBody>,
 }
 
 #[derive(Serialize)]
-struct OddsRow {
+struct OddsBody {
     bookmaker: &'static str,
     fractional: String,
     decimal: String,
@@ -69,8 +69,8 @@ struct OddsRow {
     history: [(); 0],
 }
 
-pub(super) fn cards<'a>(day: NaiveDate, racecards: Vec<RaceCard<'a>>) -> Cards<'a> {
-    Cards {
+pub(super) fn card_body<'a>(day: NaiveDate, racecards: Vec<RaceBody<'a>>) -> CardBody<'a> {
+    CardBody {
         total: racecards.len(),
         racecards,
         limit: 500,
@@ -79,12 +79,16 @@ pub(super) fn cards<'a>(day: NaiveDate, racecards: Vec<RaceCard<'a>>) -> Cards<'
     }
 }
 
-pub(super) fn race_card<'a>(race: &'a Race, day: NaiveDate, going: &'static str) -> RaceCard<'a> {
+pub(super) fn race_body<'a>(
+    race: &'a SimulatedRace,
+    day: NaiveDate,
+    going: &'static str,
+) -> RaceBody<'a> {
     let off = race.off_at.with_timezone(&London);
     let running = race.runners.iter().filter(|r| !r.non_runner).count();
     let updated = race.updated.with_timezone(&London);
     let updated: Rc<str> = updated.format("%Y-%m-%d %H:%M:%S").to_string().into();
-    RaceCard {
+    RaceBody {
         race_id: &race.id,
         course: names::COURSES[race.course],
         course_id: format!("crs_9{:02}", race.course),
@@ -112,14 +116,18 @@ pub(super) fn race_card<'a>(race: &'a Race, day: NaiveDate, going: &'static str)
         runners: race
             .runners
             .iter()
-            .map(|runner| runner_row(runner, each_way(running), &updated))
+            .map(|runner| runner_body(runner, each_way(running), &updated))
             .collect(),
     }
 }
 
-fn runner_row<'a>(runner: &'a Runner, each_way: EachWay, updated: &Rc<str>) -> RunnerRow<'a> {
-    let odds = names::BOOKMAKERS.iter().zip(&runner.books);
-    RunnerRow {
+fn runner_body<'a>(
+    runner: &'a SimulatedRunner,
+    each_way: (&'static str, &'static str),
+    updated: &Rc<str>,
+) -> RunnerBody<'a> {
+    let odds = names::BOOKMAKERS.iter().zip(&runner.quotes);
+    RunnerBody {
         horse_id: &runner.horse_id,
         horse: &runner.horse,
         age: runner.age.to_string(),
@@ -133,12 +141,12 @@ fn runner_row<'a>(runner: &'a Runner, each_way: EachWay, updated: &Rc<str>) -> R
         lbs: runner.lbs.to_string(),
         form: &runner.form,
         odds: odds
-            .map(|(name, book)| {
-                let quote = quote(name, book);
-                OddsRow {
+            .map(|(name, quote)| {
+                let odds = quoted_odds(name, quote);
+                OddsBody {
                     bookmaker: name,
-                    fractional: quote.fractional,
-                    decimal: quote.decimal,
+                    fractional: odds.fractional,
+                    decimal: odds.decimal,
                     ew_places: each_way.0,
                     ew_denom: each_way.1,
                     updated: updated.clone(),
@@ -149,10 +157,8 @@ fn runner_row<'a>(runner: &'a Runner, each_way: EachWay, updated: &Rc<str>) -> R
     }
 }
 
-/// The usual terms by number of runners: places, and the fraction of the odds.
-type EachWay = (&'static str, &'static str);
-
-fn each_way(running: usize) -> EachWay {
+/// The usual each-way terms by number of runners: places, and the fraction of the odds.
+fn each_way(running: usize) -> (&'static str, &'static str) {
     match running {
         ..5 => ("", ""),
         5..8 => ("2", "4"),
@@ -160,15 +166,15 @@ fn each_way(running: usize) -> EachWay {
     }
 }
 
-fn quote(name: &'static str, book: &Book) -> Quote {
-    match book.quoting {
-        Quoting::Priced if name == names::EXCHANGE => ladder::exchange(book.rung),
-        Quoting::Priced => ladder::fixed(book.rung),
-        Quoting::NotYet => Quote {
+fn quoted_odds(name: &'static str, quote: &BookmakerQuote) -> QuotedOdds {
+    match quote.state {
+        QuoteState::Priced if name == names::EXCHANGE => price_ladder::exchange(quote.tick),
+        QuoteState::Priced => price_ladder::fixed(quote.tick),
+        QuoteState::NotYet => QuotedOdds {
             fractional: "-".into(),
             decimal: "-".into(),
         },
-        Quoting::StartingPrice => Quote {
+        QuoteState::StartingPrice => QuotedOdds {
             fractional: "SP".into(),
             decimal: "0".into(),
         },

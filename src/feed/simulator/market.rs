@@ -1,41 +1,42 @@
-//! How one race's prices move, ten seconds at a time.
+//! How the prices of one race move. `RaceDay` calls it every ten simulated seconds.
 
 use chrono::{DateTime, Utc};
 use fastrand::Rng;
 
-use super::ladder::LAST;
+use super::price_ladder::LAST;
 
-/// How far a steady runner strays from its opening price, in rungs.
-const STRAY: usize = 3;
-/// Rungs that a plot moves, one at a time.
-pub(super) const PLOT_RUNGS: usize = 6;
+/// How far a steady runner moves from its opening price, in ticks.
+const MAX_STEADY_MOVE: usize = 3;
+/// Ticks that a steamer or drifter moves, one at a time.
+pub(super) const TREND_TICKS: usize = 6;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Temper {
+pub(super) enum PriceTrend {
     Steady,
-    /// Shortens at each of its moments.
+    /// Shortens at each of its scripted events.
     Steamer,
-    /// Lengthens at each of its moments.
+    /// Lengthens at each of its scripted events.
     Drifter,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Quoting {
+pub(super) enum QuoteState {
     Priced,
-    /// "-": has not opened yet.
+    /// Written "-": not opened yet.
     NotYet,
-    /// "SP" / "0": takes bets at the starting price only.
+    /// Written "SP" / "0": starting price only.
     StartingPrice,
 }
 
-pub(super) struct Book {
-    /// What this bookmaker asks for above (or below) the market, in rungs.
+/// One bookmaker's price on one runner.
+pub(super) struct BookmakerQuote {
+    /// Difference to the market, in ticks.
     pub(super) bias: isize,
-    pub(super) rung: usize,
-    pub(super) quoting: Quoting,
+    pub(super) tick: usize,
+    pub(super) state: QuoteState,
 }
 
-pub(super) struct Runner {
+pub(super) struct SimulatedRunner {
     pub(super) horse_id: String,
     pub(super) horse: String,
     pub(super) jockey: String,
@@ -44,16 +45,16 @@ pub(super) struct Runner {
     pub(super) age: u8,
     pub(super) lbs: u32,
     pub(super) form: String,
-    pub(super) temper: Temper,
+    pub(super) trend: PriceTrend,
     pub(super) non_runner: bool,
     pub(super) opening: usize,
     pub(super) market: usize,
-    pub(super) books: Vec<Book>,
+    pub(super) quotes: Vec<BookmakerQuote>,
 }
 
-impl Runner {
-    /// One step of random trade; true when a price that people see has moved.
-    pub(super) fn trade(&mut self, minutes_to_off: i64, rng: &mut Rng) -> bool {
+impl SimulatedRunner {
+    /// Moves the prices at random; true if a visible one has changed.
+    pub(super) fn move_prices(&mut self, minutes_to_off: i64, rng: &mut Rng) -> bool {
         if self.non_runner {
             return false;
         }
@@ -63,60 +64,60 @@ impl Runner {
             30..120 => 40,
             _ => 12,
         };
-        if self.temper == Temper::Steady && rng.u32(..10_000) < moves_in_10_000 {
-            let lowest = self.opening.saturating_sub(STRAY);
-            let highest = (self.opening + STRAY).min(LAST);
+        if self.trend == PriceTrend::Steady && rng.u32(..10_000) < moves_in_10_000 {
+            let lowest = self.opening.saturating_sub(MAX_STEADY_MOVE);
+            let highest = (self.opening + MAX_STEADY_MOVE).min(LAST);
             self.market = match rng.bool() {
                 true => (self.market + 1).min(highest),
                 false => self.market.saturating_sub(1).max(lowest),
             };
         }
         let mut moved = false;
-        for book in &mut self.books {
-            let wanted = self.market.saturating_add_signed(book.bias).min(LAST);
-            // Bookmakers follow the market one after the other, within a minute or so.
-            if book.rung != wanted && rng.u8(..4) == 0 {
-                book.rung = match book.rung < wanted {
-                    true => book.rung + 1,
-                    false => book.rung - 1,
+        for quote in &mut self.quotes {
+            let wanted = self.market.saturating_add_signed(quote.bias).min(LAST);
+            // Bookmakers follow the market one after the other, within about a minute.
+            if quote.tick != wanted && rng.u8(..4) == 0 {
+                quote.tick = match quote.tick < wanted {
+                    true => quote.tick + 1,
+                    false => quote.tick - 1,
                 };
-                moved |= book.quoting == Quoting::Priced;
+                moved |= quote.state == QuoteState::Priced;
             }
         }
         moved
     }
 
-    /// A plot's moment: the whole market takes one step.
-    pub(super) fn push(&mut self) {
-        match self.temper {
-            Temper::Steady => {}
-            Temper::Steamer => self.market = self.market.saturating_sub(1),
-            Temper::Drifter => self.market = (self.market + 1).min(LAST),
+    /// Moves the market one tick along the runner's trend.
+    pub(super) fn follow_trend(&mut self) {
+        match self.trend {
+            PriceTrend::Steady => {}
+            PriceTrend::Steamer => self.market = self.market.saturating_sub(1),
+            PriceTrend::Drifter => self.market = (self.market + 1).min(LAST),
         }
     }
 }
 
-pub(super) struct Race {
+pub(super) struct SimulatedRace {
     pub(super) id: String,
     pub(super) course: usize,
     pub(super) name: String,
     pub(super) off_at: DateTime<Utc>,
     pub(super) abandoned: bool,
-    /// When any price of the race last moved: the provider gives one value for a whole race.
+    /// Time of the race's last price change: the provider gives one value for a whole race.
     pub(super) updated: DateTime<Utc>,
-    pub(super) runners: Vec<Runner>,
+    pub(super) runners: Vec<SimulatedRunner>,
 }
 
-impl Race {
-    /// Trade stops at the off and when the race is abandoned.
-    pub(super) fn trade(&mut self, now: DateTime<Utc>, rng: &mut Rng) {
+impl SimulatedRace {
+    /// Moves all prices, until the off or the abandonment.
+    pub(super) fn move_prices(&mut self, now: DateTime<Utc>, rng: &mut Rng) {
         if self.abandoned || now >= self.off_at {
             return;
         }
         let minutes = (self.off_at - now).num_minutes();
         let mut moved = false;
         for runner in &mut self.runners {
-            moved |= runner.trade(minutes, rng);
+            moved |= runner.move_prices(minutes, rng);
         }
         if moved {
             self.updated = now;

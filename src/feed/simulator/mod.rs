@@ -1,25 +1,25 @@
-//! A race day that nobody ran: for the demonstration, and for whoever wants a feed without a key.
+//! An invented race day, for `oddsd demo`, tests, and trying oddsd without a key. Its answers are The
+//! Racing API's JSON and go through that feed's parser.
 //!
-//! The day moves in steps of ten seconds from eight in the morning, and each step depends on the
-//! seed and the step alone: the same moment always has the same card, however one got there.
-//! Its answers are the provider's JSON and go through the provider's parser, so that what is
-//! shown is what production does.
+//! The day moves in steps of ten seconds from eight in the morning. Each step depends only on the
+//! seed and the steps before, so one seed and one time always give the same card.
 
 mod card;
-mod ladder;
 mod market;
 mod names;
-mod plot;
+mod price_ladder;
+mod scenario;
+
+use std::sync::Arc;
 
 use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Europe::London;
 use fastrand::Rng;
 
-use self::market::{Book, Quoting, Race, Runner, Temper};
-pub use self::plot::{Twist, TwistKind};
+use self::market::{BookmakerQuote, PriceTrend, QuoteState, SimulatedRace, SimulatedRunner};
+pub use self::scenario::{Twist, TwistKind};
 use crate::diff::Take;
-use crate::feed::racing_api::parse_cards;
-use crate::feed::{Ask, FeedError, Fetched, Looked};
+use crate::feed::{Ask, FeedError, Fetched, Looked, racing_api};
 use crate::model::{Scope, Snapshot};
 
 pub const SOURCE: &str = "simulator";
@@ -33,27 +33,27 @@ const RACES_A_COURSE: usize = 8;
 const MAX_RACES: usize = names::COURSES.len() * RACES_A_COURSE;
 const MIN_RUNNERS: usize = 5;
 const MAX_RUNNERS: usize = 12;
-/// What all bookmakers' chances add up to: their margin.
+/// Sum of a bookmaker's implied probabilities: 1 and the margin.
 const OVERROUND: f64 = 1.15;
 
-/// How large a day is. Both are brought into what the invented world can hold.
+/// How large a day is; both are clamped to the number of courses and bookmakers there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     pub races: usize,
     pub bookmakers: usize,
 }
 
-/// A whole day of racing, at one moment of it.
+/// A simulated day of racing, at one moment of it.
 pub struct RaceDay {
     day: NaiveDate,
     opens_at: DateTime<Utc>,
     steps: i64,
     rng: Rng,
-    races: Vec<Race>,
+    races: Vec<SimulatedRace>,
     goings: Vec<usize>,
-    twists: Vec<Twist>,
-    /// Twists that have happened.
-    told: usize,
+    script: Vec<Twist>,
+    /// Events of the script that have happened.
+    applied: usize,
 }
 
 impl RaceDay {
@@ -66,13 +66,13 @@ impl RaceDay {
         let opens_at = at(OPENS);
         let races = size.races.clamp(1, MAX_RACES);
         let bookmakers = size.bookmakers.clamp(1, names::BOOKMAKERS.len());
-        let mut stable = horse_names(&mut rng);
+        let mut horses = horse_names(&mut rng);
         let mut off_at = at(FIRST_OFF);
-        let races: Vec<Race> = (0..races)
+        let races: Vec<SimulatedRace> = (0..races)
             .map(|n| {
-                let race = race(n, races, day, off_at, bookmakers, &mut stable, &mut rng);
+                let race = new_race(n, races, day, off_at, bookmakers, &mut horses, &mut rng);
                 off_at += TimeDelta::minutes(rng.i64(5..=10));
-                Race {
+                SimulatedRace {
                     updated: opens_at,
                     ..race
                 }
@@ -86,49 +86,42 @@ impl RaceDay {
                 .iter()
                 .map(|_| rng.usize(1..names::GOINGS.len()))
                 .collect(),
-            twists: Vec::new(),
-            told: 0,
+            script: Vec::new(),
+            applied: 0,
             races,
             rng,
         };
-        day.twists = plot::write(&mut day.races, opens_at, &mut day.rng);
-        day.tell(opens_at);
+        day.script = scenario::write_script(&mut day.races, opens_at, &mut day.rng);
+        day.apply_due_events(opens_at);
         day
     }
 
-    /// The body of `racecards/pro` at `now`. Time does not run backwards: an earlier moment than one
-    /// already seen gives the later card.
+    /// The body of `racecards/pro` at `now`. Time does not run backwards: a time before the last one
+    /// gives the last card again.
     pub fn card_at(&mut self, now: DateTime<Utc>) -> String {
         self.advance(now);
-        let races = self.races.iter().map(|race| self.race_card(race)).collect();
-        json(&card::cards(self.day, races))
+        let races = self.races.iter().map(|race| self.race_body(race)).collect();
+        json(&card::card_body(self.day, races))
     }
 
     /// The body of `racecards/{id}/pro`; `None` for a race that is not on the card.
     pub fn race_at(&mut self, id: &str, now: DateTime<Utc>) -> Option<String> {
         self.advance(now);
         let race = self.races.iter().find(|race| race.id == id)?;
-        Some(json(&self.race_card(race)))
+        Some(json(&self.race_body(race)))
     }
 
-    /// What the day has in store, in the order in which it happens.
+    /// The scripted events of the day, in their order.
     pub fn twists(&self) -> &[Twist] {
-        &self.twists
+        &self.script
     }
 
     pub fn day(&self) -> NaiveDate {
         self.day
     }
 
-    /// Ids and offs of all races, in order.
-    pub fn offs(&self) -> impl Iterator<Item = (&str, DateTime<Utc>)> {
-        self.races
-            .iter()
-            .map(|race| (race.id.as_str(), race.off_at))
-    }
-
-    fn race_card<'a>(&self, race: &'a Race) -> card::RaceCard<'a> {
-        card::race_card(race, self.day, names::GOINGS[self.goings[race.course]])
+    fn race_body<'a>(&self, race: &'a SimulatedRace) -> card::RaceBody<'a> {
+        card::race_body(race, self.day, names::GOINGS[self.goings[race.course]])
     }
 
     fn advance(&mut self, now: DateTime<Utc>) {
@@ -136,22 +129,26 @@ impl RaceDay {
         while self.steps < wanted.min(MAX_STEPS) {
             self.steps += 1;
             let now = self.opens_at + STEP * i32::try_from(self.steps).unwrap_or(i32::MAX);
-            self.tell(now);
+            self.apply_due_events(now);
             for race in &mut self.races {
-                race.trade(now, &mut self.rng);
+                race.move_prices(now, &mut self.rng);
             }
         }
     }
 
-    fn tell(&mut self, now: DateTime<Utc>) {
-        while let Some(twist) = self.twists.get(self.told).filter(|twist| twist.at <= now) {
-            plot::happen(twist, &mut self.races, &mut self.goings);
-            self.told += 1;
+    fn apply_due_events(&mut self, now: DateTime<Utc>) {
+        while let Some(event) = self
+            .script
+            .get(self.applied)
+            .filter(|event| event.at <= now)
+        {
+            scenario::apply_event(event, &mut self.races, &mut self.goings);
+            self.applied += 1;
         }
     }
 }
 
-/// The feed of a simulated day.
+/// A simulated day as a feed.
 pub struct Simulator {
     pub day: RaceDay,
 }
@@ -187,27 +184,22 @@ impl Simulator {
                 (bodies.collect(), Scope::Events(ids.clone()))
             }
         };
-        let mut snapshot = Snapshot {
-            source: SOURCE.into(),
+        let mut found = racing_api::Parsed::default();
+        for body in &bodies {
+            found.append(racing_api::parse_cards(body, now)?);
+        }
+        let source: Arc<str> = SOURCE.into();
+        for event in &mut found.events {
+            event.event.source = source.clone();
+        }
+        let snapshot = Snapshot {
+            source,
             as_of: now,
             scope,
-            events: Vec::new(),
-            bookmakers: Vec::new(),
-            rejects: Default::default(),
+            events: found.events,
+            bookmakers: found.bookmakers,
+            rejects: found.rejects,
         };
-        for body in &bodies {
-            let parsed = parse_cards(body, now)?;
-            snapshot.events.extend(parsed.events);
-            snapshot.rejects.merge(parsed.rejects);
-            for bookmaker in parsed.bookmakers {
-                if !snapshot.bookmakers.contains(&bookmaker) {
-                    snapshot.bookmakers.push(bookmaker);
-                }
-            }
-        }
-        for found in &mut snapshot.events {
-            found.event.source = snapshot.source.clone();
-        }
         Ok(Fetched { snapshot, bodies })
     }
 }
@@ -230,15 +222,15 @@ fn person(last: &[&str], rng: &mut Rng) -> String {
     format!("{first} {}", last[rng.usize(..last.len())])
 }
 
-fn race(
+fn new_race(
     n: usize,
     of: usize,
     day: NaiveDate,
     off_at: DateTime<Utc>,
     bookmakers: usize,
-    stable: &mut Vec<String>,
+    horses: &mut Vec<String>,
     rng: &mut Rng,
-) -> Race {
+) -> SimulatedRace {
     let id = format!("rac_{}{n:02}", day.num_days_from_ce());
     let courses = of.div_ceil(RACES_A_COURSE).max(of.min(3));
     let mut chances: Vec<f64> = (0..rng.usize(MIN_RUNNERS..=MAX_RUNNERS))
@@ -247,10 +239,10 @@ fn race(
     let sum: f64 = chances.iter().sum();
     rng.shuffle(&mut chances);
     let runners = chances.iter().enumerate().map(|(place, chance)| {
-        let opening = ladder::rung_for((chance / sum * OVERROUND).min(0.8));
-        Runner {
+        let opening = price_ladder::nearest_tick((chance / sum * OVERROUND).min(0.8));
+        SimulatedRunner {
             horse_id: format!("hrs_{}{n:02}{place:02}", day.num_days_from_ce()),
-            horse: stable
+            horse: horses
                 .pop()
                 .unwrap_or_else(|| format!("Late Entry {n} {place}")),
             jockey: person(&names::JOCKEYS_LAST, rng),
@@ -259,23 +251,23 @@ fn race(
             age: rng.u8(4..=11),
             lbs: rng.u32(140..=168),
             form: (0..4).map(|_| char::from(rng.u8(b'1'..=b'9'))).collect(),
-            temper: Temper::Steady,
+            trend: PriceTrend::Steady,
             non_runner: false,
             opening,
             market: opening,
-            books: (0..bookmakers)
+            quotes: (0..bookmakers)
                 .map(|_| {
                     let bias = [0, 0, 0, 1, -1][rng.usize(..5)];
-                    Book {
+                    BookmakerQuote {
                         bias,
-                        rung: opening.saturating_add_signed(bias).min(ladder::LAST),
-                        quoting: Quoting::Priced,
+                        tick: opening.saturating_add_signed(bias).min(price_ladder::LAST),
+                        state: QuoteState::Priced,
                     }
                 })
                 .collect(),
         }
     });
-    Race {
+    SimulatedRace {
         id,
         course: n % courses,
         name: names::RACES[n % names::RACES.len()].to_owned(),

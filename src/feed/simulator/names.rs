@@ -1,5 +1,5 @@
-//! Invented runners and people on real British courses, and the bookmakers as the provider spells
-//! them.
+//! Names for the simulator: invented runners and people, real British courses, and bookmakers as
+//! the provider spells them.
 
 pub(super) const COURSES: [&str; 10] = [
     "Hereford",
@@ -140,7 +140,7 @@ pub(super) const TRAINERS_LAST: [&str; 12] = [
     "Yelverstone",
 ];
 
-/// A small day takes the first few.
+/// A small day has the first few.
 pub(super) const BOOKMAKERS: [&str; 28] = [
     "Bet365",
     "William Hill",

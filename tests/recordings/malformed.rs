@@ -1,14 +1,17 @@
-//! No text, however broken, panics a parser.
+//! Property tests: no malformed text panics a parser.
 
-use oddsd::feed::betfair::Stream;
+use std::io::Cursor;
+
+use oddsd::feed::betfair::MarketStream;
 use oddsd::feed::odds_api::{OddsFormat, parse_odds};
+use oddsd::feed::recording::Recording;
 use oddsd::feed::replay::Replay;
 use proptest::prelude::*;
 
 use super::exchange::MCM;
 use super::{game, t0};
 
-/// Cuts, overwrites and doubles bytes of a good text.
+/// Cuts, overwrites and doubles bytes of a valid text.
 fn mutated(good: String) -> impl Strategy<Value = String> {
     let edits = prop::collection::vec((any::<prop::sample::Index>(), 0u8..4, any::<u8>()), 1..8);
     edits.prop_map(move |edits| {
@@ -31,7 +34,7 @@ fn mutated(good: String) -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_body_panics_the_parser(body in mutated(game("-110"))) {
+    fn malformed_league_body_never_panics(body in mutated(game("-110"))) {
         for format in [OddsFormat::American, OddsFormat::Decimal] {
             if let Ok(parsed) = parse_odds(&body, t0(), "baseball_mlb", format) {
                 let kept: usize = parsed.events.iter().map(|e| e.prices.len()).sum();
@@ -41,19 +44,17 @@ proptest! {
     }
 
     #[test]
-    fn no_line_panics_the_stream(line in mutated(MCM[0].into()), next in mutated(MCM[2].into())) {
-        let mut stream = Stream::new();
+    fn malformed_exchange_line_never_panics(line in mutated(MCM[0].into()), next in mutated(MCM[2].into())) {
+        let mut stream = MarketStream::default();
         for line in [&line, MCM[0], &next, MCM[3], &line, &next] {
-            let _ = stream.line(line);
+            let _ = stream.apply_line(line);
         }
     }
 
     #[test]
-    fn no_file_panics_the_replay(text in mutated(MCM.join("\n") + "\n" + &game("150").replace('\n', " "))) {
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("any");
-        std::fs::write(&path, &text)?;
-        if let Ok(mut replay) = Replay::open(&path) {
+    fn malformed_recording_never_panics(text in mutated(MCM.join("\n") + "\n" + &game("150").replace('\n', " "))) {
+        let recording = Recording::from_reader("malformed", Cursor::new(text));
+        if let Ok(mut replay) = recording.and_then(Replay::new) {
             while let Ok(Some(_)) = replay.next() {}
         }
     }

@@ -1,9 +1,10 @@
-//! The rungs on which British prices move.
+//! The ticks on which British prices move, and how a provider writes them. `card` quotes by it and
+//! `market` moves along it.
 
 use rust_decimal::{Decimal, RoundingStrategy};
 
 /// Traditional fractions, shortest first.
-const RUNGS: [(u32, u32); 50] = [
+const TICKS: [(u32, u32); 50] = [
     (1, 10),
     (1, 8),
     (1, 7),
@@ -55,8 +56,8 @@ const RUNGS: [(u32, u32); 50] = [
     (33, 1),
     (66, 1),
 ];
-pub(super) const LAST: usize = RUNGS.len() - 1;
-/// Where exchange prices change their step, in hundredths: below the first, steps of the second.
+pub(super) const LAST: usize = TICKS.len() - 1;
+/// Tick sizes of the exchange, in hundredths: below the first number, steps of the second.
 const EXCHANGE_STEPS: [(u32, u32); 9] = [
     (200, 1),
     (300, 2),
@@ -70,41 +71,41 @@ const EXCHANGE_STEPS: [(u32, u32); 9] = [
 ];
 
 /// One price as the provider writes it.
-pub(super) struct Quote {
+pub(super) struct QuotedOdds {
     pub(super) fractional: String,
     pub(super) decimal: String,
 }
 
-pub(super) fn fixed(rung: usize) -> Quote {
-    let (profit, stake) = RUNGS[rung.min(LAST)];
+pub(super) fn fixed(tick: usize) -> QuotedOdds {
+    let (profit, stake) = TICKS[tick.min(LAST)];
     let decimal = Decimal::ONE + Decimal::from(profit) / Decimal::from(stake);
     let decimal = decimal.round_dp_with_strategy(2, RoundingStrategy::MidpointAwayFromZero);
-    Quote {
+    QuotedOdds {
         fractional: format!("{profit}/{stake}"),
         decimal: decimal.normalize().to_string(),
     }
 }
 
-/// An exchange pays a little more, in its own steps, and repeats the decimal as fractional.
-pub(super) fn exchange(rung: usize) -> Quote {
-    let (profit, stake) = RUNGS[rung.min(LAST)];
+/// An exchange pays a little more, in its own steps, and repeats the decimal odds as fractional.
+pub(super) fn exchange(tick: usize) -> QuotedOdds {
+    let (profit, stake) = TICKS[tick.min(LAST)];
     let above = 100 + profit * 104 / stake;
     let step = EXCHANGE_STEPS
         .iter()
         .find(|(below, _)| above < *below)
         .map_or(1_000, |(_, step)| *step);
     let decimal = Decimal::new(i64::from(above.next_multiple_of(step)), 2).normalize();
-    Quote {
+    QuotedOdds {
         fractional: decimal.to_string(),
         decimal: decimal.to_string(),
     }
 }
 
-/// The rung nearest to what a chance of winning is worth.
-pub(super) fn rung_for(chance: f64) -> usize {
+/// The tick nearest to the fair price of a chance of winning.
+pub(super) fn nearest_tick(chance: f64) -> usize {
     let profit = 1.0 / chance - 1.0;
-    let distance = |rung: &usize| {
-        let (over, under) = RUNGS[*rung];
+    let distance = |tick: &usize| {
+        let (over, under) = TICKS[*tick];
         (f64::from(over) / f64::from(under) / profit).ln().abs()
     };
     (0..=LAST)

@@ -1,5 +1,5 @@
-//! What is offered on one runner: the prices at which money waits, on either side. Sizes matter
-//! here only by being zero or not.
+//! The order book of one runner: the prices that are offered on either side. `ExchangeMarket` keeps
+//! one a runner; sizes only matter by being zero or not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,32 +15,32 @@ const MAX_ROWS: usize = 5_000;
 const MAX_ODDS: Decimal = Decimal::from_parts(1_000_000, 0, 0, false, 0);
 
 #[derive(Debug, Default)]
-pub struct Book {
+pub struct OrderBook {
     /// What a backer can take: the best is the highest.
-    pub back: Side,
+    pub back: BookSide,
     /// What a layer can take: the best is the lowest.
-    pub lay: Side,
+    pub lay: BookSide,
 }
 
-impl Book {
-    /// Applies one runner change; gives the number of rows that make no sense.
+impl OrderBook {
+    /// Applies one runner change and returns the number of rows that could not be read.
     pub fn apply(&mut self, change: &RunnerChange) -> u64 {
-        let mut nonsense = 0;
+        let mut unreadable = 0;
         for (side, depth, levels) in [
             (&mut self.back, &change.atb, &change.batb),
             (&mut self.lay, &change.atl, &change.batl),
         ] {
             for [price, size] in depth {
-                nonsense += u64::from(side.at_price(price, size).is_none());
+                unreadable += u64::from(side.set_price(price, size).is_none());
             }
             for [level, price, size] in levels {
-                nonsense += u64::from(side.at_level(level, price, size).is_none());
+                unreadable += u64::from(side.set_level(level, price, size).is_none());
             }
         }
-        nonsense
+        unreadable
     }
 
-    /// An image follows: whatever was there is gone unless the image lists it.
+    /// Empties the book before an image, which lists all that is offered.
     pub fn clear(&mut self) {
         self.back.clear();
         self.lay.clear();
@@ -48,16 +48,16 @@ impl Book {
 }
 
 #[derive(Debug, Default)]
-pub struct Side {
+pub struct BookSide {
     prices: BTreeSet<Decimal>,
     levels: BTreeMap<u32, Decimal>,
-    /// Whoever subscribes to the full depth and to the best levels gets both, from two
-    /// calculations that may be a moment apart: the full depth decides as soon as it is known.
+    /// A subscription to both the full depth and the best levels gets them from two calculations
+    /// that may be a moment apart, so the full depth decides as soon as it is known.
     has_depth: bool,
-    touched: bool,
+    changed: bool,
 }
 
-impl Side {
+impl BookSide {
     pub fn highest(&self) -> Option<Decimal> {
         match self.has_depth {
             true => self.prices.last().copied(),
@@ -72,23 +72,23 @@ impl Side {
         }
     }
 
-    /// Whether a message touched this side since the last call.
-    pub fn take_touched(&mut self) -> bool {
-        std::mem::take(&mut self.touched)
+    /// True if a message changed this side since the last call.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
-    pub fn touch(&mut self) {
-        self.touched = true;
+    pub fn mark_changed(&mut self) {
+        self.changed = true;
     }
 
     fn clear(&mut self) {
-        self.touched |= !(self.prices.is_empty() && self.levels.is_empty());
+        self.changed |= !(self.prices.is_empty() && self.levels.is_empty());
         self.prices.clear();
         self.levels.clear();
         self.has_depth = false;
     }
 
-    fn at_price(&mut self, price: &RawValue, size: &RawValue) -> Option<()> {
+    fn set_price(&mut self, price: &RawValue, size: &RawValue) -> Option<()> {
         let (price, size) = (exact(price)?, exact(size)?);
         if size.is_zero() {
             self.prices.remove(&price);
@@ -98,11 +98,11 @@ impl Side {
             return None;
         }
         self.has_depth = true;
-        self.touched = true;
+        self.changed = true;
         Some(())
     }
 
-    fn at_level(&mut self, level: &RawValue, price: &RawValue, size: &RawValue) -> Option<()> {
+    fn set_level(&mut self, level: &RawValue, price: &RawValue, size: &RawValue) -> Option<()> {
         let (level, price, size) = (exact(level)?.to_u32()?, exact(price)?, exact(size)?);
         if size.is_zero() {
             self.levels.remove(&level);
@@ -111,7 +111,7 @@ impl Side {
         } else {
             return None;
         }
-        self.touched = true;
+        self.changed = true;
         Some(())
     }
 }

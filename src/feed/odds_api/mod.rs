@@ -80,7 +80,7 @@ impl Quota {
 /// One league's odds.
 #[derive(Debug)]
 pub struct OddsApi {
-    door: HttpDoor,
+    http: HttpDoor,
     base: Url,
     settings: Settings,
     quota: Option<Quota>,
@@ -97,7 +97,7 @@ impl OddsApi {
             deadline: settings.deadline,
         };
         Ok(Self {
-            door: HttpDoor::new(provider, &base)?,
+            http: HttpDoor::new(provider, &base)?,
             base,
             settings,
             quota: None,
@@ -190,7 +190,7 @@ impl OddsApi {
             known: None,
             max_body: MAX_BODY,
         };
-        let (answer, body) = match self.door.get(request, now).await {
+        let (answer, body) = match self.http.get(request, now).await {
             Ok((answer, body)) => (Ok(answer), body),
             Err(error) => (Err(error), String::new()),
         };

@@ -61,6 +61,7 @@ impl Parsed {
             true => Scope::Listed,
         }
     }
+
     /// The answer as a snapshot of `league` at `as_of`.
     pub fn into_snapshot(self, as_of: DateTime<Utc>, league: &str) -> Snapshot {
         Snapshot {
@@ -258,15 +259,15 @@ impl<'a> OddsParser<'a> {
             prices: Vec::new(),
             complete: true,
         };
-        let mut met = Vec::with_capacity(wire.bookmakers.len());
+        let mut listed = Vec::with_capacity(wire.bookmakers.len());
         for bookmaker in &wire.bookmakers {
             let id = self.cache.bookmaker(&bookmaker.key)?;
-            if met.contains(&id) {
+            if listed.contains(&id) {
                 return None;
             }
             self.list(&id, &bookmaker.title);
             self.markets(bookmaker, &id, &mut found)?;
-            met.push(id);
+            listed.push(id);
         }
         self.parsed.prices_seen += found.prices.len() as u64;
         self.by_event.insert(id, (self.parsed.events.len(), None));
@@ -295,8 +296,8 @@ impl<'a> OddsParser<'a> {
             for wire in &market.outcomes {
                 let (name, offer) = outcome(wire, self.format).ok()?;
                 let selection = selection(&name, found)?;
-                let again = |price: &Price| price.key.selection == selection;
-                if found.prices[first..].iter().any(again) {
+                let repeats = |price: &Price| price.key.selection == selection;
+                if found.prices[first..].iter().any(repeats) {
                     return None;
                 }
                 found.prices.push(Price {

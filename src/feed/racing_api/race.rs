@@ -324,13 +324,13 @@ impl RaceParser {
                 raw.get().chars().take(SAMPLE_CHARS / 2).collect(),
             )
         })?;
-        let spelt = odds.bookmaker.text();
-        let bookmaker = spelt.and_then(|spelt| self.bookmakers.intern(at, &spelt));
+        let name = odds.bookmaker.text();
+        let bookmaker = name.and_then(|name| self.bookmakers.intern(at, &name));
         let bookmaker =
             bookmaker.ok_or_else(|| ("no_bookmaker", "no bookmaker's name".to_owned()))?;
         let offer = price::offer(&odds).map_err(|bad| {
-            let spelt = odds.bookmaker.name();
-            ("bad_decimal", format!("{spelt}: decimal {:?}", bad.0))
+            let name = odds.bookmaker.name();
+            ("bad_decimal", format!("{name}: decimal {:?}", bad.0))
         })?;
         let observed_at = self.timestamps.parse(odds.updated.text().as_deref());
         Ok((bookmaker, offer, observed_at))

@@ -1,19 +1,18 @@
-//! The door to whoever knows the odds: the closed set of feeds, what can be asked of them, and
-//! the kinds of failure. A failed answer is an error here, never an empty snapshot: "no races
-//! today" is something only a well-formed answer can say.
+//! The closed set of feeds, what can be requested of them, and the kinds of failure. The poller, recorders and
+//! checks fetch through [`Feed`].
+//!
+//! A failed response is an error, never an empty snapshot: only a well-formed answer can say "no races today".
 
 pub mod betfair;
-mod cursor;
 pub mod http;
+mod json;
 pub mod number;
 pub mod odds_api;
 pub mod racing_api;
 pub mod recording;
 pub mod replay;
 pub mod simulator;
-pub mod slices;
 
-use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -24,8 +23,12 @@ use odds_api::OddsApi;
 use racing_api::RacingApi;
 use replay::Replay;
 use simulator::Simulator;
+use strum::IntoStaticStr;
+use thiserror::Error;
 
 /// The closed set of feeds.
+#[derive(IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Feed {
     RacingApi(Box<RacingApi>),
     OddsApi(Box<OddsApi>),
@@ -34,8 +37,8 @@ pub enum Feed {
 }
 
 impl Feed {
-    /// One look, whose events are handed over as they are read. After an error, what was handed
-    /// over is not an answer: the taker drops it.
+    /// Fetches once, and hands the events over as they are parsed. After an error the sink drops what was handed
+    /// over, because it is not an answer.
     pub async fn read(
         &mut self,
         ask: &Ask,
@@ -50,24 +53,19 @@ impl Feed {
         }
     }
 
-    /// One look, in memory: for recorders and checks.
+    /// Fetches into memory: for recorders and checks.
     pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
         let mut events = Collected::default();
         let looked = self.read(ask, now, &mut events).await?;
         Ok(looked.with(events))
     }
 
-    /// As it stands in logs and in the cycles' table.
+    /// The name in logs and in the table of cycles.
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::RacingApi(_) => "racing_api",
-            Self::OddsApi(_) => "odds_api",
-            Self::Simulator(_) => "simulator",
-            Self::Replay(_) => "replay",
-        }
+        self.into()
     }
 
-    /// Whether one event can be asked for alone without paying for the rest.
+    /// Whether the provider has a call for one event that costs less than the whole answer.
     pub fn has_one_race_calls(&self) -> bool {
         matches!(self, Self::RacingApi(_) | Self::Simulator(_))
     }
@@ -82,16 +80,16 @@ pub enum Ask {
     Events(Vec<EventId>),
 }
 
-/// One answer, whose events have been handed over.
+/// One answer apart from its events, which were handed over.
 #[derive(Debug)]
 pub struct Looked {
     pub look: Look,
-    /// Raw JSON bodies, in the order in which they arrived, where they are kept.
+    /// Raw JSON bodies in the order of arrival, if the feed is set to keep them.
     pub bodies: Vec<String>,
 }
 
 impl Looked {
-    /// Together with its events.
+    /// Joins the events that were collected.
     pub fn with(self, events: Collected) -> Fetched {
         Fetched {
             snapshot: events.into_snapshot(self.look),
@@ -100,7 +98,7 @@ impl Looked {
     }
 }
 
-/// One answer, parsed, with the bodies it was read from (for `oddsd record`).
+/// One parsed answer, with the bodies it was parsed from (for `oddsd record`).
 #[derive(Debug)]
 pub struct Fetched {
     pub snapshot: Snapshot,
@@ -128,35 +126,45 @@ impl Fetched {
     }
 }
 
-/// Why there is no answer. One variant for each way in which somebody reacts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why there is no answer: one variant for each reaction. `detail` names the provider and its response, the rest
+/// of the message is the next step.
+#[derive(Clone, Debug, PartialEq, Eq, Error, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum FeedError {
-    /// 401 or 403: the credentials or the plan are wrong. Retrying fast does not help.
+    /// 401 or 403: the credentials or the plan are wrong. A fast retry does not help.
+    #[error("credentials refused: {detail}")]
     Unauthorized { detail: String },
-    /// 422 or another 4xx: we asked for something that this provider does not take.
+    /// 422 or another 4xx: the provider does not accept the request.
+    #[error("request refused: {detail}; check the feed's settings")]
     BadRequest { detail: String },
     /// 404 on one event: the provider no longer knows it.
+    #[error("not found: {detail}; it left the card, or the base URL is wrong")]
     NotFound { detail: String },
     /// 429, or the paid quota is spent.
+    #[error("rate limited: {detail}; ask again {}, or lower the request rate", describe_wait(*.retry_after))]
     RateLimited {
         retry_after: Option<Duration>,
         detail: String,
     },
     /// 5xx.
+    #[error("the provider failed: {detail}; ask again later")]
     ServerError { status: u16, detail: String },
     /// Connection refused, name not found, timeout, connection reset.
+    #[error("no answer: {detail}; check the network and the base URL")]
     Unreachable { detail: String },
-    /// An answer that is not what the provider documents: HTML, truncated JSON, wrong shape.
+    /// Not the documented content: HTML, truncated JSON, wrong shape.
+    #[error("unusable answer: {detail}; stored prices stay as they are")]
     BadAnswer { detail: String },
-    /// A body larger than the limit, compressed or not.
+    /// A body above the limit, compressed or not.
+    #[error("answer too large: {detail}; ask for smaller pages or fewer regions")]
     TooLarge { detail: String },
-    /// A recording has come to its end.
+    #[error("the recording has come to its end")]
     Ended,
 }
 
 impl FeedError {
-    /// A second try may help although nobody changed anything: what a busy provider, a lost
-    /// connection or a proxy in between does for a moment.
+    /// Whether a second attempt may succeed without a change of settings: the failures that a busy provider, a
+    /// lost connection or a proxy causes for a moment.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::RateLimited { .. }
@@ -173,65 +181,13 @@ impl FeedError {
 
     /// The label in logs and metrics.
     pub fn outcome(&self) -> &'static str {
-        match self {
-            Self::Unauthorized { .. } => "unauthorized",
-            Self::BadRequest { .. } => "bad_request",
-            Self::NotFound { .. } => "not_found",
-            Self::RateLimited { .. } => "rate_limited",
-            Self::ServerError { .. } => "server_error",
-            Self::Unreachable { .. } => "unreachable",
-            Self::BadAnswer { .. } => "bad_answer",
-            Self::TooLarge { .. } => "too_large",
-            Self::Ended => "ended",
-        }
+        self.into()
     }
 }
 
-/// One sentence: `detail` says who was asked and what came back, the rest what to do about it.
-impl fmt::Display for FeedError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unauthorized { detail } => write!(f, "credentials refused: {detail}"),
-            Self::BadRequest { detail } => {
-                write!(f, "request refused: {detail}; check the feed's settings")
-            }
-            Self::NotFound { detail } => write!(
-                f,
-                "not found: {detail}; it left the card, or the base URL is wrong"
-            ),
-            Self::RateLimited {
-                retry_after: Some(wait),
-                detail,
-            } => write!(
-                f,
-                "rate limited: {detail}; ask again in {} s, or lower the request rate",
-                wait.as_secs()
-            ),
-            Self::RateLimited { detail, .. } => write!(
-                f,
-                "rate limited: {detail}; ask again later, or lower the request rate"
-            ),
-            Self::ServerError { detail, .. } => {
-                write!(f, "the provider failed: {detail}; ask again later")
-            }
-            Self::Unreachable { detail } => {
-                write!(f, "no answer: {detail}; check the network and the base URL")
-            }
-            Self::BadAnswer { detail } => {
-                write!(
-                    f,
-                    "unusable answer: {detail}; stored prices stay as they are"
-                )
-            }
-            Self::TooLarge { detail } => {
-                write!(
-                    f,
-                    "answer too large: {detail}; ask for smaller pages or fewer regions"
-                )
-            }
-            Self::Ended => f.write_str("the recording has come to its end"),
-        }
+fn describe_wait(retry_after: Option<Duration>) -> String {
+    match retry_after {
+        Some(wait) => format!("in {} s", wait.as_secs()),
+        None => "later".into(),
     }
 }
-
-impl std::error::Error for FeedError {}

@@ -1,22 +1,21 @@
-//! Numbers as a provider wrote them. A price that goes through a binary float is no longer the
-//! price that was offered, so feeds keep a JSON number's own text and read that.
+//! Exact decimals from the text of JSON numbers. The parsers of The Odds API and of exchange streams call it,
+//! because a binary float would change the price that was offered.
 
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
-/// Digits of a number that is a price, line or size; longer ones are not odds but an attack.
+/// Longest number that is read; no price, line or size has more digits.
 const MAX_DIGITS: usize = 40;
-/// Exponents that can still be a decimal of 28 digits.
+/// Largest exponent that a decimal of 28 digits can have.
 const MAX_EXPONENT: i32 = 28;
 
-/// A JSON number, exactly. `None` for everything else: strings ("NaN", "Infinity"), null, and
-/// numbers that no decimal holds.
+/// Returns a JSON number exactly. `None` for everything else: strings ("NaN", "Infinity"), null, and numbers that
+/// a decimal cannot hold.
 pub fn exact(raw: &RawValue) -> Option<Decimal> {
     exact_text(raw.get())
 }
 
-/// The same for a number's text.
-pub fn exact_text(text: &str) -> Option<Decimal> {
+fn exact_text(text: &str) -> Option<Decimal> {
     if text.len() > MAX_DIGITS {
         return None;
     }

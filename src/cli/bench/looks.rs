@@ -3,7 +3,6 @@
 //! each step.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
@@ -12,20 +11,16 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::card::Card;
 use crate::diff::{Changes, Differ, Guard, diff};
 use crate::feed::racing_api::{self, parse_cards, read_cards};
-use crate::model::{Scope, Slice, Snapshot};
+use crate::model::{Scope, Snapshot};
 use crate::store::{Acquired, CycleFacts, Lease, Loaded, Store};
 
 const LEASE_FOR: Duration = Duration::from_secs(3600);
-/// An answer comes in pieces; these are about as large as the HTTP client's.
-const PIECE: usize = 64 * 1024;
 
 /// A daemon without its loops.
 pub struct Daemon {
     pub store: Store,
     lease: Lease,
     loaded: Loaded,
-    /// The texts of the last answer.
-    slices: Arc<[Slice]>,
 }
 
 /// What one look cost.
@@ -56,7 +51,6 @@ impl Daemon {
             store,
             lease,
             loaded,
-            slices: Arc::default(),
         })
     }
 
@@ -96,16 +90,12 @@ impl Daemon {
 
     fn read(&mut self, body: &str, day: NaiveDate) -> anyhow::Result<Changes> {
         let mut differ = Differ::new(&self.loaded.book);
-        let pieces = body.as_bytes().chunks(PIECE);
-        let before = Arc::clone(&self.slices);
-        let (mut look, slices) = read_cards(pieces, Utc::now(), before, &mut differ)?;
+        let mut look = read_cards(body, Utc::now(), &mut differ)?;
         look.scope = Scope::Days {
             days: vec![day],
             regions: Vec::new(),
         };
-        let changes = differ.finish(look, &Guard::OFF);
-        self.slices = slices;
-        Ok(changes)
+        Ok(differ.finish(look, &Guard::OFF))
     }
 
     async fn commit(&mut self, mut changes: Changes, diff: Duration) -> anyhow::Result<Looked> {

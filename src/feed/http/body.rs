@@ -1,152 +1,61 @@
-//! A body that cannot grow past its limits: decompressed size, and size against what was sent.
+//! Bounded decompression of a response body, and a check of its first bytes. `ProviderClient` applies both
+//! before a parser gets the body.
 
-use std::io::{self, Write};
+use std::io::{self, Read};
 
-use flate2::write::MultiGzDecoder;
+use flate2::bufread::MultiGzDecoder;
 
-use crate::feed::FeedError;
-
-/// Largest answer as a multiple of its compressed size.
+/// Largest decompressed size as a multiple of the compressed size.
 pub(super) const MAX_RATIO: usize = 100;
-/// While an answer streams in, its beginning may compress better than the whole: below this size
-/// only the finished answer is held against [`MAX_RATIO`].
-const RATIO_FLOOR: usize = 1024 * 1024;
 
-/// Compressed bytes taken at once: what they become has to be held for a moment.
-const BITE: usize = 4 * 1024;
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// Why a body is not usable.
-pub(super) enum Unusable {
-    /// More than this many bytes.
-    TooLarge {
-        limit: usize,
-    },
+/// Why a body cannot be used.
+#[derive(Debug)]
+pub(super) enum BodyError {
+    TooLarge { limit: usize },
     Corrupt(io::Error),
-    /// Whoever took it did not want it.
-    Unwanted(FeedError),
 }
 
-/// Takes a body chunk by chunk, and hands it on decompressed.
-pub(super) struct Body {
-    sink: Sink,
-    max: usize,
-    received: usize,
-    passed_on: usize,
-}
-
-impl Body {
-    pub(super) fn new(gzip: bool, max: usize) -> Self {
-        let sink = if gzip {
-            Sink::Gzip(Box::new(MultiGzDecoder::new(Capped::default())))
-        } else {
-            Sink::Plain
-        };
-        Self {
-            sink,
-            max,
-            received: 0,
-            passed_on: 0,
-        }
-    }
-
-    pub(super) fn push(&mut self, chunk: &[u8], to: Taker<'_>) -> Result<(), Unusable> {
-        match &self.sink {
-            Sink::Plain => {
-                self.received += chunk.len();
-                if self.received > self.max {
-                    return Err(Unusable::TooLarge { limit: self.max });
-                }
-                to(chunk).map_err(Unusable::Unwanted)
-            }
-            Sink::Gzip(_) => chunk
-                .chunks(BITE)
-                .try_for_each(|bite| self.decompress(bite, to)),
-        }
-    }
-
-    /// Also checks that a compressed body is whole.
-    pub(super) fn finish(mut self, to: Taker<'_>) -> Result<(), Unusable> {
-        let limit = self.max.min(self.ratio_limit());
-        let Sink::Gzip(decoder) = &mut self.sink else {
-            return Ok(());
-        };
-        decoder.get_mut().limit = usize::MAX;
-        decoder.try_finish().map_err(Unusable::Corrupt)?;
-        self.hand_on(to)?;
-        match self.passed_on > limit {
-            true => Err(Unusable::TooLarge { limit }),
-            false => Ok(()),
-        }
-    }
-
-    fn decompress(&mut self, bite: &[u8], to: Taker<'_>) -> Result<(), Unusable> {
-        self.received += bite.len();
-        let limit = self.max.min(self.ratio_limit().max(RATIO_FLOOR));
-        let Sink::Gzip(decoder) = &mut self.sink else {
-            return Ok(());
-        };
-        decoder.get_mut().limit = limit.saturating_sub(self.passed_on);
-        if let Err(error) = decoder.write_all(bite) {
-            return Err(match decoder.get_ref().overflowed {
-                true => Unusable::TooLarge { limit },
-                false => Unusable::Corrupt(error),
-            });
-        }
-        self.hand_on(to)
-    }
-
-    fn hand_on(&mut self, to: Taker<'_>) -> Result<(), Unusable> {
-        let Sink::Gzip(decoder) = &mut self.sink else {
-            return Ok(());
-        };
-        let bytes = &mut decoder.get_mut().bytes;
-        self.passed_on += bytes.len();
-        let taken = match bytes.is_empty() {
-            true => Ok(()),
-            false => to(bytes).map_err(Unusable::Unwanted),
-        };
-        bytes.clear();
-        taken
-    }
-
-    fn ratio_limit(&self) -> usize {
-        self.received.saturating_mul(MAX_RATIO)
+/// Decompresses a whole body to at most `max` bytes and at most [`MAX_RATIO`] times its size.
+pub(super) fn gunzip(compressed: &[u8], max: usize) -> Result<Vec<u8>, BodyError> {
+    let limit = max.min(compressed.len().saturating_mul(MAX_RATIO));
+    let mut plain = Vec::new();
+    MultiGzDecoder::new(compressed)
+        .take(limit as u64 + 1)
+        .read_to_end(&mut plain)
+        .map_err(BodyError::Corrupt)?;
+    match plain.len() > limit {
+        true => Err(BodyError::TooLarge { limit }),
+        false => Ok(plain),
     }
 }
 
-/// Takes the decompressed body piece by piece; its error ends the reading.
-pub(super) type Taker<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<(), FeedError> + Send);
-
-/// A buffer that refuses to grow over its limit.
-#[derive(Default)]
-struct Capped {
-    bytes: Vec<u8>,
-    limit: usize,
-    overflowed: bool,
+/// A body that does not begin like a JSON object or list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnexpectedContent {
+    Html,
+    Empty,
+    Other,
 }
 
-impl Write for Capped {
-    fn write(&mut self, chunk: &[u8]) -> io::Result<usize> {
-        if self.bytes.len() + chunk.len() > self.limit {
-            self.overflowed = true;
-            return Err(io::Error::other("over the limit"));
-        }
-        self.bytes.extend_from_slice(chunk);
-        Ok(chunk.len())
+/// Skips a byte order mark and white space. A login page or a proxy's error page is reported as HTML,
+/// which is clearer than "expected value at line 1".
+pub(super) fn json_start(body: &[u8]) -> Result<usize, UnexpectedContent> {
+    let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    let text = text.trim_ascii_start();
+    match text.first() {
+        Some(b'{' | b'[') => Ok(body.len() - text.len()),
+        Some(b'<') => Err(UnexpectedContent::Html),
+        Some(_) => Err(UnexpectedContent::Other),
+        None => Err(UnexpectedContent::Empty),
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-enum Sink {
-    Plain,
-    Gzip(Box<MultiGzDecoder<Capped>>),
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
@@ -158,35 +67,38 @@ mod tests {
         encoder.finish().expect("memory")
     }
 
-    fn read(compressed: &[u8], max: usize) -> Result<Vec<u8>, Unusable> {
-        let mut body = Body::new(true, max);
-        let mut whole = Vec::new();
-        let mut to = |piece: &[u8]| {
-            whole.extend_from_slice(piece);
-            Ok(())
-        };
-        for chunk in compressed.chunks(1000) {
-            body.push(chunk, &mut to)?;
+    #[test]
+    fn gzip_bombs_and_truncated_bodies_are_refused() {
+        let honest: Vec<u8> = (0..200_000u32).flat_map(u32::to_le_bytes).collect();
+        let whole = gzip(&honest);
+        assert!(gunzip(&whole, usize::MAX).is_ok_and(|body| body == honest));
+        for zeros in [200_000, 50_000_000] {
+            let bomb = gunzip(&gzip(&vec![0; zeros]), usize::MAX);
+            assert!(matches!(bomb, Err(BodyError::TooLarge { .. })));
         }
-        body.finish(&mut to)?;
-        Ok(whole)
+        let over = gunzip(&whole, honest.len() - 1);
+        assert!(matches!(over, Err(BodyError::TooLarge { .. })));
+        let cut = gunzip(&whole[..whole.len() - 9], usize::MAX);
+        assert!(matches!(cut, Err(BodyError::Corrupt(_))));
     }
 
     #[test]
-    fn a_bomb_is_refused_large_or_small_and_a_cut_body_is_not_a_body() {
-        let honest: Vec<u8> = (0..200_000u32).flat_map(u32::to_le_bytes).collect();
-        assert!(read(&gzip(&honest), usize::MAX).is_ok_and(|body| body == honest));
-        for zeros in [200_000, 50_000_000] {
-            let bomb = gzip(&vec![0; zeros]);
-            assert!(matches!(
-                read(&bomb, usize::MAX),
-                Err(Unusable::TooLarge { .. })
-            ));
+    fn first_bytes_tell_json_from_html_and_other_content() {
+        use UnexpectedContent::{Empty, Html, Other};
+        let cases: [(&[u8], Result<usize, UnexpectedContent>); 10] = [
+            (b"{} ", Ok(0)),
+            (b" \r\n\t[\xff", Ok(4)),
+            (b"\xef\xbb\xbf {1", Ok(4)),
+            (b"", Err(Empty)),
+            (b" \n", Err(Empty)),
+            (b"\xef\xbb\xbf", Err(Empty)),
+            (b" <html>{}", Err(Html)),
+            (b"\xef\xbb{}", Err(Other)),
+            (b" \xef\xbb\xbf{}", Err(Other)),
+            (b"hello {}", Err(Other)),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(json_start(body), expected, "{body:?}");
         }
-        let over = read(&gzip(&honest), honest.len() - 1);
-        assert!(matches!(over, Err(Unusable::TooLarge { .. })));
-        let whole = gzip(&honest);
-        let cut = read(&whole[..whole.len() - 9], usize::MAX);
-        assert!(matches!(cut, Err(Unusable::Corrupt(_))));
     }
 }

@@ -1,13 +1,11 @@
-//! One careful GET for every polling feed: deadlines, no redirects, a capped body, and a failure
-//! that says what to do next. No message here holds a query, a header or a password: where a
-//! request went is told as host and path.
+//! One HTTP GET with deadlines, a capped body, no redirects and classified failures, for the feeds that poll a
+//! provider. No message holds a query, a header or a password: a request is named by its host and path.
 //!
-//! Decompression is done here and not by the client, because the client hides the compressed
-//! size, and without it a gzip bomb looks like any large answer.
+//! The body is decompressed here and not by reqwest, because reqwest removes the compressed size, and the
+//! limit on the ratio of the two sizes is what stops a small gzip bomb.
 
 mod body;
-mod opening;
-mod words;
+mod error_text;
 
 use std::time::Duration;
 
@@ -17,23 +15,20 @@ use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, StatusCode, redirect};
 use secrecy::{ExposeSecret, SecretString};
 
-use self::body::{Body, MAX_RATIO, Taker, Unusable};
-use self::opening::{Odd, Opening};
-use self::words::{MAX_DETAIL_CHARS, causes, message_in, redirect_host, retry_after};
+use self::body::{BodyError, MAX_RATIO, UnexpectedContent, gunzip, json_start};
+use self::error_text::{MAX_DETAIL_CHARS, causes, message_in, redirect_host, retry_after};
 use crate::feed::FeedError;
 use crate::model::plain_text;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// Longest silence inside an answer.
+/// Longest pause within a response.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
-/// Largest answer that is kept as a whole, decompressed.
+/// Largest body, decompressed. A page of the largest racecards is about 18 MB.
 pub const MAX_BODY: usize = 64 * 1024 * 1024;
-/// Largest answer that is read while it comes in: a million prices are about 210 MB.
-pub const MAX_STREAMED: usize = 512 * 1024 * 1024;
-/// An error's body is read for its message only.
+/// An error response is read only for its message.
 const MAX_ERROR_BODY: usize = 64 * 1024;
 
-/// Who is asked, in words for messages, and for how long an answer is awaited.
+/// Names of a provider for messages, and how long to wait for it.
 #[derive(Clone, Debug)]
 pub struct Provider {
     /// "The Racing API".
@@ -44,7 +39,7 @@ pub struct Provider {
     pub deadline: Duration,
 }
 
-/// How a request proves who we are.
+/// How a request authenticates.
 #[derive(Clone, Copy, Debug)]
 pub enum Auth<'a> {
     None,
@@ -60,8 +55,8 @@ pub enum Auth<'a> {
 }
 
 impl Auth<'_> {
-    /// What no message may repeat, as it is and as `request` spells it: a refusal likes to quote
-    /// what it refuses.
+    /// Texts that no message may repeat, as configured and as encoded in `request`: error messages of a
+    /// provider may quote the request.
     fn secrets(&self, request: &reqwest::Request) -> Vec<String> {
         match self {
             Self::None => Vec::new(),
@@ -80,8 +75,8 @@ impl Auth<'_> {
     }
 }
 
-/// What makes the next request for the same URL conditional. Whoever keeps what was read from an
-/// answer keeps these beside it, so that "not modified" always has something to refer to.
+/// Makes the next request for the same URL conditional. Callers keep it beside what they parsed from the
+/// response, so that "not modified" always refers to known content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validators {
     etag: Option<HeaderValue>,
@@ -101,29 +96,29 @@ impl Validators {
     }
 }
 
-/// A successful answer; its body has been handed over.
+/// A successful response, apart from its body.
 #[derive(Debug)]
 pub enum Answer {
     Fresh {
         headers: HeaderMap,
         validators: Validators,
     },
-    /// 304 to a conditional request: what was read last time still stands.
-    NotModified { headers: HeaderMap },
+    /// 304 to a conditional request: the content of the last response is still valid.
+    NotModified,
 }
 
-/// What to ask for, and how.
+/// One GET.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
     pub url: Url,
     pub auth: Auth<'a>,
     /// Makes the request conditional.
     pub known: Option<&'a Validators>,
-    /// Largest body taken, decompressed: [`MAX_BODY`] or [`MAX_STREAMED`].
+    /// Largest body that is accepted, decompressed: at most [`MAX_BODY`].
     pub max_body: usize,
 }
 
-/// The way to one provider.
+/// The HTTP client of one provider.
 #[derive(Clone, Debug)]
 pub struct HttpDoor {
     client: Client,
@@ -131,13 +126,14 @@ pub struct HttpDoor {
 }
 
 impl HttpDoor {
-    /// `base` decides whether a proxy from the environment applies: never to this machine itself.
+    /// A proxy from the environment is not used if `base` is on this machine.
     pub fn new(provider: Provider, base: &Url) -> Result<Self, FeedError> {
         let mut builder = Client::builder()
             .connect_timeout(CONNECT_DEADLINE.min(provider.deadline))
             .read_timeout(READ_DEADLINE.min(provider.deadline))
             .timeout(provider.deadline)
             .redirect(redirect::Policy::none())
+            .no_gzip()
             .referer(false)
             .user_agent(concat!("oddsd/", env!("CARGO_PKG_VERSION")));
         if is_loopback(base) {
@@ -153,48 +149,22 @@ impl HttpDoor {
         Ok(Self { client, provider })
     }
 
-    /// One GET whose body is kept as a whole. It starts with `{` or `[`; whether it is whole JSON
-    /// is for the parser to say.
+    /// Sends one GET and reads its whole body, from its first `{` or `[` on. Whether the body is valid
+    /// JSON is for the parser to decide. `now` turns a `Retry-After` date into a wait.
     pub async fn get(
         &self,
         request: Request<'_>,
         now: DateTime<Utc>,
     ) -> Result<(Answer, String), FeedError> {
-        let place = self.place(&request.url);
-        let mut body = Vec::new();
-        let answer = self
-            .stream(request, now, &mut |chunk| {
-                body.extend_from_slice(chunk);
-                Ok(())
-            })
-            .await?;
-        let body = String::from_utf8(body).map_err(|_| FeedError::BadAnswer {
-            detail: format!(
-                "{} at {place} sent a body that is not UTF-8, not JSON",
-                self.provider.name
-            ),
-        })?;
-        Ok((answer, body))
-    }
-
-    /// One GET whose body is handed to `each` as it comes in, decompressed, from its first `{` or
-    /// `[` on. Whatever was handed over before an error is not an answer. `now` turns a `Retry-After`
-    /// date into a wait.
-    pub async fn stream(
-        &self,
-        request: Request<'_>,
-        now: DateTime<Utc>,
-        each: &mut (dyn FnMut(&[u8]) -> Result<(), FeedError> + Send),
-    ) -> Result<Answer, FeedError> {
         let Request {
             mut url,
             auth,
             known,
             max_body,
         } = request;
-        let at = At {
+        let context = RequestContext {
             provider: &self.provider,
-            place: self.place(&url),
+            place: host_and_path(&url),
         };
         if let Auth::Query { name, key } = auth {
             url.query_pairs_mut().append_pair(name, key.expose_secret());
@@ -213,73 +183,73 @@ impl HttpDoor {
         if let Some(date) = known.and_then(|k| k.last_modified.clone()) {
             request = request.header(header::IF_MODIFIED_SINCE, date);
         }
-        let request = request.build().map_err(|e| at.unreachable(e))?;
+        let request = request.build().map_err(|e| context.unreachable(e))?;
         let secrets = auth.secrets(&request);
         let response = self.client.execute(request).await;
-        let response = response.map_err(|e| at.unreachable(e))?;
+        let response = response.map_err(|e| context.unreachable(e))?;
 
         let status = response.status();
         if status == StatusCode::NOT_MODIFIED && known.is_some_and(|k| !k.is_empty()) {
-            return Ok(Answer::NotModified {
-                headers: response.headers().clone(),
-            });
+            return Ok((Answer::NotModified, String::new()));
         }
         if !status.is_success() {
-            return Err(at.refusal(response, &secrets, now).await);
+            return Err(context.error_response(response, &secrets, now).await);
         }
         let headers = response.headers().clone();
-        let mut opening = Opening::default();
-        let mut to = |chunk: &[u8]| match opening.pass(chunk) {
-            Ok([]) => Ok(()),
-            Ok(chunk) => each(chunk),
-            Err(odd) => Err(at.odd(odd, &headers)),
-        };
-        at.read(response, max_body, &mut to).await?;
-        opening.finish().map_err(|odd| at.odd(odd, &headers))?;
-        Ok(Answer::Fresh {
-            validators: Validators::of(&headers),
-            headers,
-        })
-    }
-
-    /// Host and path, as messages name them.
-    fn place(&self, url: &Url) -> String {
-        let place = format!("{}{}", url.host_str().unwrap_or("?"), url.path());
-        plain_text(&place, MAX_DETAIL_CHARS)
+        let mut body = context.read_body(response, max_body).await?;
+        let start = json_start(&body).map_err(|found| context.unexpected(found, &headers))?;
+        body.drain(..start);
+        let body = String::from_utf8(body).map_err(|_| FeedError::BadAnswer {
+            detail: context.describe("sent a body that is not UTF-8, not JSON"),
+        })?;
+        let validators = Validators::of(&headers);
+        Ok((
+            Answer::Fresh {
+                headers,
+                validators,
+            },
+            body,
+        ))
     }
 }
 
-/// One request, as its messages name it.
-struct At<'a> {
+/// Host and path, as messages name them.
+fn host_and_path(url: &Url) -> String {
+    let place = format!("{}{}", url.host_str().unwrap_or("?"), url.path());
+    plain_text(&place, MAX_DETAIL_CHARS)
+}
+
+/// One request, as messages name it.
+struct RequestContext<'a> {
     provider: &'a Provider,
     /// Host and path.
     place: String,
 }
 
-impl At<'_> {
-    fn says(&self, what: impl std::fmt::Display) -> String {
+impl RequestContext<'_> {
+    fn describe(&self, what: impl std::fmt::Display) -> String {
         format!("{} at {} {what}", self.provider.name, self.place)
     }
 
     fn unreachable(&self, error: reqwest::Error) -> FeedError {
         let detail = if error.is_timeout() && !error.is_connect() {
-            self.says(format_args!(
+            self.describe(format_args!(
                 "sent no complete answer within {} ms",
                 self.provider.deadline.as_millis()
             ))
         } else if error.is_body() || error.is_decode() {
-            self.says(format_args!(
+            self.describe(format_args!(
                 "broke off in the middle of its answer: {}",
                 causes(error)
             ))
         } else {
-            self.says(format_args!("cannot be reached: {}", causes(error)))
+            self.describe(format_args!("cannot be reached: {}", causes(error)))
         };
         FeedError::Unreachable { detail }
     }
 
-    /// A status other than success, as the kind of failure that somebody reacts to.
-    async fn refusal(
+    /// Maps a status other than success to the error that callers branch on.
+    async fn error_response(
         &self,
         response: Response,
         secrets: &[String],
@@ -289,27 +259,17 @@ impl At<'_> {
         let headers = response.headers().clone();
         if status.is_redirection() {
             return FeedError::BadAnswer {
-                detail: self.says(format_args!(
+                detail: self.describe(format_args!(
                     "answered {} with a redirect{}, and redirects are not followed; check the base URL",
                     status.as_u16(),
                     redirect_host(&headers),
                 )),
             };
         }
-        // The message is a courtesy: without a readable body the status has to do.
-        let mut body = Vec::new();
-        let mut keep = |chunk: &[u8]| {
-            body.extend_from_slice(chunk);
-            Ok(())
-        };
-        if self
-            .read(response, MAX_ERROR_BODY, &mut keep)
-            .await
-            .is_err()
-        {
-            body.clear();
-        }
-        let mut detail = self.says(format_args!("answered {}", status.as_u16()));
+        // Without a readable body the status alone is reported.
+        let body = self.read_body(response, MAX_ERROR_BODY).await;
+        let body = body.unwrap_or_default();
+        let mut detail = self.describe(format_args!("answered {}", status.as_u16()));
         if let Some(message) = message_in(&body, secrets) {
             detail = format!("{detail}: {message}");
         }
@@ -334,61 +294,61 @@ impl At<'_> {
         }
     }
 
-    /// Hands on the body, decompressed; an error as soon as it is known to be too large.
-    async fn read(
-        &self,
-        mut response: Response,
-        max: usize,
-        to: Taker<'_>,
-    ) -> Result<(), FeedError> {
+    /// Reads and decompresses the body; fails as soon as it is known to be too large.
+    async fn read_body(&self, mut response: Response, max: usize) -> Result<Vec<u8>, FeedError> {
         let announced = response.content_length().unwrap_or(0);
         if announced > max as u64 {
-            return Err(self.unusable(Unusable::TooLarge { limit: max }, max));
+            return Err(self.body_error(BodyError::TooLarge { limit: max }, max));
         }
         let encoding = response.headers().get(header::CONTENT_ENCODING);
-        let gzip = match encoding.map(HeaderValue::as_bytes) {
+        let is_gzip = match encoding.map(HeaderValue::as_bytes) {
             None | Some(b"" | b"identity") => false,
             Some(b"gzip" | b"x-gzip") => true,
             Some(other) => {
                 let other = plain_text(&String::from_utf8_lossy(other), 40);
                 return Err(FeedError::BadAnswer {
-                    detail: self.says(format_args!(
+                    detail: self.describe(format_args!(
                         "used the content encoding {other:?}, not gzip"
                     )),
                 });
             }
         };
-
-        let mut body = Body::new(gzip, max);
+        let mut body = Vec::with_capacity(announced as usize);
         while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(e))? {
-            let pushed = body.push(&chunk, to);
-            pushed.map_err(|why| self.unusable(why, max))?;
+            if body.len() + chunk.len() > max {
+                return Err(self.body_error(BodyError::TooLarge { limit: max }, max));
+            }
+            body.extend_from_slice(&chunk);
         }
-        body.finish(to).map_err(|why| self.unusable(why, max))
+        match is_gzip {
+            true => gunzip(&body, max).map_err(|why| self.body_error(why, max)),
+            false => Ok(body),
+        }
     }
 
-    fn unusable(&self, why: Unusable, max: usize) -> FeedError {
+    fn body_error(&self, why: BodyError, max: usize) -> FeedError {
         match why {
-            Unusable::TooLarge { limit } => FeedError::TooLarge {
-                detail: self.says(format_args!(
+            BodyError::TooLarge { limit } => FeedError::TooLarge {
+                detail: self.describe(format_args!(
                     "sent more than {limit} bytes (the limit is {max}, and {MAX_RATIO} times the compressed size)"
                 )),
             },
-            Unusable::Corrupt(error) => FeedError::BadAnswer {
-                detail: self.says(format_args!("sent gzip that does not decompress: {error}")),
+            BodyError::Corrupt(error) => FeedError::BadAnswer {
+                detail: self.describe(format_args!("sent gzip that does not decompress: {error}")),
             },
-            Unusable::Unwanted(error) => error,
         }
     }
 
-    fn odd(&self, odd: Odd, headers: &HeaderMap) -> FeedError {
-        let detail = match odd {
-            Odd::Html => self.says("sent HTML instead of JSON; check the base URL"),
-            Odd::Empty => self.says("sent an empty body instead of JSON"),
-            Odd::Other => {
+    fn unexpected(&self, found: UnexpectedContent, headers: &HeaderMap) -> FeedError {
+        let detail = match found {
+            UnexpectedContent::Html => {
+                self.describe("sent HTML instead of JSON; check the base URL")
+            }
+            UnexpectedContent::Empty => self.describe("sent an empty body instead of JSON"),
+            UnexpectedContent::Other => {
                 let kind = headers.get(header::CONTENT_TYPE);
                 let kind = String::from_utf8_lossy(kind.map_or(b"none", HeaderValue::as_bytes));
-                self.says(format_args!(
+                self.describe(format_args!(
                     "sent no JSON object or array (content type {:?})",
                     plain_text(&kind, 60)
                 ))
@@ -403,8 +363,8 @@ pub fn header_text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h 
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// A provider's base URL from a setting: `https`, or anything on this machine; no credentials in it,
-/// because URLs end up in places where passwords must not.
+/// Parses a provider's base URL from a setting: `https`, or any URL of this machine. Credentials in it are
+/// refused, because URLs appear in messages.
 pub fn base_url(setting: &str, text: &str) -> Result<Url, FeedError> {
     let bad = |why: &str| FeedError::BadRequest {
         detail: format!("{setting} {why}"),

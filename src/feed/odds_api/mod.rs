@@ -1,14 +1,11 @@
-//! The Odds API (v4): one call for a whole league. Every call spends paid credits, so what the
-//! provider says is left of them is kept, told, and obeyed.
+//! The Odds API (v4): one call for a whole league. Every call costs paid credits, so the client keeps the number
+//! that is left, reports it, and stops at a limit. The poller reads it through `Feed`.
 //!
-//! The key travels in the query. It is kept out of every message by never putting a query into
-//! one, and out of what was read by removing it from whatever comes back before it is read.
+//! The key travels in the query. No message holds a query, and the key is masked in every body before it is parsed.
 
-mod answer;
-mod outcome;
+mod convert;
+mod fields;
 mod parse;
-mod rows;
-mod whole;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,23 +15,22 @@ use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::http::{
-    Answer, Auth, HttpDoor, MAX_BODY, MAX_STREAMED, Provider, Request, base_url, header_text,
-};
+use super::http::{Answer, Auth, HttpDoor, MAX_BODY, Provider, Request, base_url, header_text};
 use super::{Ask, FeedError, Fetched, Looked};
 use crate::diff::{Collected, Take};
-use crate::model::{Look, Scope, Slice, Snapshot};
-use answer::{Told, masked};
-pub use outcome::OddsFormat;
-use parse::Reading;
-pub use parse::{Parsed, SOURCE, league_of, parse_odds};
+use crate::model::{Look, Scope};
+pub use convert::OddsFormat;
+use parse::read_merged;
+pub use parse::{Parsed, league_of, parse_odds, read_odds};
+
+pub const SOURCE: &str = "odds_api";
 
 const PROVIDER: &str = "The Odds API";
 const BASE_URL_SETTING: &str = "ODDS_API_URL";
 const KEY_SETTING: &str = "ODDS_API_KEY";
 
-/// Once the credits are spent nothing is asked for this long. Then the list of sports, which is
-/// free, tells whether there are new ones (they come with the month, or with a larger plan).
+/// Once the credits are spent, no paid request is sent for this long. Then a request for the list of sports,
+/// which is free, reports whether there are new ones (they come with the month, or with a larger plan).
 const SPENT_FOR: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Debug)]
@@ -53,16 +49,16 @@ pub struct Settings {
     pub deadline: Duration,
     /// Stop asking when this many credits are left; 0 spends them all.
     pub quota_floor: u64,
-    /// Hand over the bodies too: for a recorder.
+    /// Return the bodies too: for a recorder.
     pub keep_bodies: bool,
 }
 
-/// The provider's word on our paid credits.
+/// Paid credits, as the provider reports them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     pub remaining: u64,
     pub used: Option<u64>,
-    /// What the last call cost.
+    /// Cost of the last call.
     pub last: Option<u64>,
 }
 
@@ -84,16 +80,12 @@ impl Quota {
 /// One league's odds.
 #[derive(Debug)]
 pub struct OddsApi {
-    door: HttpDoor,
+    http: HttpDoor,
     base: Url,
     settings: Settings,
     quota: Option<Quota>,
-    /// The credits were spent; look again then.
+    /// The credits are spent; the free request is sent at this time.
     spent_until: Option<DateTime<Utc>>,
-    /// What was asked last, and the texts of the answer's events.
-    last: Option<(Url, Arc<[Slice]>)>,
-    /// The provider has listed an event twice: since then answers are read as a whole.
-    lists_twice: bool,
 }
 
 impl OddsApi {
@@ -105,23 +97,21 @@ impl OddsApi {
             deadline: settings.deadline,
         };
         Ok(Self {
-            door: HttpDoor::new(provider, &base)?,
+            http: HttpDoor::new(provider, &base)?,
             base,
             settings,
             quota: None,
             spent_until: None,
-            last: None,
-            lists_twice: false,
         })
     }
 
-    /// As of the last answer that told it.
+    /// As of the last response that reported it.
     pub fn quota(&self) -> Option<Quota> {
         self.quota
     }
 
-    /// Asks for the whole league, or for some of its events. `RateLimited` without asking while
-    /// the credits are spent.
+    /// Fetches the whole league, or some of its events, and hands them to `to`. `RateLimited` without a request
+    /// while the credits are spent.
     pub async fn read(
         &mut self,
         ask: &Ask,
@@ -140,25 +130,17 @@ impl OddsApi {
             url.query_pairs_mut()
                 .append_pair("eventIds", &ids.join(","));
         }
-        let mut parsed = None;
-        let mut bodies = Vec::new();
-        if !self.lists_twice {
-            parsed = self.event_by_event(&url, now, to, &mut bodies).await?;
-            if parsed.is_none() {
-                self.lists_twice = true;
-                bodies.clear();
-                tracing::warn!(
-                    event = "feed.listed_twice",
-                    "{PROVIDER} lists an event twice in one answer: from now on its answers are held in memory as a whole"
-                );
-            }
-        }
-        let parsed = match parsed {
-            Some(parsed) => parsed,
-            None => self.as_a_whole(url, now, to, &mut bodies).await?,
+        let secrets = self.secrets(&url);
+        let body = self.get(url, now).await?;
+        let settings = &self.settings;
+        // A masked event is parsed every time, because fingerprints stand for unmasked texts.
+        let masked = mask(&body, &secrets);
+        let (sport, format) = (&settings.sport, settings.odds_format);
+        let parsed = match &masked {
+            None => read_odds(&body, now, sport, format, to)?,
+            Some(masked) => read_merged(masked, now, sport, format, to)?,
         };
-        let league = &self.settings.sport;
-        let mut scope = parsed.scope(league);
+        let mut scope = parsed.scope(sport);
         if let (Ask::Events(ids), Scope::League(_)) = (ask, &scope) {
             scope = Scope::Events(ids.clone());
         }
@@ -169,93 +151,25 @@ impl OddsApi {
             bookmakers: parsed.bookmakers,
             rejects: parsed.rejects,
         };
+        let bodies = match settings.keep_bodies {
+            true => vec![masked.unwrap_or(body)],
+            false => Vec::new(),
+        };
         Ok(Looked { look, bodies })
     }
 
-    /// The same, in memory.
+    /// Fetches into memory.
     pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
         let mut events = Collected::default();
         let looked = self.read(ask, now, &mut events).await?;
         Ok(looked.with(events))
     }
 
-    /// `None`: the answer lists an event twice, and what was handed over has to be forgotten.
-    async fn event_by_event(
-        &mut self,
-        url: &Url,
-        now: DateTime<Utc>,
-        to: &mut dyn Take,
-        bodies: &mut Vec<String>,
-    ) -> Result<Option<Parsed>, FeedError> {
-        to.begin(now);
-        let secrets = self.secrets(url);
-        let before = self.last.take().filter(|(asked, _)| asked == url);
-        let before = before.map(|(_, slices)| slices).unwrap_or_default();
-        let (sport, keeps) = (self.settings.sport.clone(), self.settings.keep_bodies);
-        let reading = Reading::new(now, &sport, self.settings.odds_format);
-        let mut answer = answer::Answer::new(reading, to, &secrets, before);
-        let mut body = Vec::new();
-        let mut failure = None;
-        // Read to its end even so: what the call has cost is told whatever the body says.
-        let mut each = |chunk: &[u8]| {
-            if keeps {
-                body.extend_from_slice(chunk);
-            }
-            if failure.is_none() {
-                failure = answer.push(chunk).err();
-            }
-            Ok(())
-        };
-        let request = Request {
-            url: url.clone(),
-            auth: self.auth(),
-            known: None,
-            max_body: if keeps { MAX_BODY } else { MAX_STREAMED },
-        };
-        let answered = self.door.stream(request, now, &mut each).await;
-        self.learn_credits(answered, now)?;
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
-        let told = answer.finish()?;
-        if keeps {
-            let body = String::from_utf8(body).expect("what was read is text");
-            bodies.push(masked(&body, &secrets).into_owned());
-        }
-        Ok(match told {
-            Told::All(parsed, slices) => {
-                self.last = Some((url.clone(), slices));
-                Some(*parsed)
-            }
-            Told::Twice => None,
-        })
-    }
-
-    async fn as_a_whole(
-        &mut self,
-        url: Url,
-        now: DateTime<Utc>,
-        to: &mut dyn Take,
-        bodies: &mut Vec<String>,
-    ) -> Result<Parsed, FeedError> {
-        to.begin(now);
-        let body = self.get(url, now).await?;
-        let settings = &self.settings;
-        let mut parsed = parse_odds(&body, now, &settings.sport, settings.odds_format)?;
-        for event in parsed.events.drain(..) {
-            to.take(event, None);
-        }
-        if settings.keep_bodies {
-            bodies.push(body);
-        }
-        Ok(parsed)
-    }
-
     async fn wait_for_credits(&mut self, now: DateTime<Utc>) -> Result<(), FeedError> {
         let Some(until) = self.spent_until else {
             return Ok(());
         };
-        // A clock that was set back must not make the wait longer than it is.
+        // A clock that was set back must not make the wait longer.
         let wait = (until - now).to_std().unwrap_or_default().min(SPENT_FOR);
         if wait > Duration::ZERO {
             return Err(self.spent(wait));
@@ -268,21 +182,20 @@ impl OddsApi {
         }
     }
 
-    /// One GET of a body that is not large, without the key.
+    /// Sends one GET, and records the credits that its response reports whatever its body holds.
     async fn get(&mut self, url: Url, now: DateTime<Utc>) -> Result<String, FeedError> {
-        let secrets = self.secrets(&url);
         let request = Request {
             url,
             auth: self.auth(),
             known: None,
             max_body: MAX_BODY,
         };
-        let (answer, body) = match self.door.get(request, now).await {
+        let (answer, body) = match self.http.get(request, now).await {
             Ok((answer, body)) => (Ok(answer), body),
             Err(error) => (Err(error), String::new()),
         };
-        self.learn_credits(answer, now)?;
-        Ok(masked(&body, &secrets).into_owned())
+        self.record_credits(answer, now)?;
+        Ok(body)
     }
 
     fn auth(&self) -> Auth<'_> {
@@ -292,16 +205,17 @@ impl OddsApi {
         }
     }
 
-    /// The key, as it is and as the URL spells it.
+    /// The key, as configured and as encoded in the URL.
     fn secrets(&self, url: &Url) -> Vec<String> {
         let key = self.settings.api_key.expose_secret();
         let mut secrets = vec![key.to_owned(), as_in_url(url, key)];
         secrets.dedup();
+        secrets.retain(|secret| !secret.is_empty());
         secrets
     }
 
-    /// What an answer says about the quota.
-    fn learn_credits(
+    /// Records the quota that a response reports.
+    fn record_credits(
         &mut self,
         answer: Result<Answer, FeedError>,
         now: DateTime<Utc>,
@@ -316,7 +230,7 @@ impl OddsApi {
                 }
                 Ok(())
             }
-            Ok(Answer::NotModified { .. }) => Err(FeedError::BadAnswer {
+            Ok(Answer::NotModified) => Err(FeedError::BadAnswer {
                 detail: format!("{PROVIDER} answered 304 to an unconditional request"),
             }),
             Err(FeedError::Unauthorized { detail }) if is_out_of_credits(&detail) => {
@@ -355,21 +269,16 @@ impl OddsApi {
     }
 }
 
-impl Parsed {
-    /// The answer as what it says about `league` at `as_of`.
-    pub fn into_snapshot(self, as_of: DateTime<Utc>, league: &str) -> Snapshot {
-        Snapshot {
-            source: Arc::from(SOURCE),
-            as_of,
-            scope: self.scope(league),
-            events: self.events,
-            bookmakers: self.bookmakers,
-            rejects: self.rejects,
-        }
-    }
+/// Returns the text without the secrets, or `None` if it holds none.
+fn mask(text: &str, secrets: &[String]) -> Option<String> {
+    let found = secrets.iter().filter(|secret| text.contains(*secret));
+    found.fold(None, |masked, secret| {
+        let text = masked.as_deref().unwrap_or(text);
+        Some(text.replace(secret.as_str(), "***"))
+    })
 }
 
-/// The provider refuses a spent key with 401, like a wrong one; its message tells them apart.
+/// The provider refuses a key without credits with 401, like a wrong key; only its message differs.
 fn is_out_of_credits(detail: &str) -> bool {
     let detail = detail.to_ascii_lowercase();
     ["out_of_usage_credits", "usage quota", "usage credits"]
@@ -377,7 +286,7 @@ fn is_out_of_credits(detail: &str) -> bool {
         .any(|words| detail.contains(words))
 }
 
-/// A text as the query of a URL spells it.
+/// A text as it is encoded in the query of a URL.
 fn as_in_url(url: &Url, text: &str) -> String {
     let mut url = url.clone();
     url.set_query(None);

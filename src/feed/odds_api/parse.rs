@@ -1,17 +1,16 @@
-//! The Odds API's answer as events and prices. It names neither events' status nor selections, so
-//! an outcome's name is its identity and every event is `Scheduled`; its stage follows from the
-//! clock elsewhere.
+//! Parses a league's answer into events and prices. `OddsApi` hands its events over with [`read_odds`]; recordings
+//! and benches call [`parse_odds`].
 //!
-//! One outcome has one price per market and bookmaker here, and `point` is a value of it: as part
-//! of the key, each move of a line would look like a removal and an insertion. The `alternate_…`
-//! markets, which offer many lines at once, therefore keep one line and count the others as
-//! `duplicate`.
+//! The answer has neither an event status nor selection ids: an outcome's name is its id, and every event is
+//! `Scheduled`. One outcome has one price per market and bookmaker, and `point` is a value of it: as part of the
+//! key, each move of a line would look like a removal and an insertion. The `alternate_…` markets, which
+//! offer many lines at once, therefore keep one line and count the others as `duplicate`.
 //!
-//! What was set aside may have been anything, so absence next to it proves nothing: an event that
-//! lost a row is no longer `complete`, and an answer that lost an event is `partial`.
+//! A rejected row may have been any price, so absence beside it proves nothing: its event is not `complete`, and
+//! an answer that lost an event is `partial`.
 //!
-//! An event in which nothing is odd is read in one pass (`whole`); this room reads the others, and says
-//! the same of those that are not odd.
+//! An event is read into strict structs first. The lenient path reads an event that these refuse, row by row,
+//! and gives the same result for every event that they accept.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -21,27 +20,28 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::value::RawValue;
 
-use super::outcome::{OddsFormat, outcome};
-use super::rows::{Rows, WireBookmaker, WireEvent, WireMarket, WireOutcome};
-use super::whole::Remembered;
+use super::SOURCE;
+use super::convert::{
+    MAX_ID_CHARS, MAX_NAMES, MAX_TEXT_CHARS, OddsFormat, ParseCache, bookmaker_id, event_of, is_id,
+    outcome, selection_of,
+};
+use super::fields::{
+    OutcomeJson, RawBookmaker, RawEvent, RawMarket, StrictBookmaker, StrictEvent, capped_list,
+};
+use crate::diff::Take;
 use crate::feed::FeedError;
+use crate::feed::json::MAX_ROW_BYTES;
 use crate::model::{
-    Bookmaker, BookmakerId, Event, EventId, EventSnapshot, EventStatus, Facts, MarketId, Price,
-    PriceKey, Rejects, Scope, Selection, SelectionId, SelectionStatus, plain_text,
+    Bookmaker, BookmakerId, EventId, EventSnapshot, MarketId, Price, PriceKey, Rejects, Scope,
+    SelectionId, Slice, Snapshot, plain_text,
 };
 
-pub const SOURCE: &str = "odds_api";
-
 /// Prices of one answer; a league has a few thousand.
-pub(super) const MAX_PRICES: u64 = 2_000_000;
-/// A bookmaker's clock may run ahead by this much; beyond it, our own time is the better witness.
+const MAX_PRICES: u64 = 2_000_000;
+/// A bookmaker's clock may be ahead by this much; beyond it, our own time is used.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
-pub(super) const MAX_TEXT_CHARS: usize = 200;
-const MAX_ID_CHARS: usize = 100;
-/// Sports in which the visitor is named first: "Yankees @ Red Sox".
-const AWAY_FIRST: &[&str] = &["americanfootball", "baseball", "basketball", "icehockey"];
 
-/// One answer, read.
+/// One parsed answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parsed {
     pub events: Vec<EventSnapshot>,
@@ -49,88 +49,168 @@ pub struct Parsed {
     pub rejects: Rejects,
     /// An event could not be read: one that is missing here may still be open.
     pub partial: bool,
-    /// Rows met: equals the prices in `events` plus the rows in `rejects`.
+    /// Price rows in the answer: equals the prices in `events` plus the rows in `rejects`.
     pub prices_seen: u64,
 }
 
 impl Parsed {
-    /// What the answer speaks for.
+    /// The scope of the answer: without a lost event, all of `league`.
     pub fn scope(&self, league: &str) -> Scope {
         match self.partial {
             false => Scope::League(league.to_owned()),
             true => Scope::Listed,
         }
     }
+
+    /// The answer as a snapshot of `league` at `as_of`.
+    pub fn into_snapshot(self, as_of: DateTime<Utc>, league: &str) -> Snapshot {
+        Snapshot {
+            source: Arc::from(SOURCE),
+            as_of,
+            scope: self.scope(league),
+            events: self.events,
+            bookmakers: self.bookmakers,
+            rejects: self.rejects,
+        }
+    }
 }
 
-/// Reads the body of `/v4/sports/{sport}/odds`. Events of another league than `sport` are set
-/// aside: the answer speaks for that league only. Fails when the body is not a list, or lists events
-/// of which none can be read.
+/// Parses the body of `/v4/sports/{sport}/odds` into memory. Events of another league than `sport` are rejected,
+/// because the answer covers that league only. Fails if the body is not a list, or lists events of which none
+/// can be read.
 pub fn parse_odds(
     body: &str,
     as_of: DateTime<Utc>,
     sport: &str,
     format: OddsFormat,
 ) -> Result<Parsed, FeedError> {
-    let rows: Rows<&RawValue> =
-        serde_json::from_str(body).map_err(|error| bad_answer(body, body.len() as u64, &error))?;
-    let mut reading = Reading::new(as_of, sport, format);
-    for raw in rows.0 {
-        reading.row(raw.get())?;
+    let mut parser = OddsParser::new(as_of, sport, format);
+    for raw in event_list(body)? {
+        parser.parse(row_text(raw)?)?;
     }
-    let read = reading.parsed.events.len();
-    reading.finish(read as u64)
+    let events = parser.parsed.events.len();
+    parser.finish(events)
+}
+
+/// Parses the same body, and hands each event to `to` as soon as it is parsed. An event whose text is stored is
+/// not parsed. `Parsed::events` stays empty.
+pub fn read_odds(
+    body: &str,
+    as_of: DateTime<Utc>,
+    sport: &str,
+    format: OddsFormat,
+    to: &mut dyn Take,
+) -> Result<Parsed, FeedError> {
+    to.begin(as_of);
+    let mut parser = OddsParser::new(as_of, sport, format);
+    let mut listed = HashSet::new();
+    for raw in event_list(body)? {
+        let text = row_text(raw)?;
+        let slice = Slice::of(text.as_bytes());
+        if let Some(id) = to.knows(&slice) {
+            if !listed.insert(id) {
+                return read_merged(body, as_of, sport, format, to);
+            }
+            to.same(&slice);
+            continue;
+        }
+        let rejected = parser.parsed.rejects.total();
+        parser.parse(text)?;
+        let clean = parser.parsed.rejects.total() == rejected;
+        if let Some(event) = parser.take_event() {
+            if !listed.insert(event.event.id.clone()) {
+                return read_merged(body, as_of, sport, format, to);
+            }
+            to.take(event, clean.then_some(slice));
+        }
+    }
+    parser.finish(listed.len())
+}
+
+/// Hands over an answer only after all of it was parsed, and without fingerprints. The prices of an event that is
+/// listed twice are one set, which is complete only then.
+pub(super) fn read_merged(
+    body: &str,
+    as_of: DateTime<Utc>,
+    sport: &str,
+    format: OddsFormat,
+    to: &mut dyn Take,
+) -> Result<Parsed, FeedError> {
+    to.begin(as_of);
+    let mut parsed = parse_odds(body, as_of, sport, format)?;
+    for event in parsed.events.drain(..) {
+        to.take(event, None);
+    }
+    Ok(parsed)
 }
 
 /// The league of the answer's first event, for answers whose request is not known.
 pub fn league_of(body: &str) -> Option<String> {
-    let rows: Rows<&RawValue> = serde_json::from_str(body).ok()?;
-    rows.0.iter().find_map(|raw| {
-        let event: WireEvent = serde_json::from_str(raw.get()).ok()?;
+    event_list(body).ok()?.into_iter().find_map(|raw| {
+        let event: RawEvent<'_> = serde_json::from_str(raw.get()).ok()?;
         Some(event.sport_key.into_owned()).filter(|league| is_id(league))
     })
 }
 
-/// What came instead of a list, which was `bytes` long.
-pub(super) fn bad_answer(body: &str, bytes: u64, error: &impl fmt::Display) -> FeedError {
+fn event_list(body: &str) -> Result<Vec<&RawValue>, FeedError> {
+    let mut json = serde_json::Deserializer::from_str(body);
+    let rows = capped_list(&mut json).and_then(|rows| json.end().map(|()| rows));
+    rows.map_err(|error| bad_answer(body, &error))
+}
+
+fn row_text(raw: &RawValue) -> Result<&str, FeedError> {
+    let text = raw.get();
+    match text.len() > MAX_ROW_BYTES {
+        true => Err(FeedError::TooLarge {
+            detail: format!(
+                "The Odds API sent more than {MAX_ROW_BYTES} bytes in one row of its list"
+            ),
+        }),
+        false => Ok(text),
+    }
+}
+
+/// Describes what was sent instead of a list.
+fn bad_answer(body: &str, error: &serde_json::Error) -> FeedError {
     #[derive(serde::Deserialize)]
-    struct Apology<'a> {
+    struct ErrorBody<'a> {
         #[serde(borrow)]
         message: Cow<'a, str>,
     }
-    let detail = match serde_json::from_str::<Apology>(body) {
-        Ok(apology) => format!(
+    let detail = match serde_json::from_str::<ErrorBody<'_>>(body) {
+        Ok(answer) => format!(
             "The Odds API sent a message instead of a list of events: {}",
-            plain_text(&apology.message, MAX_TEXT_CHARS)
+            plain_text(&answer.message, MAX_TEXT_CHARS)
         ),
         Err(_) => format!(
-            "The Odds API sent {bytes} bytes that are not a list of events: {}",
+            "The Odds API sent {} bytes that are not a list of events: {}",
+            body.len(),
             plain_text(&error.to_string(), MAX_TEXT_CHARS)
         ),
     };
     FeedError::BadAnswer { detail }
 }
 
-/// An answer half read.
-pub(super) struct Reading<'a> {
+/// Parses the events of one answer, and collects what they share.
+struct OddsParser<'a> {
     as_of: DateTime<Utc>,
-    pub(super) sport: &'a str,
-    pub(super) format: OddsFormat,
-    pub(super) parsed: Parsed,
-    /// Where each event stands in `parsed.events`, and what of it has been read; `None` for all that
-    /// it holds.
-    pub(super) by_event: HashMap<EventId, (usize, Option<Seen>)>,
+    sport: &'a str,
+    format: OddsFormat,
+    parsed: Parsed,
+    /// The index of each event in `parsed.events`, and its keys; `None` if they were not collected yet.
+    by_event: HashMap<EventId, (usize, Option<SeenKeys>)>,
     bookmakers: HashSet<BookmakerId>,
-    pub(super) remembered: Remembered,
+    cache: ParseCache,
 }
 
+/// The selections and prices of an event that is being parsed.
 #[derive(Default)]
-pub(super) struct Seen {
+struct SeenKeys {
     selections: HashSet<SelectionId>,
     prices: HashMap<PriceKey, usize>,
 }
 
-impl Seen {
+impl SeenKeys {
     fn of(event: &EventSnapshot) -> Self {
         let selections = event.selections.iter();
         let prices = event.prices.iter().enumerate();
@@ -141,8 +221,8 @@ impl Seen {
     }
 }
 
-impl<'a> Reading<'a> {
-    pub(super) fn new(as_of: DateTime<Utc>, sport: &'a str, format: OddsFormat) -> Self {
+impl<'a> OddsParser<'a> {
+    fn new(as_of: DateTime<Utc>, sport: &'a str, format: OddsFormat) -> Self {
         Self {
             as_of,
             sport,
@@ -150,45 +230,113 @@ impl<'a> Reading<'a> {
             parsed: Parsed::default(),
             by_event: HashMap::new(),
             bookmakers: HashSet::new(),
-            remembered: Remembered::default(),
+            cache: ParseCache::default(),
         }
     }
 
-    /// One row of the answer's list, which is JSON.
-    pub(super) fn row(&mut self, text: &str) -> Result<(), FeedError> {
-        match self.in_one_pass(text) {
+    /// Parses one row of the answer's list.
+    fn parse(&mut self, text: &str) -> Result<(), FeedError> {
+        match self.parse_strict(text) {
             Some(()) => Ok(()),
-            None => self.row_by_row(text),
+            None => self.parse_lenient(text),
         }
     }
 
-    pub(super) fn row_by_row(&mut self, text: &str) -> Result<(), FeedError> {
-        match serde_json::from_str::<WireEvent>(text) {
-            Ok(wire) if !is_id(&wire.id) => self.unreadable_event(text),
+    /// Returns `None` if anything in the event is not as documented. Bookmakers may have been listed by then;
+    /// the lenient path lists the same ones in the same order.
+    fn parse_strict(&mut self, text: &str) -> Option<()> {
+        let wire: StrictEvent<'_> = serde_json::from_str(text).ok()?;
+        if !is_id(&wire.id) || wire.sport_key != self.sport {
+            return None;
+        }
+        let id = EventId::new(&wire.id);
+        if self.by_event.contains_key(&id) {
+            return None;
+        }
+        let mut found = EventSnapshot {
+            event: event_of(&wire, id.clone()),
+            selections: Vec::new(),
+            prices: Vec::new(),
+            complete: true,
+        };
+        let mut listed = Vec::with_capacity(wire.bookmakers.len());
+        for bookmaker in &wire.bookmakers {
+            let id = self.cache.bookmaker(&bookmaker.key)?;
+            if listed.contains(&id) {
+                return None;
+            }
+            self.list(&id, &bookmaker.title);
+            self.markets(bookmaker, &id, &mut found)?;
+            listed.push(id);
+        }
+        self.parsed.prices_seen += found.prices.len() as u64;
+        self.by_event.insert(id, (self.parsed.events.len(), None));
+        self.parsed.events.push(found);
+        Some(())
+    }
+
+    fn markets(
+        &mut self,
+        bookmaker: &StrictBookmaker<'_>,
+        id: &BookmakerId,
+        found: &mut EventSnapshot,
+    ) -> Option<()> {
+        for (n, market) in bookmaker.markets.iter().enumerate() {
+            let before = &bookmaker.markets[..n];
+            if n > MAX_NAMES || before.iter().any(|before| before.key == market.key) {
+                return None;
+            }
+            let market_id = self.cache.market(&market.key)?;
+            let times = [&market.last_update, &bookmaker.last_update].map(Option::as_deref);
+            let observed_at = self.observed_at(times);
+            let first = found.prices.len();
+            if self.parsed.prices_seen + (first + market.outcomes.len()) as u64 > MAX_PRICES {
+                return None;
+            }
+            for wire in &market.outcomes {
+                let (name, offer) = outcome(wire, self.format).ok()?;
+                let selection = selection(&name, found)?;
+                let repeats = |price: &Price| price.key.selection == selection;
+                if found.prices[first..].iter().any(repeats) {
+                    return None;
+                }
+                found.prices.push(Price {
+                    key: PriceKey {
+                        market: market_id.clone(),
+                        selection,
+                        bookmaker: id.clone(),
+                    },
+                    offer: Some(offer),
+                    suspended: false,
+                    observed_at,
+                });
+            }
+        }
+        Some(())
+    }
+
+    fn parse_lenient(&mut self, text: &str) -> Result<(), FeedError> {
+        match serde_json::from_str::<RawEvent<'_>>(text) {
+            Ok(wire) if !is_id(&wire.id) => self.reject_event(text),
             Ok(wire) if wire.sport_key != self.sport => {
                 self.reject("other_league", &wire.sport_key);
             }
             Ok(wire) => self.event(wire)?,
-            Err(error) => self.unreadable_event(error),
+            Err(error) => self.reject_event(error),
         }
         Ok(())
     }
 
-    /// The event that the last row told of, if it did, and what is remembered of it with it.
-    pub(super) fn take_event(&mut self) -> Option<EventSnapshot> {
+    /// Takes the event of the last row out, and forgets it.
+    fn take_event(&mut self) -> Option<EventSnapshot> {
         self.by_event.clear();
         self.parsed.events.pop()
     }
 
-    /// Rows that were set aside so far.
-    pub(super) fn set_aside(&self) -> u64 {
-        self.parsed.rejects.total()
-    }
-
-    /// The answer as a whole, of which so many events were read.
-    pub(super) fn finish(self, read: u64) -> Result<Parsed, FeedError> {
+    /// Returns the answer as a whole; `events` of it were read or skipped.
+    fn finish(self, events: usize) -> Result<Parsed, FeedError> {
         let parsed = self.parsed;
-        if read == 0 && !parsed.rejects.is_empty() {
+        if events == 0 && !parsed.rejects.is_empty() {
             return Err(FeedError::BadAnswer {
                 detail: format!(
                     "The Odds API sent no event of {} that can be read: {}",
@@ -205,26 +353,26 @@ impl<'a> Reading<'a> {
         self.parsed.rejects.add(reason, sample);
     }
 
-    fn unreadable_event(&mut self, sample: impl fmt::Display) {
+    fn reject_event(&mut self, sample: impl fmt::Display) {
         self.parsed.partial = true;
         self.reject("unreadable_event", sample);
     }
 
-    /// A row of an event: what is missing in the event may have been in it.
-    fn unreadable(&mut self, at: usize, reason: &'static str, sample: impl fmt::Display) {
+    /// Rejects a row of an event: a price that is missing in the event may have been in it.
+    fn reject_in(&mut self, at: usize, reason: &'static str, sample: impl fmt::Display) {
         self.parsed.events[at].complete = false;
         self.reject(reason, sample);
     }
 
-    /// An event that is listed twice stays as it was first listed; its prices are one set.
-    fn event(&mut self, wire: WireEvent) -> Result<(), FeedError> {
+    /// An event that is listed twice keeps its first fields; its prices are one set.
+    fn event(&mut self, wire: RawEvent<'_>) -> Result<(), FeedError> {
         let id = EventId::new(&wire.id);
         if self.by_event.contains_key(&id) {
             self.reject("duplicate_event", &wire.id);
         } else {
             let at = self.parsed.events.len();
             self.by_event
-                .insert(id.clone(), (at, Some(Seen::default())));
+                .insert(id.clone(), (at, Some(SeenKeys::default())));
             self.parsed.events.push(EventSnapshot {
                 event: event_of(&wire, id.clone()),
                 selections: Vec::new(),
@@ -235,19 +383,19 @@ impl<'a> Reading<'a> {
         let Some((at, seen)) = self.by_event.remove(&id) else {
             return Ok(());
         };
-        let mut seen = seen.unwrap_or_else(|| Seen::of(&self.parsed.events[at]));
-        for raw in wire.bookmakers.0 {
-            match serde_json::from_str::<WireBookmaker>(raw.get()) {
+        let mut seen = seen.unwrap_or_else(|| SeenKeys::of(&self.parsed.events[at]));
+        for raw in wire.bookmakers {
+            match serde_json::from_str::<RawBookmaker<'_>>(raw.get()) {
                 Ok(bookmaker) => self.bookmaker(bookmaker, at, &mut seen)?,
-                Err(error) => self.unreadable(at, "unreadable_bookmaker", error),
+                Err(error) => self.reject_in(at, "unreadable_bookmaker", error),
             }
         }
         self.by_event.insert(id, (at, Some(seen)));
         Ok(())
     }
 
-    /// A bookmaker gets the title that comes first.
-    pub(super) fn list(&mut self, id: &BookmakerId, title: &str) {
+    /// Adds a bookmaker; the first title is kept.
+    fn list(&mut self, id: &BookmakerId, title: &str) {
         if self.bookmakers.contains(id) {
             return;
         }
@@ -261,10 +409,10 @@ impl<'a> Reading<'a> {
         self.parsed.bookmakers.push(Bookmaker { id, name });
     }
 
-    /// The first of these that can be read; our own time where that is ahead of us, or none can.
-    pub(super) fn observed_at(&mut self, times: [Option<&str>; 2]) -> DateTime<Utc> {
+    /// Returns the first time that can be read, or our own if there is none or it is too far ahead.
+    fn observed_at(&mut self, times: [Option<&str>; 2]) -> DateTime<Utc> {
         let mut times = times.into_iter();
-        let time = times.find_map(|time| self.remembered.instant(time));
+        let time = times.find_map(|time| self.cache.instant(time));
         let latest = self.as_of.checked_add_signed(CLOCK_TOLERANCE);
         let time = time.filter(|time| latest.is_none_or(|latest| *time <= latest));
         time.unwrap_or(self.as_of)
@@ -272,31 +420,31 @@ impl<'a> Reading<'a> {
 
     fn bookmaker(
         &mut self,
-        wire: WireBookmaker,
+        wire: RawBookmaker<'_>,
         at: usize,
-        seen: &mut Seen,
+        seen: &mut SeenKeys,
     ) -> Result<(), FeedError> {
         let Some(id) = bookmaker_id(&wire.key) else {
-            self.unreadable(at, "no_bookmaker", wire.title);
+            self.reject_in(at, "no_bookmaker", wire.title);
             return Ok(());
         };
         self.list(&id, &wire.title);
-        for raw in wire.markets.0 {
-            let market = match serde_json::from_str::<WireMarket>(raw.get()) {
+        for raw in wire.markets {
+            let market = match serde_json::from_str::<RawMarket<'_>>(raw.get()) {
                 Ok(market) if is_id(&market.key) => market,
                 Ok(_) => {
-                    self.unreadable(at, "no_market", &wire.key);
+                    self.reject_in(at, "no_market", &wire.key);
                     continue;
                 }
                 Err(error) => {
-                    self.unreadable(at, "unreadable_market", error);
+                    self.reject_in(at, "unreadable_market", error);
                     continue;
                 }
             };
             let times = [&market.last_update, &wire.last_update].map(Option::as_deref);
             let observed_at = self.observed_at(times);
             let market_id = MarketId::new(&market.key);
-            for raw in market.outcomes.0 {
+            for raw in market.outcomes {
                 if self.parsed.prices_seen >= MAX_PRICES {
                     return Err(FeedError::TooLarge {
                         detail: format!(
@@ -304,8 +452,8 @@ impl<'a> Reading<'a> {
                         ),
                     });
                 }
-                let Ok(wire) = serde_json::from_str::<WireOutcome>(raw.get()) else {
-                    self.unreadable(at, "unreadable_outcome", raw.get());
+                let Ok(wire) = serde_json::from_str::<OutcomeJson<'_>>(raw.get()) else {
+                    self.reject_in(at, "unreadable_outcome", raw.get());
                     continue;
                 };
                 match outcome(&wire, self.format) {
@@ -323,15 +471,15 @@ impl<'a> Reading<'a> {
                         };
                         self.price(price, &name, at, seen);
                     }
-                    Err(reason) => self.unreadable(at, reason, raw.get()),
+                    Err(reason) => self.reject_in(at, reason, raw.get()),
                 }
             }
         }
         Ok(())
     }
 
-    /// Of two prices under one key the later one stays; of two equally late ones, the first listed.
-    fn price(&mut self, price: Price, name: &str, at: usize, seen: &mut Seen) {
+    /// Of two prices with one key the later one is kept, or the first if both are equally late.
+    fn price(&mut self, price: Price, name: &str, at: usize, seen: &mut SeenKeys) {
         let event = &mut self.parsed.events[at];
         let selection = &price.key.selection;
         if seen.selections.insert(selection.clone()) {
@@ -355,66 +503,19 @@ impl<'a> Reading<'a> {
     }
 }
 
-pub(super) fn bookmaker_id(key: &str) -> Option<BookmakerId> {
-    BookmakerId::from_name(key).filter(|id| is_id(id.as_str()))
-}
-
-pub(super) fn selection_of(id: SelectionId, name: &str) -> Selection {
-    Selection {
-        id,
-        name: name.to_owned(),
-        status: SelectionStatus::Active,
-        facts: Facts::new(),
+/// Returns the id of a selection, and adds the selection if it is new.
+fn selection(name: &str, found: &mut EventSnapshot) -> Option<SelectionId> {
+    let mut known = found.selections.iter();
+    if let Some(known) = known.find(|known| known.id.as_str() == name) {
+        return Some(known.id.clone());
     }
-}
-
-pub(super) fn event_of(wire: &WireEvent, id: EventId) -> Event {
-    let text = |text: &Option<Cow<str>>| {
-        text.as_deref()
-            .map(|text| plain_text(text.trim(), MAX_TEXT_CHARS))
-            .filter(|text| !text.is_empty())
-    };
-    let (home, away) = (text(&wire.home_team), text(&wire.away_team));
-    let sport = match wire.sport_key.split_once('_') {
-        Some((sport, _)) => sport.to_owned(),
-        None => text(&wire.sport_title).unwrap_or_else(|| wire.sport_key.to_string()),
-    };
-    let name = match (&home, &away) {
-        (Some(home), Some(away)) if AWAY_FIRST.contains(&sport.as_str()) => {
-            format!("{away} @ {home}")
-        }
-        (Some(home), Some(away)) => format!("{home} v {away}"),
-        (Some(one), None) | (None, Some(one)) => one.clone(),
-        // Outright markets name no teams.
-        (None, None) => text(&wire.sport_title).unwrap_or_else(|| wire.sport_key.to_string()),
-    };
-    let teams = [("home_team", home), ("away_team", away)];
-    let facts = teams
-        .into_iter()
-        .filter_map(|(fact, team)| Some((fact, team?)))
-        .collect();
-    Event {
-        id,
-        source: Arc::from(SOURCE),
-        sport,
-        league: wire.sport_key.to_string(),
-        venue: String::new(),
-        name,
-        starts_at: instant(wire.commence_time.as_deref()),
-        day: None,
-        status: EventStatus::Scheduled,
-        in_play: false,
-        listed: true,
-        facts,
+    if found.selections.len() == MAX_NAMES {
+        return None;
     }
+    let id = SelectionId::new(name);
+    found.selections.push(selection_of(id.clone(), name));
+    Some(id)
 }
 
-/// Identities are stored as they are, so they have to be fit for that.
-pub(super) fn is_id(text: &str) -> bool {
-    !text.is_empty() && text.chars().count() <= MAX_ID_CHARS && !text.chars().any(char::is_control)
-}
-
-pub(super) fn instant(text: Option<&str>) -> Option<DateTime<Utc>> {
-    let time = DateTime::parse_from_rfc3339(text?.trim()).ok()?;
-    Some(time.to_utc())
-}
+#[cfg(test)]
+mod laws;

@@ -1,71 +1,71 @@
-//! Who is named in an answer. A dozen thousand rows share a few dozen names, and each runner lists
-//! them in nearly the order of the one before.
+//! Interns the bookmakers of an answer: thousands of rows share a few dozen names, and each runner lists them
+//! in nearly the order of the runner before. `RaceParser` calls it for every row.
 
 use std::collections::HashMap;
 
-use super::row::MAX_NAME_CHARS;
+use super::fields::MAX_NAME_CHARS;
 use crate::model::{Bookmaker, BookmakerId, plain_text};
 
 #[derive(Default)]
-pub(super) struct Bookmakers {
-    /// Each once, as first spelt.
+pub(super) struct BookmakerInterner {
+    /// Each bookmaker once, with the first spelling of its name.
     pub(super) listed: Vec<Bookmaker>,
-    places: HashMap<BookmakerId, usize>,
+    indexes: HashMap<BookmakerId, usize>,
     spellings: Vec<(Box<str>, usize)>,
     by_spelling: HashMap<Box<str>, usize>,
-    /// The spelling that stood at each place of a runner's list last time.
+    /// The spelling at each position of the last runner's list.
     order: Vec<usize>,
-    /// The list in which each bookmaker was met last.
-    met: Vec<u64>,
+    /// The number of the last list that names each bookmaker.
+    last_list: Vec<u64>,
     list: u64,
 }
 
-impl Bookmakers {
-    /// The place in `listed` of who is `spelt` so, in a list's row `at`; `None` for no name.
-    pub(super) fn place(&mut self, at: usize, spelt: &str) -> Option<usize> {
-        let usual = self.order.get(at).map(|usual| &self.spellings[*usual]);
-        if let Some((known, place)) = usual
-            && **known == *spelt
+impl BookmakerInterner {
+    /// Returns the index in `listed` of the bookmaker that row `at` of a list names; `None` if the name is empty.
+    pub(super) fn intern(&mut self, at: usize, name: &str) -> Option<usize> {
+        let expected = self.order.get(at).map(|known| &self.spellings[*known]);
+        if let Some((known, index)) = expected
+            && **known == *name
         {
-            return Some(*place);
+            return Some(*index);
         }
-        let spelling = match self.by_spelling.get(spelt) {
+        let spelling = match self.by_spelling.get(name) {
             Some(spelling) => *spelling,
-            None => self.learn(spelt)?,
+            None => self.add_spelling(name)?,
         };
         if at == self.order.len() {
             self.order.push(spelling);
-        } else if let Some(usual) = self.order.get_mut(at) {
-            *usual = spelling;
+        } else if let Some(expected) = self.order.get_mut(at) {
+            *expected = spelling;
         }
         Some(self.spellings[spelling].1)
     }
 
-    fn learn(&mut self, spelt: &str) -> Option<usize> {
-        let name = plain_text(spelt, MAX_NAME_CHARS);
+    fn add_spelling(&mut self, text: &str) -> Option<usize> {
+        let name = plain_text(text, MAX_NAME_CHARS);
         let id = BookmakerId::from_name(&name)?;
-        let place = *self.places.entry(id.clone()).or_insert_with(|| {
+        let index = *self.indexes.entry(id.clone()).or_insert_with(|| {
             self.listed.push(Bookmaker { id, name });
-            self.met.push(0);
+            self.last_list.push(0);
             self.listed.len() - 1
         });
         let spelling = self.spellings.len();
-        self.spellings.push((spelt.into(), place));
-        self.by_spelling.insert(spelt.into(), spelling);
+        self.spellings.push((text.into(), index));
+        self.by_spelling.insert(text.into(), spelling);
         Some(spelling)
     }
 
-    pub(super) fn id(&self, place: usize) -> &BookmakerId {
-        &self.listed[place].id
+    pub(super) fn id(&self, index: usize) -> &BookmakerId {
+        &self.listed[index].id
     }
 
-    /// Another runner's list begins.
+    /// Starts the list of another runner.
     pub(super) fn begin_list(&mut self) {
         self.list += 1;
     }
 
-    /// Whether this list has named them before; from now on it has.
-    pub(super) fn is_again(&mut self, place: usize) -> bool {
-        std::mem::replace(&mut self.met[place], self.list) == self.list
+    /// Records that the current list names this bookmaker; true if it did so before.
+    pub(super) fn is_repeated(&mut self, index: usize) -> bool {
+        std::mem::replace(&mut self.last_list[index], self.list) == self.list
     }
 }

@@ -1,14 +1,18 @@
-//! What a race and a runner are called on the card, and what we call it.
+//! Maps the fields of a race and a runner to an event and a selection. Both paths of `RaceParser` call it.
 
 use std::sync::Arc;
 
 use chrono::NaiveDate;
 
-use super::row::{Field, Race, Runner};
+use super::fields::{JsonScalar, RaceJson, RunnerJson};
 use super::times::{off_at, uk_date};
 use crate::model::{Event, EventId, EventStatus, Facts, Selection, SelectionId, SelectionStatus};
 
-pub(super) fn event<F: Field, L>(race: &Race<F, L>, id: EventId, source: Arc<str>) -> Event {
+pub(super) fn event<F: JsonScalar, L>(
+    race: &RaceJson<F, L>,
+    id: EventId,
+    source: Arc<str>,
+) -> Event {
     let date = race.date.text();
     let date = date.and_then(|d| NaiveDate::parse_from_str(&d, "%Y-%m-%d").ok());
     let starts_at = off_at(
@@ -43,9 +47,9 @@ pub(super) fn event<F: Field, L>(race: &Race<F, L>, id: EventId, source: Arc<str
     }
 }
 
-/// `race_status` is young and its words are not documented: only those that cannot mean anything
-/// else are taken. For the rest the clock decides.
-fn event_status<F: Field, L>(race: &Race<F, L>) -> EventStatus {
+/// The values of `race_status` are not documented: only unambiguous ones are used. For the others the
+/// clock decides.
+fn event_status<F: JsonScalar, L>(race: &RaceJson<F, L>) -> EventStatus {
     let word = race
         .race_status
         .text()
@@ -61,7 +65,7 @@ fn event_status<F: Field, L>(race: &Race<F, L>) -> EventStatus {
     }
 }
 
-pub(super) fn selection<F: Field, L>(runner: &Runner<F, L>, id: SelectionId) -> Selection {
+pub(super) fn selection<F: JsonScalar, L>(runner: &RunnerJson<F, L>, id: SelectionId) -> Selection {
     let number = runner.number.text().unwrap_or_default();
     let jockey = runner.jockey.text().unwrap_or_default();
     let withdrawn = jockey
@@ -93,7 +97,7 @@ pub(super) fn selection<F: Field, L>(runner: &Runner<F, L>, id: SelectionId) -> 
     }
 }
 
-fn facts<F: Field, const N: usize>(fields: [(&'static str, &F); N]) -> Facts {
+fn facts<F: JsonScalar, const N: usize>(fields: [(&'static str, &F); N]) -> Facts {
     fields
         .into_iter()
         .map(|(fact, field)| (fact, field.name()))

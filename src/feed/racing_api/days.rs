@@ -1,41 +1,40 @@
-//! Whole days, page by page. The pages of a day are one list only if nothing moved while it was read:
-//! every page gives the same total, no race comes twice, and no page is empty before the total is
-//! reached.
+//! Fetches whole days, page by page. The pages of a day are one list only if nothing moved between the requests:
+//! each page has the same total, no race is on two pages, and no page is empty before the total is reached.
 
 use std::sync::Arc;
 
 use chrono::{DateTime, Days, NaiveDate, Utc};
 
-use super::page::{Page, Told};
-use super::reader::{Place, Reader};
-use super::{Kept, RacingApi, SOURCE, times};
+use super::answer::{PageSummary, parse_page};
+use super::race::{ListPosition, RaceParser};
+use super::{CachedResponse, RacingApi, SOURCE, times};
 use crate::diff::Take;
-use crate::feed::http::{Answer, MAX_BODY, MAX_STREAMED, Request, Url};
-use crate::feed::slices::MAX_REST;
+use crate::feed::http::{Answer, MAX_BODY, Request, Url};
 use crate::feed::{FeedError, Looked};
 use crate::model::{Look, Scope};
 
-/// The provider takes no larger `skip`.
+/// The provider accepts no larger `skip`.
 const MAX_SKIP: u64 = 500;
-/// A list of races that changes between two pages is read once more from its beginning.
-const LOOKS: usize = 2;
+/// A list that changes between two pages is read once more from its beginning.
+const ATTEMPTS: usize = 2;
 
-/// A look that is going on.
-struct Looking<'a> {
+/// One attempt to fetch all days.
+struct DayFetch<'a> {
     now: DateTime<Utc>,
     to: &'a mut dyn Take,
-    reader: Reader,
+    parser: RaceParser,
     bodies: Vec<String>,
 }
 
-enum Pages {
-    All,
-    /// The list changed under our eyes: how.
-    Moved(String),
+/// Whether the pages fit together.
+enum PageLoop {
+    Complete,
+    /// The list changed between two requests: how.
+    Changed(String),
 }
 
 impl RacingApi {
-    pub(super) async fn days(
+    pub(super) async fn fetch_days(
         &mut self,
         now: DateTime<Utc>,
         to: &mut dyn Take,
@@ -45,17 +44,17 @@ impl RacingApi {
             .filter_map(|n| today.checked_add_days(Days::new(n)))
             .collect();
         let mut why = String::new();
-        for _ in 0..LOOKS {
+        for _ in 0..ATTEMPTS {
             to.begin(now);
-            let mut looking = Looking {
+            let mut fetch = DayFetch {
                 now,
                 to: &mut *to,
-                reader: Reader::new(now),
+                parser: RaceParser::new(now),
                 bodies: Vec::new(),
             };
-            match self.all_days(&days, &mut looking).await? {
-                Pages::All => return Ok(self.looked(days, looking)),
-                Pages::Moved(what) => why = what,
+            match self.fetch_all_pages(&days, &mut fetch).await? {
+                PageLoop::Complete => return Ok(self.summarize(days, fetch)),
+                PageLoop::Changed(how) => why = how,
             }
         }
         Err(FeedError::BadAnswer {
@@ -63,9 +62,9 @@ impl RacingApi {
         })
     }
 
-    fn looked(&self, days: Vec<NaiveDate>, looking: Looking<'_>) -> Looked {
-        let reader = looking.reader;
-        let scope = match reader.partial {
+    fn summarize(&self, days: Vec<NaiveDate>, fetch: DayFetch<'_>) -> Looked {
+        let parser = fetch.parser;
+        let scope = match parser.partial {
             // A race that could not be read must not look like one that left the card.
             true => Scope::Listed,
             false => Scope::Days {
@@ -76,63 +75,66 @@ impl RacingApi {
         Looked {
             look: Look {
                 source: SOURCE.into(),
-                as_of: looking.now,
+                as_of: fetch.now,
                 scope,
-                bookmakers: reader.bookmakers.listed,
-                rejects: reader.rejects,
+                bookmakers: parser.bookmakers.listed,
+                rejects: parser.rejects,
             },
-            bodies: looking.bodies,
+            bodies: fetch.bodies,
         }
     }
 
-    async fn all_days(
+    async fn fetch_all_pages(
         &mut self,
         days: &[NaiveDate],
-        looking: &mut Looking<'_>,
-    ) -> Result<Pages, FeedError> {
+        fetch: &mut DayFetch<'_>,
+    ) -> Result<PageLoop, FeedError> {
         for (n, day) in days.iter().enumerate() {
-            if let Pages::Moved(what) = self.pages(*day, n, looking).await? {
-                return Ok(Pages::Moved(format!("{day} do not fit together: {what}")));
+            if let PageLoop::Changed(how) = self.fetch_pages(*day, n, fetch).await? {
+                return Ok(PageLoop::Changed(format!(
+                    "{day} do not fit together: {how}"
+                )));
             }
         }
-        Ok(Pages::All)
+        Ok(PageLoop::Complete)
     }
 
-    async fn pages(
+    async fn fetch_pages(
         &mut self,
         date: NaiveDate,
         day: usize,
-        looking: &mut Looking<'_>,
-    ) -> Result<Pages, FeedError> {
+        fetch: &mut DayFetch<'_>,
+    ) -> Result<PageLoop, FeedError> {
         let (mut total, mut seen) = (None, 0);
         for page in 0.. {
             self.cards.wait().await;
             let url = self.cards_url(date, seen);
-            let told = self.page(url, Place { day, page }, looking).await?;
-            if page > 0 && told.total != total {
-                return Ok(Pages::Moved(format!(
+            let position = ListPosition { day, page };
+            let summary = self.fetch_page(url, position, fetch).await?;
+            if page > 0 && summary.total != total {
+                return Ok(PageLoop::Changed(format!(
                     "the total changed from {} to {}",
-                    number(total),
-                    number(told.total)
+                    describe_total(total),
+                    describe_total(summary.total)
                 )));
             }
-            if let Some(twice) = looking.reader.twice.take() {
-                return Ok(Pages::Moved(format!("{twice} came twice")));
+            if let Some(id) = fetch.parser.listed_twice.take() {
+                return Ok(PageLoop::Changed(format!("{id} came twice")));
             }
             let skipped = seen;
-            seen += told.races_seen;
-            total = told.total;
+            seen += summary.races_seen;
+            total = summary.total;
             let done = match total {
                 Some(total) => seen >= total,
-                None => told.races_seen < u64::from(self.settings.page_limit),
+                None => summary.races_seen < u64::from(self.settings.page_limit),
             };
             if done {
                 break;
             }
-            if told.races_seen == 0 {
-                return Ok(Pages::Moved(format!(
+            if summary.races_seen == 0 {
+                return Ok(PageLoop::Changed(format!(
                     "an empty page after {skipped} of {} races",
-                    number(total)
+                    describe_total(total)
                 )));
             }
             if seen > MAX_SKIP {
@@ -140,105 +142,81 @@ impl RacingApi {
                     detail: format!(
                         "The Racing API lists {} races for {date}, more than its paging can reach; \
                          ask for fewer regions",
-                        number(total)
+                        describe_total(total)
                     ),
                 });
             }
         }
-        Ok(Pages::All)
+        Ok(PageLoop::Complete)
     }
 
-    /// One request, or what is known of the last one for this URL.
-    async fn page(
+    /// Sends one request and hands the page's races over, or the cached ones if the page is unmodified.
+    async fn fetch_page(
         &mut self,
         url: Url,
-        place: Place,
-        looking: &mut Looking<'_>,
-    ) -> Result<Told, FeedError> {
-        let unmodified = self.unmodified(&url, looking.to);
-        if let Some(told) = self.ask(&url, unmodified, place, looking).await? {
-            return Ok(self.keep(url, told, looking.now));
-        }
-        let kept = self
-            .kept
-            .get_mut(&url)
-            .expect("only what is kept makes a request conditional");
-        kept.asked_at = looking.now;
-        for slice in kept.slices.iter() {
-            let Some(id) = looking.to.knows(slice) else {
-                // It was known when we asked. Without it nothing else may be taken for gone.
-                looking.reader.partial = true;
-                continue;
-            };
-            if looking.reader.meet(&id, place) {
-                looking.to.same(slice);
-            } else {
-                // It changed its day while this one stayed as it is.
-                looking.reader.again(&id, place);
-            }
-        }
-        Ok(Told {
-            total: kept.total,
-            races_seen: kept.slices.len() as u64,
-            slices: kept.slices.clone(),
-            whole: kept.whole,
-        })
-    }
-
-    /// `None`: not modified.
-    async fn ask(
-        &self,
-        url: &Url,
-        unmodified: Option<&Kept>,
-        place: Place,
-        looking: &mut Looking<'_>,
-    ) -> Result<Option<(Answer, Told)>, FeedError> {
-        let keeps = self.settings.keep_bodies;
+        position: ListPosition,
+        fetch: &mut DayFetch<'_>,
+    ) -> Result<PageSummary, FeedError> {
+        let reusable = self.reusable(&url, fetch.to);
         let request = Request {
             url: url.clone(),
             auth: self.auth(),
-            known: unmodified.map(|kept| &kept.validators),
-            max_body: if keeps { MAX_BODY } else { MAX_STREAMED },
+            known: reusable.map(|cached| &cached.validators),
+            max_body: MAX_BODY,
         };
-        let before = self.kept.get(url).map(|kept| kept.slices.clone());
-        let before = before.unwrap_or_default();
-        let mut body = Vec::new();
-        let Looking { to, reader, .. } = looking;
-        let mut page = Page::new(reader, &mut **to, place, MAX_REST, before);
-        let mut each = |chunk: &[u8]| {
-            if keeps {
-                body.extend_from_slice(chunk);
-            }
-            page.push(chunk)
+        let (answer, body) = self.http.get(request, fetch.now).await?;
+        let Answer::Fresh { validators, .. } = answer else {
+            return Ok(self.hand_over_cached(&url, position, fetch));
         };
-        let answer = self.http.stream(request, looking.now, &mut each).await?;
-        if matches!(answer, Answer::NotModified { .. }) {
-            return Ok(None);
+        let summary = parse_page(&body, &mut fetch.parser, fetch.to, position)?;
+        if self.settings.keep_bodies {
+            fetch.bodies.push(body);
         }
-        let told = page.finish()?;
-        if keeps {
-            let body = String::from_utf8(body).expect("what was read is text");
-            looking.bodies.push(body);
-        }
-        Ok(Some((answer, told)))
+        let cached = CachedResponse {
+            validators,
+            slices: Arc::clone(&summary.slices),
+            whole: summary.whole,
+            total: summary.total,
+            requested_at: fetch.now,
+        };
+        self.cached.insert(url, cached);
+        Ok(summary)
     }
 
-    fn keep(&mut self, url: Url, (answer, told): (Answer, Told), now: DateTime<Utc>) -> Told {
-        if let Answer::Fresh { validators, .. } = answer {
-            let kept = Kept {
-                validators,
-                slices: Arc::clone(&told.slices),
-                whole: told.whole,
-                total: told.total,
-                asked_at: now,
+    fn hand_over_cached(
+        &mut self,
+        url: &Url,
+        position: ListPosition,
+        fetch: &mut DayFetch<'_>,
+    ) -> PageSummary {
+        let cached = self
+            .cached
+            .get_mut(url)
+            .expect("only a cached response makes a request conditional");
+        cached.requested_at = fetch.now;
+        for slice in cached.slices.iter() {
+            let Some(id) = fetch.to.knows(slice) else {
+                // It was known when the request was sent. Without it no other race may be taken for gone.
+                fetch.parser.partial = true;
+                continue;
             };
-            self.kept.insert(url, kept);
+            if fetch.parser.note_unchanged(&id, position) {
+                fetch.to.same(slice);
+            } else {
+                // It moved to this day from another one, whose page had listed it already.
+                fetch.parser.reject_repeated(&id, position);
+            }
         }
-        told
+        PageSummary {
+            total: cached.total,
+            races_seen: cached.slices.len() as u64,
+            slices: cached.slices.clone(),
+            whole: cached.whole,
+        }
     }
 
     fn cards_url(&self, day: NaiveDate, skip: u64) -> Url {
-        let mut url = self.at(&["racecards", "pro"]);
+        let mut url = self.url(&["racecards", "pro"]);
         let mut query = url.query_pairs_mut();
         query.append_pair("date", &day.to_string());
         for region in &self.settings.regions {
@@ -252,6 +230,6 @@ impl RacingApi {
     }
 }
 
-fn number(total: Option<u64>) -> String {
+fn describe_total(total: Option<u64>) -> String {
     total.map_or_else(|| "an untold number of".into(), |total| total.to_string())
 }

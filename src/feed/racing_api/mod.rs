@@ -1,20 +1,19 @@
-//! The Racing API: racecards with the odds inside them, by UK date or race by race.
+//! The Racing API: racecards with their odds, by UK date or race by race. The poller reads it through `Feed`.
 //!
-//! One call to [`RacingApi::read`] is one complete answer or one error. What is remembered of an
-//! answer is the fingerprints of its races, and only what the taker says to know is skipped: in a
-//! body that came, or in one that the provider calls unmodified. So a look always speaks for its
-//! whole scope, and memory holds no answer.
+//! One call to [`RacingApi::read`] returns one complete answer or one error. Of an answer only the fingerprints
+//! of its races are kept, and a race is skipped only if the sink knows its fingerprint, in a body that
+//! arrived and in one that the provider calls unmodified. So an answer always covers its whole scope, and
+//! memory holds one body at a time.
 
+mod answer;
 mod bookmakers;
 mod card;
 mod days;
-mod page;
-mod parse;
+mod fields;
 mod price;
+mod race;
 mod races;
-mod reader;
-mod row;
-mod spacing;
+mod rate_limit;
 mod times;
 
 use std::collections::HashMap;
@@ -25,8 +24,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
-pub use self::parse::{Parsed, parse_cards, read_cards};
-pub use self::spacing::Spacing;
+pub use self::answer::{Parsed, parse_cards, read_cards};
+pub use self::rate_limit::Spacing;
 use crate::diff::{Collected, Take};
 use crate::feed::http::{Auth, HttpDoor, Provider, Validators, base_url};
 use crate::feed::{Ask, FeedError, Fetched, Looked};
@@ -37,16 +36,16 @@ pub const DEFAULT_BASE_URL: &str = "https://api.theracingapi.com/v1";
 /// The provider documents `limit` and `skip` up to here: 1,000 races a day can be read.
 const MAX_PAGE_LIMIT: u16 = 500;
 const MAX_DAYS: u16 = 14;
-/// What was read is kept for "not modified" as long as somebody keeps asking for it.
-const KEEP_UNASKED: TimeDelta = TimeDelta::hours(1);
+/// A URL that was not requested for this long is forgotten.
+const CACHE_TTL: TimeDelta = TimeDelta::hours(1);
 
-/// How to ask. Tests and mirrors set another `base_url`.
+/// Tests and mirrors set another `base_url`.
 #[derive(Clone, Debug)]
 pub struct RacingApiSettings {
     pub base_url: String,
     pub username: SecretString,
     pub password: SecretString,
-    /// `gb`, `ire`, …; none asks for all.
+    /// `gb`, `ire`, …; an empty list requests all.
     pub regions: Vec<String>,
     pub page_limit: u16,
     /// Card dates to poll, the first being today's UK date.
@@ -57,7 +56,7 @@ pub struct RacingApiSettings {
     pub races_per_second: f64,
     /// For each request, body included.
     pub deadline: Duration,
-    /// Hand over the bodies too, and have every one of them sent: for a recorder.
+    /// Return the bodies too, and send no conditional requests: for a recorder.
     pub keep_bodies: bool,
 }
 
@@ -79,15 +78,15 @@ impl RacingApiSettings {
     }
 }
 
-/// What is remembered of the last answer from one URL.
-struct Kept {
+/// What a 304 from one URL refers to.
+struct CachedResponse {
     validators: Validators,
-    /// Its races, by their texts.
+    /// The fingerprints of its races.
     slices: Arc<[Slice]>,
-    /// They are all that it said: "not modified" may be taken for them.
+    /// See [`PageSummary::whole`](answer::PageSummary::whole): only then may the request be conditional.
     whole: bool,
     total: Option<u64>,
-    asked_at: DateTime<Utc>,
+    requested_at: DateTime<Utc>,
 }
 
 pub struct RacingApi {
@@ -96,7 +95,7 @@ pub struct RacingApi {
     http: HttpDoor,
     cards: Spacing,
     races: Spacing,
-    kept: HashMap<Url, Kept>,
+    cached: HashMap<Url, CachedResponse>,
 }
 
 impl RacingApi {
@@ -115,7 +114,7 @@ impl RacingApi {
                 settings.days
             )));
         }
-        let spacing = |rate: f64| {
+        let limit = |rate: f64| {
             Spacing::per_second(rate)
                 .ok_or_else(|| bad(format!("a rate of {rate} requests a second")))
         };
@@ -125,32 +124,31 @@ impl RacingApi {
             deadline: settings.deadline,
         };
         Ok(Self {
-            cards: spacing(settings.cards_per_second)?,
-            races: spacing(settings.races_per_second)?,
+            cards: limit(settings.cards_per_second)?,
+            races: limit(settings.races_per_second)?,
             http: HttpDoor::new(provider, &base)?,
             base,
             settings,
-            kept: HashMap::new(),
+            cached: HashMap::new(),
         })
     }
 
-    /// One look at the feed. `now` says which days are polled and orders the looks. The bodies are
-    /// those that arrived, where they are to be kept.
+    /// Fetches once and hands the races to `to`. `now` decides which days are polled, and orders the answers.
     pub async fn read(
         &mut self,
         ask: &Ask,
         now: DateTime<Utc>,
         to: &mut dyn Take,
     ) -> Result<Looked, FeedError> {
-        self.kept
-            .retain(|_, kept| now - kept.asked_at <= KEEP_UNASKED);
+        self.cached
+            .retain(|_, response| now - response.requested_at <= CACHE_TTL);
         match ask {
-            Ask::Everything => self.days(now, to).await,
-            Ask::Events(ids) => self.one_by_one(ids, now, to).await,
+            Ask::Everything => self.fetch_days(now, to).await,
+            Ask::Events(ids) => self.fetch_races(ids, now, to).await,
         }
     }
 
-    /// The same, in memory.
+    /// Fetches into memory.
     pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
         let mut events = Collected::default();
         let looked = self.read(ask, now, &mut events).await?;
@@ -164,15 +162,16 @@ impl RacingApi {
         }
     }
 
-    /// What "not modified" would stand for, if it may be the answer: only while all of it is known.
-    fn unmodified(&self, url: &Url, to: &dyn Take) -> Option<&Kept> {
-        let kept = self.kept.get(url).filter(|_| !self.settings.keep_bodies)?;
-        let usable = kept.whole && !kept.validators.is_empty();
-        let known = usable && kept.slices.iter().all(|slice| to.knows(slice).is_some());
-        known.then_some(kept)
+    /// Returns the cached response if a 304 may stand for it: only while the sink knows all of its races.
+    fn reusable(&self, url: &Url, to: &dyn Take) -> Option<&CachedResponse> {
+        let cached = self.cached.get(url);
+        cached
+            .filter(|_| !self.settings.keep_bodies)
+            .filter(|cached| cached.whole && !cached.validators.is_empty())
+            .filter(|cached| cached.slices.iter().all(|slice| to.knows(slice).is_some()))
     }
 
-    fn at(&self, parts: &[&str]) -> Url {
+    fn url(&self, parts: &[&str]) -> Url {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .expect("http and https URLs have paths")

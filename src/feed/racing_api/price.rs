@@ -1,25 +1,26 @@
-//! One row of odds: what a bookmaker offers on a runner, or that it offers nothing.
+//! Reads the offer of one odds row: its exact decimal, fraction and each-way terms. Both paths of
+//! `RaceParser` call it.
 
 use std::num::NonZeroU32;
 
 use rust_decimal::Decimal;
 
-use super::row::{Field, Odds};
+use super::fields::{JsonScalar, OddsJson};
 use crate::model::{EachWay, Fraction, Offer};
 
 /// Odds of 1 would pay back the stake alone.
 const MIN_DECIMAL: Decimal = Decimal::ONE;
 const MAX_DECIMAL: Decimal = Decimal::from_parts(100_000, 0, 0, false, 0);
-/// So many digits, and one more, fit into 64 bits.
+/// Texts up to this length fit into 64 bits.
 const QUICK_DIGITS: usize = 18;
 
-/// A decimal that is not odds: the text, for the sample.
+/// The text of a decimal that is not odds, for the sample.
 pub(super) struct BadDecimal(pub(super) String);
 
-/// `decimal` decides; "-", "SP", zero and nothing mean that there is no price now. Only when it is
-/// missing does a `fractional` with a slash stand in: without one it repeats the decimal (exchanges)
-/// or means "to one" (older answers), and nothing tells which.
-pub(super) fn offer<F: Field>(odds: &Odds<F>) -> Result<Option<Offer>, BadDecimal> {
+/// Returns the offer, or `None` if `decimal` is "-", "SP", zero or missing: there is no price now. A
+/// `fractional` with a slash replaces a missing decimal. Without a slash it is ambiguous: it repeats the decimal
+/// (exchanges) or means "to one" (older answers).
+pub(super) fn offer<F: JsonScalar>(odds: &OddsJson<F>) -> Result<Option<Offer>, BadDecimal> {
     if let Some(nested) = odds.decimal.nested() {
         return Err(BadDecimal(nested.into()));
     }
@@ -47,14 +48,14 @@ pub(super) fn offer<F: Field>(odds: &Odds<F>) -> Result<Option<Offer>, BadDecima
     }))
 }
 
-/// Digits and a point, nothing else: the number type alone would also take `1_000` and `+5`.
+/// Accepts digits and a point only: the number type would also accept `1_000` and `+5`.
 fn exact(text: &str) -> Option<Decimal> {
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let decimal = plain.then(|| Decimal::from_str_exact(text).ok())??;
     Some(decimal.normalize())
 }
 
-/// The same for a few digits, with or without a point between them: all that odds ever are.
+/// Returns the same as [`exact`] for up to 18 digits, in a fraction of its time: nearly all odds are such.
 fn quick(text: &str) -> Option<Decimal> {
     let bytes = text.as_bytes();
     if bytes.len() > QUICK_DIGITS || !bytes.last()?.is_ascii_digit() || bytes[0] == b'.' {
@@ -77,7 +78,7 @@ fn quick(text: &str) -> Option<Decimal> {
     Some(Decimal::from_parts(low, middle, 0, false, scale))
 }
 
-/// `22/1` without spaces; the rest is for the type's own reader.
+/// Reads `22/1` without spaces; the type's own parser reads all other forms.
 fn fraction(text: &str) -> Option<Fraction> {
     let mut parts = [0u32; 2];
     let mut at = 0;
@@ -90,14 +91,14 @@ fn fraction(text: &str) -> Option<Fraction> {
             _ => return Fraction::parse(text),
         }
     }
-    // Zero is no fraction, and neither is a number alone.
+    // Zero and a number alone are not fractions.
     Some(Fraction {
         profit: NonZeroU32::new(parts[0])?,
         stake: NonZeroU32::new(parts[1])?,
     })
 }
 
-fn each_way<F: Field>(odds: &Odds<F>) -> Option<EachWay> {
+fn each_way<F: JsonScalar>(odds: &OddsJson<F>) -> Option<EachWay> {
     let part = |field: &F| field.text()?.parse().ok().filter(|n: &u16| *n > 0);
     Some(EachWay {
         places: part(&odds.ew_places)?,
@@ -113,19 +114,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_quick_way_says_what_the_long_way_says(
+        fn quick_and_exact_decimals_are_equal(
             text in prop_oneof!["[0-9]{0,6}(\\.[0-9]{0,6})?", "[0-9.+_e-]{0,20}", "[0-9]{1,30}"],
         ) {
             if let Some(quick) = quick(&text) {
                 let exact = exact(&text);
-                // Also in how many digits it is kept.
-                let told = |decimal: Option<Decimal>| decimal.map(|d| d.to_string());
-                prop_assert_eq!(told(Some(quick)), told(exact), "{}", text);
+                // The texts are compared, because the scale must be equal too.
+                let text_of = |decimal: Option<Decimal>| decimal.map(|d| d.to_string());
+                prop_assert_eq!(text_of(Some(quick)), text_of(exact), "{}", text);
             }
         }
 
         #[test]
-        fn a_fraction_is_what_its_type_says(text in "[0-9]{0,11}[/ +]{0,2}[0-9]{0,11}(/1)?") {
+        fn quick_and_parsed_fractions_are_equal(text in "[0-9]{0,11}[/ +]{0,2}[0-9]{0,11}(/1)?") {
             prop_assert_eq!(fraction(&text), Fraction::parse(&text));
         }
     }

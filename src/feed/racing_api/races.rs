@@ -1,27 +1,27 @@
-//! Each race by its own call. A race that the provider no longer knows is in the scope and absent.
-//! What goes wrong with one race leaves that race out of the scope; what concerns the provider as a
-//! whole (credentials, rate, connection) ends the look.
+//! Fetches each race by its own call. A race that the provider no longer knows is in the scope and absent. A
+//! failure that concerns one race leaves that race out of the scope; one that concerns the provider
+//! (credentials, rate, connection) fails the fetch.
 
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::parse::{Parsed, parse_cards};
-use super::{Kept, RacingApi, SOURCE};
+use super::answer::{Parsed, parse_cards};
+use super::{CachedResponse, RacingApi, SOURCE};
 use crate::diff::Take;
-use crate::feed::http::{Answer, MAX_BODY, Request, Url, Validators};
+use crate::feed::http::{Answer, MAX_BODY, Request, Url};
 use crate::feed::{FeedError, Looked};
 use crate::model::{EventId, Look, Rejects, Scope, Slice};
 
-/// What a call for one race came to.
-enum Brought {
-    /// The text that it is known by.
-    Same(Slice),
-    Read(Box<Parsed>, Option<Slice>),
+/// The result of a call for one race.
+enum RaceFetch {
+    /// The sink knows its text.
+    Unchanged(Slice),
+    Parsed(Box<Parsed>, Option<Slice>),
 }
 
 impl RacingApi {
-    pub(super) async fn one_by_one(
+    pub(super) async fn fetch_races(
         &mut self,
         ids: &[EventId],
         now: DateTime<Utc>,
@@ -39,12 +39,12 @@ impl RacingApi {
             }
             let url = self.race_url(id)?;
             self.races.wait().await;
-            match self.one_race(url, id, now, to, &mut bodies).await {
-                Ok(Brought::Same(slice)) => {
+            match self.fetch_race(url, id, now, to, &mut bodies).await {
+                Ok(RaceFetch::Unchanged(slice)) => {
                     to.same(&slice);
                     answered.push(id.clone());
                 }
-                Ok(Brought::Read(mut race, slice)) => {
+                Ok(RaceFetch::Parsed(mut race, slice)) => {
                     let others = keep_only(&mut race, id);
                     let found_it = !race.events.is_empty();
                     if !found_it || others > 0 {
@@ -92,82 +92,72 @@ impl RacingApi {
         Ok(Looked { look, bodies })
     }
 
-    /// Hands over nothing: an answer that fails late must leave nothing behind.
-    async fn one_race(
+    /// Hands nothing over: a response that fails while it is parsed must leave nothing behind.
+    async fn fetch_race(
         &mut self,
         url: Url,
         id: &EventId,
         now: DateTime<Utc>,
         to: &mut dyn Take,
         bodies: &mut Vec<String>,
-    ) -> Result<Brought, FeedError> {
+    ) -> Result<RaceFetch, FeedError> {
         let is_it = |to: &dyn Take, slice| to.knows(slice).is_some_and(|known| known == *id);
-        let unmodified = self.unmodified(&url, to);
-        let unmodified = unmodified.filter(|kept| is_it(to, &kept.slices[0]));
+        let reusable = self.reusable(&url, to);
+        let reusable =
+            reusable.filter(|cached| cached.slices.first().is_some_and(|slice| is_it(to, slice)));
         let request = Request {
             url: url.clone(),
             auth: self.auth(),
-            known: unmodified.map(|kept| &kept.validators),
+            known: reusable.map(|cached| &cached.validators),
             max_body: MAX_BODY,
         };
         let (answer, body) = self.http.get(request, now).await?;
         let validators = match answer {
             Answer::Fresh { validators, .. } => validators,
-            Answer::NotModified { .. } => {
-                let kept = self.kept.get_mut(&url);
-                let kept = kept.expect("only what is kept makes a request conditional");
-                kept.asked_at = now;
-                return Ok(Brought::Same(kept.slices[0]));
+            Answer::NotModified => {
+                let cached = self.cached.get_mut(&url);
+                let cached = cached.expect("only a cached response makes a request conditional");
+                cached.requested_at = now;
+                return Ok(RaceFetch::Unchanged(cached.slices[0]));
             }
         };
         let slice = Slice::of(body.as_bytes());
-        let brought = match is_it(to, &slice) {
-            true => Brought::Same(slice),
+        let fetched = match is_it(to, &slice) {
+            true => RaceFetch::Unchanged(slice),
             false => {
                 let race = parse_cards(&body, now)?;
                 let clean = race.rejects.is_empty() && race.races_seen == 1;
                 let clean = clean && race.events.iter().all(|race| race.event.id == *id);
-                Brought::Read(Box::new(race), clean.then_some(slice))
+                RaceFetch::Parsed(Box::new(race), clean.then_some(slice))
             }
         };
-        let whole = !matches!(brought, Brought::Read(_, None));
-        self.keep_race(url, validators, slice, whole, now);
-        if self.settings.keep_bodies {
-            bodies.push(body);
-        }
-        Ok(brought)
-    }
-
-    fn keep_race(
-        &mut self,
-        url: Url,
-        validators: Validators,
-        slice: Slice,
-        whole: bool,
-        now: DateTime<Utc>,
-    ) {
-        let kept = Kept {
+        let whole = !matches!(fetched, RaceFetch::Parsed(_, None));
+        let cached = CachedResponse {
             validators,
             slices: Arc::new([slice]),
             whole,
             total: None,
-            asked_at: now,
+            requested_at: now,
         };
-        self.kept.insert(url, kept);
+        self.cached.insert(url, cached);
+        if self.settings.keep_bodies {
+            bodies.push(body);
+        }
+        Ok(fetched)
     }
 
     fn race_url(&self, id: &EventId) -> Result<Url, FeedError> {
-        // An empty or dotted part would vanish from the path and leave the call for the whole day.
+        // URLs drop an empty or dotted part, and the rest would request the whole day.
         if matches!(id.as_str(), "" | "." | "..") {
             return Err(FeedError::BadRequest {
                 detail: format!("{id:?} is no race id"),
             });
         }
-        Ok(self.at(&["racecards", id.as_str(), "pro"]))
+        Ok(self.url(&["racecards", id.as_str(), "pro"]))
     }
 }
 
-/// Drops what was not asked for, and says how many prices that were.
+/// Drops other races than the requested one, and returns the number of their prices.
 fn keep_only(page: &mut Parsed, id: &EventId) -> u64 {
     let prices = |page: &Parsed| {
         page.events

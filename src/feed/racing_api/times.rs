@@ -1,13 +1,13 @@
-//! The provider's clock: UK local time, mostly without a zone.
+//! The provider's clock: UK local time, mostly without a zone. `card` and `RaceParser` convert its times to UTC.
 
 use chrono::offset::LocalResult;
 use chrono::{DateTime, Duration, NaiveDate, NaiveDateTime, NaiveTime, TimeZone, Utc};
 use chrono_tz::Europe::London;
 
-/// A price that claims to be newer than this is from a wrong clock: it counts as seen just now.
+/// A price that claims to be newer than this comes from a wrong clock: it counts as observed now.
 const MAX_AHEAD: Duration = Duration::minutes(5);
 
-/// The UK date at a moment: what the provider calls "today".
+/// The UK date at a moment: the provider's "today".
 pub(super) fn uk_date(at: DateTime<Utc>) -> NaiveDate {
     at.with_timezone(&London).date_naive()
 }
@@ -29,9 +29,9 @@ pub(super) fn off_at(
     Some(uk_time(day?.and_time(wall_clock(off_time?)?)).0)
 }
 
-/// A 12-hour time without am or pm. Racing runs from late morning to the evening, so 10:00 to 11:59
+/// A 12-hour time without am or pm. Races are run from late morning to the evening, so 10:00 to 11:59
 /// is the morning, 12 is noon, 1:00 to 9:59 is the afternoon. Hours that only a 24-hour clock has
-/// (0, 13 to 23) are taken as they are.
+/// (0, 13 to 23) are used as they are.
 fn wall_clock(text: &str) -> Option<NaiveTime> {
     let (hour, rest) = text.split_once(':')?;
     let minute = rest.split(':').next()?;
@@ -42,7 +42,7 @@ fn wall_clock(text: &str) -> Option<NaiveTime> {
     NaiveTime::from_hms_opt(hour, minute.parse().ok()?, 0)
 }
 
-/// When a price was seen, from `updated`; `as_of` where that is missing, unreadable or ahead of us.
+/// When a price was observed, from `updated`; `as_of` if that is missing, unreadable or too far ahead.
 pub(super) fn observed_at(updated: Option<&str>, as_of: DateTime<Utc>) -> DateTime<Utc> {
     let Some(text) = updated else { return as_of };
     let (early, late) = match DateTime::parse_from_rfc3339(text) {
@@ -55,7 +55,7 @@ pub(super) fn observed_at(updated: Option<&str>, as_of: DateTime<Utc>) -> DateTi
     latest(early, late, as_of)
 }
 
-/// In the hour that October repeats, the later reading is right unless it has not come yet.
+/// In the hour that October repeats, the later reading is right unless it lies in the future.
 fn latest(early: DateTime<Utc>, late: DateTime<Utc>, as_of: DateTime<Utc>) -> DateTime<Utc> {
     let ahead = as_of.checked_add_signed(MAX_AHEAD).unwrap_or(as_of);
     [late, early]
@@ -64,23 +64,23 @@ fn latest(early: DateTime<Utc>, late: DateTime<Utc>, as_of: DateTime<Utc>) -> Da
         .unwrap_or(as_of)
 }
 
-/// When prices were seen. Their times repeat, and come from the same few hours: the time zone is
-/// asked once an hour of them.
-pub(super) struct Seen {
+/// Caches parsed times. They repeat, and lie in the same few hours, so the time zone is consulted once for each
+/// hour.
+pub(super) struct TimestampCache {
     as_of: DateTime<Utc>,
-    /// One `updated` serves a whole race, or each bookmaker has its own: the last few, by turns.
-    last: [(String, DateTime<Utc>); LAST_SEEN],
+    /// The last few texts: one `updated` may serve a whole race, or each bookmaker has its own.
+    last: [(String, DateTime<Utc>); CACHED_TIMES],
     turn: usize,
-    /// An hour as the provider writes it, and the moments at which it may begin.
+    /// The text of an hour, and the two moments at which it may begin.
     hour: (String, DateTime<Utc>, DateTime<Utc>),
 }
 
-const LAST_SEEN: usize = 4;
-/// `2025-10-13 14:` of `2025-10-13 14:11:07`, and all of it.
+const CACHED_TIMES: usize = 4;
+/// Lengths of `2025-10-13 14:` and `2025-10-13 14:11:07`.
 const HOUR_CHARS: usize = 14;
 const TIME_CHARS: usize = 19;
 
-impl Seen {
+impl TimestampCache {
     pub(super) fn new(as_of: DateTime<Utc>) -> Self {
         Self {
             as_of,
@@ -90,19 +90,19 @@ impl Seen {
         }
     }
 
-    /// [`observed_at`], sooner.
-    pub(super) fn at(&mut self, updated: Option<&str>) -> DateTime<Utc> {
+    /// Returns the same as [`observed_at`].
+    pub(super) fn parse(&mut self, updated: Option<&str>) -> DateTime<Utc> {
         let Some(text) = updated else {
             return self.as_of;
         };
-        // "" stands for nothing seen yet, and is never asked for.
+        // Unused slots hold "", which is never looked up.
         if let Some((_, at)) = self.last.iter().find(|(known, _)| known == text) {
             return *at;
         }
         let at = match self.in_known_hour(text) {
             Some((early, late)) => latest(early, late, self.as_of),
             None => {
-                self.learn_hour(text);
+                self.cache_hour(text);
                 observed_at(updated, self.as_of)
             }
         };
@@ -110,7 +110,7 @@ impl Seen {
         known.clear();
         known.push_str(text);
         *known_at = at;
-        self.turn = (self.turn + 1) % LAST_SEEN;
+        self.turn = (self.turn + 1) % CACHED_TIMES;
         at
     }
 
@@ -132,8 +132,8 @@ impl Seen {
         Some((*early + since, *late + since))
     }
 
-    /// Britain has changed its clocks on full hours only for as long as this century lasts.
-    fn learn_hour(&mut self, text: &str) {
+    /// Britain has changed its clocks only on full hours in this century, so an hour has one offset.
+    fn cache_hour(&mut self, text: &str) {
         let Some(hour) = text.get(..HOUR_CHARS) else {
             return;
         };
@@ -153,8 +153,8 @@ fn local_time(text: &str) -> Option<NaiveDateTime> {
     NaiveDateTime::parse_from_str(&time, "%Y-%m-%d %H:%M:%S%.f").ok()
 }
 
-/// The moments that a UK wall-clock time can mean: twice the same but for the hour that October
-/// repeats. A time in the hour that March leaves out is read with winter's offset.
+/// The earliest and latest moment that a UK wall-clock time can mean. They differ only in the hour that October
+/// repeats. A time in the hour that March skips is read with winter's offset.
 fn uk_time(local: NaiveDateTime) -> (DateTime<Utc>, DateTime<Utc>) {
     match London.from_local_datetime(&local) {
         LocalResult::Single(at) => (at.to_utc(), at.to_utc()),
@@ -171,7 +171,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn remembering_times_changes_none(
+        fn cached_times_equal_parsed_times(
             texts in prop::collection::vec(prop_oneof![
                 "2025-(03-30|10-26|10-2[0-9])[ T](0[0-3]|2[0-4]):[0-6][0-9]:[0-6][0-9]",
                 "(18|19|20)[0-9]{2}-1[0-2]-0[1-9] 0[0-2]:[0-5][0-9]:[0-5][0-9]",
@@ -181,10 +181,10 @@ mod tests {
             as_of in 1_761_400_000i64..1_761_480_000,
         ) {
             let as_of = DateTime::from_timestamp(as_of, 0).expect("a moment");
-            let mut seen = Seen::new(as_of);
+            let mut cache = TimestampCache::new(as_of);
             for at in order {
                 let text = Some(texts[at.index(texts.len())].as_str());
-                prop_assert_eq!(seen.at(text), observed_at(text, as_of), "{:?}", text);
+                prop_assert_eq!(cache.parse(text), observed_at(text, as_of), "{:?}", text);
             }
         }
     }
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn updated_is_uk_time_and_daylight_saving_breaks_nothing() {
+    fn updated_is_read_as_uk_time_across_daylight_saving() {
         let seen = |text, now| observed_at(Some(text), utc(now)).to_rfc3339();
         let cases = [
             (
@@ -207,7 +207,7 @@ mod tests {
                 "2025-12-13T14:11:30Z",
                 "2025-12-13T14:11:07+00:00",
             ),
-            // The repeated hour: summer's reading before the clocks go back, winter's after.
+            // The repeated hour: summer time before the clocks go back, winter time after.
             (
                 "2025-10-26 01:30:00",
                 "2025-10-26T00:31:00Z",
@@ -218,13 +218,13 @@ mod tests {
                 "2025-10-26T01:31:00Z",
                 "2025-10-26T01:30:00+00:00",
             ),
-            // The hour that does not exist.
+            // The hour that March skips.
             (
                 "2025-03-30 01:30:00",
                 "2025-03-30T01:31:00Z",
                 "2025-03-30T01:30:00+00:00",
             ),
-            // Ahead of us by a little, and by too much.
+            // Ahead of our clock by less than the tolerance, and by more.
             (
                 "2025-12-13 14:04:00",
                 "2025-12-13T14:00:00Z",
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_off_time_without_am_or_pm_is_when_racing_happens() {
+    fn an_off_time_without_am_or_pm_is_in_racing_hours() {
         let day = NaiveDate::from_ymd_opt(2025, 10, 13);
         let off = |text| off_at(None, day, Some(text)).map(|at| at.format("%H:%M").to_string());
         for (text, expected) in [

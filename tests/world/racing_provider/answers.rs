@@ -157,7 +157,10 @@ pub(super) async fn faulty(fault: Fault, body: String) -> Response {
         Fault::Oversize => {
             let begin = Bytes::from_static(br#"{"racecards":[{"race_name":""#);
             let chunk = Bytes::from(vec![b'x'; 1024 * 1024]);
-            let chunks = std::iter::once(begin).chain(std::iter::repeat_n(chunk, 17));
+            let end = Bytes::from_static(br#""}]}"#);
+            let chunks = std::iter::once(begin)
+                .chain(std::iter::repeat_n(chunk, 17))
+                .chain([end]);
             json_body(Body::from_stream(stream::iter(
                 chunks.map(Ok::<_, Infallible>),
             )))

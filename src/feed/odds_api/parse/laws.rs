@@ -1,11 +1,10 @@
-//! The one pass and the long way are one reader: whatever the events, they say the same.
+//! Property tests: the strict and the lenient path give the same result for the events that both accept.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::feed::odds_api::OddsFormat;
 
 fn bookmaker(key: &str) -> Value {
     json!({
@@ -65,11 +64,11 @@ fn other() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn the_quick_way_says_what_the_long_way_says(
+    fn strict_and_lenient_parsing_give_the_same_result(
         changes in prop::collection::vec((any::<Index>(), other()), 0..5),
         flip in prop::option::of((any::<Index>(), any::<u8>())),
         american: bool,
-        streamed: bool,
+        one_by_one: bool,
     ) {
         let mut events = json!([event("g1"), event("g2"), event("g1")]);
         for (at, other) in changes {
@@ -83,8 +82,8 @@ proptest! {
             false => OddsFormat::Decimal,
         };
         let now = "2026-08-04T12:00:00Z".parse().expect("valid");
-        let mut quick = Reading::new(now, "basketball_wnba", format);
-        let mut long = Reading::new(now, "basketball_wnba", format);
+        let mut both = OddsParser::new(now, "basketball_wnba", format);
+        let mut lenient = OddsParser::new(now, "basketball_wnba", format);
         for event in events.as_array().expect("a list") {
             let mut text = event.to_string().into_bytes();
             if let Some((at, byte)) = flip {
@@ -92,24 +91,24 @@ proptest! {
                 text[at] = byte;
             }
             let text = String::from_utf8_lossy(&text);
-            if serde_json::from_str::<&serde_json::value::RawValue>(&text).is_err() {
-                prop_assert!(quick.in_one_pass(&text).is_none(), "{}", text);
-                // It is the end of the whole answer.
+            if serde_json::from_str::<&RawValue>(&text).is_err() {
+                prop_assert!(both.parse_strict(&text).is_none(), "{}", text);
+                // The whole answer cannot be read then.
                 return Ok(());
             }
-            prop_assert_eq!(quick.row(&text), long.row_by_row(&text));
-            prop_assert_eq!(&quick.parsed, &long.parsed, "{}", text);
-            if streamed {
-                prop_assert_eq!(quick.take_event(), long.take_event());
+            prop_assert_eq!(both.parse(&text), lenient.parse_lenient(&text));
+            prop_assert_eq!(&both.parsed, &lenient.parsed, "{}", text);
+            if one_by_one {
+                prop_assert_eq!(both.take_event(), lenient.take_event());
             }
         }
     }
 }
 
 #[test]
-fn an_event_as_documented_is_read_in_one_pass() {
+fn a_documented_event_is_parsed_strictly() {
     let now = "2026-08-04T12:00:00Z".parse().expect("valid");
-    let mut reading = Reading::new(now, "basketball_wnba", OddsFormat::American);
-    assert_eq!(reading.in_one_pass(&event("g1").to_string()), Some(()));
-    assert_eq!(reading.parsed.prices_seen, 8);
+    let mut parser = OddsParser::new(now, "basketball_wnba", OddsFormat::American);
+    assert_eq!(parser.parse_strict(&event("g1").to_string()), Some(()));
+    assert_eq!(parser.parsed.prices_seen, 8);
 }

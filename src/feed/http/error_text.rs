@@ -1,5 +1,5 @@
-//! What can be read out of an answer that is not what was asked for, in words that may be shown:
-//! no URL, no query, no secret.
+//! Extracts messages and waiting times from error responses, for the messages of `ProviderClient`. No result
+//! holds a URL, a query or a secret.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::model::plain_text;
 
 /// Messages are for one line of a log.
 pub(super) const MAX_DETAIL_CHARS: usize = 200;
-/// A wrong clock or a hostile header must not silence a feed for days.
+/// A wrong clock or a hostile header must not stop a feed for days.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// `Retry-After` as seconds or as an HTTP date. A date is read against the answer's own `Date`, so
-/// that our clock does not matter where the provider tells its own.
+/// `Retry-After` as seconds or as an HTTP date. A date is compared with the response's own `Date` header
+/// where there is one, so that our clock does not matter.
 pub(super) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let text = header_text(headers, &header::RETRY_AFTER)?.trim();
     let wait = match text.parse::<u64>() {
@@ -42,8 +42,8 @@ pub(super) fn redirect_host(headers: &HeaderMap) -> String {
         .unwrap_or_default()
 }
 
-/// What an error's body says, where it is JSON of a known shape: `detail` as text or as FastAPI's
-/// list (its first `msg`), else `message` or `error`, with an `error_code` in front.
+/// The message in an error response of a known JSON shape: `detail` as text or as FastAPI's list (its
+/// first `msg`), else `message` or `error`, with an `error_code` in front.
 pub(super) fn message_in(body: &[u8], secrets: &[String]) -> Option<String> {
     let json: serde_json::Value = serde_json::from_slice(body).ok()?;
     let text = json["detail"]
@@ -55,7 +55,7 @@ pub(super) fn message_in(body: &[u8], secrets: &[String]) -> Option<String> {
         Some(code) => format!("{code}: {text}"),
         None => text.to_owned(),
     };
-    // A word as short as this is no secret, and every message would be full of it.
+    // Replacing a user name of one or two letters would make every message unreadable.
     for secret in secrets.iter().filter(|secret| secret.len() > 2) {
         text = text.replace(secret.as_str(), "***");
     }

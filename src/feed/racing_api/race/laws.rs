@@ -1,10 +1,14 @@
-//! The one pass and the long way are one reader: whatever the races, they say the same.
+//! Property tests: the strict and the lenient path give the same result for the races that both accept, and
+//! skipping stored races gives the same as parsing them.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::diff::Take;
+use crate::feed::racing_api::answer::parse_page;
+use crate::model::Slice;
 
 fn now() -> DateTime<Utc> {
     "2025-10-13T13:30:00Z".parse().expect("valid")
@@ -73,7 +77,7 @@ fn other() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Races of which some values, and some bytes, are something else.
+/// Races in which some values, and some bytes, are replaced.
 fn races() -> impl Strategy<Value = Vec<String>> {
     let changes = prop::collection::vec((any::<Index>(), other()), 0..5);
     let flips = prop::collection::vec((any::<Index>(), any::<u8>()), 0..2);
@@ -98,38 +102,84 @@ fn races() -> impl Strategy<Value = Vec<String>> {
     })
 }
 
-fn told(reader: &Reader) -> impl PartialEq + std::fmt::Debug {
+fn totals(parser: &RaceParser) -> impl PartialEq + std::fmt::Debug {
     (
-        reader.bookmakers.listed.clone(),
-        reader.rejects.clone(),
-        reader.partial,
-        (reader.prices_seen, reader.aside),
-        reader.twice.clone(),
+        parser.bookmakers.listed.clone(),
+        parser.rejects.clone(),
+        parser.partial,
+        (parser.prices_seen, parser.rows_rejected),
+        parser.listed_twice.clone(),
     )
+}
+
+/// Collects what a fetch hands over, and knows the texts of `stored`.
+#[derive(Default)]
+struct SkippingSink {
+    stored: HashMap<Slice, EventId>,
+    parsed: Vec<(EventSnapshot, Option<Slice>)>,
+    unchanged: Vec<EventId>,
+}
+
+impl Take for SkippingSink {
+    fn begin(&mut self, _: DateTime<Utc>) {}
+
+    fn knows(&self, slice: &Slice) -> Option<EventId> {
+        self.stored.get(slice).cloned()
+    }
+
+    fn same(&mut self, slice: &Slice) {
+        self.unchanged.extend(self.knows(slice));
+    }
+
+    fn take(&mut self, event: EventSnapshot, slice: Option<Slice>) {
+        self.parsed.push((event, slice));
+    }
 }
 
 proptest! {
     #[test]
-    fn the_quick_way_says_what_the_long_way_says(
+    fn strict_and_lenient_parsing_give_the_same_result(
         races in races(),
-        pages in prop::collection::vec((0usize..2, 0usize..2), 4),
+        positions in prop::collection::vec((0usize..2, 0usize..2), 4),
     ) {
-        let (mut quick, mut long) = (Reader::new(now()), Reader::new(now()));
-        for (race, (day, page)) in races.iter().zip(pages) {
-            let place = Place { day, page };
-            match (quick.race(race, place), long.row_by_row(race, place)) {
-                (Ok(quick), Ok(long)) => prop_assert_eq!(quick, long, "{}", race),
-                (Err(_), Err(_)) => {}
-                (quick, long) => prop_assert!(false, "{quick:?} but {long:?}: {race}"),
+        let (mut both, mut lenient) = (RaceParser::new(now()), RaceParser::new(now()));
+        for (race, (day, page)) in races.iter().zip(positions) {
+            let position = ListPosition { day, page };
+            match serde_json::from_str::<&RawValue>(race) {
+                Ok(raw) => {
+                    let expected = lenient.parse_lenient(raw, position);
+                    prop_assert_eq!(both.parse(raw, position), expected, "{}", race);
+                }
+                Err(_) => prop_assert!(both.parse_strict(race, position).is_none(), "{}", race),
             }
-            prop_assert_eq!(told(&quick), told(&long), "{}", race);
+            prop_assert_eq!(totals(&both), totals(&lenient), "{}", race);
         }
+    }
+
+    #[test]
+    fn skipping_stored_races_gives_the_same_as_parsing_them(races in races()) {
+        let body = format!("{{\"racecards\":[{}]}}", races.join(" ,\n"));
+        let parse = |sink: &mut SkippingSink| {
+            let mut parser = RaceParser::new(now());
+            let page = parse_page(&body, &mut parser, sink, ListPosition::default());
+            (page.map(|page| (page.races_seen, page.whole, page.slices)), parser.rejects, parser.partial)
+        };
+        let mut all = SkippingSink::default();
+        let expected = parse(&mut all);
+        let clean = all.parsed.iter().filter_map(|(race, slice)| {
+            slice.map(|slice| (slice, race.event.id.clone()))
+        });
+        let mut skipping = SkippingSink { stored: clean.collect(), ..Default::default() };
+        prop_assert_eq!(parse(&mut skipping), expected);
+        let rejected: Vec<_> = all.parsed.iter().filter(|(_, slice)| slice.is_none()).collect();
+        prop_assert_eq!(skipping.parsed.iter().collect::<Vec<_>>(), rejected);
+        prop_assert_eq!(skipping.unchanged.len() + skipping.parsed.len(), all.parsed.len());
     }
 }
 
 #[test]
-fn a_race_as_documented_is_read_in_one_pass() {
-    let mut reader = Reader::new(now());
-    let race = reader.in_one_pass(&race("rac_1").to_string(), Place::default());
-    assert_eq!(race.expect("nothing is odd").prices.len(), 6);
+fn a_documented_race_is_parsed_strictly() {
+    let mut parser = RaceParser::new(now());
+    let race = parser.parse_strict(&race("rac_1").to_string(), ListPosition::default());
+    assert_eq!(race.expect("strict").prices.len(), 6);
 }

@@ -1,10 +1,11 @@
-//! A rate limit as spacing: one request every so often, never a burst after a pause.
+//! Limits the rate of requests by their distance, so that no burst follows a pause. `RacingApi` waits here
+//! before each request.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Pure: told the time, it says when the next request may go.
+/// Computes when the next request may be sent; the caller passes the time.
 #[derive(Clone, Debug)]
 pub struct Spacing {
     gap: Duration,
@@ -12,7 +13,7 @@ pub struct Spacing {
 }
 
 impl Spacing {
-    /// `None` unless the rate is a positive number of requests a second, at least one an hour.
+    /// Returns `None` unless the rate is a positive number of requests a second, at least one an hour.
     pub fn per_second(rate: f64) -> Option<Self> {
         (rate.is_finite() && rate >= 1.0 / 3600.0).then(|| Self {
             gap: Duration::from_secs_f64(1.0 / rate),
@@ -20,7 +21,7 @@ impl Spacing {
         })
     }
 
-    /// Takes the next free place and says when it begins.
+    /// Reserves the next free moment and returns it.
     pub fn reserve(&mut self, now: Instant) -> Instant {
         let at = self.next.map_or(now, |next| next.max(now));
         self.next = Some(at + self.gap);

@@ -1,0 +1,81 @@
+//! The JSON shapes that providers' answers share: an object, and a list with a cap. The parsers of The
+//! Racing API and The Odds API deserialize their rows through them.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// Longest JSON text of one race or event: its borrowed structs take several times as much memory.
+pub(super) const MAX_ROW_BYTES: usize = 16 * 1024 * 1024;
+
+/// A JSON object. A derived struct alone also accepts a list of its field values.
+pub(super) struct JsonObject<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = JsonObject<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            #[inline]
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields)).map(JsonObject)
+            }
+        }
+
+        json.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+/// The elements of a list up to `MAX`. Those above it are only counted, so that a hostile answer
+/// cannot fill the memory with rows.
+pub(super) struct JsonRows<T, const MAX: usize> {
+    pub(super) kept: Vec<T>,
+    pub(super) over: u64,
+}
+
+impl<T, const MAX: usize> Default for JsonRows<T, MAX> {
+    fn default() -> Self {
+        Self {
+            kept: Vec::new(),
+            over: 0,
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for JsonRows<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct RowsVisitor<T, const MAX: usize>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for RowsVisitor<T, MAX> {
+            type Value = JsonRows<T, MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut rows = JsonRows::default();
+                while rows.kept.len() < MAX {
+                    match list.next_element()? {
+                        Some(row) => rows.kept.push(row),
+                        None => return Ok(rows),
+                    }
+                }
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    rows.over += 1;
+                }
+                Ok(rows)
+            }
+        }
+
+        json.deserialize_seq(RowsVisitor(PhantomData))
+    }
+}

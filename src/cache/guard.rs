@@ -1,52 +1,70 @@
-//! Asking the cache: within the budget, past a breaker, and with what it says of its health.
+//! Guarded access to the cache for one reader: within the time budget of the request, and behind the circuit
+//! breaker. `Reader` uses it for every lookup, lease and fill.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::super::breaker::{Breaker, Turn};
-use super::super::entry::Entry;
-use super::super::{Cache, CacheError, Filled, Lease, Looked, Policy, Taken};
-use super::Inner;
+use super::backend::Cache;
+use super::breaker::{Breaker, BreakerTransition};
+use super::entry::Entry;
+use super::error::CacheError;
+use super::latency::LatencyTracker;
+use super::lease::{Filled, Lease, Taken};
+use super::lookup::Looked;
+use super::policy::Policy;
+use super::read_stats::ReadMetrics;
 use crate::key::Key;
 
-/// What a look into the cache showed.
-pub(super) enum Look {
-    Asked(Looked),
-    NoCache,
+pub(super) struct GuardedCache {
+    pub cache: Arc<Cache>,
+    pub metrics: ReadMetrics,
+    breaker: Mutex<Breaker>,
+    latency: LatencyTracker,
 }
 
-impl Inner {
-    pub(super) async fn look(&self, key: &Key, policy: &Policy, budget: &mut Duration) -> Look {
-        if !self.may_ask(*budget) {
-            return Look::NoCache;
+impl GuardedCache {
+    pub fn new(cache: Arc<Cache>) -> Self {
+        Self {
+            cache,
+            metrics: ReadMetrics::default(),
+            breaker: Mutex::default(),
+            latency: LatencyTracker::default(),
         }
-        let mut answer = self.look_once(key, policy, budget).await;
+    }
+
+    /// `None`: the cache did not answer, or was not asked.
+    pub async fn get(&self, key: &Key, policy: &Policy, budget: &mut Duration) -> Option<Looked> {
+        if !self.may_ask(*budget) {
+            return None;
+        }
+        let mut answer = self.get_once(key, policy, budget).await;
         if let Ok((_, took)) = &answer
-            && self.pace.is_odd(*took)
+            && self.latency.is_outlier(*took)
         {
-            // Whoever was made to wait may have been served before a removal that came earlier; the
-            // next answer comes after all that waited.
-            answer = self.look_once(key, policy, budget).await;
+            // A delayed answer may be older than a removal that was confirmed meanwhile; the next one is
+            // read after everything that delayed it.
+            answer = self.get_once(key, policy, budget).await;
         }
         match answer.map(|(looked, _)| looked) {
             Ok(looked) => {
-                self.worked();
+                self.record_success();
                 if looked.entry.is_some() {
                     tracing::debug!(event = "cache_hit", %key, "hit");
                 }
-                Look::Asked(looked)
+                Some(looked)
             }
             Err(why) => {
-                self.did_not_work(&why);
+                self.record_failure(&why);
                 tracing::debug!(event = "cache_bypass", %key, reason = %why, "the loader answers");
-                Look::NoCache
+                None
             }
         }
     }
 
-    async fn look_once(
+    async fn get_once(
         &self,
         key: &Key,
         policy: &Policy,
@@ -60,8 +78,8 @@ impl Inner {
         answer.map(|looked| (looked, took))
     }
 
-    /// `None`: the cache did not answer.
-    pub(super) async fn take(
+    /// `None`: the cache did not answer, or was not asked.
+    pub async fn acquire_lease(
         &self,
         key: &Key,
         policy: &Policy,
@@ -72,23 +90,23 @@ impl Inner {
             return None;
         }
         let asked = Instant::now();
-        let answer = self.take_within(key, policy, looked, *budget).await;
+        let answer = self.acquire_within(key, policy, looked, *budget).await;
         *budget = budget.saturating_sub(asked.elapsed());
         match answer {
             Ok(taken) => {
-                self.worked();
+                self.record_success();
                 Some(taken)
             }
             Err(why) => {
-                self.did_not_work(&why);
+                self.record_failure(&why);
                 tracing::debug!(event = "cache_bypass", %key, reason = %why, "the loader answers");
                 None
             }
         }
     }
 
-    /// A lease that comes too late for us is given back: others would wait for a fill that never comes.
-    async fn take_within(
+    /// Releases a lease that arrives after the budget: others would wait for a fill that never comes.
+    async fn acquire_within(
         &self,
         key: &Key,
         policy: &Policy,
@@ -114,13 +132,14 @@ impl Inner {
         }
     }
 
-    /// Others need not wait for us; and whoever waits for our answer need not wait for this.
-    fn let_go(&self, key: &Key, lease: Lease) {
+    /// Releases the lease in the background, so that the answer does not wait for it.
+    fn release_later(&self, key: &Key, lease: Lease) {
         let (cache, key) = (Arc::clone(&self.cache), key.clone());
         tokio::spawn(async move { cache.release(&key, lease).await });
     }
 
-    pub(super) async fn fill(
+    /// Returns whether the entry is stored.
+    pub async fn put(
         &self,
         key: &Key,
         lease: Lease,
@@ -133,7 +152,7 @@ impl Inner {
             return false;
         }
         if !self.may_ask(*budget) {
-            self.let_go(key, lease);
+            self.release_later(key, lease);
             return false;
         }
         let fill =
@@ -141,18 +160,18 @@ impl Inner {
                 .fill_within(key, lease, Arc::clone(entry), policy.compress_from, *budget);
         match within(*budget, fill).await {
             Ok(Filled::Stored) => {
-                self.worked();
+                self.record_success();
                 tracing::debug!(event = "cache_miss_stored", %key, ttl_s = entry.ttl().as_secs(), "stored");
                 true
             }
             Ok(refused) => {
-                self.worked();
-                self.tally.refused(refused);
+                self.record_success();
+                self.metrics.count_refused(refused);
                 tracing::debug!(event = "cache_skip", %key, reason = ?refused, "served, not kept: it may be wrong by now");
                 false
             }
             Err(why) => {
-                self.did_not_work(&why);
+                self.record_failure(&why);
                 tracing::debug!(event = "cache_store_error", %key, error = %why, "served, not kept");
                 false
             }
@@ -161,11 +180,11 @@ impl Inner {
 
     fn may_ask(&self, budget: Duration) -> bool {
         let off = matches!(*self.cache, Cache::Off);
-        !off && !budget.is_zero() && self.breaker().allows(Instant::now().into_std())
+        !off && !budget.is_zero() && self.breaker.lock().allows(Instant::now().into_std())
     }
 
-    fn worked(&self) {
-        if self.breaker().succeeded() == Turn::Closed {
+    fn record_success(&self) {
+        if self.breaker.lock().record_success() == BreakerTransition::Closed {
             tracing::info!(
                 event = "cache.reads_resumed",
                 host = self.cache.host(),
@@ -174,20 +193,17 @@ impl Inner {
         }
     }
 
-    fn did_not_work(&self, why: &CacheError) {
+    fn record_failure(&self, why: &CacheError) {
         match why {
             CacheError::Down { .. } | CacheError::Timeout { .. } | CacheError::Protocol { .. } => {}
-            // It answered, and quickly: hits go on working next to a full memory.
+            // The server answered, and fast: hits still work when its memory is full.
             CacheError::Refused { .. } | CacheError::TooLarge { .. } => {
-                self.worked();
+                self.record_success();
                 return;
             }
         }
-        if self
-            .breaker()
-            .failed(Instant::now().into_std(), fastrand::f64())
-            == Turn::Opened
-        {
+        let (now, jitter) = (Instant::now().into_std(), fastrand::f64());
+        if self.breaker.lock().record_failure(now, jitter) == BreakerTransition::Opened {
             tracing::warn!(
                 event = "cache.reads_paused",
                 host = self.cache.host(),
@@ -196,13 +212,9 @@ impl Inner {
             );
         }
     }
-
-    fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// The backends have deadlines of their own; this one holds whatever they do.
+/// The backends have deadlines of their own; this one does not depend on them.
 async fn within<T>(
     budget: Duration,
     command: impl Future<Output = Result<T, CacheError>>,

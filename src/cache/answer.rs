@@ -12,8 +12,8 @@ use super::entry::Entry;
 use crate::model::View;
 
 /// A loader, shared by the tasks that may run it.
-pub(super) type Load = Arc<dyn Fn() -> Loading + Send + Sync>;
-type Loading = Pin<Box<dyn Future<Output = anyhow::Result<Loaded>> + Send>>;
+pub(super) type Load = Arc<dyn Fn() -> LoadFuture + Send + Sync>;
+type LoadFuture = Pin<Box<dyn Future<Output = anyhow::Result<Loaded>> + Send>>;
 
 pub(super) fn boxed<F, Fut>(load: F) -> Load
 where

@@ -104,10 +104,10 @@ impl Cache {
 
     /// Looks up the entry of a key that has these tags. Returns it only if it is valid.
     pub async fn look(&self, key: &Key, tags: &[Tag]) -> Result<Looked, CacheError> {
-        self.look_within(key, tags, GET_TIMEOUT).await
+        self.get_within(key, tags, GET_TIMEOUT).await
     }
 
-    pub(super) async fn look_within(
+    pub(super) async fn get_within(
         &self,
         key: &Key,
         tags: &[Tag],
@@ -151,11 +151,11 @@ impl Cache {
         entry: Arc<Entry>,
         compress_from: usize,
     ) -> Result<Filled, CacheError> {
-        self.fill_within(key, lease, entry, compress_from, GET_TIMEOUT)
+        self.put_within(key, lease, entry, compress_from, GET_TIMEOUT)
             .await
     }
 
-    pub(super) async fn fill_within(
+    pub(super) async fn put_within(
         &self,
         key: &Key,
         lease: Lease,

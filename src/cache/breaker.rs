@@ -17,13 +17,13 @@ const PROBE_LOST_AFTER: Duration = Duration::from_secs(1);
 /// Closed: readers ask the cache. Open: they do not.
 #[derive(Debug)]
 pub(super) struct Breaker {
-    state: State,
+    state: BreakerState,
     /// Pauses since the last success.
     pauses: u32,
 }
 
 #[derive(Debug)]
-enum State {
+enum BreakerState {
     Closed { failures: u32 },
     Open { until: Instant },
     Probing { since: Instant },
@@ -40,7 +40,7 @@ pub(super) enum BreakerTransition {
 impl Default for Breaker {
     fn default() -> Self {
         Self {
-            state: State::Closed { failures: 0 },
+            state: BreakerState::Closed { failures: 0 },
             pauses: 0,
         }
     }
@@ -50,18 +50,18 @@ impl Breaker {
     /// Whether a reader may ask the cache now. After a pause, only the first one may.
     pub fn allows(&mut self, now: Instant) -> bool {
         match self.state {
-            State::Closed { .. } => true,
-            State::Open { until } if now < until => false,
-            State::Probing { since } if now < since + PROBE_LOST_AFTER => false,
-            State::Open { .. } | State::Probing { .. } => {
-                self.state = State::Probing { since: now };
+            BreakerState::Closed { .. } => true,
+            BreakerState::Open { until } if now < until => false,
+            BreakerState::Probing { since } if now < since + PROBE_LOST_AFTER => false,
+            BreakerState::Open { .. } | BreakerState::Probing { .. } => {
+                self.state = BreakerState::Probing { since: now };
                 true
             }
         }
     }
 
     pub fn record_success(&mut self) -> BreakerTransition {
-        let was_closed = matches!(self.state, State::Closed { .. });
+        let was_closed = matches!(self.state, BreakerState::Closed { .. });
         *self = Self::default();
         if was_closed {
             BreakerTransition::None
@@ -73,7 +73,7 @@ impl Breaker {
     /// `jitter` in 0..1 spreads the probes of many processes: a pause is cut by up to half.
     pub fn record_failure(&mut self, now: Instant, jitter: f64) -> BreakerTransition {
         match &mut self.state {
-            State::Closed { failures } => {
+            BreakerState::Closed { failures } => {
                 *failures += 1;
                 if *failures < FAILURES_TO_OPEN {
                     return BreakerTransition::None;
@@ -81,12 +81,12 @@ impl Breaker {
                 self.pause(now, jitter);
                 BreakerTransition::Opened
             }
-            State::Probing { .. } => {
+            BreakerState::Probing { .. } => {
                 self.pause(now, jitter);
                 BreakerTransition::None
             }
             // The request began before the breaker opened.
-            State::Open { .. } => BreakerTransition::None,
+            BreakerState::Open { .. } => BreakerTransition::None,
         }
     }
 
@@ -96,7 +96,7 @@ impl Breaker {
             .min(LONGEST_PAUSE)
             .mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0);
         self.pauses = self.pauses.saturating_add(1);
-        self.state = State::Open { until: now + pause };
+        self.state = BreakerState::Open { until: now + pause };
     }
 }
 
@@ -160,7 +160,7 @@ mod tests {
                 if breaker.allows(now) {
                     if works {
                         breaker.record_success();
-                        let is_closed = matches!(breaker.state, State::Closed { .. });
+                        let is_closed = matches!(breaker.state, BreakerState::Closed { .. });
                         prop_assert!(is_closed);
                     } else {
                         breaker.record_failure(now, jitter);

@@ -1,7 +1,12 @@
-//! One command or script for a cache server, and its reply, in a form that both transports share.
-//! `script` and `removal` build commands; `redis` and `upstash` send them.
+//! Commands, replies and limits of a cache server, in a form that both transports share. `script` and `removal`
+//! build commands; `redis` and `upstash` send them.
+
+use std::time::Duration;
 
 use bytes::Bytes;
+
+/// Upstash takes requests up to 10 MB; a script stays well below that, escapes included.
+pub(super) const MAX_SCRIPT_BYTES: usize = 2_000_000;
 
 /// A command's name, or the text of a Lua script.
 #[derive(Clone, Copy)]
@@ -86,6 +91,32 @@ impl CacheReply {
             _ => None,
         }
     }
+
+    /// A page of SCAN, or of ZSCAN, where every second item is a score (`step` 2): the next cursor, and the items.
+    pub fn page(self, step: usize) -> Option<(Bytes, Vec<Bytes>)> {
+        let [cursor, items]: [CacheReply; 2] = self.list()?.try_into().ok()?;
+        let items = items.list()?.into_iter().step_by(step).map(Self::bytes);
+        Some((cursor.bytes()?, items.collect::<Option<_>>()?))
+    }
+}
+
+/// The properties in which the servers differ.
+pub(super) struct Limits {
+    /// For logs and metrics.
+    pub backend: &'static str,
+    /// Keys are spread over so many buckets, each in one slot of a cluster.
+    pub buckets: u16,
+    /// A command or script may name the keys of one slot only.
+    pub is_cluster: bool,
+    pub max_value_bytes: usize,
+    /// Targets of one removal script. Redis serves no other client while a script runs (a few hundred
+    /// microseconds); Upstash bills each script.
+    pub targets_per_script: usize,
+    /// Values have to be UTF-8.
+    pub text_only: bool,
+    /// Each command is paid for.
+    pub is_billed: bool,
+    pub heartbeat_interval: Duration,
 }
 
 /// Splits into chunks of at most `max_items` items, and of at most `max_bytes` unless a single item is larger.

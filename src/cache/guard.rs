@@ -48,20 +48,11 @@ impl GuardedCache {
             // read after everything that delayed it.
             answer = self.get_once(key, policy, budget).await;
         }
-        match answer.map(|(looked, _)| looked) {
-            Ok(looked) => {
-                self.record_success();
-                if looked.entry.is_some() {
-                    tracing::debug!(event = "cache_hit", %key, "hit");
-                }
-                Some(looked)
-            }
-            Err(why) => {
-                self.record_failure(&why);
-                tracing::debug!(event = "cache_bypass", %key, reason = %why, "the loader answers");
-                None
-            }
+        let looked = self.record(key, answer.map(|(looked, _)| looked))?;
+        if looked.entry.is_some() {
+            tracing::debug!(event = "cache_hit", %key, "hit");
         }
+        Some(looked)
     }
 
     async fn get_once(
@@ -71,8 +62,8 @@ impl GuardedCache {
         budget: &mut Duration,
     ) -> Result<(Looked, Duration), CacheError> {
         let asked = Instant::now();
-        let look = self.cache.look_within(key, &policy.tags, *budget);
-        let answer = within(*budget, look).await;
+        let get = self.cache.get_within(key, &policy.tags, *budget);
+        let answer = within(*budget, get).await;
         let took = asked.elapsed();
         *budget = budget.saturating_sub(took);
         answer.map(|looked| (looked, took))
@@ -92,17 +83,7 @@ impl GuardedCache {
         let asked = Instant::now();
         let answer = self.acquire_within(key, policy, looked, *budget).await;
         *budget = budget.saturating_sub(asked.elapsed());
-        match answer {
-            Ok(taken) => {
-                self.record_success();
-                Some(taken)
-            }
-            Err(why) => {
-                self.record_failure(&why);
-                tracing::debug!(event = "cache_bypass", %key, reason = %why, "the loader answers");
-                None
-            }
-        }
+        self.record(key, answer)
     }
 
     /// Releases a lease that arrives after the budget: others would wait for a fill that never comes.
@@ -155,13 +136,13 @@ impl GuardedCache {
             self.release_later(key, lease);
             return false;
         }
-        let fill =
-            self.cache
-                .fill_within(key, lease, Arc::clone(entry), policy.compress_from, *budget);
-        match within(*budget, fill).await {
+        let (cache, entry) = (&self.cache, Arc::clone(entry));
+        let ttl_s = entry.ttl().as_secs();
+        let put = cache.put_within(key, lease, entry, policy.compress_from, *budget);
+        match within(*budget, put).await {
             Ok(Filled::Stored) => {
                 self.record_success();
-                tracing::debug!(event = "cache_miss_stored", %key, ttl_s = entry.ttl().as_secs(), "stored");
+                tracing::debug!(event = "cache_miss_stored", %key, ttl_s, "stored");
                 true
             }
             Ok(refused) => {
@@ -183,6 +164,21 @@ impl GuardedCache {
         !off && !budget.is_zero() && self.breaker.lock().allows(Instant::now().into_std())
     }
 
+    /// Reports the outcome to the breaker. Returns the value; `None` after an error.
+    fn record<T>(&self, key: &Key, answer: Result<T, CacheError>) -> Option<T> {
+        match answer {
+            Ok(value) => {
+                self.record_success();
+                Some(value)
+            }
+            Err(why) => {
+                self.record_failure(&why);
+                tracing::debug!(event = "cache_bypass", %key, reason = %why, "the loader answers");
+                None
+            }
+        }
+    }
+
     fn record_success(&self) {
         if self.breaker.lock().record_success() == BreakerTransition::Closed {
             tracing::info!(
@@ -194,13 +190,9 @@ impl GuardedCache {
     }
 
     fn record_failure(&self, why: &CacheError) {
-        match why {
-            CacheError::Down { .. } | CacheError::Timeout { .. } | CacheError::Protocol { .. } => {}
-            // The server answered, and fast: hits still work when its memory is full.
-            CacheError::Refused { .. } | CacheError::TooLarge { .. } => {
-                self.record_success();
-                return;
-            }
+        // After a refusal the server answers, and fast: hits still work when its memory is full.
+        if !why.is_retryable() {
+            return self.record_success();
         }
         let (now, jitter) = (Instant::now().into_std(), fastrand::f64());
         if self.breaker.lock().record_failure(now, jitter) == BreakerTransition::Opened {

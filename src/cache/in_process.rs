@@ -172,13 +172,8 @@ impl Memory {
         removed
     }
 
-    /// The size of the largest value that is stored.
-    pub fn max_value_bytes(&self) -> u64 {
-        self.local.max_value_bytes()
-    }
-
-    /// Bytes in use, after pending evictions.
-    pub fn bytes(&self) -> u64 {
+    #[cfg(test)]
+    fn bytes(&self) -> u64 {
         self.local.bytes()
     }
 }

@@ -22,7 +22,7 @@ pub(super) const LONGEST_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The outcome of asking for the lease of a missing key.
 #[derive(Debug)]
 pub enum Taken {
-    /// The lease is ours: load the value, and fill with this.
+    /// This reader has the lease: load the value, and fill with it.
     Mine(Lease),
     /// Another reader holds the lease.
     Held,
@@ -69,8 +69,9 @@ pub(super) struct RemoteLease {
     pub token: u128,
     /// The epoch record at the time of the lease: `epoch-id run`.
     pub epoch: String,
-    /// The server's clock when the lease was given, and ours.
+    /// The server's clock when the lease was given.
     pub server_ms: u64,
+    /// The same moment by the local clock.
     pub acquired_at: Instant,
 }
 

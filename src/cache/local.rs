@@ -63,9 +63,9 @@ pub(super) struct Generations {
 type TagGeneration = (Arc<AtomicU64>, u64);
 
 /// Expires each entry by its own time to live.
-struct OwnTtl;
+struct EntryTtl;
 
-impl Expiry<Key, LocalEntry> for OwnTtl {
+impl Expiry<Key, LocalEntry> for EntryTtl {
     fn expire_after_create(&self, _: &Key, local: &LocalEntry, now: Instant) -> Option<Duration> {
         Some(local.entry.ttl().saturating_sub(local.entry.age(now)))
     }
@@ -91,7 +91,7 @@ impl LocalCache {
                 let bytes = key.as_str().len() + local.entry.body.len() + ENTRY_OVERHEAD_BYTES;
                 u32::try_from(bytes).unwrap_or(u32::MAX)
             })
-            .expire_after(OwnTtl)
+            .expire_after(EntryTtl)
             .eviction_listener(move |key: Arc<Key>, _, _| evicted_from.remove(&key))
             .build();
         Self {
@@ -189,6 +189,7 @@ impl LocalCache {
     }
 
     /// Bytes in use, after pending evictions.
+    #[cfg(test)]
     pub fn bytes(&self) -> u64 {
         self.entries.run_pending_tasks();
         self.entries.weighted_size()

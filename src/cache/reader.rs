@@ -39,9 +39,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(25);
 
 /// Reads through one cache; shared by all requests of the process, cheap to clone.
 #[derive(Clone)]
-pub struct Reader(Arc<Inner>);
+pub struct Reader(Arc<ReaderInner>);
 
-struct Inner {
+struct ReaderInner {
     guard: GuardedCache,
     budget: Duration,
     flights: Arc<SingleFlight>,
@@ -70,7 +70,7 @@ impl Reader {
 
     /// As `new`, with another bound on the time that one request may spend on the cache.
     pub fn with_budget(cache: Arc<Cache>, budget: Duration) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(ReaderInner {
             guard: GuardedCache::new(cache),
             budget,
             flights: Arc::default(),
@@ -278,7 +278,7 @@ impl Reader {
     }
 }
 
-impl Inner {
+impl ReaderInner {
     /// Waits for another process or loads, fills, and reports the result to all readers of the flight.
     async fn run_load(
         &self,

@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::command::{CacheCommand, CacheReply, NO_ARGS, chunk};
+use super::command::{CacheCommand, CacheReply, MAX_SCRIPT_BYTES, NO_ARGS, chunk};
 use super::error::CacheError;
 use super::lease::{FENCE_TTL, TAG_FENCE_TTL};
 use super::script;
-use super::transport::{MAX_SCRIPT_BYTES, Transport};
+use super::transport::Transport;
 use crate::key::{Bucket, Tag, Target, Targets};
 use crate::model::View;
 
@@ -310,7 +310,7 @@ impl<'a> ScriptReply<'a> {
         let mut pages = Vec::new();
         for op in ops {
             if let Target::Tag(tag) = op.target {
-                let (cursor, members) = parse_page(lists.next()?)?;
+                let (cursor, members) = lists.next()?.page(2)?;
                 counts.push(0);
                 pages.push(TagPage {
                     at: op.at,
@@ -326,13 +326,6 @@ impl<'a> ScriptReply<'a> {
             pages,
         })
     }
-}
-
-/// A ZSCAN page: the next cursor, and the members without their scores.
-fn parse_page(reply: CacheReply) -> Option<(Bytes, Vec<Bytes>)> {
-    let [cursor, found]: [CacheReply; 2] = reply.list()?.try_into().ok()?;
-    let members = found.list()?.into_iter().step_by(2).map(CacheReply::bytes);
-    Some((cursor.bytes()?, members.collect::<Option<_>>()?))
 }
 
 /// Unlinks the members of these pages, then reads and unlinks the next ones.
@@ -389,7 +382,7 @@ async fn remove_pages(
         let replies = transport.call_all(&commands).await;
         for (page, reply) in pages.iter_mut().zip(replies) {
             let read = reply.and_then(|reply| {
-                let read = parse_page(reply);
+                let read = reply.page(2);
                 read.ok_or_else(|| transport.unexpected_reply("a list"))
             });
             match read {

@@ -5,36 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::ServerClock;
-use super::command::{CacheCommand, CacheReply};
+use super::command::{CacheCommand, CacheReply, Limits};
 use super::error::CacheError;
 use super::redis::RedisTransport;
 use super::upstash::UpstashTransport;
 
-/// Upstash takes requests up to 10 MB; a script stays well below that, escapes included.
-pub(super) const MAX_SCRIPT_BYTES: usize = 2_000_000;
-
 pub(super) enum Transport {
     Redis(RedisTransport),
     Upstash(UpstashTransport),
-}
-
-/// The properties in which the servers differ.
-pub(super) struct Limits {
-    /// For logs and metrics.
-    pub backend: &'static str,
-    /// Keys are spread over so many buckets, each in one slot of a cluster.
-    pub buckets: u16,
-    /// A command or script may name the keys of one slot only.
-    pub is_cluster: bool,
-    pub max_value_bytes: usize,
-    /// Targets of one removal script. Redis serves nobody else while a script runs (a few hundred
-    /// microseconds); Upstash bills each script.
-    pub targets_per_script: usize,
-    /// Values have to be UTF-8.
-    pub text_only: bool,
-    /// Each command is paid for.
-    pub is_billed: bool,
-    pub heartbeat_interval: Duration,
 }
 
 macro_rules! dispatch {
@@ -79,7 +57,8 @@ impl Transport {
         dispatch!(self, transport => transport.call(command, deadline).await)
     }
 
-    /// Sends commands in one pipeline. Returns a reply each, in their order.
+    /// Sends commands in one pipeline. Returns a reply each, in their order. Upstash, which is asked for one command
+    /// in a request instead, does not use the deadline.
     pub async fn pipeline(
         &self,
         commands: &[CacheCommand],

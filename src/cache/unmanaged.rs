@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::command::{CacheCommand, CacheReply, NO_ARGS, chunk};
+use super::command::{CacheCommand, MAX_SCRIPT_BYTES, NO_ARGS, chunk};
 use super::error::CacheError;
 use super::lease::LONGEST_TTL;
 use super::removal::call_chunks;
-use super::transport::{MAX_SCRIPT_BYTES, Transport};
+use super::transport::Transport;
 use crate::key::{Key, Tag};
 
 /// The interface for other programs, in any language: they send the text of these scripts.
@@ -119,7 +119,7 @@ pub(super) async fn scan(
                 SCAN_COUNT.into(),
             ];
             let scan = CacheCommand::named("SCAN", NO_ARGS, args);
-            let page = parse_page(transport.call_at(node, &scan).await?);
+            let page = transport.call_at(node, &scan).await?.page(1);
             let (next, names) = page.ok_or_else(|| transport.unexpected_reply("a page"))?;
             // Managed names and names that are not text are left out.
             let text = |name| std::str::from_utf8(name).ok();
@@ -133,10 +133,4 @@ pub(super) async fn scan(
     is_cut_off |= found.len() > max;
     let keys = found.into_iter().take(max).collect();
     Ok(Scanned { keys, is_cut_off })
-}
-
-fn parse_page(reply: CacheReply) -> Option<(Bytes, Vec<Bytes>)> {
-    let [cursor, names]: [CacheReply; 2] = reply.list()?.try_into().ok()?;
-    let names = names.list()?.into_iter().map(CacheReply::bytes);
-    Some((cursor.bytes()?, names.collect::<Option<_>>()?))
 }

@@ -20,7 +20,7 @@ use super::super::clock::ServerClock;
 use super::super::command::{CacheCommand, NO_ARGS};
 use super::super::connection::ConnectionStatus;
 use super::super::script;
-use super::map_error;
+use super::convert::{map_error, send};
 
 /// The run id of a cluster: its nodes restart one by one, so none of them is asked.
 const CLUSTER_RUN: &str = "cluster";
@@ -36,7 +36,7 @@ const RECONNECT_JITTER_MS: u32 = 30;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The library ends its task on what it takes for a configuration error; a server can be
-/// corrected while we run, so connecting starts again after this.
+/// corrected while the daemon runs, so connecting starts again after this.
 const RESTART_AFTER: Duration = Duration::from_secs(5);
 
 /// The library's "connected" event can be lost between its check and its subscription.
@@ -113,7 +113,7 @@ impl ServerInfo {
             }
         };
         let now = CacheCommand::script(script::NOW, NO_ARGS, NO_ARGS);
-        if let Ok(ms) = super::send::<u64>(client, &now, None).await {
+        if let Ok(ms) = send::<u64>(client, &now, None).await {
             self.clock.record(ms, Instant::now());
         }
         *self.run.lock() = Some(run);

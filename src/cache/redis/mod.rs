@@ -5,32 +5,31 @@
 //! queue); everything here is set so that a command ends, well or badly, within its own time.
 
 mod connect;
+mod convert;
 mod tracking;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, ClusterInterface};
+use fred::types::Value;
 use fred::types::config::{Config, Options, Server};
-use fred::types::{ClusterHash, CustomCommand, FromValue, Value};
-use fred::util::redis_keyslot;
 use futures_util::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
 use self::connect::ServerInfo;
+use self::convert::{decode, map_error, send, slot, weight};
 use self::tracking::TrackingSubscriber;
 use super::clock::ServerClock;
-use super::command::{CacheCommand, CacheReply, CommandKind};
+use super::command::{CacheCommand, CacheReply, Limits};
 use super::connection::ConnectionStatus;
 use super::error::CacheError;
 use super::l1::L1Cache;
-use super::transport::Limits;
 
 /// Commands under way at a time; more than this fail at once. The library has a bound of its own,
 /// but in 10.1 each command that it turns away stays counted as queued, and from then on it no longer
@@ -368,74 +367,5 @@ fn options(deadline: Duration) -> Options {
         max_attempts: Some(connect::ATTEMPTS),
         fail_fast: true,
         ..Options::default()
-    }
-}
-
-/// A command's share of a batch.
-fn weight(command: &CacheCommand) -> usize {
-    match command.kind {
-        CommandKind::Script(_) => 10 + command.keys.len() / 10,
-        CommandKind::Named(_) => 1 + command.keys.len() / 20,
-    }
-}
-
-/// The cluster slot of the command's first key.
-fn slot(command: &CacheCommand) -> Option<u16> {
-    command.keys.first().map(|key| redis_keyslot(key))
-}
-
-/// Sends to the node that holds `slot`, else to any.
-async fn send<R: FromValue>(
-    client: &impl ClientLike,
-    command: &CacheCommand,
-    slot: Option<u16>,
-) -> Result<R, Error> {
-    let slot = slot.map_or(ClusterHash::Random, ClusterHash::Custom);
-    let mut words = Vec::with_capacity(command.keys.len() + command.args.len() + 2);
-    let name = match command.kind {
-        CommandKind::Named(name) => name,
-        CommandKind::Script(script) => {
-            words.extend([Value::from(script), (command.keys.len() as i64).into()]);
-            "EVAL"
-        }
-    };
-    let names = command.keys.iter().chain(&command.args);
-    words.extend(names.cloned().map(Value::Bytes));
-    let command = CustomCommand::new_static(name, slot, false);
-    client.custom(command, words).await
-}
-
-fn decode(value: Value) -> CacheReply {
-    match value {
-        Value::Null => CacheReply::Nil,
-        Value::Integer(number) => CacheReply::Number(number),
-        Value::Array(parts) => CacheReply::List(parts.into_iter().map(decode).collect()),
-        other => {
-            let text: Option<Bytes> = other.into_bytes();
-            text.map_or(CacheReply::Nil, CacheReply::Text)
-        }
-    }
-}
-
-fn map_error(host: &str, error: &Error) -> CacheError {
-    let text = error.details();
-    match error.kind() {
-        ErrorKind::Timeout => CacheError::Timeout {
-            detail: format!("{host} did not answer in time"),
-        },
-        ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Routing | ErrorKind::Tls => {
-            let text = crate::model::plain_text(text, 200);
-            CacheError::Down {
-                detail: format!("cannot reach {host}: {text}"),
-            }
-        }
-        _ => match CacheError::from_reply(host, "REDIS_URL", text) {
-            CacheError::Protocol { detail }
-                if matches!(error.kind(), ErrorKind::Cluster | ErrorKind::Sentinel) =>
-            {
-                CacheError::Down { detail }
-            }
-            other => other,
-        },
     }
 }

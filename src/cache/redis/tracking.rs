@@ -11,9 +11,8 @@ use fred::types::config::Config;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
 
-use super::super::error::CacheError;
 use super::super::l1::L1Cache;
-use super::connect;
+use super::{connect, convert};
 use crate::key::Heard;
 
 pub(super) struct TrackingSubscriber {
@@ -70,7 +69,7 @@ async fn subscribe(client: Client, l1: &L1Cache) {
                 // Changes before this moment were not tracked.
                 l1.reset();
                 if let Err(error) = tracking {
-                    let why: CacheError = super::map_error("the first level", &error);
+                    let why = convert::map_error("the first level", &error);
                     tracing::warn!(event = "cache.first_level_off", error = %why, "The first level is not used: Redis does not tell us what changes");
                 }
             }

@@ -12,12 +12,8 @@ use serde_json::Value;
 use super::error::CacheError;
 
 use super::clock::ServerClock;
-use super::command::{CacheCommand, CacheReply, CommandKind, chunk};
-use super::transport::Limits;
-use rest::Rest;
-
-/// Upstash takes requests up to 10 MB.
-const MAX_REQUEST_BYTES: usize = 10_000_000;
+use super::command::{CacheCommand, CacheReply, CommandKind, Limits, chunk};
+use rest::{MAX_REQUEST_BYTES, RestClient};
 
 /// Upstash takes keys up to 32 KB.
 const LONGEST_NAME: usize = 32 * 1024;
@@ -45,7 +41,7 @@ const LIMITS: Limits = Limits {
 };
 
 pub(super) struct UpstashTransport {
-    rest: Rest,
+    rest: RestClient,
     run: Arc<str>,
     clock: ServerClock,
 }
@@ -58,7 +54,7 @@ impl UpstashTransport {
         command_timeout: Duration,
     ) -> anyhow::Result<Self> {
         Ok(Self {
-            rest: Rest::open(url, token, command_timeout)?,
+            rest: RestClient::open(url, token, command_timeout)?,
             run: RUN.into(),
             clock: ServerClock::default(),
         })

@@ -13,21 +13,23 @@ use serde_json::Value;
 
 use super::super::connection::ConnectionStatus;
 use super::super::error::CacheError;
-use super::MAX_REQUEST_BYTES;
 use crate::model::plain_text;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Room for the largest value that we store, escaped.
+/// Upstash takes requests up to 10 MB.
+pub(super) const MAX_REQUEST_BYTES: usize = 10_000_000;
+
+/// Room for the largest stored value, escaped.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
-/// Sent back on each request, it makes a read see what we wrote before.
+/// Sent back on each request, it makes a read see earlier writes.
 const SYNC_TOKEN: &str = "upstash-sync-token";
 
 /// The most that an error page adds to a log line.
 const EXCERPT_CHARS: usize = 120;
 
-pub(super) struct Rest {
+pub(super) struct RestClient {
     http: Client,
     url: Url,
     token: SecretString,
@@ -37,7 +39,7 @@ pub(super) struct Rest {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct RestAnswer {
     #[serde(default, deserialize_with = "even_null")]
     result: Option<Value>,
     error: Option<String>,
@@ -48,7 +50,7 @@ fn even_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>
     Value::deserialize(deserializer).map(Some)
 }
 
-impl Rest {
+impl RestClient {
     /// Sends nothing yet. Fails on a URL or token that can never work.
     pub fn open(
         url: &str,
@@ -101,9 +103,7 @@ impl Rest {
 
     /// Sends one command, and reports the outcome to the connection status.
     pub async fn command(&self, command: String, deadline: Duration) -> Result<Value, CacheError> {
-        let send = self.send(self.url.clone(), command);
-        let answer = tokio::time::timeout(deadline, send).await;
-        let answer = answer.unwrap_or_else(|_| Err(self.timeout()));
+        let answer = self.exchange(self.url.clone(), command, deadline).await;
         let answer = answer.and_then(|(status, text)| self.read(status, &text));
         self.report(answer.as_ref().err(), deadline);
         answer
@@ -115,29 +115,34 @@ impl Rest {
         &self,
         commands: &[String],
     ) -> Result<Vec<Result<Value, CacheError>>, CacheError> {
-        let (mut url, mut body) = (self.url.clone(), commands.join(","));
-        if commands.len() != 1 {
-            body = format!("[{body}]");
-            if let Ok(mut path) = url.path_segments_mut() {
-                path.pop_if_empty().push("pipeline");
-            }
+        let deadline = self.command_timeout;
+        if let [command] = commands {
+            let answer = self.command(command.clone(), deadline).await?;
+            return Ok(vec![Ok(answer)]);
         }
-        let send = self.send(url, body);
-        let answer = tokio::time::timeout(self.command_timeout, send).await;
-        let answer = answer.unwrap_or_else(|_| Err(self.timeout()));
-        let answers = answer.and_then(|(status, text)| match commands {
-            [_] => self.read(status, &text).map(|value| vec![Ok(value)]),
-            _ => self.read_all(status, &text, commands.len()),
-        });
-        let items = || {
-            answers
-                .as_ref()
-                .ok()?
-                .iter()
-                .find_map(|item| item.as_ref().err())
+        let (mut url, body) = (self.url.clone(), format!("[{}]", commands.join(",")));
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().push("pipeline");
+        }
+        let answer = self.exchange(url, body, deadline).await;
+        let answers =
+            answer.and_then(|(status, text)| self.read_all(status, &text, commands.len()));
+        let failure = match &answers {
+            Ok(items) => items.iter().find_map(|item| item.as_ref().err()),
+            Err(why) => Some(why),
         };
-        self.report(answers.as_ref().err().or_else(items), self.command_timeout);
+        self.report(failure, deadline);
         answers
+    }
+
+    async fn exchange(
+        &self,
+        url: Url,
+        body: String,
+        deadline: Duration,
+    ) -> Result<(StatusCode, Vec<u8>), CacheError> {
+        let answer = tokio::time::timeout(deadline, self.send(url, body)).await;
+        answer.unwrap_or_else(|_| Err(self.timeout()))
     }
 
     fn report(&self, failure: Option<&CacheError>, deadline: Duration) {
@@ -192,7 +197,7 @@ impl Rest {
         text: &[u8],
         asked: usize,
     ) -> Result<Vec<Result<Value, CacheError>>, CacheError> {
-        let items: Option<Vec<Answer>> = match status {
+        let items: Option<Vec<RestAnswer>> = match status {
             StatusCode::OK => serde_json::from_slice(text).ok(),
             _ => None,
         };
@@ -221,15 +226,20 @@ impl Rest {
 
     /// Success is status 200 **and** a result.
     fn read(&self, status: StatusCode, text: &[u8]) -> Result<Value, CacheError> {
-        let answer: Option<Answer> = serde_json::from_slice(text).ok();
-        let nothing = Answer {
+        let answer: Option<RestAnswer> = serde_json::from_slice(text).ok();
+        let nothing = RestAnswer {
             result: None,
             error: None,
         };
         self.item(status, answer.unwrap_or(nothing), text)
     }
 
-    fn item(&self, status: StatusCode, answer: Answer, text: &[u8]) -> Result<Value, CacheError> {
+    fn item(
+        &self,
+        status: StatusCode,
+        answer: RestAnswer,
+        text: &[u8],
+    ) -> Result<Value, CacheError> {
         let (result, error) = (answer.result, answer.error);
         if let (StatusCode::OK, Some(value), None) = (status, result, &error) {
             return Ok(value);

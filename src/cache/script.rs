@@ -272,7 +272,7 @@ local id = epoch and string.match(epoch, '^%x+') or '0'
 redis.call('SET', KEYS[2], watermark and join(watermark, view) or view)
 for at = 3, fences do
   local old, new = before[at], view
-  if old and string.sub(old, 1, #id) == id then new = join(string.sub(old, #id + 2), view) end
+  if old and string.sub(old, 1, #id + 1) == id .. ' ' then new = join(string.sub(old, #id + 2), view) end
   redis.call('SET', KEYS[at], id .. ' ' .. new, 'PX', ARGV[at <= 2 + named and 5 or 6])
 end
 for at = 1, tags do

@@ -1,8 +1,8 @@
--- Puts a plain key that oddsd removes by tag or pattern. EVAL it on one Redis server, or on Upstash (there
+-- Puts an unmanaged key that oddsd removes by tag or pattern. EVAL it on one Redis server, or on Upstash (there
 -- with a first line "#!lua flags=allow-key-locking"); in a cluster see register.lua.
---   KEYS: the plain key, then for each of its tags oddsd:members:{b0000}:TAG
+--   KEYS: the key, then for each of its tags oddsd:members:{b0000}:TAG
 --   ARGV: body, time to live in ms
--- A tag's list is bounded by what lives: expired members leave with each put, and it ends with its last.
+-- Each put drops the expired members of a tag's index, and the index expires with its last member.
 local now = redis.call('TIME')
 local us = now[1] * 1000000 + now[2]
 local ttl = tonumber(ARGV[2])

@@ -1,13 +1,13 @@
--- In a Redis cluster a plain key and its tags' lists are in different slots. List the key under each of
--- its tags with this, and only then SET it, with PXAT and the earliest time that was answered: a removal
--- that comes in between finds the key all the same.
+-- Lists an unmanaged key under one of its tags in a Redis cluster, where the key and its tags' indexes are in
+-- different slots. Run it for each tag, and only then SET the key, with PXAT and the earliest time that was
+-- returned: a removal in between still finds the key.
 --   KEYS: oddsd:members:{bNNNN}:TAG, where NNNN is XXH3-64 of the tag modulo 32, in decimal
---   ARGV: the plain key, time to live in ms
--- Answers the time, in ms since 1970, at which the plain key has to expire.
+--   ARGV: the key, time to live in ms
+-- Returns the time, in ms since 1970, at which the key has to expire.
 local now = redis.call('TIME')
 local us = now[1] * 1000000 + now[2]
 local ends = us + tonumber(ARGV[2]) * 1000
--- The node that keeps the plain key may have another clock: by up to a minute.
+-- The node that stores the key may have another clock: by up to a minute.
 local slack = 60000000
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', us))
 redis.call('ZADD', KEYS[1], string.format('%.0f', ends + slack), ARGV[1])

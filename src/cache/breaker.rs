@@ -1,5 +1,5 @@
-//! Stops readers from asking a cache that does not answer: after a few failures in a row nobody asks
-//! for a while, then one reader tries. Pure: whoever calls says what time it is.
+//! A circuit breaker between readers and a cache that does not answer: after a few failures in a row no reader
+//! asks for a while, then one reader probes. The guard of the reader calls it with the current time.
 
 use std::time::{Duration, Instant};
 
@@ -11,26 +11,27 @@ const FAILURES_TO_OPEN: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A probe that never reported (its request was dropped) is forgotten after this.
+/// A probe without a result (its request was dropped) is ignored after this.
 const PROBE_LOST_AFTER: Duration = Duration::from_secs(1);
 
+/// Closed: readers ask the cache. Open: they do not.
 #[derive(Debug)]
-pub struct Breaker {
-    state: State,
-    /// Pauses in a row without a success between them.
+pub(super) struct Breaker {
+    state: BreakerState,
+    /// Pauses since the last success.
     pauses: u32,
 }
 
 #[derive(Debug)]
-enum State {
+enum BreakerState {
     Closed { failures: u32 },
     Open { until: Instant },
     Probing { since: Instant },
 }
 
-/// Whether an outcome turned the breaker, for the one log line that this is worth.
+/// How a result changed the breaker: each change is one log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub(super) enum BreakerTransition {
     None,
     Opened,
     Closed,
@@ -39,49 +40,53 @@ pub enum Turn {
 impl Default for Breaker {
     fn default() -> Self {
         Self {
-            state: State::Closed { failures: 0 },
+            state: BreakerState::Closed { failures: 0 },
             pauses: 0,
         }
     }
 }
 
 impl Breaker {
-    /// May a reader ask the cache now? After a pause, only the first one that asks may.
+    /// Whether a reader may ask the cache now. After a pause, only the first one may.
     pub fn allows(&mut self, now: Instant) -> bool {
         match self.state {
-            State::Closed { .. } => true,
-            State::Open { until } if now < until => false,
-            State::Probing { since } if now < since + PROBE_LOST_AFTER => false,
-            State::Open { .. } | State::Probing { .. } => {
-                self.state = State::Probing { since: now };
+            BreakerState::Closed { .. } => true,
+            BreakerState::Open { until } if now < until => false,
+            BreakerState::Probing { since } if now < since + PROBE_LOST_AFTER => false,
+            BreakerState::Open { .. } | BreakerState::Probing { .. } => {
+                self.state = BreakerState::Probing { since: now };
                 true
             }
         }
     }
 
-    pub fn succeeded(&mut self) -> Turn {
-        let was_closed = matches!(self.state, State::Closed { .. });
+    pub fn record_success(&mut self) -> BreakerTransition {
+        let was_closed = matches!(self.state, BreakerState::Closed { .. });
         *self = Self::default();
-        if was_closed { Turn::None } else { Turn::Closed }
+        if was_closed {
+            BreakerTransition::None
+        } else {
+            BreakerTransition::Closed
+        }
     }
 
     /// `jitter` in 0..1 spreads the probes of many processes: a pause is cut by up to half.
-    pub fn failed(&mut self, now: Instant, jitter: f64) -> Turn {
+    pub fn record_failure(&mut self, now: Instant, jitter: f64) -> BreakerTransition {
         match &mut self.state {
-            State::Closed { failures } => {
+            BreakerState::Closed { failures } => {
                 *failures += 1;
                 if *failures < FAILURES_TO_OPEN {
-                    return Turn::None;
+                    return BreakerTransition::None;
                 }
                 self.pause(now, jitter);
-                Turn::Opened
+                BreakerTransition::Opened
             }
-            State::Probing { .. } => {
+            BreakerState::Probing { .. } => {
                 self.pause(now, jitter);
-                Turn::None
+                BreakerTransition::None
             }
-            // Asked before it opened, answered after: nothing new.
-            State::Open { .. } => Turn::None,
+            // The request began before the breaker opened.
+            BreakerState::Open { .. } => BreakerTransition::None,
         }
     }
 
@@ -91,7 +96,7 @@ impl Breaker {
             .min(LONGEST_PAUSE)
             .mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0);
         self.pauses = self.pauses.saturating_add(1);
-        self.state = State::Open { until: now + pause };
+        self.state = BreakerState::Open { until: now + pause };
     }
 }
 
@@ -104,7 +109,7 @@ mod tests {
         let mut breaker = Breaker::default();
         for _ in 0..FAILURES_TO_OPEN {
             assert!(breaker.allows(now));
-            breaker.failed(now, 0.0);
+            breaker.record_failure(now, 0.0);
         }
         breaker
     }
@@ -114,13 +119,13 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::default();
         for _ in 0..FAILURES_TO_OPEN - 1 {
-            assert_eq!(breaker.failed(now, 0.0), Turn::None);
+            assert_eq!(breaker.record_failure(now, 0.0), BreakerTransition::None);
         }
-        assert_eq!(breaker.succeeded(), Turn::None);
+        assert_eq!(breaker.record_success(), BreakerTransition::None);
         for _ in 0..FAILURES_TO_OPEN - 1 {
-            assert_eq!(breaker.failed(now, 0.0), Turn::None);
+            assert_eq!(breaker.record_failure(now, 0.0), BreakerTransition::None);
         }
-        assert_eq!(breaker.failed(now, 0.0), Turn::Opened);
+        assert_eq!(breaker.record_failure(now, 0.0), BreakerTransition::Opened);
         assert!(!breaker.allows(now));
     }
 
@@ -131,7 +136,7 @@ mod tests {
         let later = now + FIRST_PAUSE;
         assert!(breaker.allows(later));
         assert!(!breaker.allows(later), "only one probe at a time");
-        assert_eq!(breaker.succeeded(), Turn::Closed);
+        assert_eq!(breaker.record_success(), BreakerTransition::Closed);
         assert!(breaker.allows(later));
     }
 
@@ -145,7 +150,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happened before, a cache that answers again is asked within the longest pause.
+        /// After any history, readers ask again within the longest pause.
         #[test]
         fn it_always_asks_again(steps in prop::collection::vec((0u64..3_000, any::<bool>(), 0.0f64..1.0), 1..80)) {
             let mut now = Instant::now();
@@ -154,11 +159,11 @@ mod tests {
                 now += Duration::from_millis(wait_ms);
                 if breaker.allows(now) {
                     if works {
-                        breaker.succeeded();
-                        let is_closed = matches!(breaker.state, State::Closed { .. });
+                        breaker.record_success();
+                        let is_closed = matches!(breaker.state, BreakerState::Closed { .. });
                         prop_assert!(is_closed);
                     } else {
-                        breaker.failed(now, jitter);
+                        breaker.record_failure(now, jitter);
                     }
                 }
             }

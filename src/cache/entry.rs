@@ -1,68 +1,76 @@
-//! One cached answer: its body, what its loader had seen, and how long it may be served. Remote
-//! caches keep it as one line of text and the body, so that looking is a plain read.
+//! One cached answer: its body, the database snapshot of its load, and how long it may be served. All backends
+//! store it; a cache server stores it as a header line of text and the body, so that a lookup is a plain read.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
+use bytes::Bytes;
 
-use super::Bytes;
 use crate::key::Tag;
 use crate::model::View;
 
-/// The form of a stored entry; another one is a miss. A removal's script knows it, and where in the line the
-/// mark stands.
-const FORM: &str = "o2";
-/// Form, life and stamp: what tells one stored entry from another.
-pub(super) const BEGINNING: usize = 2 + 1 + 16 + 1 + 32;
-/// In the place of the time (ms of the cache's clock) at which it was marked stale.
+/// The format of a stored entry; another one is a miss. The removal script depends on it, and on the
+/// position of the mark in the line.
+const FORMAT: &str = "o2";
+/// Length of format, epoch id and version: no two stored entries share this prefix.
+pub(super) const VERSION_PREFIX: usize = 2 + 1 + 16 + 1 + 32;
+/// Stands in the place of the time (ms of the server's clock) at which the entry was marked stale.
 const UNMARKED: &str = "0000000000000";
-/// Fast, and half of what the best level would save.
+/// Fast, and saves half of what the best level would.
 const COMPRESSION_LEVEL: i32 = 1;
-/// A stored line longer than this is not ours.
+/// A longer header line is not an entry.
 const LONGEST_LINE: usize = 256 * 1024;
-/// What a compressed body may grow to.
+/// The largest size of a decompressed body.
 const LARGEST_BODY: usize = 64 * 1024 * 1024;
 
+/// One cached answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
+    /// The answer.
     pub body: Bytes,
-    /// The lease that filled it: no two entries have the same.
+    /// The version, which is the token of the lease that filled it: no two entries have the same.
     pub stamp: u128,
-    /// "There is none": a body may say so in words.
+    /// The answer is "there is none"; the body may be empty.
     pub absent: bool,
-    /// What the loader had seen, at least.
+    /// The database snapshot that the load included at least.
     pub view: View,
+    /// Removing one of these removes the entry.
     pub tags: Vec<Tag>,
+    /// When its load began.
     pub stored_at: Instant,
+    /// How long it is fresh, from `stored_at` on.
     pub fresh: Duration,
+    /// How long after that it may be served while a load renews it.
     pub while_revalidating: Duration,
+    /// How long after `fresh` it may be served when the load fails.
     pub on_error: Duration,
     /// How long the load took.
     pub load: Duration,
 }
 
 impl Entry {
+    /// The time since its load began.
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.stored_at)
     }
 
-    /// The end of its life, whatever happens.
+    /// The time to live from `stored_at` on, stale time included.
     pub fn ttl(&self) -> Duration {
         self.fresh + self.while_revalidating.max(self.on_error)
     }
 
-    /// Whether to renew it now although it is still fresh; `draw` in 0..1 is uniform. XFetch.
+    /// Whether to renew it now although it is still fresh (XFetch); `draw` is uniform in 0..1.
     pub fn wants_renewal(&self, age: Duration, early: f64, draw: impl FnOnce() -> f64) -> bool {
         let left = self.fresh.saturating_sub(age).as_secs_f64();
         let load = self.load.as_secs_f64() * early;
-        // Beyond twenty loads from the end the odds are below one in 10^8: spare draw and logarithm.
+        // Beyond twenty loads from the end the probability is below 10^-8: skip draw and logarithm.
         left <= load * 20.0 && load * -draw().max(f64::MIN_POSITIVE).ln() >= left
     }
 
-    /// As it is when it was marked stale, so long after it was stored: fresh no more, and as long from
-    /// then on as it would have been after its time.
+    /// The entry after a stale mark, set `after` this time since it was stored: no longer fresh, and servable as
+    /// stale from then on for as long as it would have been after its fresh time.
     pub(super) fn marked_stale(self, after: Duration) -> Self {
         let after = after.min(self.fresh);
         let longer = |time: Duration| match time.is_zero() {
@@ -77,11 +85,11 @@ impl Entry {
         }
     }
 
-    /// The form in which a remote cache keeps it. `server_ms` is the cache's clock when it was stored,
-    /// `as_text` where the cache takes nothing else.
+    /// The form in which a cache server stores it. `server_ms` is the server's clock now; `as_text` where the server
+    /// takes only text.
     pub(super) fn encode(
         &self,
-        life: &str,
+        epoch_id: &str,
         server_ms: u64,
         compress_from: usize,
         as_text: bool,
@@ -103,7 +111,7 @@ impl Entry {
         let mut line = String::with_capacity(128);
         let _ = write!(
             line,
-            "{FORM} {life} {:032x} {UNMARKED} {server_ms} {} {} {} {} {} {form} {}",
+            "{FORMAT} {epoch_id} {:032x} {UNMARKED} {server_ms} {} {} {} {} {} {form} {}",
             self.stamp,
             ms(self.fresh),
             ms(self.while_revalidating),
@@ -121,8 +129,8 @@ impl Entry {
         stored
     }
 
-    /// Reads what `encode` wrote, with the life it belongs to. `None`: not an entry of this form.
-    /// `age` tells how long ago a moment of the cache's clock was.
+    /// Parses what `encode` wrote; returns the epoch id and the entry. `None`: not an entry of this format.
+    /// `age` converts a time of the server's clock to the time since.
     pub(super) fn decode(
         stored: &Bytes,
         now: Instant,
@@ -134,10 +142,10 @@ impl Entry {
             .position(|byte| *byte == b'\n')?;
         let line = std::str::from_utf8(&stored[..end]).ok()?;
         let mut words = line.split(' ');
-        if words.next() != Some(FORM) {
+        if words.next() != Some(FORMAT) {
             return None;
         }
-        let life = words.next()?.to_owned();
+        let epoch_id = words.next()?.to_owned();
         let stamp = u128::from_str_radix(words.next()?, 16).ok()?;
         let marked_ms: u64 = words.next()?.parse().ok()?;
         let stored_ms: u64 = words.next()?.parse().ok()?;
@@ -152,8 +160,8 @@ impl Entry {
         let body = match form {
             "-" => body,
             "b" => STANDARD_NO_PAD.decode(&body).ok()?.into(),
-            "z" => grown(&body)?,
-            "zb" => grown(&STANDARD_NO_PAD.decode(&body).ok()?)?,
+            "z" => decompress(&body)?,
+            "zb" => decompress(&STANDARD_NO_PAD.decode(&body).ok()?)?,
             _ => return None,
         };
         let entry = Self {
@@ -172,11 +180,11 @@ impl Entry {
             0 => entry,
             at => entry.marked_stale(Duration::from_millis(at.saturating_sub(stored_ms))),
         };
-        Some((life, entry))
+        Some((epoch_id, entry))
     }
 }
 
-fn grown(small: &[u8]) -> Option<Bytes> {
+fn decompress(small: &[u8]) -> Option<Bytes> {
     let size = zstd::zstd_safe::get_frame_content_size(small).ok()??;
     let size = usize::try_from(size).ok()?;
     let body = (size <= LARGEST_BODY).then(|| zstd::bulk::decompress(small, size).ok());
@@ -203,7 +211,7 @@ mod tests {
         }
     }
 
-    fn there_and_back(entry: &Entry, compress_from: usize, as_text: bool) -> (String, Entry) {
+    fn encode_and_decode(entry: &Entry, compress_from: usize, as_text: bool) -> (String, Entry) {
         let stored = entry.encode("00000000000000ff", 1000, compress_from, as_text);
         assert!(!as_text || std::str::from_utf8(&stored).is_ok());
         let read = Entry::decode(&stored.into(), entry.stored_at, |_| Duration::ZERO);
@@ -212,15 +220,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_comes_back_as_it_was(body in prop::collection::vec(any::<u8>(), 0..400), absent: bool, from in 0usize..500, as_text: bool) {
+        fn a_stored_entry_is_read_back_unchanged(body in prop::collection::vec(any::<u8>(), 0..400), absent: bool, from in 0usize..500, as_text: bool) {
             let entry = Entry { absent, ..entry(&body) };
-            let (life, back) = there_and_back(&entry, from, as_text);
-            prop_assert_eq!(life, "00000000000000ff");
+            let (epoch_id, back) = encode_and_decode(&entry, from, as_text);
+            prop_assert_eq!(epoch_id, "00000000000000ff");
             prop_assert_eq!(back, entry);
         }
 
         #[test]
-        fn what_is_no_entry_is_none_and_no_panic(stored in prop::collection::vec(any::<u8>(), 0..80), cut in 0usize..120) {
+        fn invalid_bytes_are_no_entry_and_no_panic(stored in prop::collection::vec(any::<u8>(), 0..80), cut in 0usize..120) {
             let now = Instant::now();
             let _ = Entry::decode(&stored.into(), now, |_| Duration::ZERO);
             let whole = entry(b"body").encode("00000000000000ff", 1, 1, false);
@@ -229,21 +237,21 @@ mod tests {
     }
 
     #[test]
-    fn large_bodies_become_small() {
+    fn large_bodies_are_compressed() {
         let body = r#"{"bookmaker":"bet365","decimal":"3.25"}"#.repeat(1000);
         let entry = entry(body.as_bytes());
         let stored = entry.encode("00000000000000ff", 1, 1024, false);
         assert!(stored.len() < body.len() / 20, "{}", stored.len());
         assert!(
-            stored[..BEGINNING].ends_with(b"0007"),
+            stored[..VERSION_PREFIX].ends_with(b"0007"),
             "the script compares so many"
         );
         assert_eq!(&stored[53..=65], UNMARKED.as_bytes(), "the script marks it");
-        assert_eq!(there_and_back(&entry, 1024, true).1.body, entry.body);
+        assert_eq!(encode_and_decode(&entry, 1024, true).1.body, entry.body);
     }
 
     #[test]
-    fn a_mark_ends_its_fresh_time_and_leaves_it_what_comes_after() {
+    fn a_stale_mark_ends_the_fresh_time_and_keeps_the_stale_time() {
         let entry = entry(b"body");
         let mut stored = entry.encode("00000000000000ff", 1_000, 1024, false);
         stored[53..=65].copy_from_slice(b"0000000011000");
@@ -254,7 +262,7 @@ mod tests {
         assert_eq!(seconds(marked.while_revalidating), 10 + 20);
         assert_eq!(seconds(marked.on_error), 10 + 30);
         assert_eq!((&marked.body, marked.stamp), (&entry.body, entry.stamp));
-        // After its time, the mark changes nothing of when it ends; nor does another mark.
+        // A mark after the fresh time does not change the end; nor does a second mark.
         let late = entry.clone().marked_stale(Duration::from_secs(40));
         assert_eq!(late.ttl(), entry.ttl());
         assert_eq!(late.clone().marked_stale(Duration::from_secs(45)), late);
@@ -267,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn renewal_comes_early_for_slow_loads_only() {
+    fn slow_loads_are_renewed_early() {
         let entry = entry(b"");
         let early = |age_ms, draw| entry.wants_renewal(Duration::from_millis(age_ms), 1.0, || draw);
         assert!(!early(0, 1e-300) && !early(29_000, 1e-300));

@@ -1,38 +1,46 @@
-//! Removing from a cache in another process: fence, lease, value and other programs' plain key of each
-//! target in few scripts, all scripts in few round trips. What is refused in company is asked for once
-//! more alone, so that a target that cannot be removed keeps no other from it.
+//! Removal on a cache server: fence, lease, value and other programs' unmanaged key of each target in few
+//! scripts, all scripts in few round trips. `RemoteCache` calls it.
 //!
-//! A removed tag is one fence for our own answers. Other programs' plain keys bear no view, so those
-//! that were put under the tag ([`super::plain`]) are unlinked by name: found in the tag's own list, read in the
-//! script that raises the fence, so that whatever was listed before is found.
+//! Targets that fail in a script with others are sent once more, each alone, so that one bad target blocks
+//! no other. A removed tag is one fence for managed entries. Unmanaged keys store no database snapshot, so
+//! those that were put under the tag (see `unmanaged`) are unlinked by name: found in the tag's own index, which
+//! the script that raises the fence reads, so that every key that was listed before is found.
 
 use std::collections::BTreeMap;
 
-use super::call::{Call, Reply, Server};
-use super::{Bytes, CacheError, FENCE_TTL, TAG_FENCE_TTL, Target, Targets, script};
-use crate::key::{Bucket, Tag};
+use bytes::Bytes;
+
+use super::command::{CacheCommand, CacheReply, MAX_SCRIPT_BYTES, NO_ARGS, chunk};
+use super::error::CacheError;
+use super::lease::{FENCE_TTL, TAG_FENCE_TTL};
+use super::script;
+use super::transport::Transport;
+use crate::key::{Bucket, Tag, Target, Targets};
 use crate::model::View;
 
-/// Steps of ZSCAN at a time: what a table of 16,384 members takes is read at once.
+/// COUNT of a ZSCAN page: a table of 16,384 members is read in one page.
 const MEMBERS_AT_ONCE: usize = 20_000;
-/// Members that one script forgets.
-const PER_SCRIPT: usize = 500;
-/// A cursor that has come round.
-const END: &[u8] = b"0";
+/// Members that one script unlinks.
+const MEMBERS_PER_SCRIPT: usize = 500;
+/// The cursor of the last page.
+const LAST_PAGE: &[u8] = b"0";
 
-/// What a removal came to, target by target, in the order of [`Targets`]: how many answers were there, ours
-/// and those of other programs. Of a tag only the latter are known.
+/// The outcome of a removal, target by target, in the order of the request: the number of entries that
+/// existed, managed and unmanaged. Of a tag only the unmanaged ones are counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
+    /// Results of the keys to remove.
     pub keys: Vec<Result<u64, CacheError>>,
+    /// Results of the tags.
     pub tags: Vec<Result<u64, CacheError>>,
+    /// Results of the keys to mark stale.
     pub stale: Vec<Result<u64, CacheError>>,
-    /// The cache has lost its memory and waits for a floor.
+    /// The cache has lost its memory and waits for a new epoch.
     pub no_floor: bool,
 }
 
 impl Removed {
-    /// Nothing was there.
+    /// Confirmed, and nothing existed.
     pub(super) fn nothing(targets: &Targets) -> Self {
         Self {
             keys: vec![Ok(0); targets.keys.len()],
@@ -42,7 +50,7 @@ impl Removed {
         }
     }
 
-    /// Answers that were there under all targets that are confirmed.
+    /// The number of entries that existed under all confirmed targets.
     pub fn existed(&self) -> u64 {
         self.each().filter_map(|result| result.as_ref().ok()).sum()
     }
@@ -56,7 +64,7 @@ impl Removed {
         results.filter_map(|(target, result)| Some((target, result.as_ref().err()?)))
     }
 
-    /// Each of the targets of this removal with what became of it.
+    /// Each target of this removal with its result.
     pub fn of<'a>(
         &'a self,
         targets: &'a Targets,
@@ -64,36 +72,36 @@ impl Removed {
         targets.each().zip(self.each())
     }
 
-    /// Why not all is confirmed.
+    /// The first error of a target; `None`: every target is confirmed.
     pub fn first_error(&self) -> Option<&CacheError> {
         self.each().find_map(|result| result.as_ref().err())
     }
 
-    /// In the order of [`Targets::each`].
+    /// In the order in which the targets are iterated.
     fn each(&self) -> impl Iterator<Item = &Result<u64, CacheError>> {
         self.keys.iter().chain(&self.stale).chain(&self.tags)
     }
 }
 
-/// One target's share of the work.
+/// One target's part of a command.
 #[derive(Clone, Copy)]
-struct Job<'a> {
-    /// Its place in [`Targets::each`].
+struct TargetOp<'a> {
+    /// The position of the target in the request.
     at: usize,
     target: Target<'a>,
-    kind: Kind,
+    kind: TargetOpKind,
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
-    /// In a script, with others of this bucket.
-    Ours(Bucket),
-    /// In a cluster, where the plain key is in another slot.
-    Plain,
+enum TargetOpKind {
+    /// Part of a script, with other targets of this bucket.
+    Script(Bucket),
+    /// A command of its own, in a cluster, where the unmanaged key is in another slot.
+    Unlink,
 }
 
-/// Members of a tag that are to go, and where to read on.
-struct Listed<'a> {
+/// One page of the members of a tag that are to be unlinked, and the cursor of the next one.
+struct TagPage<'a> {
     at: usize,
     tag: &'a Tag,
     members: Vec<Bytes>,
@@ -101,47 +109,43 @@ struct Listed<'a> {
 }
 
 pub(super) async fn remove(
-    server: Server<'_>,
+    transport: &Transport,
     targets: &Targets,
     view: &View,
 ) -> Result<Removed, CacheError> {
-    // Our own first level need not wait to be told.
-    if let Server::Redis(redis) = server {
-        redis.forget_first(targets);
-    }
     let mut results = vec![Ok(0); targets.len()];
-    let (mut no_floor, mut listed) = (false, Vec::new());
+    let (mut no_epoch, mut pages) = (false, Vec::new());
     let view = view.to_string();
-    let (ours, plain) = parts(server, targets);
-    let call = |jobs: &[Job<'_>]| call(server, jobs, &view);
-    let mut answers = ask(server, ours, call).await;
-    // Afterwards: asked at the same time, while a slot moves, they cost the client library the
+    let (scripts, unlinks) = plan(transport, targets);
+    let build = |ops: &[TargetOp<'_>]| build_command(transport, ops, &view);
+    let mut replies = call_chunks(transport, scripts, build).await;
+    // Afterwards: sent at the same time, while a slot moves, they cost the client library the
     // connections of the next commands, too.
-    answers.extend(ask(server, plain, call).await);
-    for (jobs, reply) in answers {
-        let said = reply.and_then(|reply| {
-            let said = match jobs.first().map(|job| job.kind) {
-                Some(Kind::Plain) => reply.number().map(|gone| (true, vec![gone], Vec::new())),
-                _ => said(reply, &jobs),
+    replies.extend(call_chunks(transport, unlinks, build).await);
+    for (ops, reply) in replies {
+        let parsed = reply.and_then(|reply| {
+            let parsed = match ops.first().map(|op| op.kind) {
+                Some(TargetOpKind::Unlink) => reply.number().map(ScriptReply::unlinked),
+                _ => ScriptReply::parse(reply, &ops),
             };
-            said.ok_or_else(|| server.strange("something else"))
+            parsed.ok_or_else(|| transport.unexpected_reply("the result of a removal"))
         });
-        match said {
-            Ok((floor, counts, members)) => {
-                no_floor |= !floor;
-                for (job, count) in jobs.iter().zip(counts) {
-                    add(&mut results[job.at], Ok(count));
+        match parsed {
+            Ok(parsed) => {
+                no_epoch |= !parsed.has_epoch;
+                for (op, count) in ops.iter().zip(parsed.counts) {
+                    add(&mut results[op.at], Ok(count));
                 }
-                listed.extend(members);
+                pages.extend(parsed.pages);
             }
             Err(why) => {
-                for job in &jobs {
-                    add(&mut results[job.at], Err(why.clone()));
+                for op in &ops {
+                    add(&mut results[op.at], Err(why.clone()));
                 }
             }
         }
     }
-    remove_listed(server, listed, &mut results).await;
+    remove_pages(transport, pages, &mut results).await;
     if let Some(why) = nothing_confirmed(&results) {
         return Err(why);
     }
@@ -151,24 +155,24 @@ pub(super) async fn remove(
         keys: next(targets.keys.len()),
         stale: next(targets.stale.len()),
         tags: next(targets.tags.len()),
-        no_floor,
+        no_floor: no_epoch,
     })
 }
 
-/// The plain keys that are listed under these tags, and nothing of ours; how many were there.
-pub(super) async fn remove_members(server: Server<'_>, tags: &[Tag]) -> Result<u64, CacheError> {
+/// Unlinks the unmanaged keys that were put under these tags; returns the number that existed.
+pub(super) async fn remove_members(transport: &Transport, tags: &[Tag]) -> Result<u64, CacheError> {
     let mut results = vec![Ok(0); tags.len()];
-    let unread = tags.iter().enumerate().map(|(at, tag)| Listed {
+    let first_pages = tags.iter().enumerate().map(|(at, tag)| TagPage {
         at,
         tag,
         members: Vec::new(),
         cursor: Bytes::new(),
     });
-    remove_listed(server, unread.collect(), &mut results).await;
+    remove_pages(transport, first_pages.collect(), &mut results).await;
     results.into_iter().sum()
 }
 
-/// One failure fails the target.
+/// A target with one error has failed.
 fn add(result: &mut Result<u64, CacheError>, more: Result<u64, CacheError>) {
     match (&mut *result, more) {
         (Ok(sum), Ok(more)) => *sum += more,
@@ -177,7 +181,7 @@ fn add(result: &mut Result<u64, CacheError>, more: Result<u64, CacheError>) {
     }
 }
 
-/// The error to go by where every target has one: rather one that passes.
+/// The error to return where every target has one: preferably one that a retry can cure.
 fn nothing_confirmed(results: &[Result<u64, CacheError>]) -> Option<CacheError> {
     let mut errors = Vec::new();
     for result in results {
@@ -187,104 +191,83 @@ fn nothing_confirmed(results: &[Result<u64, CacheError>]) -> Option<CacheError> 
     retryable.or(errors.first()).map(|why| (*why).clone())
 }
 
-/// Asks for all at once, and for what was refused in company once more, each alone.
-pub(super) async fn ask<T: Copy>(
-    server: Server<'_>,
-    parts: Vec<Vec<T>>,
-    call: impl Fn(&[T]) -> Call,
-) -> Vec<(Vec<T>, Result<Reply, CacheError>)> {
-    let calls: Vec<Call> = parts.iter().map(|part| call(part)).collect();
-    let answers = server.call_all(&calls).await;
-    let (mut said, mut alone) = (Vec::with_capacity(parts.len()), Vec::new());
-    for (part, answer) in parts.into_iter().zip(answers) {
-        match answer {
-            Err(why) if why.is_answer() && part.len() > 1 => {
-                alone.extend(part.into_iter().map(|one| vec![one]));
+/// Sends a command for each chunk. A chunk of several items that is refused is sent once more, item by item.
+pub(super) async fn call_chunks<T: Clone>(
+    transport: &Transport,
+    chunks: Vec<Vec<T>>,
+    build: impl Fn(&[T]) -> CacheCommand,
+) -> Vec<(Vec<T>, Result<CacheReply, CacheError>)> {
+    let commands: Vec<CacheCommand> = chunks.iter().map(|chunk| build(chunk)).collect();
+    let replies = transport.call_all(&commands).await;
+    let (mut done, mut alone) = (Vec::with_capacity(chunks.len()), Vec::new());
+    for (chunk, reply) in chunks.into_iter().zip(replies) {
+        match reply {
+            Err(why) if why.is_answer() && chunk.len() > 1 => {
+                alone.extend(chunk.into_iter().map(|item| vec![item]));
             }
-            answer => said.push((part, answer)),
+            reply => done.push((chunk, reply)),
         }
     }
     if !alone.is_empty() {
-        let calls: Vec<Call> = alone.iter().map(|part| call(part)).collect();
-        let answers = server.call_all(&calls).await;
-        said.extend(alone.into_iter().zip(answers));
+        let commands: Vec<CacheCommand> = alone.iter().map(|chunk| build(chunk)).collect();
+        let replies = transport.call_all(&commands).await;
+        done.extend(alone.into_iter().zip(replies));
     }
-    said
+    done
 }
 
-/// What goes into one script each, and in a cluster the plain keys, one by one.
-fn parts<'a>(server: Server<'_>, targets: &'a Targets) -> (Vec<Vec<Job<'a>>>, Vec<Vec<Job<'a>>>) {
-    let mut buckets: BTreeMap<Bucket, Vec<Job<'a>>> = BTreeMap::new();
-    let mut plain = Vec::new();
+type Chunks<'a> = Vec<Vec<TargetOp<'a>>>;
+
+/// The operations of each script, and in a cluster the unmanaged keys, one by one.
+fn plan<'a>(transport: &Transport, targets: &'a Targets) -> (Chunks<'a>, Chunks<'a>) {
+    let limits = transport.limits();
+    let mut buckets: BTreeMap<Bucket, Vec<TargetOp<'a>>> = BTreeMap::new();
+    let mut unlinks = Vec::new();
     for (at, target) in targets.each().enumerate() {
-        let bucket = target.bucket(server.buckets());
-        let kind = Kind::Ours(bucket);
+        let bucket = target.bucket(limits.buckets);
+        let kind = TargetOpKind::Script(bucket);
         buckets
             .entry(bucket)
             .or_default()
-            .push(Job { at, target, kind });
-        if server.is_cluster() && target.key().is_some() {
-            let kind = Kind::Plain;
-            plain.push(vec![Job { at, target, kind }]);
+            .push(TargetOp { at, target, kind });
+        if limits.is_cluster && target.key().is_some() {
+            let kind = TargetOpKind::Unlink;
+            unlinks.push(vec![TargetOp { at, target, kind }]);
         }
     }
-    // Four names of a key, and what is before them.
-    let bytes = |job: &Job<'_>| job.target.as_str().len() * 4 + 100;
-    let mut parts = Vec::new();
-    for jobs in buckets.into_values() {
-        parts.extend(cut(jobs, server.per_script(), server.script_bytes(), bytes));
-    }
-    (parts, plain)
+    // Four names of a key, and their prefixes.
+    let bytes = |op: &TargetOp<'_>| op.target.as_str().len() * 4 + 100;
+    let scripts = buckets
+        .into_values()
+        .flat_map(|ops| chunk(ops, limits.targets_per_script, MAX_SCRIPT_BYTES, bytes));
+    (scripts.collect(), unlinks)
 }
 
-/// Pieces of at most so many, and so many bytes unless one alone has more.
-pub(super) fn cut<T>(
-    whole: Vec<T>,
-    most: usize,
-    most_bytes: usize,
-    bytes: impl Fn(&T) -> usize,
-) -> Vec<Vec<T>> {
-    let (mut pieces, mut piece, mut size) = (Vec::new(), Vec::new(), 0);
-    for one in whole {
-        let more = bytes(&one);
-        if !piece.is_empty() && (piece.len() == most || size + more > most_bytes) {
-            pieces.push(std::mem::take(&mut piece));
-            size = 0;
-        }
-        size += more;
-        piece.push(one);
-    }
-    if !piece.is_empty() {
-        pieces.push(piece);
-    }
-    pieces
-}
-
-fn call(server: Server<'_>, jobs: &[Job<'_>], view: &str) -> Call {
-    let named = || jobs.iter().filter_map(|job| job.target.key());
-    let bucket = match jobs.first().map(|job| job.kind) {
-        Some(Kind::Ours(bucket)) => bucket,
+fn build_command(transport: &Transport, ops: &[TargetOp<'_>], view: &str) -> CacheCommand {
+    let named = || ops.iter().filter_map(|op| op.target.key());
+    let bucket = match ops.first().map(|op| op.kind) {
+        Some(TargetOpKind::Script(bucket)) => bucket,
         _ => {
             let names = named().map(|key| key.to_string());
-            return Call::command("UNLINK", names, [""; 0]);
+            return CacheCommand::named("UNLINK", names, NO_ARGS);
         }
     };
     let tags = || {
-        jobs.iter().filter_map(|job| match job.target {
+        ops.iter().filter_map(|op| match op.target {
             Target::Tag(tag) => Some(tag),
             _ => None,
         })
     };
-    let stale = jobs
+    let stale = ops
         .iter()
-        .filter(|job| matches!(job.target, Target::Stale(_)))
+        .filter(|op| matches!(op.target, Target::Stale(_)))
         .count();
     let mut keys = vec![bucket.floor(), bucket.horizon()];
-    keys.extend(jobs.iter().map(|job| job.target.fence(bucket)));
+    keys.extend(ops.iter().map(|op| op.target.fence(bucket)));
     keys.extend(named().map(|key| key.lease(bucket)));
     keys.extend(tags().map(|tag| tag.members(bucket)));
     keys.extend(named().map(|key| key.value(bucket)));
-    if !server.is_cluster() {
+    if !transport.limits().is_cluster {
         keys.extend(named().map(|key| key.to_string()));
     }
     let args = [
@@ -296,119 +279,119 @@ fn call(server: Server<'_>, jobs: &[Job<'_>], view: &str) -> Call {
         TAG_FENCE_TTL.as_millis().to_string(),
         MEMBERS_AT_ONCE.to_string(),
     ];
-    Call::script(script::REMOVE, keys, args)
+    CacheCommand::script(script::REMOVE, keys, args)
 }
 
-type Said<'a> = (bool, Vec<u64>, Vec<Listed<'a>>);
+struct ScriptReply<'a> {
+    has_epoch: bool,
+    /// The number of entries that existed, by operation.
+    counts: Vec<u64>,
+    pages: Vec<TagPage<'a>>,
+}
 
-/// Whether there is a floor, what was there of each, and what is listed under the tags.
-fn said<'a>(reply: Reply, jobs: &[Job<'a>]) -> Option<Said<'a>> {
-    let [floor, counts, lists]: [Reply; 3] = reply.list()?.try_into().ok()?;
-    let mut counts: Vec<u64> = counts
-        .list()?
-        .iter()
-        .map(Reply::number)
-        .collect::<Option<_>>()?;
-    let mut lists = lists.list()?.into_iter();
-    let mut listed = Vec::new();
-    for job in jobs {
-        if let Target::Tag(tag) = job.target {
-            let (cursor, members) = page(lists.next()?)?;
-            counts.push(0);
-            listed.push(Listed {
-                at: job.at,
-                tag,
-                members,
-                cursor,
-            });
+impl<'a> ScriptReply<'a> {
+    /// The reply to a single UNLINK.
+    fn unlinked(count: u64) -> Self {
+        Self {
+            has_epoch: true,
+            counts: vec![count],
+            pages: Vec::new(),
         }
     }
-    (counts.len() == jobs.len()).then(|| (floor != Reply::Number(0), counts, listed))
-}
 
-/// What ZSCAN answers: where to read on, and members with their scores.
-fn page(reply: Reply) -> Option<(Bytes, Vec<Bytes>)> {
-    let [cursor, found]: [Reply; 2] = reply.list()?.try_into().ok()?;
-    let members = found.list()?.into_iter().step_by(2).map(Reply::text);
-    Some((cursor.text()?, members.collect::<Option<_>>()?))
-}
-
-/// On one server a member leaves its list in the step that unlinks its key: none is lost by a crash, and
-/// one that was put again meanwhile is gone with its key. In a cluster that is no one step, and who
-/// lists a key writes it afterwards: there members leave with their time alone.
-async fn remove_listed(
-    server: Server<'_>,
-    mut listed: Vec<Listed<'_>>,
-    results: &mut [Result<u64, CacheError>],
-) {
-    while !listed.is_empty() {
-        let (mut calls, mut whose) = (Vec::new(), Vec::new());
-        for list in &mut listed {
-            let names = std::mem::take(&mut list.members);
-            let most = if server.is_cluster() { 1 } else { PER_SCRIPT };
-            for names in cut(names, most, server.script_bytes(), Bytes::len) {
-                let call = if server.is_cluster() {
-                    Call::command("UNLINK", names, [""; 0])
-                } else {
-                    let list = Bytes::from(list.tag.members(list.tag.bucket(server.buckets())));
-                    let keys = std::iter::once(list).chain(names);
-                    Call::script(script::FORGET, keys, [""; 0])
-                };
-                calls.push(call);
-                whose.push(list.at);
+    fn parse(reply: CacheReply, ops: &[TargetOp<'a>]) -> Option<Self> {
+        let [epoch, counts, lists]: [CacheReply; 3] = reply.list()?.try_into().ok()?;
+        let mut counts: Vec<u64> = counts
+            .list()?
+            .iter()
+            .map(CacheReply::number)
+            .collect::<Option<_>>()?;
+        let mut lists = lists.list()?.into_iter();
+        let mut pages = Vec::new();
+        for op in ops {
+            if let Target::Tag(tag) = op.target {
+                let (cursor, members) = lists.next()?.page(2)?;
+                counts.push(0);
+                pages.push(TagPage {
+                    at: op.at,
+                    tag,
+                    members,
+                    cursor,
+                });
             }
         }
-        for (at, answer) in whose.into_iter().zip(server.call_all(&calls).await) {
-            let gone = answer.and_then(|reply| {
-                let gone = reply.number();
-                gone.ok_or_else(|| server.strange("no number"))
-            });
-            add(&mut results[at], gone);
+        (counts.len() == ops.len()).then(|| Self {
+            has_epoch: epoch != CacheReply::Number(0),
+            counts,
+            pages,
+        })
+    }
+}
+
+/// Unlinks the members of these pages, then reads and unlinks the next ones.
+///
+/// On one server a member leaves its index in the step that unlinks its key: a crash loses none, and a key
+/// that was put again meanwhile is removed with its entry. In a cluster these are two steps, and a program
+/// that lists a key writes it afterwards: there members leave by their expiry alone.
+async fn remove_pages(
+    transport: &Transport,
+    mut pages: Vec<TagPage<'_>>,
+    results: &mut [Result<u64, CacheError>],
+) {
+    let limits = transport.limits();
+    while !pages.is_empty() {
+        let (mut commands, mut positions) = (Vec::new(), Vec::new());
+        for page in &mut pages {
+            let members = std::mem::take(&mut page.members);
+            let per_command = if limits.is_cluster {
+                1
+            } else {
+                MEMBERS_PER_SCRIPT
+            };
+            for names in chunk(members, per_command, MAX_SCRIPT_BYTES, Bytes::len) {
+                let command = if limits.is_cluster {
+                    CacheCommand::named("UNLINK", names, NO_ARGS)
+                } else {
+                    let index = Bytes::from(page.tag.members(page.tag.bucket(limits.buckets)));
+                    let keys = std::iter::once(index).chain(names);
+                    CacheCommand::script(script::UNLINK_MEMBERS, keys, NO_ARGS)
+                };
+                commands.push(command);
+                positions.push(page.at);
+            }
         }
-        listed.retain(|list| *list.cursor != *END && results[list.at].is_ok());
-        let calls: Vec<Call> = listed.iter().map(|list| read_on(server, list)).collect();
-        let answers = server.call_all(&calls).await;
-        for (list, answer) in listed.iter_mut().zip(answers) {
-            let read =
-                answer.and_then(|reply| page(reply).ok_or_else(|| server.strange("no list")));
+        let replies = transport.call_all(&commands).await;
+        for (at, reply) in positions.into_iter().zip(replies) {
+            let count = reply.and_then(|reply| {
+                let count = reply.number();
+                count.ok_or_else(|| transport.unexpected_reply("a number"))
+            });
+            add(&mut results[at], count);
+        }
+        pages.retain(|page| *page.cursor != *LAST_PAGE && results[page.at].is_ok());
+        let scan = |page: &TagPage<'_>| {
+            let cursor = match page.cursor.is_empty() {
+                true => Bytes::from_static(LAST_PAGE),
+                false => page.cursor.clone(),
+            };
+            let index = page.tag.members(page.tag.bucket(limits.buckets));
+            let args = [cursor, "COUNT".into(), MEMBERS_AT_ONCE.to_string().into()];
+            CacheCommand::named("ZSCAN", [index], args)
+        };
+        let commands: Vec<CacheCommand> = pages.iter().map(scan).collect();
+        let replies = transport.call_all(&commands).await;
+        for (page, reply) in pages.iter_mut().zip(replies) {
+            let read = reply.and_then(|reply| {
+                let read = reply.page(2);
+                read.ok_or_else(|| transport.unexpected_reply("a list"))
+            });
             match read {
-                Ok((cursor, members)) => (list.cursor, list.members) = (cursor, members),
+                Ok((cursor, members)) => (page.cursor, page.members) = (cursor, members),
                 Err(why) => {
-                    add(&mut results[list.at], Err(why));
-                    list.cursor = END.into();
+                    add(&mut results[page.at], Err(why));
+                    page.cursor = LAST_PAGE.into();
                 }
             }
         }
-    }
-}
-
-fn read_on(server: Server<'_>, list: &Listed<'_>) -> Call {
-    let cursor = match list.cursor.is_empty() {
-        true => Bytes::from_static(END),
-        false => list.cursor.clone(),
-    };
-    let most = Bytes::from(MEMBERS_AT_ONCE.to_string());
-    let name = list.tag.members(list.tag.bucket(server.buckets()));
-    let args = [cursor, Bytes::from_static(b"COUNT"), most];
-    Call::command("ZSCAN", [name], args)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_are_bounded_and_nothing_is_lost() {
-        let names: Vec<String> = (0..1_000).map(|n| "k".repeat(n % 97 + 1)).collect();
-        let pieces = cut(names.clone(), 40, 1_000, String::len);
-        let bytes = |piece: &Vec<String>| piece.iter().map(String::len).sum::<usize>();
-        assert!(
-            pieces
-                .iter()
-                .all(|piece| piece.len() <= 40 && bytes(piece) <= 1_000)
-        );
-        assert_eq!(pieces.concat(), names);
-        assert_eq!(cut(vec!["long"], 9, 2, |name| name.len()), [["long"]]);
-        assert!(cut(Vec::<String>::new(), 9, 9, String::len).is_empty());
     }
 }

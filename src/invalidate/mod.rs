@@ -403,7 +403,7 @@ impl Relay {
 
     /// Where there can be other programs.
     fn removes_again(&self) -> bool {
-        let shared = matches!(**self.cache(), Cache::Redis(_) | Cache::Upstash(_));
+        let shared = matches!(**self.cache(), Cache::Remote(_));
         shared && !self.again_after.is_zero()
     }
 

@@ -1,8 +1,8 @@
-//! How a connection to Redis comes about and stays: the URL, the client library's settings, and the
-//! task that tells the link about each turn.
+//! How a connection to Redis is made and kept: the URL, the client library's settings, and the task that
+//! reports each change of the connection. The Redis transport and its subscription call it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use fred::clients::Client;
@@ -12,12 +12,18 @@ use fred::types::config::{
     Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, Server, ServerConfig,
     UnresponsiveConfig,
 };
-use fred::types::{Builder, ConnectHandle};
+use fred::types::{Builder, ConnectHandle, InfoKind};
+use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::super::link::Link;
-use super::explain;
-use super::known::Known;
+use super::super::clock::ServerClock;
+use super::super::command::{CacheCommand, NO_ARGS};
+use super::super::connection::ConnectionStatus;
+use super::super::script;
+use super::convert::{map_error, send};
+
+/// The run id of a cluster: its nodes restart one by one, so none of them is asked.
+const CLUSTER_RUN: &str = "cluster";
 
 /// Reconnecting starts with the short wait and doubles. The library adds no jitter at its cap, so the
 /// cap itself is drawn per process from this range: a fleet does not come back in step. It bounds how long
@@ -30,13 +36,13 @@ const RECONNECT_JITTER_MS: u32 = 30;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The library ends its task on what it takes for a configuration error; a server can be
-/// corrected while we run, so we begin again after this.
-const BEGIN_AGAIN: Duration = Duration::from_secs(5);
+/// corrected while the daemon runs, so connecting starts again after this.
+const RESTART_AFTER: Duration = Duration::from_secs(5);
 
-/// The library's "connected" event can slip between its look and its subscription.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The library's "connected" event can be lost between its check and its subscription.
+const CHECK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A server that took the connection and does not say who it is.
+/// The pause before a server that accepted the connection is asked for its run id again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Cluster redirections cost an attempt too; a lost connection never repeats a command (`fail_fast`).
@@ -71,7 +77,51 @@ pub(super) fn client(config: Config, command_timeout: Duration) -> anyhow::Resul
         .context("REDIS_URL: the Redis client does not take these settings")
 }
 
-/// The library's own task. It would go on connecting for ever after everybody who uses it is gone.
+/// The server that answers: its run id and its clock. The run id is forgotten with every lost
+/// connection, because the next server that answers may have another memory.
+pub(super) struct ServerInfo {
+    is_cluster: bool,
+    run: Mutex<Option<Arc<str>>>,
+    pub clock: ServerClock,
+}
+
+impl ServerInfo {
+    pub fn new(is_cluster: bool) -> Self {
+        Self {
+            is_cluster,
+            run: Mutex::default(),
+            clock: ServerClock::default(),
+        }
+    }
+
+    pub fn run(&self) -> Option<Arc<str>> {
+        self.run.lock().clone()
+    }
+
+    fn forget_run(&self) {
+        *self.run.lock() = None;
+    }
+
+    async fn ask(&self, client: &Client) -> Result<(), Error> {
+        let run = match self.is_cluster {
+            true => CLUSTER_RUN.into(),
+            false => {
+                let info: String = client.info(Some(InfoKind::Server)).await?;
+                let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+                // Without a run id only the heartbeats tell one memory from another.
+                run.map_or("unsaid", str::trim).into()
+            }
+        };
+        let now = CacheCommand::script(script::NOW, NO_ARGS, NO_ARGS);
+        if let Ok(ms) = send::<u64>(client, &now, None).await {
+            self.clock.record(ms, Instant::now());
+        }
+        *self.run.lock() = Some(run);
+        Ok(())
+    }
+}
+
+/// The library's own task; unless it is aborted, it reconnects for ever after its last user is dropped.
 pub(super) struct Connection(pub ConnectHandle);
 
 impl Drop for Connection {
@@ -80,7 +130,7 @@ impl Drop for Connection {
     }
 }
 
-/// One attempt, at one node of a cluster; the connection ends with what is returned.
+/// Connects once, to one node of a cluster; the connection ends when the returned handle is dropped.
 pub(super) async fn once(
     cluster: &Config,
     node: Server,
@@ -98,14 +148,18 @@ pub(super) async fn once(
     Ok((client, connection))
 }
 
-/// Connects, and connects again, until it is aborted; tells the link about each turn.
-pub(super) async fn keep(client: Client, link: Arc<Link>, known: Arc<Known>) {
+/// Connects and reconnects until it is aborted; reports each change to `status`.
+pub(super) async fn keep_connected(
+    client: Client,
+    status: Arc<ConnectionStatus>,
+    server: Arc<ServerInfo>,
+) {
     loop {
         // Failures first: when both wait, the connection came after the failure.
         let (mut failures, mut connects) = (client.error_rx(), client.reconnect_rx());
         let mut connection = Connection(client.connect());
-        // A server's connection being set up is not yet a client that takes commands: in a cluster
-        // the other nodes follow.
+        // A connection to one server does not make the client ready: in a cluster the other nodes
+        // follow.
         let mut expecting = false;
         loop {
             tokio::select! {
@@ -113,26 +167,26 @@ pub(super) async fn keep(client: Client, link: Arc<Link>, known: Arc<Known>) {
                 failure = failures.recv() => match failure {
                     Ok((error, _)) => {
                         expecting = false;
-                        known.forget();
-                        link.down(explain(link.host(), &error));
+                        server.forget_run();
+                        status.set_down(map_error(status.host(), &error));
                     }
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => break,
                 },
                 connect = connects.recv() => match connect {
                     Ok(_) | Err(RecvError::Lagged(_)) => {
-                        known.forget();
+                        server.forget_run();
                         expecting = true;
                     }
                     Err(RecvError::Closed) => break,
                 },
-                ready = tokio::time::timeout(LOOK_AGAIN, client.wait_for_connect()), if expecting => {
+                ready = tokio::time::timeout(CHECK_AGAIN, client.wait_for_connect()), if expecting => {
                     if let Ok(Ok(())) = ready {
                         expecting = false;
-                        match known.learn(&client).await {
-                            Ok(()) => link.up(),
+                        match server.ask(&client).await {
+                            Ok(()) => status.set_up(),
                             Err(error) => {
-                                link.down(explain(link.host(), &error));
+                                status.set_down(map_error(status.host(), &error));
                                 tokio::time::sleep(ASK_AGAIN).await;
                                 expecting = true;
                             }
@@ -143,7 +197,7 @@ pub(super) async fn keep(client: Client, link: Arc<Link>, known: Arc<Known>) {
             }
         }
         drop(connection);
-        tokio::time::sleep(BEGIN_AGAIN.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        tokio::time::sleep(RESTART_AFTER.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
     }
 }
 
@@ -161,7 +215,7 @@ fn connection(command_timeout: Duration) -> ConnectionConfig {
     }
 }
 
-/// The library's reading of the URL, after ours: its errors may quote what it was given.
+/// Parses the URL. The library's own error is replaced, because it may quote the password.
 pub(super) fn config(url: &str) -> anyhow::Result<Config> {
     let url = url.trim();
     let scheme = url.split("://").next().unwrap_or_default();

@@ -1,306 +1,140 @@
-//! Redis over its own protocol: one server, a cluster, or behind sentinels, by URL scheme.
+//! The Redis transport: one server, a cluster, or behind sentinels, by URL scheme. `RemoteCache` sends its
+//! commands through it; no other module uses the client library.
 //!
 //! The client library waits for ever by default (for a connection, for an answer, for room in its
 //! queue); everything here is set so that a command ends, well or badly, within its own time.
 
-mod call;
 mod connect;
-mod known;
-mod listen;
+mod convert;
+mod tracking;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fred::clients::{Client, WithOptions};
+use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike, KeysInterface};
-use fred::types::config::{Config, Options};
-use fred::types::{FromValue, Value};
+use fred::interfaces::{ClientLike, ClusterInterface};
+use fred::types::Value;
+use fred::types::config::{Config, Options, Server};
+use futures_util::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
-use self::known::Known;
-use self::listen::Listener;
-use super::call::Call;
-use super::entry::Entry;
-use super::link::Link;
-use super::sight::{Looked, Seen, Sight};
-use super::{Bytes, CacheError, Claim, Filled, Lease, Life, Remote, Taken, reply, script};
-use crate::key::{Bucket, Key, Tag};
-use crate::model::View;
+use self::connect::ServerInfo;
+use self::convert::{decode, map_error, send, slot, weight};
+use self::tracking::TrackingSubscriber;
+use super::clock::ServerClock;
+use super::command::{CacheCommand, CacheReply, Limits};
+use super::connection::ConnectionStatus;
+use super::error::CacheError;
+use super::l1::L1Cache;
 
 /// Commands under way at a time; more than this fail at once. The library has a bound of its own,
 /// but in 10.1 each command that it turns away stays counted as queued, and from then on it no longer
 /// flushes: every later command waits in its write buffer.
 const COMMANDS_UNDER_WAY: usize = 1024;
 
-pub(super) const MAX_VALUE_BYTES: usize = 16 * 1024 * 1024;
+/// The weight of one batch, such that no other command notices it: twenty scripts of a hundred keys,
+/// or a thousand single commands.
+const BATCH_WEIGHT: usize = 1_000;
 
-/// In a cluster keys are spread over so many slots; one server has one.
-const CLUSTER_BUCKETS: u16 = 32;
+const ONE_SERVER: Limits = Limits {
+    backend: "redis",
+    buckets: 1,
+    is_cluster: false,
+    max_value_bytes: 16 * 1024 * 1024,
+    targets_per_script: 100,
+    text_only: false,
+    is_billed: false,
+    heartbeat_interval: Duration::from_millis(25),
+};
 
-/// Which run of the server a cluster is: its nodes restart one by one, so nobody asks.
-const CLUSTER_RUN: &str = "cluster";
+const CLUSTER: Limits = Limits {
+    buckets: 32,
+    is_cluster: true,
+    ..ONE_SERVER
+};
 
-pub struct Redis {
+type Replies = Vec<Result<CacheReply, CacheError>>;
+
+pub(super) struct RedisTransport {
     client: Client,
     config: Config,
-    link: Arc<Link>,
-    known: Arc<Known>,
-    pub(super) is_cluster: bool,
+    status: Arc<ConnectionStatus>,
+    server: Arc<ServerInfo>,
+    limits: &'static Limits,
     command_timeout: Duration,
     under_way: Semaphore,
-    first: Option<Listener>,
+    tracking: Option<TrackingSubscriber>,
     keeper: JoinHandle<()>,
 }
 
-impl Redis {
+impl RedisTransport {
     /// Starts connecting and waits for the first attempt to end, but no longer than a command may
     /// take. Fails only on a URL that can never work.
     pub async fn open(
         url: &SecretString,
         command_timeout: Duration,
-        first_level_bytes: u64,
+        l1_bytes: u64,
     ) -> anyhow::Result<Self> {
         let config = connect::config(url.expose_secret())?;
         let is_cluster = config.server.is_clustered();
-        let link = Arc::new(Link::new(connect::host(&config.server)));
-        let known = Arc::new(Known::new(is_cluster));
-        // The library hears one node of a cluster only, so there is no first level in front of one.
-        let first = (first_level_bytes > 0 && !is_cluster)
-            .then(|| Listener::start(config.clone(), command_timeout, first_level_bytes))
+        let status = Arc::new(ConnectionStatus::new(connect::host(&config.server)));
+        let server = Arc::new(ServerInfo::new(is_cluster));
+        // The library subscribes to one node of a cluster only, so there is no L1 in front of one.
+        let tracking = (l1_bytes > 0 && !is_cluster)
+            .then(|| TrackingSubscriber::start(config.clone(), command_timeout, l1_bytes))
             .transpose()?;
         let client = connect::client(config.clone(), command_timeout)?;
-        let keeper = tokio::spawn(connect::keep(
+        let keeper = tokio::spawn(connect::keep_connected(
             client.clone(),
-            Arc::clone(&link),
-            Arc::clone(&known),
+            Arc::clone(&status),
+            Arc::clone(&server),
         ));
         let redis = Self {
             client,
             config,
-            link,
-            known,
-            is_cluster,
+            status,
+            server,
+            limits: if is_cluster { &CLUSTER } else { &ONE_SERVER },
             command_timeout,
             under_way: Semaphore::new(COMMANDS_UNDER_WAY),
-            first,
+            tracking,
             keeper,
         };
-        let _ = tokio::time::timeout(command_timeout, redis.link.tried()).await;
+        let _ = tokio::time::timeout(command_timeout, redis.status.first_attempt()).await;
         Ok(redis)
     }
 
-    /// What the first level has of it; nothing while it is not sure that it hears every removal.
-    pub fn first(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
-        self.first.as_ref()?.get(key, now)
+    pub fn l1(&self) -> Option<Arc<L1Cache>> {
+        let tracking = self.tracking.as_ref()?;
+        Some(Arc::clone(&tracking.l1))
     }
 
-    pub async fn look(
-        &self,
-        key: &Key,
-        tags: &[Tag],
-        deadline: Duration,
-    ) -> Result<Looked, CacheError> {
-        let marks = self.first.as_ref().map(|first| first.marks(key, tags));
-        let run = self.run()?;
-        let bucket = key.bucket(self.buckets());
-        let _permit = self.permit()?;
-        let client = self.within(deadline);
-        let mut names = vec![key.value(bucket), bucket.floor()];
-        let sight = if self.is_cluster && !tags.is_empty() {
-            let trip = client.pipeline();
-            let queued: Result<(), Error> = async {
-                trip.mget::<(), _>(names).await?;
-                for tag in tags {
-                    trip.get::<(), _>(tag.fence(tag.bucket(self.buckets())))
-                        .await?;
-                }
-                Ok(())
-            }
-            .await;
-            queued.map_err(|error| self.explain(error))?;
-            let mut answers = trip.try_all::<Value>().await.into_iter();
-            let mut next = || match answers.next() {
-                Some(answer) => answer.map_err(|error| self.explain(error)),
-                None => Err(self.strange(&Value::Null)),
-            };
-            let mut found = self.array(next()?)?;
-            for _ in tags {
-                found.push(next()?);
-            }
-            self.sight(found)?
-        } else {
-            names.extend(tags.iter().map(|tag| tag.fence(tag.bucket(self.buckets()))));
-            let found: Value = client.mget(names).await.map_err(|e| self.explain(e))?;
-            self.sight(self.array(found)?)?
-        };
-        let now = Instant::now();
-        let looked = sight.standing(tags, &run, &self.known.clock, now);
-        if let (Some(first), Some(marks), Some(entry)) = (&self.first, marks, &looked.entry) {
-            first.keep(key, Arc::clone(entry), marks);
-        }
-        Ok(looked)
-    }
-
-    pub async fn stored(&self, key: &Key) -> Result<Option<Bytes>, CacheError> {
-        let _permit = self.permit()?;
-        let client = self.within(self.command_timeout);
-        let name = key.value(key.bucket(self.buckets()));
-        client.get(name).await.map_err(|error| self.explain(error))
-    }
-
-    pub(super) async fn take(
-        &self,
-        key: &Key,
-        tags: &[Tag],
-        seen: &Seen,
-        deadline: Duration,
-    ) -> Result<Taken, CacheError> {
-        let run = self.run()?;
-        let bucket = key.bucket(self.buckets());
-        let _permit = self.permit()?;
-        let client = self.within(deadline);
-        let mut fences = Vec::new();
-        for tag in tags {
-            let of = tag.bucket(self.buckets());
-            if of == bucket {
-                fences.push(tag.fence(of));
-                continue;
-            }
-            let begun = send::<i64>(&client, &script::begin(of, tag.fence(of))).await;
-            if begun.map_err(|error| self.explain(error))? != 1 {
-                return Ok(Taken::NoFloor);
-            }
-        }
-        let token = fastrand::u128(..);
-        let taking = script::take(key, bucket, fences, &format!("{token:032x}"), &run, seen);
-        let answer: Value = send(&client, &taking)
-            .await
-            .map_err(|error| self.explain(error))?;
-        let parts = self.array(answer)?;
-        match &parts[..] {
-            [Value::Integer(0)] => Ok(Taken::Held),
-            [Value::Integer(2)] => Ok(Taken::NoFloor),
-            [Value::Integer(3)] => Ok(Taken::Overtaken),
-            [Value::Integer(1), floor, Value::Integer(ms)] => {
-                let (at, server_ms) = (Instant::now(), *ms as u64);
-                self.known.clock.heard(server_ms, at);
-                let floor = floor.as_string().ok_or_else(|| self.strange(floor))?;
-                Ok(Taken::Mine(Lease(Claim::Remote(Remote {
-                    token,
-                    floor,
-                    server_ms,
-                    at,
-                }))))
-            }
-            _ => Err(self.strange(&Value::Array(parts))),
-        }
-    }
-
-    pub(super) async fn fill(
-        &self,
-        key: &Key,
-        lease: &Remote,
-        entry: &Entry,
-        compress_from: usize,
-        deadline: Duration,
-    ) -> Result<Filled, CacheError> {
-        let stored = entry.encode(lease.life(), lease.server_ms(), compress_from, false);
-        if stored.len() > MAX_VALUE_BYTES {
-            return Err(CacheError::TooLarge {
-                detail: format!(
-                    "the value of {key} has {} bytes, we store up to {MAX_VALUE_BYTES} in Redis",
-                    stored.len()
-                ),
-            });
-        }
-        let _permit = self.permit()?;
-        let bucket = key.bucket(self.buckets());
-        let filling = script::fill(key, bucket, lease, entry, stored);
-        let client = self.within(deadline);
-        let answer: String = send(&client, &filling)
-            .await
-            .map_err(|error| self.explain(error))?;
-        script::filled(&answer).ok_or_else(|| self.strange(&answer.into()))
-    }
-
-    pub(super) async fn release(&self, key: &Key, lease: &Remote) {
-        let Ok(_permit) = self.permit() else { return };
-        let client = self.within(self.command_timeout);
-        let released = script::release(key, key.bucket(self.buckets()), lease);
-        // Unheard, it runs out by itself.
-        let _: Result<i64, Error> = send(&client, &released).await;
-    }
-
-    pub async fn void(&self) -> Result<(), CacheError> {
-        let _permit = self.permit()?;
-        let trip = self.client.pipeline();
-        let trip = trip.with_options(&self.options(self.command_timeout));
-        for bucket in Bucket::all(self.buckets()) {
-            let keys = script::vouched(bucket).to_vec();
-            let queued: Result<(), Error> = trip.del(keys).await;
-            queued.map_err(|error| self.explain(error))?;
-        }
-        self.confirmed::<i64>(trip.try_all().await)?;
-        if let Some(first) = &self.first {
-            first.remove_all();
-        }
-        Ok(())
-    }
-
-    pub async fn found(&self, life: &Life, view: &View) -> Result<(), CacheError> {
-        let call = |bucket| script::found(bucket, life, view);
-        self.in_each_bucket(call).await.map(drop)
-    }
-
-    pub async fn beat(&self, life: &Life) -> Result<bool, CacheError> {
-        let call = |bucket| script::beat(bucket, life);
-        let answers = self.in_each_bucket(call).await?;
-        let same_run = life.floor.split(' ').nth(1) == Some(&*self.run()?);
-        Ok(same_run && answers.iter().all(|answer| *answer == 1))
-    }
-
-    /// Which run of the server answers us; its memory may be another one after a restart.
-    pub fn run(&self) -> Result<Arc<str>, CacheError> {
-        self.known.run().ok_or_else(|| self.link.failure())
-    }
-
-    async fn in_each_bucket(&self, call: impl Fn(Bucket) -> Call) -> Result<Vec<i64>, CacheError> {
-        let _permit = self.permit()?;
-        let trip = self.client.pipeline();
-        let trip = trip.with_options(&self.options(self.command_timeout));
-        for bucket in Bucket::all(self.buckets()) {
-            let queued: Result<(), Error> = send(&trip, &call(bucket)).await;
-            queued.map_err(|error| self.explain(error))?;
-        }
-        self.confirmed(trip.try_all().await)
-    }
-
-    fn confirmed<T: FromValue>(
-        &self,
-        answers: Vec<Result<T, Error>>,
-    ) -> Result<Vec<T>, CacheError> {
-        let answers = answers.into_iter();
-        answers
-            .map(|answer| answer.map_err(|error| self.explain(error)))
-            .collect()
-    }
-
-    pub async fn ping(&self) -> Result<(), CacheError> {
-        let _permit = self.permit()?;
-        let client = self.within(self.command_timeout);
-        let answer: Result<Value, Error> = client.ping(None).await;
-        answer.map(drop).map_err(|error| self.explain(error))
+    pub fn limits(&self) -> &Limits {
+        self.limits
     }
 
     pub fn host(&self) -> &str {
-        self.link.host()
+        self.status.host()
+    }
+
+    pub fn command_timeout(&self) -> Duration {
+        self.command_timeout
+    }
+
+    pub fn clock(&self) -> &ServerClock {
+        &self.server.clock
+    }
+
+    pub fn run(&self) -> Result<Arc<str>, CacheError> {
+        self.server.run().ok_or_else(|| self.status.failure())
     }
 
     pub async fn connected(&self) {
-        self.link.connected().await;
+        self.status.connected().await;
     }
 
     pub async fn close(&self) {
@@ -308,27 +142,198 @@ impl Redis {
         self.keeper.abort();
     }
 
-    pub(super) fn buckets(&self) -> u16 {
-        if self.is_cluster { CLUSTER_BUCKETS } else { 1 }
+    pub async fn call(
+        &self,
+        command: &CacheCommand,
+        deadline: Duration,
+    ) -> Result<CacheReply, CacheError> {
+        let _permit = self.permit()?;
+        self.send_one(&self.client, command, slot(command), deadline)
+            .await
     }
 
-    fn sight(&self, found: Vec<Value>) -> Result<Sight, CacheError> {
-        let mut found = found.into_iter();
-        let text = |value: Value| match value {
-            Value::Null => None,
-            value => value.into_string(),
+    pub async fn call_at(
+        &self,
+        slot: u16,
+        command: &CacheCommand,
+    ) -> Result<CacheReply, CacheError> {
+        let _permit = self.permit()?;
+        let slot = Some(slot);
+        self.send_one(&self.client, command, slot, self.command_timeout)
+            .await
+    }
+
+    pub async fn pipeline(&self, commands: &[CacheCommand], deadline: Duration) -> Replies {
+        let _permit = match self.permit() {
+            Ok(permit) => permit,
+            Err(why) => return vec![Err(why); commands.len()],
         };
-        Ok(Sight {
-            value: found.next().and_then(Value::into_bytes),
-            floor: found.next().and_then(text),
-            tags: found.map(text).collect(),
-        })
+        let commands: Vec<&CacheCommand> = commands.iter().collect();
+        self.send_batches(&self.client, &commands, deadline).await
     }
 
-    fn array(&self, value: Value) -> Result<Vec<Value>, CacheError> {
-        match value {
-            Value::Array(parts) => Ok(parts),
-            other => Err(self.strange(&other)),
+    /// A cluster's nodes get batches of their own, so that a node that is away fails its own commands only.
+    pub async fn call_all(&self, commands: &[CacheCommand]) -> Replies {
+        if commands.is_empty() {
+            return Vec::new();
+        }
+        if !self.limits.is_cluster {
+            return self.pipeline(commands, self.command_timeout).await;
+        }
+        let _permit = match self.permit() {
+            Ok(permit) => permit,
+            Err(why) => return vec![Err(why); commands.len()],
+        };
+        let pick = |which: &[usize]| -> Vec<&CacheCommand> {
+            which.iter().map(|at| &commands[*at]).collect()
+        };
+        let mut replies = vec![Err(self.status.failure()); commands.len()];
+        let all = (0..commands.len()).collect();
+        let sent = self
+            .by_node(commands, all)
+            .into_values()
+            .map(async |which| {
+                let batch = pick(&which);
+                let sent = self.send_batches(&self.client, &batch, self.command_timeout);
+                which.into_iter().zip(sent.await)
+            });
+        for (at, reply) in join_all(sent).await.into_iter().flatten() {
+            replies[at] = reply;
+        }
+        let unanswered = |at: &usize| matches!(&replies[*at], Err(why) if !why.is_answer());
+        let unanswered = (0..commands.len()).filter(unanswered).collect();
+        let nodes = self.by_node(commands, unanswered).into_iter();
+        let sent = nodes.map(async |(node, which)| {
+            let replies = match node {
+                Some(node) => self.send_via_node(node, &pick(&which)).await,
+                None => Vec::new(),
+            };
+            which.into_iter().zip(replies)
+        });
+        for (at, reply) in join_all(sent).await.into_iter().flatten() {
+            replies[at] = reply;
+        }
+        replies
+    }
+
+    /// Groups the commands at these positions by node, as far as the routing table is known.
+    fn by_node(
+        &self,
+        commands: &[CacheCommand],
+        which: Vec<usize>,
+    ) -> BTreeMap<Option<Server>, Vec<usize>> {
+        let routing = self.client.cached_cluster_state();
+        let mut nodes: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+        for at in which {
+            let routing = routing.as_ref().zip(slot(&commands[at]));
+            let node = routing.and_then(|(routing, slot)| routing.get_server(slot).cloned());
+            nodes.entry(node).or_default().push(at);
+        }
+        nodes
+    }
+
+    /// Sends over a connection for these commands alone. As long as one node of a cluster is away, the
+    /// library repairs its connections and sends to none of the others.
+    async fn send_via_node(&self, node: Server, commands: &[&CacheCommand]) -> Replies {
+        let connecting = connect::once(&self.config, node, self.command_timeout);
+        match tokio::time::timeout(self.command_timeout, connecting).await {
+            Ok(Ok((client, _connection))) => {
+                self.send_batches(&client, commands, self.command_timeout)
+                    .await
+            }
+            Ok(Err(error)) => vec![Err(self.map_error(error)); commands.len()],
+            Err(_) => vec![Err(self.status.failure()); commands.len()],
+        }
+    }
+
+    /// Sends batch after batch. After a batch without any answer the rest is not sent any more.
+    async fn send_batches(
+        &self,
+        client: &Client,
+        commands: &[&CacheCommand],
+        deadline: Duration,
+    ) -> Replies {
+        let mut replies = Vec::with_capacity(commands.len());
+        while replies.len() < commands.len() {
+            let (from, mut to, mut total) = (replies.len(), replies.len(), 0);
+            while to < commands.len()
+                && (to == from || total + weight(commands[to]) <= BATCH_WEIGHT)
+            {
+                total += weight(commands[to]);
+                to += 1;
+            }
+            let batch = self.send_batch(client, &commands[from..to], deadline).await;
+            let unanswered = |reply: &Result<CacheReply, CacheError>| match reply {
+                Err(why) if !why.is_answer() => Some(why.clone()),
+                _ => None,
+            };
+            let all_unanswered = batch.iter().map(unanswered).collect::<Option<Vec<_>>>();
+            replies.extend(batch);
+            if let Some(why) = all_unanswered.and_then(|mut whys| whys.pop()) {
+                replies.resize(commands.len(), Err(why));
+            }
+        }
+        replies
+    }
+
+    async fn send_batch(
+        &self,
+        client: &Client,
+        commands: &[&CacheCommand],
+        deadline: Duration,
+    ) -> Replies {
+        // The usual removal and heartbeat are one script: a pipeline would cost more.
+        if let [command] = commands {
+            let reply = self.send_one(client, command, slot(command), deadline);
+            return vec![reply.await];
+        }
+        let pipeline = client.pipeline().with_options(&options(deadline));
+        for command in commands {
+            if let Err(error) = send::<()>(&pipeline, command, slot(command)).await {
+                return vec![Err(self.map_error(error)); commands.len()];
+            }
+        }
+        let replies = pipeline.try_all::<Value>().await.into_iter();
+        let mut replies: Replies = replies
+            .map(|reply| reply.map(decode).map_err(|error| self.map_error(error)))
+            .collect();
+        if replies.len() != commands.len() {
+            let why = match replies.pop() {
+                // A pipeline that failed as a whole has one reply.
+                Some(Err(why)) if replies.is_empty() => why,
+                _ => CacheError::Protocol {
+                    detail: format!(
+                        "{} did not confirm {} commands",
+                        self.host(),
+                        commands.len()
+                    ),
+                },
+            };
+            return vec![Err(why); commands.len()];
+        }
+        replies
+    }
+
+    async fn send_one(
+        &self,
+        client: &Client,
+        command: &CacheCommand,
+        slot: Option<u16>,
+        deadline: Duration,
+    ) -> Result<CacheReply, CacheError> {
+        let client = client.with_options(&options(deadline));
+        let reply = send(&client, command, slot).await;
+        reply.map(decode).map_err(|error| self.map_error(error))
+    }
+
+    pub fn nodes(&self) -> Vec<Option<u16>> {
+        match self
+            .limits
+            .is_cluster
+            .then(|| self.client.cached_cluster_state())
+        {
+            Some(Some(routing)) => routing.unique_hash_slots().into_iter().map(Some).collect(),
+            _ => vec![None],
         }
     }
 
@@ -336,73 +341,31 @@ impl Redis {
         self.under_way.try_acquire().map_err(|_| CacheError::Down {
             detail: format!(
                 "{}: {COMMANDS_UNDER_WAY} commands wait for it already",
-                self.link.host()
+                self.host()
             ),
         })
     }
 
-    fn options(&self, deadline: Duration) -> Options {
-        Options {
-            timeout: Some(deadline),
-            max_attempts: Some(connect::ATTEMPTS),
-            fail_fast: true,
-            ..Options::default()
-        }
-    }
-
-    fn within(&self, deadline: Duration) -> WithOptions<Client> {
-        self.client.with_options(&self.options(deadline))
-    }
-
-    fn explain(&self, error: Error) -> CacheError {
+    fn map_error(&self, error: Error) -> CacheError {
         match error.kind() {
-            // What failing fast says; why there is no connection is known from the last attempt.
-            ErrorKind::Canceled => self.link.failure(),
-            _ => explain(self.link.host(), &error),
-        }
-    }
-
-    fn strange(&self, answer: &Value) -> CacheError {
-        CacheError::Protocol {
-            detail: format!(
-                "{} answered a script with {}",
-                self.link.host(),
-                answer.kind()
-            ),
+            // The library's word for failing fast; the last attempt knows why there is no connection.
+            ErrorKind::Canceled => self.status.failure(),
+            _ => map_error(self.host(), &error),
         }
     }
 }
 
-impl Drop for Redis {
+impl Drop for RedisTransport {
     fn drop(&mut self) {
         self.keeper.abort();
     }
 }
 
-/// To whoever holds its first key.
-async fn send<R: FromValue>(client: &impl ClientLike, call: &Call) -> Result<R, Error> {
-    call.send(client, call.slot()).await
-}
-
-fn explain(host: &str, error: &Error) -> CacheError {
-    let text = error.details();
-    match error.kind() {
-        ErrorKind::Timeout => CacheError::Timeout {
-            detail: format!("{host} did not answer in time"),
-        },
-        ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Routing | ErrorKind::Tls => {
-            let text = crate::model::plain_text(text, 200);
-            CacheError::Down {
-                detail: format!("cannot reach {host}: {text}"),
-            }
-        }
-        _ => match reply::explain(host, "REDIS_URL", text) {
-            CacheError::Protocol { detail }
-                if matches!(error.kind(), ErrorKind::Cluster | ErrorKind::Sentinel) =>
-            {
-                CacheError::Down { detail }
-            }
-            other => other,
-        },
+fn options(deadline: Duration) -> Options {
+    Options {
+        timeout: Some(deadline),
+        max_attempts: Some(connect::ATTEMPTS),
+        fail_fast: true,
+        ..Options::default()
     }
 }

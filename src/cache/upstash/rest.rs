@@ -1,43 +1,45 @@
-//! How a command travels: a JSON array in a POST, answered by `{"result":…}` or `{"error":…}`, at most so
-//! large, and never with the token in what is shown of it.
+//! The HTTP client of the Upstash transport: POST of a JSON array, answers of a bounded size, their
+//! errors without the token. `UpstashTransport` calls it.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::super::link::Link;
-use super::super::{CacheError, reply};
-use super::MAX_REQUEST_BYTES;
+use super::super::connection::ConnectionStatus;
+use super::super::error::CacheError;
 use crate::model::plain_text;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Room for the largest value that we store, escaped.
+/// Upstash takes requests up to 10 MB.
+pub(super) const MAX_REQUEST_BYTES: usize = 10_000_000;
+
+/// Room for the largest stored value, escaped.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
-/// Sent back on each request, it makes a read see what we wrote before.
+/// Sent back on each request, it makes a read see earlier writes.
 const SYNC_TOKEN: &str = "upstash-sync-token";
 
-/// What an error page may add to a log line.
+/// The most that an error page adds to a log line.
 const EXCERPT_CHARS: usize = 120;
 
-pub(super) struct Rest {
+pub(super) struct RestClient {
     http: Client,
     url: Url,
     token: SecretString,
-    link: Link,
+    status: ConnectionStatus,
     pub command_timeout: Duration,
     sync_token: Mutex<Option<HeaderValue>>,
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct RestAnswer {
     #[serde(default, deserialize_with = "even_null")]
     result: Option<Value>,
     error: Option<String>,
@@ -48,8 +50,8 @@ fn even_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>
     Value::deserialize(deserializer).map(Some)
 }
 
-impl Rest {
-    /// Contacts nobody. Fails on a URL or token that can never work.
+impl RestClient {
+    /// Sends nothing yet. Fails on a URL or token that can never work.
     pub fn open(
         url: &str,
         token: &SecretString,
@@ -89,64 +91,67 @@ impl Rest {
             http,
             url,
             token: token.clone(),
-            link: Link::new(host),
+            status: ConnectionStatus::new(host),
             command_timeout,
             sync_token: Mutex::default(),
         })
     }
 
     pub fn host(&self) -> &str {
-        self.link.host()
+        self.status.host()
     }
 
-    /// Sends one command, and keeps the link informed.
-    pub async fn command(&self, command: &Value, deadline: Duration) -> Result<Value, CacheError> {
-        let send = self.send(self.url.clone(), command.to_string());
-        let answer = tokio::time::timeout(deadline, send).await;
-        let answer = answer.unwrap_or_else(|_| Err(self.timeout()));
+    /// Sends one command, and reports the outcome to the connection status.
+    pub async fn command(&self, command: String, deadline: Duration) -> Result<Value, CacheError> {
+        let answer = self.exchange(self.url.clone(), command, deadline).await;
         let answer = answer.and_then(|(status, text)| self.read(status, &text));
-        self.tell(answer.as_ref().err(), deadline);
+        self.report(answer.as_ref().err(), deadline);
         answer
     }
 
-    /// Sends commands in one request, and keeps the link informed. An answer each: success is status 200
-    /// **and** a result in every item. `Err`: there is no answer to any.
+    /// Sends commands in one request, and reports the outcome to the connection status. Returns an answer
+    /// each: success is status 200 **and** a result in every item. `Err`: the request as a whole failed.
     pub async fn commands(
         &self,
         commands: &[String],
     ) -> Result<Vec<Result<Value, CacheError>>, CacheError> {
-        let (mut url, mut body) = (self.url.clone(), commands.join(","));
-        if commands.len() != 1 {
-            body = format!("[{body}]");
-            if let Ok(mut path) = url.path_segments_mut() {
-                path.pop_if_empty().push("pipeline");
-            }
+        let deadline = self.command_timeout;
+        if let [command] = commands {
+            let answer = self.command(command.clone(), deadline).await?;
+            return Ok(vec![Ok(answer)]);
         }
-        let send = self.send(url, body);
-        let answer = tokio::time::timeout(self.command_timeout, send).await;
-        let answer = answer.unwrap_or_else(|_| Err(self.timeout()));
-        let answers = answer.and_then(|(status, text)| match commands {
-            [_] => self.read(status, &text).map(|value| vec![Ok(value)]),
-            _ => self.read_all(status, &text, commands.len()),
-        });
-        let items = || {
-            answers
-                .as_ref()
-                .ok()?
-                .iter()
-                .find_map(|item| item.as_ref().err())
+        let (mut url, body) = (self.url.clone(), format!("[{}]", commands.join(",")));
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().push("pipeline");
+        }
+        let answer = self.exchange(url, body, deadline).await;
+        let answers =
+            answer.and_then(|(status, text)| self.read_all(status, &text, commands.len()));
+        let failure = match &answers {
+            Ok(items) => items.iter().find_map(|item| item.as_ref().err()),
+            Err(why) => Some(why),
         };
-        self.tell(answers.as_ref().err().or_else(items), self.command_timeout);
+        self.report(failure, deadline);
         answers
     }
 
-    fn tell(&self, failure: Option<&CacheError>, deadline: Duration) {
+    async fn exchange(
+        &self,
+        url: Url,
+        body: String,
+        deadline: Duration,
+    ) -> Result<(StatusCode, Vec<u8>), CacheError> {
+        let answer = tokio::time::timeout(deadline, self.send(url, body)).await;
+        answer.unwrap_or_else(|_| Err(self.timeout()))
+    }
+
+    fn report(&self, failure: Option<&CacheError>, deadline: Duration) {
         match failure {
-            None => self.link.up(),
-            // A reader's impatience says nothing about the service.
+            None => self.status.set_up(),
+            // A reader's short deadline proves nothing about the service.
             Some(CacheError::Timeout { .. }) if deadline < self.command_timeout => {}
             Some(CacheError::TooLarge { .. } | CacheError::Protocol { .. }) => {}
-            Some(why) => self.link.down(why.clone()),
+            Some(why) => self.status.set_down(why.clone()),
         }
     }
 
@@ -160,7 +165,7 @@ impl Rest {
             });
         }
         let mut request = self.http.post(url).body(body);
-        if let Some(token) = self.sync_token().clone() {
+        if let Some(token) = self.sync_token.lock().clone() {
             request = request.header(SYNC_TOKEN, token);
         }
         let mut response = request
@@ -168,7 +173,7 @@ impl Rest {
             .await
             .map_err(|error| self.unreachable(error))?;
         if let Some(token) = response.headers().get(SYNC_TOKEN) {
-            *self.sync_token() = Some(token.clone());
+            *self.sync_token.lock() = Some(token.clone());
         }
         let status = response.status();
         let mut text = Vec::new();
@@ -192,14 +197,20 @@ impl Rest {
         text: &[u8],
         asked: usize,
     ) -> Result<Vec<Result<Value, CacheError>>, CacheError> {
-        let items: Option<Vec<Answer>> = match status {
+        let items: Option<Vec<RestAnswer>> = match status {
             StatusCode::OK => serde_json::from_slice(text).ok(),
             _ => None,
         };
         let Some(items) = items else {
-            // The whole was turned away, in the words of a single command.
-            let whole = self.read(status, text)?;
-            return Err(self.strange("a pipeline", &whole));
+            // The request as a whole was refused: the answer has the form of a single command's.
+            let whole = self.read(status, text)?.to_string();
+            return Err(CacheError::Protocol {
+                detail: format!(
+                    "{} answered a pipeline with {}",
+                    self.host(),
+                    self.excerpt(&whole)
+                ),
+            });
         };
         if items.len() != asked {
             let detail = format!(
@@ -215,42 +226,49 @@ impl Rest {
 
     /// Success is status 200 **and** a result.
     fn read(&self, status: StatusCode, text: &[u8]) -> Result<Value, CacheError> {
-        let answer: Option<Answer> = serde_json::from_slice(text).ok();
-        let nothing = Answer {
+        let answer: Option<RestAnswer> = serde_json::from_slice(text).ok();
+        let nothing = RestAnswer {
             result: None,
             error: None,
         };
         self.item(status, answer.unwrap_or(nothing), text)
     }
 
-    fn item(&self, status: StatusCode, answer: Answer, text: &[u8]) -> Result<Value, CacheError> {
+    fn item(
+        &self,
+        status: StatusCode,
+        answer: RestAnswer,
+        text: &[u8],
+    ) -> Result<Value, CacheError> {
         let (result, error) = (answer.result, answer.error);
         if let (StatusCode::OK, Some(value), None) = (status, result, &error) {
             return Ok(value);
         }
         let host = self.host();
-        let said = error.unwrap_or_else(|| String::from_utf8_lossy(text).into_owned());
-        let said = self.excerpt(&said);
+        let text = error.unwrap_or_else(|| String::from_utf8_lossy(text).into_owned());
+        let text = self.excerpt(&text);
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(CacheError::Refused {
                 detail: format!(
-                    "{host} refused the token ({status}): {said}. Check UPSTASH_REDIS_REST_TOKEN"
+                    "{host} refused the token ({status}): {text}. Check UPSTASH_REDIS_REST_TOKEN"
                 ),
             }),
             StatusCode::TOO_MANY_REQUESTS => Err(CacheError::Down {
-                detail: format!("{host} is over its request limit: {said}"),
+                detail: format!("{host} is over its request limit: {text}"),
             }),
             StatusCode::PAYLOAD_TOO_LARGE => Err(CacheError::TooLarge {
-                detail: format!("{host} takes no request of this size: {said}"),
+                detail: format!("{host} takes no request of this size: {text}"),
             }),
             status if status.is_server_error() => Err(CacheError::Down {
-                detail: format!("{host} answered {status}: {said}"),
+                detail: format!("{host} answered {status}: {text}"),
             }),
-            StatusCode::OK | StatusCode::BAD_REQUEST => {
-                Err(reply::explain(host, "UPSTASH_REDIS_REST_TOKEN", &said))
-            }
+            StatusCode::OK | StatusCode::BAD_REQUEST => Err(CacheError::from_reply(
+                host,
+                "UPSTASH_REDIS_REST_TOKEN",
+                &text,
+            )),
             status => Err(CacheError::Protocol {
-                detail: format!("{host} answered {status}: {said}"),
+                detail: format!("{host} answered {status}: {text}"),
             }),
         }
     }
@@ -275,14 +293,7 @@ impl Rest {
         }
     }
 
-    pub fn strange(&self, command: &str, answer: &Value) -> CacheError {
-        let answer = self.excerpt(&answer.to_string());
-        CacheError::Protocol {
-            detail: format!("{} answered {command} with {answer}", self.host()),
-        }
-    }
-
-    /// What may be shown of an answer. A refusal likes to quote the token that it refuses.
+    /// A short part of an answer for an error text, without the token: refusals quote it.
     fn excerpt(&self, text: &str) -> String {
         let token = self.token.expose_secret().trim();
         let escaped = Value::from(token).to_string();
@@ -291,11 +302,5 @@ impl Rest {
             &text.replace(escaped.trim_matches('"'), "***"),
             EXCERPT_CHARS,
         )
-    }
-
-    fn sync_token(&self) -> std::sync::MutexGuard<'_, Option<HeaderValue>> {
-        self.sync_token
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,0 +1,134 @@
+//! Whether the cache server can be reached, and the reason of the last failure. The transports report
+//! to it; it writes the two log lines that operators grep for, at most one a minute while it is down.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::error::CacheError;
+
+/// The log line of a cache that stays down is repeated this often.
+const REPEAT_AFTER: Duration = Duration::from_secs(60);
+
+pub(super) struct ConnectionStatus {
+    host: String,
+    status: watch::Sender<ConnectionState>,
+    throttle: Mutex<LogThrottle>,
+}
+
+#[derive(Clone, Debug)]
+enum ConnectionState {
+    Untried,
+    Up,
+    Down(CacheError),
+}
+
+impl ConnectionStatus {
+    pub fn new(host: String) -> Self {
+        Self {
+            host,
+            status: watch::Sender::new(ConnectionState::Untried),
+            throttle: Mutex::default(),
+        }
+    }
+
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub fn set_up(&self) {
+        let changed = self.status.send_if_modified(|status| {
+            let changed = !matches!(status, ConnectionState::Up);
+            *status = ConnectionState::Up;
+            changed
+        });
+        if changed {
+            self.throttle.lock().reset();
+            tracing::info!(
+                event = "cache.redis_connected",
+                host = self.host,
+                "Redis cache invalidation connected: {}",
+                self.host
+            );
+        }
+    }
+
+    pub fn set_down(&self, why: CacheError) {
+        if let Some(suppressed) = self.throttle.lock().allow(Instant::now()) {
+            tracing::warn!(
+                event = "cache.redis_connection_failed",
+                host = self.host,
+                error = %why,
+                suppressed_log_lines = suppressed,
+                "Redis connection failed (cache invalidation queued): {why}"
+            );
+        }
+        self.status.send_replace(ConnectionState::Down(why));
+    }
+
+    /// The error for a command that cannot be sent now.
+    pub fn failure(&self) -> CacheError {
+        match &*self.status.borrow() {
+            ConnectionState::Down(why) => why.clone(),
+            ConnectionState::Untried | ConnectionState::Up => CacheError::Down {
+                detail: format!("not connected to {} (connecting goes on)", self.host),
+            },
+        }
+    }
+
+    /// Waits until the first connection attempt has succeeded or failed.
+    pub async fn first_attempt(&self) {
+        let mut status = self.status.subscribe();
+        let _ = status
+            .wait_for(|status| !matches!(status, ConnectionState::Untried))
+            .await;
+    }
+
+    pub async fn connected(&self) {
+        let mut status = self.status.subscribe();
+        let _ = status
+            .wait_for(|status| matches!(status, ConnectionState::Up))
+            .await;
+    }
+}
+
+/// Collapses repeated log lines.
+#[derive(Default)]
+struct LogThrottle {
+    logged_at: Option<Instant>,
+    suppressed: u64,
+}
+
+impl LogThrottle {
+    /// Returns the number of lines left out since the last one, or `None` while lines are left out.
+    fn allow(&mut self, now: Instant) -> Option<u64> {
+        if self.logged_at.is_some_and(|at| now < at + REPEAT_AFTER) {
+            self.suppressed += 1;
+            return None;
+        }
+        self.logged_at = Some(now);
+        Some(std::mem::take(&mut self.suppressed))
+    }
+
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_that_stays_down_is_logged_once_a_minute_with_a_count() {
+        let (mut throttle, start) = (LogThrottle::default(), Instant::now());
+        assert_eq!(throttle.allow(start), Some(0));
+        for second in 1..60 {
+            assert_eq!(throttle.allow(start + Duration::from_secs(second)), None);
+        }
+        assert_eq!(throttle.allow(start + REPEAT_AFTER), Some(59));
+        throttle.reset();
+        assert_eq!(throttle.allow(start + REPEAT_AFTER), Some(0));
+    }
+}

@@ -1,0 +1,105 @@
+//! The two transports to a cache server, Redis and Upstash, behind one minimal interface: send a
+//! command, send many, and the limits of the server. `remote`, `removal` and `unmanaged` use it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clock::ServerClock;
+use super::command::{CacheCommand, CacheReply, Limits};
+use super::error::CacheError;
+use super::redis::RedisTransport;
+use super::upstash::UpstashTransport;
+
+pub(super) enum Transport {
+    Redis(RedisTransport),
+    Upstash(UpstashTransport),
+}
+
+macro_rules! dispatch {
+    ($self:ident, $transport:ident => $call:expr) => {
+        match $self {
+            Self::Redis($transport) => $call,
+            Self::Upstash($transport) => $call,
+        }
+    };
+}
+
+impl Transport {
+    pub fn limits(&self) -> &Limits {
+        dispatch!(self, transport => transport.limits())
+    }
+
+    /// Host and port, never credentials.
+    pub fn host(&self) -> &str {
+        dispatch!(self, transport => transport.host())
+    }
+
+    /// The time that an operation outside a request may take.
+    pub fn command_timeout(&self) -> Duration {
+        dispatch!(self, transport => transport.command_timeout())
+    }
+
+    /// The id of the server process; after a restart its memory may be another one.
+    pub fn run(&self) -> Result<Arc<str>, CacheError> {
+        dispatch!(self, transport => transport.run())
+    }
+
+    pub fn clock(&self) -> &ServerClock {
+        dispatch!(self, transport => transport.clock())
+    }
+
+    /// Sends one command in a round trip of its own.
+    pub async fn call(
+        &self,
+        command: &CacheCommand,
+        deadline: Duration,
+    ) -> Result<CacheReply, CacheError> {
+        dispatch!(self, transport => transport.call(command, deadline).await)
+    }
+
+    /// Sends commands in one pipeline. Returns a reply each, in their order. Upstash, which is asked for one command
+    /// in a request instead, does not use the deadline.
+    pub async fn pipeline(
+        &self,
+        commands: &[CacheCommand],
+        deadline: Duration,
+    ) -> Vec<Result<CacheReply, CacheError>> {
+        match self {
+            Self::Redis(redis) => redis.pipeline(commands, deadline).await,
+            Self::Upstash(upstash) => upstash.call_all(commands).await,
+        }
+    }
+
+    /// Sends commands in as few round trips as they fit in, node by node. Returns a reply each, in
+    /// their order. A command that fails stops none of the others, unless the server does not answer.
+    pub async fn call_all(&self, commands: &[CacheCommand]) -> Vec<Result<CacheReply, CacheError>> {
+        dispatch!(self, transport => transport.call_all(commands).await)
+    }
+
+    /// One slot of each node that has a memory of its own; `None`: there is only one node.
+    pub fn nodes(&self) -> Vec<Option<u16>> {
+        match self {
+            Self::Redis(redis) => redis.nodes(),
+            Self::Upstash(_) => vec![None],
+        }
+    }
+
+    /// Sends one command to one of the `nodes`.
+    pub async fn call_at(
+        &self,
+        node: Option<u16>,
+        command: &CacheCommand,
+    ) -> Result<CacheReply, CacheError> {
+        match (self, node) {
+            (Self::Redis(redis), Some(slot)) => redis.call_at(slot, command).await,
+            _ => self.call(command, self.command_timeout()).await,
+        }
+    }
+
+    /// The error for a reply that the protocol does not allow.
+    pub fn unexpected_reply(&self, expected: &str) -> CacheError {
+        CacheError::Protocol {
+            detail: format!("{} did not answer with {expected}", self.host()),
+        }
+    }
+}

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
-use oddsd::audit::{self, Audited, Auditor, Beat, Canary, Cause, LOOKS, Rate, Report, Step};
+use oddsd::audit::{
+    self, AuditOutcome, Audited, Auditor, CHECK_OFFSETS, Canary, Cause, ProbeResult, Report,
+    SampleRate,
+};
 use oddsd::cache::{Cache, CacheSettings, Loaded, Policy, Reader};
-use oddsd::invalidate::{Batch, Relay};
 use oddsd::key::Key;
-use oddsd::rulebook::Rulebook;
+use oddsd::relay::{Relay, RelayOutcome};
+use oddsd::rules_file::Rulebook;
 use oddsd::store::{Claim, Commit, Poke, Purpose, Store, Told};
 use tokio::sync::mpsc;
 
@@ -52,7 +55,7 @@ impl House {
         cache.void().await.expect("void");
         let view = home.store.view().await.expect("a view");
         cache.found(&view).await.expect("a floor");
-        let (tells, told) = audit::hearing();
+        let (tells, told) = audit::channel();
         let reader = Reader::with_budget(cache, PATIENCE);
         let relay = Relay {
             reader: reader.clone(),
@@ -67,9 +70,9 @@ impl House {
         let auditor = Auditor {
             store: home.store.clone(),
             reader: reader.clone(),
-            told,
-            audited: Audited::new(Rate::FREE, Rulebook::builtin(), true),
-            patience: PATIENCE,
+            events: told,
+            handle: Audited::new(SampleRate::FREE, Rulebook::builtin(), true),
+            timeout: PATIENCE,
         };
         Self {
             home,
@@ -125,17 +128,20 @@ impl House {
     }
 
     async fn remove(&self) {
-        let batch = self.relay.batch().await.expect("the database answers");
-        assert!(matches!(batch, Batch::Removed { rows: 1, .. }), "{batch:?}");
+        let batch = self.relay.step().await.expect("the database answers");
+        assert!(
+            matches!(batch, RelayOutcome::Removed { rows: 1, .. }),
+            "{batch:?}"
+        );
     }
 
     /// The looks at this time after the change.
-    async fn look(&mut self, after: Duration) -> Step {
+    async fn look(&mut self, after: Duration) -> AuditOutcome {
         self.auditor.step(self.start + after).await
     }
 
     fn report(&self) -> Report {
-        self.auditor.audited.report(self.start)
+        self.auditor.handle.report(self.start)
     }
 
     fn share(&self, within: &str) -> Option<f64> {
@@ -170,11 +176,11 @@ fn key() -> Key {
     Key::event_prices(&"rac_1".into())
 }
 
-fn is(looked: usize, stale: usize, asked: usize) -> Step {
-    Step {
-        looked,
+fn is(checked: usize, stale: usize, queries: usize) -> AuditOutcome {
+    AuditOutcome {
+        checked,
         stale,
-        asked,
+        queries,
     }
 }
 
@@ -193,11 +199,11 @@ async fn a_clean_day_is_told_as_one_and_the_database_is_not_asked() {
     assert_eq!(house.share("50ms"), None, "nothing was looked at yet");
     assert_eq!(house.look(60 * MS).await, is(3, 0, 0));
     assert_eq!(house.read(&key()).await, "3");
-    for look in &LOOKS[1..] {
+    for look in &CHECK_OFFSETS[1..] {
         // What readers have put there since has seen it all.
         assert_eq!(house.look(*look).await, is(3, 0, 0));
     }
-    assert_eq!(house.look(LOOKS[4] * 2).await, is(0, 0, 0));
+    assert_eq!(house.look(CHECK_OFFSETS[4] * 2).await, is(0, 0, 0));
     let report = house.report();
     let shares: Vec<Option<f64>> = report.clean.values().copied().collect();
     assert_eq!(shares, [Some(1.0); 4]);
@@ -236,12 +242,12 @@ async fn a_removal_that_is_lost_is_found_and_so_is_its_end_by_time_alone() {
 
     // Its time is up, and nobody has removed it.
     house.let_go(&key()).await;
-    assert_eq!(house.look(LOOKS[4]).await, is(1, 1, 0));
+    assert_eq!(house.look(CHECK_OFFSETS[4]).await, is(1, 1, 0));
     let offender = house.report().offenders.remove(0);
     assert_eq!(offender.cause, Cause::TtlOnly);
     assert_eq!(offender.last_seen_ms, 250);
     assert_eq!(house.share("60s"), Some(1.0));
-    for cause in Cause::ALL {
+    for cause in Cause::ALL.iter().copied() {
         let once = matches!(cause, Cause::Lost | Cause::TtlOnly);
         assert_eq!(house.count(cause), u64::from(once), "{cause:?}");
     }
@@ -264,7 +270,7 @@ async fn an_old_answer_that_comes_after_a_clean_look_was_filled_late() {
     // The next change removes it, as it removes everything.
     house.touch(&key()).await;
     house.remove().await;
-    assert_eq!(house.look(LOOKS[2]).await, is(1, 0, 0));
+    assert_eq!(house.look(CHECK_OFFSETS[2]).await, is(1, 0, 0));
     assert_eq!(house.share("2s"), Some(1.0));
     assert_eq!(house.count(Cause::TtlOnly), 0);
 }
@@ -277,7 +283,7 @@ async fn what_waits_in_the_outbox_is_late_and_is_forgiven_when_it_comes() {
     assert_eq!(house.look(50 * MS).await, is(1, 1, 1));
     assert_eq!(house.report().offenders[0].cause, Cause::Late);
     house.remove().await;
-    for look in &LOOKS[1..] {
+    for look in &CHECK_OFFSETS[1..] {
         assert_eq!(house.look(*look).await, is(1, 0, 0));
     }
     let shares = ["50ms", "250ms", "2s", "60s"].map(|within| house.share(within));
@@ -307,15 +313,15 @@ async fn with_the_cache_away_a_change_is_late_and_nothing_is_called_clean() {
 #[tokio::test]
 async fn so_many_changes_a_second_are_looked_at_and_the_rest_is_counted() {
     let mut house = House::build().await;
-    for _ in 0..Rate::FREE.most + 5 {
+    for _ in 0..SampleRate::FREE.most + 5 {
         let claim = house.touch(&key()).await;
         house.tell(claim).await;
     }
-    house.start += Rate::FREE.per;
+    house.start += SampleRate::FREE.per;
     house.change(&key()).await;
     house.look(Duration::ZERO).await;
     let report = house.report();
-    assert_eq!(report.looked_at, u64::from(Rate::FREE.most) + 1);
+    assert_eq!(report.looked_at, u64::from(SampleRate::FREE.most) + 1);
     assert_eq!(report.not_looked_at, 5);
 }
 
@@ -326,12 +332,12 @@ fn canary(house: &House, store: &Store) -> Canary {
         auditor: Some(house.tells.clone()),
         bell: Arc::default(),
     };
-    let (every, audited) = (Duration::from_secs(1), house.auditor.audited.clone());
+    let (every, audited) = (Duration::from_secs(1), house.auditor.handle.clone());
     Canary::new(store.clone(), &house.reader, poke, every, audited)
 }
 
 /// Steps until this comes of it; each step is a moment later than the last.
-async fn until(canary: &mut Canary, house: &mut House, wanted: Beat) {
+async fn until(canary: &mut Canary, house: &mut House, wanted: ProbeResult) {
     let come = async {
         loop {
             house.start += MS;
@@ -352,13 +358,13 @@ async fn a_canary_that_reaches_readers_is_young_and_one_that_does_not_is_missed(
     let mut canary = canary(&house, &store);
     assert_eq!(house.report().canary, None);
     for beat in 1..=3 {
-        until(&mut canary, &mut house, Beat::Touched).await;
+        until(&mut canary, &mut house, ProbeResult::Written).await;
         // One is on its way, and no other begins.
         house.start += 2 * Duration::from_secs(1);
-        assert_eq!(canary.step(house.start).await, Beat::Flying);
+        assert_eq!(canary.step(house.start).await, ProbeResult::Pending);
         house.remove().await;
         house.auditor.step(house.start).await;
-        until(&mut canary, &mut house, Beat::Clean).await;
+        until(&mut canary, &mut house, ProbeResult::Clean).await;
         let told = house.report().canary.expect("it sings");
         assert_eq!((told.age_seconds, told.beats), (0.0, beat));
     }
@@ -369,10 +375,10 @@ async fn a_canary_that_reaches_readers_is_young_and_one_that_does_not_is_missed(
     assert_eq!((feed.changes, report.commit_to_readable.changes), (0, 3));
 
     // Nobody removes any more.
-    until(&mut canary, &mut house, Beat::Touched).await;
+    until(&mut canary, &mut house, ProbeResult::Written).await;
     for _ in 0..20 {
         house.start += Duration::from_secs(1);
-        assert_eq!(canary.step(house.start).await, Beat::Flying);
+        assert_eq!(canary.step(house.start).await, ProbeResult::Pending);
     }
     assert!(house.report().canary.expect("it sings").age_seconds > 20.0);
     assert_eq!(house.home.count("outbox").await, 1);
@@ -380,7 +386,7 @@ async fn a_canary_that_reaches_readers_is_young_and_one_that_does_not_is_missed(
     assert_eq!(log.lines("canary.back").len(), 0);
     house.remove().await;
     house.auditor.step(house.start).await;
-    until(&mut canary, &mut house, Beat::Clean).await;
+    until(&mut canary, &mut house, ProbeResult::Clean).await;
     assert_eq!(log.lines("canary.back").len(), 1);
     assert_eq!(log.lines("canary.silent").len(), 1);
 }
@@ -392,8 +398,8 @@ async fn a_canary_that_somebody_else_removed_is_not_missed() {
     let store = house.home.store.clone();
     let mut canary = canary(&house, &store);
     house.relay.auditor = None;
-    until(&mut canary, &mut house, Beat::Touched).await;
+    until(&mut canary, &mut house, ProbeResult::Written).await;
     house.remove().await;
     house.start += Duration::from_secs(1);
-    until(&mut canary, &mut house, Beat::Clean).await;
+    until(&mut canary, &mut house, ProbeResult::Clean).await;
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oddsd::invalidate::{Alarm, Relay, hand_over};
+use oddsd::relay::{RateAlert, Relay, hand_over};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -44,7 +44,7 @@ async fn a_burst_is_one_warning_for_all_daemons(backend: Backend) {
     let mut bells = Vec::new();
     for who in ["ann", "bob"] {
         let relay = Relay {
-            alarm: Alarm::at(10),
+            alert: RateAlert::above(10),
             ..Relay::alone(
                 engine.home.another().await,
                 engine.cache().clone(),
@@ -52,12 +52,12 @@ async fn a_burst_is_one_warning_for_all_daemons(backend: Backend) {
                 who.into(),
             )
         };
-        bells.push(relay.poke.clone());
+        bells.push(relay.wakeups.outbox.clone());
         // The other end of the queue has to stay.
-        let (told, fast) = hand_over();
+        let (told, direct) = hand_over();
         working.push((
             told,
-            tokio::spawn(relay.run(fast, leads.clone(), stop.clone())),
+            tokio::spawn(relay.run(direct, leads.clone(), stop.clone())),
         ));
     }
     let removed = async |burst: usize| {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use oddsd::cache::{Cache, CacheSettings};
-use oddsd::invalidate::{Batch, Relay};
 use oddsd::key::Tag;
+use oddsd::relay::{Relay, RelayOutcome};
 use oddsd::store::Removal;
 use serde_json::json;
 
@@ -70,8 +70,11 @@ async fn a_key_that_fails_is_tried_again_alone(backend: Backend) {
     engine.put(&["good"]).await;
     engine.only(&["good", "stats:*"]).await;
     engine.all_due().await;
-    let tried = engine.relay.batch().await.expect("the database answers");
-    assert!(matches!(tried, Batch::Failed { rows: 1, .. }), "{tried:?}");
+    let tried = engine.relay.step().await.expect("the database answers");
+    assert!(
+        matches!(tried, RelayOutcome::Failed { rows: 1, .. }),
+        "{tried:?}"
+    );
     assert_eq!(engine.log().await.len(), 1);
     engine.only(&["*"]).await;
     assert_eq!(engine.left(&theirs).await, ["good", "bad"]);
@@ -132,8 +135,11 @@ async fn with_the_whole_cache_away_every_target_waits(backend: Backend) {
         engine.relay.rules.clone(),
         "ann".into(),
     );
-    let tried = relay.batch().await.expect("the database answers");
-    assert!(matches!(tried, Batch::Failed { rows: 1, .. }), "{tried:?}");
+    let tried = relay.step().await.expect("the database answers");
+    assert!(
+        matches!(tried, RelayOutcome::Failed { rows: 1, .. }),
+        "{tried:?}"
+    );
     assert_eq!(engine.waiting().await, ["NULL"], "the row stays as it was");
     assert_eq!(engine.log().await, []);
     engine.redis.restart().await;
@@ -143,7 +149,7 @@ async fn with_the_whole_cache_away_every_target_waits(backend: Backend) {
     let removing = async {
         while !engine.home.outbox().await.is_empty() {
             engine.all_due().await;
-            engine.relay.batch().await.expect("the database answers");
+            engine.relay.step().await.expect("the database answers");
         }
     };
     tokio::time::timeout(PATIENCE, removing)

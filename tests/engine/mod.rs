@@ -14,12 +14,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use oddsd::cache::Cache;
+use oddsd::clock::Clock;
 use oddsd::http::{self, Face};
-use oddsd::invalidate::{Batch, FloorKeeper, Relay};
 use oddsd::key::Key;
 use oddsd::model::{ChangeKind, Reported};
-use oddsd::rulebook::{Rulebook, RulesKeeper};
-use oddsd::schedule::Clock;
+use oddsd::relay::{FloorKeeper, Relay, RelayOutcome};
+use oddsd::rules_file::{Rulebook, RulesKeeper};
 use oddsd::store::Removal;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -37,7 +37,7 @@ struct Engine {
     home: Home,
     redis: RedisServer,
     relay: Relay,
-    keeper: RulesKeeper,
+    watcher: RulesKeeper,
     /// Where the rules are read from.
     rules: PathBuf,
     _folder: tempfile::TempDir,
@@ -59,7 +59,7 @@ impl Engine {
         if let Some(text) = text {
             std::fs::write(&rules, text).expect("written");
         }
-        let (book, keeper) = Rulebook::open(&rules).unwrap_or_else(|why| panic!("{why}"));
+        let (book, watcher) = Rulebook::open(&rules).unwrap_or_else(|why| panic!("{why}"));
         let (home, redis) = (backend.fresh().await, RedisServer::start().await);
         let cache = Arc::new(open_redis(&redis.url()).await);
         cache.connected().await;
@@ -68,7 +68,7 @@ impl Engine {
             home,
             redis,
             relay,
-            keeper,
+            watcher,
             rules,
             _folder: folder,
         }
@@ -83,13 +83,12 @@ impl Engine {
         let keeper = FloorKeeper {
             store: self.home.store.clone(),
             cache: Arc::clone(self.cache()),
-            no_floor: Arc::clone(&self.relay.no_floor),
-            back: Arc::clone(&self.relay.back),
+            wakeups: self.relay.wakeups.clone(),
         };
         let mut life = None;
         let laying = async {
             while life.is_none() {
-                keeper.keep(&mut life).await;
+                keeper.check(&mut life).await;
             }
         };
         let laid = tokio::time::timeout(PATIENCE, laying).await;
@@ -118,7 +117,7 @@ impl Engine {
             .drain(PATIENCE)
             .await
             .expect("the database answers");
-        assert!(!matches!(done, Batch::Failed { .. }), "{done:?}");
+        assert!(!matches!(done, RelayOutcome::Failed { .. }), "{done:?}");
     }
 
     /// Whatever was to wait is due now.
@@ -178,7 +177,7 @@ impl Engine {
             audited: None,
             waiting: Default::default(),
             report_token: None,
-            bell: Arc::clone(&self.relay.poke),
+            bell: Arc::clone(&self.relay.wakeups.outbox),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));

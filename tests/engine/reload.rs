@@ -1,6 +1,6 @@
 //! The rules in force and their file: there or not, right or wrong, edited, swapped, gone.
 
-use oddsd::rulebook::{Rulebook, RulesLook};
+use oddsd::rules_file::{ReloadOutcome, Rulebook};
 use serde_json::json;
 
 use super::{Backend, Engine, on_every_backend};
@@ -46,16 +46,16 @@ fn names(book: &Rulebook) -> Vec<String> {
 #[tokio::test]
 async fn a_file_that_is_missing_is_taken_up_when_it_appears() {
     let file = File::new();
-    let (book, mut keeper) = Rulebook::open(&file.path).expect("no file is no fault");
+    let (book, mut watcher) = Rulebook::open(&file.path).expect("no file is no fault");
     assert_eq!(&**book.now().version(), "built-in");
     assert_eq!(book.state().file, None);
     for _ in 0..3 {
-        assert_eq!(keeper.look().await, RulesLook::Same);
+        assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged);
     }
     file.write(rule("a", "x"));
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
     assert_eq!(names(&book), ["a"]);
-    assert_eq!(keeper.look().await, RulesLook::Same);
+    assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged);
     let state = book.state();
     assert!(state.file.is_some_and(|file| file.ends_with("rules.toml")));
     assert_eq!((state.rules, state.error), (4, None));
@@ -65,16 +65,16 @@ async fn a_file_that_is_missing_is_taken_up_when_it_appears() {
 async fn an_edited_file_takes_effect_however_it_is_written() {
     let file = File::new();
     file.write(rule("a", "x"));
-    let (book, mut keeper) = Rulebook::open(&file.path).expect("valid");
+    let (book, mut watcher) = Rulebook::open(&file.path).expect("valid");
     assert_eq!(
-        (names(&book), keeper.look().await),
-        (vec!["a".into()], RulesLook::Same)
+        (names(&book), watcher.poll().await),
+        (vec!["a".into()], ReloadOutcome::Unchanged)
     );
     file.write(rule("b", "x"));
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
     assert_eq!(names(&book), ["b"]);
     file.swap(&rule("c", "x"));
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
     assert_eq!(names(&book), ["c"]);
     // Of the same length and time: the text counts.
     let time = std::fs::metadata(&file.path).and_then(|known| known.modified());
@@ -82,14 +82,14 @@ async fn an_edited_file_takes_effect_however_it_is_written() {
     let open = std::fs::File::options().write(true).open(&file.path);
     let set = open.and_then(|file| file.set_modified(time?));
     set.expect("the old time");
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
     assert_eq!(names(&book), ["d"]);
     // And by a link that is turned to another file.
     let other = file.folder.path().join("other.toml");
     std::fs::write(&other, rule("e", "x")).expect("written");
     std::fs::remove_file(&file.path).expect("removed");
     std::os::unix::fs::symlink(&other, &file.path).expect("linked");
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
     assert_eq!(names(&book), ["e"]);
 }
 
@@ -98,10 +98,10 @@ async fn wrong_rules_leave_the_last_good_ones_in_force() {
     let (log, _listening) = Log::start();
     let file = File::new();
     file.write(rule("a", "x"));
-    let (book, mut keeper) = Rulebook::open(&file.path).expect("valid");
+    let (book, mut watcher) = Rulebook::open(&file.path).expect("valid");
     let good = book.now().version().clone();
-    let refused = |look: RulesLook| match look {
-        RulesLook::Refused { error } => error,
+    let refused = |look: ReloadOutcome| match look {
+        ReloadOutcome::Rejected { error } => error,
         other => panic!("{other:?}"),
     };
     for (text, why) in [
@@ -110,22 +110,22 @@ async fn wrong_rules_leave_the_last_good_ones_in_force() {
         (b"\xff\xfe".to_vec(), "UTF-8"),
     ] {
         file.write(&text);
-        let error = refused(keeper.look().await);
+        let error = refused(watcher.poll().await);
         assert!(error.contains(why), "{error}");
         assert_eq!(*book.now().version(), good);
         assert_eq!(book.state().error, Some(error));
         assert_eq!(book.state().version, *good);
-        assert_eq!(keeper.look().await, RulesLook::Same, "said once");
+        assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged, "said once");
     }
     assert_eq!(log.lines("rules.refused").len(), 3, "{}", log.text());
     // Back to what is in force: nothing is new, and nothing is wrong any more.
     file.write(rule("a", "x"));
-    assert_eq!(keeper.look().await, RulesLook::Same);
+    assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged);
     assert_eq!(book.state().error, None);
     file.write("nothing = 1");
-    refused(keeper.look().await);
+    refused(watcher.poll().await);
     file.write(rule("b", "x"));
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
     assert_eq!((names(&book), book.state().error), (vec!["b".into()], None));
 }
 
@@ -133,17 +133,20 @@ async fn wrong_rules_leave_the_last_good_ones_in_force() {
 async fn a_file_that_goes_away_takes_no_rules_with_it() {
     let file = File::new();
     file.write(rule("a", "x"));
-    let (book, mut keeper) = Rulebook::open(&file.path).expect("valid");
+    let (book, mut watcher) = Rulebook::open(&file.path).expect("valid");
     std::fs::remove_file(&file.path).expect("removed");
-    assert!(matches!(keeper.look().await, RulesLook::Refused { .. }));
-    assert_eq!(keeper.look().await, RulesLook::Same, "said once");
+    assert!(matches!(
+        watcher.poll().await,
+        ReloadOutcome::Rejected { .. }
+    ));
+    assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged, "said once");
     assert_eq!(names(&book), ["a"]);
     assert!(book.state().error.is_some());
     file.write(rule("a", "x"));
-    assert_eq!(keeper.look().await, RulesLook::Same);
+    assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged);
     assert_eq!(book.state().error, None);
     file.write("");
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
     assert_eq!(names(&book), [""; 0]);
 }
 
@@ -160,13 +163,16 @@ async fn what_is_no_text_is_refused_at_the_start() {
     assert!(why.to_string().contains("rules.toml"), "{why}");
     std::fs::remove_dir(&file.path).expect("removed");
     std::os::unix::fs::symlink("nowhere", &file.path).expect("linked");
-    let (book, mut keeper) = Rulebook::open(&file.path).expect("what a link names may come yet");
-    assert_eq!(keeper.look().await, RulesLook::Same);
+    let (book, mut watcher) = Rulebook::open(&file.path).expect("what a link names may come yet");
+    assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged);
     std::fs::write(file.folder.path().join("nowhere"), b"\xff").expect("written");
-    assert!(matches!(keeper.look().await, RulesLook::Refused { .. }));
+    assert!(matches!(
+        watcher.poll().await,
+        ReloadOutcome::Rejected { .. }
+    ));
     assert!(book.state().error.is_some());
     file.write(rule("a", "x"));
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
 }
 
 async fn every_removal_bears_the_version_that_was_in_force(backend: Backend) {
@@ -186,7 +192,7 @@ async fn every_removal_bears_the_version_that_was_in_force(backend: Backend) {
             Some(text) => std::fs::write(&engine.rules, text).expect("written"),
             None => std::fs::remove_file(&engine.rules).expect("removed"),
         }
-        engine.keeper.look().await;
+        engine.watcher.poll().await;
         engine.report(done()).await;
         engine.relayed().await;
         let key = match expected.len() {

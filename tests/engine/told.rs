@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use chrono::DateTime;
-use oddsd::invalidate::Relay;
 use oddsd::key::{Key, Tag};
 use oddsd::model::EventStatus;
+use oddsd::relay::Relay;
 use oddsd::store::{Removal, Retention};
 use serde_json::{Value, json};
 

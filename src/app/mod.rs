@@ -146,18 +146,19 @@ impl App {
             let handle = Audited::new(sample_rate(&cache), rules, matches!(clock, Clock::Real));
             let every = settings.canary(cache.is_billed());
             let every = every.filter(|_| !matches!(*cache, Cache::Off));
-            let canary = every.map(|every| {
-                let notifier = notifier.clone();
-                Canary::new(store.clone(), &reader, notifier, every, handle.clone())
-            });
-            let auditor = Auditor {
-                store: store.clone(),
-                reader,
-                events: audit_queue,
-                handle,
-                timeout: audit::PROBE_TIMEOUT,
-            };
-            Audit { auditor, canary }
+            Audit {
+                canary: every.map(|every| {
+                    let (store, notifier) = (store.clone(), notifier.clone());
+                    Canary::new(store, &reader, notifier, every, handle.clone())
+                }),
+                auditor: Auditor {
+                    store: store.clone(),
+                    reader,
+                    events: audit_queue,
+                    handle,
+                    timeout: audit::PROBE_TIMEOUT,
+                },
+            }
         });
         let checks = Checks::default();
         let poller = Ingest::new(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -24,21 +24,23 @@ pub struct Services {
     live: Live,
     leader: Arc<Leader>,
     lease: watch::Receiver<Option<Lease>>,
-    /// Ends the poller, the API and the observers. Cancelled by the stop signal, and by a critical task that ends.
+    /// Cancelled by the stop signal, and by a critical task that ends.
     closing: CancellationToken,
-    /// Ends relay and epoch monitor, which have to remove what the last cycle changed.
-    relay_stop: CancellationToken,
-    /// Ends the renewals of the lease, which the last removals still need.
-    lease_stop: CancellationToken,
     poller: JoinHandle<Result<(), StoreError>>,
-    /// Auditor, canary, warming and rules watcher: the daemon also works without them.
-    observers: Vec<JoinHandle<()>>,
-    relay: JoinHandle<()>,
-    epoch: JoinHandle<()>,
-    http: Option<JoinHandle<()>>,
-    election: JoinHandle<()>,
-    watchdog: JoinHandle<()>,
-    listen: JoinHandle<()>,
+    /// In the order of the shutdown, which follows the poller's end.
+    phases: Vec<Phase>,
+}
+
+/// Tasks that end together.
+struct Phase {
+    stop: CancellationToken,
+    tasks: Vec<Task>,
+}
+
+struct Task {
+    name: &'static str,
+    is_critical: bool,
+    handle: JoinHandle<()>,
 }
 
 impl Services {
@@ -48,92 +50,89 @@ impl Services {
         let (lease_sender, lease) = watch::channel(None);
         let audit = app.audit.as_ref().map(|audit| audit.auditor.handle.clone());
         let leader = Arc::new(app.leader(audit.clone()));
-        let App {
-            store,
-            cache,
-            live,
-            clock,
-            mut poller,
-            pace,
-            relay,
-            direct,
-            audit: auditing,
-            rules_watcher,
-            warm_queue,
-            listener,
-            report_token,
-            ..
-        } = app;
+        let (relay, mut poller) = (app.relay, app.poller);
+        let wakeups = relay.wakeups.clone();
         let api = Arc::new(Face {
-            store: store.clone(),
+            store: app.store.clone(),
             reader: relay.reader.clone(),
             rules: relay.rules.clone(),
-            live: live.clone(),
-            clock,
+            live: app.live.clone(),
+            clock: app.clock,
             simulated: poller.feed_name() == "simulator",
             audited: audit,
             waiting: Default::default(),
-            report_token,
-            bell: Arc::clone(&relay.wakeups.outbox),
+            report_token: app.report_token,
+            bell: Arc::clone(&wakeups.outbox),
         });
 
-        let election = spawn_critical("leader", &closing, {
-            let (leader, stop) = (Arc::clone(&leader), lease_stop.clone());
-            async move { leader.run(lease_sender, stop).await }
-        });
+        let electing = Arc::clone(&leader);
+        let electing_stop = lease_stop.clone();
+        let electing = async move { electing.run(lease_sender, electing_stop).await };
+        let (listening, listening_stop) = (app.store.clone(), closing.clone());
+        let outbox = Arc::clone(&wakeups.outbox);
+        let listening = async move { listening.listen(outbox, listening_stop).await };
+        let watching = watchdog(poller.liveness(), closing.clone());
+        let lease_tasks = vec![
+            Task::critical("leader election", &closing, electing),
+            Task::optional("watchdog", watching),
+            Task::optional("listen", listening),
+        ];
+
         let monitor = FloorKeeper {
-            store: store.clone(),
-            cache: Arc::clone(&cache),
-            wakeups: relay.wakeups.clone(),
+            store: app.store.clone(),
+            cache: Arc::clone(&app.cache),
+            wakeups,
         };
         let monitoring = monitor.run(lease.clone(), relay_stop.clone());
-        let epoch = spawn_critical("epoch", &closing, monitoring);
-        let listen = spawn_named("listen", {
-            let (store, stop) = (store.clone(), closing.clone());
-            let outbox = Arc::clone(&relay.wakeups.outbox);
-            async move { store.listen(outbox, stop).await }
-        });
-        let relaying = relay.run(direct, lease.clone(), relay_stop.clone());
-        let relay = spawn_critical("relay", &closing, relaying);
-        let warming = http::warm(Arc::clone(&api), warm_queue, closing.clone());
-        let mut observers = vec![
-            spawn_named("warm", warming),
-            spawn_named("rules", rules_watcher.run(closing.clone())),
+        let relaying = relay.run(app.direct, lease.clone(), relay_stop.clone());
+        let mut relay_tasks = vec![
+            Task::critical("relay", &closing, relaying),
+            Task::critical("epoch monitor", &closing, monitoring),
         ];
-        if let Some(auditing) = auditing {
-            let (lease, stop) = (lease.clone(), closing.clone());
-            if let Some(canary) = auditing.canary {
-                let running = canary.run(lease.clone(), stop.clone());
-                observers.push(spawn_named("canary", running));
-            }
-            observers.push(spawn_named("audit", auditing.auditor.run(lease, stop)));
+        if let Some(listener) = app.listener {
+            let serving = http::serve(listener, http::router(Arc::clone(&api)), closing.clone());
+            relay_tasks.push(Task::critical("API", &closing, serving));
         }
-        let http = listener.map(|listener| {
-            let serving = http::serve(listener, http::router(api), closing.clone());
-            spawn_critical("http", &closing, serving)
-        });
-        let watchdog = spawn_named("watchdog", watchdog(poller.liveness(), closing.clone()));
-        let poller = spawn_critical("poller", &closing, {
-            let (lease, stop) = (lease.clone(), closing.clone());
-            async move { poller.run(lease, pace, &stop).await }
-        });
+
+        let warming = http::warm(api, app.warm_queue, closing.clone());
+        let mut observers = vec![
+            Task::optional("warm", warming),
+            Task::optional("rules", app.rules_watcher.run(closing.clone())),
+        ];
+        if let Some(audit) = app.audit {
+            let auditing = audit.auditor.run(lease.clone(), closing.clone());
+            observers.push(Task::optional("audit", auditing));
+            let canary = audit.canary.into_iter();
+            let probing = canary.map(|canary| canary.run(lease.clone(), closing.clone()));
+            observers.extend(probing.map(|probing| Task::optional("canary", probing)));
+        }
+
+        let polling = (lease.clone(), app.pace, closing.clone());
+        let polling = async move { poller.run(polling.0, polling.1, &polling.2).await };
         Self {
-            store,
-            cache,
-            live,
+            store: app.store,
+            cache: app.cache,
+            live: app.live,
             leader,
             lease,
+            poller: spawn_named("poller", end_with(&closing, polling)),
+            phases: vec![
+                Phase {
+                    stop: closing.clone(),
+                    tasks: observers,
+                },
+                // After the poller, to remove what the last cycle changed.
+                Phase {
+                    stop: relay_stop,
+                    tasks: relay_tasks,
+                },
+                // After the relay, whose last removals need the lease.
+                Phase {
+                    stop: lease_stop,
+                    tasks: lease_tasks,
+                },
+            ],
             closing,
-            relay_stop,
-            lease_stop,
-            poller,
-            observers,
-            relay,
-            epoch,
-            http,
-            election,
-            watchdog,
-            listen,
         }
     }
 
@@ -142,47 +141,71 @@ impl Services {
         self.closing.cancelled().await;
     }
 
-    /// Waits for the tasks in the order in which each feeds the next: the poller, the relay (which removes what the
-    /// last cycle changed), the API, the lease. Then the daemon releases the lease and closes cache and database.
-    /// `requested`: by the stop signal, and not by a task that ended.
+    /// Ends the tasks phase by phase, releases the lease and closes cache and database. `requested`: by the stop
+    /// signal, and not by a task that ended.
     pub async fn shut_down(self, requested: bool) -> anyhow::Result<()> {
         let polled = self.poller.await;
-        for observer in self.observers {
-            let _ = observer.await;
+        let mut panicked = polled.is_err().then_some("poller");
+        for phase in self.phases {
+            phase.stop.cancel();
+            for task in phase.tasks {
+                let ended: Result<(), JoinError> = task.handle.await;
+                if ended.is_err() && task.is_critical {
+                    panicked.get_or_insert(task.name);
+                }
+            }
         }
-        self.relay_stop.cancel();
-        let mut ends = vec![
-            ("poller", polled.is_err()),
-            ("relay", self.relay.await.is_err()),
-            ("epoch monitor", self.epoch.await.is_err()),
-        ];
-        if let Some(http) = self.http {
-            ends.push(("API", http.await.is_err()));
-        }
-        self.lease_stop.cancel();
-        ends.push(("leader election", self.election.await.is_err()));
-        let _ = self.watchdog.await;
-        let _ = self.listen.await;
         let held = self.lease.borrow().clone();
         if let Some(lease) = held {
             self.leader.release(&lease).await;
         }
-        let panicked = ends.iter().find(|(_, panicked)| *panicked);
         let reason = match (panicked, requested) {
-            (Some((name, _)), _) => format!("the {name} panicked"),
+            (Some(name), _) => format!("the {name} panicked"),
             (None, true) => "asked to stop".into(),
             (None, false) => "the feed has ended".into(),
         };
         self.live.say(Activity::Stopped { reason });
         self.cache.close().await;
         self.store.close().await;
-        if let Some((name, _)) = panicked {
-            return Err(anyhow!("the {name} panicked; the log above shows where"));
+        match (panicked, polled) {
+            (Some(name), _) => Err(anyhow!("the {name} panicked; the log above shows where")),
+            (None, Ok(Err(why))) => Err(why.into()),
+            (None, _) => Ok(()),
         }
-        match polled {
-            Ok(Err(why)) => Err(why.into()),
-            _ => Ok(()),
+    }
+}
+
+impl Task {
+    /// A task without which the others are useless: when it ends, also by a panic, `closing` begins.
+    fn critical(
+        name: &'static str,
+        closing: &CancellationToken,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        Self {
+            is_critical: true,
+            ..Self::optional(name, end_with(closing, work))
         }
+    }
+
+    fn optional(name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self {
+            name,
+            is_critical: false,
+            handle: spawn_named(name, work),
+        }
+    }
+}
+
+/// Cancels `closing` when `work` ends.
+fn end_with<T, W: Future<Output = T>>(
+    closing: &CancellationToken,
+    work: W,
+) -> impl Future<Output = T> + use<T, W> {
+    let closing = closing.clone().drop_guard();
+    async move {
+        let _closing = closing;
+        work.await
     }
 }
 
@@ -192,17 +215,4 @@ pub fn spawn_named<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> JoinHandle<T> {
     tokio::spawn(work.instrument(tracing::debug_span!("task", name)))
-}
-
-/// A task without which the others are useless: when it ends, also by a panic, `closing` begins.
-fn spawn_critical<T: Send + 'static>(
-    name: &'static str,
-    closing: &CancellationToken,
-    work: impl Future<Output = T> + Send + 'static,
-) -> JoinHandle<T> {
-    let closing = closing.clone().drop_guard();
-    spawn_named(name, async move {
-        let _closing = closing;
-        work.await
-    })
 }

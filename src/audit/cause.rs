@@ -4,7 +4,6 @@
 use std::time::Instant;
 
 use serde::Serialize;
-
 use strum::{IntoStaticStr, VariantArray};
 
 use crate::cache::Entry;

@@ -19,9 +19,9 @@ use crate::store::{Gone, Rows, Told};
 
 /// A handle to the audit state. Clones share it.
 #[derive(Clone)]
-pub struct Audited(Arc<Shared>);
+pub struct Audited(Arc<AuditShared>);
 
-struct Shared {
+struct AuditShared {
     state: Mutex<AuditState>,
     /// Notified when the canary's removal was confirmed.
     canary_removed: Notify,
@@ -127,7 +127,7 @@ impl Audited {
     /// `real_clock`: the feed's times are those of the wall clock. `rules` decide which answers a change makes
     /// wrong.
     pub fn new(rate: SampleRate, rules: Rulebook, real_clock: bool) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(AuditShared {
             state: Mutex::new(AuditState {
                 freshness: FreshnessTracker::new(real_clock),
                 sampler: Sampler::new(rate, rules),

@@ -1,14 +1,14 @@
-//! The invalidation engine: rules from a file, changes of every kind, a database of either kind and a real
-//! Redis. A story reports or commits, lets the relay work as long as anything is due, and looks at what is gone.
+//! The invalidation engine: rules from a file, changes of every kind, each database backend and a real Redis. A test
+//! reports or commits a change, drains the relay and checks which keys are gone.
 
-mod alarm;
-mod alone;
-mod covered;
+mod actions;
+mod builtin_rules;
 mod movement;
-mod reload;
-mod tasks;
-mod then;
-mod told;
+mod partial_failure;
+mod rate_alert;
+mod removal_log;
+mod reports;
+mod rules_reload;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,13 +38,13 @@ struct Engine {
     redis: RedisServer,
     relay: Relay,
     watcher: RulesKeeper,
-    /// Where the rules are read from.
+    /// The rules file.
     rules: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Engine {
-    /// No file: the built-in rules.
+    /// Without a file: the built-in rules.
     async fn start(backend: Backend) -> Self {
         Self::by(backend, "rules.toml", None).await
     }
@@ -78,24 +78,24 @@ impl Engine {
         self.relay.reader.cache()
     }
 
-    /// The cache's memory is vouched for: from here on answers are kept.
-    async fn floor(&self) {
-        let keeper = FloorKeeper {
+    /// Begins an epoch: from here on the cache keeps answers.
+    async fn begin_epoch(&self) {
+        let monitor = FloorKeeper {
             store: self.home.store.clone(),
             cache: Arc::clone(self.cache()),
             wakeups: self.relay.wakeups.clone(),
         };
-        let mut life = None;
-        let laying = async {
-            while life.is_none() {
-                keeper.check(&mut life).await;
+        let mut epoch = None;
+        let beginning = async {
+            while epoch.is_none() {
+                monitor.check(&mut epoch).await;
             }
         };
-        let laid = tokio::time::timeout(PATIENCE, laying).await;
-        laid.expect("a floor is laid");
+        let begun = tokio::time::timeout(PATIENCE, beginning).await;
+        begun.expect("an epoch begins");
     }
 
-    /// Another program says what happened, as it would to `POST /v1/changes`.
+    /// Stores a change as another program would report it to `POST /v1/changes`.
     async fn report(&self, change: Value) {
         let kind = change["change"].as_str().and_then(ChangeKind::parse);
         let mut detail = change.as_object().expect("an object").clone();
@@ -110,8 +110,8 @@ impl Engine {
         stored.expect("stored");
     }
 
-    /// All that is due is removed.
-    async fn relayed(&self) {
+    /// Removes all that is due.
+    async fn drain(&self) {
         let done = self
             .relay
             .drain(PATIENCE)
@@ -120,14 +120,14 @@ impl Engine {
         assert!(!matches!(done, RelayOutcome::Failed { .. }), "{done:?}");
     }
 
-    /// Whatever was to wait is due now.
-    async fn all_due(&self) {
+    /// Makes all rows of the outbox due.
+    async fn make_all_due(&self) {
         self.home
             .meddle("UPDATE oddsd.outbox SET due_at = created_at")
             .await;
     }
 
-    /// Answers of another program.
+    /// Stores keys of another program.
     async fn put(&self, names: &[&str]) {
         for name in names {
             let put = self.redis.cli(&["SET", name, "theirs"]).await;
@@ -135,7 +135,7 @@ impl Engine {
         }
     }
 
-    /// Which of these are still there.
+    /// The keys of these that still exist.
     async fn left<'a>(&self, names: &[&'a str]) -> Vec<&'a str> {
         let mut left = Vec::new();
         for name in names {
@@ -146,13 +146,13 @@ impl Engine {
         left
     }
 
-    /// The log, oldest first.
+    /// The removal log, oldest first.
     async fn log(&self) -> Vec<Removal> {
         let log = self.home.store.removals(&log_page(0, 1_000)).await;
         log.expect("a log")
     }
 
-    /// What was removed since the last time this was asked, as texts.
+    /// The targets removed since the last call.
     async fn gone(&self, known: &mut usize) -> Vec<String> {
         let log = self.log().await;
         let new = log[*known..].iter();
@@ -162,8 +162,8 @@ impl Engine {
         gone
     }
 
-    /// The read API in front of it.
-    async fn desk(&mut self) -> Desk {
+    /// Serves the read API.
+    async fn serve_api(&mut self) -> ApiServer {
         let (warm, keys) = tokio::sync::mpsc::channel::<Key>(64);
         self.relay.warm = Some(warm);
         let stop = CancellationToken::new();
@@ -183,14 +183,14 @@ impl Engine {
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         tokio::spawn(http::warm(Arc::clone(&face), keys, stop.clone()));
         tokio::spawn(http::serve(listener, http::router(face), stop.clone()));
-        Desk {
+        ApiServer {
             url,
             _serving: stop.drop_guard(),
         }
     }
 }
 
-struct Desk {
+struct ApiServer {
     url: String,
     _serving: DropGuard,
 }

@@ -2,7 +2,7 @@
 //! starts them and shuts them down in order. The commands `run`, `once`, `demo` and `replay` and the tests call it.
 
 mod feeds;
-mod services;
+mod supervisor;
 mod watchdog;
 
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ use crate::wakeups::Wakeups;
 
 use feeds::filled;
 pub use feeds::{feed, feed_for_recording};
-use services::{Services, spawn_named};
+use supervisor::{Services, spawn_named};
 
 /// The limit from SIGTERM to exit: the running transaction, one relay pass, open requests and the last writes.
 const SHUTDOWN: Duration = Duration::from_secs(25);

@@ -1,4 +1,4 @@
-//! When the daemon looks again: the table, each race's own due time, failures, and cron lines.
+//! The polling schedule: the cadence table, each race's due time, backoff after failures, and cron lines.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn wait(seconds_to_off: &[i64]) -> u64 {
 }
 
 #[test]
-fn the_nearest_race_sets_the_pace_and_a_tier_is_entered_on_time() {
+fn cadence_follows_the_nearest_race_and_enters_a_tier_on_time() {
     assert_eq!(wait(&[]), 900, "no race");
     assert_eq!(wait(&[-60, 0]), 900, "all are off");
     assert_eq!(wait(&[4 * 60]), 10);
@@ -44,7 +44,7 @@ fn the_nearest_race_sets_the_pace_and_a_tier_is_entered_on_time() {
 }
 
 #[test]
-fn a_cadence_that_is_wrong_says_where_and_what_would_be_right() {
+fn cadence_error_names_the_column_and_the_correction() {
     let cases = [
         ("5=10s,30:60s,*=900s", "column 7", "minutes=interval"),
         ("5=10,*=900s", "column 1", "did you mean \"10s\"?"),
@@ -97,7 +97,7 @@ proptest! {
     /// Brute force, second by second: the wait ends when the interval has passed or when a
     /// shorter one comes into force, whichever is first.
     #[test]
-    fn a_wait_never_oversleeps_a_tier(
+    fn cadence_wait_ends_when_a_faster_tier_begins(
         offs in prop::collection::vec(-100i64..15_000, 0..8),
         cadence in any_cadence(),
     ) {
@@ -110,12 +110,12 @@ proptest! {
     }
 
     #[test]
-    fn a_cadence_reads_back_as_it_is_printed(cadence in any_cadence()) {
+    fn cadence_parses_as_it_is_printed(cadence in any_cadence()) {
         prop_assert_eq!(cadence.to_string().parse::<Cadence>().expect("printed"), cadence);
     }
 
     #[test]
-    fn any_text_is_a_cadence_or_an_error(text in "[0-9a-z*=,. é-]{0,30}|.*") {
+    fn cadence_of_any_text_is_valid_or_an_error(text in "[0-9a-z*=,. é-]{0,30}|.*") {
         let _ = text.parse::<Cadence>();
     }
 }
@@ -133,7 +133,7 @@ fn card_just_seen(races: &[TrackedRace]) -> DuePoll {
 }
 
 #[test]
-fn one_race_at_the_post_does_not_make_the_others_be_asked_for() {
+fn plan_polls_a_race_near_its_off_alone() {
     let mut races = vec![tracked("near", 120, Some(-10))];
     races.extend((0..56).map(|n| tracked(&format!("far{n}"), 10_000 + n, Some(-20))));
     assert_eq!(card_just_seen(&races), DuePoll::Races(vec!["near".into()]));
@@ -145,7 +145,7 @@ fn one_race_at_the_post_does_not_make_the_others_be_asked_for() {
 }
 
 #[test]
-fn many_due_races_are_one_whole_card_call() {
+fn plan_polls_many_due_races_as_one_whole_card() {
     let mut races: Vec<_> = (0..10)
         .map(|n| tracked(&format!("r{n}"), 290 - n, Some(-10)))
         .collect();
@@ -159,7 +159,7 @@ fn many_due_races_are_one_whole_card_call() {
 }
 
 #[test]
-fn the_whole_card_is_seen_at_least_every_quarter_of_an_hour() {
+fn plan_polls_the_whole_card_every_quarter_of_an_hour() {
     let plan = Plan::default();
     let at = |card| plan.due(now(), &[], card);
     assert_eq!(at(None), DuePoll::Everything);
@@ -168,7 +168,7 @@ fn the_whole_card_is_seen_at_least_every_quarter_of_an_hour() {
 }
 
 #[test]
-fn a_clock_set_back_makes_things_due_and_not_wait() {
+fn plan_after_a_clock_step_back_is_due_at_once() {
     let ahead = tracked("r", 600, Some(3600));
     assert_eq!(card_just_seen(&[ahead]), DuePoll::Races(vec!["r".into()]));
     assert_eq!(
@@ -180,7 +180,7 @@ fn a_clock_set_back_makes_things_due_and_not_wait() {
 proptest! {
     /// Looking again at `until` always finds something due, and nothing is due before it.
     #[test]
-    fn until_is_exactly_when_something_is_due(
+    fn plan_is_due_exactly_at_its_until(
         races in prop::collection::vec((1i64..12_000, -900i64..=0), 0..12),
         card in -900i64..=0,
     ) {
@@ -202,7 +202,7 @@ proptest! {
     }
 
     #[test]
-    fn a_retry_is_never_hasty_and_never_forgotten(attempt: u32, jitter: f64, asked in 0u64..u64::MAX) {
+    fn backoff_stays_within_its_bounds(attempt: u32, jitter: f64, asked in 0u64..u64::MAX) {
         let seconds = |failure| Backoff::FEED.delay(failure, attempt, jitter).as_secs_f64();
         prop_assert!((1.0..=60.0).contains(&seconds(FailureKind::Temporary)));
         prop_assert!((300.0..=330.0).contains(&seconds(FailureKind::Refused)));
@@ -212,7 +212,7 @@ proptest! {
 }
 
 #[test]
-fn retries_double_up_to_a_minute() {
+fn backoff_doubles_up_to_a_minute() {
     let waits: Vec<u64> = (0..8)
         .map(|attempt| {
             Backoff::FEED
@@ -224,7 +224,7 @@ fn retries_double_up_to_a_minute() {
 }
 
 #[test]
-fn a_cron_line_that_is_wrong_says_where_and_what_would_be_right() {
+fn cron_error_names_the_field_and_the_correction() {
     let cases = [
         ("* * * * *", "UTC", "\"0 * * * * *\""),
         ("* * *", "UTC", "six are needed"),
@@ -241,7 +241,7 @@ fn a_cron_line_that_is_wrong_says_where_and_what_would_be_right() {
 }
 
 #[test]
-fn a_cron_line_follows_its_time_zone_through_the_change_of_clocks() {
+fn cron_follows_its_time_zone_through_the_change_of_clocks() {
     let cron = Cron::parse("0 0 6 * * *", "Europe/London", now()).expect("valid");
     let next = |text: &str| {
         let at = cron
@@ -254,7 +254,7 @@ fn a_cron_line_follows_its_time_zone_through_the_change_of_clocks() {
 }
 
 #[tokio::test]
-async fn a_ticker_ticks_and_stops() {
+async fn cron_ticker_ticks_and_stops() {
     let cron = Cron::parse("* * * * * *", "UTC", now()).expect("valid");
     let mut ticker = CronTicker::start(cron).await.expect("starts");
     let stop = CancellationToken::new();

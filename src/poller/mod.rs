@@ -48,7 +48,7 @@ impl Cycle {
     }
 }
 
-/// What decides when the feed is polled.
+/// The rule by which the feed is polled.
 pub enum Pace {
     Adaptive(Plan),
     Cron(Box<CronTicker>),

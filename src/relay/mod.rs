@@ -312,7 +312,7 @@ impl Relay {
                 event = "rules.target_failed",
                 version = %rules.version(),
                 error = %fault,
-                "A target could not be spelt; the others were removed"
+                "A target could not be rendered; the others were removed"
             );
         }
         let started = Instant::now();

@@ -13,8 +13,8 @@ use secrecy::SecretString;
 
 use crate::cache::CacheSettings;
 use crate::feed::odds_api::OddsFormat;
-use crate::ingest::IngestSettings;
 use crate::log::LogFormat;
+use crate::poller::IngestSettings;
 use crate::schedule::{Cadence, Plan};
 use crate::store::{Retention, StoreSettings, Tls};
 pub use rules::RulesArgs;

@@ -1,35 +1,34 @@
 //! oddsd keeps an odds database, and every cache in front of it, as fresh as the feed.
 //!
-//! The map of the house, from the street down. Imports go down, never sideways and never up
-//! (`ARCHITECTURE.md` walks one price change through it, `tests/floors.rs` keeps it so).
+//! A map of the modules, from the commands down. Imports go down, never sideways and never up:
+//! `ARCHITECTURE.md` follows one price change through them, `tests/floors.rs` checks the imports.
 
-// Futures within futures: the compiler works their sizes out by recursion.
-#![recursion_limit = "256"]
-
-// 6  the street: commands
+// 6  commands
 pub mod cli;
-// 5  builds the house, opens and closes it
+// 5  builds and runs the daemon
 pub mod app;
-// 4  the faces: pages, API, settings
+// 4  API and settings
 pub mod config;
 pub mod http;
-// 3  the loops: one cycle, one batch, one check, one lease
+// 3  services: each a loop around one public step
 pub mod audit;
-pub mod ingest;
-pub mod invalidate;
-pub mod lead;
-// 2  the doors: one outside system each
+pub mod leader;
+pub mod poller;
+pub mod relay;
+// 2  adapters, one for each outside system, and what the services share
 pub mod cache;
+pub mod clock;
 pub mod feed;
 pub mod live;
 pub mod log;
-pub mod rulebook;
-pub mod schedule;
+pub mod rules_file;
 pub mod store;
-// 1  pure thought: no await, no clock, no I/O
+pub mod wakeups;
+// 1  pure logic: no await, no clock, no I/O
 pub mod diff;
 pub mod rules;
+pub mod schedule;
 pub mod stage;
-// 0  words
+// 0  domain model
 pub mod key;
 pub mod model;

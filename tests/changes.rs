@@ -4,9 +4,9 @@
 use std::sync::{Arc, LazyLock};
 
 use oddsd::cache::{Cache, Reader};
+use oddsd::clock::Clock;
 use oddsd::http::{self, Face};
 use oddsd::live::Live;
-use oddsd::schedule::Clock;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -44,7 +44,7 @@ impl Desk {
     async fn before(home: Home, store: oddsd::store::Store, token: Option<&str>) -> Self {
         let (bell, stop) = (Arc::new(Notify::new()), CancellationToken::new());
         let face = Face {
-            rules: oddsd::rulebook::Rulebook::builtin(),
+            rules: oddsd::rules_file::Rulebook::builtin(),
             store,
             reader: Reader::new(Arc::new(Cache::Off)),
             live: Live::new(),

@@ -6,11 +6,18 @@ use std::path::{Path, PathBuf};
 /// Rooms by floor, from the ground up.
 const FLOORS: [&[&str]; 7] = [
     &["model", "key"],
-    &["diff", "rules", "stage"],
+    &["diff", "rules", "schedule", "stage"],
     &[
-        "feed", "store", "cache", "schedule", "live", "log", "rulebook",
+        "feed",
+        "store",
+        "cache",
+        "clock",
+        "live",
+        "log",
+        "rules_file",
+        "wakeups",
     ],
-    &["ingest", "invalidate", "audit", "lead"],
+    &["poller", "relay", "audit", "leader"],
     &["config", "http"],
     &["app"],
     &["cli"],
@@ -46,7 +53,7 @@ const KNOWN_TO: [(&str, &[&str]); 5] = [
     ),
     // The cache hands out the bytes that the pages send.
     ("axum::", &["http/", "cache/mod.rs"]),
-    ("tokio_cron_scheduler::", &["schedule/"]),
+    ("tokio_cron_scheduler::", &["clock/"]),
 ];
 /// How keys begin and end; `key.rs` alone writes them.
 const KEY_TEXTS: [&str; 4] = ["\"races:", ":prices:", "\"event:", "\"lease:"];
@@ -278,12 +285,12 @@ fn a_broken_floor_is_seen() {
     assert_eq!(broken("store/mod.rs", "use crate::diff::Changes;"), 0);
     assert_eq!(broken("store/mod.rs", "use crate::store::Lease;"), 0);
     assert_eq!(broken("store/rows.rs", "use super::Lease;"), 0);
-    assert_eq!(broken("store/mod.rs", "// see crate::ingest::run"), 0);
+    assert_eq!(broken("store/mod.rs", "// see crate::poller::run"), 0);
     assert_eq!(
         broken("store/mod.rs", "#[cfg(test)]\nuse crate::app::App;"),
         0
     );
-    assert_eq!(broken("store/mod.rs", "use crate::ingest::Ingest;"), 1);
+    assert_eq!(broken("store/mod.rs", "use crate::poller::Ingest;"), 1);
     assert_eq!(broken("store/mod.rs", "use crate::cache::Cache;"), 1);
     assert_eq!(broken("store/mod.rs", "let a = crate::app::feed();"), 1);
     assert_eq!(broken("store/mod.rs", "use super::cache::Cache;"), 1);

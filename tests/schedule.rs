@@ -1,9 +1,10 @@
-//! When the daemon looks again: the table, each race's own due time, failures, and cron lines.
+//! The polling schedule: the cadence table, each race's due time, backoff after failures, and cron lines.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use oddsd::schedule::{Cadence, Cron, Due, Failure, Plan, Ticker, Watched, backoff, next_poll};
+use oddsd::clock::CronTicker;
+use oddsd::schedule::{Backoff, Cadence, Cron, DuePoll, FailureKind, Plan, TrackedRace, next_poll};
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ fn wait(seconds_to_off: &[i64]) -> u64 {
 }
 
 #[test]
-fn the_nearest_race_sets_the_pace_and_a_tier_is_entered_on_time() {
+fn cadence_follows_the_nearest_race_and_enters_a_tier_on_time() {
     assert_eq!(wait(&[]), 900, "no race");
     assert_eq!(wait(&[-60, 0]), 900, "all are off");
     assert_eq!(wait(&[4 * 60]), 10);
@@ -43,7 +44,7 @@ fn the_nearest_race_sets_the_pace_and_a_tier_is_entered_on_time() {
 }
 
 #[test]
-fn a_cadence_that_is_wrong_says_where_and_what_would_be_right() {
+fn cadence_error_names_the_column_and_the_correction() {
     let cases = [
         ("5=10s,30:60s,*=900s", "column 7", "minutes=interval"),
         ("5=10,*=900s", "column 1", "did you mean \"10s\"?"),
@@ -89,14 +90,14 @@ fn in_force(second: i64, offs: &[i64], cadence: &Cadence) -> Duration {
         .filter(|off| **off > second)
         .map(|off| cadence.every(TimeDelta::seconds(off - second)))
         .min()
-        .unwrap_or(cadence.otherwise())
+        .unwrap_or(cadence.default_interval())
 }
 
 proptest! {
     /// Brute force, second by second: the wait ends when the interval has passed or when a
     /// shorter one comes into force, whichever is first.
     #[test]
-    fn a_wait_never_oversleeps_a_tier(
+    fn cadence_wait_ends_when_a_faster_tier_begins(
         offs in prop::collection::vec(-100i64..15_000, 0..8),
         cadence in any_cadence(),
     ) {
@@ -109,114 +110,121 @@ proptest! {
     }
 
     #[test]
-    fn a_cadence_reads_back_as_it_is_printed(cadence in any_cadence()) {
+    fn cadence_parses_as_it_is_printed(cadence in any_cadence()) {
         prop_assert_eq!(cadence.to_string().parse::<Cadence>().expect("printed"), cadence);
     }
 
     #[test]
-    fn any_text_is_a_cadence_or_an_error(text in "[0-9a-z*=,. é-]{0,30}|.*") {
+    fn cadence_of_any_text_is_valid_or_an_error(text in "[0-9a-z*=,. é-]{0,30}|.*") {
         let _ = text.parse::<Cadence>();
     }
 }
 
-fn watched(id: &str, off: i64, checked: Option<i64>) -> Watched {
-    Watched {
+fn tracked(id: &str, off: i64, checked: Option<i64>) -> TrackedRace {
+    TrackedRace {
         id: id.into(),
         off: Some(after(off)),
         checked_at: checked.map(after),
     }
 }
 
-fn card_just_seen(races: &[Watched]) -> Due {
+fn card_just_seen(races: &[TrackedRace]) -> DuePoll {
     Plan::default().due(now(), races, Some(after(-20)))
 }
 
 #[test]
-fn one_race_at_the_post_does_not_make_the_others_be_asked_for() {
-    let mut races = vec![watched("near", 120, Some(-10))];
-    races.extend((0..56).map(|n| watched(&format!("far{n}"), 10_000 + n, Some(-20))));
-    assert_eq!(card_just_seen(&races), Due::Races(vec!["near".into()]));
+fn plan_polls_a_race_near_its_off_alone() {
+    let mut races = vec![tracked("near", 120, Some(-10))];
+    races.extend((0..56).map(|n| tracked(&format!("far{n}"), 10_000 + n, Some(-20))));
+    assert_eq!(card_just_seen(&races), DuePoll::Races(vec!["near".into()]));
     races[0].checked_at = Some(now());
-    assert_eq!(card_just_seen(&races), Due::Nothing { until: after(10) });
+    assert_eq!(
+        card_just_seen(&races),
+        DuePoll::Nothing { until: after(10) }
+    );
 }
 
 #[test]
-fn many_due_races_are_one_whole_card_call() {
+fn plan_polls_many_due_races_as_one_whole_card() {
     let mut races: Vec<_> = (0..10)
-        .map(|n| watched(&format!("r{n}"), 290 - n, Some(-10)))
+        .map(|n| tracked(&format!("r{n}"), 290 - n, Some(-10)))
         .collect();
     let nearest_first = (0..10)
         .rev()
         .map(|n| format!("r{n}").as_str().into())
         .collect();
-    assert_eq!(card_just_seen(&races), Due::Races(nearest_first));
-    races.push(watched("one too many", 100, None));
-    assert_eq!(card_just_seen(&races), Due::Everything);
+    assert_eq!(card_just_seen(&races), DuePoll::Races(nearest_first));
+    races.push(tracked("one too many", 100, None));
+    assert_eq!(card_just_seen(&races), DuePoll::Everything);
 }
 
 #[test]
-fn the_whole_card_is_seen_at_least_every_quarter_of_an_hour() {
+fn plan_polls_the_whole_card_every_quarter_of_an_hour() {
     let plan = Plan::default();
     let at = |card| plan.due(now(), &[], card);
-    assert_eq!(at(None), Due::Everything);
-    assert_eq!(at(Some(after(-900))), Due::Everything);
-    assert_eq!(at(Some(after(-899))), Due::Nothing { until: after(1) });
+    assert_eq!(at(None), DuePoll::Everything);
+    assert_eq!(at(Some(after(-900))), DuePoll::Everything);
+    assert_eq!(at(Some(after(-899))), DuePoll::Nothing { until: after(1) });
 }
 
 #[test]
-fn a_clock_set_back_makes_things_due_and_not_wait() {
-    let ahead = watched("r", 600, Some(3600));
-    assert_eq!(card_just_seen(&[ahead]), Due::Races(vec!["r".into()]));
+fn plan_after_a_clock_step_back_is_due_at_once() {
+    let ahead = tracked("r", 600, Some(3600));
+    assert_eq!(card_just_seen(&[ahead]), DuePoll::Races(vec!["r".into()]));
     assert_eq!(
         Plan::default().due(now(), &[], Some(after(3600))),
-        Due::Everything
+        DuePoll::Everything
     );
 }
 
 proptest! {
     /// Looking again at `until` always finds something due, and nothing is due before it.
     #[test]
-    fn until_is_exactly_when_something_is_due(
+    fn plan_is_due_exactly_at_its_until(
         races in prop::collection::vec((1i64..12_000, -900i64..=0), 0..12),
         card in -900i64..=0,
     ) {
         let plan = Plan::default();
         let races: Vec<_> = races.iter().enumerate()
-            .map(|(n, (off, checked))| watched(&format!("r{n}"), *off, Some(*checked)))
+            .map(|(n, (off, checked))| tracked(&format!("r{n}"), *off, Some(*checked)))
             .collect();
         let at = |when| plan.due(when, &races, Some(after(card)));
-        if let Due::Nothing { until } = at(now()) {
+        if let DuePoll::Nothing { until } = at(now()) {
             prop_assert!(until > now() && until <= after(900));
             // Except when the race meanwhile went off.
             if races.iter().all(|r| r.off.is_some_and(|off| off > until)) {
-                let due = !matches!(at(until), Due::Nothing { .. });
+                let due = !matches!(at(until), DuePoll::Nothing { .. });
                 prop_assert!(due);
             }
             let before = until - TimeDelta::milliseconds(1);
-            prop_assert_eq!(at(before), Due::Nothing { until });
+            prop_assert_eq!(at(before), DuePoll::Nothing { until });
         }
     }
 
     #[test]
-    fn a_retry_is_never_hasty_and_never_forgotten(attempt: u32, jitter: f64, asked in 0u64..u64::MAX) {
-        let seconds = |failure| backoff(failure, attempt, jitter).as_secs_f64();
-        prop_assert!((1.0..=60.0).contains(&seconds(Failure::Temporary)));
-        prop_assert!((300.0..=330.0).contains(&seconds(Failure::Unauthorized)));
-        let limited = seconds(Failure::RateLimited { retry_after: Some(Duration::from_secs(asked)) });
+    fn backoff_stays_within_its_bounds(attempt: u32, jitter: f64, asked in 0u64..u64::MAX) {
+        let seconds = |failure| Backoff::FEED.delay(failure, attempt, jitter).as_secs_f64();
+        prop_assert!((1.0..=60.0).contains(&seconds(FailureKind::Temporary)));
+        prop_assert!((300.0..=330.0).contains(&seconds(FailureKind::Refused)));
+        let limited = seconds(FailureKind::RateLimited { retry_after: Some(Duration::from_secs(asked)) });
         prop_assert!(limited >= asked.min(3600) as f64 && limited <= 3602.0);
     }
 }
 
 #[test]
-fn retries_double_up_to_a_minute() {
+fn backoff_doubles_up_to_a_minute() {
     let waits: Vec<u64> = (0..8)
-        .map(|attempt| backoff(Failure::Temporary, attempt, 1.0).as_secs())
+        .map(|attempt| {
+            Backoff::FEED
+                .delay(FailureKind::Temporary, attempt, 1.0)
+                .as_secs()
+        })
         .collect();
     assert_eq!(waits, [2, 2, 4, 8, 16, 32, 60, 60]);
 }
 
 #[test]
-fn a_cron_line_that_is_wrong_says_where_and_what_would_be_right() {
+fn cron_error_names_the_field_and_the_correction() {
     let cases = [
         ("* * * * *", "UTC", "\"0 * * * * *\""),
         ("* * *", "UTC", "six are needed"),
@@ -227,14 +235,14 @@ fn a_cron_line_that_is_wrong_says_where_and_what_would_be_right() {
         ("0 0 6 * * *", "Europe/Londn", "Europe/London"),
     ];
     for (text, zone, hint) in cases {
-        let error = Cron::parse(text, zone).expect_err(text).to_string();
+        let error = Cron::parse(text, zone, now()).expect_err(text).to_string();
         assert!(error.contains(hint), "{text}: {error}");
     }
 }
 
 #[test]
-fn a_cron_line_follows_its_time_zone_through_the_change_of_clocks() {
-    let cron = Cron::parse("0 0 6 * * *", "Europe/London").expect("valid");
+fn cron_follows_its_time_zone_through_the_change_of_clocks() {
+    let cron = Cron::parse("0 0 6 * * *", "Europe/London", now()).expect("valid");
     let next = |text: &str| {
         let at = cron
             .next_after(text.parse().expect("a time"))
@@ -246,9 +254,9 @@ fn a_cron_line_follows_its_time_zone_through_the_change_of_clocks() {
 }
 
 #[tokio::test]
-async fn a_ticker_ticks_and_stops() {
-    let cron = Cron::parse("* * * * * *", "UTC").expect("valid");
-    let mut ticker = Ticker::start(cron).await.expect("starts");
+async fn cron_ticker_ticks_and_stops() {
+    let cron = Cron::parse("* * * * * *", "UTC", now()).expect("valid");
+    let mut ticker = CronTicker::start(cron).await.expect("starts");
     let stop = CancellationToken::new();
     let deadline = Duration::from_secs(30);
     let tick = tokio::time::timeout(deadline, ticker.next(&stop)).await;

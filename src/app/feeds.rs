@@ -1,4 +1,4 @@
-//! The feed that the settings name, opened.
+//! Opens the feed that the settings name. [`App::build`](super::App::build), `check` and `record` call it.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use anyhow::bail;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::SIMULATED;
+use crate::clock::Clock;
 use crate::config::{BadSetting, FeedKind, Settings};
 use crate::feed::Feed;
 use crate::feed::odds_api::{self, OddsApi};
 use crate::feed::racing_api::{RacingApi, RacingApiSettings};
 use crate::feed::simulator::{RaceDay, Simulator};
-use crate::schedule::Clock;
 
-/// Hosting panels spell "not set" as an empty text.
+/// A secret that is set: hosting panels store an unset one as an empty text.
 pub fn filled(secret: &Option<SecretString>) -> Option<&SecretString> {
     secret
         .as_ref()
@@ -100,7 +100,7 @@ fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::R
     }
 }
 
-/// The same feed for a recorder, which wants every body and no "not modified".
+/// The same feed for a recorder, which needs every body and no "not modified".
 pub fn feed_for_recording(settings: &Settings, clock: &Clock) -> anyhow::Result<Feed> {
     feed_with(settings, clock, true)
 }

@@ -1,4 +1,4 @@
-//! What systemd is told: ready, alive, stopping.
+//! Notifies systemd: ready, alive, stopping. The services run it as a task; without systemd it only waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,35 +6,33 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
-use crate::ingest::Pulse;
+use crate::poller::LivenessProbe;
 
-/// No cycle takes longer that is still alive: every request, page and statement in it has a
-/// deadline of its own. Waiting (for the off, for the lease, for a cron line) is no work and may
-/// take as long as it likes.
+/// A cycle that takes longer hangs: every request, page and statement in it has a deadline of its own. A wait (for the
+/// off, the lease or a cron line) is not part of a cycle and may take any time.
 const STUCK: Duration = Duration::from_secs(5 * 60);
 
-/// Feeds systemd's watchdog while the cycle loop gets on; a loop that hangs starves it.
-pub async fn watchdog(pulse: Arc<Pulse>, stop: CancellationToken) {
-    tell(NotifyState::Ready);
-    if let Some(every) = sd_notify::watchdog_enabled() {
-        let mut beat = tokio::time::interval(every / 3);
+/// Sends systemd's watchdog signal until `stop`, except while the poller hangs.
+pub async fn watchdog(poller: Arc<LivenessProbe>, stop: CancellationToken) {
+    notify(NotifyState::Ready);
+    if let Some(limit) = sd_notify::watchdog_enabled() {
+        let mut ticks = tokio::time::interval(limit / 3);
         loop {
             tokio::select! {
-                _ = beat.tick() => {}
+                _ = ticks.tick() => {}
                 () = stop.cancelled() => break,
             }
-            if pulse.busy_for().is_none_or(|busy| busy < STUCK) {
-                tell(NotifyState::Watchdog);
+            if poller.busy_for().is_none_or(|busy| busy < STUCK) {
+                notify(NotifyState::Watchdog);
             }
         }
     }
     stop.cancelled().await;
-    tell(NotifyState::Stopping);
+    notify(NotifyState::Stopping);
 }
 
-/// Without systemd there is nobody to tell.
-fn tell(state: NotifyState) {
+fn notify(state: NotifyState) {
     if let Err(why) = sd_notify::notify(&[state]) {
-        tracing::debug!(event = "systemd.not_told", error = %why, "systemd was not told");
+        tracing::debug!(event = "systemd.not_told", error = %why, "systemd was not notified");
     }
 }

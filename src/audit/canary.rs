@@ -1,6 +1,7 @@
-//! The canary: a row of no meaning that is changed again and again. Its removal goes the way of every
-//! removal, and then a read must show the new beat. While one beat is on its way no other begins, so
-//! an outage leaves one row behind and not thousands.
+//! The canary: it writes a test row again and again, whose removal takes the same path as every removal, and then
+//! reads it through the cache. `app` runs it beside the auditor.
+//!
+//! Only one probe is pending at a time, so that an outage leaves one row behind and not thousands.
 
 use std::time::{Duration, Instant};
 
@@ -8,49 +9,50 @@ use chrono::Utc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::cause::{Cause, Level};
-use super::ledger::Audited;
-use super::offender::Wrong;
-use crate::cache::{self, Loaded, Policy, Reader};
+use super::cause::{AuditLevel, Cause};
+use super::stale::StaleRead;
+use super::state::Audited;
+use crate::cache::{Level, Loaded, Policy, Reader};
 use crate::key::Key;
-use crate::store::{Gone, Lease, Poke, Rows, Store};
+use crate::store::{Lease, Poke, Store};
 
-/// It is missed after this long, and after so many beats.
-const SILENCE: Duration = Duration::from_secs(10);
-const SILENT_BEATS: u32 = 3;
-/// How often we see to a beat that is on its way: whether another relay took it, whether it is late.
-const LOOK_AFTER: Duration = Duration::from_millis(500);
-/// What the database gets to answer.
-const ASK: Duration = Duration::from_secs(5);
-/// How long its answer is served.
-const FRESH: Duration = Duration::from_secs(60);
+/// Without a clean probe for this long, and for so many intervals, a warning is logged.
+const MISSED_AFTER: Duration = Duration::from_secs(10);
+const MISSED_INTERVALS: u32 = 3;
+/// How often a pending probe is checked: another daemon's relay may have removed it, or it is late.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// The limit for one database query.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the probe's answer stays fresh in the cache.
+const FRESH_FOR: Duration = Duration::from_secs(60);
 
 pub struct Canary {
     store: Store,
     reader: Reader,
-    poke: Poke,
+    notifier: Poke,
     every: Duration,
-    audited: Audited,
+    handle: Audited,
     next_at: Option<Instant>,
-    flying: Option<Flying>,
+    pending: Option<PendingProbe>,
     is_missed: bool,
 }
 
-/// A beat whose removal has not been confirmed.
-struct Flying {
+/// A probe whose removal has not been confirmed.
+struct PendingProbe {
     beat: i64,
     row: i64,
-    touched_at: Instant,
-    asked_at: Instant,
+    written_at: Instant,
+    queried_at: Instant,
 }
 
-/// What one step came to.
+/// The result of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beat {
+pub enum ProbeResult {
     NotDue,
-    Touched,
+    /// A new probe was written.
+    Written,
     /// Its removal is not confirmed yet.
-    Flying,
+    Pending,
     /// A reader was shown it.
     Clean,
     /// A reader was shown an older one.
@@ -59,56 +61,24 @@ pub enum Beat {
     Unknown,
 }
 
-/// What the auditor hears of it.
-#[derive(Default)]
-pub(super) struct Singing {
-    since: Option<Instant>,
-    clean_at: Option<Instant>,
-    waits_for: Option<i64>,
-    is_removed: bool,
-    /// That were shown to a reader.
-    pub beats: u64,
-}
-
-impl Singing {
-    /// Since it last came through clean; `None` while it does not sing.
-    pub fn age(&self, now: Instant) -> Option<Duration> {
-        let since = self.since?;
-        let last = self.clean_at.map_or(since, |clean| clean.max(since));
-        Some(now.saturating_duration_since(last))
-    }
-
-    /// Whether that was the one it waits for.
-    pub fn removed(&mut self, gone: &Gone) -> bool {
-        let ours = |row: &i64| self.waits_for == Some(*row);
-        let is_ours = match &gone.rows {
-            Rows::These(rows) => rows.iter().any(ours),
-            // Only a transaction longer than all of a backlog could hide it; then the outbox tells.
-            Rows::Through(..) => false,
-        };
-        self.is_removed |= is_ours;
-        is_ours
-    }
-}
-
 impl Canary {
-    /// `every`: from beat to beat, not zero.
+    /// `every`: the interval of the probes, above zero.
     pub fn new(
         store: Store,
         reader: &Reader,
-        poke: Poke,
+        notifier: Poke,
         every: Duration,
-        audited: Audited,
+        handle: Audited,
     ) -> Self {
         Self {
             store,
-            // Its reads are none of the readers' counts.
+            // A reader of its own, so that its reads do not count as those of clients.
             reader: Reader::new(reader.cache().clone()),
-            poke,
+            notifier,
             every,
-            audited,
+            handle,
             next_at: None,
-            flying: None,
+            pending: None,
             is_missed: false,
         }
     }
@@ -122,57 +92,57 @@ impl Canary {
                 false => self.stand_by(),
             }
             tokio::select! {
-                () = tokio::time::sleep_until(self.wakes_at(Instant::now()).into()), if leads => {}
-                () = self.audited.canary_removed(), if leads => {}
+                () = tokio::time::sleep_until(self.next_step(Instant::now()).into()), if leads => {}
+                () = self.handle.wait_for_canary(), if leads => {}
                 changed = lease.changed() => if changed.is_err() { return },
                 () = stop.cancelled() => return,
             }
         }
     }
 
-    /// Begins a beat that is due at `now`, or sees to the one that is on its way.
-    pub async fn step(&mut self, now: Instant) -> Beat {
-        self.audited.lock().canary.since.get_or_insert(now);
-        let beat = match self.flying.take() {
-            Some(flying) => self.see_to(flying, now).await,
-            None if self.next_at.is_some_and(|next| now < next) => Beat::NotDue,
-            None => self.touch(now).await,
+    /// Writes a probe that is due at `now`, or checks the pending one.
+    pub async fn step(&mut self, now: Instant) -> ProbeResult {
+        self.handle.lock().canary.since.get_or_insert(now);
+        let result = match self.pending.take() {
+            Some(probe) => self.check(probe, now).await,
+            None if self.next_at.is_some_and(|next| now < next) => ProbeResult::NotDue,
+            None => self.write_probe(now).await,
         };
-        self.listen_for_silence(now);
-        beat
+        self.log_missed(now);
+        result
     }
 
-    async fn touch(&mut self, now: Instant) -> Beat {
+    async fn write_probe(&mut self, now: Instant) -> ProbeResult {
         self.next_at = Some(now + self.every);
         let key = Key::canary();
-        let touch = self.store.touch_canary(&key);
-        // The write itself is never cut short.
-        let Ok(Ok(touched)) = tokio::time::timeout(ASK, touch).await else {
-            return Beat::Unknown;
+        let write = self.store.touch_canary(&key);
+        // A timeout does not cancel the write itself, which runs in a task of its own.
+        let Ok(Ok(written)) = tokio::time::timeout(STORE_TIMEOUT, write).await else {
+            return ProbeResult::Unknown;
         };
-        let row = touched.told.as_ref().and_then(|told| told.rows.first());
+        let row = written.told.as_ref().and_then(|claim| claim.rows.first());
         let row = row.map(|row| row.id);
         {
-            let canary = &mut self.audited.lock().canary;
+            let canary = &mut self.handle.lock().canary;
             (canary.waits_for, canary.is_removed) = (row, false);
         }
-        // Where it takes the relay's look into the outbox to find it, this beat tells nothing.
-        self.flying = row.map(|row| Flying {
-            beat: touched.beat,
+        // A row that only a claim can find has no number here, so this probe cannot be followed.
+        self.pending = row.map(|row| PendingProbe {
+            beat: written.beat,
             row,
-            touched_at: now,
-            asked_at: now,
+            written_at: now,
+            queried_at: now,
         });
-        self.poke.committed(touched.told, Utc::now());
-        Beat::Touched
+        self.notifier.committed(written.told, Utc::now());
+        ProbeResult::Written
     }
 
-    async fn see_to(&mut self, mut flying: Flying, now: Instant) -> Beat {
-        if !self.is_removed(&mut flying, now).await {
-            self.flying = Some(flying);
-            return Beat::Flying;
+    async fn check(&mut self, mut probe: PendingProbe, now: Instant) -> ProbeResult {
+        if !self.is_removed(&mut probe, now).await {
+            self.pending = Some(probe);
+            return ProbeResult::Pending;
         }
-        let (store, policy) = (self.store.clone(), Policy::fresh_for(FRESH));
+        let (store, policy) = (self.store.clone(), Policy::fresh_for(FRESH_FOR));
         let load = move || {
             let store = store.clone();
             async move {
@@ -181,24 +151,24 @@ impl Canary {
             }
         };
         let Ok(served) = self.reader.read(&Key::canary(), &policy, load).await else {
-            self.flying = Some(flying);
-            return Beat::Unknown;
+            self.pending = Some(probe);
+            return ProbeResult::Unknown;
         };
         let shown = std::str::from_utf8(served.body()).ok();
         let shown = shown.and_then(|beat| beat.parse::<i64>().ok());
-        let mut ledger = self.audited.lock();
-        if shown.is_some_and(|beat| beat >= flying.beat) {
-            ledger.canary.clean_at = Some(now);
-            ledger.canary.beats += 1;
-            return Beat::Clean;
+        let mut state = self.handle.lock();
+        if shown.is_some_and(|beat| beat >= probe.beat) {
+            state.canary.clean_at = Some(now);
+            state.canary.beats += 1;
+            return ProbeResult::Clean;
         }
         let (level, cause) = match served.level {
-            cache::Level::First => (Level::First, Cause::FirstLevelGap),
-            cache::Level::Second | cache::Level::Loader => (Level::Second, Cause::Lost),
+            Level::First => (AuditLevel::First, Cause::FirstLevelGap),
+            Level::Second | Level::Loader => (AuditLevel::Second, Cause::Lost),
         };
-        let age = now.saturating_duration_since(flying.touched_at);
-        ledger.offenders.add(Wrong {
-            change: flying.row,
+        let age = now.saturating_duration_since(probe.written_at);
+        state.stale.add(StaleRead {
+            change: probe.row,
             cycle: None,
             committed_at: Utc::now() - age,
             key: Key::canary(),
@@ -206,40 +176,41 @@ impl Canary {
             cause,
             age,
         });
-        Beat::Stale
+        ProbeResult::Stale
     }
 
-    /// Heard, or, when nothing is heard for a while, asked: another daemon's relay may have done it.
-    async fn is_removed(&self, flying: &mut Flying, now: Instant) -> bool {
-        if self.audited.lock().canary.is_removed {
+    /// As the relay reported it. Without a report for a while the outbox is queried, because another daemon's relay
+    /// may have removed it.
+    async fn is_removed(&self, probe: &mut PendingProbe, now: Instant) -> bool {
+        if self.handle.lock().canary.is_removed {
             return true;
         }
-        if now.saturating_duration_since(flying.asked_at) < LOOK_AFTER {
+        if now.saturating_duration_since(probe.queried_at) < CHECK_INTERVAL {
             return false;
         }
-        flying.asked_at = now;
-        let asked = tokio::time::timeout(ASK, self.store.is_pending(flying.row)).await;
-        matches!(asked, Ok(Ok(false)))
+        probe.queried_at = now;
+        let query = tokio::time::timeout(STORE_TIMEOUT, self.store.is_pending(probe.row)).await;
+        matches!(query, Ok(Ok(false)))
     }
 
-    fn wakes_at(&self, now: Instant) -> Instant {
-        match (&self.flying, self.next_at) {
-            (None, Some(next)) => next.min(now + SILENCE),
-            _ => now + LOOK_AFTER,
+    fn next_step(&self, now: Instant) -> Instant {
+        match (&self.pending, self.next_at) {
+            (None, Some(next)) => next.min(now + MISSED_AFTER),
+            _ => now + CHECK_INTERVAL,
         }
     }
 
     fn stand_by(&mut self) {
-        (self.next_at, self.flying, self.is_missed) = (None, None, false);
-        let canary = &mut self.audited.lock().canary;
+        (self.next_at, self.pending, self.is_missed) = (None, None, false);
+        let canary = &mut self.handle.lock().canary;
         (canary.since, canary.waits_for) = (None, None);
     }
 
-    /// Said once, and once when it is back.
-    fn listen_for_silence(&mut self, now: Instant) {
-        let age = self.audited.lock().canary.age(now).unwrap_or_default();
-        let is_silent = age > SILENCE.max(self.every * SILENT_BEATS);
-        if is_silent && !self.is_missed {
+    /// Logs once that no probe reaches readers, and once that they do again.
+    fn log_missed(&mut self, now: Instant) {
+        let age = self.handle.lock().canary.age(now).unwrap_or_default();
+        let is_missed = age > MISSED_AFTER.max(self.every * MISSED_INTERVALS);
+        if is_missed && !self.is_missed {
             tracing::warn!(
                 event = "canary.silent",
                 silent_s = age.as_secs(),
@@ -248,9 +219,9 @@ impl Canary {
                 age.as_secs()
             );
         }
-        if self.is_missed && !is_silent {
+        if self.is_missed && !is_missed {
             tracing::info!(event = "canary.back", "Changes reach readers again");
         }
-        self.is_missed = is_silent;
+        self.is_missed = is_missed;
     }
 }

@@ -1,160 +1,156 @@
-//! What one look at one answer means, and what an answer that is wrong is wrong by.
+//! Assesses one observation of a cached answer: clean or stale, and by which cause. The sampler calls it for each
+//! key that it watches.
 
 use std::time::Instant;
 
 use serde::Serialize;
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::cache::Entry;
 
 /// Why an answer was still served that a change had made wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, IntoStaticStr, VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Cause {
-    /// Its outbox row is gone, and the answer is not.
+    /// Its outbox row is settled, but the answer is still there.
     Lost,
     /// The removal has not been confirmed yet.
     Late,
-    /// It was put there after the removal, by a load that had not seen the change.
+    /// It was stored after the removal, by a load that had not seen the change.
     LateFill,
-    /// The second level had it right, the first one had not heard.
+    /// The second level was right, but the first one had not received the removal.
     FirstLevelGap,
-    /// Nobody removed it: its time was up.
+    /// It was not removed; it expired.
     TtlOnly,
 }
 
 impl Cause {
-    pub const ALL: [Self; 5] = [
-        Self::Lost,
-        Self::Late,
-        Self::LateFill,
-        Self::FirstLevelGap,
-        Self::TtlOnly,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Lost => "lost",
-            Self::Late => "late",
-            Self::LateFill => "late_fill",
-            Self::FirstLevelGap => "first_level_gap",
-            Self::TtlOnly => "ttl_only",
-        }
+        self.into()
     }
 }
 
-/// Where a reader would get it from.
+/// The level that would serve the stale answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Level {
+pub enum AuditLevel {
     First,
     Second,
 }
 
-/// What one level has, held against one transaction.
+/// The entry of one level, compared with one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum LevelState {
     Absent,
-    Right,
-    Wrong {
-        /// When its time is up.
-        ends: Instant,
+    /// It includes the transaction.
+    Current,
+    Stale {
+        expires: Instant,
     },
     Unreachable,
 }
 
-impl Found {
+impl LevelState {
     pub fn of(entry: Option<&Entry>, transaction: u64) -> Self {
         match entry {
             None => Self::Absent,
-            Some(entry) if entry.view.sees(transaction) => Self::Right,
-            // Marked stale: nobody is served it without that label.
+            Some(entry) if entry.view.sees(transaction) => Self::Current,
+            // Marked stale: it is served only with that label.
             Some(entry) if entry.fresh.is_zero() => Self::Absent,
-            Some(entry) => Self::Wrong {
-                ends: entry.stored_at + entry.ttl(),
+            Some(entry) => Self::Stale {
+                expires: entry.stored_at + entry.ttl(),
             },
         }
     }
 
-    pub fn is_wrong(self) -> bool {
-        matches!(self, Self::Wrong { .. })
+    pub fn is_stale(self) -> bool {
+        matches!(self, Self::Stale { .. })
     }
 }
 
-/// One look at one answer. `pending`: whether its outbox row was still there, asked only of what
-/// looks stale; `None` also when nobody could say.
+/// One observation of one answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Finding {
-    pub first: Found,
-    pub second: Found,
+pub(super) struct Observation {
+    pub first: LevelState,
+    pub second: LevelState,
+    /// Whether its outbox row was still there; `None`: not queried, or the database did not answer.
     pub pending: Option<bool>,
 }
 
-impl Finding {
-    /// Worth a question to the database.
+impl Observation {
+    pub fn is_stale(&self) -> bool {
+        self.first.is_stale() || self.second.is_stale()
+    }
+
+    /// Whether a query to the database is needed to tell.
     pub fn looks_stale(&self) -> bool {
-        self.first.is_wrong() || self.second.is_wrong() || self.second == Found::Unreachable
+        self.is_stale() || self.second == LevelState::Unreachable
     }
 }
 
-/// What earlier looks at one answer had shown.
+/// The earlier observations of one answer.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Past {
-    /// The second level had been right or empty.
-    was_right: bool,
-    /// When the wrong answer's time would be up.
-    ends: Option<Instant>,
+pub(super) struct History {
+    /// The second level was current or empty.
+    was_clean: bool,
+    /// When the stale answer expires.
+    expires: Option<Instant>,
     cause: Option<Cause>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Assessment {
     Clean,
-    /// It is gone only now, and this is why.
+    /// Clean only now, by this cause.
     CleanAtLast(Cause),
-    /// A level could not be asked, and nothing else speaks against it.
+    /// A level did not answer, and the other one is clean.
     Unknown,
-    Wrong(Level, Option<Cause>),
+    Stale(AuditLevel, Option<Cause>),
 }
 
-/// Judges one look at `now`, and remembers it.
-pub(super) fn judge(past: &mut Past, finding: &Finding, now: Instant) -> Verdict {
-    let wrong = finding.first.is_wrong() || finding.second.is_wrong();
-    let level = match finding.first.is_wrong() && !finding.second.is_wrong() {
-        true => Level::First,
-        false => Level::Second,
+/// Assesses an observation made at `now`, and adds it to the history.
+pub(super) fn assess(history: &mut History, observed: &Observation, now: Instant) -> Assessment {
+    let level = match observed.first.is_stale() && !observed.second.is_stale() {
+        true => AuditLevel::First,
+        false => AuditLevel::Second,
     };
-    for found in [finding.first, finding.second] {
-        if let Found::Wrong { ends } = found {
-            past.ends = past.ends.max(Some(ends));
+    for level in [observed.first, observed.second] {
+        if let LevelState::Stale { expires } = level {
+            history.expires = history.expires.max(Some(expires));
         }
     }
-    let late = finding.pending == Some(true) && finding.looks_stale();
-    if wrong || late {
-        let cause = match finding.pending {
+    let is_late = observed.pending == Some(true) && observed.looks_stale();
+    if observed.is_stale() || is_late {
+        let cause = match observed.pending {
             None => None,
             Some(true) => Some(Cause::Late),
-            Some(false) if level == Level::First => Some(Cause::FirstLevelGap),
-            Some(false) if past.was_right => Some(Cause::LateFill),
+            Some(false) if level == AuditLevel::First => Some(Cause::FirstLevelGap),
+            Some(false) if history.was_clean => Some(Cause::LateFill),
             Some(false) => Some(Cause::Lost),
         };
-        past.cause = cause.or(past.cause);
-        return Verdict::Wrong(level, cause);
+        history.cause = cause.or(history.cause);
+        return Assessment::Stale(level, cause);
     }
-    if finding.second == Found::Unreachable {
-        return Verdict::Unknown;
+    if observed.second == LevelState::Unreachable {
+        return Assessment::Unknown;
     }
-    past.was_right = true;
-    // What was late came in the end; anything else had nobody left who would remove it.
-    let by_itself = past.ends.is_some_and(|ends| ends <= now)
-        && past
+    history.was_clean = true;
+    // A late removal came in the end. With any other cause no removal was left to come.
+    let is_expired = history.expires.is_some_and(|expires| expires <= now)
+        && history
             .cause
             .is_some_and(|cause| !matches!(cause, Cause::Late | Cause::TtlOnly));
-    match by_itself {
+    match is_expired {
         true => {
-            past.cause = Some(Cause::TtlOnly);
-            Verdict::CleanAtLast(Cause::TtlOnly)
+            history.cause = Some(Cause::TtlOnly);
+            Assessment::CleanAtLast(Cause::TtlOnly)
         }
-        false => Verdict::Clean,
+        false => Assessment::Clean,
     }
 }
 
@@ -164,8 +160,8 @@ mod tests {
 
     use super::*;
 
-    fn look(first: Found, second: Found, pending: Option<bool>) -> Finding {
-        Finding {
+    fn observed(first: LevelState, second: LevelState, pending: Option<bool>) -> Observation {
+        Observation {
             first,
             second,
             pending,
@@ -173,55 +169,80 @@ mod tests {
     }
 
     #[test]
-    fn each_way_to_be_wrong_has_its_cause() {
-        use Found::{Absent, Right, Unreachable};
+    fn each_kind_of_stale_answer_has_its_cause() {
+        use LevelState::{Absent, Current, Unreachable};
         let now = Instant::now();
-        let wrong = Found::Wrong {
-            ends: now + Duration::from_secs(60),
+        let stale = LevelState::Stale {
+            expires: now + Duration::from_secs(60),
         };
-        let told = |finding| judge(&mut Past::default(), &finding, now);
-        let is = |level, cause| Verdict::Wrong(level, Some(cause));
-        for second in [Absent, Right] {
-            assert_eq!(told(look(Absent, second, None)), Verdict::Clean);
-            assert_eq!(told(look(Right, second, None)), Verdict::Clean);
-            let gap = look(wrong, second, Some(false));
-            assert_eq!(told(gap), is(Level::First, Cause::FirstLevelGap));
-            let late = look(wrong, second, Some(true));
-            assert_eq!(told(late), is(Level::First, Cause::Late));
+        let assessed = |observed| assess(&mut History::default(), &observed, now);
+        let is = |level, cause| Assessment::Stale(level, Some(cause));
+        for second in [Absent, Current] {
+            assert_eq!(assessed(observed(Absent, second, None)), Assessment::Clean);
+            assert_eq!(assessed(observed(Current, second, None)), Assessment::Clean);
+            let gap = observed(stale, second, Some(false));
+            assert_eq!(assessed(gap), is(AuditLevel::First, Cause::FirstLevelGap));
+            let late = observed(stale, second, Some(true));
+            assert_eq!(assessed(late), is(AuditLevel::First, Cause::Late));
         }
-        let second = |pending| look(Absent, wrong, pending);
-        assert_eq!(told(second(Some(true))), is(Level::Second, Cause::Late));
-        assert_eq!(told(second(Some(false))), is(Level::Second, Cause::Lost));
-        assert_eq!(told(second(None)), Verdict::Wrong(Level::Second, None));
-        let away = |pending| look(Absent, Unreachable, pending);
-        assert_eq!(told(away(Some(true))), is(Level::Second, Cause::Late));
-        assert_eq!(told(away(Some(false))), Verdict::Unknown);
-        assert_eq!(told(away(None)), Verdict::Unknown);
+        let second = |pending| observed(Absent, stale, pending);
+        assert_eq!(
+            assessed(second(Some(true))),
+            is(AuditLevel::Second, Cause::Late)
+        );
+        assert_eq!(
+            assessed(second(Some(false))),
+            is(AuditLevel::Second, Cause::Lost)
+        );
+        assert_eq!(
+            assessed(second(None)),
+            Assessment::Stale(AuditLevel::Second, None)
+        );
+        let away = |pending| observed(Absent, Unreachable, pending);
+        assert_eq!(
+            assessed(away(Some(true))),
+            is(AuditLevel::Second, Cause::Late)
+        );
+        assert_eq!(assessed(away(Some(false))), Assessment::Unknown);
+        assert_eq!(assessed(away(None)), Assessment::Unknown);
     }
 
     #[test]
-    fn what_was_right_before_was_filled_late_and_what_ends_by_itself_was_never_removed() {
+    fn a_stale_answer_after_a_clean_one_is_a_late_fill_and_one_that_expires_was_never_removed() {
         let now = Instant::now();
-        let wrong = |seconds| Found::Wrong {
-            ends: now + Duration::from_secs(seconds),
+        let stale = |seconds| LevelState::Stale {
+            expires: now + Duration::from_secs(seconds),
         };
-        let mut past = Past::default();
-        let clean = look(Found::Absent, Found::Absent, None);
-        assert_eq!(judge(&mut past, &clean, now), Verdict::Clean);
-        let filled = look(Found::Absent, wrong(5), Some(false));
-        let told = judge(&mut past, &filled, now);
-        assert_eq!(told, Verdict::Wrong(Level::Second, Some(Cause::LateFill)));
-        // Somebody removed it before its time.
-        let mut removed = past.clone();
+        let mut history = History::default();
+        let clean = observed(LevelState::Absent, LevelState::Absent, None);
+        assert_eq!(assess(&mut history, &clean, now), Assessment::Clean);
+        let filled = observed(LevelState::Absent, stale(5), Some(false));
+        let assessed = assess(&mut history, &filled, now);
+        assert_eq!(
+            assessed,
+            Assessment::Stale(AuditLevel::Second, Some(Cause::LateFill))
+        );
+        // It was removed before it expired.
+        let mut removed = history.clone();
         let second = Duration::from_secs(1);
-        assert_eq!(judge(&mut removed, &clean, now + second), Verdict::Clean);
-        let told = judge(&mut past, &clean, now + 6 * second);
-        assert_eq!(told, Verdict::CleanAtLast(Cause::TtlOnly));
-        assert_eq!(judge(&mut past, &clean, now + 7 * second), Verdict::Clean);
-        // A late removal is a removal, whenever it came.
-        let mut past = Past::default();
-        judge(&mut past, &look(Found::Absent, wrong(5), Some(true)), now);
-        let told = judge(&mut past, &clean, now + 6 * second);
-        assert_eq!(told, Verdict::Clean);
+        assert_eq!(
+            assess(&mut removed, &clean, now + second),
+            Assessment::Clean
+        );
+        let assessed = assess(&mut history, &clean, now + 6 * second);
+        assert_eq!(assessed, Assessment::CleanAtLast(Cause::TtlOnly));
+        assert_eq!(
+            assess(&mut history, &clean, now + 7 * second),
+            Assessment::Clean
+        );
+        // A late removal is a removal whenever it came.
+        let mut history = History::default();
+        assess(
+            &mut history,
+            &observed(LevelState::Absent, stale(5), Some(true)),
+            now,
+        );
+        let assessed = assess(&mut history, &clean, now + 6 * second);
+        assert_eq!(assessed, Assessment::Clean);
     }
 }

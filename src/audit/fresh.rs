@@ -1,37 +1,37 @@
-//! From what the feed said, and from the commit, until every reader can know it: until the cache has
-//! confirmed the removal.
+//! The time from the feed, and from the commit, until readers can see a change: until the cache has confirmed the
+//! removal. The audit state feeds it with each commit and removal.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::histogram::Times;
+use super::histogram::WindowedHistogram;
 use crate::store::{Commit, Gone, Purpose, Rows};
 
-/// Commits whose removal is waited for. More are let go, the oldest first, and counted.
-const WAITING: usize = 16 * 1024;
+/// The most commits whose removal is awaited. Of more, the oldest are given up and counted.
+const MOST_WAITING: usize = 16 * 1024;
 
 #[derive(Default)]
-pub(super) struct Fresh {
-    /// Commits by their highest outbox row: rows leave it from the lowest.
-    waiting: BTreeMap<i64, Waiting>,
-    /// The feed's times are the wall's.
+pub(super) struct FreshnessTracker {
+    /// Commits by their highest outbox row: the relay settles rows from the lowest.
+    waiting: BTreeMap<i64, UnconfirmedCommit>,
+    /// The feed's times are those of the wall clock.
     pub real_clock: bool,
-    /// Feed to readable. The canary is of no feed.
-    pub feed: Times,
-    /// Commit to readable, the canary's too.
-    pub commit: Times,
-    /// Commits whose removal nobody told of.
-    pub unheard: u64,
+    /// From feed to readable. The canary has no feed.
+    pub feed: WindowedHistogram,
+    /// From commit to readable, the canary included.
+    pub commit: WindowedHistogram,
+    /// Commits whose removal was not reported.
+    pub unconfirmed: u64,
 }
 
-struct Waiting {
+struct UnconfirmedCommit {
     committed: Instant,
-    /// From the feed to the commit; `None` where that means nothing.
+    /// From the feed to the commit; `None` where that is not known.
     before: Option<Duration>,
     transaction: u64,
 }
 
-impl Fresh {
+impl FreshnessTracker {
     pub fn new(real_clock: bool) -> Self {
         Self {
             real_clock,
@@ -46,20 +46,20 @@ impl Fresh {
         };
         let changes = rows.iter().any(|row| row.purpose == Purpose::Change);
         let before = (commit.committed_at - commit.observed_at).to_std();
-        let waiting = Waiting {
+        let waiting = UnconfirmedCommit {
             committed: commit.at,
             before: before.ok().filter(|_| changes && self.real_clock),
             transaction: last.transaction,
         };
         self.waiting.insert(last.id, waiting);
-        if self.waiting.len() > WAITING {
+        if self.waiting.len() > MOST_WAITING {
             self.waiting.pop_first();
-            self.unheard += 1;
+            self.unconfirmed += 1;
         }
     }
 
     pub fn removed(&mut self, gone: &Gone) {
-        let these = match &gone.rows {
+        let rows = match &gone.rows {
             Rows::These(rows) => rows.clone(),
             Rows::Through(last, view) => {
                 let up_to = self.waiting.range(..=*last);
@@ -67,20 +67,20 @@ impl Fresh {
                 seen.map(|(row, _)| *row).collect()
             }
         };
-        for row in these {
+        for row in rows {
             let Some(waiting) = self.waiting.remove(&row) else {
                 continue;
             };
             let took = gone.at.saturating_duration_since(waiting.committed);
-            self.commit.add(took, gone.at);
+            self.commit.record(took, gone.at);
             if let Some(before) = waiting.before {
-                self.feed.add(before + took, gone.at);
+                self.feed.record(before + took, gone.at);
             }
         }
     }
 
-    /// Another daemon leads: what becomes of it is not told here.
-    pub fn forget(&mut self) {
+    /// Another daemon leads, whose removals are not reported here.
+    pub fn reset(&mut self) {
         self.waiting.clear();
     }
 }

@@ -1,15 +1,15 @@
-//! How long things took, in fixed buckets: since the start for whoever collects, and of late for
-//! whoever looks.
+//! Durations in fixed buckets: since start for the metrics, and of the last minutes for the report. The freshness
+//! tracker records them.
 
 use std::time::{Duration, Instant};
 
-/// Upper bounds in seconds; one more bucket takes the rest.
+/// Upper bounds in seconds; one more bucket counts the rest.
 pub const BOUNDS: [f64; 18] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
     10.0, 30.0, 60.0, 300.0,
 ];
-/// What is looked at as "of late" is between this and twice as much.
-const TURN: Duration = Duration::from_secs(5 * 60);
+/// A recent histogram covers between this and twice this time.
+const WINDOW: Duration = Duration::from_secs(5 * 60);
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Histogram {
@@ -18,7 +18,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    pub fn add(&mut self, took: Duration) {
+    pub fn record(&mut self, took: Duration) {
         let seconds = took.as_secs_f64();
         let at = BOUNDS.partition_point(|bound| *bound < seconds);
         self.counts[at] += 1;
@@ -29,12 +29,12 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// Seconds in all.
+    /// The total in seconds.
     pub fn sum(&self) -> f64 {
         self.sum
     }
 
-    /// Each bound in seconds, with how many took no longer.
+    /// Each bound in seconds, with the count of durations up to it.
     pub fn within(&self) -> impl Iterator<Item = (f64, u64)> {
         BOUNDS
             .iter()
@@ -45,8 +45,8 @@ impl Histogram {
             })
     }
 
-    /// Seconds that this share of all took at most, by straight lines inside the buckets. What lies
-    /// beyond the last bound counts as that. `None` of nothing.
+    /// The quantile in seconds, interpolated linearly inside its bucket. A duration beyond the last bound counts as
+    /// that bound. `None` of an empty histogram.
     pub fn quantile(&self, share: f64) -> Option<f64> {
         let wanted = self.count() as f64 * share.clamp(0.0, 1.0);
         let (mut below, mut lower) = (0.0, 0.0);
@@ -60,50 +60,49 @@ impl Histogram {
         (self.count() > 0).then_some(lower)
     }
 
-    fn and(&self, other: &Self) -> Self {
-        let mut both = self.clone();
-        for (count, more) in both.counts.iter_mut().zip(other.counts) {
+    fn merge(mut self, other: &Self) -> Self {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
             *count += more;
         }
-        both.sum += other.sum;
-        both
+        self.sum += other.sum;
+        self
     }
 }
 
-/// Since the start, and of late.
+/// One histogram since start, and one of the last two windows.
 #[derive(Clone, Debug, Default)]
-pub struct Times {
+pub struct WindowedHistogram {
     pub all: Histogram,
-    turned: Option<Instant>,
-    this: Histogram,
-    last: Histogram,
+    window_began: Option<Instant>,
+    this_window: Histogram,
+    last_window: Histogram,
 }
 
-impl Times {
-    pub fn add(&mut self, took: Duration, now: Instant) {
-        self.turn(now);
-        self.all.add(took);
-        self.this.add(took);
+impl WindowedHistogram {
+    pub fn record(&mut self, took: Duration, now: Instant) {
+        self.rotate(now);
+        self.all.record(took);
+        self.this_window.record(took);
     }
 
-    pub fn of_late(&self, now: Instant) -> Histogram {
-        let mut seen = self.clone();
-        seen.turn(now);
-        seen.this.and(&seen.last)
+    pub fn recent(&self, now: Instant) -> Histogram {
+        let mut times = self.clone();
+        times.rotate(now);
+        times.this_window.merge(&times.last_window)
     }
 
-    fn turn(&mut self, now: Instant) {
-        let turned = *self.turned.get_or_insert(now);
-        let since = now.saturating_duration_since(turned);
-        if since < TURN {
+    fn rotate(&mut self, now: Instant) {
+        let began = *self.window_began.get_or_insert(now);
+        let since = now.saturating_duration_since(began);
+        if since < WINDOW {
             return;
         }
-        let last = std::mem::take(&mut self.this);
-        self.last = match since < TURN * 2 {
+        let last = std::mem::take(&mut self.this_window);
+        self.last_window = match since < WINDOW * 2 {
             true => last,
             false => Histogram::default(),
         };
-        self.turned = Some(now);
+        self.window_began = Some(now);
     }
 }
 
@@ -114,19 +113,19 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// A quantile lies in the bucket of the value that it stands for.
+        /// A quantile lies in the bucket of the exact value.
         #[test]
         fn a_quantile_is_as_good_as_its_bucket(mut took in prop::collection::vec(1u64..400_000_000, 1..80), percent in 1usize..=100) {
             let mut histogram = Histogram::default();
-            took.iter().for_each(|us| histogram.add(Duration::from_micros(*us)));
+            took.iter().for_each(|us| histogram.record(Duration::from_micros(*us)));
             took.sort_unstable();
             let at = (took.len() * percent).div_ceil(100) - 1;
             let exact = took[at] as f64 / 1e6;
             let bucket = BOUNDS.partition_point(|bound| *bound < exact);
             let upper = BOUNDS.get(bucket).copied().unwrap_or(300.0);
             let lower = if bucket == 0 { 0.0 } else { BOUNDS[bucket - 1] };
-            let told = histogram.quantile(percent as f64 / 100.0).expect("not empty");
-            prop_assert!((lower..=upper + 1e-9).contains(&told), "{told} is not in {lower}..{upper}");
+            let quantile = histogram.quantile(percent as f64 / 100.0).expect("not empty");
+            prop_assert!((lower..=upper + 1e-9).contains(&quantile), "{quantile} is not in {lower}..{upper}");
             prop_assert_eq!(histogram.count(), took.len() as u64);
             let within: Vec<u64> = histogram.within().map(|(_, n)| n).collect();
             prop_assert!(within.is_sorted() && within.iter().all(|n| *n <= histogram.count()));
@@ -134,14 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_ago_is_not_of_late() {
-        let (mut times, start) = (Times::default(), Instant::now());
-        assert_eq!(times.of_late(start).quantile(0.5), None);
-        times.add(Duration::from_secs(60), start);
-        times.add(Duration::from_millis(1), start + TURN);
-        assert_eq!(times.of_late(start + TURN).count(), 2);
-        assert_eq!(times.of_late(start + TURN * 2).count(), 1);
-        assert_eq!(times.of_late(start + TURN * 5).count(), 0);
+    fn an_old_duration_is_not_recent() {
+        let (mut times, start) = (WindowedHistogram::default(), Instant::now());
+        assert_eq!(times.recent(start).quantile(0.5), None);
+        times.record(Duration::from_secs(60), start);
+        times.record(Duration::from_millis(1), start + WINDOW);
+        assert_eq!(times.recent(start + WINDOW).count(), 2);
+        assert_eq!(times.recent(start + WINDOW * 2).count(), 1);
+        assert_eq!(times.recent(start + WINDOW * 5).count(), 0);
         assert_eq!(times.all.count(), 2);
     }
 }

@@ -1,16 +1,16 @@
-//! The auditor: looks at what readers are served after a change, at every level, and says how fresh
-//! it was. It asks the database only about what looks stale.
+//! The auditor: after a change it reads, at each cache level, the answers that readers would be served, and measures
+//! how fresh they were. `app` runs it beside the relay; API and metrics show its [`Report`].
 //!
-//! Beside it the canary (`canary`): a row of no meaning that is changed again and again through the
-//! real path, so that silence is noticed without traffic.
+//! It queries the database only about what looks stale. The canary (`canary`) writes a test row through the whole
+//! path again and again, so that a failure is noticed also without traffic.
 
 mod canary;
 mod cause;
 mod fresh;
 mod histogram;
-mod ledger;
-mod offender;
-mod sample;
+mod sampler;
+mod stale;
+mod state;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,66 +23,59 @@ use crate::cache::{Entry, Reader};
 use crate::key::Key;
 use crate::store::{Lease, Store, Told};
 
-pub use canary::{Beat, Canary};
-pub use cause::{Cause, Level};
-use cause::{Finding, Found};
+pub use canary::{Canary, ProbeResult};
+pub use cause::{AuditLevel, Cause};
+use cause::{LevelState, Observation};
 pub use histogram::{BOUNDS, Histogram};
-pub use ledger::{Audited, CanaryReport, Report, Took, Totals};
-pub use offender::Offender;
-use sample::Watched;
-pub use sample::{LOOKS, Rate, Shares, WITHIN};
+use sampler::WatchedKey;
+pub use sampler::{CHECK_OFFSETS, SampleRate, SloRatios, WITHIN};
+pub use stale::StaleChange;
+pub use state::{Audited, CanaryReport, Percentiles, Report, Totals};
 
-/// Commits and removals that wait to be heard; more are not audited.
-const HEARD: usize = 8 * 1024;
-/// What the cache gets for one look, and the database for one question. Whoever does not answer in
-/// time is away, and is not asked again in that step.
-pub const PATIENCE: Duration = Duration::from_millis(500);
-/// Questions to the database in one step; what is stale beyond them is asked about at its next look.
-const ASKS: usize = 64;
+/// Commits and removals that wait for the auditor; those that find the queue full are not audited.
+const QUEUE: usize = 8 * 1024;
+/// The limit for one cache lookup and one database query. After a timeout the server is not asked again in the
+/// same step.
+pub const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Database queries in one step; the keys beyond them are checked again at their next offset.
+const MAX_QUERIES: usize = 64;
 
-/// The queue from those who commit and remove to the auditor.
-pub fn hearing() -> (mpsc::Sender<Told>, mpsc::Receiver<Told>) {
-    mpsc::channel(HEARD)
+/// The queue from committers and relay to the auditor.
+pub fn channel() -> (mpsc::Sender<Told>, mpsc::Receiver<Told>) {
+    mpsc::channel(QUEUE)
 }
 
 pub struct Auditor {
     pub store: Store,
     pub reader: Reader,
-    pub told: mpsc::Receiver<Told>,
-    pub audited: Audited,
-    /// [`PATIENCE`].
-    pub patience: Duration,
+    pub events: mpsc::Receiver<Told>,
+    pub handle: Audited,
+    /// [`PROBE_TIMEOUT`].
+    pub timeout: Duration,
 }
 
-/// What one step came to.
+/// The result of one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Step {
-    /// Changes that were looked at.
-    pub looked: usize,
-    /// Of those, the ones that some level had wrong.
+pub struct AuditOutcome {
+    /// Changes whose answers were read.
+    pub checked: usize,
+    /// Those of them that were stale at some level.
     pub stale: usize,
-    /// Questions to the database.
-    pub asked: usize,
-}
-
-/// What the levels have under one key.
-struct Sight {
-    first: Option<Arc<Entry>>,
-    /// `Err`: the cache did not answer.
-    second: Result<Option<Arc<Entry>>, ()>,
+    /// Database queries.
+    pub queries: usize,
 }
 
 impl Auditor {
     /// Works until `stop`, while this daemon leads.
     pub async fn run(mut self, lease: watch::Receiver<Option<Lease>>, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let next = self.audited.lock().samples.next_due();
+            let next = self.handle.lock().sampler.next_due();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = until(next) => {}
-                told = self.told.recv() => match told {
-                    Some(told) => self.audited.hear(&told),
+                () = sleep_until(next) => {}
+                event = self.events.recv() => match event {
+                    Some(event) => self.handle.apply(&event),
                     None => return,
                 },
             }
@@ -94,143 +87,148 @@ impl Auditor {
         }
     }
 
-    /// Hears what was done, and makes the looks that are due at `now`.
-    pub async fn step(&mut self, now: Instant) -> Step {
-        self.listen();
-        let due = self.audited.lock().samples.due(now);
-        let (mut step, mut doors) = (Step::default(), Doors::of(&*self));
-        for due in due {
-            let mut findings = Vec::with_capacity(due.watched.len());
-            for watched in &due.watched {
-                findings.push(doors.find(watched).await);
+    /// Applies the events that wait, and makes the checks that are due at `now`.
+    pub async fn step(&mut self, now: Instant) -> AuditOutcome {
+        self.apply_waiting();
+        let due = self.handle.lock().sampler.due(now);
+        let (mut outcome, mut session) = (AuditOutcome::default(), ProbeSession::new(&*self));
+        for check in due {
+            let mut observations = Vec::with_capacity(check.keys.len());
+            for key in &check.keys {
+                observations.push(session.observe(key).await);
             }
-            let mut ledger = self.audited.lock();
-            let wrongs = ledger.samples.looked(due.number, due.look, &findings, now);
-            step.looked += 1;
-            step.stale += usize::from(!wrongs.is_empty());
-            wrongs
-                .into_iter()
-                .for_each(|wrong| ledger.offenders.add(wrong));
+            let mut state = self.handle.lock();
+            let stale = state.sampler.record(&check, &observations, now);
+            outcome.checked += 1;
+            outcome.stale += usize::from(!stale.is_empty());
+            stale.into_iter().for_each(|read| state.stale.add(read));
         }
-        step.asked = doors.asked;
-        step
+        outcome.queries = session.queries;
+        outcome
     }
 
-    fn listen(&mut self) {
-        while let Ok(told) = self.told.try_recv() {
-            self.audited.hear(&told);
+    fn apply_waiting(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.handle.apply(&event);
         }
     }
 
     fn stand_by(&mut self) {
-        self.listen();
-        self.audited.forget();
+        self.apply_waiting();
+        self.handle.reset();
     }
 }
 
-/// What one step has seen so far: each key is looked at once, each row asked about once.
-struct Doors<'a> {
-    store: &'a Store,
-    reader: &'a Reader,
-    seen: HashMap<Key, Sight>,
-    pending: HashMap<i64, Option<bool>>,
-    patience: Duration,
-    cache_answers: bool,
-    store_answers: bool,
-    asked: usize,
+/// The entries of both levels under one key.
+struct LevelSnapshot {
+    first: Option<Arc<Entry>>,
+    /// `Err`: the cache did not answer.
+    second: Result<Option<Arc<Entry>>, ()>,
 }
 
-impl<'a> Doors<'a> {
-    fn of(auditor: &'a Auditor) -> Self {
+/// The reads of one step: each key is looked up once, each row queried once.
+struct ProbeSession<'a> {
+    store: &'a Store,
+    reader: &'a Reader,
+    snapshots: HashMap<Key, LevelSnapshot>,
+    pending: HashMap<i64, Option<bool>>,
+    timeout: Duration,
+    cache_answers: bool,
+    store_answers: bool,
+    queries: usize,
+}
+
+impl<'a> ProbeSession<'a> {
+    fn new(auditor: &'a Auditor) -> Self {
         Self {
             store: &auditor.store,
             reader: &auditor.reader,
-            seen: HashMap::new(),
+            snapshots: HashMap::new(),
             pending: HashMap::new(),
-            patience: auditor.patience,
+            timeout: auditor.timeout,
             cache_answers: true,
             store_answers: true,
-            asked: 0,
+            queries: 0,
         }
     }
 
-    async fn find(&mut self, watched: &Watched) -> Finding {
-        if !self.seen.contains_key(&watched.key) {
-            let sight = self.look(&watched.key).await;
-            self.seen.insert(watched.key.clone(), sight);
+    async fn observe(&mut self, watched: &WatchedKey) -> Observation {
+        if !self.snapshots.contains_key(&watched.key) {
+            let snapshot = self.read(&watched.key).await;
+            self.snapshots.insert(watched.key.clone(), snapshot);
         }
-        let mut finding = self.seen[&watched.key].held_against(watched.transaction);
-        if !finding.looks_stale() {
-            return finding;
+        let mut observation = self.snapshots[&watched.key].compare(watched.transaction);
+        if !observation.looks_stale() {
+            return observation;
         }
-        finding.pending = self.is_pending(watched.row).await;
-        if finding.pending != Some(false) || finding.second == Found::Unreachable {
-            return finding;
+        observation.pending = self.is_pending(watched.row).await;
+        if observation.pending != Some(false) || observation.second == LevelState::Unreachable {
+            return observation;
         }
-        // The row left the outbox, perhaps since we looked: what is wrong now is wrong without excuse,
-        // and what is not was late.
-        let sight = self.look(&watched.key).await;
-        let again = sight.held_against(watched.transaction);
-        self.seen.insert(watched.key.clone(), sight);
-        match again.first.is_wrong() || again.second.is_wrong() {
-            true => Finding {
+        // The row left the outbox, perhaps since the lookup. An answer that is still stale has no excuse; one that
+        // is gone was late.
+        let snapshot = self.read(&watched.key).await;
+        let again = snapshot.compare(watched.transaction);
+        self.snapshots.insert(watched.key.clone(), snapshot);
+        match again.is_stale() {
+            true => Observation {
                 pending: Some(false),
                 ..again
             },
-            false => Finding {
+            false => Observation {
                 pending: Some(true),
-                ..finding
+                ..observation
             },
         }
     }
 
-    async fn look(&mut self, key: &Key) -> Sight {
+    async fn read(&mut self, key: &Key) -> LevelSnapshot {
         // The first level before the second, which fills it.
         let first = self.reader.peek_first(key);
         let mut second = Err(());
         if self.cache_answers {
-            let look = self.reader.cache().look(key, &[]);
-            if let Ok(Ok(found)) = tokio::time::timeout(self.patience, look).await {
+            let lookup = self.reader.cache().look(key, &[]);
+            if let Ok(Ok(found)) = tokio::time::timeout(self.timeout, lookup).await {
                 second = Ok(found.entry);
             }
             self.cache_answers = second.is_ok();
         }
-        Sight { first, second }
+        LevelSnapshot { first, second }
     }
 
-    /// `None`: nobody can say.
+    /// `None`: unknown, because the database did not answer or the queries are used up.
     async fn is_pending(&mut self, row: i64) -> Option<bool> {
         if let Some(known) = self.pending.get(&row) {
             return *known;
         }
-        if !self.store_answers || self.asked >= ASKS {
+        if !self.store_answers || self.queries >= MAX_QUERIES {
             return None;
         }
-        self.asked += 1;
-        let asked = tokio::time::timeout(self.patience, self.store.is_pending(row)).await;
-        let pending = asked.ok().and_then(Result::ok);
+        self.queries += 1;
+        let query = tokio::time::timeout(self.timeout, self.store.is_pending(row)).await;
+        let pending = query.ok().and_then(Result::ok);
         self.store_answers = pending.is_some();
         self.pending.insert(row, pending);
         pending
     }
 }
 
-impl Sight {
-    fn held_against(&self, transaction: u64) -> Finding {
-        Finding {
-            first: Found::of(self.first.as_deref(), transaction),
+impl LevelSnapshot {
+    fn compare(&self, transaction: u64) -> Observation {
+        Observation {
+            first: LevelState::of(self.first.as_deref(), transaction),
             second: match &self.second {
-                Ok(entry) => Found::of(entry.as_deref(), transaction),
-                Err(()) => Found::Unreachable,
+                Ok(entry) => LevelState::of(entry.as_deref(), transaction),
+                Err(()) => LevelState::Unreachable,
             },
             pending: None,
         }
     }
 }
 
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
 }

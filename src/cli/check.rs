@@ -10,9 +10,10 @@ use super::say::say;
 use super::{BAD_CONFIGURATION, DEPENDENCY_DOWN, missing_file, next_step};
 use crate::app;
 use crate::cache::{Cache, CacheError};
+use crate::clock::Clock;
 use crate::config::{Listen, Settings};
 use crate::feed::{Ask, Feed, FeedError};
-use crate::schedule::{Clock, Cron};
+use crate::schedule::Cron;
 use crate::store::{Store, StoreError};
 
 /// A clock that is further off than this puts races into the wrong stage.
@@ -152,7 +153,11 @@ fn rules(settings: &Settings, report: &mut Report) {
 
 fn schedule(settings: &Settings, report: &mut Report) {
     match settings.cron() {
-        Some(line) => match Cron::parse(line, settings.schedule.cron_timezone.name()) {
+        Some(line) => match Cron::parse(
+            line,
+            settings.schedule.cron_timezone.name(),
+            Clock::Real.now(),
+        ) {
             Ok(cron) => report.ok(
                 "schedule",
                 format!(

@@ -16,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 use super::say::say;
 use super::{duration, stop_on_signals};
 use crate::app::App;
+use crate::clock::Clock;
 use crate::config::{Listen, Settings};
 use crate::feed::Feed;
 use crate::feed::simulator::{RaceDay, Simulator, Size};
-use crate::ingest::Pace;
 use crate::live::{Activity, Heard, Live};
-use crate::schedule::Clock;
+use crate::poller::Pace;
 
 /// Enough races for a card that fits a screen, enough bookmakers for a market.
 const SIZE: Size = Size {

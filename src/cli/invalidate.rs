@@ -14,9 +14,9 @@ use super::say::{remark, say};
 use super::{DEPENDENCY_DOWN, open_existing};
 use crate::cache::Cache;
 use crate::config::{BadSetting, Settings};
-use crate::invalidate::Relay;
 use crate::key::{self, Key, Tag};
 use crate::model::{ChangeKind, EventId, EventStatus};
+use crate::relay::Relay;
 use crate::rules::{Change, Rules, Target};
 use crate::store::Place;
 

@@ -9,11 +9,12 @@ use anyhow::Context;
 use super::say::{remark, say};
 use super::{FAILED, duration, stop_on_signals};
 use crate::app;
+use crate::clock::{Clock, Wait};
 use crate::config::Settings;
 use crate::feed::recording::{RecordedFeed, Recorder};
 use crate::feed::{Ask, Feed, FeedError};
-use crate::ingest::failure;
-use crate::schedule::{Clock, Wait, backoff, next_poll};
+use crate::poller::failure;
+use crate::schedule::{Backoff, next_poll};
 
 #[derive(Debug, clap::Args)]
 pub struct RecordArgs {
@@ -72,7 +73,7 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
             Err(FeedError::Ended) => break,
             Err(why) => {
                 failures += 1;
-                let wait = backoff(failure(&why), failures, fastrand::f64());
+                let wait = Backoff::FEED.delay(failure(&why), failures, fastrand::f64());
                 remark!(
                     "{} not recorded, again in {} s: {why}",
                     now.format("%H:%M:%S"),

@@ -11,14 +11,14 @@ use serde::Serialize;
 use super::say::{remark, say};
 use super::{FAILED, stop_on_signals};
 use crate::app::App;
+use crate::clock::Clock;
 use crate::config::{BadSetting, FeedKind, Listen, Settings};
 use crate::feed::Feed;
 use crate::feed::recording::RecordedFeed;
 use crate::feed::replay::Replay;
-use crate::ingest::Pace;
 use crate::live::{Counters, Live};
 use crate::model::Counts;
-use crate::schedule::Clock;
+use crate::poller::Pace;
 
 #[derive(Debug, clap::Args)]
 pub struct ReplayArgs {

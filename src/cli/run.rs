@@ -12,7 +12,7 @@ use super::{
 };
 use crate::app::{App, Once};
 use crate::config::{BadSetting, Listen, Settings};
-use crate::ingest::Cycle;
+use crate::poller::Cycle;
 
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {

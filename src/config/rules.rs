@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{BadSetting, Settings};
-use crate::rulebook::{Rulebook, RulesKeeper};
+use crate::rules_file::{Rulebook, RulesKeeper};
 
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Invalidation")]

@@ -28,9 +28,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audited;
 use crate::cache::Reader;
+use crate::clock::Clock;
 use crate::live::Live;
-use crate::rulebook::Rulebook;
-use crate::schedule::Clock;
+use crate::rules_file::Rulebook;
 use crate::store::Store;
 
 pub use metrics::Waiting;

@@ -1,4 +1,5 @@
-//! The nearer the off, the more often we look.
+//! The table of polling intervals by time to the off (the scheduled start), read from the setting `CADENCE`. The
+//! planner and `oddsd record` ask it how long to wait.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,23 +8,23 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Faster than any provider's rate limit, slower than any race day: outside it is a slip.
+/// Shorter is above any provider's rate limit and longer misses a race day: such a setting is a mistake.
 const EVERY_MIN: Duration = Duration::from_secs(1);
 const EVERY_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// One week: further ahead no card is known.
+/// One week: no provider publishes races further ahead.
 const WITHIN_MAX: u32 = 7 * 24 * 60;
 
 const EXAMPLE: &str = "5=10s,30=60s,120=300s,*=900s";
 
-/// From this many minutes before the off (inclusive), look this often.
+/// The interval from this many minutes before the off (inclusive).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tier {
+pub struct IntervalTier {
     pub within_minutes: u32,
     pub every: Duration,
 }
 
-impl Tier {
+impl IntervalTier {
     fn within(&self) -> TimeDelta {
         TimeDelta::minutes(i64::from(self.within_minutes))
     }
@@ -33,54 +34,53 @@ impl Tier {
 /// `5=10s,30=60s,120=300s,*=900s`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cadence {
-    tiers: Vec<Tier>,
-    otherwise: Duration,
+    tiers: Vec<IntervalTier>,
+    default_interval: Duration,
 }
 
 impl Cadence {
-    /// How often to look when `left` remains to the off.
+    /// The interval when `left` remains to the off.
     pub fn every(&self, left: TimeDelta) -> Duration {
         self.tiers
             .iter()
             .find(|tier| left <= tier.within())
-            .map_or(self.otherwise, |tier| tier.every)
+            .map_or(self.default_interval, |tier| tier.every)
     }
 
-    /// How often to look when no race is near.
-    pub fn otherwise(&self) -> Duration {
-        self.otherwise
+    /// The interval when no race is near.
+    pub fn default_interval(&self) -> Duration {
+        self.default_interval
     }
 }
 
 impl Default for Cadence {
     fn default() -> Self {
-        let tier = |within_minutes, seconds| Tier {
+        let tier = |within_minutes, seconds| IntervalTier {
             within_minutes,
             every: Duration::from_secs(seconds),
         };
         Self {
             tiers: vec![tier(5, 10), tier(30, 60), tier(120, 300)],
-            otherwise: Duration::from_secs(900),
+            default_interval: Duration::from_secs(900),
         }
     }
 }
 
-/// How long to wait before the next look: the interval that the nearest race asks for now, cut
-/// short at the moment at which a race enters a faster tier. Races at or past their off ask for
-/// nothing.
+/// The wait before the next poll: the interval of the nearest race, cut short where a race enters a faster tier.
+/// Races at or past their off do not count.
 pub fn next_poll(
     now: DateTime<Utc>,
     offs: impl IntoIterator<Item = DateTime<Utc>>,
     cadence: &Cadence,
 ) -> Duration {
-    // Only the nearest race counts: no race further away is ever in a faster tier than it.
+    // No race further away is ever in a faster tier than the nearest one.
     let left = offs
         .into_iter()
         .map(|off| off - now)
         .filter(|left| *left > TimeDelta::zero())
         .min();
     let Some(left) = left else {
-        return cadence.otherwise;
+        return cadence.default_interval;
     };
     let every = cadence.every(left);
     cadence
@@ -95,8 +95,8 @@ impl FromStr for Cadence {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let mut tiers: Vec<Tier> = Vec::new();
-        let mut otherwise = None;
+        let mut tiers: Vec<IntervalTier> = Vec::new();
+        let mut default_interval = None;
         let mut column = 1;
         for part in text.split(',') {
             let at = format!("cadence, column {column}, {:?}", part.trim());
@@ -106,8 +106,11 @@ impl FromStr for Cadence {
             };
             let every = interval(every.trim(), &at)?;
             if within.trim() == "*" {
-                ensure!(otherwise.is_none(), "{at}: a second *; keep one of them");
-                otherwise = Some(every);
+                ensure!(
+                    default_interval.is_none(),
+                    "{at}: a second *; keep one of them"
+                );
+                default_interval = Some(every);
                 continue;
             }
             let within_minutes = match within.trim().parse() {
@@ -125,28 +128,37 @@ impl FromStr for Cadence {
                     last.within_minutes
                 );
             }
-            tiers.push(Tier {
+            tiers.push(IntervalTier {
                 within_minutes,
                 every,
             });
         }
-        let Some(otherwise) = otherwise else {
-            bail!("cadence {text:?}: nothing said about all other times; add ,*=900s at the end");
+        let Some(default_interval) = default_interval else {
+            bail!("cadence {text:?}: no interval for all other times; add ,*=900s at the end");
         };
         let slower = tiers
             .iter()
-            .zip(tiers.iter().skip(1).map(|t| t.every).chain([otherwise]))
+            .zip(
+                tiers
+                    .iter()
+                    .skip(1)
+                    .map(|t| t.every)
+                    .chain([default_interval]),
+            )
             .find(|(tier, further)| tier.every > *further);
         if let Some((tier, further)) = slower {
             bail!(
-                "cadence {text:?}: within {} minutes it would look every {} s, but further away \
-                 every {} s; nearer must not be slower",
+                "cadence {text:?}: within {} minutes the interval is {} s, but further away {} s; \
+                 nearer must not be slower",
                 tier.within_minutes,
                 tier.every.as_secs(),
                 further.as_secs()
             );
         }
-        Ok(Self { tiers, otherwise })
+        Ok(Self {
+            tiers,
+            default_interval,
+        })
     }
 }
 
@@ -176,6 +188,6 @@ impl fmt::Display for Cadence {
         for tier in &self.tiers {
             write!(f, "{}={}s,", tier.within_minutes, tier.every.as_secs())?;
         }
-        write!(f, "*={}s", self.otherwise.as_secs())
+        write!(f, "*={}s", self.default_interval.as_secs())
     }
 }

@@ -1,4 +1,5 @@
-//! A cron line: six fields, read in a time zone, with errors that point at the field.
+//! A cron line: six fields in a time zone, with errors that name the wrong field. The settings check and the
+//! ticker in `clock` use it.
 
 use std::fmt;
 
@@ -19,8 +20,8 @@ pub struct Cron {
 }
 
 impl Cron {
-    /// `zone` is an IANA name such as `Europe/London`; `UTC` where nothing else is said.
-    pub fn parse(text: &str, zone: &str) -> Result<Self> {
+    /// `zone` is an IANA name such as `Europe/London`. A line that never fires after `now` is an error.
+    pub fn parse(text: &str, zone: &str, now: DateTime<Utc>) -> Result<Self> {
         let Ok(zone) = zone.trim().parse::<Tz>() else {
             bail!("unknown time zone {zone:?} for cron: use a name such as UTC or Europe/London");
         };
@@ -37,10 +38,10 @@ impl Cron {
             FIELDS.join(" ")
         );
         let text = fields.join(" ");
-        let pattern = match read(&text) {
+        let pattern = match parse_pattern(&text) {
             Ok(pattern) => pattern,
             Err(error) => {
-                let at = wrong_field(&fields);
+                let at = locate_wrong_field(&fields);
                 bail!("cron {text:?}{at}: {error}; a valid one is {EXAMPLE}");
             }
         };
@@ -50,14 +51,14 @@ impl Cron {
             pattern,
         };
         ensure!(
-            cron.next_after(Utc::now()).is_some(),
+            cron.next_after(now).is_some(),
             "cron {:?} never fires: no such date comes; a valid one is {EXAMPLE}",
             cron.text
         );
         Ok(cron)
     }
 
-    /// The first moment after `now` that the line names; `None` when there is none.
+    /// The first time after `now` at which the line fires; `None` when there is none.
     pub fn next_after(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let next = self
             .pattern
@@ -80,8 +81,8 @@ impl fmt::Display for Cron {
     }
 }
 
-/// The same dialect as the scheduler's: a day and a weekday must both match.
-fn read(text: &str) -> Result<croner::Cron, croner::errors::CronError> {
+/// The same syntax as the scheduler library's: a day and a weekday must both match.
+fn parse_pattern(text: &str) -> Result<croner::Cron, croner::errors::CronError> {
     CronParser::builder()
         .seconds(Seconds::Required)
         .year(Year::Disallowed)
@@ -90,13 +91,13 @@ fn read(text: &str) -> Result<croner::Cron, croner::errors::CronError> {
         .parse(text)
 }
 
-/// Names the first field that is wrong on its own, with its column.
-fn wrong_field(fields: &[&str]) -> String {
+/// The first field that is wrong on its own, with its column, as text.
+fn locate_wrong_field(fields: &[&str]) -> String {
     let mut column = 1;
     for (n, field) in fields.iter().enumerate() {
         let mut alone = ["*"; FIELDS.len()];
         alone[n] = field;
-        if read(&alone.join(" ")).is_err() {
+        if parse_pattern(&alone.join(" ")).is_err() {
             return format!(", column {column}, {} {field:?}", FIELDS[n]);
         }
         column += field.chars().count() + 1;

@@ -1,16 +1,12 @@
-//! When to look again. The decisions are pure, with `now` as an argument; the waiting is thin:
-//! [`Clock`] for the adaptive cadence, [`Ticker`] for a cron line.
+//! When the feed is polled next, as pure decisions that take `now` as an argument. The poller, the relay and the
+//! settings call them; `clock` does the waiting.
 
+mod backoff;
 mod cadence;
-mod clock;
 mod cron;
 mod plan;
-mod retry;
-mod ticker;
 
-pub use cadence::{Cadence, Tier, next_poll};
-pub use clock::{Clock, Wait};
+pub use backoff::{Backoff, FailureKind};
+pub use cadence::{Cadence, IntervalTier, next_poll};
 pub use cron::Cron;
-pub use plan::{Due, Plan, Watched};
-pub use retry::{Failure, backoff};
-pub use ticker::Ticker;
+pub use plan::{DuePoll, Plan, TrackedRace};

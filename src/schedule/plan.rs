@@ -1,5 +1,5 @@
-//! Which races to ask for now: each by its own distance to the off, so one race at the post does
-//! not make the whole card be fetched every ten seconds.
+//! Which races are due for a poll: each by its own time to the off, so that one race about to start does not make
+//! the whole card be fetched every ten seconds. The poller asks it after each cycle.
 
 use std::time::Duration;
 
@@ -8,31 +8,31 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Cadence, next_poll};
 use crate::model::EventId;
 
-/// What the plan knows of one race.
+/// A race with its start and its last poll.
 #[derive(Clone, Debug)]
-pub struct Watched {
+pub struct TrackedRace {
     pub id: EventId,
     pub off: Option<DateTime<Utc>>,
-    /// When an answer last spoke for it, whether or not anything had changed.
+    /// When an answer last covered it, changed or not.
     pub checked_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Due {
+pub enum DuePoll {
     Nothing {
         until: DateTime<Utc>,
     },
-    /// Nearest to the off first. Ask for each of them alone.
+    /// Fetch each of these alone; the nearest to the off is first.
     Races(Vec<EventId>),
-    /// Ask for the whole card.
+    /// Fetch the whole card.
     Everything,
 }
 
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub cadence: Cadence,
-    /// With more races due than this, one whole-card call is cheaper. 0 where the provider has no
-    /// call for one race.
+    /// With more races due than this, one whole-card call is cheaper. 0 where the provider has no call for one
+    /// race.
     pub max_one_race_calls: usize,
     /// The whole card is fetched at least this often: only it shows new and missing races.
     pub whole_card_every: Duration,
@@ -42,7 +42,7 @@ impl Default for Plan {
     fn default() -> Self {
         let cadence = Cadence::default();
         Self {
-            whole_card_every: cadence.otherwise(),
+            whole_card_every: cadence.default_interval(),
             cadence,
             // Two seconds of a limit of five calls a second.
             max_one_race_calls: 10,
@@ -51,24 +51,24 @@ impl Default for Plan {
 }
 
 impl Plan {
-    /// `whole_card_at`: when the whole card was last fetched successfully. A time in the future
-    /// means that the clock was set back: what it speaks of is due now.
+    /// `whole_card_at`: when the whole card was last fetched. A time in the future means that the clock was set
+    /// back: the poll is due now.
     pub fn due(
         &self,
         now: DateTime<Utc>,
-        races: &[Watched],
+        races: &[TrackedRace],
         whole_card_at: Option<DateTime<Utc>>,
-    ) -> Due {
+    ) -> DuePoll {
         let card_due = whole_card_at
             .filter(|at| *at <= now)
-            .map(|at| later(at, self.whole_card_every));
+            .map(|at| add(at, self.whole_card_every));
         let Some(card_due) = card_due.filter(|at| *at > now) else {
-            return Due::Everything;
+            return DuePoll::Everything;
         };
         let mut until = card_due;
         let mut due = Vec::new();
         for race in races {
-            // Races that are off, or have no time, are seen with the whole card.
+            // A race that has started, or has no time, is fetched with the whole card.
             let Some(off) = race.off.filter(|off| *off > now) else {
                 continue;
             };
@@ -78,16 +78,16 @@ impl Plan {
             }
         }
         if due.is_empty() {
-            return Due::Nothing { until };
+            return DuePoll::Nothing { until };
         }
         if due.len() > self.max_one_race_calls {
-            return Due::Everything;
+            return DuePoll::Everything;
         }
         due.sort();
-        Due::Races(due.into_iter().map(|(_, id)| id.clone()).collect())
+        DuePoll::Races(due.into_iter().map(|(_, id)| id.clone()).collect())
     }
 
-    /// `None`: at once.
+    /// `None`: now.
     fn due_at(
         &self,
         now: DateTime<Utc>,
@@ -95,14 +95,11 @@ impl Plan {
         checked_at: Option<DateTime<Utc>>,
     ) -> Option<DateTime<Utc>> {
         let checked_at = checked_at.filter(|at| *at <= now)?;
-        Some(later(
-            checked_at,
-            next_poll(checked_at, [off], &self.cadence),
-        ))
+        Some(add(checked_at, next_poll(checked_at, [off], &self.cadence)))
     }
 }
 
-fn later(at: DateTime<Utc>, wait: Duration) -> DateTime<Utc> {
+fn add(at: DateTime<Utc>, wait: Duration) -> DateTime<Utc> {
     let wait = TimeDelta::from_std(wait).unwrap_or(TimeDelta::MAX);
     at.checked_add_signed(wait)
         .unwrap_or(DateTime::<Utc>::MAX_UTC)

@@ -1,25 +1,25 @@
-//! The invalidation engine: rules from a file, changes of every kind, a database of either kind and a real
-//! Redis. A story reports or commits, lets the relay work as long as anything is due, and looks at what is gone.
+//! The invalidation engine: rules from a file, changes of every kind, each database backend and a real Redis. A test
+//! reports or commits a change, drains the relay and checks which keys are gone.
 
-mod alarm;
-mod alone;
-mod covered;
+mod actions;
+mod builtin_rules;
 mod movement;
-mod reload;
-mod tasks;
-mod then;
-mod told;
+mod partial_failure;
+mod rate_alert;
+mod removal_log;
+mod reports;
+mod rules_reload;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use oddsd::cache::Cache;
+use oddsd::clock::Clock;
 use oddsd::http::{self, Face};
-use oddsd::invalidate::{Batch, FloorKeeper, Relay};
 use oddsd::key::Key;
 use oddsd::model::{ChangeKind, Reported};
-use oddsd::rulebook::{Rulebook, RulesKeeper};
-use oddsd::schedule::Clock;
+use oddsd::relay::{FloorKeeper, Relay, RelayOutcome};
+use oddsd::rules_file::{Rulebook, RulesKeeper};
 use oddsd::store::Removal;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -37,14 +37,14 @@ struct Engine {
     home: Home,
     redis: RedisServer,
     relay: Relay,
-    keeper: RulesKeeper,
-    /// Where the rules are read from.
+    watcher: RulesKeeper,
+    /// The rules file.
     rules: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Engine {
-    /// No file: the built-in rules.
+    /// Without a file: the built-in rules.
     async fn start(backend: Backend) -> Self {
         Self::by(backend, "rules.toml", None).await
     }
@@ -59,7 +59,7 @@ impl Engine {
         if let Some(text) = text {
             std::fs::write(&rules, text).expect("written");
         }
-        let (book, keeper) = Rulebook::open(&rules).unwrap_or_else(|why| panic!("{why}"));
+        let (book, watcher) = Rulebook::open(&rules).unwrap_or_else(|why| panic!("{why}"));
         let (home, redis) = (backend.fresh().await, RedisServer::start().await);
         let cache = Arc::new(open_redis(&redis.url()).await);
         cache.connected().await;
@@ -68,7 +68,7 @@ impl Engine {
             home,
             redis,
             relay,
-            keeper,
+            watcher,
             rules,
             _folder: folder,
         }
@@ -78,25 +78,24 @@ impl Engine {
         self.relay.reader.cache()
     }
 
-    /// The cache's memory is vouched for: from here on answers are kept.
-    async fn floor(&self) {
-        let keeper = FloorKeeper {
+    /// Begins an epoch: from here on the cache keeps answers.
+    async fn begin_epoch(&self) {
+        let monitor = FloorKeeper {
             store: self.home.store.clone(),
             cache: Arc::clone(self.cache()),
-            no_floor: Arc::clone(&self.relay.no_floor),
-            back: Arc::clone(&self.relay.back),
+            wakeups: self.relay.wakeups.clone(),
         };
-        let mut life = None;
-        let laying = async {
-            while life.is_none() {
-                keeper.keep(&mut life).await;
+        let mut epoch = None;
+        let beginning = async {
+            while epoch.is_none() {
+                monitor.check(&mut epoch).await;
             }
         };
-        let laid = tokio::time::timeout(PATIENCE, laying).await;
-        laid.expect("a floor is laid");
+        let begun = tokio::time::timeout(PATIENCE, beginning).await;
+        begun.expect("an epoch begins");
     }
 
-    /// Another program says what happened, as it would to `POST /v1/changes`.
+    /// Stores a change as another program would report it to `POST /v1/changes`.
     async fn report(&self, change: Value) {
         let kind = change["change"].as_str().and_then(ChangeKind::parse);
         let mut detail = change.as_object().expect("an object").clone();
@@ -111,24 +110,24 @@ impl Engine {
         stored.expect("stored");
     }
 
-    /// All that is due is removed.
-    async fn relayed(&self) {
+    /// Removes all that is due.
+    async fn drain(&self) {
         let done = self
             .relay
             .drain(PATIENCE)
             .await
             .expect("the database answers");
-        assert!(!matches!(done, Batch::Failed { .. }), "{done:?}");
+        assert!(!matches!(done, RelayOutcome::Failed { .. }), "{done:?}");
     }
 
-    /// Whatever was to wait is due now.
-    async fn all_due(&self) {
+    /// Makes all rows of the outbox due.
+    async fn make_all_due(&self) {
         self.home
             .meddle("UPDATE oddsd.outbox SET due_at = created_at")
             .await;
     }
 
-    /// Answers of another program.
+    /// Stores keys of another program.
     async fn put(&self, names: &[&str]) {
         for name in names {
             let put = self.redis.cli(&["SET", name, "theirs"]).await;
@@ -136,7 +135,7 @@ impl Engine {
         }
     }
 
-    /// Which of these are still there.
+    /// The keys of these that still exist.
     async fn left<'a>(&self, names: &[&'a str]) -> Vec<&'a str> {
         let mut left = Vec::new();
         for name in names {
@@ -147,13 +146,13 @@ impl Engine {
         left
     }
 
-    /// The log, oldest first.
+    /// The removal log, oldest first.
     async fn log(&self) -> Vec<Removal> {
         let log = self.home.store.removals(&log_page(0, 1_000)).await;
         log.expect("a log")
     }
 
-    /// What was removed since the last time this was asked, as texts.
+    /// The targets removed since the last call.
     async fn gone(&self, known: &mut usize) -> Vec<String> {
         let log = self.log().await;
         let new = log[*known..].iter();
@@ -163,8 +162,8 @@ impl Engine {
         gone
     }
 
-    /// The read API in front of it.
-    async fn desk(&mut self) -> Desk {
+    /// Serves the read API.
+    async fn serve_api(&mut self) -> ApiServer {
         let (warm, keys) = tokio::sync::mpsc::channel::<Key>(64);
         self.relay.warm = Some(warm);
         let stop = CancellationToken::new();
@@ -178,20 +177,20 @@ impl Engine {
             audited: None,
             waiting: Default::default(),
             report_token: None,
-            bell: Arc::clone(&self.relay.poke),
+            bell: Arc::clone(&self.relay.wakeups.outbox),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         tokio::spawn(http::warm(Arc::clone(&face), keys, stop.clone()));
         tokio::spawn(http::serve(listener, http::router(face), stop.clone()));
-        Desk {
+        ApiServer {
             url,
             _serving: stop.drop_guard(),
         }
     }
 }
 
-struct Desk {
+struct ApiServer {
     url: String,
     _serving: DropGuard,
 }

@@ -1,4 +1,4 @@
-//! Rules that leave small movements: counted against what a cache may show, exactly.
+//! Rules that ignore small movements: measured exactly against the prices that a cache may show.
 
 use std::num::NonZeroU32;
 
@@ -9,12 +9,12 @@ use super::{Backend, Engine, on_every_backend};
 use crate::store::home::{Daemon, Day, decimal, offer};
 
 on_every_backend!(
-    five_steps_of_nine_percent_add_up,
-    exactly_ten_percent_stays,
-    a_change_of_state_always_removes,
-    fractions_are_compared_exactly,
-    a_removal_for_another_reason_is_the_new_reference,
-    each_bookmaker_and_market_stands_for_itself,
+    movement_of_several_small_steps_adds_up,
+    movement_of_exactly_the_threshold_removes_nothing,
+    movement_rule_removes_at_a_change_of_state,
+    movement_of_fractions_is_exact,
+    movement_is_measured_from_the_last_removal,
+    movement_is_measured_by_bookmaker_and_market,
 );
 
 const MOVED: &str = r#"
@@ -47,11 +47,11 @@ impl Race {
         race
     }
 
-    /// A cycle, and what was removed for it.
+    /// Runs a cycle and returns the targets that were removed for it.
     async fn look(&mut self) -> Vec<String> {
         self.day.pass(10);
         self.ann.see(&self.day.snapshot()).await;
-        self.engine.relayed().await;
+        self.engine.drain().await;
         assert_eq!(self.engine.home.outbox().await, [0; 0]);
         self.engine.gone(&mut self.known).await
     }
@@ -83,7 +83,7 @@ fn one(first: Offer) -> Day {
 
 const NOTHING: [&str; 0] = [];
 
-async fn five_steps_of_nine_percent_add_up(backend: Backend) {
+async fn movement_of_several_small_steps_adds_up(backend: Backend) {
     let mut race = Race::begin(backend, MOVED, one(at("10"))).await;
     let lines = race.engine.log().await.len();
     let mut removed = Vec::new();
@@ -101,7 +101,7 @@ async fn five_steps_of_nine_percent_add_up(backend: Backend) {
             assert_eq!(race.marks().await, ["best:rac_0"], "step {step}");
         }
     }
-    // 9 %; 18.8 % of what is shown; 9 % of the new one; 18.8 %; 9 %.
+    // Against the price that is shown: 9 %; 18.8 %; 9 % of the new one; 18.8 %; 9 %.
     assert_eq!(removed, [2, 4]);
     let log = race.engine.log().await;
     assert_eq!(log.len(), lines + 2, "a minor movement is no removal");
@@ -112,7 +112,7 @@ async fn five_steps_of_nine_percent_add_up(backend: Backend) {
     );
 }
 
-async fn exactly_ten_percent_stays(backend: Backend) {
+async fn movement_of_exactly_the_threshold_removes_nothing(backend: Backend) {
     let mut race = Race::begin(backend, MOVED, one(at("10"))).await;
     assert_eq!(race.goes_to(0, at("11")).await, NOTHING);
     assert_eq!(race.marks().await, ["best:rac_0"]);
@@ -135,7 +135,7 @@ async fn exactly_ten_percent_stays(backend: Backend) {
     );
 }
 
-async fn a_change_of_state_always_removes(backend: Backend) {
+async fn movement_rule_removes_at_a_change_of_state(backend: Backend) {
     let mut day = Day::of(1, 2, 1);
     for nth in 0..2 {
         day.set(0, nth, Some(at("10")));
@@ -155,7 +155,7 @@ async fn a_change_of_state_always_removes(backend: Backend) {
     assert_eq!(race.goes_to(1, at("10.1")).await, NOTHING);
 }
 
-async fn fractions_are_compared_exactly(backend: Backend) {
+async fn movement_of_fractions_is_exact(backend: Backend) {
     let five = MOVED.replace("\"significant\"", "\"5%\"");
     let american = |odds: i64| Offer::american(odds).expect("valid");
     let mut race = Race::begin(backend, &five, one(american(-105))).await;
@@ -184,7 +184,7 @@ async fn fractions_are_compared_exactly(backend: Backend) {
     assert_eq!(race.goes_to(0, fraction(3)).await, ["best:rac_0"]);
 }
 
-async fn a_removal_for_another_reason_is_the_new_reference(backend: Backend) {
+async fn movement_is_measured_from_the_last_removal(backend: Backend) {
     let rules = format!(
         "{MOVED}\n[[rule]]\nname = \"event\"\non = [\"event_changed\"]\nkeys = [\"best:{{event_id}}\"]\n"
     );
@@ -208,7 +208,7 @@ async fn a_removal_for_another_reason_is_the_new_reference(backend: Backend) {
         .request_removal(&[key], &[], None)
         .await;
     asked.expect("a row");
-    race.engine.relayed().await;
+    race.engine.drain().await;
     assert_eq!(race.engine.gone(&mut race.known).await, ["best:rac_0"]);
     assert_eq!(race.goes_to(0, at("14")).await, NOTHING, "7.7 % of 13");
     assert_eq!(
@@ -218,7 +218,7 @@ async fn a_removal_for_another_reason_is_the_new_reference(backend: Backend) {
     );
 }
 
-async fn each_bookmaker_and_market_stands_for_itself(backend: Backend) {
+async fn movement_is_measured_by_bookmaker_and_market(backend: Backend) {
     const RULES: &str = r#"
 builtin = false
 [movement]

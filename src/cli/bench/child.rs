@@ -16,11 +16,11 @@ use super::freshness::bars::{Reading, Relayed, crowd, outage};
 use super::machine::{peak_memory, process_cpu};
 use super::provider::Provider;
 use crate::cli::say::heard;
+use crate::clock::Clock;
 use crate::feed::racing_api::{RacingApi, RacingApiSettings};
 use crate::feed::{Ask, Feed};
-use crate::ingest::{Cycle, Ingest, IngestSettings};
 use crate::live::Live;
-use crate::schedule::Clock;
+use crate::poller::{Cycle, Ingest, IngestSettings};
 use crate::store::{Acquired, Checks, Poke, Retention, Store, StoreSettings, Tls};
 
 /// What a running thread used is only known after it has rested.

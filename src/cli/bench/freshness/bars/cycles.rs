@@ -17,7 +17,7 @@ use crate::cli::bench::provider::Provider;
 use crate::cli::bench::report::{Bar, Measure, median};
 use crate::cli::bench::wire::Wire;
 use crate::feed::Ask;
-use crate::ingest::{Cycle, Ingest};
+use crate::poller::{Cycle, Ingest};
 
 const SHARE: f64 = 0.1;
 /// Between two cycles; what the relay does after one is mostly done then.

@@ -10,11 +10,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, CacheSettings, Loaded, Policy, Reader, Taken};
-use crate::invalidate::{FloorKeeper, Relay, hand_over};
 use crate::key::Key;
 use crate::live::Live;
-use crate::rulebook::Rulebook;
+use crate::relay::{FloorKeeper, Relay, hand_over};
+use crate::rules_file::Rulebook;
 use crate::store::{Acquired, Lease, Poke, Store};
+use crate::wakeups::Wakeups;
 
 /// The setting's default.
 const AGAIN_AFTER: Duration = Duration::from_millis(1500);
@@ -54,15 +55,17 @@ impl Relaying {
             ..Poke::default()
         };
         let relay = Relay {
-            poke: Arc::clone(&poke.bell),
+            wakeups: Wakeups {
+                outbox: Arc::clone(&poke.bell),
+                ..Wakeups::default()
+            },
             again_after: AGAIN_AFTER,
             ..Relay::alone(store.clone(), Arc::new(cache), Rulebook::builtin(), who)
         };
         let keeper = FloorKeeper {
             store: store.clone(),
             cache: Arc::clone(relay.reader.cache()),
-            no_floor: Arc::clone(&relay.no_floor),
-            back: Arc::clone(&relay.back),
+            wakeups: relay.wakeups.clone(),
         };
         let stop = CancellationToken::new();
         let (reader, live) = (relay.reader.clone(), relay.live.clone());

@@ -15,10 +15,11 @@ use crate::cache::{Cache, CacheSettings, Level, Loaded, Policy, Reader, Targets}
 use crate::cli::bench::freshness::Servers;
 use crate::cli::bench::freshness::faults::ledger::{Read, Source};
 use crate::cli::bench::postgres::Wrote;
-use crate::invalidate::{FloorKeeper, Relay, hand_over};
 use crate::key::Key;
-use crate::rulebook::Rulebook;
+use crate::relay::{FloorKeeper, Relay, hand_over};
+use crate::rules_file::Rulebook;
 use crate::store::{Acquired, Claim, Claimed, Poke, Store};
+use crate::wakeups::Wakeups;
 
 const FIRST_LEVEL_BYTES: u64 = 8 * 1024 * 1024;
 const LEASE_FOR: Duration = Duration::from_secs(48 * 3600);
@@ -60,7 +61,10 @@ impl Ours {
         };
         let relay = Relay {
             reader: readers[0].clone(),
-            poke: Arc::clone(&poke.bell),
+            wakeups: Wakeups {
+                outbox: Arc::clone(&poke.bell),
+                ..Wakeups::default()
+            },
             ..Relay::alone(
                 store.clone(),
                 Arc::clone(readers[0].cache()),
@@ -71,8 +75,7 @@ impl Ours {
         let keeper = FloorKeeper {
             store: store.clone(),
             cache: Arc::clone(readers[0].cache()),
-            no_floor: Arc::clone(&relay.no_floor),
-            back: Arc::clone(&relay.back),
+            wakeups: relay.wakeups.clone(),
         };
         let stop = CancellationToken::new();
         let running = [

@@ -1,5 +1,5 @@
-//! Every answer that our readers make is removed by the built-in rules whenever something in it changes, and
-//! no rule is for a key that nobody makes.
+//! The built-in rules remove each answer of the read API whenever something in it changes, and have no rule for a
+//! key that the API does not make.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +9,12 @@ use oddsd::model::{ChangeKind, EventId, EventStatus};
 use oddsd::rules::{Change, Rules, Target};
 use serde_json::Value;
 
-use super::{Backend, Desk, Engine, on_every_backend};
+use super::{ApiServer, Backend, Engine, on_every_backend};
 use crate::daemon::town::{Answer, ask, get};
 use crate::store::home::{Daemon, Day, offer};
 use crate::world::PATIENCE;
 
-on_every_backend!(after_any_change_every_answer_is_what_the_database_says,);
+on_every_backend!(answers_equal_the_database_after_any_change,);
 
 const EVENT: [ChangeKind; 4] = [
     ChangeKind::EventAdded,
@@ -82,7 +82,7 @@ fn removed(change: &Change) -> BTreeSet<Key> {
 }
 
 #[test]
-fn the_templates_of_readers_are_the_keys_that_are_made() {
+fn reader_templates_match_the_keys_that_are_made() {
     let id = EventId::new("e");
     let made = [
         Key::races_by_stage(),
@@ -115,7 +115,7 @@ fn the_templates_of_readers_are_the_keys_that_are_made() {
 }
 
 #[test]
-fn a_price_removes_what_shows_it() {
+fn price_change_removes_the_answers_that_show_it() {
     let id = EventId::new(ID);
     let shows = [
         Key::races_by_stage(),
@@ -133,7 +133,7 @@ fn a_price_removes_what_shows_it() {
 }
 
 #[test]
-fn an_event_removes_all_that_tells_of_it() {
+fn event_change_removes_the_answers_that_contain_it() {
     for kind in EVENT {
         assert_eq!(removed(&change(kind)), all_keys(), "{kind:?}");
     }
@@ -141,7 +141,7 @@ fn an_event_removes_all_that_tells_of_it() {
 
 /// Where nobody knows the place any more, too much is removed and never too little.
 #[test]
-fn of_an_unknown_event_all_that_might_tell_of_it_goes() {
+fn change_of_an_unknown_event_removes_all_answers_that_may_contain_it() {
     for kind in EVENT {
         let unknown = Change::of_event(BTreeSet::from([kind]), &EventId::new(ID));
         assert_eq!(removed(&unknown), all_keys(), "{kind:?}");
@@ -159,7 +159,7 @@ fn of_an_unknown_event_all_that_might_tell_of_it_goes() {
 }
 
 #[test]
-fn no_rule_is_for_a_key_that_nobody_makes() {
+fn builtin_rules_remove_only_keys_that_are_made() {
     for kind in ChangeKind::ALL {
         for target in targets(&change(kind)) {
             let made = all_keys().iter().any(|key| removes(&target, key));
@@ -213,9 +213,9 @@ fn plain(answer: &Answer) -> (u16, Value) {
 }
 
 /// All answers are in the cache.
-async fn filled(desk: &Desk) {
+async fn filled(api: &ApiServer) {
     for path in paths() {
-        let url = format!("{}{path}", desk.url);
+        let url = format!("{}{path}", api.url);
         let reading = async {
             // That there is none is kept as well, and bears no label.
             loop {
@@ -230,9 +230,9 @@ async fn filled(desk: &Desk) {
     }
 }
 
-async fn after_any_change_every_answer_is_what_the_database_says(backend: Backend) {
+async fn answers_equal_the_database_after_any_change(backend: Backend) {
     let mut engine = Engine::start(backend).await;
-    let desk = engine.desk().await;
+    let api = engine.serve_api().await;
     let mut ann = Daemon::start(&engine.home.store, "ann").await;
     let mut day = Day::of(2, 3, 3);
     // On the card of today, and far from any stage's end.
@@ -242,8 +242,8 @@ async fn after_any_change_every_answer_is_what_the_database_says(backend: Backen
         race.event.day = Some(soon.date_naive());
     }
     ann.see(&day.snapshot()).await;
-    engine.relayed().await;
-    engine.floor().await;
+    engine.drain().await;
+    engine.begin_epoch().await;
 
     type Step = (&'static str, fn(&mut Day));
     let steps: [Step; 12] = [
@@ -280,13 +280,13 @@ async fn after_any_change_every_answer_is_what_the_database_says(backend: Backen
         }),
     ];
     for (what, step) in steps {
-        filled(&desk).await;
+        filled(&api).await;
         day.pass(10);
         step(&mut day);
         ann.see(&day.snapshot()).await;
-        engine.relayed().await;
+        engine.drain().await;
         for path in paths() {
-            let url = format!("{}{path}", desk.url);
+            let url = format!("{}{path}", api.url);
             let cached = get(&url).await;
             let fresh = ask(reqwest::Method::GET, &url, &[("cache-control", "no-cache")]).await;
             assert_eq!(

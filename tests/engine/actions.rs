@@ -1,4 +1,4 @@
-//! What becomes of a removed answer: loaded again without a reader asking, or served once more as stale.
+//! The actions of a rule beside a removal: load the answer again at once, or serve it as stale meanwhile.
 
 use oddsd::key::Key;
 
@@ -8,8 +8,8 @@ use crate::store::home::{Daemon, Day, offer};
 use crate::world::PATIENCE;
 
 on_every_backend!(
-    an_answer_is_there_again_without_a_reader_asking,
-    a_stale_answer_is_served_once_more_and_then_the_new_one,
+    removed_answer_is_warmed_without_a_reader,
+    answer_marked_stale_is_served_until_the_new_one_is_loaded,
 );
 
 fn then(what: &str) -> String {
@@ -19,8 +19,7 @@ fn then(what: &str) -> String {
     )
 }
 
-/// Reads until an answer is as it should be. Redis may answer later than a reader waits for it, and then
-/// the database does.
+/// Reads until an answer matches. Redis may answer later than the reader's budget; then the database answers.
 async fn until(url: &str, is: impl Fn(&Answer) -> bool) -> Answer {
     let reading = async {
         loop {
@@ -32,23 +31,23 @@ async fn until(url: &str, is: impl Fn(&Answer) -> bool) -> Answer {
         }
     };
     let read = tokio::time::timeout(PATIENCE, reading).await;
-    read.unwrap_or_else(|_| panic!("{url} is never so"))
+    read.unwrap_or_else(|_| panic!("{url} never matches"))
 }
 
-async fn an_answer_is_there_again_without_a_reader_asking(backend: Backend) {
+async fn removed_answer_is_warmed_without_a_reader(backend: Backend) {
     let mut engine = Engine::with(backend, &then("remove_and_warm")).await;
-    let desk = engine.desk().await;
+    let api = engine.serve_api().await;
     let mut ann = Daemon::start(&engine.home.store, "ann").await;
     let mut day = Day::of(1, 1, 1);
     ann.see(&day.snapshot()).await;
-    engine.relayed().await;
-    engine.floor().await;
-    let url = format!("{}/v1/events/rac_0/prices", desk.url);
+    engine.drain().await;
+    engine.begin_epoch().await;
+    let url = format!("{}/v1/events/rac_0/prices", api.url);
     until(&url, |answer| answer.cache() == "HIT").await;
     day.pass(10);
     day.set(0, 0, Some(offer(777)));
     ann.see(&day.snapshot()).await;
-    engine.relayed().await;
+    engine.drain().await;
     let key = Key::event_prices(&"rac_0".into());
     let waiting = async {
         loop {
@@ -69,15 +68,15 @@ async fn an_answer_is_there_again_without_a_reader_asking(backend: Backend) {
     );
 }
 
-async fn a_stale_answer_is_served_once_more_and_then_the_new_one(backend: Backend) {
+async fn answer_marked_stale_is_served_until_the_new_one_is_loaded(backend: Backend) {
     let mut engine = Engine::with(backend, &then("mark_stale")).await;
-    let desk = engine.desk().await;
+    let api = engine.serve_api().await;
     let mut ann = Daemon::start(&engine.home.store, "ann").await;
     let mut day = Day::of(1, 1, 1);
     ann.see(&day.snapshot()).await;
-    engine.relayed().await;
-    engine.floor().await;
-    let url = format!("{}/v1/events/rac_0/prices", desk.url);
+    engine.drain().await;
+    engine.begin_epoch().await;
+    let url = format!("{}/v1/events/rac_0/prices", api.url);
     let mut seen_stale = false;
     // Half a minute after its load the old answer may not be served at all.
     for round in 0..50 {
@@ -86,7 +85,7 @@ async fn a_stale_answer_is_served_once_more_and_then_the_new_one(backend: Backen
             day.pass(10);
             day.set(0, 0, Some(offer(200 + cents)));
             ann.see(&day.snapshot()).await;
-            engine.relayed().await;
+            engine.drain().await;
             let shows = format!("{}", f64::from(200 + cents as i32) / 100.0);
             let answer = get(&url).await;
             match answer.cache() {

@@ -1,8 +1,9 @@
-//! One daemon writes. This loop takes the lease, keeps it, and lets go of it; whoever writes is
-//! fenced by the number that came with it, so a daemon that was paused and wakes up writes nothing.
+//! Leader election: one daemon writes, the others stand by. `app` runs [`Leader`], which acquires the lease, renews
+//! it and publishes it to the services; each commit is fenced by the lease's epoch, so that a daemon that was
+//! paused and resumes writes nothing.
 //!
-//! With each renewal goes what the daemon says of itself, and when each event was last checked:
-//! that is how a quiet day reaches the database without a write a cycle.
+//! Each renewal stores the daemon's state and the times at which events were last checked. So a day without
+//! changes reaches the database without one write for each cycle.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::live::{Activity, Live};
 use crate::store::{Acquired, Checks, Lease, Store, StoreError};
 
-/// Renewals within one lease: two may fail before it is over.
+/// Renewals within one lease: two may fail before it expires.
 const RENEWALS: u32 = 3;
 
 pub struct Leader {
@@ -23,49 +24,49 @@ pub struct Leader {
     pub holder: String,
     pub ttl: Duration,
     pub checks: Checks,
-    /// Rung when a person's correction waits.
-    pub corrected: Arc<Notify>,
-    /// What the daemon says of itself, asked at each renewal.
+    /// Notified when an operator's correction waits.
+    pub correction: Arc<Notify>,
+    /// The daemon's state as JSON, read at each renewal.
     pub state: Box<dyn Fn() -> Value + Send + Sync>,
 }
 
-/// What one step came to.
-enum Step {
-    Held(Lease),
-    Waiting,
+/// The result of one step.
+enum Election {
+    Leading(Lease),
+    StandingBy,
 }
 
 impl Leader {
-    /// Tells `lease` who leads until `stop`. Does not let go: the last cycle may still be writing
-    /// (see [`Leader::let_go`]).
+    /// Publishes in `lease` whether this daemon leads, until `stop`. It does not release the lease then, because
+    /// the last cycle may still be writing: see [`Leader::release`].
     pub async fn run(&self, lease: watch::Sender<Option<Lease>>, stop: CancellationToken) {
         let mut renewed_at = Instant::now();
-        let mut standing_by = None;
+        let mut other_holder = None;
         let mut failures = 0;
         loop {
             let held = lease.borrow().clone();
-            // The lease counts from when the database heard us, which is after this.
-            let asked_at = Instant::now();
-            let wait = match self.step(held.as_ref(), renewed_at, &mut standing_by).await {
-                Ok(Step::Held(new)) => {
-                    renewed_at = asked_at;
+            // The database counts the lease from the moment of the statement, which is later.
+            let started_at = Instant::now();
+            let mut wait = self.ttl / RENEWALS;
+            match self
+                .step(held.as_ref(), renewed_at, &mut other_holder)
+                .await
+            {
+                Ok(Election::Leading(new)) => {
+                    renewed_at = started_at;
                     if held.as_ref() != Some(&new) {
-                        standing_by = None;
+                        other_holder = None;
                         self.live.say(Activity::Leading {
                             holder: new.holder.clone(),
                             fence: new.epoch as u64,
                         });
                         lease.send_replace(Some(new));
                     }
-                    self.ttl / RENEWALS
                 }
-                Ok(Step::Waiting) => {
-                    lease.send_replace(None);
-                    self.ttl / RENEWALS
-                }
+                Ok(Election::StandingBy) => drop(lease.send_replace(None)),
                 Err(why) => {
-                    let wait = self.ttl / RENEWALS / 2;
-                    // While the lease is ours, the cycles meet the same failure and say it.
+                    wait /= 2;
+                    // While this daemon leads, the poller meets the same failure and logs it.
                     if held.is_none() {
                         failures += 1;
                         self.live.say(Activity::StoreFailed {
@@ -75,9 +76,8 @@ impl Leader {
                             error: why.to_string(),
                         });
                     }
-                    wait
                 }
-            };
+            }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => return,
@@ -85,35 +85,36 @@ impl Leader {
         }
     }
 
+    /// Renews a lease that is `held`, else tries to acquire one.
     async fn step(
         &self,
         held: Option<&Lease>,
         renewed_at: Instant,
-        standing_by: &mut Option<String>,
-    ) -> Result<Step, StoreError> {
+        other_holder: &mut Option<String>,
+    ) -> Result<Election, StoreError> {
         if let Some(held) = held {
             match self.renew(held).await {
-                Ok(()) => return Ok(Step::Held(held.clone())),
+                Ok(()) => return Ok(Election::Leading(held.clone())),
                 Err(StoreError::Fenced) => {}
-                // Ours until it runs out: a commit would be fenced anyway, should that be wrong.
+                // The lease is valid until it expires. Should that be wrong, a commit is fenced anyway.
                 Err(why) if renewed_at.elapsed() < self.ttl => return Err(why),
-                Err(_) => return Ok(Step::Waiting),
+                Err(_) => return Ok(Election::StandingBy),
             }
         }
         match self.store.acquire(&self.holder, self.ttl).await? {
             Acquired::Mine(lease) => {
-                // The first word of a new leader: whoever asks for the status knows who it is.
+                // At once, so that `oddsd status` shows the new leader's state.
                 self.renew(&lease).await?;
-                Ok(Step::Held(lease))
+                Ok(Election::Leading(lease))
             }
             Acquired::HeldBy { holder, .. } => {
-                if standing_by.as_ref() != Some(&holder) {
+                if other_holder.as_ref() != Some(&holder) {
                     self.live.say(Activity::StandingBy {
                         holder: holder.clone(),
                     });
-                    *standing_by = Some(holder);
+                    *other_holder = Some(holder);
                 }
-                Ok(Step::Waiting)
+                Ok(Election::StandingBy)
             }
         }
     }
@@ -123,28 +124,28 @@ impl Leader {
             let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
             checks.drain().collect()
         };
-        let outcome = self
+        let renewed = self
             .store
             .renew(lease, self.ttl, &(self.state)(), &checked)
             .await;
-        if let Ok(true) = outcome {
-            self.corrected.notify_one();
+        if let Ok(true) = renewed {
+            self.correction.notify_one();
         }
-        if outcome.is_err() {
-            // Newer times may have come meanwhile: those stay.
+        if renewed.is_err() {
+            // A cycle may have added newer times meanwhile: those stay.
             let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
             for (row, at) in checked {
                 checks.entry(row).or_insert(at);
             }
         }
-        outcome.map(drop)
+        renewed.map(drop)
     }
 
-    /// The last word, and the lease for whoever comes next.
-    pub async fn let_go(&self, lease: &Lease) {
-        let said = self.renew(lease).await;
-        if let Err(why) = said.and(self.store.release(lease).await) {
-            tracing::debug!(event = "lease.release_failed", error = %why, "the lease runs out by itself");
+    /// Stores the final state and frees the lease for another daemon.
+    pub async fn release(&self, lease: &Lease) {
+        let renewed = self.renew(lease).await;
+        if let Err(why) = renewed.and(self.store.release(lease).await) {
+            tracing::debug!(event = "lease.release_failed", error = %why, "the lease expires by itself");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What other programs report removes what their rules say: those keys, and no neighbour.
+//! Changes that other programs report remove the keys of their rules, and no similar ones.
 
 use serde_json::json;
 
@@ -6,12 +6,12 @@ use super::{Backend, Engine, on_every_backend};
 use crate::world::log::Log;
 
 on_every_backend!(
-    a_task_removes_its_keys_and_no_others,
-    an_id_of_special_characters_removes_only_its_own_key,
-    an_unknown_task_does_nothing_and_is_settled,
-    a_target_that_cannot_be_spelt_stops_no_other,
-    the_same_report_again_is_harmless,
-    nothing_but_our_own_tables_is_written,
+    reported_task_removes_its_keys_and_no_others,
+    reported_id_with_special_characters_removes_only_its_own_key,
+    reported_unknown_task_is_settled_without_a_removal,
+    target_that_cannot_be_rendered_does_not_stop_the_others,
+    repeated_report_is_harmless,
+    report_writes_only_our_own_tables,
 );
 
 const TASKS: &str = r#"{
@@ -36,7 +36,7 @@ when = { task = "build_climate" }
 keys = ["climate:{run_id}:v2"]
 "#;
 
-async fn a_task_removes_its_keys_and_no_others(backend: Backend) {
+async fn reported_task_removes_its_keys_and_no_others(backend: Backend) {
     let done = json!({ "change": "task_completed", "task": "build_climate", "run_id": "ab-12" });
     let others = [
         "climate:ab-1:v2",
@@ -53,7 +53,7 @@ async fn a_task_removes_its_keys_and_no_others(backend: Backend) {
             .await;
         engine.put(&others).await;
         engine.report(done.clone()).await;
-        engine.relayed().await;
+        engine.drain().await;
         assert_eq!(engine.left(&["climate:ab-12:v2"]).await, [""; 0], "{name}");
         assert_eq!(engine.left(&others).await, others, "{name}");
         assert_eq!(engine.home.outbox().await, [0; 0]);
@@ -76,7 +76,7 @@ async fn a_task_removes_its_keys_and_no_others(backend: Backend) {
     }
 }
 
-async fn an_id_of_special_characters_removes_only_its_own_key(backend: Backend) {
+async fn reported_id_with_special_characters_removes_only_its_own_key(backend: Backend) {
     let engine = Engine::with(backend, ROWS).await;
     for id in ["*", "?", "[ab]", "a\\", "{x}", "a:b", "%2A", " "] {
         let row = json!({ "change": "row_changed", "table": "tlog", "row": { "user_id": id } });
@@ -84,7 +84,7 @@ async fn an_id_of_special_characters_removes_only_its_own_key(backend: Backend) 
         engine
             .put(&["stats:a", "stats:b", "stats:*", "stats:a:b", "stats:site"])
             .await;
-        engine.relayed().await;
+        engine.drain().await;
         let left = engine.left(&["stats:a", "stats:b", "stats:*", "stats:a:b", "stats:site"]);
         assert_eq!(
             left.await,
@@ -100,7 +100,7 @@ async fn an_id_of_special_characters_removes_only_its_own_key(backend: Backend) 
     );
 }
 
-async fn an_unknown_task_does_nothing_and_is_settled(backend: Backend) {
+async fn reported_unknown_task_is_settled_without_a_removal(backend: Backend) {
     let engine = Engine::by(backend, "rules.json", Some(TASKS)).await;
     engine.put(&["overview"]).await;
     for task in ["build_nothing", "nobody_knows_it"] {
@@ -111,13 +111,13 @@ async fn an_unknown_task_does_nothing_and_is_settled(backend: Backend) {
     engine
         .report(json!({ "change": "row_changed", "table": "tlog", "row": {} }))
         .await;
-    engine.relayed().await;
+    engine.drain().await;
     assert_eq!(engine.home.outbox().await, [0; 0]);
     assert_eq!(engine.left(&["overview"]).await, ["overview"]);
     assert_eq!(engine.log().await, []);
 }
 
-async fn a_target_that_cannot_be_spelt_stops_no_other(backend: Backend) {
+async fn target_that_cannot_be_rendered_does_not_stop_the_others(backend: Backend) {
     let (log, _listening) = Log::start();
     let engine = Engine::by(backend, "rules.json", Some(TASKS)).await;
     engine.put(&["overview", "climate::v2"]).await;
@@ -127,7 +127,7 @@ async fn a_target_that_cannot_be_spelt_stops_no_other(backend: Backend) {
     engine
         .report(json!({ "change": "task_completed", "task": "build_climate", "run_id": "" }))
         .await;
-    engine.relayed().await;
+    engine.drain().await;
     assert_eq!(
         engine.left(&["overview", "climate::v2"]).await,
         ["climate::v2"]
@@ -145,25 +145,25 @@ async fn a_target_that_cannot_be_spelt_stops_no_other(backend: Backend) {
     );
 }
 
-async fn the_same_report_again_is_harmless(backend: Backend) {
+async fn repeated_report_is_harmless(backend: Backend) {
     let engine = Engine::with(backend, ROWS).await;
     let row = json!({ "change": "row_changed", "table": "tlog", "row": { "user_id": 7 } });
     engine.put(&["stats:7", "stats:site"]).await;
     for _ in 0..3 {
         engine.report(row.clone()).await;
     }
-    engine.relayed().await;
+    engine.drain().await;
     let log = engine.log().await;
     assert_eq!(log.len(), 1, "told three times, removed once: {log:?}");
     assert_eq!(log[0].keys, ["stats:7", "stats:site"]);
     assert_eq!(log[0].existed, 2);
     engine.report(row).await;
-    engine.relayed().await;
+    engine.drain().await;
     let log = engine.log().await;
     assert_eq!((log.len(), log[1].existed), (2, 0));
 }
 
-async fn nothing_but_our_own_tables_is_written(backend: Backend) {
+async fn report_writes_only_our_own_tables(backend: Backend) {
     let engine = Engine::with(backend, ROWS).await;
     let home = &engine.home;
     // The words of the application that reports.
@@ -187,7 +187,7 @@ async fn nothing_but_our_own_tables_is_written(backend: Backend) {
             .report(json!({ "change": "row_changed", "table": "tlog", "row": { "user_id": n } }))
             .await;
     }
-    engine.relayed().await;
+    engine.drain().await;
     assert!(!engine.log().await.is_empty());
     assert_eq!([home.look(rows[0]).await, home.look(rows[1]).await], before);
 }

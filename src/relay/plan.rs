@@ -1,5 +1,5 @@
-//! What a batch of outbox rows comes to, by the rules in force: targets, each once, and what the log
-//! will say of them.
+//! The plan for a batch of outbox rows by the rules in force: the targets, each once, and the records of the
+//! removal log. The relay builds one for each removal and turns it into the settlement.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::Utc;
 use serde_json::json;
 
-use super::retry::retry_after;
+use super::retry_delay;
 use crate::cache::{CacheError, Removed, Targets};
 use crate::key::Key;
 use crate::model::{ChangeKind, EventId, EventStatus};
@@ -17,31 +17,31 @@ use crate::rules::{
 };
 use crate::store::{Again, Claimed, Left, Moved, Purpose, Removal, Settlement, Store};
 
-/// Targets that a line of the log names; of more it says how many.
+/// Targets that a record of the removal log lists; the others are only counted.
 const MOST_NAMED: usize = 500;
-/// Rows of one thing lie together; further back is another line of the log.
+/// Rows of one event are close together; a record further back is not searched.
 const LOOK_BACK: usize = 16;
 
-/// What is to be done for some rows.
 #[derive(Default)]
-pub(super) struct Plan {
+pub(super) struct InvalidationPlan {
     pub targets: Targets,
-    /// Plain keys that are only to be removed again.
+    /// Other programs' keys, for their second removal.
     pub again: Vec<Key>,
-    /// To be loaded again once they are removed.
+    /// To be loaded again after the removal.
     pub warm: Vec<Key>,
-    /// Targets that could not be spelt, and why.
+    /// Targets that could not be rendered, with the reason.
     pub faults: BTreeSet<String>,
-    entries: Vec<Entry>,
+    removals: Vec<PlannedRemoval>,
+    /// Targets of movement rules that stay, with the cycle that they may show.
     held: Vec<(String, i64)>,
-    watches_movement: bool,
+    tracks_movement: bool,
     version: Arc<str>,
 }
 
-/// A line of the log that is to be: what changed, why it matters, and what goes for it.
-struct Entry {
+/// One record of the removal log before it is written: a change, the reason and the targets.
+struct PlannedRemoval {
     event: Option<EventId>,
-    /// What the log calls it: which field that is, and its value.
+    /// Field and value by which the log names the change.
     entity: Option<(&'static str, String)>,
     reason: &'static str,
     rules: BTreeSet<String>,
@@ -54,8 +54,8 @@ struct Entry {
     attempts: i32,
 }
 
-impl Entry {
-    /// For targets that are tried again on their own: nobody asks the rules then.
+impl PlannedRemoval {
+    /// For the outbox row of targets that are retried on their own, without the rules.
     fn detail(&self) -> String {
         let rules: Vec<&str> = self.rules.iter().map(String::as_str).collect();
         let mut detail = json!({ "reason": self.reason, "rule": rules.join(",") });
@@ -64,27 +64,77 @@ impl Entry {
         }
         detail.to_string()
     }
+
+    /// The outbox row of the targets that failed, to be retried on their own.
+    fn retry(&self, failed: &[Target], why: &CacheError) -> Left {
+        Left {
+            cycle: self.cycle,
+            event: self.event.clone(),
+            kinds: self.kinds.clone(),
+            detail: self.detail(),
+            before: self.before.clone(),
+            after: self.after.clone(),
+            keys: failed.iter().filter_map(Target::key).cloned().collect(),
+            tags: failed.iter().filter_map(Target::tag).cloned().collect(),
+            attempts: self.attempts,
+            wait: retry_delay(self.attempts, why),
+            error: why.detail().to_owned(),
+        }
+    }
+
+    /// The record of the targets that are gone, of which `existed` were in the cache.
+    fn into_record(
+        self,
+        gone: &[Target],
+        existed: i64,
+        version: &str,
+        done: &RemovalContext,
+    ) -> Removal {
+        let listed = gone.iter().take(MOST_NAMED);
+        let mut keys: Vec<String> = listed.map(ToString::to_string).collect();
+        if gone.len() > MOST_NAMED {
+            keys.push(format!("and {} more", gone.len() - MOST_NAMED));
+        }
+        let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.as_str()).collect();
+        Removal {
+            id: 0,
+            at: Utc::now(),
+            cycle: self.cycle,
+            rule: self.rules.into_iter().collect::<Vec<_>>().join(","),
+            reason: self.reason.into(),
+            change: kinds.join(","),
+            entity: self.entity.map(|(_, value)| value),
+            existed,
+            keys,
+            rules: version.into(),
+            backend: done.backend.into(),
+            attempts: self.attempts,
+            took_ms: done.took.as_millis() as i64,
+            before: self.before,
+            after: self.after,
+        }
+    }
 }
 
-/// What was true of a removal as a whole.
-pub(super) struct Done<'a> {
+/// The answer of the cache to a removal.
+pub(super) struct RemovalContext<'a> {
     pub removed: &'a Removed,
-    pub failed: &'a Failed,
+    pub failed: &'a FailedTargets,
     pub backend: &'static str,
     pub took: Duration,
-    /// Keys are removed once more after this; `None`: not.
+    /// When keys are removed a second time; `None`: never.
     pub again_after: Option<Duration>,
 }
 
-/// Targets that the cache did not confirm, and why.
-pub(super) type Failed = BTreeMap<Target, CacheError>;
+/// Targets that the cache did not confirm, with the error.
+pub(super) type FailedTargets = BTreeMap<Target, CacheError>;
 
-impl Plan {
-    /// Asks the database only for rules that look at single prices. What it does not answer counts as
-    /// met.
-    pub async fn of(rows: &[Claimed], rules: &Rules, store: &Store) -> Self {
+impl InvalidationPlan {
+    /// Reads from the database only for rules with conditions on single prices. A condition that cannot be read
+    /// counts as met.
+    pub async fn build(rows: &[Claimed], rules: &Rules, store: &Store) -> Self {
         let mut plan = Self {
-            watches_movement: rules.watch_movement(),
+            tracks_movement: rules.watch_movement(),
             version: Arc::clone(rules.version()),
             ..Self::default()
         };
@@ -94,7 +144,7 @@ impl Plan {
                 Purpose::Again => plan.again.extend(row.keys.iter().cloned()),
                 Purpose::Canary => removed.extend(row.keys.iter().cloned().map(Target::Key)),
                 Purpose::Change if row.keys.is_empty() && row.tags.is_empty() => {
-                    plan.by_rules(row, rules, store, &mut removed, &mut stale)
+                    plan.add_by_rules(row, rules, store, &mut removed, &mut stale)
                         .await;
                 }
                 Purpose::Change => {
@@ -103,10 +153,10 @@ impl Plan {
                     let targets: BTreeSet<Target> = keys.chain(tags).collect();
                     let change = row.change();
                     let reason = rules::reason(row.kinds.iter().copied(), status(row));
-                    let reason = told_reason(&change).unwrap_or(reason);
+                    let reason = requested_reason(&change).unwrap_or(reason);
                     let rule = change.fields.get("rule").first();
                     let rule = rule.map_or(MANUAL, String::as_str);
-                    plan.enter(row, change.entity(), reason, rule, &targets);
+                    plan.add_removal(row, change.entity(), reason, rule, &targets);
                     removed.extend(targets);
                 }
             }
@@ -126,7 +176,7 @@ impl Plan {
         plan
     }
 
-    async fn by_rules(
+    async fn add_by_rules(
         &mut self,
         row: &Claimed,
         rules: &Rules,
@@ -136,7 +186,7 @@ impl Plan {
     ) {
         let mut change = row.change();
         let moved = match (&row.event, row.cycle) {
-            // Rows that the database put together speak of many cycles.
+            // A coalesced row (id 0) stands for many cycles.
             (Some(event), Some(cycle)) if row.id > 0 && rules.ask_for_lines(&change) => store
                 .moved(event, cycle)
                 .await
@@ -167,7 +217,7 @@ impl Plan {
                     let name = target.to_string();
                     let before = row.cycle.unwrap_or_default() - 1;
                     let since = marks.get(&name).copied().unwrap_or(before).min(before);
-                    if !is_far(if_moved, moved.as_deref().unwrap_or_default(), since) {
+                    if !exceeds_threshold(if_moved, moved.as_deref().unwrap_or_default(), since) {
                         self.held.push((name, before));
                         continue;
                     }
@@ -177,8 +227,8 @@ impl Plan {
             if targets.is_empty() {
                 continue;
             }
-            let reason = told_reason(&change).unwrap_or(hit.reason);
-            self.enter(row, change.entity(), reason, &hit.rule.name, &targets);
+            let reason = requested_reason(&change).unwrap_or(hit.reason);
+            self.add_removal(row, change.entity(), reason, &hit.rule.name, &targets);
             for target in targets {
                 match (hit.rule.then, target) {
                     (Then::MarkStale, Target::Key(key)) => {
@@ -195,7 +245,7 @@ impl Plan {
         }
     }
 
-    fn enter(
+    fn add_removal(
         &mut self,
         row: &Claimed,
         entity: Option<(&'static str, &str)>,
@@ -204,11 +254,13 @@ impl Plan {
         targets: &BTreeSet<Target>,
     ) {
         let entity = entity.map(|(field, value)| (field, value.to_owned()));
-        let same = |entry: &&mut Entry| entry.reason == reason && entry.entity == entity;
-        let entry = match self.entries.iter_mut().rev().take(LOOK_BACK).find(same) {
-            Some(entry) => entry,
+        let is_same =
+            |removal: &&mut PlannedRemoval| removal.reason == reason && removal.entity == entity;
+        let mut recent = self.removals.iter_mut().rev().take(LOOK_BACK);
+        let removal = match recent.find(is_same) {
+            Some(removal) => removal,
             None => {
-                self.entries.push(Entry {
+                self.removals.push(PlannedRemoval {
                     event: row.event.clone(),
                     entity,
                     reason,
@@ -221,53 +273,61 @@ impl Plan {
                     after: None,
                     attempts: 0,
                 });
-                self.entries.last_mut().expect("just pushed")
+                self.removals.last_mut().expect("just pushed")
             }
         };
-        entry.rules.insert(rule.to_owned());
-        entry.kinds.extend(&row.kinds);
-        entry.targets.extend(targets.iter().cloned());
-        if entry.rows.last() != Some(&row.id) {
-            entry.rows.push(row.id);
+        removal.rules.insert(rule.to_owned());
+        removal.kinds.extend(&row.kinds);
+        removal.targets.extend(targets.iter().cloned());
+        if removal.rows.last() != Some(&row.id) {
+            removal.rows.push(row.id);
         }
-        entry.cycle = entry.cycle.max(row.cycle);
-        entry.after = row.after.clone().or(entry.after.take());
-        entry.attempts = entry.attempts.max(row.attempts);
+        removal.cycle = removal.cycle.max(row.cycle);
+        removal.after = row.after.clone().or(removal.after.take());
+        removal.attempts = removal.attempts.max(row.attempts);
     }
 
-    /// Only the canary, or nothing that anybody waits for.
-    pub fn tells_nobody(&self) -> bool {
-        self.entries.is_empty()
+    /// True for the canary and for second removals.
+    pub fn is_unlogged(&self) -> bool {
+        self.removals.is_empty()
     }
 
-    /// All rules that had a say.
+    /// The names of all rules that matched.
     pub fn rules(&self) -> String {
-        let rules = self.entries.iter().flat_map(|entry| &entry.rules);
+        let rules = self.removals.iter().flat_map(|removal| &removal.rules);
         let rules: BTreeSet<&str> = rules.map(String::as_str).collect();
         rules.into_iter().collect::<Vec<_>>().join(",")
     }
 
-    /// What readers care about most.
+    /// The most important reason, by the order of `REASONS`.
     pub fn reason(&self) -> &'static str {
         let mut known = REASONS.into_iter();
-        let found = known.find(|reason| self.entries.iter().any(|entry| entry.reason == *reason));
+        let found = known.find(|reason| {
+            self.removals
+                .iter()
+                .any(|removal| removal.reason == *reason)
+        });
         found.unwrap_or("EVENT_CHANGE")
     }
 
     pub fn cycle(&self) -> Option<u64> {
-        let newest = self.entries.iter().filter_map(|entry| entry.cycle).max();
+        let newest = self
+            .removals
+            .iter()
+            .filter_map(|removal| removal.cycle)
+            .max();
         newest.map(|cycle| cycle as u64)
     }
 
     pub fn attempts(&self) -> i32 {
-        self.entries
+        self.removals
             .iter()
-            .map(|entry| entry.attempts)
+            .map(|removal| removal.attempts)
             .max()
             .unwrap_or(1)
     }
 
-    pub fn failed(&self, removed: &Removed) -> Failed {
+    pub fn failed(&self, removed: &Removed) -> FailedTargets {
         let failed = removed.failed(&self.targets);
         failed
             .map(|(target, why)| (target.into(), why.clone()))
@@ -275,86 +335,44 @@ impl Plan {
     }
 
     /// Rows of which a target was not confirmed.
-    pub fn rows_left(&self, failed: &Failed) -> BTreeSet<i64> {
-        let left = self.entries.iter().filter(|entry| {
-            entry
-                .targets
-                .iter()
-                .any(|target| failed.contains_key(target))
-        });
-        left.flat_map(|entry| entry.rows.iter().copied()).collect()
+    pub fn rows_left(&self, failed: &FailedTargets) -> BTreeSet<i64> {
+        let is_failed = |target| failed.contains_key(target);
+        let left = self.removals.iter();
+        let left = left.filter(|removal| removal.targets.iter().any(is_failed));
+        left.flat_map(|removal| removal.rows.iter().copied())
+            .collect()
     }
 
-    /// What is written down when it is done.
-    pub fn settlement(self, done: &Done) -> Settlement {
+    /// The changes to outbox, removal log and movement marks, to be written in one transaction.
+    pub fn into_settlement(self, done: &RemovalContext) -> Settlement {
         let counts = done.removed.of(&self.targets);
         let counts =
             counts.filter_map(|(target, count)| Some((target.into(), *count.as_ref().ok()?)));
         let mut existed: HashMap<Target, u64> = counts.collect();
         let (mut removals, mut left) = (Vec::new(), Vec::new());
-        for entry in self.entries {
-            let (lost, gone): (Vec<Target>, Vec<Target>) = entry
+        for removal in self.removals {
+            let (failed, gone): (Vec<Target>, Vec<Target>) = removal
                 .targets
                 .iter()
                 .cloned()
                 .partition(|target| done.failed.contains_key(target));
-            if let Some(first) = lost.first() {
-                let why = &done.failed[first];
-                left.push(Left {
-                    cycle: entry.cycle,
-                    event: entry.event.clone(),
-                    kinds: entry.kinds.clone(),
-                    detail: entry.detail(),
-                    before: entry.before.clone(),
-                    after: entry.after.clone(),
-                    keys: lost.iter().filter_map(Target::key).cloned().collect(),
-                    tags: lost.iter().filter_map(Target::tag).cloned().collect(),
-                    attempts: entry.attempts,
-                    wait: retry_after(entry.attempts, why.is_retryable()),
-                    error: why.detail().to_owned(),
-                });
+            if let Some(first) = failed.first() {
+                left.push(removal.retry(&failed, &done.failed[first]));
             }
-            if gone.is_empty() {
-                continue;
+            if !gone.is_empty() {
+                let existed = gone.iter().filter_map(|target| existed.remove(target));
+                let existed = existed.sum::<u64>() as i64;
+                removals.push(removal.into_record(&gone, existed, &self.version, done));
             }
-            let mut names: Vec<String> = gone
-                .iter()
-                .take(MOST_NAMED)
-                .map(ToString::to_string)
-                .collect();
-            if gone.len() > MOST_NAMED {
-                names.push(format!("and {} more", gone.len() - MOST_NAMED));
-            }
-            let kinds: Vec<&str> = entry.kinds.iter().map(|kind| kind.as_str()).collect();
-            removals.push(Removal {
-                id: 0,
-                at: Utc::now(),
-                cycle: entry.cycle,
-                rule: entry.rules.into_iter().collect::<Vec<_>>().join(","),
-                reason: entry.reason.into(),
-                change: kinds.join(","),
-                entity: entry.entity.map(|(_, value)| value),
-                existed: gone
-                    .iter()
-                    .filter_map(|target| existed.remove(target))
-                    .sum::<u64>() as i64,
-                keys: names,
-                rules: self.version.to_string(),
-                backend: done.backend.into(),
-                attempts: entry.attempts,
-                took_ms: done.took.as_millis() as i64,
-                before: entry.before,
-                after: entry.after,
-            });
         }
-        let plain = self.targets.keys.iter().chain(&self.targets.stale);
-        // Nobody else fills the canary.
-        let plain = plain.filter(|key| **key != Key::canary());
+        let keys = self.targets.keys.iter().chain(&self.targets.stale);
+        // No other program fills the canary.
+        let keys = keys.filter(|key| **key != Key::canary());
         let again = done.again_after.map(|after| Again {
-            keys: plain.cloned().collect(),
+            keys: keys.cloned().collect(),
             after,
         });
-        let unmarked: Vec<String> = match self.watches_movement {
+        let unmarked: Vec<String> = match self.tracks_movement {
             true => {
                 let targets = self.targets.each().map(Target::from);
                 targets.map(|target| target.to_string()).collect()
@@ -375,16 +393,16 @@ impl Plan {
     }
 }
 
-/// Whoever asked may have said why.
-fn told_reason(change: &Change) -> Option<&'static str> {
-    let told = change.fields.get("reason").first()?;
-    REASONS.into_iter().find(|reason| reason == told)
+/// The reason that the requester of a removal gave.
+fn requested_reason(change: &Change) -> Option<&'static str> {
+    let given = change.fields.get("reason").first()?;
+    REASONS.into_iter().find(|reason| reason == given)
 }
 
-/// The status that a change left.
+/// The status after the change.
 fn status(row: &Claimed) -> Option<EventStatus> {
-    let told = row.after.as_deref().and_then(EventStatus::parse);
-    told.or(row.place.as_ref().and_then(|place| place.status))
+    let changed = row.after.as_deref().and_then(EventStatus::parse);
+    changed.or(row.place.as_ref().and_then(|place| place.status))
 }
 
 fn line(moved: &Moved) -> Line {
@@ -399,24 +417,23 @@ fn line(moved: &Moved) -> Line {
     }
 }
 
-/// Whether a target is far enough from what it may show. It was last known to be no older than
-/// cycle `since`, and may have been filled at any time after: so each price that the line has had
-/// since then is compared with, and the furthest counts.
-fn is_far(if_moved: &IfMoved, moved: &[Moved], since: i64) -> bool {
+/// Whether a price moved far enough from any price that the target may show. The target was last known to show
+/// cycle `since` and may have been filled at any time after it. So the price is compared with each one since then,
+/// and the largest difference counts.
+fn exceeds_threshold(if_moved: &IfMoved, moved: &[Moved], since: i64) -> bool {
     let mut lines = if_moved.lines.iter().map(|at| moved.get(*at));
     lines.any(|line| {
-        line.is_none_or(|line| furthest(line, since).any(|by| by.is_over(if_moved.over)))
+        line.is_none_or(|line| movements_since(line, since).any(|by| by.is_over(if_moved.over)))
     })
 }
 
-fn furthest(line: &Moved, since: i64) -> impl Iterator<Item = Movement> {
+fn movements_since(line: &Moved, since: i64) -> impl Iterator<Item = Movement> {
     let shown_then = line.past.iter().rposition(|(cycle, _)| *cycle <= since);
-    // Not known any more, or never there: a change of state.
+    // No price of that time is known: a change of state.
     let unknown = shown_then.is_none().then_some(Movement::State);
     let later = &line.past[shown_then.unwrap_or(0)..];
     let compared = later
         .iter()
         .map(|(_, shown)| Movement::between(Some(shown), Some(&line.now)));
-    // The newest of them is the price itself.
     unknown.into_iter().chain(compared)
 }

@@ -1,18 +1,18 @@
-//! The rules in force and their file: there or not, right or wrong, edited, swapped, gone.
+//! The rules in force while their file is missing, invalid, edited, swapped or deleted.
 
-use oddsd::rulebook::{Rulebook, RulesLook};
+use oddsd::rules_file::{ReloadOutcome, Rulebook};
 use serde_json::json;
 
 use super::{Backend, Engine, on_every_backend};
 use crate::world::log::Log;
 
-on_every_backend!(every_removal_bears_the_version_that_was_in_force,);
+on_every_backend!(removal_records_the_rules_version_in_force,);
 
 fn rule(name: &str, key: &str) -> String {
     format!("[[rule]]\nname = \"{name}\"\non = [\"task_completed\"]\nkeys = [\"{key}\"]\n")
 }
 
-/// A file of its own, and whoever keeps it.
+/// A rules file in a folder of its own.
 struct File {
     folder: tempfile::TempDir,
     path: std::path::PathBuf,
@@ -29,7 +29,7 @@ impl File {
         std::fs::write(&self.path, text).expect("written");
     }
 
-    /// As a careful editor does it, or a mounted volume.
+    /// Replaces the file by rename, as an editor or a mounted volume does.
     fn swap(&self, text: &str) {
         let other = self.folder.path().join("rules.toml.new");
         std::fs::write(&other, text).expect("written");
@@ -37,71 +37,71 @@ impl File {
     }
 }
 
-fn names(book: &Rulebook) -> Vec<String> {
-    let rules = book.now();
+fn names(handle: &Rulebook) -> Vec<String> {
+    let rules = handle.now();
     let own = rules.iter().skip(3);
     own.map(|rule| rule.name.to_string()).collect()
 }
 
 #[tokio::test]
-async fn a_file_that_is_missing_is_taken_up_when_it_appears() {
+async fn missing_rules_file_is_loaded_when_it_appears() {
     let file = File::new();
-    let (book, mut keeper) = Rulebook::open(&file.path).expect("no file is no fault");
-    assert_eq!(&**book.now().version(), "built-in");
-    assert_eq!(book.state().file, None);
+    let (handle, mut watcher) = Rulebook::open(&file.path).expect("a missing file is allowed");
+    assert_eq!(&**handle.now().version(), "built-in");
+    assert_eq!(handle.state().file, None);
     for _ in 0..3 {
-        assert_eq!(keeper.look().await, RulesLook::Same);
+        assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged);
     }
     file.write(rule("a", "x"));
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
-    assert_eq!(names(&book), ["a"]);
-    assert_eq!(keeper.look().await, RulesLook::Same);
-    let state = book.state();
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
+    assert_eq!(names(&handle), ["a"]);
+    assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged);
+    let state = handle.state();
     assert!(state.file.is_some_and(|file| file.ends_with("rules.toml")));
     assert_eq!((state.rules, state.error), (4, None));
 }
 
 #[tokio::test]
-async fn an_edited_file_takes_effect_however_it_is_written() {
+async fn edited_rules_file_is_loaded_however_it_is_written() {
     let file = File::new();
     file.write(rule("a", "x"));
-    let (book, mut keeper) = Rulebook::open(&file.path).expect("valid");
+    let (handle, mut watcher) = Rulebook::open(&file.path).expect("valid");
     assert_eq!(
-        (names(&book), keeper.look().await),
-        (vec!["a".into()], RulesLook::Same)
+        (names(&handle), watcher.poll().await),
+        (vec!["a".into()], ReloadOutcome::Unchanged)
     );
     file.write(rule("b", "x"));
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
-    assert_eq!(names(&book), ["b"]);
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
+    assert_eq!(names(&handle), ["b"]);
     file.swap(&rule("c", "x"));
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
-    assert_eq!(names(&book), ["c"]);
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
+    assert_eq!(names(&handle), ["c"]);
     // Of the same length and time: the text counts.
     let time = std::fs::metadata(&file.path).and_then(|known| known.modified());
     file.write(rule("d", "x"));
     let open = std::fs::File::options().write(true).open(&file.path);
     let set = open.and_then(|file| file.set_modified(time?));
     set.expect("the old time");
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
-    assert_eq!(names(&book), ["d"]);
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
+    assert_eq!(names(&handle), ["d"]);
     // And by a link that is turned to another file.
     let other = file.folder.path().join("other.toml");
     std::fs::write(&other, rule("e", "x")).expect("written");
     std::fs::remove_file(&file.path).expect("removed");
     std::os::unix::fs::symlink(&other, &file.path).expect("linked");
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
-    assert_eq!(names(&book), ["e"]);
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
+    assert_eq!(names(&handle), ["e"]);
 }
 
 #[tokio::test]
-async fn wrong_rules_leave_the_last_good_ones_in_force() {
+async fn invalid_rules_leave_the_last_valid_ones_in_force() {
     let (log, _listening) = Log::start();
     let file = File::new();
     file.write(rule("a", "x"));
-    let (book, mut keeper) = Rulebook::open(&file.path).expect("valid");
-    let good = book.now().version().clone();
-    let refused = |look: RulesLook| match look {
-        RulesLook::Refused { error } => error,
+    let (handle, mut watcher) = Rulebook::open(&file.path).expect("valid");
+    let good = handle.now().version().clone();
+    let refused = |look: ReloadOutcome| match look {
+        ReloadOutcome::Rejected { error } => error,
         other => panic!("{other:?}"),
     };
     for (text, why) in [
@@ -110,46 +110,52 @@ async fn wrong_rules_leave_the_last_good_ones_in_force() {
         (b"\xff\xfe".to_vec(), "UTF-8"),
     ] {
         file.write(&text);
-        let error = refused(keeper.look().await);
+        let error = refused(watcher.poll().await);
         assert!(error.contains(why), "{error}");
-        assert_eq!(*book.now().version(), good);
-        assert_eq!(book.state().error, Some(error));
-        assert_eq!(book.state().version, *good);
-        assert_eq!(keeper.look().await, RulesLook::Same, "said once");
+        assert_eq!(*handle.now().version(), good);
+        assert_eq!(handle.state().error, Some(error));
+        assert_eq!(handle.state().version, *good);
+        assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged, "said once");
     }
     assert_eq!(log.lines("rules.refused").len(), 3, "{}", log.text());
     // Back to what is in force: nothing is new, and nothing is wrong any more.
     file.write(rule("a", "x"));
-    assert_eq!(keeper.look().await, RulesLook::Same);
-    assert_eq!(book.state().error, None);
+    assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged);
+    assert_eq!(handle.state().error, None);
     file.write("nothing = 1");
-    refused(keeper.look().await);
+    refused(watcher.poll().await);
     file.write(rule("b", "x"));
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
-    assert_eq!((names(&book), book.state().error), (vec!["b".into()], None));
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
+    assert_eq!(
+        (names(&handle), handle.state().error),
+        (vec!["b".into()], None)
+    );
 }
 
 #[tokio::test]
-async fn a_file_that_goes_away_takes_no_rules_with_it() {
+async fn deleted_rules_file_leaves_its_rules_in_force() {
     let file = File::new();
     file.write(rule("a", "x"));
-    let (book, mut keeper) = Rulebook::open(&file.path).expect("valid");
+    let (handle, mut watcher) = Rulebook::open(&file.path).expect("valid");
     std::fs::remove_file(&file.path).expect("removed");
-    assert!(matches!(keeper.look().await, RulesLook::Refused { .. }));
-    assert_eq!(keeper.look().await, RulesLook::Same, "said once");
-    assert_eq!(names(&book), ["a"]);
-    assert!(book.state().error.is_some());
+    assert!(matches!(
+        watcher.poll().await,
+        ReloadOutcome::Rejected { .. }
+    ));
+    assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged, "said once");
+    assert_eq!(names(&handle), ["a"]);
+    assert!(handle.state().error.is_some());
     file.write(rule("a", "x"));
-    assert_eq!(keeper.look().await, RulesLook::Same);
-    assert_eq!(book.state().error, None);
+    assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged);
+    assert_eq!(handle.state().error, None);
     file.write("");
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
-    assert_eq!(names(&book), [""; 0]);
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
+    assert_eq!(names(&handle), [""; 0]);
 }
 
 /// What is there and cannot be read is no file that is missing.
 #[tokio::test]
-async fn what_is_no_text_is_refused_at_the_start() {
+async fn unreadable_rules_file_is_an_error_at_start() {
     let file = File::new();
     file.write(b"version = \"\xff\"");
     let why = Rulebook::open(&file.path).map(drop).expect_err("no text");
@@ -160,16 +166,20 @@ async fn what_is_no_text_is_refused_at_the_start() {
     assert!(why.to_string().contains("rules.toml"), "{why}");
     std::fs::remove_dir(&file.path).expect("removed");
     std::os::unix::fs::symlink("nowhere", &file.path).expect("linked");
-    let (book, mut keeper) = Rulebook::open(&file.path).expect("what a link names may come yet");
-    assert_eq!(keeper.look().await, RulesLook::Same);
+    let (handle, mut watcher) =
+        Rulebook::open(&file.path).expect("the target of a link may come later");
+    assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged);
     std::fs::write(file.folder.path().join("nowhere"), b"\xff").expect("written");
-    assert!(matches!(keeper.look().await, RulesLook::Refused { .. }));
-    assert!(book.state().error.is_some());
+    assert!(matches!(
+        watcher.poll().await,
+        ReloadOutcome::Rejected { .. }
+    ));
+    assert!(handle.state().error.is_some());
     file.write(rule("a", "x"));
-    assert!(matches!(keeper.look().await, RulesLook::Taken { .. }));
+    assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
 }
 
-async fn every_removal_bears_the_version_that_was_in_force(backend: Backend) {
+async fn removal_records_the_rules_version_in_force(backend: Backend) {
     let mut engine = Engine::start(backend).await;
     let mut expected = Vec::new();
     let done =
@@ -186,9 +196,9 @@ async fn every_removal_bears_the_version_that_was_in_force(backend: Backend) {
             Some(text) => std::fs::write(&engine.rules, text).expect("written"),
             None => std::fs::remove_file(&engine.rules).expect("removed"),
         }
-        engine.keeper.look().await;
+        engine.watcher.poll().await;
         engine.report(done()).await;
-        engine.relayed().await;
+        engine.drain().await;
         let key = match expected.len() {
             0 => "x",
             1..4 => "y",

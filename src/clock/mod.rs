@@ -1,7 +1,10 @@
-//! The clock that the daemon lives by: the wall's, or a faster one for a simulated day.
+//! The daemon's clock: the wall clock, or a faster one for a simulated day. The poller, the API and the commands
+//! read it and sleep by it; [`CronTicker`] waits for the times of a cron line.
 //!
-//! Waits are monotonic, so setting the wall clock back never prolongs one; the wall is looked at
-//! at least once a minute, so setting it forward (or waking from suspend) never sleeps through.
+//! Waits are monotonic, so that setting the wall clock back does not prolong one. The wall clock is read at least
+//! once a minute, so that a step forward (or a wake-up from suspend) ends a wait in time.
+
+mod ticker;
 
 use std::time::Duration;
 
@@ -9,8 +12,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// The wall clock is compared at least this often, in real time.
-const LOOK_AT_WALL: Duration = Duration::from_secs(60);
+pub use ticker::CronTicker;
+
+/// The longest time between two readings of the wall clock. A step of it is noticed within this time.
+const WALL_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 pub enum Clock {
@@ -31,7 +36,7 @@ pub enum Wait {
 }
 
 impl Clock {
-    /// A clock that shows `from` now. Speeds that are not above zero count as 1.
+    /// A clock that starts at `from`. A speed that is not above zero counts as 1.
     pub fn scaled(from: DateTime<Utc>, speed: f64) -> Self {
         Self::Scaled {
             from,
@@ -59,7 +64,7 @@ impl Clock {
         }
     }
 
-    /// How long `duration` of this clock is in real time.
+    /// `duration` of this clock in real time.
     pub fn real(&self, duration: Duration) -> Duration {
         match self {
             Self::Real => duration,
@@ -71,12 +76,12 @@ impl Clock {
 
     /// Waits `duration` of this clock, or until `stop`.
     pub async fn sleep(&self, duration: Duration, stop: &CancellationToken) -> Wait {
-        wait(self.real(duration), || self.now(), duration, stop).await
+        sleep_until_either(self.real(duration), || self.now(), duration, stop).await
     }
 }
 
-/// Over when `real` has passed on the monotonic clock or `shown` on the wall, whichever is first.
-async fn wait(
+/// Ends when `real` has passed on the monotonic clock or `shown` on the wall clock, whichever is first.
+async fn sleep_until_either(
     real: Duration,
     wall: impl Fn() -> DateTime<Utc>,
     shown: Duration,
@@ -90,7 +95,7 @@ async fn wait(
             return Wait::Over;
         }
         tokio::select! {
-            () = tokio::time::sleep(left.min(LOOK_AT_WALL)) => {}
+            () = tokio::time::sleep(left.min(WALL_CHECK_INTERVAL)) => {}
             () = stop.cancelled() => return Wait::Stopped,
         }
     }
@@ -104,20 +109,21 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Waits ten minutes while the wall clock is stepped by `step` hours in between, and says how
-    /// long it really took. Time is virtual: nothing sleeps.
+    /// Waits ten minutes while the wall clock is stepped by `step` hours, and returns the real time. Time is
+    /// virtual: nothing sleeps.
     async fn stepped(step: i64) -> Duration {
         let started = Instant::now();
-        let looks = AtomicI64::new(0);
+        let readings = AtomicI64::new(0);
         let wall = || {
-            let stepped = match looks.fetch_add(1, Relaxed) {
+            let stepped = match readings.fetch_add(1, Relaxed) {
                 0..3 => TimeDelta::zero(),
                 _ => TimeDelta::hours(step),
             };
             DateTime::UNIX_EPOCH + TimeDelta::from_std(started.elapsed()).expect("small") + stepped
         };
         let ten_minutes = HOUR / 6;
-        let end = wait(ten_minutes, wall, ten_minutes, &CancellationToken::new()).await;
+        let end =
+            sleep_until_either(ten_minutes, wall, ten_minutes, &CancellationToken::new()).await;
         assert_eq!(end, Wait::Over);
         started.elapsed()
     }

@@ -1,10 +1,10 @@
-//! A target that fails stops no other, and is tried again alone.
+//! A target that fails does not stop the others, and is retried alone.
 
 use std::sync::Arc;
 
 use oddsd::cache::{Cache, CacheSettings};
-use oddsd::invalidate::{Batch, Relay};
 use oddsd::key::Tag;
+use oddsd::relay::{Relay, RelayOutcome};
 use oddsd::store::Removal;
 use serde_json::json;
 
@@ -15,9 +15,9 @@ use crate::world::log::Log;
 use crate::world::resp::Reply;
 
 on_every_backend!(
-    a_key_that_fails_is_tried_again_alone,
-    a_tag_that_fails_is_tried_again_alone,
-    with_the_whole_cache_away_every_target_waits,
+    failed_key_is_retried_alone,
+    failed_tag_is_retried_alone,
+    unreachable_cache_postpones_all_targets,
 );
 
 const RULES: &str = r#"
@@ -30,31 +30,31 @@ reason = "SIDEBAR_REFRESH"
 "#;
 
 impl Engine {
-    /// From now on nobody may touch any plain key but these.
-    async fn only(&self, names: &[&str]) {
+    /// Denies access to all unmanaged keys but these.
+    async fn allow_only(&self, names: &[&str]) {
         let names: Vec<String> = names.iter().map(|name| format!("~{name}")).collect();
         let mut rights = vec!["ACL", "SETUSER", "default", "resetkeys", "~oddsd:*"];
         rights.extend(names.iter().map(String::as_str));
         assert_eq!(self.redis.cli(&rights).await, Reply::Status("OK".into()));
     }
 
-    /// What waits: the targets of each row.
+    /// The targets of each row of the outbox.
     async fn waiting(&self) -> Vec<String> {
         let rows = self.home.look("SELECT keys FROM oddsd.outbox ORDER BY id");
         rows.await
     }
 }
 
-async fn a_key_that_fails_is_tried_again_alone(backend: Backend) {
+async fn failed_key_is_retried_alone(backend: Backend) {
     let (log, _listening) = Log::start();
     let engine = Engine::with(backend, RULES).await;
-    engine.floor().await;
+    engine.begin_epoch().await;
     let theirs = ["good", "bad", "stats:7"];
     engine.put(&theirs).await;
-    engine.only(&["good", "stats:*"]).await;
+    engine.allow_only(&["good", "stats:*"]).await;
     let done = json!({ "change": "task_completed", "task": "build", "run_id": "7" });
     engine.report(done).await;
-    engine.relayed().await;
+    engine.drain().await;
     assert_eq!(engine.waiting().await, ["bad"], "{}", log.text());
     let status = engine.home.store.status().await.expect("a status");
     assert!(status.outbox_last_error.is_some(), "{status:?}");
@@ -63,27 +63,30 @@ async fn a_key_that_fails_is_tried_again_alone(backend: Backend) {
     assert_eq!(first[0].keys, ["good", "stats:7", "tag run:7"]);
     let failed = log.lines("cache.invalidate_failed");
     assert!(!failed.is_empty(), "{}", log.text());
-    engine.only(&["*"]).await;
+    engine.allow_only(&["*"]).await;
     assert_eq!(engine.left(&theirs).await, ["bad"]);
 
-    // Again, and it still fails: nothing else is touched.
+    // The retry fails as well and removes nothing else.
     engine.put(&["good"]).await;
-    engine.only(&["good", "stats:*"]).await;
-    engine.all_due().await;
-    let tried = engine.relay.batch().await.expect("the database answers");
-    assert!(matches!(tried, Batch::Failed { rows: 1, .. }), "{tried:?}");
+    engine.allow_only(&["good", "stats:*"]).await;
+    engine.make_all_due().await;
+    let tried = engine.relay.step().await.expect("the database answers");
+    assert!(
+        matches!(tried, RelayOutcome::Failed { rows: 1, .. }),
+        "{tried:?}"
+    );
     assert_eq!(engine.log().await.len(), 1);
-    engine.only(&["*"]).await;
+    engine.allow_only(&["*"]).await;
     assert_eq!(engine.left(&theirs).await, ["good", "bad"]);
 
-    engine.all_due().await;
-    engine.relayed().await;
+    engine.make_all_due().await;
+    engine.drain().await;
     assert_eq!(engine.left(&theirs).await, ["good"]);
     assert_eq!(engine.waiting().await, [""; 0]);
     let all = engine.log().await;
     assert_eq!((all.len(), &all[1].keys[..]), (2, &["bad".to_owned()][..]));
     assert!(all[1].attempts >= 3, "{:?}", all[1]);
-    // What it was for is not forgotten on the way.
+    // The retry records the same reason, change and rule.
     let of = |n: usize| {
         let line: &Removal = &all[n];
         let words = [&line.reason, &line.change, &line.rule];
@@ -94,28 +97,28 @@ async fn a_key_that_fails_is_tried_again_alone(backend: Backend) {
     assert_eq!(of(1), of(0));
 }
 
-async fn a_tag_that_fails_is_tried_again_alone(backend: Backend) {
+async fn failed_tag_is_retried_alone(backend: Backend) {
     let engine = Engine::with(backend, RULES).await;
-    engine.floor().await;
+    engine.begin_epoch().await;
     let tag = Tag::new("run:7").expect("a tag");
     let members = tag.members(tag.bucket(1));
-    // A list of members that is none.
+    // A member list of the wrong type.
     engine.put(&[&members, "good", "bad", "stats:7"]).await;
     let done = json!({ "change": "task_completed", "task": "build", "run_id": "7" });
     engine.report(done).await;
-    engine.relayed().await;
+    engine.drain().await;
     assert_eq!(engine.left(&["good", "bad", "stats:7"]).await, [""; 0]);
     assert_eq!(engine.waiting().await, ["\trun:7"]);
     assert_eq!(engine.redis.cli(&["DEL", &members]).await, Reply::Int(1));
-    engine.all_due().await;
-    engine.relayed().await;
+    engine.make_all_due().await;
+    engine.drain().await;
     assert_eq!(engine.waiting().await, [""; 0]);
     let log = engine.log().await;
     let last = ["tag run:7".to_owned()];
     assert_eq!((log.len(), &log[1].keys[..]), (2, &last[..]));
 }
 
-async fn with_the_whole_cache_away_every_target_waits(backend: Backend) {
+async fn unreachable_cache_postpones_all_targets(backend: Backend) {
     let mut engine = Engine::with(backend, RULES).await;
     engine.redis.kill().await;
     engine
@@ -132,18 +135,21 @@ async fn with_the_whole_cache_away_every_target_waits(backend: Backend) {
         engine.relay.rules.clone(),
         "ann".into(),
     );
-    let tried = relay.batch().await.expect("the database answers");
-    assert!(matches!(tried, Batch::Failed { rows: 1, .. }), "{tried:?}");
+    let tried = relay.step().await.expect("the database answers");
+    assert!(
+        matches!(tried, RelayOutcome::Failed { rows: 1, .. }),
+        "{tried:?}"
+    );
     assert_eq!(engine.waiting().await, ["NULL"], "the row stays as it was");
     assert_eq!(engine.log().await, []);
     engine.redis.restart().await;
     engine.cache().connected().await;
     engine.put(&["good", "bad"]).await;
-    // The connection may take a moment to be one again.
+    // The connection may take a moment to come back.
     let removing = async {
         while !engine.home.outbox().await.is_empty() {
-            engine.all_due().await;
-            engine.relay.batch().await.expect("the database answers");
+            engine.make_all_due().await;
+            engine.relay.step().await.expect("the database answers");
         }
     };
     tokio::time::timeout(PATIENCE, removing)

@@ -1,8 +1,8 @@
-//! Too many removals a minute: one warning, whoever of the daemons sees it, and one line when it is over.
+//! The alert for too many removals a minute: one warning of all daemons together, and one line when it is over.
 
 use std::time::Duration;
 
-use oddsd::invalidate::{Alarm, Relay, hand_over};
+use oddsd::relay::{RateAlert, Relay, hand_over};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -12,12 +12,12 @@ use crate::store::home::lease;
 use crate::world::PATIENCE;
 use crate::world::log::Log;
 
-on_every_backend!(a_burst_is_one_warning_for_all_daemons,);
+on_every_backend!(rate_alert_of_several_daemons_is_one_warning,);
 
 const RULES: &str = "[[rule]]\nname = \"a\"\non = [\"row_changed\"]\nkeys = [\"rows:{id}\"]\n";
 
-/// Highs and normals, in the order in which they were said.
-fn said(log: &Log) -> String {
+/// The alert's lines in their order: h for high, n for normal.
+fn alerts(log: &Log) -> String {
     let word = |line: &str| if line.contains("_high") { 'h' } else { 'n' };
     log.lines("cache.removal_rate_")
         .iter()
@@ -32,10 +32,10 @@ async fn until(what: &str, is: impl AsyncFn() -> bool) {
         }
     };
     let waited = tokio::time::timeout(PATIENCE, waiting).await;
-    waited.unwrap_or_else(|_| panic!("it never is: {what}"));
+    waited.unwrap_or_else(|_| panic!("timed out: {what}"));
 }
 
-async fn a_burst_is_one_warning_for_all_daemons(backend: Backend) {
+async fn rate_alert_of_several_daemons_is_one_warning(backend: Backend) {
     let (log, _listening) = Log::start();
     let engine = Engine::with(backend, RULES).await;
     let stop = CancellationToken::new();
@@ -44,7 +44,7 @@ async fn a_burst_is_one_warning_for_all_daemons(backend: Backend) {
     let mut bells = Vec::new();
     for who in ["ann", "bob"] {
         let relay = Relay {
-            alarm: Alarm::at(10),
+            alert: RateAlert::above(10),
             ..Relay::alone(
                 engine.home.another().await,
                 engine.cache().clone(),
@@ -52,12 +52,12 @@ async fn a_burst_is_one_warning_for_all_daemons(backend: Backend) {
                 who.into(),
             )
         };
-        bells.push(relay.poke.clone());
+        bells.push(relay.wakeups.outbox.clone());
         // The other end of the queue has to stay.
-        let (told, fast) = hand_over();
+        let (told, direct) = hand_over();
         working.push((
             told,
-            tokio::spawn(relay.run(fast, leads.clone(), stop.clone())),
+            tokio::spawn(relay.run(direct, leads.clone(), stop.clone())),
         ));
     }
     let removed = async |burst: usize| {
@@ -70,9 +70,9 @@ async fn a_burst_is_one_warning_for_all_daemons(backend: Backend) {
     for burst in 0..4 {
         removed(burst).await;
     }
-    // On a machine so slow that a minute passes meanwhile it is over, and begins anew; never twice in a row.
-    until("warned", async || said(&log).starts_with('h')).await;
-    let now = said(&log);
+    // On a slow machine a minute may pass meanwhile; then the alert ends and begins again, never twice in a row.
+    until("warned", async || alerts(&log).starts_with('h')).await;
+    let now = alerts(&log);
     assert!(!now.contains("hh") && !now.contains("nn"), "{now}");
     assert!(
         log.lines("removal_rate_high")[0].contains("threshold=10"),
@@ -81,17 +81,17 @@ async fn a_burst_is_one_warning_for_all_daemons(backend: Backend) {
     );
 
     engine.home.meddle("DELETE FROM oddsd.removal_counts").await;
-    until("back to normal", async || said(&log).ends_with('n')).await;
+    until("back to normal", async || alerts(&log).ends_with('n')).await;
     assert_eq!(engine.home.count("alarms").await, 0);
-    let normals = said(&log).matches('n').count();
+    let normals = alerts(&log).matches('n').count();
     for burst in 4..8 {
         removed(burst).await;
     }
     until("warned again", async || {
-        said(&log).matches('h').count() > normals
+        alerts(&log).matches('h').count() > normals
     })
     .await;
-    let all = said(&log);
+    let all = alerts(&log);
     assert!(!all.contains("hh") && !all.contains("nn"), "{all}");
     stop.cancel();
     for (_told, relay) in working {

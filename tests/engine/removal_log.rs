@@ -1,27 +1,27 @@
-//! What a removal records, what is counted, and how both are asked for.
+//! The removal log: its records, its counts and the API that reads them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::time::Duration;
 
 use chrono::DateTime;
-use oddsd::invalidate::Relay;
 use oddsd::key::{Key, Tag};
 use oddsd::model::EventStatus;
+use oddsd::relay::Relay;
 use oddsd::store::{Removal, Retention};
 use serde_json::{Value, json};
 
-use super::{Backend, Desk, Engine, on_every_backend};
+use super::{ApiServer, Backend, Engine, on_every_backend};
 use crate::daemon::town::get;
 use crate::store::home::{Daemon, Day, at, offer};
 use crate::world::PATIENCE;
 
 on_every_backend!(
-    every_kind_of_change_has_its_reason,
-    what_others_ask_for_has_its_reason,
-    all_daemons_count_together,
-    the_log_is_read_page_by_page,
-    the_log_is_filtered_and_wrong_questions_are_told,
+    removal_log_has_a_reason_for_each_kind_of_change,
+    removal_log_has_a_reason_for_each_request,
+    removal_counts_include_all_daemons,
+    removal_log_is_read_page_by_page,
+    removal_log_filters_and_rejects_invalid_queries,
 );
 
 const RULES: &str = r#"
@@ -40,9 +40,9 @@ keys = ["moved:{event_id}"]
 const DAY: Duration = Duration::from_secs(86_400);
 
 impl Engine {
-    /// Reasons of what was removed since the last time this was asked.
+    /// The reasons of the removals since the last call.
     async fn reasons(&self, known: &mut usize) -> BTreeSet<String> {
-        self.relayed().await;
+        self.drain().await;
         let log = self.log().await;
         let new = log[*known..].iter().map(|line| line.reason.clone());
         let new = new.collect();
@@ -72,11 +72,11 @@ struct Race {
     known: usize,
 }
 
-/// A poll of its own each, or the stack of a test is not enough for all of them.
+/// Boxed, so that the test's future fits its stack.
 type Later<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 impl Race {
-    /// A cycle, and the reasons of what was removed for it.
+    /// Runs a cycle and returns the reasons of its removals.
     fn look(&mut self) -> Later<'_, BTreeSet<String>> {
         Box::pin(async {
             self.day.pass(10);
@@ -90,7 +90,7 @@ impl Race {
     }
 }
 
-async fn every_kind_of_change_has_its_reason(backend: Backend) {
+async fn removal_log_has_a_reason_for_each_kind_of_change(backend: Backend) {
     let engine = Engine::with(backend, RULES).await;
     let ann = Daemon::start(&engine.home.store, "ann").await;
     let mut race = Race {
@@ -143,7 +143,7 @@ async fn every_kind_of_change_has_its_reason(backend: Backend) {
     );
 }
 
-async fn what_others_ask_for_has_its_reason(backend: Backend) {
+async fn removal_log_has_a_reason_for_each_request(backend: Backend) {
     let engine = Engine::with(backend, RULES).await;
     let known = &mut 0;
     let row = json!({ "change": "row_changed", "table": "tlog", "row": { "id": 1 } });
@@ -159,7 +159,7 @@ async fn what_others_ask_for_has_its_reason(backend: Backend) {
     }
 }
 
-async fn all_daemons_count_together(backend: Backend) {
+async fn removal_counts_include_all_daemons(backend: Backend) {
     let engine = Engine::with(backend, RULES).await;
     let other = engine.home.another().await;
     let bob = Relay::alone(
@@ -194,7 +194,7 @@ async fn all_daemons_count_together(backend: Backend) {
     for relay in at_once {
         relay.await.expect("no panic");
     }
-    engine.relayed().await;
+    engine.drain().await;
 
     let log = engine.log().await;
     let mut by_reason: BTreeMap<String, i64> = BTreeMap::new();
@@ -220,8 +220,8 @@ async fn all_daemons_count_together(backend: Backend) {
     assert!((0..=stats.total_invalidations).contains(&stats.per_minute));
 }
 
-async fn json_of(desk: &Desk, path: &str) -> Value {
-    let answer = get(&format!("{}{path}", desk.url)).await;
+async fn json_of(api: &ApiServer, path: &str) -> Value {
+    let answer = get(&format!("{}{path}", api.url)).await;
     assert_eq!(answer.status, 200, "{path}: {}", answer.body);
     answer.json()
 }
@@ -229,14 +229,14 @@ async fn json_of(desk: &Desk, path: &str) -> Value {
 const EVENTS: &str = "/v1/invalidations/events";
 const TWIN: &str = "/api/v1/shared/cache/invalidation";
 
-async fn the_log_is_read_page_by_page(backend: Backend) {
+async fn removal_log_is_read_page_by_page(backend: Backend) {
     let mut engine = Engine::with(backend, RULES).await;
-    let desk = engine.desk().await;
-    let none = json_of(&desk, EVENTS).await;
+    let api = engine.serve_api().await;
+    let none = json_of(&api, EVENTS).await;
     assert_eq!((&none["events"], &none["count"]), (&json!([]), &json!(0)));
     for n in 0..25 {
         engine.ask_for(&[&format!("k{n}")], &[], None).await;
-        engine.relayed().await;
+        engine.drain().await;
     }
     let ids = |page: &Value| -> Vec<i64> {
         let events = page["events"].as_array().expect("a list").iter();
@@ -244,17 +244,17 @@ async fn the_log_is_read_page_by_page(backend: Backend) {
             .map(|event| event["id"].as_i64().expect("an id"))
             .collect()
     };
-    let all = json_of(&desk, EVENTS).await;
+    let all = json_of(&api, EVENTS).await;
     let all = ids(&all);
     assert!(all.len() == 25 && all.is_sorted(), "{all:?}");
     assert_eq!(
-        ids(&json_of(&desk, &format!("{EVENTS}?limit=10")).await),
+        ids(&json_of(&api, &format!("{EVENTS}?limit=10")).await),
         all[15..],
         "the newest"
     );
     let (mut seen, mut after) = (Vec::new(), 0);
     loop {
-        let page = json_of(&desk, &format!("{EVENTS}?limit=10&after={after}")).await;
+        let page = json_of(&api, &format!("{EVENTS}?limit=10&after={after}")).await;
         after = page["after"].as_i64().expect("where to go on");
         if ids(&page).is_empty() {
             break;
@@ -262,37 +262,37 @@ async fn the_log_is_read_page_by_page(backend: Backend) {
         seen.extend(ids(&page));
     }
     assert_eq!((seen, after), (all.clone(), all[24]));
-    let twin = json_of(&desk, &format!("{TWIN}/events?limit=10")).await;
+    let twin = json_of(&api, &format!("{TWIN}/events?limit=10")).await;
     assert_eq!(ids(&twin), all[15..]);
-    let stats = json_of(&desk, "/v1/invalidations/stats").await;
+    let stats = json_of(&api, "/v1/invalidations/stats").await;
     assert_eq!(stats["total_invalidations"], 25);
     assert_eq!(stats["by_reason"], json!({ "MANUAL": 25 }));
     for field in ["keys_deleted", "per_minute"] {
         assert!(stats[field].is_i64(), "{stats}");
     }
     assert_eq!(
-        json_of(&desk, &format!("{TWIN}/stats")).await["total_invalidations"],
+        json_of(&api, &format!("{TWIN}/stats")).await["total_invalidations"],
         25
     );
 }
 
-async fn the_log_is_filtered_and_wrong_questions_are_told(backend: Backend) {
+async fn removal_log_filters_and_rejects_invalid_queries(backend: Backend) {
     let mut engine = Engine::with(backend, RULES).await;
-    let desk = engine.desk().await;
+    let api = engine.serve_api().await;
     let mut ann = Daemon::start(&engine.home.store, "ann").await;
     let mut day = Day::of(2, 2, 2);
     ann.see(&day.snapshot()).await;
-    engine.relayed().await;
+    engine.drain().await;
     day.pass(10);
     day.set(1, 0, Some(offer(902)));
     ann.see(&day.snapshot()).await;
     engine
         .report(json!({ "change": "row_changed", "table": "t b/c", "row": { "id": 1 } }))
         .await;
-    engine.relayed().await;
+    engine.drain().await;
 
     let of = async |query: &str| {
-        let page = json_of(&desk, &format!("{EVENTS}?{query}")).await;
+        let page = json_of(&api, &format!("{EVENTS}?{query}")).await;
         page["events"].as_array().expect("a list").clone()
     };
     let moved = of("reason=PRICE_CHANGE&event_id=rac_1").await;
@@ -346,7 +346,7 @@ async fn the_log_is_filtered_and_wrong_questions_are_told(backend: Backend) {
         ("page=2", "one of limit"),
     ] {
         for path in [EVENTS.to_owned(), format!("{TWIN}/events")] {
-            let wrong = get(&format!("{}{path}?{query}", desk.url)).await;
+            let wrong = get(&format!("{}{path}?{query}", api.url)).await;
             assert_eq!(wrong.status, 400, "{query}: {}", wrong.body);
             let told = wrong.json();
             let error = told["error"].as_str().expect("a text");
@@ -355,6 +355,6 @@ async fn the_log_is_filtered_and_wrong_questions_are_told(backend: Backend) {
         }
     }
     for path in ["/v1/invalidations/stats?x=1", &format!("{TWIN}/stats?x=1")] {
-        assert_eq!(get(&format!("{}{path}", desk.url)).await.status, 400);
+        assert_eq!(get(&format!("{}{path}", api.url)).await.status, 400);
     }
 }

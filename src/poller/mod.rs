@@ -1,0 +1,393 @@
+//! The poller: it fetches the feed, compares the answer with the stored state and commits the difference. `app` runs
+//! it; `oddsd once` and the benchmarks call single cycles.
+//!
+//! The stored state is mirrored in memory and changes only by what was committed. After any database error the
+//! outcome of the last write is unknown: the mirror is discarded and loaded again, and the next cycle compares with
+//! that.
+
+mod cycle;
+mod status;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, CronTicker, Wait};
+use crate::diff::Missing;
+use crate::feed::{Ask, Feed, FeedError};
+use crate::live::Live;
+use crate::model::Counts;
+use crate::schedule::{DuePoll, Plan, TrackedRace};
+use crate::store::{Checks, Lease, Loaded, Poke, Retention, Store, StoreError, Written};
+
+pub use cycle::failure;
+use status::TransitionTimer;
+
+/// The pause before a suspiciously short answer is fetched again.
+const RECHECK_AFTER: Duration = Duration::from_secs(10);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// The result of one cycle.
+#[derive(Debug)]
+pub enum Cycle {
+    Unchanged(Counts),
+    Committed(Counts, Written),
+    FetchFailed(FeedError),
+    StoreFailed(StoreError),
+    /// A stop was requested before anything was written.
+    Stopped,
+}
+
+impl Cycle {
+    fn is_failed(&self) -> bool {
+        matches!(self, Self::FetchFailed(_) | Self::StoreFailed(_))
+    }
+}
+
+/// The rule by which the feed is polled.
+pub enum Pace {
+    Adaptive(Plan),
+    Cron(Box<CronTicker>),
+    /// A recording: at this many times its own speed, or without a pause.
+    AsRecorded {
+        speed: Option<f64>,
+    },
+}
+
+impl Pace {
+    fn is_recorded(&self) -> bool {
+        matches!(self, Self::AsRecorded { .. })
+    }
+}
+
+pub struct IngestSettings {
+    /// See [`Guard`](crate::diff::Guard); 1 trusts every answer at once.
+    pub max_removed_fraction: f64,
+    pub retention: Retention,
+}
+
+pub struct Ingest {
+    feed: Feed,
+    store: Store,
+    live: Live,
+    clock: Clock,
+    settings: IngestSettings,
+    notifier: Poke,
+    checks: Checks,
+    /// The mirror of the stored state; `None`: to be loaded.
+    state: Option<Loaded>,
+    /// Removals that the last short answer implied and that were withheld.
+    withheld: Option<Missing>,
+    /// Known races, kept through failures: a race starts whether or not the database answers.
+    tracked: Vec<TrackedRace>,
+    whole_card_at: Option<DateTime<Utc>>,
+    /// When everything was last parsed and compared, whatever the fingerprints.
+    full_read_at: Option<Instant>,
+    failures: u32,
+    /// The delay that the last failure was logged with.
+    retry: Duration,
+    pruned_at: Option<Instant>,
+    liveness: Arc<LivenessProbe>,
+    timer: TransitionTimer,
+    /// Epoch of the lease under which the state was loaded.
+    epoch: Option<i64>,
+}
+
+/// Since when the poller has been at work on one cycle.
+#[derive(Debug, Default)]
+pub struct LivenessProbe(Mutex<Option<Instant>>);
+
+impl LivenessProbe {
+    fn begin(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    fn end(&self) {
+        *self.0.lock() = None;
+    }
+
+    /// `None` while the poller only waits.
+    pub fn busy_for(&self) -> Option<Duration> {
+        self.0.lock().map(|began| began.elapsed())
+    }
+}
+
+impl Ingest {
+    pub fn new(
+        feed: Feed,
+        store: Store,
+        live: Live,
+        clock: Clock,
+        settings: IngestSettings,
+        notifier: Poke,
+        checks: Checks,
+    ) -> Self {
+        Self {
+            feed,
+            store,
+            live,
+            clock,
+            settings,
+            notifier,
+            checks,
+            state: None,
+            withheld: None,
+            tracked: Vec::new(),
+            whole_card_at: None,
+            full_read_at: None,
+            failures: 0,
+            retry: Duration::ZERO,
+            pruned_at: None,
+            liveness: Arc::default(),
+            timer: TransitionTimer::default(),
+            epoch: None,
+        }
+    }
+
+    /// Uses this wake-up for corrections, in place of one that is never sent.
+    pub fn with_correction_wakeup(mut self, correction: Arc<Notify>) -> Self {
+        self.timer.correction = correction;
+        self
+    }
+
+    pub fn feed_name(&self) -> &'static str {
+        self.feed.name()
+    }
+
+    pub fn liveness(&self) -> Arc<LivenessProbe> {
+        Arc::clone(&self.liveness)
+    }
+
+    /// Polls while this daemon leads, until `stop` or the end of a recording. The only error is that of a recording
+    /// whose rows could not be stored: a recording has no second chance.
+    pub async fn run(
+        &mut self,
+        mut lease: watch::Receiver<Option<Lease>>,
+        mut pace: Pace,
+        stop: &CancellationToken,
+    ) -> Result<(), StoreError> {
+        if let Pace::Adaptive(plan) = &mut pace
+            && !self.feed.has_one_race_calls()
+        {
+            plan.max_one_race_calls = 0;
+        }
+        let mut ask = Ask::Everything;
+        let mut again = None;
+        loop {
+            // The tick before the lease: while another daemon leads, missed ticks collapse into this one.
+            if let (Pace::Cron(ticker), None) = (&mut pace, again)
+                && self
+                    .run_while_waiting(&lease, stop, ticker.next(stop))
+                    .await
+                    .is_none()
+            {
+                return Ok(());
+            }
+            let Some(held) = wait_to_lead(&mut lease, stop).await else {
+                return Ok(());
+            };
+            if self.discard_state_of_other_epoch(&held) {
+                ask = Ask::Everything;
+            }
+            let cycle = self.step(&held, &ask, &pace, stop).await;
+            match cycle {
+                Cycle::FetchFailed(FeedError::Ended) | Cycle::Stopped => return Ok(()),
+                Cycle::StoreFailed(why) if pace.is_recorded() => return Err(why),
+                _ => {}
+            }
+            again = self.again_after(&cycle);
+            let Some(next) = self.wait_for_next(ask, &cycle, &pace, &lease, stop).await else {
+                return Ok(());
+            };
+            ask = next;
+        }
+    }
+
+    /// One cycle, and the work that is due after it: status transitions and retention.
+    async fn step(
+        &mut self,
+        lease: &Lease,
+        ask: &Ask,
+        pace: &Pace,
+        stop: &CancellationToken,
+    ) -> Cycle {
+        self.liveness.begin();
+        let cycle = self.cycle(lease, ask, Some(pace), stop).await;
+        let is_over = match &cycle {
+            Cycle::FetchFailed(FeedError::Ended) | Cycle::Stopped => true,
+            Cycle::StoreFailed(_) => pace.is_recorded(),
+            _ => false,
+        };
+        if !is_over {
+            // A recording has a time of its own.
+            let now = match pace.is_recorded() {
+                true => self.whole_card_at,
+                false => Some(self.clock.now()),
+            };
+            if let (Some(now), Some(_)) = (now, &self.state) {
+                self.update_statuses(lease, now).await;
+            }
+            if !pace.is_recorded() {
+                self.prune(lease).await;
+            }
+        }
+        self.liveness.end();
+        cycle
+    }
+
+    /// Waits until the next poll is due and returns its request; `None` after `stop`.
+    async fn wait_for_next(
+        &mut self,
+        ask: Ask,
+        cycle: &Cycle,
+        pace: &Pace,
+        lease: &watch::Receiver<Option<Lease>>,
+        stop: &CancellationToken,
+    ) -> Option<Ask> {
+        let wait = match pace {
+            Pace::AsRecorded { speed } => self.recorded_gap(*speed),
+            // The ticker waits in its own time.
+            Pace::Cron(_) if self.again_after(cycle).is_none() => Duration::ZERO,
+            Pace::Adaptive(_) | Pace::Cron(_) => self.wait_after(cycle, pace),
+        };
+        if !wait.is_zero() {
+            let clock = self.clock.clone();
+            let over = clock.sleep(wait, stop);
+            let ended = match pace.is_recorded() {
+                true => over.await,
+                false => self.run_while_waiting(lease, stop, over).await,
+            };
+            if ended == Wait::Stopped {
+                return None;
+            }
+        }
+        match (pace, &self.withheld) {
+            (Pace::Adaptive(plan), None) => self.wait_until_due(plan, lease, stop).await,
+            // A short answer is fetched again with the same request.
+            _ => Some(ask),
+        }
+    }
+
+    /// The request that is due by the plan, as soon as one is; `None` after `stop`.
+    async fn wait_until_due(
+        &mut self,
+        plan: &Plan,
+        lease: &watch::Receiver<Option<Lease>>,
+        stop: &CancellationToken,
+    ) -> Option<Ask> {
+        let clock = self.clock.clone();
+        loop {
+            let now = clock.now();
+            let until = match plan.due(now, &self.tracked, self.whole_card_at) {
+                DuePoll::Races(ids) => return Some(Ask::Events(ids)),
+                DuePoll::Everything => return Some(Ask::Everything),
+                DuePoll::Nothing { until } => until,
+            };
+            let over = clock.sleep((until - now).to_std().unwrap_or_default(), stop);
+            if self.run_while_waiting(lease, stop, over).await == Wait::Stopped {
+                return None;
+            }
+        }
+    }
+
+    /// True when this is the first call under this lease. Another daemon may have written before, so the state is
+    /// not valid any more.
+    fn discard_state_of_other_epoch(&mut self, held: &Lease) -> bool {
+        let is_new = self.epoch.replace(held.epoch) != Some(held.epoch);
+        if is_new {
+            self.state = None;
+            self.timer.reset();
+            self.withheld = None;
+            self.whole_card_at = None;
+        }
+        is_new
+    }
+
+    /// The time to the recording's next answer, at this speed.
+    fn recorded_gap(&mut self, speed: Option<f64>) -> Duration {
+        let (Some(speed), Some(last), Feed::Replay(replay)) =
+            (speed, self.whole_card_at, &mut self.feed)
+        else {
+            return Duration::ZERO;
+        };
+        let gap = replay
+            .next_at()
+            .and_then(|next| (next - last).to_std().ok())
+            .unwrap_or_default();
+        Duration::try_from_secs_f64(gap.as_secs_f64() / speed).unwrap_or_default()
+    }
+
+    /// The delay before a failed poll is retried or a short answer is fetched again; `None` after a usual cycle.
+    fn again_after(&self, cycle: &Cycle) -> Option<Duration> {
+        match cycle.is_failed() {
+            true => Some(self.retry),
+            false => self.withheld.as_ref().map(|_| RECHECK_AFTER),
+        }
+    }
+
+    /// The time until the next poll.
+    fn wait_after(&self, cycle: &Cycle, pace: &Pace) -> Duration {
+        let now = self.clock.now();
+        let due = match pace {
+            Pace::Adaptive(_) if cycle.is_failed() => None,
+            Pace::Adaptive(plan) => match plan.due(now, &self.tracked, self.whole_card_at) {
+                DuePoll::Nothing { until } => Some(until),
+                DuePoll::Races(_) | DuePoll::Everything => Some(now),
+            },
+            Pace::Cron(ticker) => ticker.expected(),
+            Pace::AsRecorded { .. } => return Duration::ZERO,
+        };
+        let due = due.map(|due| (due - now).to_std().unwrap_or_default());
+        let waits = due.into_iter().chain(self.again_after(cycle));
+        waits.min().unwrap_or_default()
+    }
+
+    /// Applies retention, at most once in [`PRUNE_INTERVAL`].
+    async fn prune(&mut self, lease: &Lease) {
+        if (self.pruned_at).is_some_and(|at| at.elapsed() < PRUNE_INTERVAL) {
+            return;
+        }
+        let Some(state) = &mut self.state else {
+            return;
+        };
+        self.pruned_at = Some(Instant::now());
+        let (keep, now) = (self.settings.retention, self.clock.now());
+        match self.store.prune(lease, keep, now).await {
+            Ok(pruned) => {
+                state.book.forget(&pruned.events);
+                self.timer.invalidate();
+                if pruned.events.len() as u64 + pruned.history + pruned.log > 0 {
+                    tracing::info!(
+                        event = "store.pruned",
+                        events = pruned.events.len(),
+                        history = pruned.history,
+                        log = pruned.log,
+                        "Retention took out {} finished events and {} history rows",
+                        pruned.events.len(),
+                        pruned.history
+                    );
+                }
+            }
+            Err(why) => {
+                self.state = None;
+                tracing::warn!(event = "store.prune_failed", error = %why, "Retention failed; the next try is in an hour");
+            }
+        }
+    }
+}
+
+/// Waits until this daemon holds the lease; `None` when `stop` comes first.
+async fn wait_to_lead(
+    lease: &mut watch::Receiver<Option<Lease>>,
+    stop: &CancellationToken,
+) -> Option<Lease> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        held = lease.wait_for(Option::is_some) => held.ok()?.clone(),
+    }
+}

@@ -1,0 +1,128 @@
+//! The direct path of the relay: it removes what this process has just committed, without reading it back from the
+//! database. Committers send to it through [`hand_over`]; [`Relay::run`](super::Relay::run) receives.
+//!
+//! The outbox rows are settled afterwards, many commits at once. Until then the polling path can claim them, so
+//! that a crash, a full queue or an unreachable cache loses nothing.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::{Relay, RemovedBatch};
+use crate::store::Claim;
+
+/// Commits that wait for the relay; the polling path takes those that find the queue full.
+const QUEUE: usize = 1024;
+/// The most commits removed together. Only those that are ready are taken.
+const AT_ONCE: usize = 256;
+
+/// The receiving end of the queue.
+pub struct DirectPath {
+    commits: mpsc::Receiver<Claim>,
+    removed: Option<mpsc::UnboundedSender<RemovedBatch>>,
+}
+
+/// The queue from those who commit to the relay.
+pub fn hand_over() -> (mpsc::Sender<Claim>, DirectPath) {
+    let (sender, commits) = mpsc::channel(QUEUE);
+    let removed = None;
+    (sender, DirectPath { commits, removed })
+}
+
+/// Rows that the direct path has removed and not settled yet.
+#[derive(Clone, Debug, Default)]
+pub struct InFlight(Arc<Mutex<HashSet<i64>>>);
+
+impl InFlight {
+    pub(super) fn contains(&self, row: i64) -> bool {
+        self.0.lock().contains(&row)
+    }
+
+    fn add(&self, rows: &[i64]) {
+        self.0.lock().extend(rows);
+    }
+
+    fn remove(&self, rows: &[i64]) {
+        let mut in_flight = self.0.lock();
+        for row in rows {
+            in_flight.remove(row);
+        }
+    }
+}
+
+/// The task that settles what the direct path removed.
+pub(super) struct Settler(JoinHandle<()>);
+
+impl Settler {
+    /// Waits until all removals are settled or given up.
+    pub async fn wait(self) {
+        let _ = self.0.await;
+    }
+}
+
+impl DirectPath {
+    pub(super) fn start_settler(&mut self, relay: &Relay) -> Settler {
+        let (sender, removed) = mpsc::unbounded_channel();
+        self.removed = Some(sender);
+        Settler(tokio::spawn(settle(relay.clone(), removed)))
+    }
+
+    /// Removes the commits that wait now, if any, so that the next claim does not return them.
+    pub(super) async fn remove_waiting(&mut self, relay: &Relay) {
+        if !self.commits.is_empty() {
+            self.remove_next(relay).await;
+        }
+    }
+
+    /// Waits for a commit and removes the answers that it and all others in the queue make wrong. Pending for ever
+    /// once no committer is left.
+    pub(super) async fn remove_next(&mut self, relay: &Relay) {
+        let Some(Claim { mut rows, mut view }) = self.commits.recv().await else {
+            return std::future::pending().await;
+        };
+        for _ in 1..AT_ONCE {
+            let Ok(next) = self.commits.try_recv() else {
+                break;
+            };
+            rows.extend(next.rows);
+            view = view.join(&next.view);
+        }
+        match relay.remove(&rows, &view, None).await {
+            Ok(batch) => {
+                relay.in_flight.add(&batch.rows);
+                if let Some(removed) = &self.removed {
+                    let _ = removed.send(batch);
+                }
+            }
+            Err(why) => {
+                let (backend, rows) = (relay.cache().backend(), rows.len());
+                tracing::debug!(event = "relay.fast_path_failed", backend, rows, error = %why, "the polling path retries and logs it");
+                relay.wakeups.outbox.notify_one();
+            }
+        }
+    }
+}
+
+async fn settle(relay: Relay, mut removed: mpsc::UnboundedReceiver<RemovedBatch>) {
+    while let Some(mut batch) = removed.recv().await {
+        while let Ok(next) = removed.try_recv() {
+            batch.rows.extend(next.rows);
+            batch.settlement.join(next.settlement);
+        }
+        let settled = relay.store.settle(&batch.rows, batch.settlement).await;
+        // Rows that could not be settled are claimed and removed once more, which is harmless.
+        relay.in_flight.remove(&batch.rows);
+        match settled {
+            Ok(last_minute) => {
+                let alert = &relay.alert;
+                alert.raise_if_above(&relay.store, last_minute).await;
+            }
+            Err(why) => {
+                tracing::debug!(event = "relay.store_failed", error = %why, "removed, but not settled");
+            }
+        }
+    }
+}

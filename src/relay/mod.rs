@@ -1,0 +1,477 @@
+//! The outbox relay: it removes the cached answers that committed changes made wrong. `app` runs it beside the
+//! poller; `oddsd once` and `oddsd invalidate` call [`Relay::drain`].
+//!
+//! There are two paths. The direct path (`direct`) removes what this process has just committed. The polling path
+//! claims due rows from the outbox ([`Relay::step`]), and so finds everything that the direct path missed: after a
+//! crash, with a full queue, from other programs. A row leaves the outbox only when the cache has confirmed all of
+//! its targets; until then it is retried, also after a restart.
+
+mod alert;
+mod direct;
+mod epoch;
+mod plan;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{Cache, CacheError, Reader, Removed};
+use crate::key::Key;
+use crate::live::{Activity, Live};
+use crate::model::View;
+use crate::rules_file::Rulebook;
+use crate::schedule::{Backoff, FailureKind};
+use crate::store::{Claimed, Gone, Lease, Purpose, Rows, Settlement, Store, StoreError, Told};
+use crate::wakeups::Wakeups;
+
+pub use alert::RateAlert;
+pub use direct::{DirectPath, InFlight, hand_over};
+pub use epoch::{EpochStatus, FloorKeeper};
+use plan::{FailedTargets, InvalidationPlan, RemovalContext};
+
+/// Rows claimed at once. After a full batch the whole backlog is read, coalesced by the database.
+const BATCH: i64 = 2_000;
+/// Changes of a backlog that are removed together, and the most rows that they are read from. Memory holds the
+/// changes, not the rows.
+const FIRST_PAGE: i64 = 10_000;
+const LARGEST_PAGE: i64 = 100_000;
+/// A claimed row is due again after this, in case this process dies before it settles the row.
+const CLAIM_FOR: Duration = Duration::from_secs(10);
+/// How often the outbox is claimed without a wake-up.
+const CLAIM_INTERVAL: Duration = Duration::from_secs(1);
+/// The share of the shutdown time that the last drain may take.
+const LAST_DRAIN: Duration = Duration::from_secs(8);
+/// A removal that fails for longer than this is logged as an error, at this interval.
+const ESCALATE_AFTER: Duration = Duration::from_secs(60);
+/// The longest life of an answer of our own: the bound that the log states while a removal is late.
+const STALE_AT_MOST: Duration = Duration::from_secs(60);
+
+/// The result of one step.
+#[derive(Debug, PartialEq, Eq)]
+pub enum RelayOutcome {
+    /// No row is due.
+    Idle,
+    Removed {
+        rows: usize,
+        targets: usize,
+    },
+    /// The cache did not confirm; the rows are due again after `retry`.
+    Failed {
+        rows: usize,
+        retry: Duration,
+    },
+}
+
+#[derive(Clone)]
+pub struct Relay {
+    pub store: Store,
+    pub reader: Reader,
+    /// Which targets a change makes wrong.
+    pub rules: Rulebook,
+    pub live: Live,
+    /// The name under which rows are claimed.
+    pub holder: String,
+    pub wakeups: Wakeups,
+    /// Receives the rows that were removed.
+    pub auditor: Option<mpsc::Sender<Told>>,
+    /// Receives the keys to load again. A key lost to a full queue is loaded by its next reader.
+    pub warm: Option<mpsc::Sender<Key>>,
+    pub alert: RateAlert,
+    /// Rows that the direct path has removed and not settled yet; a claim may return them.
+    pub in_flight: InFlight,
+    /// Keys are removed a second time after this, for programs that fill the cache on their own. Zero: never.
+    pub again_after: Duration,
+}
+
+/// A removal that the cache answered, and the changes to the outbox that follow from it.
+struct RemovedBatch {
+    rows: Vec<i64>,
+    targets: usize,
+    settlement: Settlement,
+}
+
+impl Relay {
+    /// A relay for a command that ends: without auditor, warming and second removals.
+    pub fn alone(store: Store, cache: Arc<Cache>, rules: Rulebook, holder: String) -> Self {
+        Self {
+            store,
+            reader: Reader::new(cache),
+            rules,
+            live: Live::new(),
+            holder,
+            wakeups: Wakeups::default(),
+            auditor: None,
+            warm: None,
+            alert: RateAlert::above(u64::MAX),
+            in_flight: InFlight::default(),
+            again_after: Duration::ZERO,
+        }
+    }
+
+    /// Works until `stop`, then drains the rows of the last cycle. An unreachable database does not end it: the
+    /// poller logs that, and the rows stay in the outbox.
+    ///
+    /// A cache inside this process is read only through this process. While another daemon leads, whose cache holds
+    /// the answers, the rows are left to that daemon.
+    pub async fn run(
+        self,
+        mut direct: DirectPath,
+        lease: watch::Receiver<Option<Lease>>,
+        stop: CancellationToken,
+    ) {
+        let is_ours = || self.cache().is_shared() || lease.borrow().is_some();
+        let settler = direct.start_settler(&self);
+        let mut failing_since = None;
+        // An interval of its own, which a stream of commits cannot delay.
+        let mut claims = tokio::time::interval(CLAIM_INTERVAL);
+        claims.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !stop.is_cancelled() {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = claims.tick() => {
+                    direct.remove_waiting(&self).await;
+                    self.alert.lower_if_over(&self.store).await;
+                }
+                () = direct.remove_next(&self) => continue,
+                () = self.wakeups.outbox.notified() => {}
+            }
+            while is_ours() && !stop.is_cancelled() {
+                match logged(self.step().await) {
+                    Some(RelayOutcome::Removed { .. }) => failing_since = None,
+                    Some(RelayOutcome::Failed { retry, .. }) => {
+                        self.escalate(failing_since.get_or_insert_with(Instant::now));
+                        self.wait_for_retry(retry, &mut direct, &stop).await;
+                        continue;
+                    }
+                    Some(RelayOutcome::Idle) | None => break,
+                }
+                direct.remove_waiting(&self).await;
+            }
+        }
+        drop(direct);
+        settler.wait().await;
+        if is_ours() {
+            logged(self.drain(LAST_DRAIN).await);
+        }
+    }
+
+    /// Rows that failed cannot be removed before `retry` is over. New commits meanwhile take the direct path: the
+    /// cache may be back, and filled again.
+    async fn wait_for_retry(
+        &self,
+        retry: Duration,
+        direct: &mut DirectPath,
+        stop: &CancellationToken,
+    ) {
+        let mut over = std::pin::pin!(tokio::time::sleep(retry));
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = &mut over => return,
+                () = self.wakeups.cache_recovered.notified() => {
+                    // The backlog includes rows that are not due yet.
+                    logged(self.remove_backlog().await);
+                    return;
+                }
+                () = direct.remove_next(self) => {}
+            }
+        }
+    }
+
+    /// Removes what is due until no row is, the cache does not confirm, or `deadline` is over.
+    pub async fn drain(&self, deadline: Duration) -> Result<RelayOutcome, StoreError> {
+        let started = Instant::now();
+        let mut last = self.step().await?;
+        while matches!(last, RelayOutcome::Removed { .. }) && started.elapsed() < deadline {
+            match self.step().await? {
+                RelayOutcome::Idle => break,
+                next => last = next,
+            }
+        }
+        Ok(last)
+    }
+
+    /// As `drain`, and waits for rows that are not due yet: an earlier run postponed them, or died after it
+    /// claimed them. Returns how many are left.
+    pub async fn drain_all(&self, deadline: Duration) -> Result<i64, StoreError> {
+        let pause = Backoff::REMOVAL.first;
+        let started = Instant::now();
+        let mut removed = false;
+        loop {
+            let last = self
+                .drain(deadline.saturating_sub(started.elapsed()))
+                .await?;
+            let left = self.store.status().await?.outbox_pending;
+            let failed = matches!(last, RelayOutcome::Failed { .. });
+            removed |= matches!(last, RelayOutcome::Removed { .. });
+            if left == 0 && removed && self.removes_again() {
+                // No other process may be there when the second removals are due.
+                tokio::time::sleep(self.again_after + pause).await;
+                self.drain(deadline).await?;
+                removed = false;
+            }
+            if left == 0 || failed || started.elapsed() >= deadline {
+                return Ok(left);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Claims a batch of due rows, removes the answers that they make wrong, and settles the rows. After a full
+    /// batch it does the same with the whole backlog.
+    pub async fn step(&self) -> Result<RelayOutcome, StoreError> {
+        let mut claim = self.store.claim(&self.holder, BATCH, CLAIM_FOR).await?;
+        let is_full = claim.rows.len() as i64 == BATCH;
+        claim.rows.retain(|row| !self.in_flight.contains(row.id));
+        if claim.rows.is_empty() {
+            // Rows in flight are about to be settled.
+            return match is_full {
+                true => self.remove_backlog().await,
+                false => Ok(RelayOutcome::Idle),
+            };
+        }
+        let batch = match self.remove(&claim.rows, &claim.view, None).await {
+            Ok(batch) => batch,
+            Err(why) => {
+                let rows: Vec<i64> = claim.rows.iter().map(|row| row.id).collect();
+                let retry = self.report_failure(&claim.rows, &why);
+                self.store.postpone(&rows, retry, why.detail()).await?;
+                return Ok(RelayOutcome::Failed {
+                    rows: rows.len(),
+                    retry,
+                });
+            }
+        };
+        let last_minute = self.store.settle(&batch.rows, batch.settlement).await?;
+        self.alert.raise_if_above(&self.store, last_minute).await;
+        match batch.rows.len() as i64 == BATCH {
+            true => self.remove_backlog().await,
+            false => Ok(RelayOutcome::Removed {
+                rows: batch.rows.len(),
+                targets: batch.targets,
+            }),
+        }
+    }
+
+    /// Removes all rows of the outbox, the oldest first, coalesced, due or not.
+    async fn remove_backlog(&self) -> Result<RelayOutcome, StoreError> {
+        let mut page = FIRST_PAGE;
+        loop {
+            let mut backlog = self.store.backlog(page).await?;
+            for change in &mut backlog.changes {
+                // A claim counts the attempt; these rows were not claimed.
+                change.attempts += 1;
+            }
+            if backlog.changes.is_empty() {
+                return Ok(RelayOutcome::Idle);
+            }
+            let changes = backlog.changes.len() as i64;
+            let rows = Rows::Through(backlog.through, backlog.view.clone());
+            let removing = self.remove(&backlog.changes, &backlog.view, Some(rows));
+            let batch = match removing.await {
+                Ok(batch) => batch,
+                Err(why) => {
+                    return Ok(RelayOutcome::Failed {
+                        rows: backlog.rows as usize,
+                        retry: self.report_failure(&backlog.changes, &why),
+                    });
+                }
+            };
+            let settling = self.store.settle_backlog(&backlog, batch.settlement);
+            let (settled, last_minute) = settling.await?;
+            self.alert.raise_if_above(&self.store, last_minute).await;
+            if settled < page as u64 / 2 {
+                return Ok(RelayOutcome::Removed {
+                    rows: settled as usize,
+                    targets: batch.targets,
+                });
+            }
+            // The number of rows that contain so many changes, at the same ratio as in this page.
+            page = (page * FIRST_PAGE / changes).clamp(FIRST_PAGE, LARGEST_PAGE);
+        }
+    }
+
+    /// Removes the targets that these rows make wrong, and reports it to log, auditor and warming. An error means
+    /// that the cache as a whole did not answer; single targets that it refused are in the settlement.
+    /// `backlog`: the rows as a range, where they have no numbers of their own.
+    async fn remove(
+        &self,
+        rows: &[Claimed],
+        view: &View,
+        backlog: Option<Rows>,
+    ) -> Result<RemovedBatch, CacheError> {
+        let rules = self.rules.now();
+        let plan = InvalidationPlan::build(rows, &rules, &self.store).await;
+        for fault in &plan.faults {
+            tracing::warn!(
+                event = "rules.target_failed",
+                version = %rules.version(),
+                error = %fault,
+                "A target could not be rendered; the others were removed"
+            );
+        }
+        let started = Instant::now();
+        if !plan.again.is_empty() {
+            // Second removals are for other programs' keys; our own readers need none.
+            self.cache().remove_plain(&plan.again).await?;
+        }
+        let removed = match plan.targets.is_empty() {
+            true => Removed::default(),
+            false => self.reader.remove(&plan.targets, view).await?,
+        };
+        if removed.no_floor {
+            self.wakeups.epoch_missing.notify_one();
+        }
+        let took = started.elapsed();
+        let failed = plan.failed(&removed);
+        let rows: Vec<i64> = rows.iter().map(|row| row.id).collect();
+        self.notify_auditor(&plan, &failed, &rows, backlog);
+        if let Some(warm) = &self.warm {
+            for key in &plan.warm {
+                let _ = warm.try_send(key.clone());
+            }
+        }
+        self.report_removal(&plan, &failed, took);
+        Ok(RemovedBatch {
+            rows,
+            targets: plan.targets.len(),
+            settlement: plan.into_settlement(&RemovalContext {
+                removed: &removed,
+                failed: &failed,
+                backend: self.cache().backend(),
+                took,
+                again_after: self.removes_again().then_some(self.again_after),
+            }),
+        })
+    }
+
+    /// Reports the rows of which no target is left. A part of a backlog cannot be named, so one that failed in
+    /// part is not reported.
+    fn notify_auditor(
+        &self,
+        plan: &InvalidationPlan,
+        failed: &FailedTargets,
+        rows: &[i64],
+        backlog: Option<Rows>,
+    ) {
+        let Some(auditor) = &self.auditor else {
+            return;
+        };
+        let left = plan.rows_left(failed);
+        let gone = match backlog {
+            Some(_) if !left.is_empty() => return,
+            Some(backlog) => backlog,
+            None => {
+                let gone = rows.iter().filter(|row| !left.contains(row));
+                Rows::These(gone.copied().collect())
+            }
+        };
+        let _ = auditor.try_send(Told::Removed(Gone::now(gone)));
+    }
+
+    /// Only a shared cache has readers in other programs.
+    fn removes_again(&self) -> bool {
+        let is_shared = matches!(**self.cache(), Cache::Remote(_));
+        is_shared && !self.again_after.is_zero()
+    }
+
+    fn report_removal(&self, plan: &InvalidationPlan, failed: &FailedTargets, took: Duration) {
+        if plan.is_unlogged() || self.cache().backend() == "off" {
+            return;
+        }
+        if let Some(why) = failed.values().next() {
+            let retry = retry_delay(plan.attempts(), why);
+            self.publish_failure(plan.cycle(), failed.len(), plan.attempts(), retry, why);
+        }
+        if failed.len() == plan.targets.len() {
+            return;
+        }
+        let keys = plan.targets.keys.iter().chain(&plan.targets.stale).cloned();
+        self.live.say(Activity::Invalidated {
+            cycle: plan.cycle(),
+            rule: plan.rules(),
+            backend: self.cache().backend(),
+            keys: keys.collect(),
+            tags: plan.targets.tags.iter().map(ToString::to_string).collect(),
+            reason: plan.reason(),
+            attempts: plan.attempts() as u32,
+            took_ms: took.as_millis() as u64,
+            actor: None,
+        });
+    }
+
+    /// Logs that the cache as a whole did not answer; returns the delay of the next attempt.
+    fn report_failure(&self, rows: &[Claimed], why: &CacheError) -> Duration {
+        let attempt = rows.iter().map(|row| row.attempts).max().unwrap_or(1);
+        let retry = retry_delay(attempt, why);
+        // The canary logs its own failures.
+        if rows.iter().any(|row| row.purpose != Purpose::Canary) {
+            let cycle = rows.iter().filter_map(|row| row.cycle).max();
+            let cycle = cycle.map(|cycle| cycle as u64);
+            self.publish_failure(cycle, rows.len(), attempt, retry, why);
+        }
+        retry
+    }
+
+    fn publish_failure(
+        &self,
+        cycle: Option<u64>,
+        waiting: usize,
+        attempt: i32,
+        retry: Duration,
+        why: &CacheError,
+    ) {
+        self.live.say(Activity::InvalidateFailed {
+            cycle,
+            backend: self.cache().backend(),
+            keys: waiting as u64,
+            attempt: attempt as u32,
+            retry_ms: retry.as_millis() as u64,
+            stale_s: STALE_AT_MOST.as_secs(),
+            error: why.to_string(),
+        });
+    }
+
+    /// Repeated warnings suffice for an hour of a cache's maintenance, but not for a wrong password.
+    fn escalate(&self, since: &mut Instant) {
+        if since.elapsed() < ESCALATE_AFTER {
+            return;
+        }
+        *since = Instant::now();
+        tracing::error!(
+            event = "cache.invalidate_stuck",
+            backend = self.cache().backend(),
+            host = self.cache().host(),
+            "Removals have failed for over {} s: readers of other programs see old prices until the cache answers. \
+             Nothing is lost; `oddsd status` shows how many wait and why",
+            ESCALATE_AFTER.as_secs()
+        );
+    }
+
+    fn cache(&self) -> &Arc<Cache> {
+        self.reader.cache()
+    }
+}
+
+/// The delay before a removal is tried again after `attempt` attempts.
+fn retry_delay(attempt: i32, why: &CacheError) -> Duration {
+    let failure = match why.is_retryable() {
+        true => FailureKind::Temporary,
+        false => FailureKind::Refused,
+    };
+    Backoff::REMOVAL.delay(failure, attempt.max(0) as u32, fastrand::f64())
+}
+
+/// The poller logs an unreachable database as a warning, so here it is a detail.
+fn logged<T>(outcome: Result<T, StoreError>) -> Option<T> {
+    outcome
+        .inspect_err(|why| {
+            tracing::debug!(event = "relay.store_failed", error = %why, "the outbox cannot be read");
+        })
+        .ok()
+}

@@ -1,0 +1,241 @@
+//! The rules in force and the watcher of the file that they come from. The relay, the auditor and the API read the
+//! rules through a [`Rulebook`]; `app` runs the [`RulesKeeper`].
+//!
+//! A file that changes and is valid is in force within a second. An invalid one is rejected: the last valid rules
+//! stay in force, and the reason is logged and shown by the API.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::rules::{BadRules, Fault, Rules};
+
+/// The whole text is read each time: a file swapped by rename has another inode and other times, and a rules file
+/// has only a few kilobytes.
+const POLL_INTERVAL: Duration = Duration::from_millis(400);
+/// A file that is being written shows its beginning first, which may be valid. Only a text that stays unchanged
+/// for this long counts.
+const SETTLED: Duration = Duration::from_millis(50);
+/// A larger file is not a rules file.
+const LARGEST: u64 = 4 * 1024 * 1024;
+
+/// Gives the rules in force. Cheap to clone.
+#[derive(Clone)]
+pub struct Rulebook {
+    rules: watch::Receiver<Arc<Rules>>,
+    state: Arc<Mutex<RulesState>>,
+}
+
+/// The rules in force, as the API and `oddsd check` show them.
+#[derive(Clone, Debug, Serialize)]
+pub struct RulesState {
+    pub version: String,
+    pub rules: usize,
+    /// `None`: the built-in ones alone.
+    pub file: Option<String>,
+    pub since: DateTime<Utc>,
+    /// Why the present content of the file is not in force.
+    pub error: Option<String>,
+}
+
+/// Polls the rules file and puts valid changes in force.
+pub struct RulesKeeper {
+    path: PathBuf,
+    rules: watch::Sender<Arc<Rules>>,
+    state: Arc<Mutex<RulesState>>,
+    /// As the last poll found it.
+    last: FileState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum FileState {
+    Missing,
+    Text(String),
+    /// A directory, a text that is not UTF-8, a file without read permission, …
+    Unreadable(String),
+}
+
+impl Rulebook {
+    /// Rules that never change.
+    pub fn fixed(rules: Arc<Rules>) -> Self {
+        let state = Arc::new(Mutex::new(state_of(&rules, None)));
+        // The receiver keeps the last value after its sender is gone.
+        let (_, rules) = watch::channel(rules);
+        Self { rules, state }
+    }
+
+    pub fn builtin() -> Self {
+        Self::fixed(Arc::clone(Rules::builtin()))
+    }
+
+    /// An existing file has to be valid. A missing one is polled until it appears; until then the built-in rules
+    /// are in force.
+    pub fn open(path: &Path) -> Result<(Self, RulesKeeper), BadRules> {
+        let last = FileState::of(read(path));
+        let name = path.display().to_string();
+        let rules = match &last {
+            FileState::Text(text) => Arc::new(Rules::parse(&name, text)?),
+            FileState::Missing => Arc::clone(Rules::builtin()),
+            FileState::Unreadable(why) => return Err(unreadable(name, why)),
+        };
+        let file = (last != FileState::Missing).then_some(name);
+        let state = Arc::new(Mutex::new(state_of(&rules, file)));
+        let (sender, rules) = watch::channel(rules);
+        let watcher = RulesKeeper {
+            path: path.to_owned(),
+            rules: sender,
+            state: Arc::clone(&state),
+            last,
+        };
+        Ok((Self { rules, state }, watcher))
+    }
+
+    pub fn now(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.borrow())
+    }
+
+    pub fn state(&self) -> RulesState {
+        self.state.lock().clone()
+    }
+}
+
+/// The result of one poll of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReloadOutcome {
+    Unchanged,
+    Loaded {
+        version: String,
+    },
+    /// The last valid rules stay in force.
+    Rejected {
+        error: String,
+    },
+}
+
+impl RulesKeeper {
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut polls = tokio::time::interval(POLL_INTERVAL);
+        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = polls.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            self.poll().await;
+        }
+    }
+
+    pub async fn poll(&mut self) -> ReloadOutcome {
+        let name = self.path.display().to_string();
+        let found = self.read_file().await;
+        if self.last == found {
+            return ReloadOutcome::Unchanged;
+        }
+        tokio::time::sleep(SETTLED).await;
+        if self.read_file().await != found {
+            // It is still being written; the next poll reads it again.
+            return ReloadOutcome::Unchanged;
+        }
+        self.last = found.clone();
+        let rules = match &found {
+            FileState::Text(text) => Rules::parse(&name, text),
+            // The built-in rules are in force already.
+            FileState::Missing if self.state.lock().file.is_none() => return self.keep_rules(),
+            FileState::Missing => return self.reject(format!("{name} is not there any more")),
+            FileState::Unreadable(why) => Err(unreadable(name.clone(), why)),
+        };
+        let rules = match rules {
+            Ok(rules) => Arc::new(rules),
+            Err(why) => return self.reject(why.to_string()),
+        };
+        let version = rules.version().to_string();
+        if *self.rules.borrow().version() == *rules.version() {
+            return self.keep_rules();
+        }
+        *self.state.lock() = state_of(&rules, Some(name.clone()));
+        tracing::info!(
+            event = "rules.loaded",
+            version,
+            rules = rules.len(),
+            "New rules are in force: {} of {name}",
+            rules.len()
+        );
+        self.rules.send_replace(rules);
+        ReloadOutcome::Loaded { version }
+    }
+
+    async fn read_file(&self) -> FileState {
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || read(&path)).await;
+        FileState::of(read.unwrap_or_else(|why| Err(io::Error::other(why))))
+    }
+
+    /// The file is again as the rules in force: an earlier error is over.
+    fn keep_rules(&self) -> ReloadOutcome {
+        self.state.lock().error = None;
+        ReloadOutcome::Unchanged
+    }
+
+    fn reject(&self, error: String) -> ReloadOutcome {
+        let mut state = self.state.lock();
+        tracing::error!(
+            event = "rules.refused",
+            version = state.version,
+            error,
+            "The rules file is not valid; the last good rules stay in force. `oddsd rules check {}` says the same",
+            self.path.display()
+        );
+        state.error = Some(error.clone());
+        ReloadOutcome::Rejected { error }
+    }
+}
+
+impl FileState {
+    fn of(read: io::Result<String>) -> Self {
+        match read {
+            Ok(text) => Self::Text(text),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Self::Missing,
+            Err(why) => Self::Unreadable(why.to_string()),
+        }
+    }
+}
+
+fn unreadable(file: String, why: &str) -> BadRules {
+    let fault = Fault {
+        line: 1,
+        column: 1,
+        message: format!("it cannot be read: {why}"),
+    };
+    BadRules {
+        file,
+        faults: vec![fault],
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let size = std::fs::metadata(path)?.len();
+    if size > LARGEST {
+        return Err(io::Error::other(format!(
+            "{size} bytes are too many for a rules file"
+        )));
+    }
+    std::fs::read_to_string(path)
+}
+
+fn state_of(rules: &Rules, file: Option<String>) -> RulesState {
+    RulesState {
+        version: rules.version().to_string(),
+        rules: rules.len(),
+        file,
+        since: Utc::now(),
+        error: None,
+    }
+}

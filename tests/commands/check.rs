@@ -1,4 +1,4 @@
-//! `check`: every door, all at once, each trouble with its cause and its fix.
+//! `check`: all findings at once, each failure with its cause, fix and exit code.
 
 use serde_json::Value;
 
@@ -10,8 +10,8 @@ use crate::world::postgres;
 use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
 use crate::world::redis::RedisServer;
 
-/// Settings, and the words that must be said about them.
-type Wrong<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+/// Invalid settings, and the words that the finding must contain.
+type InvalidSettings<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
 
 fn verdicts(ended: &Ended, what: &str) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().expect("text").to_owned();
@@ -24,7 +24,7 @@ fn verdicts(ended: &Ended, what: &str) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn with_all_doors_open_it_says_so_and_ends_well() {
+async fn all_servers_up_is_ok() {
     let redis = RedisServer::start().await;
     let oddsd = super::on_postgres().await.with("REDIS_URL", redis.url());
     oddsd.run(&["migrate"]).await.is(0);
@@ -40,13 +40,13 @@ async fn with_all_doors_open_it_says_so_and_ends_well() {
             "{what}: {told}"
         );
     }
-    // Looking changes nothing: no cycle, no lease.
+    // The check changes nothing: no cycle, no lease.
     let status = oddsd.run(&["status", "--json"]).await.is(0).json();
     assert_eq!(status["holder"], Value::Null);
 }
 
 #[tokio::test]
-async fn before_the_first_start_it_makes_no_file() {
+async fn check_creates_no_database_file() {
     let oddsd = simulated();
     let told = oddsd.run(&["check"]).await.is(0);
     told.says(&["oddsd.db does not exist yet", "oddsd run"]);
@@ -60,7 +60,7 @@ async fn before_the_first_start_it_makes_no_file() {
 }
 
 #[tokio::test]
-async fn offline_it_asks_nobody() {
+async fn offline_check_makes_no_connection() {
     let provider = RacingProvider::start().await;
     let nobody = free_port();
     let oddsd = Oddsd::new()
@@ -79,9 +79,9 @@ async fn offline_it_asks_nobody() {
 }
 
 #[tokio::test]
-async fn settings_that_can_never_work_are_named_with_their_fix() {
+async fn invalid_settings_are_named_with_their_fix() {
     let far = "postgres://me@db.example.com/odds?sslmode=require";
-    let wrong: &[Wrong] = &[
+    let wrong: &[InvalidSettings] = &[
         (
             &[("FEED", "racing-api")],
             &["RACING_API_USERNAME and RACING_API_PASSWORD"],
@@ -143,7 +143,7 @@ async fn settings_that_can_never_work_are_named_with_their_fix() {
 }
 
 #[tokio::test]
-async fn a_database_that_does_not_let_us_in_is_told_apart() {
+async fn database_down_is_69_and_wrong_password_78() {
     let nobody = format!("postgres://me@127.0.0.1:{}/odds", free_port());
     let told = simulated().with("DATABASE_URL", nobody);
     told.run(&["check"]).await.is(69).says(&[
@@ -166,7 +166,7 @@ async fn a_database_that_does_not_let_us_in_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_cache_that_is_away_is_no_wrong_setting() {
+async fn cache_down_is_69_and_wrong_password_78() {
     let mut redis = RedisServer::with_password("right-word").await;
     let wrong = format!("redis://:wrong-word@127.0.0.1:{}", redis.port());
     let told = simulated().with("REDIS_URL", wrong).run(&["check"]).await;
@@ -181,7 +181,7 @@ async fn a_cache_that_is_away_is_no_wrong_setting() {
 }
 
 #[tokio::test]
-async fn a_feed_that_refuses_is_a_wrong_setting_and_one_that_is_away_is_not() {
+async fn feed_down_is_69_and_wrong_credentials_78() {
     let provider = RacingProvider::start().await;
     let racing = Oddsd::new()
         .with("LISTEN", "off")
@@ -211,7 +211,7 @@ async fn a_feed_that_refuses_is_a_wrong_setting_and_one_that_is_away_is_not() {
 }
 
 #[tokio::test]
-async fn a_paid_quota_is_told_and_a_spent_one_is_no_wrong_setting() {
+async fn quota_is_shown_and_a_spent_one_is_69() {
     let provider = OddsProvider::start().await;
     let league = Oddsd::new()
         .with("LISTEN", "off")
@@ -225,7 +225,7 @@ async fn a_paid_quota_is_told_and_a_spent_one_is_no_wrong_setting() {
         .with("x-requests-last", 1);
     provider.next(answer);
     let told = league.run(&["check"]).await.is(0);
-    told.says(&["499 paid requests left, this look cost 1"]);
+    told.says(&["499 paid requests left, this request cost 1"]);
     provider.next(Reply::says(
         401,
         r#"{"message":"Usage quota has been reached.","error_code":"OUT_OF_USAGE_CREDITS"}"#,

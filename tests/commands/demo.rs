@@ -1,10 +1,10 @@
-//! `demo`: a stranger sees a price travel, on a machine with nothing on it.
+//! `demo` shows a price change from the feed to a reader, without servers.
 
 use crate::world::command::Oddsd;
 
 #[tokio::test]
-async fn the_demo_shows_a_price_on_its_way_to_a_reader_and_cleans_up() {
-    // Somebody has the port already.
+async fn demo_shows_a_price_change_and_removes_its_files() {
+    // The configured port is taken.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = taken.local_addr().map(|address| (taken, address));
     let (_taken, address) = taken.expect("bound");
@@ -35,9 +35,8 @@ async fn the_demo_shows_a_price_on_its_way_to_a_reader_and_cleans_up() {
     assert_eq!(files, 1, "only the folder for temporary files");
 }
 
-/// What the demo shows is its own, whatever is set for the daemon.
 #[tokio::test]
-async fn the_demo_touches_nothing_that_is_set() {
+async fn demo_ignores_the_configured_database_and_cache() {
     let oddsd = Oddsd::new()
         .with("LISTEN", "127.0.0.1:0")
         .with("DATABASE_URL", "sqlite:mine.db")

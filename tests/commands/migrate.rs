@@ -1,4 +1,4 @@
-//! `migrate`: rehearsed, done, done again; other programs' tables are only taken when told to.
+//! `migrate`: dry run, migration, repetition, and the adoption of existing tables.
 
 use sqlx::Executor;
 
@@ -7,7 +7,7 @@ use crate::world::command::Oddsd;
 use crate::world::postgres;
 
 #[tokio::test]
-async fn a_rehearsal_says_what_it_would_do_and_does_nothing() {
+async fn dry_run_prints_the_steps_and_changes_nothing() {
     let oddsd = on_postgres().await;
     let told = oddsd.run(&["migrate", "--dry-run"]).await.is(0);
     told.says(&["would have "]);
@@ -22,7 +22,7 @@ async fn a_rehearsal_says_what_it_would_do_and_does_nothing() {
 }
 
 #[tokio::test]
-async fn a_file_is_made_by_migrating_and_not_by_rehearsing() {
+async fn dry_run_creates_no_database_file() {
     let oddsd = simulated();
     let told = oddsd.run(&["migrate", "--dry-run"]).await.is(78);
     told.says(&["there is no database oddsd.db", "oddsd migrate"]);
@@ -32,7 +32,7 @@ async fn a_file_is_made_by_migrating_and_not_by_rehearsing() {
 }
 
 #[tokio::test]
-async fn tables_of_other_programs_stand_in_the_way_until_they_are_adopted() {
+async fn existing_tables_are_refused_without_adopt() {
     let url = postgres::database().await;
     let mut db = postgres::connect(&url).await;
     let theirs = "CREATE TABLE ra_bookmakers (bookmaker_id text PRIMARY KEY, bookmaker_name text, bookmaker_type text,
@@ -43,7 +43,7 @@ async fn tables_of_other_programs_stand_in_the_way_until_they_are_adopted() {
     told.says(&["ra_bookmakers", "oddsd migrate --adopt"]);
     let told = oddsd.run(&["migrate", "--adopt", "--dry-run"]).await.is(0);
     told.says(&["would have ", "ra_bookmakers"]);
-    // A rehearsal leaves their table where it was.
+    // The dry run keeps the table.
     let kind = "SELECT relkind::text FROM pg_class WHERE relname = 'ra_bookmakers'";
     let before: String = sqlx::query_scalar(kind)
         .fetch_one(&mut db)

@@ -1,4 +1,4 @@
-//! `record`, and `replay` of what it wrote.
+//! `record`, and `replay` of its files.
 
 use super::simulated;
 use crate::world::command::Oddsd;
@@ -6,7 +6,7 @@ use crate::world::odds_provider::{OddsProvider, Reply};
 use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
 
 #[tokio::test]
-async fn a_simulated_day_recorded_replays_price_for_price() {
+async fn recorded_simulated_day_replays_with_equal_counts() {
     for name in ["day.jsonl", "day.jsonl.zst"] {
         let oddsd = simulated().with("CADENCE", "*=1s");
         let twice = |said: &str| said.matches(" recorded ").count() >= 2;
@@ -26,7 +26,7 @@ async fn a_simulated_day_recorded_replays_price_for_price() {
             assert_eq!(replayed[none], 0, "{told}\n{replayed}");
         }
 
-        // It cannot be made again, so it is never written over.
+        // A recording cannot be made again, so it is never overwritten.
         let before = std::fs::read(oddsd.folder().join(name)).expect("it is there");
         let again = oddsd.run(&["record", "--out", name, "--for", "1s"]).await;
         again
@@ -38,7 +38,7 @@ async fn a_simulated_day_recorded_replays_price_for_price() {
 }
 
 #[tokio::test]
-async fn a_league_is_recorded_word_for_word() {
+async fn recorded_league_has_the_exact_bodies() {
     let provider = OddsProvider::start().await;
     let body = r#"[{"id":"g1","sport_key":"baseball_mlb","sport_title":"MLB","commence_time":"2099-08-04T23:05:00Z","home_team":"Red Sox","away_team":"Yankees","bookmakers":[{"key":"fanduel","title":"FanDuel","last_update":"2026-08-03T23:59:00Z","markets":[{"key":"h2h","outcomes":[{"name":"Red Sox","price":1.50},{"name":"Yankees","price":2.6}]}]}]}]"#;
     provider.next(Reply::says(200, body));
@@ -61,7 +61,7 @@ async fn a_league_is_recorded_word_for_word() {
 }
 
 #[tokio::test]
-async fn a_feed_that_refuses_leaves_no_empty_file_behind() {
+async fn refused_recording_leaves_no_file() {
     let provider = RacingProvider::start().await;
     provider.fault(Fault::Unauthorized).await;
     let oddsd = Oddsd::new()

@@ -196,21 +196,9 @@ pub async fn status(settings: &Settings, args: &StatusArgs) -> anyhow::Result<Ex
 }
 
 fn print_status(status: &StoreStatus, stats: &RemovalStats, now: DateTime<Utc>) {
-    let text = |name: &str| {
-        status
-            .state
-            .get(name)
-            .and_then(|value| value.as_str())
-            .unwrap_or("?")
-            .to_owned()
-    };
-    let count = |name: &str| {
-        status
-            .state
-            .pointer(&format!("/counters/{name}"))
-            .and_then(|n| n.as_u64())
-            .unwrap_or(0)
-    };
+    let state = &status.state;
+    let text = |name: &str| state[name].as_str().unwrap_or("?");
+    let count = |name: &str| state["counters"][name].as_u64().unwrap_or(0);
     match (&status.holder, status.lease_expires_at) {
         (Some(holder), Some(until)) if until > now => {
             out!(
@@ -247,37 +235,31 @@ fn print_status(status: &StoreStatus, stats: &RemovalStats, now: DateTime<Utc>) 
         status.open_prices,
         status.events
     );
-    out!(
-        "outbox    {} pending, the oldest for {:.0} s{}",
-        status.outbox_pending,
-        status.outbox_oldest_seconds,
-        status
-            .outbox_last_error
-            .as_ref()
-            .map(|error| format!("; last error: {}", plain_text(error, 200)))
-            .unwrap_or_default()
-    );
-    print_rules(&status.state["rules"], stats);
-    print_freshness(&status.state["audit"]);
+    let (pending, age) = (status.outbox_pending, status.outbox_oldest_seconds);
+    let error = status.outbox_last_error.as_ref();
+    let error = error.map_or(String::new(), |error| {
+        format!("; last error: {}", plain_text(error, 200))
+    });
+    out!("outbox    {pending} pending, the oldest for {age:.0} s{error}");
+    print_rules(&state["rules"], stats);
+    print_freshness(&state["audit"]);
 }
 
 /// Prints the totals of removals and the rules that the daemon reported last.
 fn print_rules(rules: &serde_json::Value, stats: &RemovalStats) {
-    let reasons = stats
-        .by_reason
-        .iter()
-        .map(|(reason, many)| format!("{many} {reason}"));
-    let reasons = reasons.collect::<Vec<_>>().join(", ");
+    let reasons = stats.by_reason.iter();
+    let reasons: Vec<String> = reasons
+        .map(|(reason, many)| format!("{many} {reason}"))
+        .collect();
+    let reasons = match reasons.as_slice() {
+        [] => String::new(),
+        reasons => format!(" ({})", reasons.join(", ")),
+    };
     out!(
-        "removals  {} in all, {} keys, {} in the last minute{}",
+        "removals  {} in all, {} keys, {} in the last minute{reasons}",
         stats.total_invalidations,
         stats.keys_deleted,
-        stats.per_minute,
-        if reasons.is_empty() {
-            String::new()
-        } else {
-            format!(" ({reasons})")
-        }
+        stats.per_minute
     );
     let text = |name: &str| rules[name].as_str().map(|text| plain_text(text, 600));
     let Some(version) = text("version") else {

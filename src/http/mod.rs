@@ -68,7 +68,7 @@ pub struct Face {
 }
 
 pub fn router(state: Arc<Face>) -> Router {
-    use status_routes::{movers, odds, sidebar, sidebar_of_league, sidebar_of_sport, transitions};
+    use status_routes::{movers, odds, sidebar, transitions};
     const SHARED: &str = "/api/v1/shared/cache/invalidation";
     Router::new()
         .route("/", get(page::document))
@@ -79,8 +79,8 @@ pub fn router(state: Arc<Face>) -> Router {
         .route("/v1/events/{id}/transitions", get(transitions))
         .route("/v1/odds/{status}/{id}", get(odds))
         .route("/v1/sidebar", get(sidebar))
-        .route("/v1/sidebar/{sport}", get(sidebar_of_sport))
-        .route("/v1/sidebar/{sport}/{league}", get(sidebar_of_league))
+        .route("/v1/sidebar/{sport}", get(sidebar))
+        .route("/v1/sidebar/{sport}/{league}", get(sidebar))
         .route("/v1/movers", get(movers))
         .route(
             "/v1/changes",

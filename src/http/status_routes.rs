@@ -79,41 +79,20 @@ fn wrong_status(requested: EventStatus, actual: Option<EventStatus>) -> Vec<u8> 
     body.to_string().into_bytes()
 }
 
-pub async fn sidebar(
-    State(state): State<Arc<Face>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    reject_parameters(query)?;
-    list(state, headers, None, None).await
-}
-
-pub async fn sidebar_of_sport(
-    State(state): State<Arc<Face>>,
-    Path(sport): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    reject_parameters(query)?;
-    list(state, headers, Some(sport), None).await
-}
-
-pub async fn sidebar_of_league(
-    State(state): State<Arc<Face>>,
-    Path((sport, league)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    reject_parameters(query)?;
-    list(state, headers, Some(sport), Some(league)).await
-}
-
-async fn list(
-    state: Arc<Face>,
-    headers: HeaderMap,
+/// The part of the sidebar that a path names; all of it by default.
+#[derive(serde::Deserialize)]
+pub struct SidebarPath {
     sport: Option<String>,
     league: Option<String>,
+}
+
+pub async fn sidebar(
+    State(state): State<Arc<Face>>,
+    Path(SidebarPath { sport, league }): Path<SidebarPath>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    reject_parameters(query)?;
     for name in [&sport, &league].into_iter().flatten() {
         // Names have no control characters, and Postgres rejects NUL.
         if name.chars().any(char::is_control) {

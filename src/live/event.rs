@@ -7,21 +7,20 @@ use serde::{Serialize, Serializer};
 use crate::key::Key;
 use crate::model::{BookmakerId, Counts, EventId, EventStatus, SelectionId, StatusSource};
 
-/// Something that the daemon did. Serialised, `activity` holds the name that the log line has in `event`.
+/// Something that the daemon did. It is serialised without its name, which [`super::Said`] adds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "activity")]
+#[serde(untagged)]
 pub enum Activity {
-    #[serde(rename = "daemon.started")]
     Started {
         version: &'static str,
         feed: String,
         store: String,
         cache: String,
     },
-    #[serde(rename = "daemon.stopped")]
-    Stopped { reason: String },
+    Stopped {
+        reason: String,
+    },
     /// Published once a cycle, also when nothing changed.
-    #[serde(rename = "cycle.complete")]
     CycleComplete {
         cycle: u64,
         #[serde(flatten)]
@@ -38,7 +37,6 @@ pub enum Activity {
         /// Seconds until the next poll.
         next_s: u64,
     },
-    #[serde(rename = "cycle.fetch_failed")]
     FetchFailed {
         cycle: u64,
         feed: String,
@@ -50,7 +48,6 @@ pub enum Activity {
         retry_ms: u64,
         error: String,
     },
-    #[serde(rename = "cycle.store_failed")]
     StoreFailed {
         cycle: u64,
         attempt: u32,
@@ -58,7 +55,6 @@ pub enum Activity {
         error: String,
     },
     /// An answer left out so many open prices that they stay open until a second answer agrees.
-    #[serde(rename = "cycle.removals_refused")]
     RefusedRemovals {
         cycle: u64,
         /// Open prices that the answer left out.
@@ -67,7 +63,6 @@ pub enum Activity {
         open: u64,
     },
     /// The cache confirmed a removal.
-    #[serde(rename = "cache.invalidated")]
     Invalidated {
         /// `None` if an operator or another program requested the removal.
         cycle: Option<u64>,
@@ -85,7 +80,6 @@ pub enum Activity {
         /// Who requested it, if an operator did.
         actor: Option<String>,
     },
-    #[serde(rename = "cache.invalidate_failed")]
     InvalidateFailed {
         cycle: Option<u64>,
         backend: &'static str,
@@ -96,7 +90,6 @@ pub enum Activity {
         stale_s: u64,
         error: String,
     },
-    #[serde(rename = "cache.read")]
     Read {
         #[serde(serialize_with = "key_text")]
         key: Key,
@@ -105,7 +98,6 @@ pub enum Activity {
         /// The cycle whose data was served, if it is known.
         cycle: Option<u64>,
     },
-    #[serde(rename = "price.moved")]
     PriceMoved {
         cycle: u64,
         event: EventId,
@@ -121,7 +113,6 @@ pub enum Activity {
         significant: bool,
     },
     /// Stored events got another status.
-    #[serde(rename = "status.changed")]
     StatusChanged {
         cycle: u64,
         status: EventStatus,
@@ -130,11 +121,14 @@ pub enum Activity {
         events: u64,
     },
     /// This daemon acquired the leader lease.
-    #[serde(rename = "lease.leading")]
-    Leading { holder: String, fence: u64 },
+    Leading {
+        holder: String,
+        fence: u64,
+    },
     /// Another daemon holds the leader lease; this one waits for it.
-    #[serde(rename = "lease.standby")]
-    StandingBy { holder: String },
+    StandingBy {
+        holder: String,
+    },
 }
 
 /// How a read was answered, as the log line names it.

@@ -42,6 +42,9 @@ pub struct Said {
     /// 1, 2, 3, … since the start. A gap is an event that the subscriber missed.
     pub seq: u64,
     pub at: DateTime<Utc>,
+    /// The name of the event's log line.
+    #[serde(rename = "activity")]
+    pub name: &'static str,
     #[serde(flatten)]
     pub activity: Activity,
 }
@@ -66,6 +69,7 @@ impl Live {
             let published = Said {
                 seq: *seq,
                 at: Utc::now(),
+                name: activity.name(),
                 activity,
             };
             // An error means that the last subscriber has just left.
@@ -179,10 +183,12 @@ mod tests {
 
     #[test]
     fn serialised_event_has_the_name_of_its_log_line() {
+        let activity = read(ReadOutcome::Hit);
         let published = Said {
             seq: 1,
             at: DateTime::UNIX_EPOCH,
-            activity: read(ReadOutcome::Hit),
+            name: activity.name(),
+            activity,
         };
         assert_eq!(
             serde_json::to_value(&published).expect("serialises"),

@@ -120,7 +120,7 @@ fn pretty(record: &LogRecord, color: bool) -> String {
     let mut out = format!(
         "{dim}{}{off} {hue}{:<5}{off} ",
         record.at.format("%H:%M:%S"),
-        level(record).to_uppercase()
+        record.level.as_str()
     );
     record.message.chars().for_each(|c| visible(&mut out, c));
     let mut rest = String::new();
@@ -137,14 +137,8 @@ fn timestamp(record: &LogRecord) -> String {
     record.at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-fn level(record: &LogRecord) -> &'static str {
-    match record.level {
-        Level::ERROR => "error",
-        Level::WARN => "warn",
-        Level::INFO => "info",
-        Level::DEBUG => "debug",
-        Level::TRACE => "trace",
-    }
+fn level(record: &LogRecord) -> String {
+    record.level.as_str().to_ascii_lowercase()
 }
 
 /// The fields under names that need no quoting and occur once. Of two equal names the later value

@@ -213,13 +213,13 @@ async fn invalid_change_does_not_affect_valid_ones(backend: Backend) {
     assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(2)));
     let rejected = answer.body["rejected"].as_array().expect("a list");
     assert_eq!(rejected.len(), bad.len(), "{}", answer.body);
-    for (n, ((_, error, hint), said)) in bad.iter().zip(rejected).enumerate() {
-        assert_eq!(said["index"], n + 1);
+    for (n, ((_, error, hint), rejection)) in bad.iter().zip(rejected).enumerate() {
+        assert_eq!(rejection["index"], n + 1);
         let has = |field: &str, word: &str| {
-            let text = said[field].as_str().expect("a text");
+            let text = rejection[field].as_str().expect("a text");
             assert!(
                 text.contains(word),
-                "{field}: {word:?} is missing in {said}"
+                "{field}: {word:?} is missing in {rejection}"
             );
         };
         has("error", error);

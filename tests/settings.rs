@@ -173,6 +173,6 @@ fn example_and_blueprint_are_parsed() {
         ("Cache".into(), Some("true".into()))
     );
     let blueprint = "envVars:\n  - key: ODDS_API_KEY\n    value: abc\n";
-    let told = [("ODDS_API_KEY".to_owned(), "value: abc".to_owned())];
-    assert_eq!(variables(blueprint), told);
+    let expected = [("ODDS_API_KEY".to_owned(), "value: abc".to_owned())];
+    assert_eq!(variables(blueprint), expected);
 }

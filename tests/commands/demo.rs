@@ -14,12 +14,12 @@ async fn demo_shows_a_price_change_and_removes_its_files() {
             && line.contains(" -> ")
             && (line.contains("shortens") || line.contains("drifts"))
     };
-    let seen = |said: &str| {
+    let seen = |text: &str| {
         let words = ["MISS -> refilled", "HIT", "removed ", "prices changed"];
-        words.iter().all(|word| said.contains(word)) && said.lines().any(moved)
+        words.iter().all(|word| text.contains(word)) && text.lines().any(moved)
     };
-    let told = oddsd.run_until(&["demo"], seen).await.is(0);
-    let told = told.says(&[
+    let output = oddsd.run_until(&["demo"], seen).await.is(0);
+    let output = output.says(&[
         "SIMULATED",
         "/v1/races/by-stage",
         "MISS -> refilled",
@@ -29,7 +29,7 @@ async fn demo_shows_a_price_change_and_removes_its_files() {
         "next: oddsd check",
         &format!("port {} is taken; using ", address.port()),
     ]);
-    assert!(told.stdout.lines().any(moved), "no move seen:\n{told}");
+    assert!(output.stdout.lines().any(moved), "no move seen:\n{output}");
     assert_eq!(oddsd.left_behind(), [""; 0]);
     let files = std::fs::read_dir(oddsd.folder()).expect("readable").count();
     assert_eq!(files, 1, "only the folder for temporary files");
@@ -44,7 +44,7 @@ async fn demo_ignores_the_configured_database_and_cache() {
         .with("AUTO_MIGRATE", "false")
         .with("CACHE_ENABLED", "false");
     oddsd
-        .run_until(&["demo"], |said| said.contains("HIT"))
+        .run_until(&["demo"], |text| text.contains("HIT"))
         .await
         .is(0);
     oddsd.run(&["demo", "--for", "100ms"]).await.is(0);

@@ -27,9 +27,9 @@ async fn dry_run_prints_the_keys_and_removes_nothing() {
         "rac_1",
         "a:key",
     ];
-    let told = oddsd.run(&args).await.is(0).json();
-    assert_eq!(told["dry_run"], true);
-    let keys = told["keys"].as_array().expect("keys");
+    let output = oddsd.run(&args).await.is(0).json();
+    assert_eq!(output["dry_run"], true);
+    let keys = output["keys"].as_array().expect("keys");
     for key in [
         "a:key",
         "event:rac_1:prices:v1",
@@ -60,8 +60,8 @@ async fn without_a_daemon_the_command_removes_and_logs() {
     put(&redis).await;
     let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
     oddsd.run(&["migrate"]).await.is(0);
-    let told = oddsd.run(&["invalidate", KEY, "--json"]).await.is(0).json();
-    assert_eq!(told["confirmed"], true);
+    let output = oddsd.run(&["invalidate", KEY, "--json"]).await.is(0).json();
+    assert_eq!(output["confirmed"], true);
     assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(0));
     let rule = ["tail", "--for", "100ms", "--json", "--rule", "manual"];
     let lines = oddsd.run(&rule).await.is(0).json_lines();
@@ -76,8 +76,8 @@ async fn without_a_cache_the_removal_waits_for_the_daemon() {
     put(&redis).await;
     let mut oddsd = on_postgres().await;
     oddsd.run(&["migrate"]).await.is(0);
-    let told = oddsd.run(&["invalidate", KEY]).await.is(69);
-    told.says(&["not removed yet", "outbox", "REDIS_URL"]);
+    let output = oddsd.run(&["invalidate", KEY]).await.is(69);
+    output.says(&["not removed yet", "outbox", "REDIS_URL"]);
     let status = oddsd.run(&["status", "--json"]).await.json();
     assert_eq!(status["outbox_pending"], 1);
     assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(1));
@@ -92,8 +92,8 @@ async fn removal_stays_in_the_outbox_while_the_cache_is_down() {
     let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
     oddsd.run(&["migrate"]).await.is(0);
     redis.kill().await;
-    let told = oddsd.run(&["invalidate", KEY]).await.is(69);
-    told.says(&["not confirmed yet", "outbox", "oddsd status"]);
+    let output = oddsd.run(&["invalidate", KEY]).await.is(69);
+    output.says(&["not confirmed yet", "outbox", "oddsd status"]);
     let status = oddsd.run(&["status", "--json"]).await.is(0).json();
     assert_eq!(status["outbox_pending"], 1);
     oddsd.run(&["status"]).await.says(&["outbox    1 pending"]);
@@ -110,13 +110,13 @@ async fn running_daemon_removes_the_key() {
         .with("LISTEN", "off")
         .with("LOG_FORMAT", "logfmt");
     let mut daemon = Daemon::start(&settings, &["run"]);
-    let told = ["event=cycle.complete", "event=cache.invalidated"];
-    daemon.says_all(told).await;
+    let lines = ["event=cycle.complete", "event=cache.invalidated"];
+    daemon.says_all(lines).await;
     put(&redis).await;
     // The command knows the database only.
     let elsewhere = crate::world::command::Oddsd::new().with("DATABASE_URL", &database);
-    let told = elsewhere.run(&["invalidate", KEY]).await.is(0);
-    told.says(&["removed races:by-stage:v1"]);
+    let output = elsewhere.run(&["invalidate", KEY]).await.is(0);
+    output.says(&["removed races:by-stage:v1"]);
     assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(0));
     daemon.says("rule=manual").await;
     daemon.stop().await;

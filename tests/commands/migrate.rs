@@ -9,8 +9,8 @@ use crate::world::postgres;
 #[tokio::test]
 async fn dry_run_prints_the_steps_and_changes_nothing() {
     let oddsd = on_postgres().await;
-    let told = oddsd.run(&["migrate", "--dry-run"]).await.is(0);
-    told.says(&["would have "]);
+    let output = oddsd.run(&["migrate", "--dry-run"]).await.is(0);
+    output.says(&["would have "]);
     oddsd.run(&["status"]).await.is(78).says(&["oddsd migrate"]);
     oddsd
         .run(&["migrate"])
@@ -24,8 +24,8 @@ async fn dry_run_prints_the_steps_and_changes_nothing() {
 #[tokio::test]
 async fn dry_run_creates_no_database_file() {
     let oddsd = simulated();
-    let told = oddsd.run(&["migrate", "--dry-run"]).await.is(78);
-    told.says(&["there is no database oddsd.db", "oddsd migrate"]);
+    let output = oddsd.run(&["migrate", "--dry-run"]).await.is(78);
+    output.says(&["there is no database oddsd.db", "oddsd migrate"]);
     assert!(!oddsd.folder().join("oddsd.db").exists());
     oddsd.run(&["migrate"]).await.is(0);
     oddsd.run(&["migrate"]).await.is(0).says(&["nothing to do"]);
@@ -39,10 +39,10 @@ async fn existing_tables_are_refused_without_adopt() {
                   active boolean, created_at timestamptz); INSERT INTO ra_bookmakers VALUES ('bet365', 'Bet365', 'fixed', true, now())";
     db.execute(theirs).await.expect("their table");
     let oddsd = Oddsd::new().with("DATABASE_URL", &url);
-    let told = oddsd.run(&["migrate"]).await.is(78);
-    told.says(&["ra_bookmakers", "oddsd migrate --adopt"]);
-    let told = oddsd.run(&["migrate", "--adopt", "--dry-run"]).await.is(0);
-    told.says(&["would have ", "ra_bookmakers"]);
+    let output = oddsd.run(&["migrate"]).await.is(78);
+    output.says(&["ra_bookmakers", "oddsd migrate --adopt"]);
+    let output = oddsd.run(&["migrate", "--adopt", "--dry-run"]).await.is(0);
+    output.says(&["would have ", "ra_bookmakers"]);
     // The dry run keeps the table.
     let kind = "SELECT relkind::text FROM pg_class WHERE relname = 'ra_bookmakers'";
     let before: String = sqlx::query_scalar(kind)

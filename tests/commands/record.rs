@@ -9,21 +9,21 @@ use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
 async fn recorded_simulated_day_replays_with_equal_counts() {
     for name in ["day.jsonl", "day.jsonl.zst"] {
         let oddsd = simulated().with("CADENCE", "*=1s");
-        let twice = |said: &str| said.matches(" recorded ").count() >= 2;
-        let told = oddsd.run_until(&["record", "--out", name], twice).await;
-        let told = told
+        let twice = |text: &str| text.matches(" recorded ").count() >= 2;
+        let output = oddsd.run_until(&["record", "--out", name], twice).await;
+        let output = output
             .is(0)
             .says(&["answers recorded", "oddsd replay", "--feed racing-api"]);
         // "09:15:51 recorded 57 events, 12796 prices", once an answer.
-        let answers = told.stderr.lines();
+        let answers = output.stderr.lines();
         let answers = answers.filter_map(|line| line.strip_suffix(" prices")?.rsplit(' ').next());
         let prices: u64 = answers.map(|n| n.parse::<u64>().expect("a count")).sum();
-        assert!(prices > 1_000, "{told}");
+        assert!(prices > 1_000, "{output}");
         let args = ["replay", name, "--feed", "racing-api", "--json", "--verify"];
         let replayed = oddsd.run(&args).await.is(0).json();
-        assert_eq!(replayed["prices_seen"], prices, "{told}\n{replayed}");
+        assert_eq!(replayed["prices_seen"], prices, "{output}\n{replayed}");
         for none in ["rejected", "stale", "withdrawn"] {
-            assert_eq!(replayed[none], 0, "{told}\n{replayed}");
+            assert_eq!(replayed[none], 0, "{output}\n{replayed}");
         }
 
         // A recording cannot be made again, so it is never overwritten.
@@ -48,16 +48,16 @@ async fn recorded_league_has_the_exact_bodies() {
         .with("ODDS_API_KEY", "k3y-of-a-story")
         .with("ODDS_API_SPORT", "baseball_mlb");
     let args = ["record", "--out", "league.jsonl"];
-    let once = |said: &str| said.contains(" recorded ");
-    let told = oddsd.run_until(&args, once).await.is(0);
-    told.says(&["1 answers recorded"]);
+    let once = |text: &str| text.contains(" recorded ");
+    let output = oddsd.run_until(&args, once).await.is(0);
+    output.says(&["1 answers recorded"]);
     let text = std::fs::read_to_string(oddsd.folder().join("league.jsonl")).expect("it is there");
     assert!(!text.contains("k3y-of-a-story"), "{text}");
     let record: serde_json::Value = serde_json::from_str(&text).expect("one line of JSON");
     assert_eq!(record["bodies"], serde_json::json!([body]));
     let replay = ["replay", "league.jsonl", "--json"];
-    let told = oddsd.run(&replay).await.is(0).json();
-    assert_eq!(told["inserted"], 2, "{told}");
+    let output = oddsd.run(&replay).await.is(0).json();
+    assert_eq!(output["inserted"], 2, "{output}");
 }
 
 #[tokio::test]
@@ -69,12 +69,12 @@ async fn refused_recording_leaves_no_file() {
         .with("RACING_API_USERNAME", USERNAME)
         .with("RACING_API_PASSWORD", PASSWORD);
     let args = ["record", "--out", "day.jsonl"];
-    let told = oddsd.run(&args).await.is(78);
-    told.says(&["401", "RACING_API_USERNAME"]);
+    let output = oddsd.run(&args).await.is(78);
+    output.says(&["401", "RACING_API_USERNAME"]);
     assert!(!oddsd.folder().join("day.jsonl").exists());
     provider.fault(Fault::Status(503)).await;
-    let failed = |said: &str| said.contains("not recorded");
-    let told = oddsd.run_until(&args, failed).await.is(1);
-    told.says(&["503", "nothing was recorded", "oddsd check"]);
+    let failed = |text: &str| text.contains("not recorded");
+    let output = oddsd.run_until(&args, failed).await.is(1);
+    output.says(&["503", "nothing was recorded", "oddsd check"]);
     assert!(!oddsd.folder().join("day.jsonl").exists());
 }

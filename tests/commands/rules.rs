@@ -42,13 +42,13 @@ async fn valid_file_passes_check_and_test() {
         "5 rules",
         "version 3 ",
     ]);
-    let told = oddsd.run(&["rules", "check", "--json"]).await.is(0).json();
+    let output = oddsd.run(&["rules", "check", "--json"]).await.is(0).json();
     assert_eq!(
-        told["rules"],
+        output["rules"],
         json!(["live-odds", "event", "sidebar", "climate", "moved"])
     );
     assert_eq!(
-        (&told["tests"], &told["tests_failed"]),
+        (&output["tests"], &output["tests_failed"]),
         (&json!(1), &json!(0))
     );
     oddsd
@@ -56,12 +56,15 @@ async fn valid_file_passes_check_and_test() {
         .await
         .is(0)
         .says(&["1 tests pass"]);
-    let told = oddsd
+    let output = oddsd
         .run(&["rules", "test", "rules.toml", "--json"])
         .await
         .is(0)
         .json();
-    assert_eq!((&told["tests"], &told["failed"]), (&json!(1), &json!([])));
+    assert_eq!(
+        (&output["tests"], &output["failed"]),
+        (&json!(1), &json!([]))
+    );
     // Another file, by argument and by setting.
     write(
         &oddsd,
@@ -96,8 +99,8 @@ async fn invalid_file_is_reported_fault_by_fault() {
         &["rules", "test", "rules.toml"],
         &["rules", "check", "--json"],
     ] {
-        let told = oddsd.run(command).await.is(78);
-        told.says(&[
+        let output = oddsd.run(command).await.is(78);
+        output.says(&[
             "rules.toml:3:7: unknown change \"odd_move\"",
             "rules.toml:5:1: unknown then \"warm\"",
         ]);
@@ -127,10 +130,10 @@ async fn failing_test_is_reported_with_its_line() {
         .await
         .is(0)
         .says(&["1 of its 1 tests fail"]);
-    let told = oddsd.run(&["rules", "test"]).await.is(1);
-    told.says(&["rules.toml:14: test \"a run\" fails; not removed: climate:8:v2; removed as well: climate:7:v2", "1 of 1 tests fail"]);
-    let told = oddsd.run(&["rules", "test", "--json"]).await.is(1).json();
-    let failed = &told["failed"][0];
+    let output = oddsd.run(&["rules", "test"]).await.is(1);
+    output.says(&["rules.toml:14: test \"a run\" fails; not removed: climate:8:v2; removed as well: climate:7:v2", "1 of 1 tests fail"]);
+    let output = oddsd.run(&["rules", "test", "--json"]).await.is(1).json();
+    let failed = &output["failed"][0];
     assert_eq!(
         (&failed["line"], &failed["name"]),
         (&json!(14), &json!("a run"))
@@ -145,23 +148,23 @@ async fn failing_test_is_reported_with_its_line() {
 async fn explain_lists_matching_rules_and_keys() {
     let oddsd = with(RULES);
     let task = r#"{"change":"task_completed","task":"build_climate","run_id":"ab-12"}"#;
-    let told = oddsd
+    let output = oddsd
         .run(&["rules", "explain", "--change", task])
         .await
         .is(0);
-    told.says(&[
+    output.says(&[
         "rule climate (TASK_COMPLETED, remove)",
         "target climate:{run_id}:v2",
         "-> climate:ab-12:v2",
         "-> overview",
     ]);
-    let told = oddsd
+    let output = oddsd
         .run(&["rules", "explain", "--change", task, "--json"])
         .await
         .is(0)
         .json();
-    assert_eq!(told["matched"].as_array().map(Vec::len), Some(1));
-    let rule = &told["matched"][0];
+    assert_eq!(output["matched"].as_array().map(Vec::len), Some(1));
+    let rule = &output["matched"][0];
     assert_eq!(
         (&rule["rule"], &rule["reason"], &rule["then"]),
         (
@@ -173,7 +176,7 @@ async fn explain_lists_matching_rules_and_keys() {
     assert_eq!(rule["targets"], json!(["climate:{run_id}:v2", "overview"]));
     assert_eq!(rule["keys"], json!(["climate:ab-12:v2", "overview"]));
     assert!(
-        told["version"]
+        output["version"]
             .as_str()
             .is_some_and(|version| version.starts_with("3 "))
     );
@@ -195,11 +198,12 @@ async fn explain_lists_matching_rules_and_keys() {
             "climate does not match: only for task build_climate",
         ]);
     let small = r#"{"change":"price_changed","event_id":"e*","current_status":"live","market":"win","bookmaker":"b","movement":"10%"}"#;
-    let told = oddsd
+    let output = oddsd
         .run(&["rules", "explain", "--change", small])
         .await
         .is(0);
-    told.says(&["-> odds:live:e%2A", "only for movements over 10 %"])
+    output
+        .says(&["-> odds:live:e%2A", "only for movements over 10 %"])
         .says_not(&["-> best:"]);
     let large = small.replace("\"10%\"", "\"10.01%\"");
     oddsd

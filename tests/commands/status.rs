@@ -22,8 +22,8 @@ async fn shows_cycles_and_removals(oddsd: Oddsd) {
     let inserted = status["last_cycle"]["inserted"].as_i64().expect("a count");
     assert!(inserted > 1_000, "{status}");
     assert_eq!(status["open_prices"], inserted, "{status}");
-    let told = oddsd.run(&["status"]).await.is(0);
-    told.says(&[
+    let output = oddsd.run(&["status"]).await.is(0);
+    output.says(&[
         "open prices",
         "outbox",
         "oddsd run",
@@ -57,7 +57,14 @@ async fn shows_cycles_and_removals(oddsd: Oddsd) {
     for line in &lines {
         assert_eq!(line["removal"]["entity"], event, "{line}");
     }
-    let none = ["tail", "--for", "100ms", "--json", "--event", "nobody"];
+    let none = [
+        "tail",
+        "--for",
+        "100ms",
+        "--json",
+        "--event",
+        "no-such-event",
+    ];
     assert_eq!(oddsd.run(&none).await.is(0).stdout, "");
     let nothing = ["tail", "--for", "100ms", "--last", "0"];
     assert_eq!(oddsd.run(&nothing).await.is(0).stdout, "");
@@ -73,8 +80,8 @@ async fn missing_database_is_named_with_the_next_step() {
         &["tail"],
         &["invalidate", "races:by-stage:v1"],
     ] {
-        let told = oddsd.run(args).await.is(78);
-        told.says(&["there is no database oddsd.db", "oddsd run", "DATABASE_URL"]);
+        let output = oddsd.run(args).await.is(78);
+        output.says(&["there is no database oddsd.db", "oddsd run", "DATABASE_URL"]);
     }
     assert!(!oddsd.folder().join("oddsd.db").exists());
     let empty = on_postgres().await;
@@ -86,9 +93,9 @@ async fn missing_database_is_named_with_the_next_step() {
 #[tokio::test]
 async fn healthcheck_without_a_daemon_is_69_and_without_a_port_78() {
     let port = crate::world::ports::free_port();
-    let nobody = simulated().with("LISTEN", format!("127.0.0.1:{port}"));
-    let told = nobody.run(&["healthcheck"]).await.is(69);
-    told.says(&["does not answer", "oddsd run"]);
-    let told = simulated().run(&["healthcheck"]).await.is(78);
-    told.says(&["LISTEN=off", "oddsd status"]);
+    let unreachable = simulated().with("LISTEN", format!("127.0.0.1:{port}"));
+    let output = unreachable.run(&["healthcheck"]).await.is(69);
+    output.says(&["does not answer", "oddsd run"]);
+    let output = simulated().run(&["healthcheck"]).await.is(78);
+    output.says(&["LISTEN=off", "oddsd status"]);
 }

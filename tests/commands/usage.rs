@@ -58,9 +58,12 @@ async fn invalid_variable_is_78_and_named_with_its_fix() {
         ("RUST_LOG", "verbose=loud", &["info,oddsd::feed=debug"]),
     ];
     for (name, value, words) in wrong {
-        let told = simulated().with(name, value);
-        let told = told.run(&["check", "--offline"]).await.is(78).says(words);
-        assert!(told.all().contains(name), "{name} is not named:\n{told}");
+        let output = simulated().with(name, value);
+        let output = output.run(&["check", "--offline"]).await.is(78).says(words);
+        assert!(
+            output.all().contains(name),
+            "{name} is not named:\n{output}"
+        );
     }
 }
 
@@ -90,16 +93,16 @@ async fn empty_variable_is_unset() {
     let feed = Oddsd::new()
         .with("RACING_API_USERNAME", "")
         .with("RACING_API_PASSWORD", "");
-    let told = feed.run(&["check", "--offline"]).await.is(78);
-    told.says(&["RACING_API_USERNAME and RACING_API_PASSWORD", "oddsd demo"]);
+    let output = feed.run(&["check", "--offline"]).await.is(78);
+    output.says(&["RACING_API_USERNAME and RACING_API_PASSWORD", "oddsd demo"]);
 }
 
 #[tokio::test]
 async fn flag_overrides_the_environment_and_the_env_file() {
     let oddsd = Oddsd::new();
     std::fs::write(oddsd.folder().join(".env"), "FEED=simulator\nLISTEN=off\n").expect("writes");
-    let told = oddsd.run(&["check", "--offline"]).await.is(0);
-    told.says(&["simulator: settings are complete", "off: a worker"]);
+    let output = oddsd.run(&["check", "--offline"]).await.is(0);
+    output.says(&["simulator: settings are complete", "off: a worker"]);
     let flag = [
         "check",
         "--offline",
@@ -109,15 +112,15 @@ async fn flag_overrides_the_environment_and_the_env_file() {
     ];
     oddsd.run(&flag).await.is(78).says_not(&["off: a worker"]);
     let oddsd = oddsd.with("LISTEN", "127.0.0.1:0");
-    let told = oddsd.run(&["check", "--offline"]).await.is(0);
-    told.says_not(&["off: a worker"]);
+    let output = oddsd.run(&["check", "--offline"]).await.is(0);
+    output.says_not(&["off: a worker"]);
 }
 
 #[tokio::test]
 async fn help_fits_a_terminal_and_lists_every_command() {
     let oddsd = Oddsd::new();
-    let told = oddsd.run(&["-h"]).await.is(0);
-    assert!(told.stdout.lines().count() < 30, "{told}");
+    let output = oddsd.run(&["-h"]).await.is(0);
+    assert!(output.stdout.lines().count() < 30, "{output}");
     for command in [
         "run",
         "once",
@@ -133,7 +136,7 @@ async fn help_fits_a_terminal_and_lists_every_command() {
         "healthcheck",
     ] {
         assert!(
-            told.stdout.contains(&format!("\n  {command} ")),
+            output.stdout.contains(&format!("\n  {command} ")),
             "{command}"
         );
         let long = oddsd.run(&[command, "--help"]).await.is(0);
@@ -166,8 +169,8 @@ async fn closed_stdout_causes_no_panic() {
         drop(reader);
         let child = command.stdout(Stdio::from(writer)).spawn().expect("starts");
         let ended = child.wait_with_output().await.expect("it ends");
-        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert!(!said.contains("panicked"), "{args:?}: {said}");
-        assert_eq!(ended.status.code(), Some(0), "{args:?}: {said}");
+        let text = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(!text.contains("panicked"), "{args:?}: {text}");
+        assert_eq!(ended.status.code(), Some(0), "{args:?}: {text}");
     }
 }

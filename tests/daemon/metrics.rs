@@ -246,8 +246,8 @@ async fn freshness_is_in_the_api_the_readiness_check_and_the_status() {
     let audit = &status["state"]["audit"];
     assert!(audit["canary"]["beats"].as_u64() >= Some(1), "{audit}");
     assert!(audit["offenders"].is_array() && audit["clean"].is_object());
-    let told = oddsd.run(&["status"]).await.is(0);
-    told.says(&[
+    let output = oddsd.run(&["status"]).await.is(0);
+    output.says(&[
         "fresh     feed to readable p50 ",
         "clean     ",
         " within 250ms",

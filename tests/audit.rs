@@ -376,13 +376,13 @@ async fn a_canary_that_reaches_readers_is_young_and_one_that_does_not_is_missed(
     }
     assert!(house.report().canary.expect("it sings").age_seconds > 20.0);
     assert_eq!(house.home.count("outbox").await, 1);
-    assert_eq!(log.lines("canary.silent").len(), 1, "{}", log.text());
-    assert_eq!(log.lines("canary.back").len(), 0);
+    assert_eq!(log.lines("canary.missed").len(), 1, "{}", log.text());
+    assert_eq!(log.lines("canary.recovered").len(), 0);
     house.remove().await;
     house.auditor.step(house.start).await;
     until(&mut canary, &mut house, Beat::Clean).await;
-    assert_eq!(log.lines("canary.back").len(), 1);
-    assert_eq!(log.lines("canary.silent").len(), 1);
+    assert_eq!(log.lines("canary.recovered").len(), 1);
+    assert_eq!(log.lines("canary.missed").len(), 1);
 }
 
 /// Another daemon's relay took it: nobody tells us, and it is found gone.

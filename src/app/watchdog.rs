@@ -35,6 +35,6 @@ pub async fn watchdog(pulse: Arc<Pulse>, stop: CancellationToken) {
 /// Without systemd there is nobody to tell.
 fn tell(state: NotifyState) {
     if let Err(why) = sd_notify::notify(&[state]) {
-        tracing::debug!(event = "systemd.not_told", error = %why, "systemd was not told");
+        tracing::debug!(event = "systemd.notify_failed", error = %why, "systemd was not told");
     }
 }

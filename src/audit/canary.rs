@@ -241,7 +241,7 @@ impl Canary {
         let is_silent = age > SILENCE.max(self.every * SILENT_BEATS);
         if is_silent && !self.is_missed {
             tracing::warn!(
-                event = "canary.silent",
+                event = "canary.missed",
                 silent_s = age.as_secs(),
                 "No change has been seen to reach readers for {} s: the database or the cache does not answer, or readers \
                  are shown old answers; `oddsd status` says more",
@@ -249,7 +249,7 @@ impl Canary {
             );
         }
         if self.is_missed && !is_silent {
-            tracing::info!(event = "canary.back", "Changes reach readers again");
+            tracing::info!(event = "canary.recovered", "Changes reach readers again");
         }
         self.is_missed = is_silent;
     }

@@ -47,6 +47,7 @@ impl Link {
             self.quiet().reset();
             tracing::info!(
                 event = "cache.redis_connected",
+                alias = "cache_redis_connected",
                 host = self.host,
                 "Redis cache invalidation connected: {}",
                 self.host
@@ -58,6 +59,7 @@ impl Link {
         if let Some(suppressed) = self.quiet().speak(Instant::now()) {
             tracing::warn!(
                 event = "cache.redis_connection_failed",
+                alias = "cache_redis_connection_failed",
                 host = self.host,
                 error = %why,
                 suppressed_log_lines = suppressed,

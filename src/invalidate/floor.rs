@@ -78,7 +78,7 @@ impl FloorKeeper {
             Ok(laid) => {
                 *life = Some(laid);
                 tracing::info!(
-                    event = "cache.floor_laid",
+                    event = "cache.epoch_started",
                     backend = self.cache.backend(),
                     host = self.cache.host(),
                     "The cache starts afresh: what it held before is not served"
@@ -86,7 +86,7 @@ impl FloorKeeper {
                 Floor::Laid
             }
             Err(why) => {
-                tracing::debug!(event = "cache.floor_failed", error = %why, "readers are answered from the database");
+                tracing::debug!(event = "cache.epoch_failed", error = %why, "readers are answered from the database");
                 Floor::Unknown
             }
         }

@@ -34,13 +34,13 @@ impl Inner {
             Ok(looked) => {
                 self.worked();
                 if looked.entry.is_some() {
-                    tracing::debug!(event = "cache_hit", %key, "hit");
+                    tracing::debug!(event = "cache.hit", alias = "cache_hit", %key, "hit");
                 }
                 Look::Asked(looked)
             }
             Err(why) => {
                 self.did_not_work(&why);
-                tracing::debug!(event = "cache_bypass", %key, reason = %why, "the loader answers");
+                tracing::debug!(event = "cache.bypass", alias = "cache_bypass", %key, reason = %why, "the loader answers");
                 Look::NoCache
             }
         }
@@ -81,7 +81,7 @@ impl Inner {
             }
             Err(why) => {
                 self.did_not_work(&why);
-                tracing::debug!(event = "cache_bypass", %key, reason = %why, "the loader answers");
+                tracing::debug!(event = "cache.bypass", alias = "cache_bypass", %key, reason = %why, "the loader answers");
                 None
             }
         }
@@ -142,18 +142,18 @@ impl Inner {
         match within(*budget, fill).await {
             Ok(Filled::Stored) => {
                 self.worked();
-                tracing::debug!(event = "cache_miss_stored", %key, ttl_s = entry.ttl().as_secs(), "stored");
+                tracing::debug!(event = "cache.miss_stored", alias = "cache_miss_stored", %key, ttl_s = entry.ttl().as_secs(), "stored");
                 true
             }
             Ok(refused) => {
                 self.worked();
                 self.tally.refused(refused);
-                tracing::debug!(event = "cache_skip", %key, reason = ?refused, "served, not kept: it may be wrong by now");
+                tracing::debug!(event = "cache.skip", alias = "cache_skip", %key, reason = ?refused, "served, not kept: it may be wrong by now");
                 false
             }
             Err(why) => {
                 self.did_not_work(&why);
-                tracing::debug!(event = "cache_store_error", %key, error = %why, "served, not kept");
+                tracing::debug!(event = "cache.store_error", alias = "cache_store_error", %key, error = %why, "served, not kept");
                 false
             }
         }

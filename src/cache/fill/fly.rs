@@ -54,7 +54,7 @@ impl Inner {
         let loaded = match outcome {
             Ok(loaded) => loaded,
             Err(why) => {
-                tracing::debug!(event = "cache_load_failed", %key, error = %why, "the loader has no answer");
+                tracing::debug!(event = "cache.load_failed", %key, error = %why, "the loader has no answer");
                 flight.landed(Landing::Failed(why));
                 if let Some(lease) = lease {
                     self.cache.release(key, lease).await;

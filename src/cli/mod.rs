@@ -65,7 +65,7 @@ pub enum Command {
     Run(run::RunArgs),
     /// Run one cycle, for an external cron.
     Once,
-    /// Show a simulated race day, with price changes from the feed to a reader. Needs no servers.
+    /// Show price changes on a simulated race day, from feed to reader. Needs no servers.
     Demo(demo::DemoArgs),
     /// Check settings, database, cache, feed and clock; print a fix for each failure.
     Check(check::CheckArgs),
@@ -73,7 +73,7 @@ pub enum Command {
     Replay(replay::ReplayArgs),
     /// Record the feed's answers for `replay`.
     Record(record::RecordArgs),
-    /// Measure a polling cycle on this machine, and compare it with the limit and other designs.
+    /// Measure a polling cycle on this machine, against the limit and other designs.
     Bench(bench::BenchArgs),
     /// Migrate the database to this version.
     Migrate(MigrateArgs),

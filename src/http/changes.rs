@@ -151,7 +151,7 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
 /// Splits the body into its changes. Each stays raw, so that an invalid one does not affect the others.
 fn items(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
     #[derive(Deserialize)]
-    struct Batch<'a> {
+    struct ReportBatch<'a> {
         #[serde(borrow)]
         changes: Option<Vec<&'a RawValue>>,
     }
@@ -162,10 +162,12 @@ fn items(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
     let items: Vec<&RawValue> = match body.trim_ascii_start().first() {
         Some(b'[') => serde_json::from_slice(body).map_err(unreadable)?,
         _ => match serde_json::from_slice(body).map_err(unreadable)? {
-            Batch {
+            ReportBatch {
                 changes: Some(changes),
             } => changes,
-            Batch { changes: None } => vec![serde_json::from_slice(body).map_err(unreadable)?],
+            ReportBatch { changes: None } => {
+                vec![serde_json::from_slice(body).map_err(unreadable)?]
+            }
         },
     };
     if items.len() > MAX_CHANGES {

@@ -10,7 +10,7 @@ use crate::store::EventPrices;
 /// Serialises the event with its prices.
 pub fn event_body(found: &EventPrices) -> Vec<u8> {
     #[derive(serde::Serialize)]
-    struct Body<'a> {
+    struct EventBody<'a> {
         event_id: &'a EventId,
         sport: &'a str,
         league: &'a str,
@@ -49,7 +49,7 @@ pub fn event_body(found: &EventPrices) -> Vec<u8> {
         observed_at: String,
     }
     let event = &found.event;
-    let body = Body {
+    let body = EventBody {
         event_id: &event.id,
         sport: &event.sport,
         league: &event.league,

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::store::home::{Backend, Home, open};
 use crate::world::daemon::{Daemon, Settings};
 use crate::world::proxy::{Proxy, Wire};
-use crate::world::{PATIENCE, poll_until};
+use crate::world::{PATIENCE, eventually};
 
 const TOKEN: &str = "ReportCanary-9f2";
 
@@ -379,8 +379,11 @@ async fn daemon_relays_reports_and_never_logs_the_token() {
         401
     );
     let waiting = "outbox WHERE kinds = 'task_completed'";
-    let relayed = async || (home.count(waiting).await == 0).then_some(());
-    poll_until("the change is relayed", relayed).await;
+    let relayed = async || match home.count(waiting).await {
+        0 => Ok(()),
+        rows => Err(rows),
+    };
+    eventually("the change is relayed", relayed).await;
     let ended = daemon.stop().await.expect(0);
     assert_eq!(ended.count("ReportCanary"), 0);
 }

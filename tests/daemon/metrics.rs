@@ -9,7 +9,7 @@ use super::Town;
 use super::town::{INVALIDATED, get};
 use crate::world::command::Oddsd;
 use crate::world::daemon::Daemon;
-use crate::world::poll_until;
+use crate::world::eventually;
 
 /// A parsed page of metrics. The parser is strict: each sample belongs to the family that was announced just
 /// before it, once, with help and type.
@@ -196,9 +196,13 @@ async fn metrics_exist_from_the_start_and_count_changes() {
     let second = async || {
         let seen = metrics(&url).await;
         let changes = seen.value("oddsd_freshness_seconds_count", &[]);
-        (changes >= 2.0).then_some(seen)
+        if changes >= 2.0 {
+            Ok(seen)
+        } else {
+            Err(changes)
+        }
     };
-    let seen = poll_until("the freshness of the second change", second).await;
+    let seen = eventually("the freshness of the second change", second).await;
     assert!(seen.value("oddsd_cycles_total", &[]) >= 2.0);
     let prices = |outcome| seen.value("oddsd_prices_total", &[("outcome", outcome)]);
     assert_eq!((prices("inserted"), prices("changed")), (48.0, 1.0));
@@ -213,8 +217,9 @@ async fn metrics_exist_from_the_start_and_count_changes() {
     let audited = async || {
         let seen = metrics(&url).await;
         seen.find("oddsd_changes_clean_ratio", &[("within", "2s")])
+            .ok_or("no ratio")
     };
-    let share = poll_until("an audited change", audited).await;
+    let share = eventually("an audited change", audited).await;
     assert!((0.0..=1.0).contains(&share), "{share}");
     seen.value("oddsd_canary_age_seconds", &[]);
     daemon.stop().await.expect(0);
@@ -230,9 +235,12 @@ async fn freshness_is_in_the_api_the_readiness_check_and_the_status() {
     let fresh = async || {
         let report = get(&format!("{url}/v1/freshness")).await.json();
         let known = report["freshness"]["changes"].as_u64() >= Some(1);
-        (known && report["canary"]["beats"].as_u64() >= Some(1)).then_some(report)
+        match known && report["canary"]["beats"].as_u64() >= Some(1) {
+            true => Ok(report),
+            false => Err(report),
+        }
     };
-    let report = poll_until("the freshness of a change and of the canary", fresh).await;
+    let report = eventually("the freshness of a change and of the canary", fresh).await;
     assert!(report["freshness"]["p50_ms"].is_number(), "{report}");
     assert!(report["commit_to_readable"]["p99_ms"].is_number());
     let verbose = get(&format!("{url}/readyz?verbose")).await.json();

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Town;
 use super::town::{Answer, INVALIDATED, ask, first_price, get};
-use crate::world::poll_until;
+use crate::world::eventually;
 
 const CARD: &str = "/v1/races/by-stage";
 
@@ -16,9 +16,12 @@ const CARD: &str = "/v1/races/by-stage";
 async fn hit(path: &str, headers: &[(&str, &str)]) -> Answer {
     let read = async || {
         let answer = ask(Method::GET, path, headers).await;
-        (answer.cache() == "HIT").then_some(answer)
+        match answer.cache() {
+            "HIT" => Ok(answer),
+            other => Err(other.to_owned()),
+        }
     };
-    poll_until("an answer from the cache", read).await
+    eventually("an answer from the cache", read).await
 }
 
 #[tokio::test]

@@ -19,25 +19,25 @@ pub mod upstash;
 /// Before a story gives up. Only a broken one ever takes it, however loaded the machine is.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Polls until the answer is there, with a pause between the polls, for at most 30 s.
+/// Polls `probe` with a pause until it returns `Ok`. Panics with the last `Err` after 30 s.
 #[track_caller]
-pub fn poll_until<T>(
-    condition: &str,
-    poll: impl AsyncFn() -> Option<T>,
+pub fn eventually<T, S: std::fmt::Debug>(
+    what: &str,
+    mut probe: impl AsyncFnMut() -> Result<T, S>,
 ) -> impl Future<Output = T> {
     const PAUSE: Duration = Duration::from_millis(20);
     const LIMIT: Duration = Duration::from_secs(30);
     let caller = std::panic::Location::caller();
     async move {
-        let polling = async {
-            loop {
-                if let Some(found) = poll().await {
-                    return found;
+        let limit = tokio::time::Instant::now() + LIMIT;
+        loop {
+            match probe().await {
+                Ok(value) => return value,
+                Err(state) if tokio::time::Instant::now() > limit => {
+                    panic!("{caller}: waited for {what}; last state: {state:?}")
                 }
-                tokio::time::sleep(PAUSE).await;
+                Err(_) => tokio::time::sleep(PAUSE).await,
             }
-        };
-        let polled = tokio::time::timeout(LIMIT, polling).await;
-        polled.unwrap_or_else(|_| panic!("{caller}: not within 30 s: {condition}"))
+        }
     }
 }

@@ -1,14 +1,15 @@
-//! Every setting, once: the doc comment here is the `--help` text is the reference. A flag wins over
-//! its environment variable, which wins over `.env`, which wins over the default.
+//! Every setting, with the doc comment that is its `--help` text. The CLI parses them: a flag overrides its
+//! environment variable, which overrides `.env`, which overrides the default.
 
+mod parsers;
 mod rules;
-mod words;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono_tz::Tz;
 use clap::{Args, ValueEnum};
+use parsers::{fraction, listen, rate, timezone};
 use secrecy::SecretString;
 
 use crate::cache::CacheSettings;
@@ -18,21 +19,16 @@ use crate::poller::IngestSettings;
 use crate::schedule::{Cadence, Plan};
 use crate::store::{Retention, StoreSettings, Tls};
 pub use rules::RulesArgs;
-use words::{fraction, listen, rate, timezone};
 
-/// A setting that can never work, with its fix: the program stops and says so (exit code 78).
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An invalid setting with its fix. The program ends with exit code 78.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct BadSetting(pub String);
 
-impl std::fmt::Display for BadSetting {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for BadSetting {}
-
+// Every command accepts every setting; only the long help (`--help`) lists them. This is no doc comment,
+// because clap would make it the description of the program.
 #[derive(Clone, Debug, Args)]
+#[command(mut_args(|arg| arg.global(true).hide_short_help(true)))]
 pub struct Settings {
     #[command(flatten)]
     pub feed: FeedArgs,
@@ -52,65 +48,42 @@ pub struct Settings {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FeedKind {
-    /// Horse racing: whole cards, and one race at a time near its off.
+    /// Horse racing: whole racecards, and single races near their start.
     RacingApi,
-    /// Leagues of many sports, within a paid quota.
+    /// Leagues of many sports, with a paid quota.
     OddsApi,
-    /// Recorded exchange streams; only `oddsd replay` reads them.
+    /// Recorded exchange streams, for `oddsd replay` only.
     Betfair,
-    /// An invented race day: no key, no network.
+    /// A simulated race day. Needs no key and no network.
     Simulator,
 }
 
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Feed")]
 pub struct FeedArgs {
-    /// Who knows the odds.
-    #[arg(
-        long,
-        env = "FEED",
-        value_enum,
-        default_value = "racing-api",
-        global = true,
-        hide_short_help = true
-    )]
+    /// The source of the odds.
+    #[arg(long, env = "FEED", value_enum, default_value = "racing-api")]
     pub feed: FeedKind,
     /// User name of The Racing API.
-    #[arg(
-        long,
-        env = "RACING_API_USERNAME",
-        hide_env_values = true,
-        global = true,
-        hide_short_help = true
-    )]
+    #[arg(long, env = "RACING_API_USERNAME", hide_env_values = true)]
     pub racing_api_username: Option<SecretString>,
     /// Password of The Racing API.
-    #[arg(
-        long,
-        env = "RACING_API_PASSWORD",
-        hide_env_values = true,
-        global = true,
-        hide_short_help = true
-    )]
+    #[arg(long, env = "RACING_API_PASSWORD", hide_env_values = true)]
     pub racing_api_password: Option<SecretString>,
-    /// Where The Racing API (or a mirror of it) answers.
+    /// Base URL of The Racing API or of a mirror.
     #[arg(
         long,
         env = "RACING_API_URL",
         hide_env_values = true,
-        default_value = "https://api.theracingapi.com/v1",
-        global = true,
-        hide_short_help = true
+        default_value = "https://api.theracingapi.com/v1"
     )]
     pub racing_api_url: String,
-    /// Regions to poll, comma-separated; empty: all of them.
+    /// Regions to poll, comma-separated. Empty: all regions.
     #[arg(
         long,
         env = "RACING_API_REGIONS",
         default_value = "gb,ire",
-        value_delimiter = ',',
-        global = true,
-        hide_short_help = true
+        value_delimiter = ','
     )]
     pub racing_api_regions: Vec<String>,
     /// Whole-card requests a second (the provider's limit is 2).
@@ -118,9 +91,7 @@ pub struct FeedArgs {
         long,
         env = "RACING_API_CARDS_PER_SECOND",
         value_parser = rate,
-        default_value = "2",
-        global = true,
-        hide_short_help = true
+        default_value = "2"
     )]
     pub racing_api_cards_per_second: f64,
     /// One-race requests a second (the provider's limit is 5).
@@ -128,44 +99,32 @@ pub struct FeedArgs {
         long,
         env = "RACING_API_RACES_PER_SECOND",
         value_parser = rate,
-        default_value = "5",
-        global = true,
-        hide_short_help = true
+        default_value = "5"
     )]
     pub racing_api_races_per_second: f64,
-    /// Races a page, 1 to 500.
-    #[arg(long, env = "RACING_API_PAGE", default_value = "500", value_parser = clap::value_parser!(u16).range(1..=500), global = true, hide_short_help = true)]
+    /// Races in one page of the answer, 1 to 500.
+    #[arg(long, env = "RACING_API_PAGE", default_value = "500", value_parser = clap::value_parser!(u16).range(1..=500))]
     pub racing_api_page: u16,
     /// Key of The Odds API.
-    #[arg(
-        long,
-        env = "ODDS_API_KEY",
-        hide_env_values = true,
-        global = true,
-        hide_short_help = true
-    )]
+    #[arg(long, env = "ODDS_API_KEY", hide_env_values = true)]
     pub odds_api_key: Option<SecretString>,
-    /// Where The Odds API answers.
+    /// Base URL of The Odds API.
     #[arg(
         long,
         env = "ODDS_API_URL",
         hide_env_values = true,
-        default_value = "https://api.the-odds-api.com",
-        global = true,
-        hide_short_help = true
+        default_value = "https://api.the-odds-api.com"
     )]
     pub odds_api_url: String,
     /// League of The Odds API to poll, e.g. baseball_mlb.
-    #[arg(long, env = "ODDS_API_SPORT", global = true, hide_short_help = true)]
+    #[arg(long, env = "ODDS_API_SPORT")]
     pub odds_api_sport: Option<String>,
     /// Bookmaker regions of The Odds API, comma-separated; each costs quota.
     #[arg(
         long,
         env = "ODDS_API_REGIONS",
         default_value = "uk",
-        value_delimiter = ',',
-        global = true,
-        hide_short_help = true
+        value_delimiter = ','
     )]
     pub odds_api_regions: Vec<String>,
     /// Markets of The Odds API, comma-separated; each costs quota.
@@ -173,45 +132,24 @@ pub struct FeedArgs {
         long,
         env = "ODDS_API_MARKETS",
         default_value = "h2h",
-        value_delimiter = ',',
-        global = true,
-        hide_short_help = true
+        value_delimiter = ','
     )]
     pub odds_api_markets: Vec<String>,
     /// Notation in which The Odds API answers.
-    #[arg(
-        long,
-        env = "ODDS_API_FORMAT",
-        value_enum,
-        default_value = "decimal",
-        global = true,
-        hide_short_help = true
-    )]
+    #[arg(long, env = "ODDS_API_FORMAT", value_enum, default_value = "decimal")]
     pub odds_api_format: OddsNotation,
-    /// Stop asking The Odds API when no more than this many paid requests are left.
-    #[arg(
-        long,
-        env = "ODDS_API_QUOTA_FLOOR",
-        default_value = "0",
-        global = true,
-        hide_short_help = true
-    )]
+    /// Stop polling The Odds API if at most this many paid requests are left.
+    #[arg(long, env = "ODDS_API_QUOTA_FLOOR", default_value = "0")]
     pub odds_api_quota_floor: u64,
-    /// Seconds that one request to a feed may take, answer included.
-    #[arg(long, env = "FEED_TIMEOUT_SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=300), global = true, hide_short_help = true)]
+    /// Timeout of one request to a feed, in seconds, including the answer's body.
+    #[arg(long, env = "FEED_TIMEOUT_SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=300))]
     pub feed_timeout_seconds: u64,
-    /// Seed of the simulated race day: the same seed is the same day.
-    #[arg(
-        long,
-        env = "SIMULATOR_SEED",
-        default_value = "7",
-        global = true,
-        hide_short_help = true
-    )]
+    /// Seed of the simulated race day. The same seed gives the same day.
+    #[arg(long, env = "SIMULATOR_SEED", default_value = "7")]
     pub simulator_seed: u64,
-    /// Largest share of the open prices that one answer may leave out before a second look must
-    /// agree; 1 believes every answer at once.
-    #[arg(long, env = "MAX_REMOVED_FRACTION", default_value = "0.5", value_parser = fraction, global = true, hide_short_help = true)]
+    /// Largest share of the open prices that one answer may leave out before a second answer must
+    /// confirm it. 1: every answer is accepted.
+    #[arg(long, env = "MAX_REMOVED_FRACTION", default_value = "0.5", value_parser = fraction)]
     pub max_removed_fraction: f64,
 }
 
@@ -240,122 +178,81 @@ pub struct StoreArgs {
         env = "DATABASE_URL",
         default_value = "sqlite:oddsd.db",
         hide_env_values = true,
-        hide_default_value = false,
-        global = true,
-        hide_short_help = true
+        hide_default_value = false
     )]
     pub database_url: SecretString,
-    /// What to demand of a connection to another host.
-    #[arg(
-        long,
-        env = "DATABASE_TLS",
-        value_enum,
-        default_value = "verify-full",
-        global = true,
-        hide_short_help = true
-    )]
+    /// TLS that a connection to another host must have.
+    #[arg(long, env = "DATABASE_TLS", value_enum, default_value = "verify-full")]
     pub database_tls: Tls,
-    /// Most connections held at once.
-    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value = "6", value_parser = clap::value_parser!(u32).range(2..=200), global = true, hide_short_help = true)]
+    /// Maximum number of open connections.
+    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value = "6", value_parser = clap::value_parser!(u32).range(2..=200))]
     pub database_max_connections: u32,
-    /// Seconds after which the database ends a statement of ours.
-    #[arg(long, env = "DATABASE_STATEMENT_TIMEOUT_SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=3600), global = true, hide_short_help = true)]
+    /// Seconds after which the database cancels a statement of oddsd.
+    #[arg(long, env = "DATABASE_STATEMENT_TIMEOUT_SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub database_statement_timeout_seconds: u64,
-    /// Bring the tables to this version at start.
-    #[arg(long, env = "AUTO_MIGRATE", default_value = "true", action = clap::ArgAction::Set, global = true, hide_short_help = true)]
+    /// Migrate the tables to this version at the start.
+    #[arg(long, env = "AUTO_MIGRATE", default_value = "true", action = clap::ArgAction::Set)]
     pub auto_migrate: bool,
-    /// Days that price history, cycles and removals are kept.
-    #[arg(long, env = "HISTORY_DAYS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=36500), global = true, hide_short_help = true)]
+    /// Retention of price history, cycles and removals, in days.
+    #[arg(long, env = "HISTORY_DAYS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=36500))]
     pub history_days: u64,
-    /// Days that finished events are kept.
-    #[arg(long, env = "FINISHED_EVENT_DAYS", default_value = "7", value_parser = clap::value_parser!(u64).range(1..=36500), global = true, hide_short_help = true)]
+    /// Retention of finished events, in days.
+    #[arg(long, env = "FINISHED_EVENT_DAYS", default_value = "7", value_parser = clap::value_parser!(u64).range(1..=36500))]
     pub finished_event_days: u64,
 }
 
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Cache")]
 pub struct CacheArgs {
-    /// redis://, rediss://, redis-cluster:// or redis-sentinel:// URL. Empty: see the next two.
-    #[arg(
-        long,
-        env = "REDIS_URL",
-        hide_env_values = true,
-        global = true,
-        hide_short_help = true
-    )]
+    /// redis://, rediss://, redis-cluster:// or redis-sentinel:// URL. Empty: the next two settings apply.
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<SecretString>,
-    /// Upstash REST URL. Empty, with REDIS_URL empty: answers are cached in this process.
-    #[arg(
-        long,
-        env = "UPSTASH_REDIS_REST_URL",
-        hide_env_values = true,
-        global = true,
-        hide_short_help = true
-    )]
+    /// Upstash REST URL. If it and REDIS_URL are empty, answers are cached in this process.
+    #[arg(long, env = "UPSTASH_REDIS_REST_URL", hide_env_values = true)]
     pub upstash_redis_rest_url: Option<String>,
     /// Upstash REST token.
-    #[arg(
-        long,
-        env = "UPSTASH_REDIS_REST_TOKEN",
-        hide_env_values = true,
-        global = true,
-        hide_short_help = true
-    )]
+    #[arg(long, env = "UPSTASH_REDIS_REST_TOKEN", hide_env_values = true)]
     pub upstash_redis_rest_token: Option<SecretString>,
-    /// false: no cache is contacted at all.
-    #[arg(long, env = "CACHE_ENABLED", default_value = "true", action = clap::ArgAction::Set, global = true, hide_short_help = true)]
+    /// Use a cache. false: no cache is contacted.
+    #[arg(long, env = "CACHE_ENABLED", default_value = "true", action = clap::ArgAction::Set)]
     pub cache_enabled: bool,
-    /// Milliseconds that one removal may take before it counts as failed and is retried.
-    #[arg(long, env = "CACHE_TIMEOUT_MS", default_value = "2000", value_parser = clap::value_parser!(u64).range(10..=60000), global = true, hide_short_help = true)]
+    /// Milliseconds after which a removal has failed and is retried.
+    #[arg(long, env = "CACHE_TIMEOUT_MS", default_value = "2000", value_parser = clap::value_parser!(u64).range(10..=60000))]
     pub cache_timeout_ms: u64,
-    /// Mebibytes that answers cached in this process may take.
-    #[arg(long, env = "CACHE_MEMORY_MB", default_value = "64", value_parser = clap::value_parser!(u64).range(1..=65536), global = true, hide_short_help = true)]
+    /// Memory for answers cached in this process, in MiB.
+    #[arg(long, env = "CACHE_MEMORY_MB", default_value = "64", value_parser = clap::value_parser!(u64).range(1..=65536))]
     pub cache_memory_mb: u64,
-    /// Mebibytes of this process that may hold answers in front of Redis (one server or sentinels;
-    /// Redis tells it what changes). 0: none.
-    #[arg(long, env = "CACHE_FIRST_LEVEL_MB", default_value = "16", value_parser = clap::value_parser!(u64).range(0..=65536), global = true, hide_short_help = true)]
+    /// Memory of the in-process cache in front of Redis, in MiB (a single server or sentinels, with
+    /// client tracking). 0: none.
+    #[arg(long, env = "CACHE_FIRST_LEVEL_MB", default_value = "16", value_parser = clap::value_parser!(u64).range(0..=65536))]
     pub cache_first_level_mb: u64,
-    /// Milliseconds after which a key is removed once more, for programs that fill the cache on their
-    /// own and may have asked the database just before the change. 0: never.
-    #[arg(long, env = "CACHE_REMOVE_AGAIN_MS", default_value = "1500", value_parser = clap::value_parser!(u64).range(0..=600000), global = true, hide_short_help = true)]
+    /// Milliseconds after which a key is removed a second time, for programs that fill the cache
+    /// themselves and may have read the database just before the change. 0: never.
+    #[arg(long, env = "CACHE_REMOVE_AGAIN_MS", default_value = "1500", value_parser = clap::value_parser!(u64).range(0..=600000))]
     pub cache_remove_again_ms: u64,
 }
 
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Schedule")]
 pub struct ScheduleArgs {
-    /// How often to look, by minutes to the off.
-    #[arg(
-        long,
-        env = "CADENCE",
-        default_value = "5=10s,30=60s,120=300s,*=900s",
-        global = true,
-        hide_short_help = true
-    )]
+    /// Polling intervals by minutes to the start of a race.
+    #[arg(long, env = "CADENCE", default_value = "5=10s,30=60s,120=300s,*=900s")]
     pub cadence: Cadence,
-    /// With more races due than this, the whole card is fetched instead of one race each.
-    #[arg(
-        long,
-        env = "MAX_ONE_RACE_CALLS",
-        default_value = "10",
-        global = true,
-        hide_short_help = true
-    )]
+    /// Maximum number of single-race requests in one cycle. If more races are due, the whole card is fetched.
+    #[arg(long, env = "MAX_ONE_RACE_CALLS", default_value = "10")]
     pub max_one_race_calls: usize,
-    /// Seconds after which the whole card is fetched again, whatever is due.
-    #[arg(long, env = "WHOLE_CARD_SECONDS", default_value = "900", value_parser = clap::value_parser!(u64).range(1..=86400), global = true, hide_short_help = true)]
+    /// Seconds after which the whole card is fetched again, even if few races are due.
+    #[arg(long, env = "WHOLE_CARD_SECONDS", default_value = "900", value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub whole_card_seconds: u64,
-    /// Six fields (second first) instead of the cadence: "0 */5 * * * *". Empty: the cadence.
-    #[arg(long, env = "CRON", global = true, hide_short_help = true)]
+    /// Cron expression of six fields (second first) that replaces the cadence: "0 */5 * * * *".
+    #[arg(long, env = "CRON")]
     pub cron: Option<String>,
-    /// Time zone of the cron line.
+    /// Time zone of the cron expression.
     #[arg(
         long,
         env = "CRON_TIMEZONE",
         value_parser = timezone,
-        default_value = "UTC",
-        global = true,
-        hide_short_help = true
+        default_value = "UTC"
     )]
     pub cron_timezone: Tz,
 }
@@ -363,31 +260,25 @@ pub struct ScheduleArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Daemon")]
 pub struct DaemonArgs {
-    /// Where the read API listens; "off" for a worker that nobody asks.
-    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080", value_parser = listen, global = true, hide_short_help = true)]
+    /// Address of the read API, or "off" for a worker without one.
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080", value_parser = listen)]
     pub listen: Listen,
-    /// Name of this daemon in the lease and in logs. Empty: the host's name.
-    #[arg(long, env = "INSTANCE", global = true, hide_short_help = true)]
+    /// Name of this daemon in the leader lease and in logs. Empty: the host name.
+    #[arg(long, env = "INSTANCE")]
     pub instance: Option<String>,
-    /// Seconds for which the right to write is held; another daemon takes over after them.
-    #[arg(long, env = "LEASE_SECONDS", default_value = "15", value_parser = clap::value_parser!(u64).range(1..=600), global = true, hide_short_help = true)]
+    /// Duration of the leader lease (the right to write) in seconds. After it another daemon takes over.
+    #[arg(long, env = "LEASE_SECONDS", default_value = "15", value_parser = clap::value_parser!(u64).range(1..=600))]
     pub lease_seconds: u64,
-    /// Look at what readers are served after a change: freshness in `oddsd status`, on the page and in
-    /// /metrics.
-    #[arg(long, env = "AUDIT", default_value = "true", action = clap::ArgAction::Set, global = true, hide_short_help = true)]
+    /// Audit what readers are served after a change. The result is in `oddsd status`, on the page and
+    /// in /metrics.
+    #[arg(long, env = "AUDIT", default_value = "true", action = clap::ArgAction::Set)]
     pub audit: bool,
-    /// Seconds between two changes of a row of no meaning, by which silence is noticed without traffic.
-    /// 0: none. Empty: 1; with Upstash, where each costs about four billed commands, 30.
-    #[arg(long, env = "CANARY_SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600), global = true, hide_short_help = true)]
+    /// Seconds between two changes of a test row, which detect failures when no price changes. 0: none.
+    /// Empty: 1, or 30 with Upstash, where each change costs about four billed commands.
+    #[arg(long, env = "CANARY_SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub canary_seconds: Option<u64>,
-    /// What other programs show to report changes with POST /v1/changes. Empty: nobody may.
-    #[arg(
-        long,
-        env = "REPORT_TOKEN",
-        hide_env_values = true,
-        global = true,
-        hide_short_help = true
-    )]
+    /// Token with which other programs report changes by POST /v1/changes. Empty: reports are refused.
+    #[arg(long, env = "REPORT_TOKEN", hide_env_values = true)]
     pub report_token: Option<SecretString>,
 }
 
@@ -401,21 +292,15 @@ pub enum Listen {
 #[command(next_help_heading = "Log")]
 pub struct LogArgs {
     /// error, warn, info, debug or trace, or a filter such as info,oddsd::store=debug. RUST_LOG wins.
-    #[arg(
-        long,
-        env = "LOG_LEVEL",
-        default_value = "info",
-        global = true,
-        hide_short_help = true
-    )]
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     pub log_level: String,
     /// pretty, logfmt or json. Empty: pretty on a terminal, logfmt elsewhere.
-    #[arg(long, env = "LOG_FORMAT", global = true, hide_short_help = true)]
-    pub log_format: Option<String>,
+    #[arg(long, env = "LOG_FORMAT", value_enum, ignore_case = true)]
+    pub log_format: Option<LogFormat>,
 }
 
-/// Hosting panels spell "not set" as an empty text.
-fn set(text: &Option<String>) -> Option<&str> {
+/// Treats an empty text as not set, because hosting panels store it so.
+fn non_empty(text: &Option<String>) -> Option<&str> {
     text.as_deref()
         .map(str::trim)
         .filter(|text| !text.is_empty())
@@ -467,29 +352,26 @@ impl Settings {
     }
 
     pub fn cron(&self) -> Option<&str> {
-        set(&self.schedule.cron)
+        non_empty(&self.schedule.cron)
     }
 
     pub fn lease(&self) -> Duration {
         Duration::from_secs(self.daemon.lease_seconds)
     }
 
-    /// `None`: no canary. `billed`: the cache bills each command.
+    /// The canary's interval; `None` disables it. `billed`: the cache bills each command.
     pub fn canary(&self, billed: bool) -> Option<Duration> {
         let usual = if billed { 30 } else { 1 };
         let seconds = self.daemon.canary_seconds.unwrap_or(usual);
         (self.daemon.audit && seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
-    /// Who we are in the lease: unique, so that a restarted daemon is not taken for its predecessor.
+    /// This daemon's name in the leader lease. It is unique, so that a restarted daemon cannot be confused
+    /// with its predecessor.
     pub fn instance(&self) -> String {
         let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-        let name = set(&self.daemon.instance).unwrap_or(host.trim());
+        let name = non_empty(&self.daemon.instance).unwrap_or(host.trim());
         let name = if name.is_empty() { "oddsd" } else { name };
         format!("{name}-{}-{:04x}", std::process::id(), fastrand::u16(..))
-    }
-
-    pub fn log_format(&self) -> anyhow::Result<Option<LogFormat>> {
-        set(&self.log.log_format).map(str::parse).transpose()
     }
 }

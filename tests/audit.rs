@@ -382,13 +382,13 @@ async fn canary_that_stops_reaching_readers_is_logged_once() {
     }
     assert!(fixture.report().canary.expect("it runs").age_seconds > 20.0);
     assert_eq!(fixture.home.count("outbox").await, 1);
-    assert_eq!(log.lines("canary.silent").len(), 1, "{}", log.text());
-    assert_eq!(log.lines("canary.back").len(), 0);
+    assert_eq!(log.lines("canary.missed").len(), 1, "{}", log.text());
+    assert_eq!(log.lines("canary.recovered").len(), 0);
     fixture.remove().await;
     fixture.auditor.step(fixture.start).await;
     until(&mut canary, &mut fixture, ProbeResult::Clean).await;
-    assert_eq!(log.lines("canary.back").len(), 1);
-    assert_eq!(log.lines("canary.silent").len(), 1);
+    assert_eq!(log.lines("canary.recovered").len(), 1);
+    assert_eq!(log.lines("canary.missed").len(), 1);
 }
 
 /// Its removal is not reported here; the outbox shows it.

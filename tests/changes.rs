@@ -1,5 +1,5 @@
-//! `POST /v1/changes`: what other programs report is stored before they are told so, and nobody else
-//! may report anything.
+//! `POST /v1/changes`: a reported change is stored before the response, and only requests with the token may
+//! report.
 
 use std::sync::{Arc, LazyLock};
 
@@ -14,36 +14,36 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::home::{Backend, Home, open};
-use crate::world::PATIENCE;
 use crate::world::daemon::{Daemon, Settings};
 use crate::world::proxy::{Proxy, Wire};
+use crate::world::{PATIENCE, eventually};
 
 const TOKEN: &str = "ReportCanary-9f2";
 
-/// The API of a daemon, and nobody who relays what it stores.
-struct Desk {
+/// The read API on a store of its own, without a relay.
+struct ReportApi {
     home: Home,
     url: String,
     bell: Arc<Notify>,
     _serving: tokio_util::sync::DropGuard,
 }
 
-struct Answer {
+struct ReportResponse {
     status: u16,
     headers: reqwest::header::HeaderMap,
     body: Value,
 }
 
-impl Desk {
+impl ReportApi {
     async fn open(backend: Backend) -> Self {
         let home = backend.fresh().await;
         let store = home.store.clone();
-        Self::before(home, store, Some(TOKEN)).await
+        Self::serve(home, store, Some(TOKEN)).await
     }
 
-    async fn before(home: Home, store: oddsd::store::Store, token: Option<&str>) -> Self {
+    async fn serve(home: Home, store: oddsd::store::Store, token: Option<&str>) -> Self {
         let (bell, stop) = (Arc::new(Notify::new()), CancellationToken::new());
-        let face = Face {
+        let state = Face {
             rules: oddsd::rules_file::Rulebook::builtin(),
             store,
             reader: Reader::new(Arc::new(Cache::Off)),
@@ -62,7 +62,7 @@ impl Desk {
         );
         tokio::spawn(http::serve(
             listener,
-            http::router(Arc::new(face)),
+            http::router(Arc::new(state)),
             stop.clone(),
         ));
         Self {
@@ -73,16 +73,16 @@ impl Desk {
         }
     }
 
-    async fn post(&self, body: &Value) -> Answer {
+    async fn post(&self, body: &Value) -> ReportResponse {
         self.send(&format!("Bearer {TOKEN}"), body.to_string())
             .await
     }
 
-    async fn send(&self, authorization: &str, body: String) -> Answer {
+    async fn send(&self, authorization: &str, body: String) -> ReportResponse {
         send(&self.url, authorization, body).await
     }
 
-    /// What waits in the outbox: kinds, event and detail, in the order of their texts.
+    /// The rows of the outbox: kinds, event and detail, sorted.
     async fn stored(&self) -> Vec<String> {
         let mut rows = self
             .home
@@ -93,7 +93,7 @@ impl Desk {
     }
 }
 
-async fn send(url: &str, authorization: &str, body: String) -> Answer {
+async fn send(url: &str, authorization: &str, body: String) -> ReportResponse {
     static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
         let client = reqwest::Client::builder().no_proxy();
         client.pool_max_idle_per_host(0).build().expect("a client")
@@ -103,7 +103,7 @@ async fn send(url: &str, authorization: &str, body: String) -> Answer {
         request = request.header("authorization", authorization);
     }
     let answer = request.send().await.expect("an answer");
-    Answer {
+    ReportResponse {
         status: answer.status().as_u16(),
         headers: answer.headers().clone(),
         body: serde_json::from_str(&answer.text().await.expect("a body")).expect("JSON"),
@@ -114,30 +114,30 @@ fn task(run: usize) -> Value {
     json!({ "change": "task_completed", "task": "build_climate", "run_id": format!("ab-{run}") })
 }
 
-async fn stored_before_the_answer(backend: Backend) {
-    let desk = Desk::open(backend).await;
-    let one = desk.post(&task(1)).await;
+async fn change_is_stored_before_the_response(backend: Backend) {
+    let api = ReportApi::open(backend).await;
+    let one = api.post(&task(1)).await;
     assert_eq!(
         (one.status, one.body),
         (202, json!({ "accepted": 1, "rejected": [] }))
     );
     assert_eq!(
-        desk.stored().await,
+        api.stored().await,
         [r#"task_completed - {"run_id":"ab-1","task":"build_climate"}"#]
     );
-    let rung = tokio::time::timeout(PATIENCE, desk.bell.notified()).await;
-    rung.expect("the relay is told at once");
+    let woken = tokio::time::timeout(PATIENCE, api.bell.notified()).await;
+    woken.expect("the relay is woken up");
 
-    desk.home.meddle("DELETE FROM oddsd.outbox").await;
+    api.home.meddle("DELETE FROM oddsd.outbox").await;
     let row = json!({ "change": "row_changed", "table": "tlog", "op": "insert", "row": { "trig_id": 7, "user_id": null, "ok": true } });
     let price = json!({ "change": "price_changed", "event_id": "rac_1" });
     let moved = json!({ "change": "status_changed", "event_id": "rac_1", "market": "win" });
-    let several = desk
+    let several = api
         .post(&json!({ "changes": [row, price, moved, price, task(2)] }))
         .await;
     assert_eq!(several.body["accepted"], 5);
     assert_eq!(
-        desk.stored().await,
+        api.stored().await,
         [
             "price_changed rac_1 -",
             r#"row_changed - {"op":"insert","row":{"ok":true,"trig_id":7,"user_id":null},"table":"tlog"}"#,
@@ -147,14 +147,14 @@ async fn stored_before_the_answer(backend: Backend) {
         "the same change is stored once"
     );
 
-    desk.home.meddle("DELETE FROM oddsd.outbox").await;
+    api.home.meddle("DELETE FROM oddsd.outbox").await;
     let thousand: Vec<Value> = (0..1_000).map(task).collect();
-    assert_eq!(desk.post(&json!(thousand)).await.body["accepted"], 1_000);
-    assert_eq!(desk.home.count("outbox").await, 1_000);
+    assert_eq!(api.post(&json!(thousand)).await.body["accepted"], 1_000);
+    assert_eq!(api.home.count("outbox").await, 1_000);
 }
 
-async fn a_bad_change_spoils_no_good_one(backend: Backend) {
-    let desk = Desk::open(backend).await;
+async fn invalid_change_does_not_affect_valid_ones(backend: Backend) {
+    let api = ReportApi::open(backend).await;
     let long = "x".repeat(513);
     let bad = [
         (
@@ -181,12 +181,12 @@ async fn a_bad_change_spoils_no_good_one(backend: Backend) {
         ),
         (
             json!({ "change": "row_changed", "table": "t", "a b": 1 }),
-            "no name",
+            "not a field name",
             "letter",
         ),
         (
             json!({ "change": "row_changed", "table": "t", "row": { "": 1 } }),
-            "no name",
+            "not a field name",
             "letter",
         ),
         (
@@ -196,36 +196,36 @@ async fn a_bad_change_spoils_no_good_one(backend: Backend) {
         ),
         (
             json!({ "change": "row_changed", "table": "t", "row": [1] }),
-            "no single value",
+            "not a single value",
             "text",
         ),
         (
             json!({ "change": "row_changed", "table": "t", "row": { "a": {} } }),
-            "no single value",
+            "not a single value",
             "text",
         ),
         (json!("row_changed"), "object", "array"),
     ];
     let mut batch = vec![task(1)];
     batch.extend(bad.iter().map(|(change, ..)| change.clone()));
-    batch.push(json!({ "change": "row_changed", "table": "nobody_knows_it" }));
-    let answer = desk.post(&json!(batch)).await;
+    batch.push(json!({ "change": "row_changed", "table": "of_no_rule" }));
+    let answer = api.post(&json!(batch)).await;
     assert_eq!((answer.status, &answer.body["accepted"]), (202, &json!(2)));
     let rejected = answer.body["rejected"].as_array().expect("a list");
     assert_eq!(rejected.len(), bad.len(), "{}", answer.body);
-    for (n, ((_, error, hint), said)) in bad.iter().zip(rejected).enumerate() {
-        assert_eq!(said["index"], n + 1);
+    for (n, ((_, error, hint), rejection)) in bad.iter().zip(rejected).enumerate() {
+        assert_eq!(rejection["index"], n + 1);
         let has = |field: &str, word: &str| {
-            let text = said[field].as_str().expect("a text");
+            let text = rejection[field].as_str().expect("a text");
             assert!(
                 text.contains(word),
-                "{field}: {word:?} is missing in {said}"
+                "{field}: {word:?} is missing in {rejection}"
             );
         };
         has("error", error);
         has("hint", hint);
     }
-    assert_eq!(desk.home.count("outbox").await, 2);
+    assert_eq!(api.home.count("outbox").await, 2);
 
     for (body, word) in [
         ("", "cannot be read"),
@@ -235,21 +235,21 @@ async fn a_bad_change_spoils_no_good_one(backend: Backend) {
         ("[]", "no change"),
         ("{}", "no change"),
         (r#"{"changes":7}"#, "cannot be read"),
-        (r#"[{"change":"nothing"}]"#, "no change of these"),
+        (r#"[{"change":"nothing"}]"#, "no change"),
     ] {
-        let answer = desk.send(&format!("bearer {TOKEN}"), body.into()).await;
+        let answer = api.send(&format!("bearer {TOKEN}"), body.into()).await;
         assert_eq!(answer.status, 400, "{body}");
         let error = answer.body["error"].as_str().expect("a text");
         assert!(error.contains(word), "{body}: {error}");
         assert!(answer.body["hint"].is_string());
     }
-    assert_eq!(desk.home.count("outbox").await, 2);
+    assert_eq!(api.home.count("outbox").await, 2);
 }
 
-async fn too_much_is_refused_with_the_limit(backend: Backend) {
-    let desk = Desk::open(backend).await;
+async fn oversized_request_is_refused_with_the_limit(backend: Backend) {
+    let api = ReportApi::open(backend).await;
     let many: Vec<Value> = (0..1_001).map(task).collect();
-    let answer = desk.post(&json!(many)).await;
+    let answer = api.post(&json!(many)).await;
     assert_eq!(answer.status, 413);
     assert!(
         answer.body["error"]
@@ -257,7 +257,7 @@ async fn too_much_is_refused_with_the_limit(backend: Backend) {
             .expect("a text")
             .contains("1000")
     );
-    let long = desk
+    let long = api
         .post(&json!([{ "change": "row_changed", "table": "x".repeat(1 << 20) }]))
         .await;
     assert_eq!(long.status, 413);
@@ -267,11 +267,11 @@ async fn too_much_is_refused_with_the_limit(backend: Backend) {
             .expect("a text")
             .contains("1048576 bytes")
     );
-    assert_eq!(desk.home.count("outbox").await, 0);
+    assert_eq!(api.home.count("outbox").await, 0);
 }
 
-async fn only_who_shows_the_token_may_report(backend: Backend) {
-    let desk = Desk::open(backend).await;
+async fn request_without_the_token_is_refused(backend: Backend) {
+    let api = ReportApi::open(backend).await;
     let shown = [
         String::new(),
         "Bearer".into(),
@@ -282,7 +282,7 @@ async fn only_who_shows_the_token_may_report(backend: Backend) {
         format!("Bearer {}", TOKEN.to_lowercase()),
     ];
     for shown in shown {
-        let answer = desk.send(&shown, task(1).to_string()).await;
+        let answer = api.send(&shown, task(1).to_string()).await;
         assert_eq!(answer.status, 401, "{shown}");
         assert!(
             answer.headers["www-authenticate"]
@@ -296,20 +296,20 @@ async fn only_who_shows_the_token_may_report(backend: Backend) {
             answer.body
         );
     }
-    let wrong_way = reqwest::Client::builder()
+    let client = reqwest::Client::builder()
         .no_proxy()
         .build()
         .expect("a client");
-    let wrong_way = wrong_way.get(&desk.url).send().await.expect("an answer");
+    let get = client.get(&api.url).send().await.expect("an answer");
     assert_eq!(
-        (wrong_way.status().as_u16(), &wrong_way.headers()["allow"]),
+        (get.status().as_u16(), &get.headers()["allow"]),
         (405, &"POST".parse().expect("a value"))
     );
-    assert_eq!(desk.home.count("outbox").await, 0);
+    assert_eq!(api.home.count("outbox").await, 0);
 
     let home = backend.fresh().await;
     let store = home.store.clone();
-    let closed = Desk::before(home, store, None).await;
+    let closed = ReportApi::serve(home, store, None).await;
     let answer = closed.post(&task(1)).await;
     assert_eq!(answer.status, 403);
     assert!(
@@ -331,32 +331,32 @@ macro_rules! on_every_backend {
     };
 }
 on_every_backend!(
-    stored_before_the_answer,
-    a_bad_change_spoils_no_good_one,
-    too_much_is_refused_with_the_limit,
-    only_who_shows_the_token_may_report,
+    change_is_stored_before_the_response,
+    invalid_change_does_not_affect_valid_ones,
+    oversized_request_is_refused_with_the_limit,
+    request_without_the_token_is_refused,
 );
 
 #[tokio::test]
-async fn without_the_database_nothing_is_promised() {
+async fn report_without_the_database_is_503_and_stores_nothing() {
     let home = Backend::Postgres.fresh().await;
     let (proxy, url) = Proxy::before_url(&home.url).await;
     let store = open(&url).await;
-    let desk = Desk::before(home, store, Some(TOKEN)).await;
+    let api = ReportApi::serve(home, store, Some(TOKEN)).await;
     proxy.set(Wire::Cut);
-    let away = desk.post(&task(1)).await;
+    let away = api.post(&task(1)).await;
     assert_eq!(away.status, 503, "{}", away.body);
     let seconds = away.headers["retry-after"].to_str().expect("text");
     assert!(seconds.parse::<u32>().is_ok(), "{seconds}");
-    assert_eq!(desk.home.count("outbox").await, 0);
+    assert_eq!(api.home.count("outbox").await, 0);
     proxy.set(Wire::Pass);
-    assert_eq!(desk.post(&task(1)).await.status, 202);
-    assert_eq!(desk.home.count("outbox").await, 1);
+    assert_eq!(api.post(&task(1)).await.status, 202);
+    assert_eq!(api.home.count("outbox").await, 1);
 }
 
-/// The whole program: what is reported is relayed, and the token is in no line at any level.
+/// The reported change is relayed, and the token is in no log line at any level.
 #[tokio::test]
-async fn a_daemon_takes_reports_and_never_says_the_token() {
+async fn daemon_relays_reports_and_never_logs_the_token() {
     let home = Backend::Sqlite.fresh().await;
     let settings = Settings::default()
         .with("FEED", "simulator")
@@ -378,10 +378,12 @@ async fn a_daemon_takes_reports_and_never_says_the_token() {
             .status,
         401
     );
-    let settled = async { while home.count("outbox WHERE kinds = 'task_completed'").await > 0 {} };
-    tokio::time::timeout(PATIENCE, settled)
-        .await
-        .expect("it is relayed");
+    let waiting = "outbox WHERE kinds = 'task_completed'";
+    let relayed = async || match home.count(waiting).await {
+        0 => Ok(()),
+        rows => Err(rows),
+    };
+    eventually("the change is relayed", relayed).await;
     let ended = daemon.stop().await.expect(0);
     assert_eq!(ended.count("ReportCanary"), 0);
 }

@@ -1,12 +1,14 @@
-//! The lines that people grep, word for word, and the laws that keep every line one line.
+//! The log: the exact line of each published event, the documented list of events against the source, and
+//! properties of the formats.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use chrono::DateTime;
 use oddsd::key::Key;
-use oddsd::live::{Activity, LINES, Live, ReadState};
-use oddsd::log::{Lines, LogFormat, Record, Value, line};
+use oddsd::live::{Activity, Live, ReadOutcome};
+use oddsd::log::{FieldValue, LOG_EVENTS, LogFormat, LogLayer, LogRecord, format_record};
 use oddsd::model::{Counts, EventStatus, StatusSource};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
@@ -14,16 +16,18 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use crate::world::log::hear_all;
 
-/// What `tell` writes, each line without its time.
-fn written(format: LogFormat, tell: impl FnOnce()) -> Vec<String> {
+const FORMATS: [LogFormat; 3] = [LogFormat::Pretty, LogFormat::Logfmt, LogFormat::Json];
+
+/// The lines that `work` logs, each without its time.
+fn written(format: LogFormat, work: impl FnOnce()) -> Vec<String> {
     let written = Arc::new(Mutex::new(String::new()));
     let sink = Arc::clone(&written);
-    let lines = Lines::new(format, false, move |text: &str| {
+    let layer = LogLayer::new(format, false, move |text: &str| {
         sink.lock().expect("no panic while writing").push_str(text);
     });
     hear_all();
-    let subscriber = tracing_subscriber::registry().with(lines);
-    tracing::subscriber::with_default(subscriber, tell);
+    let subscriber = tracing_subscriber::registry().with(layer);
+    tracing::subscriber::with_default(subscriber, work);
     let text = written.lock().expect("no panic while writing").clone();
     text.lines().map(without_time).collect()
 }
@@ -93,7 +97,7 @@ fn invalidate_failed() -> Activity {
     }
 }
 
-/// Every activity beside the line it becomes.
+/// Published events with their lines.
 fn golden() -> Vec<(Activity, &'static str)> {
     let counts = Counts {
         changed: 120,
@@ -170,7 +174,7 @@ fn golden() -> Vec<(Activity, &'static str)> {
         (
             Activity::Read {
                 key: Key::races_by_stage(),
-                state: ReadState::Miss,
+                state: ReadOutcome::Miss,
                 took_ms: 3,
                 cycle: Some(5),
             },
@@ -221,7 +225,7 @@ fn golden() -> Vec<(Activity, &'static str)> {
 }
 
 #[test]
-fn every_activity_has_exactly_its_line() {
+fn published_event_has_exactly_its_line() {
     for (activity, expected) in golden() {
         let lines = written(LogFormat::Logfmt, || Live::new().say(activity));
         assert_eq!(lines, [expected]);
@@ -229,7 +233,7 @@ fn every_activity_has_exactly_its_line() {
 }
 
 #[test]
-fn a_failure_that_repeats_is_one_line_and_its_end_tells_the_count() {
+fn repeated_failure_is_one_line_and_a_count_at_its_end() {
     let live = Live::new();
     let lines = written(LogFormat::Logfmt, || {
         for _ in 0..28 {
@@ -250,52 +254,209 @@ fn a_failure_that_repeats_is_one_line_and_its_end_tells_the_count() {
     assert_eq!(live.counters().quiet_cycles, 1);
 }
 
-/// The documented list and the lines are the same thing.
-#[test]
-fn the_documented_fields_are_the_fields_of_the_lines() {
+/// The level and fields of each event that something emits.
+type Emitted = BTreeMap<String, Vec<(String, BTreeSet<String>)>>;
+
+fn emitted_by_golden_lines() -> Emitted {
     let live = Live::new();
     let lines = written(LogFormat::Json, || {
         golden().into_iter().for_each(|(a, _)| live.say(a));
         live.say(invalidate_failed());
         live.say(invalidated(vec![Key::races_by_stage()], 1, None));
     });
-    let mut seen = BTreeSet::new();
-    for text in &lines {
-        let object: serde_json::Value = serde_json::from_str(text).expect("a line is JSON");
-        let event = object["event"].as_str().expect("a line has an event");
-        let documented = LINES
-            .iter()
-            .find(|l| l.event == event)
-            .unwrap_or_else(|| panic!("{event} is not in the documented list"));
-        for field in documented.fields {
-            let (name, optional) = field
-                .strip_suffix('?')
-                .map_or((*field, false), |n| (n, true));
-            assert!(optional || object.get(name).is_some(), "{event}: no {name}");
-        }
-        for name in object.as_object().expect("a line is an object").keys() {
-            let known = ["ts", "level", "event", "msg"].contains(&name.as_str())
-                || documented
-                    .fields
-                    .iter()
-                    .any(|f| f.trim_end_matches('?') == name);
-            assert!(known, "{event}: {name} is not documented");
-        }
-        seen.insert(event.to_owned());
+    let mut emitted = Emitted::new();
+    for line in &lines {
+        let object: BTreeMap<String, serde_json::Value> =
+            serde_json::from_str(line).expect("a line is JSON");
+        let text = |name: &str| object[name].as_str().expect("a text").to_owned();
+        let fields = object
+            .keys()
+            .filter(|name| !OWN_FIELDS.contains(&name.as_str()));
+        let found = (text("level"), fields.cloned().collect());
+        emitted.entry(text("event")).or_default().push(found);
     }
-    let all: BTreeSet<_> = LINES.iter().map(|l| l.event.to_owned()).collect();
-    assert_eq!(seen, all, "documented lines without a golden example");
+    emitted
+}
+
+/// Fields of every line.
+const OWN_FIELDS: [&str; 4] = ["ts", "level", "event", "msg"];
+
+/// The events that the daemon's source emits by tracing macros with a literal name.
+fn emitted_by_source() -> Emitted {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    rust_files(&root.join("src"), &mut files);
+    for crate_name in ["core", "store", "cache", "feeds"] {
+        rust_files(
+            &root.join("crates").join(crate_name).join("src"),
+            &mut files,
+        );
+    }
+    let mut emitted = Emitted::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (level, arguments) in log_macros(text) {
+            let arguments = arguments.iter().map(|text| text.as_str());
+            let fields: BTreeMap<&str, &str> = arguments
+                .take_while(|argument| !argument.starts_with('"'))
+                .map(|argument| argument.split_once('=').unwrap_or((argument, argument)))
+                .map(|(name, value)| (name.trim().trim_start_matches(['%', '?']), value.trim()))
+                .collect();
+            let event = fields.get("event").unwrap_or_else(|| {
+                panic!(
+                    "{}: a log line without an event: {fields:?}",
+                    file.display()
+                )
+            });
+            // The lines of published events have a computed name; the golden lines cover them.
+            if *event == "event" {
+                continue;
+            }
+            let names = fields.keys().filter(|name| !OWN_FIELDS.contains(name));
+            let found = (level, names.map(|name| (*name).to_owned()).collect());
+            emitted
+                .entry(event.trim_matches('"').to_owned())
+                .or_default()
+                .push(found);
+        }
+    }
+    emitted
+}
+
+fn rust_files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.expect("readable").path();
+        if path.is_dir() && !path.ends_with("cli/bench") {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The level and the top-level arguments of each tracing macro in the text.
+fn log_macros(text: &str) -> Vec<(String, Vec<String>)> {
+    let mut found = Vec::new();
+    for level in ["error", "warn", "info", "debug", "trace"] {
+        let call = format!("{level}!(");
+        for (at, _) in text.match_indices(&call) {
+            let before = text[..at].chars().next_back();
+            if before.is_none_or(|c| !c.is_alphanumeric() && c != '_') {
+                found.push((level.to_owned(), arguments(&text[at + call.len()..])));
+            }
+        }
+    }
+    found
+}
+
+/// Splits macro arguments at their top-level commas, up to the closing parenthesis.
+fn arguments(text: &str) -> Vec<String> {
+    let (mut arguments, mut depth, mut quoted, mut escaped) =
+        (vec![String::new()], 0, false, false);
+    for c in text.chars() {
+        match c {
+            '"' if !escaped => quoted = !quoted,
+            '(' | '[' | '{' if !quoted => depth += 1,
+            ')' if !quoted && depth == 0 => break,
+            ')' | ']' | '}' if !quoted => depth -= 1,
+            ',' if !quoted && depth == 0 => {
+                arguments.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        escaped = c == '\\' && !escaped;
+        arguments.last_mut().expect("never empty").push(c);
+    }
+    let arguments = arguments.iter().map(|argument| argument.trim().to_owned());
+    arguments.filter(|argument| !argument.is_empty()).collect()
 }
 
 #[test]
-fn foreign_text_cannot_forge_a_line() {
+fn log_events_are_documented_with_their_levels_and_fields() {
+    let mut emitted = emitted_by_source();
+    for (event, lines) in emitted_by_golden_lines() {
+        emitted.entry(event).or_default().extend(lines);
+    }
+    let documented: BTreeSet<&str> = LOG_EVENTS.iter().map(|doc| doc.name).collect();
+    assert_eq!(
+        documented.len(),
+        LOG_EVENTS.len(),
+        "an event is listed twice"
+    );
+    let names: BTreeSet<&str> = emitted.keys().map(String::as_str).collect();
+    assert_eq!(names, documented, "left: emitted, right: LOG_EVENTS");
+    for doc in LOG_EVENTS {
+        assert!(is_dotted_name(doc.name), "{} is not area.event", doc.name);
+        let lines = &emitted[doc.name];
+        let levels: BTreeSet<&str> = lines.iter().map(|(level, _)| level.as_str()).collect();
+        let documented: BTreeSet<&str> = doc.level.split(", ").collect();
+        assert_eq!(levels, documented, "{}", doc.name);
+        let alias = doc.alias.map(|_| "alias");
+        let fields = doc.fields.iter().copied().chain(alias);
+        for (_, line) in lines {
+            for name in line {
+                let known = fields
+                    .clone()
+                    .any(|field| field.trim_end_matches('?') == name);
+                assert!(known, "{}: {name} is not documented", doc.name);
+            }
+            for field in fields.clone().filter(|field| !field.ends_with('?')) {
+                assert!(line.contains(field), "{}: a line without {field}", doc.name);
+            }
+        }
+    }
+}
+
+fn is_dotted_name(name: &str) -> bool {
+    let is_word =
+        |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    name.split_once('.')
+        .is_some_and(|(area, event)| is_word(area) && is_word(event))
+}
+
+/// `UPDATE_DOCS=1` writes the file.
+#[test]
+fn log_events_have_an_up_to_date_page() {
+    let mut page = String::from(
+        "# Log events\n\nEvery line of the log has the fields `ts`, `level`, `event` and `msg`, and those of its event. Fields with `?` may be\n\
+         absent. Lines of libraries have no `event`; their `target` names the library. An *alias* is the name that other programs\n\
+         use for the event; the line holds it in the field `alias`.\n\n\
+         | event | level | fields | meaning |\n|---|---|---|---|\n",
+    );
+    for doc in LOG_EVENTS {
+        let fields: Vec<String> = doc
+            .fields
+            .iter()
+            .map(|field| format!("`{field}`"))
+            .collect();
+        let alias = doc
+            .alias
+            .map_or(String::new(), |alias| format!(" Alias: `{alias}`."));
+        let (name, level, fields) = (doc.name, doc.level, fields.join(" "));
+        page += &format!(
+            "| `{name}` | {level} | {fields} | {}{alias} |\n",
+            doc.meaning
+        );
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/logs.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &page).expect("writes");
+    }
+    let written = std::fs::read_to_string(&path).expect("docs/logs.md");
+    assert_eq!(written, page, "write it again with UPDATE_DOCS=1");
+}
+
+#[test]
+fn error_text_cannot_forge_a_line() {
     let forged = Activity::StoreFailed {
         cycle: 1,
         attempt: 1,
         retry_ms: 1000,
         error: "x\" cycle=9\nts=now event=cycle.complete \u{1b}[2J".into(),
     };
-    for format in LogFormat::ALL {
+    for format in FORMATS {
         let lines = written(format, || Live::new().say(forged.clone()));
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(!lines[0].contains('\u{1b}'), "{lines:?}");
@@ -303,7 +464,7 @@ fn foreign_text_cannot_forge_a_line() {
 }
 
 #[test]
-fn a_librarys_line_says_whose_it_is() {
+fn line_of_a_library_has_its_target() {
     let lines = written(
         LogFormat::Logfmt,
         || tracing::warn!(target: "sqlx", level = 3, "slow statement"),
@@ -315,42 +476,44 @@ fn a_librarys_line_says_whose_it_is() {
 }
 
 #[test]
-fn pretty_is_time_level_message_fields_and_color_is_extra() {
-    let record = Record {
+fn pretty_line_is_time_level_message_and_fields() {
+    let record = LogRecord {
         at: DateTime::from_timestamp(1_800_000_000, 0).expect("valid"),
         level: tracing::Level::WARN,
         event: Some("cycle.fetch_failed".into()),
         message: r#"the feed said "no""#.into(),
-        fields: vec![("cycle".into(), Value::Whole(7))],
+        fields: vec![("cycle".into(), FieldValue::Integer(7))],
     };
-    let plain = line(&record, LogFormat::Pretty, false);
+    let plain = format_record(&record, LogFormat::Pretty, false);
     assert_eq!(plain, r#"08:00:00 WARN  the feed said "no"  cycle=7"#);
-    let colored = line(&record, LogFormat::Pretty, true);
+    let colored = format_record(&record, LogFormat::Pretty, true);
     assert!(colored.contains("\u{1b}[33mWARN"), "{colored:?}");
     assert!(colored.ends_with("\u{1b}[0m"), "{colored:?}");
 }
 
-fn any_value() -> impl Strategy<Value = Value> {
+fn any_value() -> impl Strategy<Value = FieldValue> {
     prop_oneof![
-        any::<String>().prop_map(Value::Text),
-        any::<i64>().prop_map(|n| Value::Whole(n.into())),
-        any::<f64>().prop_map(Value::Real),
-        any::<bool>().prop_map(Value::Flag),
+        any::<String>().prop_map(FieldValue::Text),
+        any::<i64>().prop_map(|n| FieldValue::Integer(n.into())),
+        any::<f64>().prop_map(FieldValue::Float),
+        any::<bool>().prop_map(FieldValue::Bool),
     ]
 }
 
-fn any_record() -> impl Strategy<Value = Record> {
+fn any_record() -> impl Strategy<Value = LogRecord> {
     let fields = prop::collection::vec(("[a-z]{1,3}|ts|msg|.{0,6}", any_value()), 0..6);
-    (any::<Option<String>>(), any::<String>(), fields).prop_map(|(event, message, fields)| Record {
-        at: DateTime::UNIX_EPOCH,
-        level: tracing::Level::INFO,
-        event,
-        message,
-        fields,
+    (any::<Option<String>>(), any::<String>(), fields).prop_map(|(event, message, fields)| {
+        LogRecord {
+            at: DateTime::UNIX_EPOCH,
+            level: tracing::Level::INFO,
+            event,
+            message,
+            fields,
+        }
     })
 }
 
-/// Reads a logfmt line back: names with their unquoted values.
+/// Parses a logfmt line into names and unquoted values.
 fn parse(line: &str) -> Vec<(String, String)> {
     let (mut pairs, mut rest) = (Vec::new(), line);
     while let Some((name, tail)) = rest.split_once('=') {
@@ -373,17 +536,17 @@ fn parse(line: &str) -> Vec<(String, String)> {
 
 proptest! {
     #[test]
-    fn every_line_is_one_line_without_hidden_characters(record in any_record()) {
-        for format in LogFormat::ALL {
-            let text = line(&record, format, false);
+    fn line_has_no_hidden_characters(record in any_record()) {
+        for format in FORMATS {
+            let text = format_record(&record, format, false);
             let hidden = text.chars().any(|c| c.is_control() || ('\u{2028}'..='\u{202e}').contains(&c));
             prop_assert!(!hidden, "{:?}", text);
         }
     }
 
     #[test]
-    fn json_is_valid_for_any_input_and_says_the_same(record in any_record()) {
-        let text = line(&record, LogFormat::Json, false);
+    fn json_line_is_valid_and_complete_for_any_record(record in any_record()) {
+        let text = format_record(&record, LogFormat::Json, false);
         let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text)
             .map_err(|e| TestCaseError::fail(format!("{e}: {text}")))?;
         prop_assert_eq!(object["msg"].as_str(), Some(record.message.as_str()));
@@ -392,8 +555,8 @@ proptest! {
     }
 
     #[test]
-    fn logfmt_reads_back_as_it_was_written(record in any_record()) {
-        let pairs = parse(&line(&record, LogFormat::Logfmt, false));
+    fn logfmt_line_parses_back_for_any_record(record in any_record()) {
+        let pairs = parse(&format_record(&record, LogFormat::Logfmt, false));
         let get = |name: &str| pairs.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         prop_assert_eq!(get("msg"), Some(record.message.as_str()));
         prop_assert_eq!(get("event"), record.event.as_deref());

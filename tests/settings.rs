@@ -1,5 +1,4 @@
-//! Every setting is told three times: by the program (`--help`), by `.env.example`, and, where it
-//! differs, by the blueprints. They must not drift apart.
+//! The settings of the program, of `.env.example` and of the blueprints agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,7 +8,7 @@ use oddsd::cli::Cli;
 
 use crate::world::command::Oddsd;
 
-/// What nobody may read in a file of this repository.
+/// Settings whose values must not be in a file of the repository.
 const SECRETS: [&str; 8] = [
     "DATABASE_URL",
     "REDIS_URL",
@@ -20,16 +19,16 @@ const SECRETS: [&str; 8] = [
     "ODDS_API_KEY",
     "REPORT_TOKEN",
 ];
-/// Told to other programs by the blueprints, or read before any setting is.
+/// Variables of the blueprints that are not settings of clap.
 const NOT_OURS: [&str; 2] = ["RUST_LOG", "NO_COLOR"];
 
 struct Setting {
     group: String,
     default: Option<String>,
-    takes_nothing: bool,
+    is_flag: bool,
 }
 
-/// What the program knows, by its variable.
+/// The program's settings, by variable.
 fn settings() -> BTreeMap<String, Setting> {
     let command = Cli::command();
     let settings = command.get_arguments().filter_map(|arg| {
@@ -38,7 +37,7 @@ fn settings() -> BTreeMap<String, Setting> {
         let setting = Setting {
             group: arg.get_help_heading()?.to_owned(),
             default: default.map(|default| default.to_string_lossy().into_owned()),
-            takes_nothing: !arg.get_action().takes_values(),
+            is_flag: !arg.get_action().takes_values(),
         };
         Some((variable, setting))
     });
@@ -50,7 +49,7 @@ fn file(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
 }
 
-/// `NAME=value` and `# NAME=` lines of an example, each with the group that it stands in.
+/// The `NAME=value` and `# NAME=` lines of an example file, each with its group.
 fn example(text: &str) -> BTreeMap<String, (String, Option<String>)> {
     let (mut group, mut found) = (String::new(), BTreeMap::new());
     for line in text.lines() {
@@ -68,13 +67,13 @@ fn example(text: &str) -> BTreeMap<String, (String, Option<String>)> {
         }
         let value = unset.is_none().then(|| value.to_owned());
         let before = found.insert(name.to_owned(), (group.clone(), value));
-        assert_eq!(before, None, "{name} stands there twice");
+        assert_eq!(before, None, "{name} is there twice");
     }
     found
 }
 
 #[test]
-fn every_setting_has_a_variable_a_group_and_a_sentence() {
+fn setting_has_a_variable_a_group_and_a_help_text() {
     let mut command = Cli::command();
     command.build();
     for arg in command.get_arguments() {
@@ -104,7 +103,7 @@ fn every_setting_has_a_variable_a_group_and_a_sentence() {
 }
 
 #[test]
-fn the_example_holds_every_setting_with_its_default_and_no_secret() {
+fn env_example_has_every_setting_with_its_default_and_no_secret() {
     let (settings, example) = (settings(), example(&file(".env.example")));
     assert!(settings.len() > 35, "the settings are found");
     assert_eq!(
@@ -113,7 +112,7 @@ fn the_example_holds_every_setting_with_its_default_and_no_secret() {
         "left: .env.example, right: the program"
     );
     for (name, setting) in settings {
-        assert!(!setting.takes_nothing, "{name} cannot be set in a file");
+        assert!(!setting.is_flag, "{name} cannot be set in a file");
         let (group, value) = &example[&name];
         assert_eq!(*group, setting.group, "{name}");
         assert_eq!(*value, setting.default, "{name}: its default");
@@ -124,7 +123,7 @@ fn the_example_holds_every_setting_with_its_default_and_no_secret() {
 }
 
 #[tokio::test]
-async fn the_example_is_a_file_that_the_program_reads() {
+async fn env_example_is_read_by_the_program() {
     let oddsd = Oddsd::new();
     let nothing = oddsd.run(&["check", "--offline", "--json"]).await;
     std::fs::write(oddsd.folder().join(".env"), file(".env.example")).expect("writes");
@@ -134,11 +133,11 @@ async fn the_example_is_a_file_that_the_program_reads() {
     let text = file(".env.example").replace("LISTEN=127.0.0.1:8080", "LISTEN=off");
     std::fs::write(oddsd.folder().join(".env"), text).expect("writes");
     let off = oddsd.run(&["check", "--offline"]).await;
-    off.says(&["off: a worker that nobody asks"]);
+    off.says(&["off: a worker"]);
 }
 
 #[test]
-fn the_blueprints_name_settings_that_are_there_and_hold_no_secret() {
+fn blueprints_have_existing_settings_and_no_secret() {
     let settings = settings();
     for name in ["render.yaml", "deploy/render.web.yaml"] {
         let found = variables(&file(name));
@@ -153,7 +152,7 @@ fn the_blueprints_name_settings_that_are_there_and_hold_no_secret() {
     }
 }
 
-/// The variables of a blueprint, each with the line that says what it is.
+/// The variables of a blueprint, each with the line that follows it.
 fn variables(blueprint: &str) -> Vec<(String, String)> {
     let lines: Vec<&str> = blueprint.lines().map(str::trim).collect();
     let pairs = lines.windows(2).filter_map(|pair| {
@@ -164,7 +163,7 @@ fn variables(blueprint: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn what_drifts_is_seen() {
+fn example_and_blueprint_are_parsed() {
     let text = "# --- Cache ---\n# The URL = secret.\n# REDIS_URL=\nCACHE_ENABLED=true\n";
     let found = example(text);
     assert_eq!(found.len(), 2);
@@ -174,6 +173,6 @@ fn what_drifts_is_seen() {
         ("Cache".into(), Some("true".into()))
     );
     let blueprint = "envVars:\n  - key: ODDS_API_KEY\n    value: abc\n";
-    let told = [("ODDS_API_KEY".to_owned(), "value: abc".to_owned())];
-    assert_eq!(variables(blueprint), told);
+    let expected = [("ODDS_API_KEY".to_owned(), "value: abc".to_owned())];
+    assert_eq!(variables(blueprint), expected);
 }

@@ -33,6 +33,6 @@ pub async fn watchdog(poller: Arc<LivenessProbe>, stop: CancellationToken) {
 
 fn notify(state: NotifyState) {
     if let Err(why) = sd_notify::notify(&[state]) {
-        tracing::debug!(event = "systemd.not_told", error = %why, "systemd was not notified");
+        tracing::debug!(event = "systemd.notify_failed", error = %why, "systemd was not notified");
     }
 }

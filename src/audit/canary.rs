@@ -212,7 +212,7 @@ impl Canary {
         let is_missed = age > MISSED_AFTER.max(self.every * MISSED_INTERVALS);
         if is_missed && !self.is_missed {
             tracing::warn!(
-                event = "canary.silent",
+                event = "canary.missed",
                 silent_s = age.as_secs(),
                 "No change has been seen to reach readers for {} s: the database or the cache does not answer, or readers \
                  are shown old answers; `oddsd status` says more",
@@ -220,7 +220,7 @@ impl Canary {
             );
         }
         if self.is_missed && !is_missed {
-            tracing::info!(event = "canary.back", "Changes reach readers again");
+            tracing::info!(event = "canary.recovered", "Changes reach readers again");
         }
         self.is_missed = is_missed;
     }

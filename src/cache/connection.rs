@@ -47,6 +47,7 @@ impl ConnectionStatus {
             self.throttle.lock().reset();
             tracing::info!(
                 event = "cache.redis_connected",
+                alias = "cache_redis_connected",
                 host = self.host,
                 "Redis cache invalidation connected: {}",
                 self.host
@@ -58,6 +59,7 @@ impl ConnectionStatus {
         if let Some(suppressed) = self.throttle.lock().allow(Instant::now()) {
             tracing::warn!(
                 event = "cache.redis_connection_failed",
+                alias = "cache_redis_connection_failed",
                 host = self.host,
                 error = %why,
                 suppressed_log_lines = suppressed,

@@ -50,7 +50,7 @@ impl GuardedCache {
         }
         let looked = self.record(key, answer.map(|(looked, _)| looked))?;
         if looked.entry.is_some() {
-            tracing::debug!(event = "cache_hit", %key, "hit");
+            tracing::debug!(event = "cache.hit", alias = "cache_hit", %key, "hit");
         }
         Some(looked)
     }
@@ -142,18 +142,18 @@ impl GuardedCache {
         match within(*budget, put).await {
             Ok(Filled::Stored) => {
                 self.record_success();
-                tracing::debug!(event = "cache_miss_stored", %key, ttl_s, "stored");
+                tracing::debug!(event = "cache.miss_stored", alias = "cache_miss_stored", %key, ttl_s, "stored");
                 true
             }
             Ok(refused) => {
                 self.record_success();
                 self.metrics.count_refused(refused);
-                tracing::debug!(event = "cache_skip", %key, reason = ?refused, "served, not kept: it may be wrong by now");
+                tracing::debug!(event = "cache.skip", alias = "cache_skip", %key, reason = ?refused, "served, not kept: it may be wrong by now");
                 false
             }
             Err(why) => {
                 self.record_failure(&why);
-                tracing::debug!(event = "cache_store_error", %key, error = %why, "served, not kept");
+                tracing::debug!(event = "cache.store_error", alias = "cache_store_error", %key, error = %why, "served, not kept");
                 false
             }
         }
@@ -173,7 +173,7 @@ impl GuardedCache {
             }
             Err(why) => {
                 self.record_failure(&why);
-                tracing::debug!(event = "cache_bypass", %key, reason = %why, "the loader answers");
+                tracing::debug!(event = "cache.bypass", alias = "cache_bypass", %key, reason = %why, "the loader answers");
                 None
             }
         }

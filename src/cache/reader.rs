@@ -300,7 +300,7 @@ impl ReaderInner {
         let loaded = match self.load(policy, load).await {
             Ok(loaded) => loaded,
             Err(why) => {
-                tracing::debug!(event = "cache_load_failed", %key, error = %why, "the loader has no answer");
+                tracing::debug!(event = "cache.load_failed", %key, error = %why, "the loader has no answer");
                 leader.finish(LoadResult::Failed(why));
                 if let Some(lease) = lease {
                     self.guard.cache.release(key, lease).await;

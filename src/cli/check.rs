@@ -1,4 +1,5 @@
-//! `check`: opens every door, and reports all of it at once: what is wrong, why, and the fix.
+//! `check`: tests settings, rules, database, cache, feed and clock, and prints all findings, each failure with
+//! its cause and fix.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -6,25 +7,26 @@ use std::time::{Duration, Instant};
 use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
-use super::say::say;
-use super::{BAD_CONFIGURATION, DEPENDENCY_DOWN, missing_file, next_step};
+use super::output::out;
+use super::{BAD_CONFIGURATION, DEPENDENCY_DOWN, count_prices, missing_file, next_step};
 use crate::app;
 use crate::cache::{Cache, CacheError};
 use crate::clock::Clock;
 use crate::config::{Listen, Settings};
 use crate::feed::{Ask, Feed, FeedError};
+use crate::model::plain_text;
 use crate::schedule::Cron;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, StoreStatus};
 
-/// A clock that is further off than this puts races into the wrong stage.
-const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(5);
-/// Removed once, looked for, leased and filled once.
-const COMMANDS_A_BEAT: u64 = 4;
-const CACHE_PATIENCE: Duration = Duration::from_secs(3);
+/// A larger skew puts races into the wrong stage.
+const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::seconds(5);
+/// A removal, a lookup, a lease and a fill.
+const COMMANDS_PER_CANARY: u64 = 4;
+const CACHE_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
-    /// Look at the settings only; contact nobody.
+    /// Check the settings only, without any connection.
     #[arg(long)]
     offline: bool,
     /// Print one JSON object.
@@ -34,97 +36,85 @@ pub struct CheckArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+enum CheckVerdict {
     Ok,
     Warn,
     Fail,
 }
 
 #[derive(Debug, Serialize)]
-struct Finding {
+struct CheckFinding {
     what: &'static str,
-    verdict: Verdict,
+    verdict: CheckVerdict,
     says: String,
-    /// What the exit code follows when it fails.
+    /// The exit code of a failure.
     #[serde(skip)]
     code: u8,
 }
 
 #[derive(Default)]
-struct Report(Vec<Finding>);
+struct CheckReport(Vec<CheckFinding>);
 
-impl Report {
+impl CheckReport {
     fn ok(&mut self, what: &'static str, says: impl Into<String>) {
-        self.0.push(Finding {
-            what,
-            verdict: Verdict::Ok,
-            says: says.into(),
-            code: 0,
-        });
+        self.add(what, CheckVerdict::Ok, 0, says.into());
     }
+
     fn warn(&mut self, what: &'static str, says: impl Into<String>) {
-        self.0.push(Finding {
-            what,
-            verdict: Verdict::Warn,
-            says: says.into(),
-            code: 0,
-        });
+        self.add(what, CheckVerdict::Warn, 0, says.into());
     }
+
     fn fail(&mut self, what: &'static str, code: u8, says: impl Into<String>) {
-        self.0.push(Finding {
+        self.add(what, CheckVerdict::Fail, code, says.into());
+    }
+
+    fn add(&mut self, what: &'static str, verdict: CheckVerdict, code: u8, says: String) {
+        self.0.push(CheckFinding {
             what,
-            verdict: Verdict::Fail,
-            says: says.into(),
+            verdict,
+            says,
             code,
         });
     }
 }
 
 pub async fn check(settings: &Settings, args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let mut report = Report::default();
-    schedule(settings, &mut report);
-    rules(settings, &mut report);
-    let feed = feed(settings, &mut report);
-    let cache = cache(settings, &mut report).await;
-    listen(settings, args.offline, &mut report).await;
+    let mut report = CheckReport::default();
+    check_schedule(settings, &mut report);
+    check_rules(settings, &mut report);
+    let feed = open_feed(settings, &mut report);
+    let cache = open_cache(settings, &mut report).await;
+    check_listen(settings, args.offline, &mut report).await;
     if !args.offline {
-        database(settings, &mut report).await;
+        check_database(settings, &mut report).await;
         if let Some(cache) = cache {
-            reach_cache(&cache, &mut report).await;
+            ping_cache(&cache, &mut report).await;
         }
         if let Some(feed) = feed {
-            ask_feed(feed, &mut report).await;
+            fetch(feed, &mut report).await;
         }
     }
-    // A wrong setting is named before a server that is away: it is the one to mend first.
-    let failed = report
-        .0
-        .iter()
-        .filter(|finding| finding.verdict == Verdict::Fail);
-    let code = failed.map(|finding| finding.code).max().unwrap_or(0);
+    // The code of a bad configuration is the highest: it must be corrected before a server that is down.
+    let codes = report.0.iter().map(|finding| finding.code);
+    let code = codes.max().unwrap_or(0);
     if args.json {
-        say!(
-            "{}",
-            serde_json::json!({ "ok": code == 0, "findings": report.0 })
-        );
-    } else {
-        for finding in &report.0 {
-            let mark = match finding.verdict {
-                Verdict::Ok => "ok  ",
-                Verdict::Warn => "warn",
-                Verdict::Fail => "FAIL",
-            };
-            say!(
-                "{mark}  {:<9} {}",
-                finding.what,
-                crate::model::plain_text(&finding.says, 600)
-            );
-        }
+        let object = serde_json::json!({ "ok": code == 0, "findings": report.0 });
+        out!("{object}");
+        return Ok(ExitCode::from(code));
+    }
+    for finding in &report.0 {
+        let mark = match finding.verdict {
+            CheckVerdict::Ok => "ok  ",
+            CheckVerdict::Warn => "warn",
+            CheckVerdict::Fail => "FAIL",
+        };
+        let (what, says) = (finding.what, plain_text(&finding.says, 600));
+        out!("{mark}  {what:<9} {says}");
     }
     Ok(ExitCode::from(code))
 }
 
-fn rules(settings: &Settings, report: &mut Report) {
+fn check_rules(settings: &Settings, report: &mut CheckReport) {
     let (book, file) = match settings.rules() {
         Ok((book, _)) => (book, settings.rules.rules_file.display()),
         Err(why) => return report.fail("rules", BAD_CONFIGURATION, why.to_string()),
@@ -134,7 +124,7 @@ fn rules(settings: &Settings, report: &mut Report) {
     match (state.file, failed.first()) {
         (None, _) => report.ok(
             "rules",
-            format!("the built-in ones; {file} is not there yet"),
+            format!("the built-in rules; {file} does not exist yet"),
         ),
         (Some(file), Some(test)) => report.warn(
             "rules",
@@ -143,7 +133,7 @@ fn rules(settings: &Settings, report: &mut Report) {
         (Some(file), None) => report.ok(
             "rules",
             format!(
-                "{} with those of {file}, version {}",
+                "{} with the rules of {file}, version {}",
                 rules.len(),
                 rules.version()
             ),
@@ -151,7 +141,7 @@ fn rules(settings: &Settings, report: &mut Report) {
     }
 }
 
-fn schedule(settings: &Settings, report: &mut Report) {
+fn check_schedule(settings: &Settings, report: &mut CheckReport) {
     match settings.cron() {
         Some(line) => match Cron::parse(
             line,
@@ -171,19 +161,19 @@ fn schedule(settings: &Settings, report: &mut Report) {
         },
         None => report.ok(
             "schedule",
-            format!("by minutes to the off: {}", settings.schedule.cadence),
+            format!("by minutes to the start: {}", settings.schedule.cadence),
         ),
     }
     let lease = settings.lease();
     if lease < Duration::from_secs(5) {
         report.warn(
             "lease",
-            "LEASE_SECONDS below 5 changes hands at the first slow commit; the default is 15",
+            "with LEASE_SECONDS below 5 the lease is lost at a slow commit; the default is 15",
         );
     }
 }
 
-fn feed(settings: &Settings, report: &mut Report) -> Option<Feed> {
+fn open_feed(settings: &Settings, report: &mut CheckReport) -> Option<Feed> {
     match app::feed(settings, &Clock::Real) {
         Ok(feed) => {
             report.ok("feed", format!("{}: settings are complete", feed.name()));
@@ -196,22 +186,21 @@ fn feed(settings: &Settings, report: &mut Report) -> Option<Feed> {
     }
 }
 
-async fn cache(settings: &Settings, report: &mut Report) -> Option<Cache> {
+async fn open_cache(settings: &Settings, report: &mut CheckReport) -> Option<Cache> {
     match Cache::open(&settings.cache()).await {
         Ok(Cache::Off) => {
             report.warn(
                 "cache",
-                "CACHE_ENABLED=false: nothing is cached and nothing is removed",
+                "CACHE_ENABLED=false: no answer is cached and none is removed",
             );
             None
         }
-        Ok(cache @ Cache::Memory(_)) => {
+        Ok(Cache::Memory(_)) => {
             report.warn(
                 "cache",
-                "not configured: answers are cached in this process, where no other program sees them. Set REDIS_URL, or \
+                "not configured: answers are cached in the daemon's process, and other programs cannot read them. Set REDIS_URL, or \
                  UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN, if your API reads from Redis",
             );
-            drop(cache);
             None
         }
         Ok(cache) => {
@@ -228,8 +217,8 @@ async fn cache(settings: &Settings, report: &mut Report) -> Option<Cache> {
     }
 }
 
-/// One billed command a cycle that changed something: the most there can be, were a race always
-/// near its off, and what ten hours of racing a day come to at the rate of half an hour before it.
+/// Projects one billed command for each cycle with changes: the maximum, as if a race were always near its
+/// start, and the usual number, ten hours a day at the interval of 20 minutes before a start.
 fn projected_commands(settings: &Settings) -> String {
     let cadence = &settings.schedule.cadence;
     let month = TimeDelta::days(30);
@@ -238,28 +227,28 @@ fn projected_commands(settings: &Settings) -> String {
     let canary = match settings.canary(true) {
         Some(every) => format!(
             "the canary (CANARY_SECONDS) costs about {} more",
-            COMMANDS_A_BEAT * month.num_seconds() as u64 / every.as_secs()
+            COMMANDS_PER_CANARY * month.num_seconds() as u64 / every.as_secs()
         ),
-        None => "there is no canary".into(),
+        None => "the canary is off".into(),
     };
     format!(
-        "one billed command a changing cycle: about {usual} a month with ten hours of racing a day, at most {most}; {canary}; reads \
-         come on top"
+        "one billed command for a cycle with changes: about {usual} a month with ten hours of racing a day, at most {most}; \
+         {canary}; reads are extra"
     )
 }
 
-async fn listen(settings: &Settings, offline: bool, report: &mut Report) {
+async fn check_listen(settings: &Settings, offline: bool, report: &mut CheckReport) {
     let Listen::At(address) = settings.daemon.listen else {
         report.ok(
             "listen",
-            "off: a worker that nobody asks (status and tail go through the database)",
+            "off: a worker without a read API (status and tail read the database)",
         );
         return;
     };
     if !address.ip().is_loopback() {
         report.warn(
             "listen",
-            format!("{address} is open to other machines; the read API has no passwords"),
+            format!("{address} is open to other machines, and the read API has no passwords"),
         );
     }
     if offline {
@@ -269,12 +258,12 @@ async fn listen(settings: &Settings, offline: bool, report: &mut Report) {
         Ok(_) => report.ok("listen", format!("{address} is free")),
         Err(why) => report.warn(
             "listen",
-            format!("{address} cannot be opened ({why}); if that is not a running oddsd, give another LISTEN"),
+            format!("{address} cannot be opened ({why}); unless a running oddsd has it, set another LISTEN"),
         ),
     }
 }
 
-async fn database(settings: &Settings, report: &mut Report) {
+async fn check_database(settings: &Settings, report: &mut CheckReport) {
     if let Some(file) = missing_file(settings) {
         return match file
             .parent()
@@ -284,14 +273,14 @@ async fn database(settings: &Settings, report: &mut Report) {
                 "database",
                 BAD_CONFIGURATION,
                 format!(
-                    "there is no folder {}; make it, or give another DATABASE_URL",
+                    "there is no folder {}; create it, or set another DATABASE_URL",
                     folder.display()
                 ),
             ),
             _ => report.ok(
                 "database",
                 format!(
-                    "{} does not exist yet; `oddsd run` makes it",
+                    "{} does not exist yet; `oddsd run` creates it",
                     file.display()
                 ),
             ),
@@ -306,11 +295,11 @@ async fn database(settings: &Settings, report: &mut Report) {
     };
     report.ok("database", format!("{}: connected", store.backend()));
     match store.check_schema().await {
-        Ok(()) => report.ok("schema", "the tables are of this version"),
+        Ok(()) => report.ok("schema", "the tables have this version"),
         Err(StoreError::Schema(why)) if settings.store.auto_migrate => {
             report.warn(
                 "schema",
-                format!("{why} (AUTO_MIGRATE does it at the next start)"),
+                format!("{why} (AUTO_MIGRATE migrates them at the next start)"),
             );
         }
         Err(why) => report.fail("schema", database_code(&why), why.to_string()),
@@ -320,54 +309,54 @@ async fn database(settings: &Settings, report: &mut Report) {
         Err(why) => report.fail("rights", database_code(&why), why.to_string()),
     }
     match store.clock().await {
-        Ok(theirs) => {
-            let skew = Utc::now() - theirs;
-            if skew.abs() > CLOCK_SKEW {
-                report.warn(
-                    "clock",
-                    format!(
-                        "this machine and the database differ by {} s; set both by NTP",
-                        skew.num_seconds()
-                    ),
-                );
-            } else {
-                report.ok(
-                    "clock",
-                    format!(
-                        "this machine and the database agree within {} ms",
-                        skew.num_milliseconds().abs().max(1)
-                    ),
-                );
-            }
-        }
+        Ok(theirs) => check_clock(Utc::now() - theirs, report),
         Err(why) => report.fail("clock", database_code(&why), why.to_string()),
     }
     if let Ok(status) = store.status().await {
-        let held = status
-            .lease_expires_at
-            .is_some_and(|until| until > Utc::now());
-        if let (Some(holder), true) = (&status.holder, held) {
-            report.ok(
-                "lease",
-                format!("held by {holder}; another daemon would stand by"),
-            );
-        }
-        if status.outbox_pending > 0 {
-            report.warn(
-                "outbox",
-                format!(
-                    "{} removals are pending, the oldest for {:.0} s{}",
-                    status.outbox_pending,
-                    status.outbox_oldest_seconds,
-                    status
-                        .outbox_last_error
-                        .map(|why| format!(" (last error: {why})"))
-                        .unwrap_or_default()
-                ),
-            );
-        }
+        check_status(&status, report);
     }
     store.close().await;
+}
+
+fn check_clock(skew: TimeDelta, report: &mut CheckReport) {
+    if skew.abs() > MAX_CLOCK_SKEW {
+        let seconds = skew.num_seconds();
+        report.warn(
+            "clock",
+            format!("this machine and the database differ by {seconds} s; synchronise both by NTP"),
+        );
+    } else {
+        let ms = skew.num_milliseconds().abs().max(1);
+        report.ok(
+            "clock",
+            format!("this machine and the database agree within {ms} ms"),
+        );
+    }
+}
+
+/// The leader lease and the outbox.
+fn check_status(status: &StoreStatus, report: &mut CheckReport) {
+    let held = status
+        .lease_expires_at
+        .is_some_and(|until| until > Utc::now());
+    if let (Some(holder), true) = (&status.holder, held) {
+        report.ok(
+            "lease",
+            format!("held by {holder}; another daemon would stand by"),
+        );
+    }
+    if status.outbox_pending > 0 {
+        let error = status.outbox_last_error.as_ref();
+        report.warn(
+            "outbox",
+            format!(
+                "{} removals are pending, the oldest for {:.0} s{}",
+                status.outbox_pending,
+                status.outbox_oldest_seconds,
+                error.map_or(String::new(), |why| format!(" (last error: {why})"))
+            ),
+        );
+    }
 }
 
 fn database_code(why: &StoreError) -> u8 {
@@ -377,13 +366,13 @@ fn database_code(why: &StoreError) -> u8 {
     }
 }
 
-async fn reach_cache(cache: &Cache, report: &mut Report) {
-    let asked = Instant::now();
-    let _ = tokio::time::timeout(CACHE_PATIENCE, cache.connected()).await;
+async fn ping_cache(cache: &Cache, report: &mut CheckReport) {
+    let started = Instant::now();
+    let _ = tokio::time::timeout(CACHE_TIMEOUT, cache.connected()).await;
     match cache.ping().await {
         Ok(()) => report.ok(
             "cache",
-            format!("answers in {} ms", asked.elapsed().as_millis().max(1)),
+            format!("answers in {} ms", started.elapsed().as_millis().max(1)),
         ),
         Err(why @ CacheError::Refused { .. }) => {
             report.fail("cache", BAD_CONFIGURATION, why.to_string())
@@ -397,24 +386,19 @@ async fn reach_cache(cache: &Cache, report: &mut Report) {
     cache.close().await;
 }
 
-async fn ask_feed(mut feed: Feed, report: &mut Report) {
+async fn fetch(mut feed: Feed, report: &mut CheckReport) {
     match feed.fetch(&Ask::Everything, Utc::now()).await {
         Ok(fetched) => {
-            let prices: usize = fetched
-                .snapshot
-                .events
-                .iter()
-                .map(|event| event.prices.len())
-                .sum();
-            report.ok(
-                "feed",
-                format!(
-                    "answers: {} events, {prices} prices",
-                    fetched.snapshot.events.len()
-                ),
+            let (events, prices) = (
+                fetched.snapshot.events.len(),
+                count_prices(&fetched.snapshot),
             );
+            report.ok("feed", format!("answers: {events} events, {prices} prices"));
             if !fetched.snapshot.rejects.is_empty() {
-                report.warn("feed", format!("set aside: {}", fetched.snapshot.rejects));
+                report.warn(
+                    "feed",
+                    format!("rejected rows: {}", fetched.snapshot.rejects),
+                );
             }
             if let Feed::OddsApi(feed) = &feed
                 && let Some(quota) = feed.quota()
@@ -422,7 +406,7 @@ async fn ask_feed(mut feed: Feed, report: &mut Report) {
                 report.ok(
                     "quota",
                     format!(
-                        "{} paid requests left, this look cost {}",
+                        "{} paid requests left, this request cost {}",
                         quota.remaining,
                         quota.last.unwrap_or(0)
                     ),

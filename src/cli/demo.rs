@@ -1,5 +1,5 @@
-//! `demo`: the whole house on an invented race day, so that a person sees a price change travel from
-//! the feed to a reader. The feed is simulated; everything behind it is the production path.
+//! `demo`: runs the daemon on a simulated race day and shows price changes from the feed to a reader. The feed
+//! is simulated; the rest is the production path.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use super::say::say;
+use super::output::out;
 use super::{duration, stop_on_signals};
 use crate::app::App;
 use crate::clock::Clock;
@@ -21,37 +21,41 @@ use crate::config::{Listen, Settings};
 use crate::feed::Feed;
 use crate::feed::simulator::{RaceDay, Simulator, Size};
 use crate::live::{Activity, Heard, Live};
+use crate::model::plain_text;
 use crate::poller::Pace;
 
-/// Enough races for a card that fits a screen, enough bookmakers for a market.
+/// A card that fits a screen.
 const SIZE: Size = Size {
     races: 12,
     bookmakers: 12,
 };
-/// The demo's day begins four minutes before the first off: it is looked at every ten seconds of
-/// its own time, three times a second of ours.
+/// The demo begins four minutes before the first race starts, so the feed is polled every ten seconds of the
+/// demo's time, which is three times a second.
 const BEGINS: (u32, u32) = (13, 56);
-/// Ports that are tried after the one that was asked for.
+/// Number of ports that are tried after the configured one.
 const MORE_PORTS: u16 = 20;
-/// How often the demo's reader looks.
-const READS_EVERY: Duration = Duration::from_millis(400);
+/// Interval of the demo's reader.
+const READ_INTERVAL: Duration = Duration::from_millis(400);
 
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
-    /// End by itself after this long, e.g. 30s.
+    /// Stop after this time, e.g. 30s.
     #[arg(long = "for", value_parser = duration)]
     demo_for: Option<Duration>,
-    /// How many times as fast as a real day.
+    /// Factor to the speed of a real day.
     #[arg(long, default_value = "30", value_parser = clap::value_parser!(u16).range(1..=600))]
     speed: u16,
 }
 
 pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signals(args.demo_for)?;
-    let folder = Folder::new()?;
+    let folder = tempfile::Builder::new()
+        .prefix("oddsd-demo-")
+        .tempdir()
+        .context("cannot create a temporary folder")?;
     let mut settings = settings.clone();
     settings.store.database_url =
-        SecretString::from(format!("sqlite:{}/demo.db", folder.0.display()));
+        SecretString::from(format!("sqlite:{}/demo.db", folder.path().display()));
     settings.cache.redis_url = None;
     settings.cache.upstash_redis_rest_url = None;
     settings.cache.upstash_redis_rest_token = None;
@@ -70,23 +74,23 @@ pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCo
         Pace::Adaptive(settings.plan()),
     )
     .await?;
-    let address = app.address().context("the demo shows itself on a port")?;
+    let address = app.address().context("the demo needs a port")?;
 
-    say!(
+    out!(
         "oddsd demo: a SIMULATED race day (seed {}), {} times as fast as a real one. Horses, prices and bookmakers' moves\n\
          are invented; the path is the real one: feed -> diff -> store (SQLite) -> outbox -> cache (in process) -> reader.\n\
          \n  page   http://{address}/\n  JSON   http://{address}/v1/races/by-stage   (header X-Cache-Status: MISS, then HIT, until a price moves)\n  end    Ctrl-C\n",
         settings.feed.simulator_seed,
         args.speed
     );
-    let story = tokio::spawn(tell(app.live.clone(), clock.clone(), stop.clone()));
+    let events = tokio::spawn(print_events(app.live.clone(), clock.clone(), stop.clone()));
     let reader = tokio::spawn(read(address, app.live.clone(), clock, stop.clone()));
     let live = app.live.clone();
     let outcome = app.run(stop).await;
-    let _ = tokio::join!(story, reader);
+    let _ = tokio::join!(events, reader);
     let counters = live.counters();
-    say!(
-        "\n{} cycles ({} of them changed nothing), {} prices looked at, {} written, {} answers removed; reads: {} hits, {} misses",
+    out!(
+        "\n{} cycles ({} of them changed nothing), {} prices compared, {} written, {} answers removed; reads: {} hits, {} misses",
         counters.cycles,
         counters.quiet_cycles,
         counters.prices.seen,
@@ -95,7 +99,7 @@ pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCo
         counters.hits,
         counters.misses
     );
-    say!("next: oddsd check, then oddsd run (README.md has both in five lines)");
+    out!("next: oddsd check, then oddsd run (see README.md)");
     outcome?;
     Ok(ExitCode::SUCCESS)
 }
@@ -111,60 +115,37 @@ fn beginning(day: NaiveDate) -> DateTime<Utc> {
         .to_utc()
 }
 
-/// The port that was asked for, or the next free one.
-async fn free_port(asked: Listen) -> anyhow::Result<Listen> {
-    let Listen::At(asked) = asked else {
+/// The configured address, or the same with the next free port.
+async fn free_port(configured: Listen) -> anyhow::Result<Listen> {
+    let Listen::At(configured) = configured else {
         return Ok(Listen::At(([127, 0, 0, 1], 0).into()));
     };
-    for port in asked.port()..=asked.port().saturating_add(MORE_PORTS) {
-        let address = SocketAddr::new(asked.ip(), port);
+    for port in configured.port()..=configured.port().saturating_add(MORE_PORTS) {
+        let address = SocketAddr::new(configured.ip(), port);
         if tokio::net::TcpListener::bind(address).await.is_ok() {
-            if address != asked {
-                say!("port {} is taken; using {port}", asked.port());
+            if address != configured {
+                out!("port {} is taken; using {port}", configured.port());
             }
             return Ok(Listen::At(address));
         }
     }
-    anyhow::bail!("no free port from {asked} on; give another with --listen 127.0.0.1:PORT")
+    anyhow::bail!("no free port from {configured} on; pass another with --listen 127.0.0.1:PORT")
 }
 
-/// A folder that goes with the demo.
-struct Folder(std::path::PathBuf);
-
-impl Folder {
-    fn new() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!(
-            "oddsd-demo-{}-{:08x}",
-            std::process::id(),
-            fastrand::u32(..)
-        ));
-        std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// What the daemon says of itself, as a story.
-async fn tell(live: Live, clock: Clock, stop: CancellationToken) {
-    let mut watcher = live.watch();
+/// Prints the daemon's events for a reader who does not know its log.
+async fn print_events(bus: Live, clock: Clock, stop: CancellationToken) {
+    let mut subscriber = bus.watch();
     loop {
-        let heard = tokio::select! {
-            heard = watcher.next() => heard,
+        let published = tokio::select! {
+            next = subscriber.next() => match next {
+                Some(Heard::Said(published)) => published,
+                Some(Heard::Missed(_)) => continue,
+                None => return,
+            },
             () = stop.cancelled() => return,
         };
-        let Some(Heard::Said(said)) = heard else {
-            match heard {
-                Some(_) => continue,
-                None => return,
-            }
-        };
         let at = clock.now().with_timezone(&London).format("%H:%M:%S");
-        match &said.activity {
+        match &published.activity {
             Activity::CycleComplete {
                 cycle,
                 counts,
@@ -177,7 +158,7 @@ async fn tell(live: Live, clock: Clock, stop: CancellationToken) {
                 if counts.written() + facts == 0 {
                     continue;
                 }
-                say!(
+                out!(
                     "{at}  feed     cycle {cycle}: {} of {} prices changed ({} new, {} withdrawn) | fetch {fetch_ms} ms, diff {diff_ms} ms, write {write_ms} ms",
                     counts.written(),
                     counts.seen,
@@ -186,19 +167,19 @@ async fn tell(live: Live, clock: Clock, stop: CancellationToken) {
                 );
             }
             Activity::Invalidated { keys, took_ms, .. } => {
-                say!(
+                out!(
                     "{at}  cache    removed {} answers in {took_ms} ms: {}",
                     keys.len(),
                     shown(keys)
                 );
             }
             Activity::RefusedRemovals { removals, open, .. } => {
-                say!(
-                    "{at}  feed     {removals} of {open} prices missing at once: not believed until a second look"
+                out!(
+                    "{at}  feed     {removals} of {open} prices are missing: kept until a second answer agrees"
                 );
             }
             Activity::FetchFailed { error, .. } | Activity::StoreFailed { error, .. } => {
-                say!("{at}  failed   {error}");
+                out!("{at}  failed   {error}");
             }
             _ => {}
         }
@@ -214,39 +195,39 @@ fn shown(keys: &[crate::key::Key]) -> String {
     }
 }
 
-/// The part of the answer that the demo's reader looks at.
+/// The part of the answer that the demo's reader shows.
 #[derive(Deserialize)]
-struct Answer {
-    stages: HashMap<String, Vec<Race>>,
+struct DemoAnswer {
+    stages: HashMap<String, Vec<DemoRace>>,
 }
 
 #[derive(Deserialize)]
-struct Race {
+struct DemoRace {
     race_id: String,
     race_time: Option<String>,
     course: String,
-    runners_data: Vec<Runner>,
+    runners_data: Vec<DemoRunner>,
 }
 
 #[derive(Deserialize)]
-struct Runner {
+struct DemoRunner {
     horse_id: String,
     horse_name: String,
-    all_odds: Vec<Odds>,
+    all_odds: Vec<DemoOdds>,
 }
 
 #[derive(Deserialize)]
-struct Odds {
+struct DemoOdds {
     bookmaker: String,
     odds_decimal: f64,
     odds_fractional: Option<String>,
 }
 
-/// The prices that this reader saw last: race, horse and bookmaker, with what to show.
-type Seen = HashMap<(String, String, String), (f64, String)>;
+/// The last prices of a reader, by race, horse and bookmaker, each with its text.
+type LastPrices = HashMap<(String, String, String), (f64, String)>;
 
-/// A reader like any other: asks over HTTP, again and again, and says what it sees.
-async fn read(address: SocketAddr, live: Live, clock: Clock, stop: CancellationToken) {
+/// Requests the racecard over HTTP like any other reader, and prints its price moves.
+async fn read(address: SocketAddr, bus: Live, clock: Clock, stop: CancellationToken) {
     let url = format!("http://{address}/v1/races/by-stage");
     let Ok(client) = reqwest::Client::builder()
         .no_proxy()
@@ -255,64 +236,59 @@ async fn read(address: SocketAddr, live: Live, clock: Clock, stop: CancellationT
     else {
         return;
     };
-    let mut seen = Seen::new();
-    let mut watcher = live.watch();
-    // The first look waits for the first cycle; after that the reader keeps its own time.
-    let first = async {
-        while !matches!(watcher.next().await, Some(Heard::Said(said)) if matches!(said.activity, Activity::CycleComplete { .. }))
-        {
-        }
-    };
     tokio::select! {
-        () = first => {}
+        () = first_cycle(&bus) => {}
         () = stop.cancelled() => return,
     }
+    let mut last = LastPrices::new();
     loop {
-        let asked = Instant::now();
-        if let Ok(answer) = client.get(&url).send().await {
-            let status = answer
-                .headers()
-                .get("x-cache-status")
-                .and_then(|value| value.to_str().ok())
-                .unwrap_or("?")
-                .to_owned();
-            if let Ok(answer) = answer.json::<Answer>().await {
-                let took = asked.elapsed().as_secs_f64() * 1000.0;
-                let at = clock
-                    .now()
-                    .with_timezone(&London)
-                    .format("%H:%M:%S")
-                    .to_string();
-                let moves = moves(&mut seen, answer);
-                let served = if status == "MISS" {
-                    "MISS -> refilled"
-                } else {
-                    status.as_str()
-                };
-                match moves.first() {
-                    Some(first) => say!(
-                        "{at}  reader   {served} in {took:.0} ms: {first}{}",
-                        if moves.len() > 1 {
-                            format!(" (and {} more)", moves.len() - 1)
-                        } else {
-                            String::new()
-                        }
-                    ),
-                    None => say!("{at}  reader   {served} in {took:.0} ms: nothing new"),
-                }
-            }
+        let started = Instant::now();
+        if let Ok((status, answer)) = request(&client, &url).await {
+            let took = started.elapsed().as_secs_f64() * 1000.0;
+            let at = clock.now().with_timezone(&London).format("%H:%M:%S");
+            let served = match status.as_str() {
+                "MISS" => "MISS -> refilled",
+                status => status,
+            };
+            let moves = match moves(&mut last, answer).as_slice() {
+                [] => "nothing new".to_owned(),
+                [only] => only.clone(),
+                [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+            };
+            out!("{at}  reader   {served} in {took:.0} ms: {moves}");
         }
         tokio::select! {
-            () = tokio::time::sleep(READS_EVERY) => {}
+            () = tokio::time::sleep(READ_INTERVAL) => {}
             () = stop.cancelled() => return,
         }
     }
 }
 
-/// Prices that differ from what this reader saw before, in words.
-fn moves(seen: &mut Seen, answer: Answer) -> Vec<String> {
+async fn first_cycle(bus: &Live) {
+    let mut subscriber = bus.watch();
+    while let Some(next) = subscriber.next().await {
+        if matches!(next, Heard::Said(published) if matches!(published.activity, Activity::CycleComplete { .. }))
+        {
+            return;
+        }
+    }
+}
+
+async fn request(client: &reqwest::Client, url: &str) -> reqwest::Result<(String, DemoAnswer)> {
+    let answer = client.get(url).send().await?;
+    let status = answer
+        .headers()
+        .get("x-cache-status")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("?")
+        .to_owned();
+    Ok((status, answer.json().await?))
+}
+
+/// Describes the prices that differ from the last answer; for the first answer only their number.
+fn moves(last: &mut LastPrices, answer: DemoAnswer) -> Vec<String> {
     let mut moves = Vec::new();
-    let first_look = seen.is_empty();
+    let is_first = last.is_empty();
     for race in answer.stages.into_values().flatten() {
         for runner in race.runners_data {
             for odds in runner.all_odds {
@@ -320,35 +296,30 @@ fn moves(seen: &mut Seen, answer: Answer) -> Vec<String> {
                     Some(fractional) => format!("{} ({fractional})", odds.odds_decimal),
                     None => odds.odds_decimal.to_string(),
                 };
-                let at = crate::model::plain_text(&odds.bookmaker, 40);
-                let key = (
-                    race.race_id.clone(),
-                    runner.horse_id.clone(),
-                    odds.bookmaker,
-                );
-                let Some((before, before_text)) =
-                    seen.insert(key, (odds.odds_decimal, text.clone()))
-                else {
+                let bookmaker = plain_text(&odds.bookmaker, 40);
+                let (race_id, horse_id) = (race.race_id.clone(), runner.horse_id.clone());
+                let key = (race_id, horse_id, odds.bookmaker);
+                let now = (odds.odds_decimal, text.clone());
+                let Some((before, before_text)) = last.insert(key, now) else {
                     continue;
                 };
                 if before != odds.odds_decimal {
-                    let word = if odds.odds_decimal < before {
-                        "shortens"
-                    } else {
-                        "drifts"
+                    let direction = match odds.odds_decimal < before {
+                        true => "shortens",
+                        false => "drifts",
                     };
                     moves.push(format!(
-                        "{} ({} {}) {word} {before_text} -> {text} at {at}",
-                        crate::model::plain_text(&runner.horse_name, 40),
-                        crate::model::plain_text(&race.course, 30),
+                        "{} ({} {}) {direction} {before_text} -> {text} at {bookmaker}",
+                        plain_text(&runner.horse_name, 40),
+                        plain_text(&race.course, 30),
                         race.race_time.as_deref().unwrap_or("?"),
                     ));
                 }
             }
         }
     }
-    if first_look && !seen.is_empty() {
-        moves.push(format!("{} prices", seen.len()));
+    if is_first && !last.is_empty() {
+        moves.push(format!("{} prices", last.len()));
     }
     moves
 }

@@ -1,53 +1,52 @@
-//! `invalidate`: a removal by hand, through the outbox like any other: durable before it is tried,
-//! retried until it is confirmed, and in the same log and history.
+//! `invalidate`: an operator removes cached answers. The request goes through the outbox like the removals of
+//! changes: it is durable, retried until the cache confirms it, and logged.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::bail;
 use serde_json::json;
 
+use super::output::{answer, err};
 use super::rules::parse_change;
-use super::say::{remark, say};
-use super::{DEPENDENCY_DOWN, open_existing};
+use super::{DEPENDENCY_DOWN, is_led, open_existing, wait_for_daemon};
 use crate::cache::Cache;
 use crate::config::{BadSetting, Settings};
 use crate::key::{self, Key, Tag};
-use crate::model::{ChangeKind, EventId, EventStatus};
+use crate::model::{ChangeKind, EventId, EventStatus, plain_text};
 use crate::relay::Relay;
 use crate::rules::{Change, Rules, Target};
 use crate::store::Place;
 
-/// A running daemon looks every second; this gives it a few.
+/// A running daemon polls the outbox every second, so this allows a few polls.
 const PATIENCE: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, clap::Args)]
 pub struct InvalidateArgs {
     /// Cache keys to remove, e.g. races:by-stage:v1; one that ends with :* is a pattern.
     keys: Vec<String>,
-    /// Everything that a change of this event would remove, by the rules.
+    /// Remove everything that a change of this event would remove, by the rules.
     #[arg(long)]
     event: Vec<String>,
-    /// Everything under this tag.
+    /// Remove everything with this tag.
     #[arg(long)]
     tag: Vec<String>,
-    /// Side bars: "all", a sport, or sport:league.
+    /// Remove sidebars: "all", a sport, or sport:league.
     #[arg(long)]
     sidebar: Vec<String>,
-    /// Everything that this change would remove, as for `oddsd rules explain`.
+    /// Remove everything that this change would remove, as shown by `oddsd rules explain`.
     #[arg(long)]
     change: Vec<String>,
-    /// Look through the whole cache for keys that begin like this. It reads every name there is: only
-    /// where nothing else finds them.
+    /// Scan the whole cache for keys with this beginning. It reads every key, so use it only if nothing else
+    /// finds them.
     #[arg(long, value_name = "BEGINNING")]
     scan: Option<String>,
-    /// Most keys that a scan may find.
+    /// Maximum number of keys that a scan may find.
     #[arg(long, default_value = "10000", requires = "scan")]
     scan_most: usize,
-    /// Say which keys, and remove nothing.
+    /// Print the keys without removing them.
     #[arg(long)]
     dry_run: bool,
     /// Print one JSON object.
@@ -55,108 +54,96 @@ pub struct InvalidateArgs {
     json: bool,
 }
 
+impl InvalidateArgs {
+    fn names_only_sidebars(&self) -> bool {
+        let others = [&self.keys, &self.event, &self.tag, &self.change];
+        !self.sidebar.is_empty() && self.scan.is_none() && others.iter().all(|list| list.is_empty())
+    }
+}
+
 pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::Result<ExitCode> {
     let (rules, _) = settings.rules()?;
-    let events = places(settings, &args.event).await;
-    let mut targets = named(args, &rules.now(), &events)?;
+    let events = event_changes(settings, &args.event).await;
+    let mut targets = named_targets(args, &rules.now(), &events)?;
     let cache = Cache::open(&settings.cache())
         .await
         .map_err(|why| BadSetting(format!("{why:#}")))?;
-    if let Some(begin) = &args.scan {
-        let _ = tokio::time::timeout(PATIENCE, cache.connected()).await;
-        let found = cache.scan(begin, args.scan_most).await?;
-        if found.is_cut_off {
-            remark!(
-                "there are more than {} keys that begin with {begin:?}: run it again",
-                found.keys.len()
-            );
-        }
-        targets.extend(found.keys.into_iter().map(Target::Key));
+    if let Some(beginning) = &args.scan {
+        targets.extend(scan(&cache, beginning, args.scan_most).await?);
     }
-    if targets.is_empty() {
-        if args.scan.is_some() {
-            answer(
-                args.json,
-                &json!({ "dry_run": args.dry_run, "keys": [] }),
-                "nothing to remove",
-            );
-            return Ok(ExitCode::SUCCESS);
-        }
+    let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
+    let object = json!({ "dry_run": args.dry_run, "keys": names });
+    if targets.is_empty() && args.scan.is_none() {
         bail!(BadSetting(
             "name at least one key, --event, --tag, --sidebar, --change or --scan; e.g. oddsd invalidate races:by-stage:v1".into()
         ));
     }
-    let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
+    if targets.is_empty() {
+        answer(args.json, &object, "nothing to remove");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let names = names.join(", ");
     if args.dry_run {
-        answer(
-            args.json,
-            &json!({ "dry_run": true, "keys": names }),
-            &format!("would remove {}", names.join(", ")),
-        );
+        answer(args.json, &object, &format!("would remove {names}"));
         return Ok(ExitCode::SUCCESS);
     }
     let keys: Vec<Key> = targets.iter().filter_map(Target::key).cloned().collect();
     let tags: Vec<Tag> = targets.iter().filter_map(Target::tag).cloned().collect();
-    let only_sidebars = !args.sidebar.is_empty()
-        && args.keys.is_empty()
-        && args.event.is_empty()
-        && args.tag.is_empty()
-        && args.change.is_empty()
-        && args.scan.is_none();
-    let detail = only_sidebars.then_some(r#"{"reason":"SIDEBAR_REFRESH"}"#);
+    let reason = r#"{"reason":"SIDEBAR_REFRESH"}"#;
+    let detail = args.names_only_sidebars().then_some(reason);
     let store = open_existing(settings).await?;
     store.check_schema().await?;
     let row = store.request_removal(&keys, &tags, detail).await?;
-    let led = store
-        .status()
-        .await?
-        .lease_expires_at
-        .is_some_and(|until| until > chrono::Utc::now());
-    // What this process caches is nobody's answer: with no other cache known here, the rows, and
-    // all that wait with them, are for the daemon.
-    let reached = !matches!(cache, Cache::Memory(_) | Cache::Off);
-    if !led && reached {
-        // No daemon works on this database: remove it from here.
+    let led = is_led(&store).await?;
+    // Without a cache that other processes see, this process cannot remove anything for readers. The rows
+    // stay for a daemon that knows the cache.
+    let has_shared_cache = !matches!(cache, Cache::Memory(_) | Cache::Off);
+    if !led && has_shared_cache {
         let _ = tokio::time::timeout(PATIENCE, cache.connected()).await;
-        // Alone: nobody would be there to remove again in time.
+        // This process ends before a second removal would be due, so it makes none.
         let relay = Relay::alone(store.clone(), Arc::new(cache), rules, settings.instance());
         relay.drain(PATIENCE).await?;
     }
-    let asked = Instant::now();
-    let mut pending = store.is_pending(row).await?;
-    while pending && led && asked.elapsed() < PATIENCE {
-        tokio::time::sleep(LOOK_EVERY).await;
-        pending = store.is_pending(row).await?;
-    }
+    let patience = if led { PATIENCE } else { Duration::ZERO };
+    let pending = wait_for_daemon(patience, async || store.is_pending(row).await).await?;
     store.close().await;
-    let text = if pending && !led && !reached {
-        format!(
-            "not removed yet: {}; no daemon is running and no cache is set here. It is in the outbox for the next \
-             `oddsd run`, or set REDIS_URL or UPSTASH_REDIS_REST_URL as the daemon has them and try again",
-            names.join(", ")
-        )
-    } else if pending {
-        format!(
-            "not confirmed yet: {}; it is in the outbox and is retried until the cache confirms (see `oddsd status`)",
-            names.join(", ")
-        )
-    } else {
-        format!("removed {}", names.join(", "))
+    let (code, text) = match pending {
+        false => (ExitCode::SUCCESS, format!("removed {names}")),
+        true if !led && !has_shared_cache => (
+            ExitCode::from(DEPENDENCY_DOWN),
+            format!(
+                "not removed yet: {names}; no daemon is running and no cache is set here. The removal is in the outbox for the \
+                 next `oddsd run`, or set REDIS_URL or UPSTASH_REDIS_REST_URL as the daemon has them and try again"
+            ),
+        ),
+        true => (
+            ExitCode::from(DEPENDENCY_DOWN),
+            format!(
+                "not confirmed yet: {names}; the removal is in the outbox and is retried until the cache confirms it (see \
+                 `oddsd status`)"
+            ),
+        ),
     };
-    answer(
-        args.json,
-        &json!({ "dry_run": false, "keys": names, "confirmed": !pending }),
-        &text,
-    );
-    Ok(if pending {
-        ExitCode::from(DEPENDENCY_DOWN)
-    } else {
-        ExitCode::SUCCESS
-    })
+    let mut object = object;
+    object["confirmed"] = json!(!pending);
+    answer(args.json, &object, &text);
+    Ok(code)
 }
 
-/// What the words of the command name.
-fn named(
+async fn scan(cache: &Cache, beginning: &str, limit: usize) -> anyhow::Result<Vec<Target>> {
+    let _ = tokio::time::timeout(PATIENCE, cache.connected()).await;
+    let found = cache.scan(beginning, limit).await?;
+    if found.is_cut_off {
+        err!(
+            "there are more than {} keys that begin with {beginning:?}: run it again",
+            found.keys.len()
+        );
+    }
+    Ok(found.keys.into_iter().map(Target::Key).collect())
+}
+
+/// The targets that the arguments name, without those of a scan.
+fn named_targets(
     args: &InvalidateArgs,
     rules: &Rules,
     events: &[Change],
@@ -167,27 +154,28 @@ fn named(
             Some(begin) if begin.ends_with(':') => Tag::family(begin).map(Target::Tag),
             _ => Key::from_person(text).map(Target::Key),
         };
-        targets.insert(target.ok_or_else(|| no_target(text, "cache key"))?);
+        targets.insert(target.ok_or_else(|| invalid_target(text, "cache key"))?);
     }
     for text in &args.tag {
-        let tag = Tag::new(text.trim()).ok_or_else(|| no_target(text, "tag"))?;
+        let tag = Tag::new(text.trim()).ok_or_else(|| invalid_target(text, "tag"))?;
         targets.insert(Target::Tag(tag));
     }
     for text in &args.sidebar {
-        let part = |text: &str| Tag::family(&format!("sidebar:{text}"));
-        let tag = match text.split_once(':') {
-            _ if text == "all" => part(""),
-            None => part(&format!("{}:", key::escape(text))),
-            Some((sport, league)) => {
-                part(&format!("{}:{}:", key::escape(sport), key::escape(league)))
-            }
+        let prefix = match text.split_once(':') {
+            _ if text == "all" => String::new(),
+            None => format!("{}:", key::escape(text)),
+            Some((sport, league)) => format!("{}:{}:", key::escape(sport), key::escape(league)),
         };
-        targets.insert(Target::Tag(tag.ok_or_else(|| no_target(text, "side bar"))?));
+        let tag = Tag::family(&format!("sidebar:{prefix}"));
+        targets.insert(Target::Tag(
+            tag.ok_or_else(|| invalid_target(text, "sidebar"))?,
+        ));
     }
-    let mut changes = Vec::new();
-    for text in &args.change {
-        changes.push(parse_change(text)?);
-    }
+    let changes: Vec<Change> = args
+        .change
+        .iter()
+        .map(|text| parse_change(text))
+        .collect::<anyhow::Result<_>>()?;
     for change in changes.iter().chain(events) {
         for hit in rules.decide(change, None) {
             let aims = hit.aims.into_iter().filter(|aim| change.holds(aim));
@@ -197,9 +185,9 @@ fn named(
     Ok(targets)
 }
 
-/// All that can happen to these events. Where one stands narrows it; of one that is not stored it is left
-/// open, and so it is without a database.
-async fn places(settings: &Settings, events: &[String]) -> Vec<Change> {
+/// A change of any kind for each event. The stored event narrows the rules that match; without it or without a
+/// database the change has every status.
+async fn event_changes(settings: &Settings, events: &[String]) -> Vec<Change> {
     let kinds = ChangeKind::ALL.into_iter();
     let kinds: BTreeSet<_> = kinds.filter(|kind| *kind != ChangeKind::Manual).collect();
     let store = match events.is_empty() {
@@ -209,15 +197,14 @@ async fn places(settings: &Settings, events: &[String]) -> Vec<Change> {
     let mut changes = Vec::new();
     for id in events.iter().map(EventId::new) {
         let mut change = Change::of_event(kinds.clone(), &id);
-        // No feed's id has one, and no database takes a NUL.
-        let known = !id.as_str().chars().any(char::is_control);
-        if let Some(store) = store.as_ref().filter(|_| known)
+        // An id with control characters cannot exist, and Postgres rejects NUL.
+        let possible = !id.as_str().chars().any(char::is_control);
+        if let Some(store) = store.as_ref().filter(|_| possible)
             && let Ok(found) = store.event_prices(&id).await
             && let Some(found) = found.value
         {
             Place::of(&found.event).tell(&mut change);
         } else {
-            // In any, then; but of this event alone.
             for status in EventStatus::ALL {
                 change.fields.add("current_status", status.as_str());
             }
@@ -227,17 +214,9 @@ async fn places(settings: &Settings, events: &[String]) -> Vec<Change> {
     changes
 }
 
-fn no_target(text: &str, what: &str) -> BadSetting {
+fn invalid_target(text: &str, kind: &str) -> BadSetting {
     BadSetting(format!(
-        "{:?} is no {what}: it is empty, too long, or holds control characters",
-        crate::model::plain_text(text, 80)
+        "{:?} is not a valid {kind}: it is empty, too long, or holds control characters",
+        plain_text(text, 80)
     ))
-}
-
-fn answer(as_json: bool, object: &serde_json::Value, text: &str) {
-    if as_json {
-        say!("{object}");
-    } else {
-        say!("{text}");
-    };
 }

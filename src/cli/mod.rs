@@ -1,24 +1,24 @@
-//! The street: commands. Each parses its words, opens the doors it needs, and ends with an exit code
-//! that a script can act on.
+//! The command line: arguments, exit codes, and a module for each command. `main` calls [`main`], and tests
+//! read the settings from [`Cli`].
 
 pub mod bench;
 mod check;
 mod correct;
 mod demo;
-mod fresh;
+mod freshness;
 mod invalidate;
+mod output;
 mod parse;
 mod record;
 mod replay;
 mod rules;
 mod run;
-mod say;
 mod tail;
 mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
@@ -26,11 +26,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{BadSetting, Settings};
 use crate::feed::FeedError;
-use crate::log::{self, Output};
+use crate::log::{self, LogOutput};
+use crate::model::Snapshot;
 use crate::store::{Store, StoreError};
-use say::{remark, say};
+use output::{err, out};
 
-/// Exit codes, as in sysexits.h where it has one.
+/// The names of the output macros in `bench`. They go when it becomes a binary of its own.
+mod say {
+    pub(super) use super::output::{err as remark, out as say, write_line as heard};
+}
+
+// Exit codes, from sysexits.h where it defines one.
 const FAILED: u8 = 1;
 const DEPENDENCY_DOWN: u8 = 69;
 const HELD_ELSEWHERE: u8 = 75;
@@ -55,78 +61,61 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Fetch, diff, commit and remove on a schedule, until told to stop.
+    /// Run the daemon: poll, diff, commit and invalidate on a schedule, until it is stopped.
     Run(run::RunArgs),
-    /// One cycle, for an external cron.
+    /// Run one cycle, for an external cron.
     Once,
-    /// A simulated race day: see a change travel from the feed to a reader. Needs nothing.
+    /// Show price changes on a simulated race day, from feed to reader. Needs no servers.
     Demo(demo::DemoArgs),
-    /// Open every door and say what is wrong, each with its fix.
+    /// Check settings, database, cache, feed and clock; print a fix for each failure.
     Check(check::CheckArgs),
-    /// Run a recording through the production path.
+    /// Replay a recording through the production path; writes to DATABASE_URL.
     Replay(replay::ReplayArgs),
-    /// Write down what the feed says, for `replay`.
+    /// Record the feed's answers for `replay`.
     Record(record::RecordArgs),
-    /// Measure this machine: what a look costs, against the limit and against other ways to write.
+    /// Measure a polling cycle on this machine, against the limit and other designs.
     Bench(bench::BenchArgs),
-    /// Bring the database to this version.
+    /// Migrate the database to this version.
     Migrate(MigrateArgs),
-    /// Follow cycles and removals, through the database.
+    /// Follow cycles and removals through the database.
     Tail(tail::TailArgs),
-    /// What the daemon last did, through the database.
+    /// Show the daemon's state through the database.
     Status(tail::StatusArgs),
-    /// Remove cached answers by hand.
+    /// Remove cached answers manually.
     Invalidate(invalidate::InvalidateArgs),
-    /// Check, test and explain rules: which changes remove which answers.
+    /// Check, test and explain the rules: which changes remove which cached answers.
     Rules(rules::RulesCommand),
-    /// Say where an event stands, against the feed and the clock.
+    /// Override the status of an event, also of a finished one.
     Correct(correct::CorrectArgs),
-    /// Watch tables that other programs write, so that their changes remove cached answers too.
+    /// Watch tables of other programs, so that their changes also remove cached answers.
     Watch(watch::WatchArgs),
-    /// Ask a running daemon whether it is ready (for images without a shell).
+    /// Check whether a running daemon is ready (for images without a shell).
     Healthcheck,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct MigrateArgs {
-    /// Import tables that stand under the names of our views, rename them aside, and put the views
-    /// in their place, in one transaction.
+    /// Import existing tables that have the names of our views, rename them, and create the views, in
+    /// one transaction.
     #[arg(long)]
     adopt: bool,
-    /// Say what would be done, and do nothing.
+    /// Print the changes without making them.
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Parses, does it, and says how it ended.
+/// Parses the arguments, starts logging, runs the command and returns its exit code.
 pub async fn main() -> ExitCode {
     let cli = match parse::parse() {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    let output = match &cli.command {
-        Command::Run(_) | Command::Once => Output::Stdout,
-        // What these print is for people or programs; the log must not mix with it.
-        _ => Output::Stderr,
-    };
-    let level = match &cli.command {
-        Command::Run(_) | Command::Once => cli.settings.log.log_level.as_str(),
-        // It breaks things on purpose: that they were missed is no news.
-        Command::Bench(args) if args.what.is_some() => "error",
-        // They tell their story themselves.
-        _ if cli.settings.log.log_level == "info" => "warn",
-        _ => cli.settings.log.log_level.as_str(),
-    };
-    let started = match cli.settings.log_format() {
-        Ok(format) => log::start(format, level, output),
-        Err(why) => Err(why),
-    };
-    if let Err(why) = started {
-        remark!("oddsd: {why:#}");
+    if let Err(why) = start_logging(&cli) {
+        err!("oddsd: {why:#}");
         return ExitCode::from(BAD_CONFIGURATION);
     }
     let settings = &cli.settings;
-    // Boxed: each is a deep nest of futures, and together they are one too deep for the compiler.
+    // Boxed, because these nested futures together exceed the compiler's recursion limit.
     let outcome = match cli.command {
         Command::Run(args) => Box::pin(run::run(settings, &args)).await,
         Command::Once => Box::pin(run::once(settings)).await,
@@ -144,26 +133,42 @@ pub async fn main() -> ExitCode {
         Command::Watch(args) => Box::pin(watch::watch(settings, &args)).await,
         Command::Healthcheck => Box::pin(run::healthcheck(settings)).await,
     };
-    match outcome {
-        Ok(code) => code,
-        Err(why) => {
-            // A rules file has many faults, a line each.
-            let told = format!("{why:#}");
-            let lines = told
-                .lines()
-                .map(|line| crate::model::plain_text(line, 2_000));
-            let told = lines.collect::<Vec<_>>().join("\n");
-            match why.downcast_ref::<StoreError>() {
-                Some(why) => remark!("oddsd: {told}{}", next_step(why)),
-                None => remark!("oddsd: {told}"),
-            }
-            ExitCode::from(code_of(&why))
-        }
-    }
+    outcome.unwrap_or_else(|why| {
+        print_error(&why);
+        ExitCode::from(exit_code(&why))
+    })
 }
 
-/// What an error means for whoever started us.
-fn code_of(why: &anyhow::Error) -> u8 {
+fn start_logging(cli: &Cli) -> anyhow::Result<()> {
+    let log = &cli.settings.log;
+    let is_daemon = matches!(cli.command, Command::Run(_) | Command::Once);
+    let output = match is_daemon {
+        true => LogOutput::Stdout,
+        // Stdout is the answer of the other commands, so the log must not mix with it.
+        false => LogOutput::Stderr,
+    };
+    let level = match &cli.command {
+        // It breaks servers on purpose, so their failures are expected.
+        Command::Bench(args) if args.what.is_some() => "error",
+        // The other commands print their own progress.
+        _ if !is_daemon && log.log_level == "info" => "warn",
+        _ => log.log_level.as_str(),
+    };
+    log::start(log.log_format, level, output)
+}
+
+/// Prints an error with the next step. An error of a rules file has a line for each fault.
+fn print_error(why: &anyhow::Error) {
+    let text = format!("{why:#}");
+    let lines = text
+        .lines()
+        .map(|line| crate::model::plain_text(line, 2_000));
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let next = why.downcast_ref::<StoreError>().map_or("", next_step);
+    err!("oddsd: {text}{next}");
+}
+
+fn exit_code(why: &anyhow::Error) -> u8 {
     for cause in why.chain() {
         if let Some(store) = cause.downcast_ref::<StoreError>() {
             return match store {
@@ -183,14 +188,14 @@ fn code_of(why: &anyhow::Error) -> u8 {
     FAILED
 }
 
-/// What to do about it, where the error does not say so itself.
+/// The next step after a database error whose text does not contain one.
 fn next_step(why: &StoreError) -> &'static str {
     match why {
         StoreError::Down(_) => {
-            "; is the server up, and is it the host and port in DATABASE_URL? Then try again"
+            "; check that the server is up and that DATABASE_URL has its host and port, then try again"
         }
-        StoreError::Failed(_) => "; `oddsd check` looks at rights and tables",
-        StoreError::Fenced => "; `oddsd status` says which",
+        StoreError::Failed(_) => "; `oddsd check` tests rights and tables",
+        StoreError::Fenced => "; `oddsd status` shows which daemon holds the lease",
         StoreError::Misconfigured(_) | StoreError::Schema(_) => "",
     }
 }
@@ -208,34 +213,34 @@ async fn migrate(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
         true => open_existing(settings).await?,
         false => Store::open(&settings.store()).await?,
     };
-    let said = match args.dry_run {
+    let steps = match args.dry_run {
         true => store.rehearse_migration(args.adopt).await,
         false => store.migrate(args.adopt).await,
     };
     store.close().await;
-    let said = said?;
+    let steps = steps?;
     let would = if args.dry_run { "would have " } else { "" };
-    for line in &said {
-        say!("{would}{line}");
+    for step in &steps {
+        out!("{would}{step}");
     }
-    if said.is_empty() {
-        say!("nothing to do: the tables are of this version");
+    if steps.is_empty() {
+        out!("nothing to do: the tables have this version");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// For commands that look and do not build: SQLite would make a file that is not there.
+/// Opens the database for a command that must not create one, as SQLite would.
 async fn open_existing(settings: &Settings) -> anyhow::Result<Store> {
     if let Some(file) = missing_file(settings) {
         anyhow::bail!(BadSetting(format!(
-            "there is no database {}; `oddsd run` or `oddsd migrate` makes it, or set DATABASE_URL to the one you mean",
+            "there is no database {}; create it with `oddsd run` or `oddsd migrate`, or correct DATABASE_URL",
             file.display()
         )));
     }
     Ok(Store::open(&settings.store()).await?)
 }
 
-/// The SQLite file that the settings name, when it does not exist.
+/// The SQLite file in the settings, if it does not exist.
 fn missing_file(settings: &Settings) -> Option<PathBuf> {
     let url = settings.store.database_url.expose_secret();
     let path = url.strip_prefix("sqlite:")?;
@@ -248,17 +253,42 @@ fn missing_file(settings: &Settings) -> Option<PathBuf> {
     (!path.exists()).then_some(path)
 }
 
-/// A token that SIGINT, SIGTERM, or the end of `after` cancels.
+/// Whether a daemon holds the leader lease and so carries out what other commands request.
+async fn is_led(store: &Store) -> Result<bool, StoreError> {
+    let expires_at = store.status().await?.lease_expires_at;
+    Ok(expires_at.is_some_and(|at| at > chrono::Utc::now()))
+}
+
+/// Polls a request in the database while it waits for the leading daemon; returns whether it still waits.
+async fn wait_for_daemon(
+    patience: Duration,
+    is_waiting: impl AsyncFn() -> Result<bool, StoreError>,
+) -> Result<bool, StoreError> {
+    const POLL_INTERVAL: Duration = Duration::from_millis(100);
+    let started = Instant::now();
+    while is_waiting().await? {
+        if started.elapsed() >= patience {
+            return Ok(true);
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    Ok(false)
+}
+
+fn count_prices(snapshot: &Snapshot) -> usize {
+    snapshot.events.iter().map(|event| event.prices.len()).sum()
+}
+
+/// A token that SIGINT, SIGTERM or the end of `after` cancels.
 fn stop_on_signals(after: Option<Duration>) -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let stop = CancellationToken::new();
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    let told = stop.clone();
+    let guard = stop.clone().drop_guard();
     tokio::spawn(async move {
-        let over = async {
+        let _guard = guard;
+        let timer = async {
             match after {
                 Some(after) => tokio::time::sleep(after).await,
                 None => std::future::pending().await,
@@ -267,14 +297,13 @@ fn stop_on_signals(after: Option<Duration>) -> anyhow::Result<CancellationToken>
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
-            () = over => {}
+            () = timer => {}
         }
-        told.cancel();
     });
     Ok(stop)
 }
 
-/// `30s`, `5m`, `2h`, or plain seconds.
+/// Parses `30s`, `5m`, `2h` or a number of seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
         Some(at) => text.split_at(at),
@@ -291,5 +320,6 @@ fn duration(text: &str) -> Result<Duration, String> {
         .trim()
         .parse()
         .map_err(|_| "write a duration such as 30s, 5m or 2h".to_owned())?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| "a duration is above zero".into())
+    Duration::try_from_secs_f64(number * seconds)
+        .map_err(|_| "a duration cannot be negative or that long".into())
 }

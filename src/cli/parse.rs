@@ -1,17 +1,17 @@
-//! From words and environment to settings. What the environment (or `.env`) says wrong is a bad
-//! configuration and names its variable; what the command line says wrong is a wrong usage.
+//! Parses the command line and the environment for `main`. An invalid variable (also from `.env`) ends with the
+//! exit code of a bad configuration and is named; an invalid argument ends with that of wrong usage.
 
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, CommandFactory, FromArgMatches};
 
-use super::say::remark;
+use super::output::err;
 use super::{BAD_CONFIGURATION, Cli};
 
 pub fn parse() -> Result<Cli, ExitCode> {
     let command = Cli::command().mut_args(|arg| match is_blank(&arg) {
-        // There is no variable without a name, so this one is never set.
+        // A variable without a name cannot exist, so the argument is unset.
         true => arg.env("").hide_env(true),
         false => arg,
     });
@@ -22,9 +22,9 @@ pub fn parse() -> Result<Cli, ExitCode> {
         let _ = why.print();
         match variable_at_fault(&why) {
             Some(variable) => {
-                remark!(
-                    "oddsd: the value comes from the environment variable {variable} (or from .env); mend it there, \
-                     or give the flag"
+                err!(
+                    "oddsd: the value comes from the environment variable {variable} (or from .env); correct it there, \
+                     or pass the flag"
                 );
                 ExitCode::from(BAD_CONFIGURATION)
             }
@@ -33,13 +33,14 @@ pub fn parse() -> Result<Cli, ExitCode> {
     })
 }
 
-/// Hosting panels spell "not set" as an empty text. In a list an empty text says something: nothing.
+/// Whether the variable counts as unset: hosting panels store an unset variable as an empty text. For a
+/// list an empty text is a value, the empty list.
 fn is_blank(arg: &Arg) -> bool {
     let value = arg.get_env().and_then(std::env::var_os);
     arg.get_value_delimiter().is_none() && value.is_some_and(|value| value.is_empty())
 }
 
-/// The variable that a refused value came from; `None` when it stands on the command line.
+/// The variable that holds the invalid value; `None` if the value is on the command line.
 fn variable_at_fault(why: &clap::Error) -> Option<String> {
     if !matches!(
         why.kind(),
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_tree_is_sound() {
+    fn command_tree_is_valid() {
         Cli::command().debug_assert();
     }
 }

@@ -1,4 +1,4 @@
-//! `record`: what the feed says, word for word, into a file that `replay` reads.
+//! `record`: writes the feed's answers unchanged into a file. `replay` reads it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::say::{remark, say};
-use super::{FAILED, duration, stop_on_signals};
+use super::output::{err, out};
+use super::{FAILED, count_prices, duration, stop_on_signals};
 use crate::app;
 use crate::clock::{Clock, Wait};
 use crate::config::Settings;
@@ -18,10 +18,10 @@ use crate::schedule::{Backoff, next_poll};
 
 #[derive(Debug, clap::Args)]
 pub struct RecordArgs {
-    /// The file to write; a name that ends in .zst is compressed. Never overwrites.
+    /// The file to write, compressed if its name ends in .zst. An existing file is never overwritten.
     #[arg(long)]
     out: PathBuf,
-    /// End by itself after this long, e.g. 2h.
+    /// Stop after this time, e.g. 2h.
     #[arg(long = "for", value_parser = duration)]
     record_for: Option<Duration>,
 }
@@ -31,7 +31,7 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
     let mut feed = app::feed_for_recording(settings, &clock)?;
     let kind = match &feed {
         Feed::OddsApi(_) => RecordedFeed::OddsApi,
-        // The simulator speaks The Racing API's own format.
+        // The simulator has the format of The Racing API.
         _ => RecordedFeed::RacingApi,
     };
     let mut recorder = Recorder::create(&args.out)?;
@@ -52,29 +52,24 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
                     .with_context(|| {
                         format!("cannot write to {}; is the disk full?", args.out.display())
                     })?;
-                let prices: usize = fetched
-                    .snapshot
-                    .events
-                    .iter()
-                    .map(|event| event.prices.len())
-                    .sum();
-                remark!(
-                    "{} recorded {} events, {prices} prices",
+                err!(
+                    "{} recorded {} events, {} prices",
                     now.format("%H:%M:%S"),
-                    fetched.snapshot.events.len()
+                    fetched.snapshot.events.len(),
+                    count_prices(&fetched.snapshot)
                 );
-                let offs = fetched
+                let starts = fetched
                     .snapshot
                     .events
                     .iter()
                     .filter_map(|event| event.event.starts_at);
-                next_poll(now, offs.filter(|off| *off > now), &plan.cadence)
+                next_poll(now, starts.filter(|start| *start > now), &plan.cadence)
             }
             Err(FeedError::Ended) => break,
             Err(why) => {
                 failures += 1;
                 let wait = Backoff::FEED.delay(failure(&why), failures, fastrand::f64());
-                remark!(
+                err!(
                     "{} not recorded, again in {} s: {why}",
                     now.format("%H:%M:%S"),
                     wait.as_secs()
@@ -93,12 +88,12 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
     let records = recorder.records();
     if records == 0 {
         remove_empty(&args.out);
-        remark!(
-            "oddsd: nothing was recorded; `oddsd check` asks the feed once and says what is wrong"
+        err!(
+            "oddsd: nothing was recorded; `oddsd check` fetches from the feed once and shows the failure"
         );
         return Ok(ExitCode::from(FAILED));
     }
-    say!(
+    out!(
         "{records} answers recorded in {}; replay them with: oddsd replay {} --feed {}",
         args.out.display(),
         args.out.display(),
@@ -107,9 +102,12 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// The file that we made and put nothing into: the next try may have its name.
+/// Removes the file if nothing was written to it, so that the next run can use its name.
 fn remove_empty(path: &Path) {
     if let Err(why) = std::fs::remove_file(path) {
-        remark!("oddsd: the empty {} stays behind: {why}", path.display());
+        err!(
+            "oddsd: the empty {} could not be removed: {why}",
+            path.display()
+        );
     }
 }

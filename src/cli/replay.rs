@@ -1,4 +1,4 @@
-//! `replay FILE`: a recording through the production path, with the counts that prove it.
+//! `replay FILE`: sends a recording through the production path and prints the counts of its prices.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::say::{remark, say};
+use super::output::{err, out};
 use super::{FAILED, stop_on_signals};
 use crate::app::App;
 use crate::clock::Clock;
@@ -24,10 +24,10 @@ use crate::poller::Pace;
 pub struct ReplayArgs {
     /// A recording: JSON lines or one JSON document, plain, .zst, .bz2 or .gz.
     file: PathBuf,
-    /// Times as fast as it was recorded; without it as fast as possible.
+    /// Factor to the recorded speed; without it as fast as possible.
     #[arg(long, value_parser = speed)]
     speed: Option<f64>,
-    /// Afterwards read everything back and compare it with what was written.
+    /// Afterwards read the rows back and compare their counts.
     #[arg(long)]
     verify: bool,
     /// Print one JSON object at the end.
@@ -43,7 +43,7 @@ fn speed(text: &str) -> Result<f64, String> {
 }
 
 #[derive(Serialize)]
-struct Outcome {
+struct ReplaySummary {
     snapshots: u64,
     #[serde(flatten)]
     counts: Counts,
@@ -59,19 +59,20 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
         FeedKind::OddsApi => RecordedFeed::OddsApi,
         FeedKind::Betfair => RecordedFeed::Betfair,
         FeedKind::Simulator => anyhow::bail!(BadSetting(
-            "the simulator has no recordings of its own: what `record` writes of it is of --feed racing-api".into()
+            "recordings of the simulator have the format of The Racing API; pass --feed racing-api"
+                .into()
         )),
     };
     if replay.feed() != wanted {
         anyhow::bail!(BadSetting(format!(
-            "{} is a recording of {}, not of {}; say --feed {}",
+            "{} is a recording of {}, not of {}; pass --feed {}",
             args.file.display(),
             replay.feed().as_str(),
             wanted.as_str(),
             replay.feed().as_str().replace('_', "-"),
         )));
     }
-    // A recording is not a day: nobody waits for its freshness.
+    // The times in a recording are past, so freshness means nothing.
     settings.daemon.audit = false;
     let pace = Pace::AsRecorded { speed: args.speed };
     let stop = stop_on_signals(None)?;
@@ -84,16 +85,16 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
     ended.with_context(|| format!("{} was not replayed to its end", args.file.display()))?;
 
     let counters = live.counters();
-    let outcome = Outcome {
+    let totals = ReplaySummary {
         snapshots: counters.cycles,
         counts: counters.prices,
         seconds: (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
     };
     if args.json {
-        say!("{}", serde_json::to_string(&outcome)?);
+        out!("{}", serde_json::to_string(&totals)?);
     } else {
-        say!("{}", said(&counters));
-        say!("in {} s", outcome.seconds);
+        out!("{}", summary(&counters));
+        out!("in {} s", totals.seconds);
     }
     if args.verify {
         verify(&settings).await?;
@@ -105,23 +106,23 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
     })
 }
 
-/// Long work says how far it has come: on a terminal in place, elsewhere a line at a time.
+/// Prints the progress: on a terminal in place, elsewhere as lines.
 async fn progress(live: Live) {
     const TERMINAL_EVERY: Duration = Duration::from_millis(250);
     const LINE_EVERY: Duration = Duration::from_secs(10);
     let terminal = std::io::stderr().is_terminal();
     loop {
         tokio::time::sleep(if terminal { TERMINAL_EVERY } else { LINE_EVERY }).await;
-        let said = said(&live.counters());
+        let line = summary(&live.counters());
         if terminal {
-            eprint!("\r\x1b[K{said}");
+            eprint!("\r\x1b[K{line}");
         } else {
-            remark!("{said}");
+            err!("{line}");
         }
     }
 }
 
-fn said(counters: &Counters) -> String {
+fn summary(counters: &Counters) -> String {
     let counts = &counters.prices;
     format!(
         "{} snapshots, {} prices seen: {} inserted, {} reopened, {} changed, {} withdrawn, {} unchanged, {} stale, {} rejected",
@@ -137,7 +138,7 @@ fn said(counters: &Counters) -> String {
     )
 }
 
-/// Reads everything back and counts it two ways.
+/// Loads the stored state and compares it with the counts of the tables.
 async fn verify(settings: &Settings) -> anyhow::Result<()> {
     let store = crate::store::Store::open(&settings.store()).await?;
     let loaded = store.load().await?;
@@ -150,7 +151,7 @@ async fn verify(settings: &Settings) -> anyhow::Result<()> {
         status.open_prices,
         status.outbox_pending
     );
-    remark!(
+    err!(
         "verified: {open} open prices of {} events read back, no removal pending",
         loaded.book.events.len()
     );

@@ -1,5 +1,4 @@
-//! `rules`: is the file right, does it do what it should, and what would this change remove? Nothing is
-//! contacted for any of it.
+//! `rules`: validates, tests and explains a rules file. It contacts neither the database nor the cache.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,29 +8,29 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::FAILED;
-use super::say::say;
+use super::output::out;
 use crate::config::{BadSetting, Settings};
-use crate::rules::{Change, Rules};
+use crate::rules::{Aim, Change, Hit, Rules};
 
 #[derive(Debug, Args)]
 pub struct RulesCommand {
     #[command(subcommand)]
-    what: What,
+    action: RulesAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
-    /// Read a rules file and say what is wrong with it, each fault with its place.
+enum RulesAction {
+    /// Validate a rules file; print each fault with its line.
     Check(FileArgs),
-    /// Run the tests that the file holds.
+    /// Run the tests in a rules file.
     Test(FileArgs),
-    /// Which rules a change meets, and which keys they remove.
+    /// Show which rules match a change, and which keys they remove.
     Explain(ExplainArgs),
 }
 
 #[derive(Debug, Args)]
 struct FileArgs {
-    /// The file; without it the one that the daemon would use.
+    /// The rules file; the daemon's one by default.
     file: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
@@ -40,10 +39,10 @@ struct FileArgs {
 
 #[derive(Debug, Args)]
 struct ExplainArgs {
-    /// The file; without it the one that the daemon would use, or the built-in rules.
+    /// The rules file; by default the daemon's one, or the built-in rules.
     #[arg(long)]
     rules: Option<PathBuf>,
-    /// What happened, e.g. '{"change":"task_completed","task":"build","run_id":"ab-12"}'.
+    /// The change, e.g. '{"change":"task_completed","task":"build","run_id":"ab-12"}'.
     #[arg(long)]
     change: String,
     /// Print one JSON object.
@@ -52,10 +51,10 @@ struct ExplainArgs {
 }
 
 pub fn rules(settings: &Settings, command: &RulesCommand) -> anyhow::Result<ExitCode> {
-    match &command.what {
-        What::Check(args) => check(settings, args),
-        What::Test(args) => test(settings, args),
-        What::Explain(args) => explain(settings, args),
+    match &command.action {
+        RulesAction::Check(args) => check(settings, args),
+        RulesAction::Test(args) => test(settings, args),
+        RulesAction::Explain(args) => explain(settings, args),
     }
 }
 
@@ -64,18 +63,18 @@ fn check(settings: &Settings, args: &FileArgs) -> anyhow::Result<ExitCode> {
     let (tests, failed) = rules.test();
     if args.json {
         let all: Vec<Value> = rules.iter().map(|rule| json!(&*rule.name)).collect();
-        say!(
+        out!(
             "{}",
             json!({ "file": name, "version": &**rules.version(), "rules": all, "tests": tests, "tests_failed": failed.len() })
         );
     } else {
-        say!(
-            "{name}: right; {} rules are in force with it (version {})",
+        out!(
+            "{name}: valid; with the built-in ones it has {} rules (version {})",
             rules.len(),
             rules.version()
         );
         if !failed.is_empty() {
-            say!(
+            out!(
                 "{} of its {tests} tests fail: oddsd rules test {name}",
                 failed.len()
             );
@@ -88,30 +87,39 @@ fn test(settings: &Settings, args: &FileArgs) -> anyhow::Result<ExitCode> {
     let (name, rules) = file(settings, args.file.as_deref())?;
     let (tests, failed) = rules.test();
     if args.json {
-        let told: Vec<Value> = failed
+        let failed: Vec<Value> = failed
             .iter()
             .map(|test| {
                 json!({ "line": test.line, "name": test.name, "missing": test.missing, "extra": test.extra, "faults": test.faults })
             })
             .collect();
-        say!(
+        out!(
             "{}",
-            json!({ "file": name, "tests": tests, "failed": told })
+            json!({ "file": name, "tests": tests, "failed": failed })
         );
     } else {
         for test in &failed {
-            say!("{name}:{test}");
+            out!("{name}:{test}");
         }
         match (tests, failed.len()) {
-            (0, _) => say!("{name} holds no tests: add [[test]] with a change and what it removes"),
-            (tests, 0) => say!("{tests} tests pass"),
-            (tests, failed) => say!("{failed} of {tests} tests fail"),
+            (0, _) => {
+                out!("{name} holds no tests: add [[test]] with a change and the keys it removes")
+            }
+            (tests, 0) => out!("{tests} tests pass"),
+            (tests, failed) => out!("{failed} of {tests} tests fail"),
         }
     }
     Ok(match failed.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(FAILED),
     })
+}
+
+/// The keys of a matching rule: those that the change removes, and those whose price has not moved enough.
+struct ExplainedRule<'a> {
+    hit: &'a Hit<'a>,
+    removed: Vec<String>,
+    kept: Vec<String>,
 }
 
 fn explain(settings: &Settings, args: &ExplainArgs) -> anyhow::Result<ExitCode> {
@@ -123,22 +131,21 @@ fn explain(settings: &Settings, args: &ExplainArgs) -> anyhow::Result<ExitCode> 
     let change = parse_change(&args.change)?;
     let hits = rules.decide(&change, None);
     let unmet = rules.near_misses(&change);
-    let told = hits.iter().map(|hit| {
-        let (held, gone): (Vec<_>, Vec<_>) = hit.aims.iter().partition(|aim| !change.holds(aim));
-        let texts = |aims: &[&crate::rules::Aim]| -> Vec<String> {
-            aims.iter().map(|aim| aim.target.to_string()).collect()
-        };
-        (hit, texts(&gone), texts(&held))
+    let explained = hits.iter().map(|hit| {
+        let (removed, kept): (Vec<_>, Vec<_>) = hit.aims.iter().partition(|aim| change.holds(aim));
+        let texts = |aims: &[&Aim]| aims.iter().map(|aim| aim.target.to_string()).collect();
+        let (removed, kept) = (texts(&removed), texts(&kept));
+        ExplainedRule { hit, removed, kept }
     });
-    let told: Vec<_> = told.collect();
+    let explained: Vec<ExplainedRule> = explained.collect();
     if args.json {
-        let matched: Vec<Value> = told
+        let matched: Vec<Value> = explained
             .iter()
-            .map(|(hit, gone, held)| {
+            .map(|ExplainedRule { hit, removed, kept }| {
                 let targets: Vec<&str> = hit.rule.targets.iter().map(|target| target.text.as_str()).collect();
                 json!({
                     "rule": &*hit.rule.name, "then": hit.rule.then.as_str(), "reason": hit.reason, "targets": targets,
-                    "keys": gone, "held": held, "errors": hit.faults,
+                    "keys": removed, "held": kept, "errors": hit.faults,
                 })
             })
             .collect();
@@ -146,53 +153,51 @@ fn explain(settings: &Settings, args: &ExplainArgs) -> anyhow::Result<ExitCode> 
             .iter()
             .map(|(rule, why)| json!({ "rule": &*rule.name, "why": why }))
             .collect();
-        say!(
+        out!(
             "{}",
             json!({ "version": &**rules.version(), "matched": matched, "not_matched": unmet })
         );
         return Ok(ExitCode::SUCCESS);
     }
     if hits.is_empty() {
-        say!("no rule is for this change: it removes nothing");
+        out!("no rule is for this change: it removes nothing");
     }
-    for (hit, gone, held) in &told {
-        let rule = hit.rule;
-        say!(
-            "rule {} ({}, {})",
-            rule.name,
-            hit.reason,
-            rule.then.as_str()
-        );
-        for target in &rule.targets {
-            say!("  target {}", target.text);
-        }
-        for key in gone {
-            say!("    -> {key}");
-        }
-        for key in held {
-            say!("    stays {key}: the price has not moved far enough");
-        }
-        for fault in &hit.faults {
-            say!("    error: {fault}");
-        }
-    }
-    // Where something is met, rules for other tasks and tables are no news.
+    explained.iter().for_each(print_rule);
+    // If any rule matches, the rules for other tasks and tables are not worth a line.
     let about_others =
         |why: &str| why.starts_with("only for task") || why.starts_with("only for table");
     let unmet = unmet
         .into_iter()
         .filter(|(_, why)| hits.is_empty() || !about_others(why));
     for (rule, why) in unmet {
-        say!("rule {} is not met: {why}", rule.name);
+        out!("rule {} does not match: {why}", rule.name);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// A change as people write it.
+fn print_rule(ExplainedRule { hit, removed, kept }: &ExplainedRule) {
+    let rule = hit.rule;
+    let (reason, then) = (hit.reason, rule.then.as_str());
+    out!("rule {} ({reason}, {then})", rule.name);
+    for target in &rule.targets {
+        out!("  target {}", target.text);
+    }
+    for key in removed {
+        out!("    -> {key}");
+    }
+    for key in kept {
+        out!("    keeps {key}: the price has not moved far enough");
+    }
+    for fault in &hit.faults {
+        out!("    error: {fault}");
+    }
+}
+
+/// Parses a change from the command line.
 pub fn parse_change(text: &str) -> anyhow::Result<Change> {
     let value: Value = serde_json::from_str(text).map_err(|why| {
         BadSetting(format!(
-            "--change is no JSON: {why}; write --change '{{\"change\":\"price_changed\",\"event_id\":\"rac_1\"}}'"
+            "--change is not JSON: {why}; write --change '{{\"change\":\"price_changed\",\"event_id\":\"rac_1\"}}'"
         ))
     })?;
     Ok(Change::parse(&value).map_err(|why| BadSetting(format!("--change: {why}")))?)
@@ -203,7 +208,7 @@ fn file(settings: &Settings, path: Option<&Path>) -> anyhow::Result<(String, Rul
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|why| {
         BadSetting(format!(
-            "cannot read {name}: {why}; name the rules file, or set RULES_FILE"
+            "cannot read {name}: {why}; pass the rules file, or set RULES_FILE"
         ))
     })?;
     let rules = Rules::parse(&name, &text).map_err(|why| BadSetting(why.to_string()))?;

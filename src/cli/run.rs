@@ -1,4 +1,5 @@
-//! `run`, `once` and `healthcheck`: the daemon in its three lives.
+//! `run`, `once` and `healthcheck`: run the daemon, run a single cycle, and request a running daemon's
+//! readiness.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -6,9 +7,9 @@ use std::time::Duration;
 use anyhow::bail;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::say::{remark, say};
+use super::output::{err, out};
 use super::{
-    DEPENDENCY_DOWN, FAILED, HELD_ELSEWHERE, code_of, duration, feed_code, stop_on_signals,
+    DEPENDENCY_DOWN, FAILED, HELD_ELSEWHERE, duration, exit_code, feed_code, stop_on_signals,
 };
 use crate::app::{App, Once};
 use crate::config::{BadSetting, Listen, Settings};
@@ -16,7 +17,7 @@ use crate::poller::Cycle;
 
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// End by itself after this long, e.g. 30s.
+    /// Stop after this time, e.g. 30s.
     #[arg(long = "for", value_parser = duration)]
     pub run_for: Option<Duration>,
 }
@@ -33,7 +34,7 @@ pub async fn run(settings: &Settings, args: &RunArgs) -> anyhow::Result<ExitCode
 
 pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
     let mut settings = settings.clone();
-    // Nobody reads from a program that is about to end.
+    // The process ends too soon for readers.
     settings.daemon.listen = Listen::Off;
     settings.schedule.cron = None;
     let stop = stop_on_signals(None)?;
@@ -42,8 +43,8 @@ pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
             holder,
             for_another,
         } => {
-            remark!(
-                "oddsd: {holder} holds the lease for another {} s, so this run did nothing; stop that daemon, or let it do the work",
+            err!(
+                "oddsd: {holder} holds the lease for another {} s, so this run did nothing; stop that daemon, or leave the work to it",
                 for_another.as_secs()
             );
             Ok(ExitCode::from(HELD_ELSEWHERE))
@@ -52,10 +53,10 @@ pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
             let code = match &cycle {
                 Cycle::Unchanged(_) | Cycle::Committed(..) => 0,
                 Cycle::FetchFailed(why) => feed_code(why),
-                Cycle::StoreFailed(why) => code_of(&anyhow::Error::new(why.clone())),
+                Cycle::StoreFailed(why) => exit_code(&anyhow::Error::new(why.clone())),
                 Cycle::Stopped => FAILED,
             };
-            // The cycle is committed; a late removal does not make it a failure.
+            // The cycle is committed, so a pending removal is no failure.
             match pending {
                 Ok(0) => {}
                 Ok(rows) => tracing::warn!(
@@ -76,11 +77,11 @@ pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
 
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// One plain request to our own `/readyz`: no client library, no shell, no curl in the image.
+/// Requests `/readyz` of the daemon on this machine, so that an image needs no shell and no curl.
 pub async fn healthcheck(settings: &Settings) -> anyhow::Result<ExitCode> {
     let Listen::At(mut address) = settings.daemon.listen else {
         bail!(BadSetting(
-            "nothing listens (LISTEN=off); `oddsd status` asks through the database".into()
+            "the read API is off (LISTEN=off); use `oddsd status`, which reads the database".into()
         ));
     };
     if address.ip().is_unspecified() {
@@ -98,30 +99,23 @@ pub async fn healthcheck(settings: &Settings) -> anyhow::Result<ExitCode> {
         stream.take(64 * 1024).read_to_end(&mut answer).await?;
         anyhow::Ok(String::from_utf8_lossy(&answer).into_owned())
     };
-    let answer = match tokio::time::timeout(HEALTH_TIMEOUT, asked).await {
-        Ok(Ok(answer)) => answer,
+    let failure = match tokio::time::timeout(HEALTH_TIMEOUT, asked).await {
+        Ok(Ok(answer)) => {
+            let body = answer.rsplit("\r\n\r\n").next().unwrap_or_default();
+            out!("{}", body.trim());
+            return Ok(match answer.starts_with("HTTP/1.1 200") {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::from(DEPENDENCY_DOWN),
+            });
+        }
         Ok(Err(why)) => {
-            remark!(
-                "oddsd: {address} does not answer ({why}); is `oddsd run` up, and is LISTEN the same?"
-            );
-            return Ok(ExitCode::from(DEPENDENCY_DOWN));
+            format!("does not answer ({why}); check that `oddsd run` is up and LISTEN is the same")
         }
-        Err(_) => {
-            let waited = HEALTH_TIMEOUT.as_secs();
-            remark!(
-                "oddsd: {address} did not answer within {waited} s; its log says why, or `oddsd status`"
-            );
-            return Ok(ExitCode::from(DEPENDENCY_DOWN));
-        }
+        Err(_) => format!(
+            "did not answer within {} s; see its log or `oddsd status`",
+            HEALTH_TIMEOUT.as_secs()
+        ),
     };
-    let ready = answer.starts_with("HTTP/1.1 200");
-    say!(
-        "{}",
-        answer.rsplit("\r\n\r\n").next().unwrap_or_default().trim()
-    );
-    Ok(if ready {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(DEPENDENCY_DOWN)
-    })
+    err!("oddsd: {address} {failure}");
+    Ok(ExitCode::from(DEPENDENCY_DOWN))
 }

@@ -1,5 +1,5 @@
-//! `tail` and `status`: what the daemon did and does, through the database. A worker without an open
-//! port is as observable as any other.
+//! `tail` and `status`: show the daemon's cycles, removals and state. They read the database, so that a worker
+//! without an open port is observable too.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,15 +7,16 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use super::fresh::print_freshness;
-use super::say::{heard, remark, say};
+use super::freshness::print_freshness;
+use super::output::{err, out, write_line};
 use super::{duration, open_existing, stop_on_signals};
 use crate::config::Settings;
 use crate::model::plain_text;
 use crate::store::{CycleRow, Removal, RemovalStats, Store, StoreError, StoreStatus, Wanted};
 
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-const AT_ONCE: i64 = 500;
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum number of rows of each kind in one poll.
+const PAGE: i64 = 500;
 
 #[derive(Debug, clap::Args)]
 pub struct TailArgs {
@@ -28,10 +29,10 @@ pub struct TailArgs {
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
-    /// How many past cycles and removals to look through first.
+    /// Number of past cycles and of past removals to show first.
     #[arg(long, default_value = "10")]
     last: u32,
-    /// End by itself after this long, e.g. 30s.
+    /// Stop after this time, e.g. 30s.
     #[arg(long = "for", value_parser = duration)]
     tail_for: Option<Duration>,
 }
@@ -43,13 +44,13 @@ pub struct StatusArgs {
     json: bool,
 }
 
-/// One line of the tail, in the order of time.
-enum Entry {
+/// A line of the tail.
+enum TailEntry {
     Cycle(CycleRow),
     Removal(Removal),
 }
 
-impl Entry {
+impl TailEntry {
     fn at(&self) -> DateTime<Utc> {
         match self {
             Self::Cycle(cycle) => cycle.committed_at,
@@ -62,45 +63,45 @@ pub async fn tail(settings: &Settings, args: &TailArgs) -> anyhow::Result<ExitCo
     let store = open_existing(settings).await?;
     store.check_schema().await?;
     let stop = stop_on_signals(args.tail_for)?;
-    let narrow = args.rule.is_some() || args.event.is_some();
-    let wanted = |removal: &Removal| {
-        let has_rule = |rule: &String| removal.rule.split(',').any(|one| one == rule);
+    let is_filtered = args.rule.is_some() || args.event.is_some();
+    let matches = |removal: &Removal| {
+        let has_rule = |rule: &String| removal.rule.split(',').any(|name| name == rule);
         args.rule.as_ref().is_none_or(has_rule)
             && (args.event.is_none() || removal.entity == args.event)
     };
-    // One of the past is read in any case: it says where the present begins.
+    // At least one past row is read, because its id is where the new ones begin.
     let (mut cycle, mut removal, mut limit) = (-1, -1, i64::from(args.last).max(1));
-    let mut silent = args.last == 0;
+    let mut skip_past = args.last == 0;
     loop {
         match entries(&store, cycle, removal, limit).await {
             Ok(entries) => {
                 for entry in entries {
                     let line = match &entry {
-                        Entry::Cycle(row) => {
+                        TailEntry::Cycle(row) => {
                             cycle = cycle.max(row.id);
-                            (!narrow).then(|| cycle_line(row, args.json))
+                            (!is_filtered).then(|| cycle_line(row, args.json))
                         }
-                        Entry::Removal(row) => {
+                        TailEntry::Removal(row) => {
                             removal = removal.max(row.id);
-                            wanted(row).then(|| removal_line(row, args.json))
+                            matches(row).then(|| removal_line(row, args.json))
                         }
                     };
-                    let heard = line.filter(|_| !silent).is_none_or(heard);
-                    if !heard {
+                    let is_read = line.filter(|_| !skip_past).is_none_or(write_line);
+                    if !is_read {
                         return Ok(ExitCode::SUCCESS);
                     }
                 }
-                (cycle, removal, limit) = (cycle.max(0), removal.max(0), AT_ONCE);
-                silent = false;
+                (cycle, removal, limit) = (cycle.max(0), removal.max(0), PAGE);
+                skip_past = false;
             }
-            // Whoever watches wants to know, and to go on watching.
+            // The operator should know, and the tail continues when the database is back.
             Err(StoreError::Down(why)) => {
-                remark!("oddsd: the database does not answer ({why}); still trying")
+                err!("oddsd: the database does not answer ({why}); still trying")
             }
             Err(why) => return Err(why.into()),
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
             () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
         }
     }
@@ -111,12 +112,12 @@ async fn entries(
     cycle: i64,
     removal: i64,
     limit: i64,
-) -> Result<Vec<Entry>, StoreError> {
+) -> Result<Vec<TailEntry>, StoreError> {
     let cycles = store
         .cycles(cycle, limit)
         .await?
         .into_iter()
-        .map(Entry::Cycle);
+        .map(TailEntry::Cycle);
     let removals = store
         .removals(&Wanted {
             after: (removal >= 0).then_some(removal),
@@ -125,9 +126,9 @@ async fn entries(
         })
         .await?
         .into_iter()
-        .map(Entry::Removal);
-    let mut entries: Vec<Entry> = cycles.chain(removals).collect();
-    entries.sort_by_key(Entry::at);
+        .map(TailEntry::Removal);
+    let mut entries: Vec<TailEntry> = cycles.chain(removals).collect();
+    entries.sort_by_key(TailEntry::at);
     Ok(entries)
 }
 
@@ -159,7 +160,7 @@ fn removal_line(row: &Removal, as_json: bool) -> String {
     let mut keys = row
         .keys
         .iter()
-        // Sorted as they are, the card's own key comes last.
+        // They are sorted, and the racecard's key, which matters most, is the last.
         .rev()
         .take(SHOWN)
         .cloned()
@@ -185,9 +186,9 @@ pub async fn status(settings: &Settings, args: &StatusArgs) -> anyhow::Result<Ex
     let (status, stats) = (store.status().await?, store.removal_stats().await?);
     store.close().await;
     if args.json {
-        let mut whole = serde_json::to_value(&status)?;
-        whole["removals"] = json!(stats);
-        say!("{}", serde_json::to_string_pretty(&whole)?);
+        let mut object = serde_json::to_value(&status)?;
+        object["removals"] = json!(stats);
+        out!("{}", serde_json::to_string_pretty(&object)?);
     } else {
         print_status(&status, &stats, Utc::now());
     }
@@ -195,43 +196,31 @@ pub async fn status(settings: &Settings, args: &StatusArgs) -> anyhow::Result<Ex
 }
 
 fn print_status(status: &StoreStatus, stats: &RemovalStats, now: DateTime<Utc>) {
-    let text = |name: &str| {
-        status
-            .state
-            .get(name)
-            .and_then(|value| value.as_str())
-            .unwrap_or("?")
-            .to_owned()
-    };
-    let count = |name: &str| {
-        status
-            .state
-            .pointer(&format!("/counters/{name}"))
-            .and_then(|n| n.as_u64())
-            .unwrap_or(0)
-    };
+    let state = &status.state;
+    let text = |name: &str| state[name].as_str().unwrap_or("?");
+    let count = |name: &str| state["counters"][name].as_u64().unwrap_or(0);
     match (&status.holder, status.lease_expires_at) {
         (Some(holder), Some(until)) if until > now => {
-            say!(
+            out!(
                 "daemon    {holder} leads (oddsd {}, since {})",
                 text("version"),
                 text("started_at")
             );
         }
         (Some(holder), _) => {
-            say!("daemon    none; {holder} was the last (start one with `oddsd run`)")
+            out!("daemon    none; the last was {holder} (start one with `oddsd run`)")
         }
-        (None, _) => say!("daemon    none has worked here yet (start one with `oddsd run`)"),
+        (None, _) => out!("daemon    none yet (start one with `oddsd run`)"),
     }
-    say!(
-        "cycles    {} ({} of them quiet), {} fetches and {} commits failed",
+    out!(
+        "cycles    {} ({} without changes), {} fetches and {} commits failed",
         count("cycles"),
         count("quiet_cycles"),
         count("fetch_failures"),
         count("store_failures")
     );
     match &status.last_cycle {
-        Some(row) => say!(
+        Some(row) => out!(
             "changed   cycle {} at {}: {} inserted, {} updated, {} withdrawn",
             row.id,
             row.committed_at.format("%F %T UTC"),
@@ -239,54 +228,50 @@ fn print_status(status: &StoreStatus, stats: &RemovalStats, now: DateTime<Utc>) 
             row.counts.changed + row.counts.reopened,
             row.counts.withdrawn
         ),
-        None => say!("changed   nothing yet"),
+        None => out!("changed   nothing yet"),
     }
-    say!(
+    out!(
         "stored    {} open prices of {} listed events",
         status.open_prices,
         status.events
     );
-    say!(
-        "outbox    {} pending, the oldest for {:.0} s{}",
-        status.outbox_pending,
-        status.outbox_oldest_seconds,
-        status
-            .outbox_last_error
-            .as_ref()
-            .map(|error| format!("; last error: {}", plain_text(error, 200)))
-            .unwrap_or_default()
-    );
-    print_rules(&status.state["rules"], stats);
-    print_freshness(&status.state["audit"]);
+    let (pending, age) = (status.outbox_pending, status.outbox_oldest_seconds);
+    let error = status.outbox_last_error.as_ref();
+    let error = error.map_or(String::new(), |error| {
+        format!("; last error: {}", plain_text(error, 200))
+    });
+    out!("outbox    {pending} pending, the oldest for {age:.0} s{error}");
+    print_rules(&state["rules"], stats);
+    print_freshness(&state["audit"]);
 }
 
-/// What the daemon said of its rules, and what was removed by them since the tables were made.
+/// Prints the totals of removals and the rules that the daemon reported last.
 fn print_rules(rules: &serde_json::Value, stats: &RemovalStats) {
-    let reasons = stats
-        .by_reason
-        .iter()
-        .map(|(reason, many)| format!("{many} {reason}"));
-    let reasons = reasons.collect::<Vec<_>>().join(", ");
-    say!(
-        "removals  {} in all, {} keys, {} in the last minute{}",
+    let reasons = stats.by_reason.iter();
+    let reasons: Vec<String> = reasons
+        .map(|(reason, many)| format!("{many} {reason}"))
+        .collect();
+    let reasons = match reasons.as_slice() {
+        [] => String::new(),
+        reasons => format!(" ({})", reasons.join(", ")),
+    };
+    out!(
+        "removals  {} in all, {} keys, {} in the last minute{reasons}",
         stats.total_invalidations,
         stats.keys_deleted,
-        stats.per_minute,
-        if reasons.is_empty() {
-            String::new()
-        } else {
-            format!(" ({reasons})")
-        }
+        stats.per_minute
     );
     let text = |name: &str| rules[name].as_str().map(|text| plain_text(text, 600));
     let Some(version) = text("version") else {
         return;
     };
     match text("file") {
-        Some(file) => say!("rules     {} of {file}, version {version}", rules["rules"]),
-        None => say!("rules     the built-in ones"),
+        Some(file) => out!("rules     {} of {file}, version {version}", rules["rules"]),
+        None => out!("rules     the built-in ones"),
     }
     if let Some(error) = text("error") {
-        say!("          its file is not valid now, the last good rules stay in force: {error}");
+        out!(
+            "          the rules file is invalid now, so the last valid rules stay in force: {error}"
+        );
     }
 }

@@ -1,36 +1,36 @@
-//! `watch`: tables that other programs write are watched by triggers, so that a committed write removes
-//! the cached answers that it made wrong. No program has to be changed.
+//! `watch`: puts triggers on tables that other programs write, so that a committed write removes the cached
+//! answers that it made wrong. The other programs stay unchanged.
 
 use std::process::ExitCode;
 
 use serde_json::json;
 
 use super::open_existing;
-use super::say::say;
+use super::output::out;
 use crate::config::Settings;
 use crate::store::{Asked, Store, Watched};
 
 #[derive(Debug, clap::Args)]
 pub struct WatchArgs {
     #[command(subcommand)]
-    what: What,
+    action: WatchAction,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum What {
-    /// Put triggers on a table. Again for the same table: the new watch takes the old one's place.
+enum WatchAction {
+    /// Put triggers on a table. A second watch of the same table replaces the first.
     Add(AddArgs),
-    /// Which tables are watched, and what is wrong with it.
+    /// List the watched tables and their problems.
     List {
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Take the triggers away.
+    /// Remove the triggers from a table.
     Remove {
-        /// The table, by its name now or by the one that its changes have.
+        /// The table, by its current name or by the name in its changes.
         table: String,
-        /// Say what would be done, and do nothing.
+        /// Print the statements without executing them.
         #[arg(long)]
         dry_run: bool,
         /// Print one JSON object.
@@ -43,18 +43,18 @@ enum What {
 struct AddArgs {
     /// The table, as schema.name or name.
     table: String,
-    /// What identifies a row to your rules, e.g. id,user_id. Without: only that the table changed, which
-    /// costs its writers least.
+    /// Columns that identify a row to your rules, e.g. id,user_id. Without it a change names the table only,
+    /// which costs its writers least.
     #[arg(long, value_delimiter = ',')]
     columns: Vec<String>,
-    /// Rows that one statement reports one by one; a larger one counts as a change of any row.
+    /// Maximum number of rows that one statement reports singly. A larger statement is a change of any row.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     bulk: u32,
-    /// Notify nobody at the commit: the change is found within a second instead. For very many small
-    /// transactions at once, which a notification makes take turns.
+    /// Send no notification at the commit; the change is found within a second instead. Use it for very many
+    /// concurrent small transactions, which a notification would serialise.
     #[arg(long)]
     quiet: bool,
-    /// Say what would be done, and do nothing.
+    /// Print the statements without executing them.
     #[arg(long)]
     dry_run: bool,
     /// Print one JSON object.
@@ -64,17 +64,17 @@ struct AddArgs {
 
 pub async fn watch(settings: &Settings, args: &WatchArgs) -> anyhow::Result<ExitCode> {
     let store = open_existing(settings).await?;
-    let done = does(&store, &args.what).await;
+    let done = run(&store, &args.action).await;
     store.close().await;
     done.map(|()| ExitCode::SUCCESS)
 }
 
-async fn does(store: &Store, what: &What) -> anyhow::Result<()> {
+async fn run(store: &Store, action: &WatchAction) -> anyhow::Result<()> {
     store.check_schema().await?;
-    match what {
-        What::Add(args) => add(store, args).await,
-        What::List { json } => list(store, *json).await,
-        What::Remove {
+    match action {
+        WatchAction::Add(args) => add(store, args).await,
+        WatchAction::List { json } => list(store, *json).await,
+        WatchAction::Remove {
             table,
             dry_run,
             json,
@@ -91,13 +91,13 @@ async fn add(store: &Store, args: &AddArgs) -> anyhow::Result<()> {
     };
     let done = store.watch(&asked, args.dry_run).await?;
     if args.json {
-        let mut told = serde_json::to_value(&done)?;
-        told["dry_run"] = json!(args.dry_run);
-        say!("{told}");
+        let mut object = serde_json::to_value(&done)?;
+        object["dry_run"] = json!(args.dry_run);
+        out!("{object}");
         return Ok(());
     }
-    let what = match done.columns.as_slice() {
-        [] => "that it changed, without which rows".to_owned(),
+    let reported = match done.columns.as_slice() {
+        [] => "that it changed, without the rows".to_owned(),
         columns => format!(
             "{} of each changed row, up to {} a statement",
             columns.join(", "),
@@ -110,20 +110,20 @@ async fn add(store: &Store, args: &AddArgs) -> anyhow::Result<()> {
     };
     match args.dry_run {
         true => {
-            say!("would watch {}{with}: {what}", done.table);
+            out!("would watch {}{with}: {reported}", done.table);
             for statement in &done.statements {
-                say!("{statement};");
+                out!("{statement};");
             }
         }
-        false => say!("watching {}{with}: {what}", done.table),
+        false => out!("watching {}{with}: {reported}", done.table),
     }
     if done.replaced {
-        say!("it was watched before; this takes that watch's place");
+        out!("the table was watched before; this watch replaces that one");
     }
-    not_covered(&done.not_covered);
+    print_not_covered(&done.not_covered);
     if !args.dry_run {
-        say!(
-            "rules say what such a change removes: row_changed with table = {:?}",
+        out!(
+            "a rule for its changes has: on = [\"row_changed\"], table = {:?}",
             done.table
         );
     }
@@ -133,35 +133,35 @@ async fn add(store: &Store, args: &AddArgs) -> anyhow::Result<()> {
 async fn list(store: &Store, as_json: bool) -> anyhow::Result<()> {
     let watched = store.watched().await?;
     if as_json {
-        say!("{}", json!({ "watched": watched }));
+        out!("{}", json!({ "watched": watched }));
         return Ok(());
     }
     if watched.is_empty() {
-        say!("no table is watched; oddsd watch add TABLE --columns id");
+        out!("no table is watched; start with `oddsd watch add TABLE --columns id`");
     }
     for table in &watched {
-        say!("{}", line(table));
+        out!("{}", line(table));
         if table.told_as != table.table {
-            say!(
-                "  its changes still say {:?}: `oddsd watch add {}` goes by the new name",
+            out!(
+                "  its changes still have the name {:?}; `oddsd watch add {}` uses the new one",
                 table.told_as,
                 table.table
             );
         }
         if !table.missing.is_empty() {
-            say!(
-                "  {} is there no more, so its changes are reported without a row; add the watch again with columns \
-                 that are there",
+            out!(
+                "  column {} no longer exists, so changes are reported without a row; add the watch again with \
+                 existing columns",
                 table.missing.join(", ")
             );
         }
         if table.disabled {
-            say!(
-                "  its triggers are switched off, and nothing is reported; ALTER TABLE … ENABLE TRIGGER USER, or add \
+            out!(
+                "  its triggers are disabled, so nothing is reported; run ALTER TABLE … ENABLE TRIGGER USER, or add \
                  the watch again"
             );
         }
-        not_covered(&table.not_covered);
+        print_not_covered(&table.not_covered);
     }
     Ok(())
 }
@@ -187,11 +187,11 @@ fn line(table: &Watched) -> String {
     line
 }
 
-fn not_covered(partitions: &[String]) {
+fn print_not_covered(partitions: &[String]) {
     if !partitions.is_empty() {
-        say!(
-            "  not seen: what is written directly to {} (through the table itself it is); add the watch again if no \
-             trigger is there yet",
+        out!(
+            "  not covered: writes directly to {} (writes to the table itself are); add the watch again to put a \
+             trigger on them",
             partitions.join(", ")
         );
     }
@@ -200,7 +200,7 @@ fn not_covered(partitions: &[String]) {
 async fn remove(store: &Store, table: &str, dry_run: bool, as_json: bool) -> anyhow::Result<()> {
     let statements = store.unwatch(table, dry_run).await?;
     if as_json {
-        say!(
+        out!(
             "{}",
             json!({ "table": table, "dry_run": dry_run, "statements": statements })
         );
@@ -208,12 +208,12 @@ async fn remove(store: &Store, table: &str, dry_run: bool, as_json: bool) -> any
     }
     match dry_run {
         true => {
-            say!("would no longer watch {table}");
+            out!("would no longer watch {table}");
             for statement in &statements {
-                say!("{statement};");
+                out!("{statement};");
             }
         }
-        false => say!("no longer watching {table}"),
+        false => out!("no longer watching {table}"),
     }
     Ok(())
 }

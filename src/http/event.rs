@@ -1,14 +1,16 @@
-//! The answer about one event: every price of it, and what each did since it opened.
+//! The JSON body of one event: its prices, each with its opening, highest and lowest value. The read API
+//! serves it under the event's id and under its status.
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::value::RawValue;
 
+use super::rfc3339;
 use crate::model::{EventId, Fraction};
 use crate::store::EventPrices;
 
+/// Serialises the event with its prices.
 pub fn event_body(found: &EventPrices) -> Vec<u8> {
     #[derive(serde::Serialize)]
-    struct Body<'a> {
+    struct EventBody<'a> {
         event_id: &'a EventId,
         sport: &'a str,
         league: &'a str,
@@ -47,7 +49,7 @@ pub fn event_body(found: &EventPrices) -> Vec<u8> {
         observed_at: String,
     }
     let event = &found.event;
-    let body = Body {
+    let body = EventBody {
         event_id: &event.id,
         sport: &event.sport,
         league: &event.league,
@@ -93,11 +95,7 @@ pub fn event_body(found: &EventPrices) -> Vec<u8> {
     serde_json::to_vec(&body).expect("the body is JSON")
 }
 
-/// An exact decimal as a JSON number, digit by digit.
+/// An exact decimal as a JSON number, without a detour over floating point.
 pub fn number(decimal: rust_decimal::Decimal) -> Box<RawValue> {
     RawValue::from_string(decimal.normalize().to_string()).expect("a decimal is a JSON number")
-}
-
-fn rfc3339(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

@@ -1,102 +1,97 @@
-//! Alive, and ready. `/livez` asks nobody; `/readyz` asks the database and the cache.
+//! Liveness (`/livez`), readiness (`/readyz`) and freshness (`/v1/freshness`). Balancers, `oddsd
+//! healthcheck`, operators and the page request them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::extract::{Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use tokio::time::timeout;
 
-use super::{Face, Problem};
+use super::{Face, NO_STORE, PROBE_TIMEOUT, Problem, json_response};
 use crate::audit::Report;
-
-/// A health check that waits longer than this has its answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 pub async fn live() -> &'static str {
     "ok\n"
 }
 
-/// 200 when the database answers. A cache that is away is told, but readers are still served, so
-/// it makes nobody unready.
+/// 200 if the database answers. A cache that is down is reported, but readers are still served, so it
+/// does not make the daemon unready.
 pub async fn ready(
-    State(face): State<Arc<Face>>,
+    State(state): State<Arc<Face>>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
     if query.contains_key("verbose") {
-        return verbose(&face).await;
+        return verbose(&state).await;
     }
-    // The cheapest question there is: balancers ask this every few seconds.
-    match tokio::time::timeout(PATIENCE, face.store.clock()).await {
+    // The cheapest query, because balancers repeat it every few seconds.
+    match timeout(PROBE_TIMEOUT, state.store.clock()).await {
         Ok(Ok(_)) => (StatusCode::OK, "ready\n").into_response(),
         _ => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: the database does not answer; /readyz?verbose says more\n",
+            "not ready: the database does not answer; /readyz?verbose has details\n",
         )
             .into_response(),
     }
 }
 
-/// How fresh readers are, and the last that were not.
-pub async fn freshness(State(face): State<Arc<Face>>) -> Result<Response, Problem> {
-    let Some(report) = report(&face) else {
-        return Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            "nobody audits (AUDIT=false)",
-            "set AUDIT=true and start the daemon again",
+/// How fresh readers are, and the last stale reads.
+pub async fn freshness(State(state): State<Arc<Face>>) -> Result<Response, Problem> {
+    let Some(report) = report(&state) else {
+        return Err(Problem::not_found(
+            "freshness is not audited (AUDIT=false)",
+            "set AUDIT=true and restart the daemon",
         ));
     };
-    let says = [
-        (header::CONTENT_TYPE, "application/json"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
     let body = serde_json::to_string(&report).expect("a report is JSON");
-    Ok((says, body).into_response())
+    Ok((NO_STORE, json_response(StatusCode::OK, body)).into_response())
 }
 
-fn report(face: &Face) -> Option<Report> {
-    let audited = face.audited.as_ref()?;
+fn report(state: &Face) -> Option<Report> {
+    let audited = state.audited.as_ref()?;
     Some(audited.report(Instant::now()).short())
 }
 
-/// What every door says, and what waits in the outbox.
-async fn verbose(face: &Face) -> Response {
-    let (status, cache) = tokio::join!(
-        tokio::time::timeout(PATIENCE, face.store.status()),
-        tokio::time::timeout(PATIENCE, face.reader.cache().ping())
+/// The state of the database, the cache, the rules, the counters and the audit.
+async fn verbose(state: &Face) -> Response {
+    let cache = state.reader.cache();
+    let (status, ping) = tokio::join!(
+        timeout(PROBE_TIMEOUT, state.store.status()),
+        timeout(PROBE_TIMEOUT, cache.ping())
     );
-    let code = if matches!(status, Ok(Ok(_))) {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let slow = || format!("no answer within {} s", PATIENCE.as_secs());
+    let backend = state.store.backend();
     let database = match status {
         Ok(Ok(status)) => json!({
-            "ok": true, "backend": face.store.backend(), "holder": status.holder, "last_cycle": status.last_cycle,
+            "ok": true, "backend": backend, "holder": status.holder, "last_cycle": status.last_cycle,
             "events": status.events, "open_prices": status.open_prices,
             "outbox_pending": status.outbox_pending, "outbox_oldest_seconds": status.outbox_oldest_seconds,
         }),
-        Ok(Err(why)) => {
-            json!({ "ok": false, "backend": face.store.backend(), "error": why.to_string() })
-        }
-        Err(_) => json!({ "ok": false, "backend": face.store.backend(), "error": slow() }),
+        Ok(Err(why)) => failed(backend, why.to_string()),
+        Err(_) => failed(backend, no_answer()),
     };
-    let backend = face.reader.cache().backend();
-    let cache = match cache {
-        Ok(Ok(())) => json!({ "ok": true, "backend": backend }),
-        Ok(Err(why)) => json!({ "ok": false, "backend": backend, "error": why.to_string() }),
-        Err(_) => json!({ "ok": false, "backend": backend, "error": slow() }),
+    let cache = match ping {
+        Ok(Ok(())) => json!({ "ok": true, "backend": cache.backend() }),
+        Ok(Err(why)) => failed(cache.backend(), why.to_string()),
+        Err(_) => failed(cache.backend(), no_answer()),
+    };
+    let code = match database["ok"].as_bool() {
+        Some(true) => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
     };
     let body = json!({
-        "ready": code == StatusCode::OK, "database": database, "cache": cache, "counters": face.live.counters(),
-        "rules": face.rules.state(), "audit": report(face),
+        "ready": code == StatusCode::OK, "database": database, "cache": cache, "counters": state.live.counters(),
+        "rules": state.rules.state(), "audit": report(state),
     });
-    let kind = [(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    )];
-    (code, kind, body.to_string()).into_response()
+    json_response(code, body.to_string())
+}
+
+fn failed(backend: &str, error: String) -> serde_json::Value {
+    json!({ "ok": false, "backend": backend, "error": error })
+}
+
+fn no_answer() -> String {
+    format!("no answer within {} s", PROBE_TIMEOUT.as_secs())
 }

@@ -1,26 +1,27 @@
-//! What was removed, for what, and why: the log of all daemons, and its statistics.
+//! The invalidation log of all daemons and its statistics: which targets were removed, for which change.
+//! Operators and dashboards request it under two paths each.
 
 use std::sync::Arc;
 
 use axum::extract::{Query, RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::{Face, Problem};
+use super::{Face, NO_STORE, Problem, json_response};
 use crate::model::plain_text;
 use crate::rules::{REASONS, suggestion};
 use crate::store::Wanted;
 
-const USUAL: i64 = 50;
-const MOST: i64 = 1_000;
+const DEFAULT_LIMIT: i64 = 50;
+const MAX_LIMIT: i64 = 1_000;
 
 pub async fn stats(
-    State(face): State<Arc<Face>>,
+    State(state): State<Arc<Face>>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    super::read::no_parameters(query)?;
-    let stats = face
+    super::read::reject_parameters(query)?;
+    let stats = state
         .store
         .removal_stats()
         .await
@@ -28,13 +29,13 @@ pub async fn stats(
     Ok(answer(&json!(stats)))
 }
 
-/// Without `after` the newest ones; with it those after that id. Oldest first either way.
+/// Returns the newest events, or with `after` those that follow that id; the oldest first.
 pub async fn events(
-    State(face): State<Arc<Face>>,
-    Query(query): Query<Asked>,
+    State(state): State<Arc<Face>>,
+    Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response, Problem> {
-    let wanted = wanted(query)?;
-    let events = face
+    let wanted = filter(query)?;
+    let events = state
         .store
         .removals(&wanted)
         .await
@@ -46,19 +47,12 @@ pub async fn events(
 }
 
 fn answer(body: &serde_json::Value) -> Response {
-    let says = [
-        (header::CONTENT_TYPE, "application/json"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
-    (says, body.to_string()).into_response()
+    (NO_STORE, json_response(StatusCode::OK, body.to_string())).into_response()
 }
 
-/// Each name with its value, in their order.
-type Asked = Vec<(String, String)>;
-
-fn wanted(query: Asked) -> Result<Wanted, Problem> {
+fn filter(query: Vec<(String, String)>) -> Result<Wanted, Problem> {
     let mut wanted = Wanted {
-        limit: USUAL,
+        limit: DEFAULT_LIMIT,
         ..Wanted::default()
     };
     for (name, value) in query {
@@ -67,33 +61,34 @@ fn wanted(query: Asked) -> Result<Wanted, Problem> {
                 let limit = value
                     .parse()
                     .ok()
-                    .filter(|limit| (1..=MOST).contains(limit));
+                    .filter(|limit| (1..=MAX_LIMIT).contains(limit));
                 wanted.limit = limit.ok_or_else(|| {
-                    bad(format!("limit is a number from 1 to {MOST}, not {value:?}"))
+                    invalid(format!(
+                        "limit is a number from 1 to {MAX_LIMIT}, not {value:?}"
+                    ))
                 })?;
             }
             "after" => {
                 let after = value.parse().ok().filter(|after: &i64| *after >= 0);
-                wanted.after =
-                    Some(after.ok_or_else(|| {
-                        bad(format!("after is the id of an event, not {value:?}"))
-                    })?);
+                wanted.after = Some(after.ok_or_else(|| {
+                    invalid(format!("after is the id of a logged event, not {value:?}"))
+                })?);
             }
             "reason" if REASONS.contains(&value.as_str()) => wanted.reason = Some(value),
             "reason" => {
-                return Err(bad(format!(
+                return Err(invalid(format!(
                     "unknown reason {value:?}{}",
                     suggestion(&value, REASONS)
                 )));
             }
-            // No event, table or task has one, and no database takes a NUL.
+            // Names of events, tables and tasks have none, and Postgres rejects NUL.
             "event_id" | "entity" if value.chars().any(char::is_control) => {
-                return Err(bad(format!("{name} holds a control character")));
+                return Err(invalid(format!("{name} holds a control character")));
             }
             "event_id" | "entity" => wanted.entity = Some(value),
             _ => {
                 let known = ["limit", "reason", "event_id", "entity", "after"];
-                return Err(bad(format!(
+                return Err(invalid(format!(
                     "unknown parameter {name:?}{}",
                     suggestion(&name, known)
                 )));
@@ -103,9 +98,9 @@ fn wanted(query: Asked) -> Result<Wanted, Problem> {
     Ok(wanted)
 }
 
-fn bad(error: String) -> Problem {
-    let hint = "limit=, reason=, event_id=, entity= and after= are all that this path takes";
-    Problem::new(StatusCode::BAD_REQUEST, plain_text(&error, 300), hint)
+fn invalid(error: String) -> Problem {
+    let hint = "this path accepts limit=, reason=, event_id=, entity= and after=";
+    Problem::bad_request(plain_text(&error, 300), hint)
 }
 
 #[cfg(test)]
@@ -113,18 +108,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_is_read_as_browsers_write_it() {
+    fn query_parameters_are_decoded_and_validated() {
         let read = |query: &str| {
             let path = format!("/?{query}").parse().expect("a path");
-            let Query(query) = Query::<Asked>::try_from_uri(&path).expect("pairs");
-            wanted(query).ok()
+            let Query(query) = Query::try_from_uri(&path).expect("pairs");
+            filter(query).ok()
         };
         let some = read("limit=5&reason=PRICE_CHANGE&event_id=a%20b%2Fc&after=7").expect("valid");
         assert_eq!((some.limit, some.after), (5, Some(7)));
         assert_eq!(some.entity.as_deref(), Some("a b/c"));
-        assert_eq!(read("").expect("valid").limit, USUAL);
-        for bad in ["limit=0", "limit=x", "after=-1", "reason=price", "resaon=x"] {
-            assert_eq!(read(bad), None, "{bad}");
+        assert_eq!(read("").expect("valid").limit, DEFAULT_LIMIT);
+        for invalid in ["limit=0", "limit=x", "after=-1", "reason=price", "resaon=x"] {
+            assert_eq!(read(invalid), None, "{invalid}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `/metrics`: what is counted, in the text format of Prometheus (0.0.4).
+//! `/metrics` in the text format of Prometheus (0.0.4). A Prometheus server scrapes it.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,119 +9,102 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Mutex;
 
-use super::Face;
+use super::{Face, PROBE_TIMEOUT};
 use crate::audit::{Histogram, Totals};
 use crate::cache::Reads;
 use crate::live::Counters;
+use crate::store::Store;
 
-/// The database is asked no more often.
-const KEPT: Duration = Duration::from_secs(1);
-/// A database that takes longer has no answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time for which the outbox's size is reused, so that scrapers cannot load the database.
+const GAUGE_TTL: Duration = Duration::from_secs(1);
 
-/// What waits in the outbox, as it was last asked for.
+/// The size of the outbox, read from the database at most once a second.
 #[derive(Default)]
-pub struct Waiting(Mutex<Option<Asked>>);
-
-struct Asked {
-    at: Instant,
-    told: Option<Outbox>,
-}
+pub struct OutboxGauge(Mutex<Option<(Instant, Option<OutboxSize>)>>);
 
 #[derive(Clone, Copy)]
-struct Outbox {
+struct OutboxSize {
     rows: i64,
     oldest_seconds: f64,
 }
 
-impl Waiting {
-    /// `None`: the database did not answer.
-    async fn now(&self, face: &Face) -> Option<Outbox> {
-        // Whoever comes meanwhile waits for the same answer.
-        let mut kept = self.0.lock().await;
-        if let Some(asked) = &*kept
-            && asked.at.elapsed() < KEPT
+impl OutboxGauge {
+    /// Returns the size, or `None` if the database did not answer. Concurrent callers share one query.
+    async fn read(&self, store: &Store) -> Option<OutboxSize> {
+        let mut last = self.0.lock().await;
+        if let Some((at, size)) = *last
+            && at.elapsed() < GAUGE_TTL
         {
-            return asked.told;
+            return size;
         }
-        let status = tokio::time::timeout(PATIENCE, face.store.status()).await;
-        let status = status.ok().and_then(Result::ok);
-        let told = status.map(|status| Outbox {
+        let status = tokio::time::timeout(PROBE_TIMEOUT, store.status()).await;
+        let size = status.ok().and_then(Result::ok).map(|status| OutboxSize {
             rows: status.outbox_pending,
             oldest_seconds: status.outbox_oldest_seconds,
         });
-        let at = Instant::now();
-        *kept = Some(Asked { at, told });
-        told
+        *last = Some((Instant::now(), size));
+        size
     }
 }
 
-pub async fn metrics(State(face): State<Arc<Face>>) -> Response {
-    let waiting = face.waiting.now(&face).await;
-    let mut page = Page::default();
-    let (version, backend) = (env!("CARGO_PKG_VERSION"), face.reader.cache().backend());
-    page.family("oddsd_build_info", "gauge", "What runs here.");
-    page.sample(
-        "oddsd_build_info",
-        &[
-            ("version", version),
-            ("store", face.store.backend()),
-            ("cache", backend),
-        ],
-        1.0,
-    );
-    if let Some(audited) = &face.audited {
-        audit(&mut page, &audited.totals(Instant::now()));
+pub async fn metrics(State(state): State<Arc<Face>>) -> Response {
+    let mut text = MetricsText::default();
+    let labels = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("store", state.store.backend()),
+        ("cache", state.reader.cache().backend()),
+    ];
+    let help = "The version and backends of this process.";
+    text.gauge("oddsd_build_info", help, &labels, 1.0);
+    if let Some(audited) = &state.audited {
+        audit(&mut text, &audited.totals(Instant::now()));
     }
-    if let Some(outbox) = waiting {
-        let name = "oddsd_outbox_pending";
-        page.family(name, "gauge", "Removals that wait in the outbox.");
-        page.sample(name, &[], outbox.rows as f64);
-        let name = "oddsd_outbox_oldest_seconds";
-        page.family(name, "gauge", "For how long the oldest of them has waited.");
-        page.sample(name, &[], outbox.oldest_seconds);
+    if let Some(outbox) = state.waiting.read(&state.store).await {
+        let help = "Removals that wait in the outbox.";
+        text.gauge("oddsd_outbox_pending", help, &[], outbox.rows as f64);
+        let help = "Age of the oldest removal in the outbox.";
+        let age = outbox.oldest_seconds;
+        text.gauge("oddsd_outbox_oldest_seconds", help, &[], age);
     }
-    reads(&mut page, &face.reader.reads());
-    counters(&mut page, &face.live.counters());
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    (kind, page.0).into_response()
+    reads(&mut text, &state.reader.reads());
+    counters(&mut text, &state.live.counters());
+    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (content_type, text.0).into_response()
 }
 
-fn audit(page: &mut Page, totals: &Totals) {
+fn audit(text: &mut MetricsText, totals: &Totals) {
     if let Some(freshness) = &totals.freshness {
-        let help = "From what the feed said until every reader can know it.";
-        page.histogram("oddsd_freshness_seconds", help, freshness);
+        let help = "Time from the feed's timestamp until every reader gets the change.";
+        text.histogram("oddsd_freshness_seconds", help, freshness);
     }
-    let help =
-        "From the commit until the cache had confirmed the removal; the canary's commits too.";
-    page.histogram(
+    let help = "Time from the commit until the cache confirmed the removal, including the canary's commits.";
+    text.histogram(
         "oddsd_commit_to_readable_seconds",
         help,
         &totals.commit_to_readable,
     );
     let name = "oddsd_changes_clean_ratio";
-    let help = "Share of the changes looked at whose answers were all right within this time of the commit, and stayed so.";
-    page.family(name, "gauge", help);
+    let help = "Share of the audited changes after which no reader got an old answer once this time since the commit had passed.";
+    text.family(name, "gauge", help);
     for (within, share) in totals.shares.told() {
         if let Some(share) = share {
-            page.sample(name, &[("within", within)], share);
+            text.sample(name, &[("within", within)], share);
         }
     }
-    let help = "Changes that an answer outlived, by cause; a change can have several.";
+    let help = "Changes after which an old answer was served, by cause; a change can have several.";
     let offenders = totals.offenders.iter();
     let offenders = offenders.map(|(cause, count)| (cause.as_str(), *count));
-    page.counters("oddsd_audit_offenders_total", help, "cause", offenders);
+    text.counters("oddsd_audit_offenders_total", help, "cause", offenders);
     if let Some(age) = totals.canary_age {
-        let name = "oddsd_canary_age_seconds";
-        page.family(name, "gauge", "Since the canary last reached a reader.");
-        page.sample(name, &[], age.as_secs_f64());
+        let help = "Time since the canary's change last reached a reader.";
+        text.gauge("oddsd_canary_age_seconds", help, &[], age.as_secs_f64());
     }
 }
 
-fn reads(page: &mut Page, reads: &Reads) {
-    page.counters(
+fn reads(text: &mut MetricsText, reads: &Reads) {
+    text.counters(
         "oddsd_cache_reads_total",
-        "Reads through the cache, by how they were answered.",
+        "Reads through the cache, by result.",
         "result",
         [
             ("first_level_hit", reads.first_hits),
@@ -131,40 +114,40 @@ fn reads(page: &mut Page, reads: &Reads) {
             ("bypass", reads.bypasses),
         ],
     );
-    page.counters(
+    text.counters(
         "oddsd_cache_fills_refused_total",
-        "Answers that were served and not kept, by reason: loaded before a removal that they had not seen (late), overtaken by \
-         a removal (lease), or loaded for a memory that is gone (floor).",
+        "Answers that were served but not stored, by reason: loaded before a removal that they do not include (late), their fill \
+         lease was ended by a removal or expired (lease), or loaded in an earlier cache epoch (epoch).",
         "why",
         [
             ("late", reads.refused_late),
             ("lease", reads.refused_lease),
-            ("floor", reads.refused_floor),
+            ("epoch", reads.refused_floor),
         ],
     );
-    let help = "Times that a reader's answer was loaded from the database.";
-    page.counter("oddsd_cache_loads_total", help, reads.loads);
+    let help = "Answers that were loaded from the database for a reader.";
+    text.counter("oddsd_cache_loads_total", help, reads.loads);
 }
 
-fn counters(page: &mut Page, counters: &Counters) {
+fn counters(text: &mut MetricsText, counters: &Counters) {
     let prices = &counters.prices;
-    page.counter(
+    text.counter(
         "oddsd_cycles_total",
-        "Looks at the feed that came to their end.",
+        "Polling cycles that completed.",
         counters.cycles,
     );
-    page.counters(
+    text.counters(
         "oddsd_cycle_failures_total",
-        "Looks that failed, by where.",
+        "Polling cycles that failed, by step.",
         "at",
         [
             ("fetch", counters.fetch_failures),
             ("store", counters.store_failures),
         ],
     );
-    page.counters(
+    text.counters(
         "oddsd_prices_total",
-        "Prices that the feed named, by what became of them.",
+        "Prices in the feed's answers, by outcome.",
         "outcome",
         [
             ("inserted", prices.inserted),
@@ -178,9 +161,9 @@ fn counters(page: &mut Page, counters: &Counters) {
         ],
     );
     let help = "Removals that the cache confirmed.";
-    page.counter("oddsd_removals_total", help, counters.removals);
-    let help = "Attempts at a removal that it did not confirm.";
-    page.counter(
+    text.counter("oddsd_removals_total", help, counters.removals);
+    let help = "Attempts at a removal that the cache did not confirm.";
+    text.counter(
         "oddsd_removal_failures_total",
         help,
         counters.removal_failures,
@@ -188,9 +171,10 @@ fn counters(page: &mut Page, counters: &Counters) {
 }
 
 #[derive(Default)]
-struct Page(String);
+struct MetricsText(String);
 
-impl Page {
+impl MetricsText {
+    /// Announces a family; its samples must follow.
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -206,6 +190,11 @@ impl Page {
         }
         let close = if labels.is_empty() { "" } else { "}" };
         let _ = writeln!(self.0, "{close} {value}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
+        self.family(name, "gauge", help);
+        self.sample(name, labels, value);
     }
 
     fn counter(&mut self, name: &str, help: &str, count: u64) {
@@ -244,12 +233,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_and_help_cannot_break_a_line() {
-        let mut page = Page::default();
-        page.family("a", "gauge", "one\ntwo \\ three");
-        page.sample("a", &[("x", "\"\\\n"), ("y", "z")], 0.5);
+    fn special_characters_in_labels_and_help_are_escaped() {
+        let mut text = MetricsText::default();
+        text.family("a", "gauge", "one\ntwo \\ three");
+        text.sample("a", &[("x", "\"\\\n"), ("y", "z")], 0.5);
         assert_eq!(
-            page.0,
+            text.0,
             "# HELP a one\\ntwo \\\\ three\n# TYPE a gauge\na{x=\"\\\"\\\\\\n\",y=\"z\"} 0.5\n"
         );
     }

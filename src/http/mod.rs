@@ -1,4 +1,5 @@
-//! The faces that answer over HTTP: the router, the errors, and the accept loop.
+//! The HTTP server: router, error responses and accept loop. The daemon serves it, and tests serve the
+//! same router.
 
 mod changes;
 mod event;
@@ -7,16 +8,18 @@ mod invalidations;
 mod metrics;
 mod page;
 mod read;
-mod standing;
+mod status_routes;
 mod warm;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::body::Body;
+use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use chrono::{DateTime, SecondsFormat, Utc};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -33,65 +36,61 @@ use crate::live::Live;
 use crate::rules_file::Rulebook;
 use crate::store::Store;
 
-pub use metrics::Waiting;
+pub use metrics::OutboxGauge;
 pub use warm::warm;
 
-/// Connections at once; the next one waits to be accepted.
+/// Maximum number of open connections. The next one waits to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
-/// axum's own server leaves this without effect, which is why the accept loop is ours.
+/// axum's own server cannot set this timeout, so the accept loop is our own.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// What open requests get once we were asked to stop.
+/// Time for open requests to finish after the stop signal.
 const GRACE: Duration = Duration::from_secs(5);
+/// Longest time that health checks and metrics wait for the database or the cache.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+const NO_STORE: [(HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
 
-/// What every route can reach.
+/// The state that all handlers share.
 pub struct Face {
     pub store: Store,
     pub reader: Reader,
     pub rules: Rulebook,
     pub live: Live,
     pub clock: Clock,
-    /// The feed is invented, and the page says so.
+    /// The feed is simulated, so the page shows a notice.
     pub simulated: bool,
-    /// `None`: nobody audits.
+    /// `None` if `AUDIT=false`.
     pub audited: Option<Audited>,
-    pub waiting: Waiting,
-    /// Whoever shows it may report changes; `None`: nobody may.
+    pub waiting: OutboxGauge,
+    /// The token that reports of changes must carry. `None`: reports are refused.
     pub report_token: Option<SecretString>,
-    /// Rung when there is something to claim.
+    /// Wakes the relay up when a reported change is in the outbox.
     pub bell: Arc<Notify>,
 }
 
-pub fn router(face: Arc<Face>) -> Router {
+pub fn router(state: Arc<Face>) -> Router {
+    use status_routes::{movers, odds, sidebar, transitions};
+    const SHARED: &str = "/api/v1/shared/cache/invalidation";
     Router::new()
         .route("/", get(page::document))
         .route("/page.js", get(page::script))
         .route("/page.css", get(page::style))
         .route("/v1/races/by-stage", get(read::races_by_stage))
         .route("/v1/events/{id}/prices", get(read::event_prices))
-        .route("/v1/events/{id}/transitions", get(standing::transitions))
-        .route("/v1/odds/{status}/{id}", get(standing::odds))
-        .route("/v1/sidebar", get(standing::sidebar))
-        .route("/v1/sidebar/{sport}", get(standing::sidebar_of_sport))
-        .route(
-            "/v1/sidebar/{sport}/{league}",
-            get(standing::sidebar_of_league),
-        )
-        .route("/v1/movers", get(standing::movers))
+        .route("/v1/events/{id}/transitions", get(transitions))
+        .route("/v1/odds/{status}/{id}", get(odds))
+        .route("/v1/sidebar", get(sidebar))
+        .route("/v1/sidebar/{sport}", get(sidebar))
+        .route("/v1/sidebar/{sport}/{league}", get(sidebar))
+        .route("/v1/movers", get(movers))
         .route(
             "/v1/changes",
-            post(changes::report).fallback(changes::only_post),
+            post(changes::report).fallback(changes::method_not_allowed),
         )
         .route("/v1/freshness", get(health::freshness))
         .route("/v1/invalidations/stats", get(invalidations::stats))
         .route("/v1/invalidations/events", get(invalidations::events))
-        .route(
-            "/api/v1/shared/cache/invalidation/stats",
-            get(invalidations::stats),
-        )
-        .route(
-            "/api/v1/shared/cache/invalidation/events",
-            get(invalidations::events),
-        )
+        .route(&format!("{SHARED}/stats"), get(invalidations::stats))
+        .route(&format!("{SHARED}/events"), get(invalidations::events))
         .route("/metrics", get(metrics::metrics))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
@@ -99,24 +98,24 @@ pub fn router(face: Arc<Face>) -> Router {
         .method_not_allowed_fallback(|| async {
             Problem::new(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "this path only answers to GET",
+                "this path only accepts GET",
                 "send a GET request",
             )
         })
-        .with_state(face)
+        .with_state(state)
 }
 
-/// Serves until `stop`, then lets open requests finish within a bounded grace.
+/// Serves until `stop` is cancelled, then waits for open requests within a bounded grace.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
-        let place = Arc::clone(&places).acquire_owned();
-        let (place, stream) = tokio::select! {
-            accepted = async { (place.await, listener.accept().await) } => match accepted {
-                (Ok(place), Ok((stream, _))) => (place, stream),
+        let permit = Arc::clone(&permits).acquire_owned();
+        let (permit, stream) = tokio::select! {
+            accepted = async { (permit.await, listener.accept().await) } => match accepted {
+                (Ok(permit), Ok((stream, _))) => (permit, stream),
                 (_, Err(why)) => {
-                    // Out of file descriptors, or a client gone before it was accepted.
+                    // No file descriptor was free, or the client left before it was accepted.
                     tracing::warn!(event = "http.accept_failed", error = %why, "A connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
@@ -139,7 +138,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
                     let _ = connection.await;
                 }
             }
-            drop(place);
+            drop(permit);
         });
         while connections.try_join_next().is_some() {}
     }
@@ -154,7 +153,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     }
 }
 
-/// What went wrong, and what to do about it, as JSON.
+/// An error response: a JSON object with the error and the next step. It has the purpose of the problem
+/// details of RFC 9457, with members of its own.
 pub struct Problem {
     status: StatusCode,
     error: String,
@@ -170,31 +170,43 @@ impl Problem {
         }
     }
 
-    /// The database did not answer. Its own words go to the log, not to strangers.
+    fn not_found(error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error, hint)
+    }
+
+    fn bad_request(error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error, hint)
+    }
+
+    /// The database failed. Its error text goes to the log only, because it may name internals.
     pub fn store(why: &crate::store::StoreError) -> Self {
         tracing::warn!(event = "http.store_failed", error = %why, "A request could not be answered from the database");
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "the database does not answer",
-            "try again; /readyz?verbose says more",
+            "try again; /readyz?verbose has details",
         )
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = serde_json::json!({ "error": self.error, "hint": self.hint }).to_string();
-        let kind = [(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        )];
-        (self.status, kind, body).into_response()
+        let body = serde_json::json!({ "error": self.error, "hint": self.hint });
+        json_response(self.status, body.to_string())
     }
 }
 
+fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {
+    let content_type = [(header::CONTENT_TYPE, "application/json")];
+    (status, content_type, body.into()).into_response()
+}
+
+fn rfc3339(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
 async fn unknown_path() -> Problem {
-    Problem::new(
-        StatusCode::NOT_FOUND,
+    Problem::not_found(
         "no such path",
         "try /v1/races/by-stage, /v1/events/{id}/prices, /v1/events/{id}/transitions, /v1/odds/{status}/{id}, /v1/sidebar, \
          /v1/movers, /v1/changes, /v1/invalidations/events, /v1/freshness, /metrics, /livez or /readyz?verbose",

@@ -1,37 +1,37 @@
-//! The page: one document, one script, one style sheet, all inside the binary.
+//! The page: a document, a script and a style sheet, embedded in the binary. Browsers load them from the
+//! read API.
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::header;
 use axum::response::IntoResponse;
 
 use super::Face;
 
-/// Nothing from elsewhere is loaded, framed or sent.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+/// Allows no content from other origins, no frames and no forms.
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-fn asset(kind: &'static str, body: impl Into<Body>) -> impl IntoResponse {
-    let says = |name: HeaderName, value: &'static str| (name, HeaderValue::from_static(value));
+fn asset(content_type: &'static str, body: impl Into<Body>) -> impl IntoResponse {
     (
         [
-            says(header::CONTENT_TYPE, kind),
-            says(header::CONTENT_SECURITY_POLICY, POLICY),
-            says(header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            says(header::REFERRER_POLICY, "no-referrer"),
-            // A new binary may carry a new page.
-            says(header::CACHE_CONTROL, "no-cache"),
+            (header::CONTENT_TYPE, content_type),
+            (header::CONTENT_SECURITY_POLICY, CONTENT_POLICY),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::REFERRER_POLICY, "no-referrer"),
+            // A new version of oddsd may have a new page.
+            (header::CACHE_CONTROL, "no-cache"),
         ],
         body.into(),
     )
 }
 
-/// The document; on an invented day it says so, in the first line that anybody reads.
-pub async fn document(State(face): State<Arc<Face>>) -> impl IntoResponse {
+/// The document. On a simulated day it begins with a notice.
+pub async fn document(State(state): State<Arc<Face>>) -> impl IntoResponse {
     const SIMULATED: &str = include_str!("page/simulated.html");
-    let notice = if face.simulated { SIMULATED } else { "" };
+    let notice = if state.simulated { SIMULATED } else { "" };
     let page = include_str!("page/index.html").replace("<!-- notice -->", notice);
     asset("text/html; charset=utf-8", page)
 }
@@ -52,7 +52,7 @@ mod tests {
     use crate::stage::Stage;
 
     #[test]
-    fn the_page_shows_every_stage_and_asks_for_what_is_there() {
+    fn script_shows_every_stage_and_requests_existing_paths() {
         let script = include_str!("page/page.js");
         for stage in Stage::ALL {
             assert!(script.contains(&format!("[\"{}\"", stage.as_str())));

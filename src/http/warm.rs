@@ -1,4 +1,5 @@
-//! Answers that a rule wants to be there again: asked for as a reader would.
+//! Loads removed answers again where a rule says `remove_and_warm`, by the request that a reader would
+//! send. The daemon runs it beside the relay, which sends the keys.
 
 use std::sync::Arc;
 
@@ -12,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Face, router};
 use crate::key::Key;
 
-/// Works until `stop`.
-pub async fn warm(face: Arc<Face>, mut keys: mpsc::Receiver<Key>, stop: CancellationToken) {
-    let router = TowerToHyperService::new(router(face));
+/// Runs until `stop` is cancelled.
+pub async fn warm(state: Arc<Face>, mut keys: mpsc::Receiver<Key>, stop: CancellationToken) {
+    let router = TowerToHyperService::new(router(state));
     loop {
         let key = tokio::select! {
             key = keys.recv() => key,

@@ -1,12 +1,12 @@
-//! Totals since start, present from the start. What happens once a cycle shares a lock, so a
-//! snapshot of it is consistent; reads, which may be many thousand a second, are plain atomics.
+//! Totals of the published events since the daemon started. [`super::Live`] updates them; `/metrics`,
+//! the lease row and `oddsd status` show them.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::{Activity, ReadState, lock};
+use super::{Activity, ReadOutcome};
 use crate::model::Counts;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -19,9 +19,9 @@ pub struct Counters {
     /// Prices by outcome.
     #[serde(flatten)]
     pub prices: Counts,
-    /// Rows of events and selections written.
+    /// Rows of events and selections that were written.
     pub facts: u64,
-    /// Confirmed removals: activities and keys.
+    /// Confirmed removals, and the keys in them.
     pub removals: u64,
     pub removed_keys: u64,
     pub removal_failures: u64,
@@ -32,44 +32,46 @@ pub struct Counters {
     pub bypasses: u64,
 }
 
+/// Counts that occur once a cycle share a lock, so that a snapshot of them is consistent. Reads, of
+/// which there may be many thousand a second, are atomics.
 #[derive(Default)]
-pub(super) struct Tally {
-    /// Its read counts stay zero: those are below.
-    rare: Mutex<Counters>,
+pub(super) struct EventCounters {
+    /// Its read counts stay zero; the atomics below hold them.
+    per_cycle: Mutex<Counters>,
     hits: AtomicU64,
     stale: AtomicU64,
     misses: AtomicU64,
     bypasses: AtomicU64,
 }
 
-impl Tally {
-    pub(super) fn count(&self, activity: &Activity) {
-        match activity {
+impl EventCounters {
+    pub(super) fn count(&self, event: &Activity) {
+        match event {
             Activity::Read { state, .. } => {
                 let reads = match state {
-                    ReadState::Hit => &self.hits,
-                    ReadState::Stale => &self.stale,
-                    ReadState::Miss => &self.misses,
-                    ReadState::Bypass => &self.bypasses,
+                    ReadOutcome::Hit => &self.hits,
+                    ReadOutcome::Stale => &self.stale,
+                    ReadOutcome::Miss => &self.misses,
+                    ReadOutcome::Bypass => &self.bypasses,
                 };
                 reads.fetch_add(1, Relaxed);
             }
             Activity::CycleComplete { counts, facts, .. } => {
-                let mut rare = lock(&self.rare);
-                rare.cycles += 1;
-                rare.quiet_cycles += u64::from(counts.written() + facts == 0);
-                rare.prices.add(counts);
-                rare.facts += facts;
+                let mut totals = self.per_cycle.lock();
+                totals.cycles += 1;
+                totals.quiet_cycles += u64::from(counts.written() + facts == 0);
+                totals.prices.add(counts);
+                totals.facts += facts;
             }
-            Activity::FetchFailed { .. } => lock(&self.rare).fetch_failures += 1,
-            Activity::StoreFailed { .. } => lock(&self.rare).store_failures += 1,
-            Activity::RefusedRemovals { .. } => lock(&self.rare).refused_removals += 1,
+            Activity::FetchFailed { .. } => self.per_cycle.lock().fetch_failures += 1,
+            Activity::StoreFailed { .. } => self.per_cycle.lock().store_failures += 1,
+            Activity::RefusedRemovals { .. } => self.per_cycle.lock().refused_removals += 1,
             Activity::Invalidated { keys, .. } => {
-                let mut rare = lock(&self.rare);
-                rare.removals += 1;
-                rare.removed_keys += keys.len() as u64;
+                let mut totals = self.per_cycle.lock();
+                totals.removals += 1;
+                totals.removed_keys += keys.len() as u64;
             }
-            Activity::InvalidateFailed { .. } => lock(&self.rare).removal_failures += 1,
+            Activity::InvalidateFailed { .. } => self.per_cycle.lock().removal_failures += 1,
             Activity::Started { .. }
             | Activity::Stopped { .. }
             | Activity::PriceMoved { .. }
@@ -85,7 +87,7 @@ impl Tally {
             stale: self.stale.load(Relaxed),
             misses: self.misses.load(Relaxed),
             bypasses: self.bypasses.load(Relaxed),
-            ..*lock(&self.rare)
+            ..*self.per_cycle.lock()
         }
     }
 }

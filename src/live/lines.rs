@@ -1,68 +1,22 @@
-//! The words of every line that says what changed in the world. People grep for these: a change
-//! here is a change of the program's interface, and the golden tests make it visible.
+//! The log line of each published event, written by the event bus. Operators grep for these texts, so
+//! they are part of the program's interface, and golden tests in `tests/logs.rs` fix them.
 
 use rust_decimal::Decimal;
 use tracing::{debug, error, info, warn};
 
-use super::{Activity, Collapsed};
+use super::Activity;
+use super::dedup::HeldLines;
 use crate::key::Key;
 use crate::model::{Counts, plain_text};
 
-/// Characters of an upstream's error text in one line.
+/// Longest error text of an upstream in one line.
 const ERROR_CHARS: usize = 400;
 
-/// One documented line: its event name, its fields in order (those with `?` may be absent), and
-/// what it means.
-pub struct Line {
-    pub event: &'static str,
-    pub fields: &'static [&'static str],
-    pub means: &'static str,
-}
-
-macro_rules! documented {
-    ($($event:literal [$($field:literal)*] $means:literal)*) => {
-        &[$(Line { event: $event, fields: &[$($field),*], means: $means }),*]
-    };
-}
-
-/// The whole list, held against the lines themselves by a test.
-#[rustfmt::skip]
-pub const LINES: &[Line] = documented! {
-    "daemon.started" ["version" "feed" "store" "cache"]
-        "The daemon is up: what it reads, where it writes, which cache it keeps right."
-    "daemon.stopped" ["reason"]
-        "Running work was finished and every door closed."
-    "cycle.complete" ["cycle" "inserted" "updated" "withdrawn" "skipped" "rejected" "fetch_ms" "diff_ms" "write_ms" "next_s" "facts?"]
-        "Once a cycle, also when nothing changed. updated = changed and reopened prices; skipped = unchanged, older than stored, or without a price; facts = rows of events and runners written."
-    "cycle.fetch_failed" ["cycle" "feed" "failure" "attempt" "retry_ms" "error" "log_lines?"]
-        "The feed gave no usable answer; nothing was changed. An error where credentials or settings must be looked at, otherwise a warning."
-    "cycle.store_failed" ["cycle" "attempt" "retry_ms" "error" "log_lines?"]
-        "The database did not confirm the commit; the next cycle starts from its rows again."
-    "cycle.removals_refused" ["cycle" "removals" "open"]
-        "The answer left out so many open prices that they are kept until a second answer agrees."
-    "cache.invalidated" ["cycle?" "rule" "backend" "keys" "took_ms" "reason" "attempts?" "actor?"]
-        "The cache confirmed the removal of this many keys, tags and patterns. attempts appears from the second on, actor where a person asked."
-    "cache.invalidate_failed" ["cycle?" "attempt" "retry_ms" "error" "backend" "keys" "log_lines?"]
-        "A removal was not confirmed; it is kept and tried again."
-    "cache.read" ["key" "state" "took_ms" "cycle?"]
-        "One read through the cache (debug)."
-    "price.moved" ["cycle" "race" "runner" "bookmaker" "from" "to" "percent?" "significant"]
-        "One price changed (debug); - stands for no price. significant: by more than a tenth, or to another state."
-    "status.changed" ["cycle" "status" "by" "events"]
-        "So many events came to this status: by the feed's word, by the clock, or by a person's correction."
-    "lease.leading" ["holder" "fence"]
-        "This daemon holds the lease and works."
-    "lease.standby" ["holder"]
-        "Another daemon holds the lease; this one waits for it to end."
-    "log.collapsed" ["of" "log_lines" "error"]
-        "Equal lines that were held back while a failure lasted, told at the next success or at the end."
-};
-
-/// `collapsed`: equal log lines held back since the last one like this.
-pub(super) fn write(activity: &Activity, collapsed: u64) {
-    let event = activity.name();
-    let log_lines = (collapsed > 0).then_some(collapsed);
-    match activity {
+/// Writes the line of an event. `held` is the number of equal lines that were held back since the last.
+pub(super) fn write(published: &Activity, held: u64) {
+    let event = published.name();
+    let log_lines = (held > 0).then_some(held);
+    match published {
         Activity::Started {
             version,
             feed,
@@ -116,9 +70,9 @@ pub(super) fn write(activity: &Activity, collapsed: u64) {
             error,
         } => {
             let error = plain(error);
-            let more = more(collapsed);
+            let more = more(held);
             let retry = seconds(*retry_ms);
-            // The level is part of a tracing call site, hence twice.
+            // The level is part of a tracing call site, so there are two.
             if *needs_person {
                 error!(
                     event,
@@ -159,7 +113,7 @@ pub(super) fn write(activity: &Activity, collapsed: u64) {
             log_lines,
             "The database did not confirm; next try in {} s, from the stored rows{}",
             seconds(*retry_ms),
-            more(collapsed)
+            more(held)
         ),
         Activity::RefusedRemovals {
             cycle,
@@ -214,7 +168,7 @@ pub(super) fn write(activity: &Activity, collapsed: u64) {
             keys,
             log_lines,
             "Invalidation failed, will retry; readers may see data up to {stale_s} s old{}",
-            more(collapsed)
+            more(held)
         ),
         Activity::Read {
             key,
@@ -222,7 +176,7 @@ pub(super) fn write(activity: &Activity, collapsed: u64) {
             took_ms,
             cycle,
         } => {
-            let (key, state) = (key.as_str(), state.as_str());
+            let (key, state): (_, &str) = (key.as_str(), state.into());
             debug!(event, key, state, took_ms, cycle, "Cache {state}: {key}");
         }
         Activity::PriceMoved {
@@ -235,7 +189,7 @@ pub(super) fn write(activity: &Activity, collapsed: u64) {
             percent,
             significant,
         } => {
-            // Nothing here is worked out unless somebody reads debug lines.
+            // The arguments are only evaluated if debug lines are enabled.
             debug!(
                 event,
                 cycle,
@@ -276,12 +230,13 @@ pub(super) fn write(activity: &Activity, collapsed: u64) {
     }
 }
 
-pub(super) fn write_collapsed(collapsed: &Collapsed) {
-    let Collapsed {
+/// Writes how many equal lines were held back while a failure lasted.
+pub(super) fn write_held(held: &HeldLines) {
+    let HeldLines {
         name,
         error,
         log_lines,
-    } = collapsed;
+    } = held;
     info!(
         event = "log.collapsed",
         of = name,
@@ -291,13 +246,12 @@ pub(super) fn write_collapsed(collapsed: &Collapsed) {
     );
 }
 
-/// Prices that were already stored and are different now.
+/// Stored prices that changed.
 fn updated(counts: &Counts) -> u64 {
     counts.changed + counts.reopened
 }
 
-/// Whatever was seen and asked for no write, so that
-/// seen = inserted + updated + skipped + rejected.
+/// Prices that needed no write, so that seen = inserted + updated + skipped + rejected.
 fn skipped(counts: &Counts) -> u64 {
     counts.unchanged + counts.stale + counts.no_price
 }
@@ -317,8 +271,8 @@ fn removed(keys: &[Key], tags: &[String]) -> String {
     }
 }
 
-fn more(collapsed: u64) -> String {
-    match collapsed {
+fn more(held: u64) -> String {
+    match held {
         0 => String::new(),
         n => format!(" ({n} more log lines said the same)"),
     }

@@ -1,103 +1,111 @@
-//! What the daemon just did, for whoever is watching: one [`Activity`] goes to the watchers, into
-//! the counters, and into the log as one line. Whoever did something says it here, once, so page,
-//! metrics and log cannot disagree.
+//! The event bus: each [`Activity`] is counted, written to the log as one line and sent to the
+//! subscribers. The loops, the leader election and the read API publish to it, so that page, metrics
+//! and log agree.
 
-mod activity;
 mod counters;
+mod dedup;
+mod event;
 mod lines;
-mod repeats;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-pub use activity::{Activity, ReadState};
 pub use counters::Counters;
-pub use lines::{LINES, Line};
-pub use repeats::{Collapsed, Hearing, Repeats};
+use counters::EventCounters;
+use dedup::{LogDecision, LogDeduplicator};
+pub use event::{Activity, ReadOutcome};
 
-/// Activities kept for a slow watcher. One that falls further behind is told how many it missed;
-/// the daemon never waits for it.
+/// Events that are kept for a slow subscriber. One that falls further behind gets the number of the
+/// events it missed; the daemon never waits for it.
 const BACKLOG: usize = 1024;
 
-/// Clones are the same stream.
+/// A clone publishes to the same subscribers.
 #[derive(Clone)]
-pub struct Live(Arc<Inner>);
+pub struct Live(Arc<SharedBus>);
 
-struct Inner {
-    /// Guards numbering and sending together, so watchers hear activities in the order of `seq`.
+struct SharedBus {
+    /// Guards numbering and sending together, so that subscribers get events in the order of `seq`.
     seq: Mutex<u64>,
-    watchers: broadcast::Sender<Arc<Said>>,
-    counters: counters::Tally,
-    repeats: Mutex<Repeats>,
+    sender: broadcast::Sender<Arc<Said>>,
+    counters: EventCounters,
+    dedup: Mutex<LogDeduplicator>,
 }
 
-/// One activity as it was said.
+/// An event with its number and time.
 #[derive(Clone, Debug, Serialize)]
 pub struct Said {
-    /// 1, 2, 3, … since start: a gap is something that this watcher missed.
+    /// 1, 2, 3, … since the start. A gap is an event that the subscriber missed.
     pub seq: u64,
     pub at: DateTime<Utc>,
+    /// The name of the event's log line.
+    #[serde(rename = "activity")]
+    pub name: &'static str,
     #[serde(flatten)]
     pub activity: Activity,
 }
 
 impl Live {
     pub fn new() -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(SharedBus {
             seq: Mutex::new(0),
-            watchers: broadcast::Sender::new(BACKLOG),
-            counters: counters::Tally::default(),
-            repeats: Mutex::new(Repeats::new(repeats::WINDOW)),
+            sender: broadcast::Sender::new(BACKLOG),
+            counters: EventCounters::default(),
+            dedup: Mutex::new(LogDeduplicator::new(dedup::WINDOW)),
         }))
     }
 
-    /// Counts it, writes its line and tells the watchers. Never blocks on any of them.
+    /// Counts the event, writes its log line and sends it to the subscribers, without waiting for any.
     pub fn say(&self, activity: Activity) {
         self.0.counters.count(&activity);
         self.log(&activity);
-        let mut seq = lock(&self.0.seq);
+        let mut seq = self.0.seq.lock();
         *seq += 1;
-        if self.0.watchers.receiver_count() > 0 {
-            let said = Said {
+        if self.0.sender.receiver_count() > 0 {
+            let published = Said {
                 seq: *seq,
                 at: Utc::now(),
+                name: activity.name(),
                 activity,
             };
-            // Fails only when the last watcher has just left.
-            let _ = self.0.watchers.send(Arc::new(said));
+            // An error means that the last subscriber has just left.
+            let _ = self.0.sender.send(Arc::new(published));
         }
     }
 
-    /// Hears everything said from now on.
+    /// Subscribes to the events that are published from now on.
     pub fn watch(&self) -> Watcher {
-        Watcher(self.0.watchers.subscribe())
+        Watcher(self.0.sender.subscribe())
     }
 
-    /// Totals since start.
+    /// Totals since the start.
     pub fn counters(&self) -> Counters {
         self.0.counters.snapshot()
     }
 
-    /// A failure that repeats is one line with a count; a success first settles what was held back.
-    fn log(&self, activity: &Activity) {
-        let now = Instant::now();
-        if let Some(error) = activity.error() {
-            match lock(&self.0.repeats).hear(activity.name(), error, now) {
-                Hearing::Say { collapsed } => lines::write(activity, collapsed),
-                Hearing::Hold => {}
+    /// Writes the line of an event. Equal failures share a line; a success first writes the counts of
+    /// the lines that its failures held back.
+    fn log(&self, event: &Activity) {
+        if let Some(error) = event.error() {
+            let decision = self
+                .0
+                .dedup
+                .lock()
+                .decide(event.name(), error, Instant::now());
+            if let LogDecision::Write { held } = decision {
+                lines::write(event, held);
             }
             return;
         }
-        for settled in activity.settles() {
-            for collapsed in lock(&self.0.repeats).settle(settled) {
-                lines::write_collapsed(&collapsed);
-            }
+        for failure in event.ended_failures() {
+            let held = self.0.dedup.lock().end(failure);
+            held.iter().for_each(lines::write_held);
         }
-        lines::write(activity, 0);
+        lines::write(event, 0);
     }
 }
 
@@ -107,26 +115,21 @@ impl Default for Live {
     }
 }
 
-/// Both guarded values are whole at every step, so a panic elsewhere does not spoil them.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// One listener's place in the stream.
+/// Receives the events of one subscription.
 pub struct Watcher(broadcast::Receiver<Arc<Said>>);
 
 #[derive(Clone, Debug)]
 pub enum Heard {
     Said(Arc<Said>),
-    /// This many activities passed while the watcher was busy: what it shows needs a fresh look.
+    /// The subscriber was too slow for this many events, so it must read the current state again.
     Missed(u64),
 }
 
 impl Watcher {
-    /// The next activity; `None` once every [`Live`] is gone. Safe to drop mid-wait.
+    /// Returns the next event, or `None` once every [`Live`] is dropped. Cancel safe.
     pub async fn next(&mut self) -> Option<Heard> {
         match self.0.recv().await {
-            Ok(said) => Some(Heard::Said(said)),
+            Ok(published) => Some(Heard::Said(published)),
             Err(broadcast::error::RecvError::Lagged(missed)) => Some(Heard::Missed(missed)),
             Err(broadcast::error::RecvError::Closed) => None,
         }
@@ -138,7 +141,7 @@ mod tests {
     use super::*;
     use crate::key::Key;
 
-    fn read(state: ReadState) -> Activity {
+    fn read(state: ReadOutcome) -> Activity {
         Activity::Read {
             key: Key::races_by_stage(),
             state,
@@ -148,43 +151,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watcher_hears_what_is_said_after_it_came_in_order() {
-        let live = Live::new();
-        live.say(read(ReadState::Miss));
-        let mut watcher = live.watch();
-        live.clone().say(read(ReadState::Hit));
-        live.say(read(ReadState::Bypass));
-        drop(live);
+    async fn subscriber_gets_later_events_in_order() {
+        let bus = Live::new();
+        bus.say(read(ReadOutcome::Miss));
+        let mut subscriber = bus.watch();
+        bus.clone().say(read(ReadOutcome::Hit));
+        bus.say(read(ReadOutcome::Bypass));
+        drop(bus);
         for expected in [2, 3] {
-            match watcher.next().await {
-                Some(Heard::Said(said)) => assert_eq!(said.seq, expected),
-                other => panic!("expected activity {expected}, heard {other:?}"),
+            match subscriber.next().await {
+                Some(Heard::Said(published)) => assert_eq!(published.seq, expected),
+                other => panic!("expected event {expected}, got {other:?}"),
             }
         }
-        assert!(watcher.next().await.is_none());
+        assert!(subscriber.next().await.is_none());
     }
 
     #[tokio::test]
-    async fn a_slow_watcher_is_told_how_much_it_missed_and_the_rest_still_comes() {
-        let live = Live::new();
-        let mut watcher = live.watch();
+    async fn slow_subscriber_gets_the_number_of_missed_events_and_then_the_rest() {
+        let bus = Live::new();
+        let mut subscriber = bus.watch();
         for _ in 0..BACKLOG + 3 {
-            live.say(read(ReadState::Hit));
+            bus.say(read(ReadOutcome::Hit));
         }
-        assert!(matches!(watcher.next().await, Some(Heard::Missed(3))));
-        assert!(matches!(watcher.next().await, Some(Heard::Said(said)) if said.seq == 4));
-        assert_eq!(live.counters().hits, BACKLOG as u64 + 3);
+        assert!(matches!(subscriber.next().await, Some(Heard::Missed(3))));
+        assert!(
+            matches!(subscriber.next().await, Some(Heard::Said(published)) if published.seq == 4)
+        );
+        assert_eq!(bus.counters().hits, BACKLOG as u64 + 3);
     }
 
     #[test]
-    fn an_activity_reads_on_the_wire_as_its_log_line_is_called() {
-        let said = Said {
+    fn serialised_event_has_the_name_of_its_log_line() {
+        let activity = read(ReadOutcome::Hit);
+        let published = Said {
             seq: 1,
             at: DateTime::UNIX_EPOCH,
-            activity: read(ReadState::Hit),
+            name: activity.name(),
+            activity,
         };
         assert_eq!(
-            serde_json::to_value(&said).expect("serialises"),
+            serde_json::to_value(&published).expect("serialises"),
             serde_json::json!({
                 "seq": 1, "at": "1970-01-01T00:00:00Z", "activity": "cache.read",
                 "key": "races:by-stage:v1", "state": "hit", "took_ms": 1, "cycle": 7,

@@ -77,7 +77,7 @@ impl FloorKeeper {
             Ok(begun) => {
                 *epoch = Some(begun);
                 tracing::info!(
-                    event = "cache.floor_laid",
+                    event = "cache.epoch_started",
                     backend = self.cache.backend(),
                     host = self.cache.host(),
                     "The cache starts afresh: what it held before is not served"
@@ -85,7 +85,7 @@ impl FloorKeeper {
                 EpochStatus::Begun
             }
             Err(why) => {
-                tracing::debug!(event = "cache.floor_failed", error = %why, "readers are answered from the database");
+                tracing::debug!(event = "cache.epoch_failed", error = %why, "readers are answered from the database");
                 EpochStatus::Unknown
             }
         }

@@ -1,4 +1,4 @@
-//! `check`: every door, all at once, each trouble with its cause and its fix.
+//! `check`: all findings at once, each failure with its cause, fix and exit code.
 
 use serde_json::Value;
 
@@ -10,13 +10,13 @@ use crate::world::postgres;
 use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
 use crate::world::redis::RedisServer;
 
-/// Settings, and the words that must be said about them.
-type Wrong<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+/// Invalid settings, and the words that the finding must contain.
+type InvalidSettings<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
 
 fn verdicts(ended: &Ended, what: &str) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().expect("text").to_owned();
-    let told = ended.json();
-    let findings = told["findings"].as_array().expect("findings").iter();
+    let output = ended.json();
+    let findings = output["findings"].as_array().expect("findings").iter();
     findings
         .filter(|finding| finding["what"] == what)
         .map(|finding| (text(&finding["verdict"]), text(&finding["says"])))
@@ -24,32 +24,32 @@ fn verdicts(ended: &Ended, what: &str) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn with_all_doors_open_it_says_so_and_ends_well() {
+async fn all_servers_up_is_ok() {
     let redis = RedisServer::start().await;
     let oddsd = super::on_postgres().await.with("REDIS_URL", redis.url());
     oddsd.run(&["migrate"]).await.is(0);
-    let told = oddsd.run(&["check", "--json"]).await.is(0);
-    assert_eq!(told.json()["ok"], true);
+    let output = oddsd.run(&["check", "--json"]).await.is(0);
+    assert_eq!(output.json()["ok"], true);
     for what in [
         "schedule", "feed", "cache", "listen", "database", "schema", "rights", "clock",
     ] {
-        let found = verdicts(&told, what);
-        assert!(!found.is_empty(), "{what}: {told}");
+        let found = verdicts(&output, what);
+        assert!(!found.is_empty(), "{what}: {output}");
         assert!(
             found.iter().all(|(verdict, _)| verdict == "ok"),
-            "{what}: {told}"
+            "{what}: {output}"
         );
     }
-    // Looking changes nothing: no cycle, no lease.
+    // The check changes nothing: no cycle, no lease.
     let status = oddsd.run(&["status", "--json"]).await.is(0).json();
     assert_eq!(status["holder"], Value::Null);
 }
 
 #[tokio::test]
-async fn before_the_first_start_it_makes_no_file() {
+async fn check_creates_no_database_file() {
     let oddsd = simulated();
-    let told = oddsd.run(&["check"]).await.is(0);
-    told.says(&["oddsd.db does not exist yet", "oddsd run"]);
+    let output = oddsd.run(&["check"]).await.is(0);
+    output.says(&["oddsd.db does not exist yet", "oddsd run"]);
     assert!(!oddsd.folder().join("oddsd.db").exists());
     let nowhere = simulated().with("DATABASE_URL", "sqlite:not/here/odds.db");
     nowhere
@@ -60,18 +60,18 @@ async fn before_the_first_start_it_makes_no_file() {
 }
 
 #[tokio::test]
-async fn offline_it_asks_nobody() {
+async fn offline_check_makes_no_connection() {
     let provider = RacingProvider::start().await;
-    let nobody = free_port();
+    let unused = free_port();
     let oddsd = Oddsd::new()
         .with("RACING_API_URL", provider.base_url())
         .with("RACING_API_USERNAME", USERNAME)
         .with("RACING_API_PASSWORD", PASSWORD)
         .with(
             "DATABASE_URL",
-            format!("postgres://me@127.0.0.1:{nobody}/odds"),
+            format!("postgres://me@127.0.0.1:{unused}/odds"),
         )
-        .with("REDIS_URL", format!("redis://127.0.0.1:{nobody}"));
+        .with("REDIS_URL", format!("redis://127.0.0.1:{unused}"));
     oddsd.run(&["check", "--offline"]).await.is(0);
     assert_eq!(provider.requests().len(), 0);
     oddsd.run(&["check"]).await.is(69);
@@ -79,9 +79,9 @@ async fn offline_it_asks_nobody() {
 }
 
 #[tokio::test]
-async fn settings_that_can_never_work_are_named_with_their_fix() {
+async fn invalid_settings_are_named_with_their_fix() {
     let far = "postgres://me@db.example.com/odds?sslmode=require";
-    let wrong: &[Wrong] = &[
+    let wrong: &[InvalidSettings] = &[
         (
             &[("FEED", "racing-api")],
             &["RACING_API_USERNAME and RACING_API_PASSWORD"],
@@ -137,27 +137,28 @@ async fn settings_that_can_never_work_are_named_with_their_fix() {
         for (name, value) in *settings {
             oddsd.set(name, value);
         }
-        let told = oddsd.run(&["check"]).await.is(78);
-        told.says(&["FAIL"]).says(words);
+        let output = oddsd.run(&["check"]).await.is(78);
+        output.says(&["FAIL"]).says(words);
     }
 }
 
 #[tokio::test]
-async fn a_database_that_does_not_let_us_in_is_told_apart() {
-    let nobody = format!("postgres://me@127.0.0.1:{}/odds", free_port());
-    let told = simulated().with("DATABASE_URL", nobody);
-    told.run(&["check"]).await.is(69).says(&[
+async fn database_down_is_69_and_wrong_password_78() {
+    let unreachable = format!("postgres://me@127.0.0.1:{}/odds", free_port());
+    let output = simulated().with("DATABASE_URL", unreachable);
+    output.run(&["check"]).await.is(69).says(&[
         "FAIL  database",
         "Connection refused",
         "DATABASE_URL",
     ]);
     let server = postgres::server_url();
     let wrong = server.replace("oddsd@", "oddsd_by_password:wrong-word@");
-    let told = simulated()
+    let output = simulated()
         .with("DATABASE_URL", wrong)
         .run(&["check"])
         .await;
-    told.is(78)
+    output
+        .is(78)
         .says(&["FAIL  database", "password"])
         .says_not(&["wrong-word"]);
     let (base, _) = server.rsplit_once('/').expect("a name");
@@ -166,22 +167,23 @@ async fn a_database_that_does_not_let_us_in_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_cache_that_is_away_is_no_wrong_setting() {
+async fn cache_down_is_69_and_wrong_password_78() {
     let mut redis = RedisServer::with_password("right-word").await;
     let wrong = format!("redis://:wrong-word@127.0.0.1:{}", redis.port());
-    let told = simulated().with("REDIS_URL", wrong).run(&["check"]).await;
-    told.is(78)
+    let output = simulated().with("REDIS_URL", wrong).run(&["check"]).await;
+    output
+        .is(78)
         .says(&["FAIL  cache", "password"])
         .says_not(&["wrong-word"]);
     let oddsd = simulated().with("REDIS_URL", redis.url());
     oddsd.run(&["check"]).await.is(0).says(&["answers in"]);
     redis.kill().await;
-    let told = oddsd.run(&["check"]).await.is(69);
-    told.says(&["FAIL  cache", "outbox until it is back"]);
+    let output = oddsd.run(&["check"]).await.is(69);
+    output.says(&["FAIL  cache", "outbox until it is back"]);
 }
 
 #[tokio::test]
-async fn a_feed_that_refuses_is_a_wrong_setting_and_one_that_is_away_is_not() {
+async fn feed_down_is_69_and_wrong_credentials_78() {
     let provider = RacingProvider::start().await;
     let racing = Oddsd::new()
         .with("LISTEN", "off")
@@ -194,8 +196,8 @@ async fn a_feed_that_refuses_is_a_wrong_setting_and_one_that_is_away_is_not() {
         .is(0)
         .says(&["answers: 0 events"]);
     provider.fault(Fault::Unauthorized).await;
-    let told = racing.run(&["check"]).await.is(78);
-    told.says(&["FAIL  feed", "401", "RACING_API_USERNAME"]);
+    let output = racing.run(&["check"]).await.is(78);
+    output.says(&["FAIL  feed", "401", "RACING_API_USERNAME"]);
     provider.fault(Fault::Status(503)).await;
     racing
         .run(&["check"])
@@ -211,7 +213,7 @@ async fn a_feed_that_refuses_is_a_wrong_setting_and_one_that_is_away_is_not() {
 }
 
 #[tokio::test]
-async fn a_paid_quota_is_told_and_a_spent_one_is_no_wrong_setting() {
+async fn quota_is_shown_and_a_spent_one_is_69() {
     let provider = OddsProvider::start().await;
     let league = Oddsd::new()
         .with("LISTEN", "off")
@@ -224,14 +226,15 @@ async fn a_paid_quota_is_told_and_a_spent_one_is_no_wrong_setting() {
         .with("x-requests-used", 1)
         .with("x-requests-last", 1);
     provider.next(answer);
-    let told = league.run(&["check"]).await.is(0);
-    told.says(&["499 paid requests left, this look cost 1"]);
+    let output = league.run(&["check"]).await.is(0);
+    output.says(&["499 paid requests left, this request cost 1"]);
     provider.next(Reply::says(
         401,
         r#"{"message":"Usage quota has been reached.","error_code":"OUT_OF_USAGE_CREDITS"}"#,
     ));
-    let told = league.run(&["check"]).await;
-    told.is(69)
+    let output = league.run(&["check"]).await;
+    output
+        .is(69)
         .says(&["FAIL  feed", "quota"])
         .says_not(&["k3y-of-a-story"]);
 }

@@ -1,10 +1,10 @@
-//! `demo`: a stranger sees a price travel, on a machine with nothing on it.
+//! `demo` shows a price change from the feed to a reader, without servers.
 
 use crate::world::command::Oddsd;
 
 #[tokio::test]
-async fn the_demo_shows_a_price_on_its_way_to_a_reader_and_cleans_up() {
-    // Somebody has the port already.
+async fn demo_shows_a_price_change_and_removes_its_files() {
+    // The configured port is taken.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = taken.local_addr().map(|address| (taken, address));
     let (_taken, address) = taken.expect("bound");
@@ -14,12 +14,12 @@ async fn the_demo_shows_a_price_on_its_way_to_a_reader_and_cleans_up() {
             && line.contains(" -> ")
             && (line.contains("shortens") || line.contains("drifts"))
     };
-    let seen = |said: &str| {
+    let seen = |text: &str| {
         let words = ["MISS -> refilled", "HIT", "removed ", "prices changed"];
-        words.iter().all(|word| said.contains(word)) && said.lines().any(moved)
+        words.iter().all(|word| text.contains(word)) && text.lines().any(moved)
     };
-    let told = oddsd.run_until(&["demo"], seen).await.is(0);
-    let told = told.says(&[
+    let output = oddsd.run_until(&["demo"], seen).await.is(0);
+    let output = output.says(&[
         "SIMULATED",
         "/v1/races/by-stage",
         "MISS -> refilled",
@@ -29,15 +29,14 @@ async fn the_demo_shows_a_price_on_its_way_to_a_reader_and_cleans_up() {
         "next: oddsd check",
         &format!("port {} is taken; using ", address.port()),
     ]);
-    assert!(told.stdout.lines().any(moved), "no move seen:\n{told}");
+    assert!(output.stdout.lines().any(moved), "no move seen:\n{output}");
     assert_eq!(oddsd.left_behind(), [""; 0]);
     let files = std::fs::read_dir(oddsd.folder()).expect("readable").count();
     assert_eq!(files, 1, "only the folder for temporary files");
 }
 
-/// What the demo shows is its own, whatever is set for the daemon.
 #[tokio::test]
-async fn the_demo_touches_nothing_that_is_set() {
+async fn demo_ignores_the_configured_database_and_cache() {
     let oddsd = Oddsd::new()
         .with("LISTEN", "127.0.0.1:0")
         .with("DATABASE_URL", "sqlite:mine.db")
@@ -45,7 +44,7 @@ async fn the_demo_touches_nothing_that_is_set() {
         .with("AUTO_MIGRATE", "false")
         .with("CACHE_ENABLED", "false");
     oddsd
-        .run_until(&["demo"], |said| said.contains("HIT"))
+        .run_until(&["demo"], |text| text.contains("HIT"))
         .await
         .is(0);
     oddsd.run(&["demo", "--for", "100ms"]).await.is(0);

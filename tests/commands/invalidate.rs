@@ -1,4 +1,4 @@
-//! `invalidate`: durable before it is tried, and never forgotten.
+//! `invalidate`: the removal is durable before it is attempted, and is retried until it is confirmed.
 
 use super::on_postgres;
 use crate::world::daemon::{Daemon, Settings};
@@ -14,7 +14,7 @@ async fn put(redis: &RedisServer) {
 }
 
 #[tokio::test]
-async fn a_dry_run_names_the_keys_and_touches_nothing() {
+async fn dry_run_prints_the_keys_and_removes_nothing() {
     let redis = RedisServer::start().await;
     put(&redis).await;
     let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
@@ -27,9 +27,9 @@ async fn a_dry_run_names_the_keys_and_touches_nothing() {
         "rac_1",
         "a:key",
     ];
-    let told = oddsd.run(&args).await.is(0).json();
-    assert_eq!(told["dry_run"], true);
-    let keys = told["keys"].as_array().expect("keys");
+    let output = oddsd.run(&args).await.is(0).json();
+    assert_eq!(output["dry_run"], true);
+    let keys = output["keys"].as_array().expect("keys");
     for key in [
         "a:key",
         "event:rac_1:prices:v1",
@@ -51,17 +51,17 @@ async fn a_dry_run_names_the_keys_and_touches_nothing() {
         .run(&["invalidate", " "])
         .await
         .is(78)
-        .says(&["no cache key"]);
+        .says(&["not a valid cache key"]);
 }
 
 #[tokio::test]
-async fn without_a_daemon_it_removes_by_itself_and_leaves_a_trace() {
+async fn without_a_daemon_the_command_removes_and_logs() {
     let redis = RedisServer::start().await;
     put(&redis).await;
     let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
     oddsd.run(&["migrate"]).await.is(0);
-    let told = oddsd.run(&["invalidate", KEY, "--json"]).await.is(0).json();
-    assert_eq!(told["confirmed"], true);
+    let output = oddsd.run(&["invalidate", KEY, "--json"]).await.is(0).json();
+    assert_eq!(output["confirmed"], true);
     assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(0));
     let rule = ["tail", "--for", "100ms", "--json", "--rule", "manual"];
     let lines = oddsd.run(&rule).await.is(0).json_lines();
@@ -69,15 +69,15 @@ async fn without_a_daemon_it_removes_by_itself_and_leaves_a_trace() {
     assert_eq!(lines[0]["removal"]["targets"], serde_json::json!([KEY]));
 }
 
-/// A laptop that does not know the cache must not settle what waits for the daemon's.
+/// A machine without the cache's settings must not settle removals of the daemon's cache.
 #[tokio::test]
-async fn with_no_cache_set_here_the_removal_waits_for_the_daemon() {
+async fn without_a_cache_the_removal_waits_for_the_daemon() {
     let redis = RedisServer::start().await;
     put(&redis).await;
     let mut oddsd = on_postgres().await;
     oddsd.run(&["migrate"]).await.is(0);
-    let told = oddsd.run(&["invalidate", KEY]).await.is(69);
-    told.says(&["not removed yet", "outbox", "REDIS_URL"]);
+    let output = oddsd.run(&["invalidate", KEY]).await.is(69);
+    output.says(&["not removed yet", "outbox", "REDIS_URL"]);
     let status = oddsd.run(&["status", "--json"]).await.json();
     assert_eq!(status["outbox_pending"], 1);
     assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(1));
@@ -87,20 +87,20 @@ async fn with_no_cache_set_here_the_removal_waits_for_the_daemon() {
 }
 
 #[tokio::test]
-async fn with_the_cache_down_it_stays_in_the_outbox() {
+async fn removal_stays_in_the_outbox_while_the_cache_is_down() {
     let mut redis = RedisServer::start().await;
     let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
     oddsd.run(&["migrate"]).await.is(0);
     redis.kill().await;
-    let told = oddsd.run(&["invalidate", KEY]).await.is(69);
-    told.says(&["not confirmed yet", "outbox", "oddsd status"]);
+    let output = oddsd.run(&["invalidate", KEY]).await.is(69);
+    output.says(&["not confirmed yet", "outbox", "oddsd status"]);
     let status = oddsd.run(&["status", "--json"]).await.is(0).json();
     assert_eq!(status["outbox_pending"], 1);
     oddsd.run(&["status"]).await.says(&["outbox    1 pending"]);
 }
 
 #[tokio::test]
-async fn with_a_daemon_the_daemon_removes_it() {
+async fn running_daemon_removes_the_key() {
     let redis = RedisServer::start().await;
     let database = postgres::database().await;
     let settings = Settings::default()
@@ -110,13 +110,13 @@ async fn with_a_daemon_the_daemon_removes_it() {
         .with("LISTEN", "off")
         .with("LOG_FORMAT", "logfmt");
     let mut daemon = Daemon::start(&settings, &["run"]);
-    let told = ["event=cycle.complete", "event=cache.invalidated"];
-    daemon.says_all(told).await;
+    let lines = ["event=cycle.complete", "event=cache.invalidated"];
+    daemon.says_all(lines).await;
     put(&redis).await;
-    // From somewhere that knows the database and nothing else.
+    // The command knows the database only.
     let elsewhere = crate::world::command::Oddsd::new().with("DATABASE_URL", &database);
-    let told = elsewhere.run(&["invalidate", KEY]).await.is(0);
-    told.says(&["removed races:by-stage:v1"]);
+    let output = elsewhere.run(&["invalidate", KEY]).await.is(0);
+    output.says(&["removed races:by-stage:v1"]);
     assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(0));
     daemon.says("rule=manual").await;
     daemon.stop().await;

@@ -1,4 +1,4 @@
-//! `migrate`: rehearsed, done, done again; other programs' tables are only taken when told to.
+//! `migrate`: dry run, migration, repetition, and the adoption of existing tables.
 
 use sqlx::Executor;
 
@@ -7,10 +7,10 @@ use crate::world::command::Oddsd;
 use crate::world::postgres;
 
 #[tokio::test]
-async fn a_rehearsal_says_what_it_would_do_and_does_nothing() {
+async fn dry_run_prints_the_steps_and_changes_nothing() {
     let oddsd = on_postgres().await;
-    let told = oddsd.run(&["migrate", "--dry-run"]).await.is(0);
-    told.says(&["would have "]);
+    let output = oddsd.run(&["migrate", "--dry-run"]).await.is(0);
+    output.says(&["would have "]);
     oddsd.run(&["status"]).await.is(78).says(&["oddsd migrate"]);
     oddsd
         .run(&["migrate"])
@@ -22,28 +22,28 @@ async fn a_rehearsal_says_what_it_would_do_and_does_nothing() {
 }
 
 #[tokio::test]
-async fn a_file_is_made_by_migrating_and_not_by_rehearsing() {
+async fn dry_run_creates_no_database_file() {
     let oddsd = simulated();
-    let told = oddsd.run(&["migrate", "--dry-run"]).await.is(78);
-    told.says(&["there is no database oddsd.db", "oddsd migrate"]);
+    let output = oddsd.run(&["migrate", "--dry-run"]).await.is(78);
+    output.says(&["there is no database oddsd.db", "oddsd migrate"]);
     assert!(!oddsd.folder().join("oddsd.db").exists());
     oddsd.run(&["migrate"]).await.is(0);
     oddsd.run(&["migrate"]).await.is(0).says(&["nothing to do"]);
 }
 
 #[tokio::test]
-async fn tables_of_other_programs_stand_in_the_way_until_they_are_adopted() {
+async fn existing_tables_are_refused_without_adopt() {
     let url = postgres::database().await;
     let mut db = postgres::connect(&url).await;
     let theirs = "CREATE TABLE ra_bookmakers (bookmaker_id text PRIMARY KEY, bookmaker_name text, bookmaker_type text,
                   active boolean, created_at timestamptz); INSERT INTO ra_bookmakers VALUES ('bet365', 'Bet365', 'fixed', true, now())";
     db.execute(theirs).await.expect("their table");
     let oddsd = Oddsd::new().with("DATABASE_URL", &url);
-    let told = oddsd.run(&["migrate"]).await.is(78);
-    told.says(&["ra_bookmakers", "oddsd migrate --adopt"]);
-    let told = oddsd.run(&["migrate", "--adopt", "--dry-run"]).await.is(0);
-    told.says(&["would have ", "ra_bookmakers"]);
-    // A rehearsal leaves their table where it was.
+    let output = oddsd.run(&["migrate"]).await.is(78);
+    output.says(&["ra_bookmakers", "oddsd migrate --adopt"]);
+    let output = oddsd.run(&["migrate", "--adopt", "--dry-run"]).await.is(0);
+    output.says(&["would have ", "ra_bookmakers"]);
+    // The dry run keeps the table.
     let kind = "SELECT relkind::text FROM pg_class WHERE relname = 'ra_bookmakers'";
     let before: String = sqlx::query_scalar(kind)
         .fetch_one(&mut db)

@@ -1,26 +1,25 @@
-//! The commands, each as a person or a script would use it: what it says, what it leaves, and the
-//! code it ends with.
+//! The commands as operators and scripts use them: their output, their effects and their exit codes.
 
 mod bench;
 mod check;
 mod demo;
 mod invalidate;
-mod looking;
 mod migrate;
 mod record;
 mod rules;
+mod status;
 mod targets;
 mod usage;
 
 use crate::world::command::Oddsd;
 use crate::world::postgres;
 
-/// A simulated race day in SQLite, with nobody listening.
+/// A simulated race day in SQLite, without a read API.
 fn simulated() -> Oddsd {
     Oddsd::new().with("FEED", "simulator").with("LISTEN", "off")
 }
 
-/// The same with a Postgres database of its own.
+/// The same on a new Postgres database.
 async fn on_postgres() -> Oddsd {
     simulated().with("DATABASE_URL", postgres::database().await)
 }

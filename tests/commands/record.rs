@@ -1,4 +1,4 @@
-//! `record`, and `replay` of what it wrote.
+//! `record`, and `replay` of its files.
 
 use super::simulated;
 use crate::world::command::Oddsd;
@@ -6,27 +6,27 @@ use crate::world::odds_provider::{OddsProvider, Reply};
 use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
 
 #[tokio::test]
-async fn a_simulated_day_recorded_replays_price_for_price() {
+async fn recorded_simulated_day_replays_with_equal_counts() {
     for name in ["day.jsonl", "day.jsonl.zst"] {
         let oddsd = simulated().with("CADENCE", "*=1s");
-        let twice = |said: &str| said.matches(" recorded ").count() >= 2;
-        let told = oddsd.run_until(&["record", "--out", name], twice).await;
-        let told = told
+        let twice = |text: &str| text.matches(" recorded ").count() >= 2;
+        let output = oddsd.run_until(&["record", "--out", name], twice).await;
+        let output = output
             .is(0)
             .says(&["answers recorded", "oddsd replay", "--feed racing-api"]);
         // "09:15:51 recorded 57 events, 12796 prices", once an answer.
-        let answers = told.stderr.lines();
+        let answers = output.stderr.lines();
         let answers = answers.filter_map(|line| line.strip_suffix(" prices")?.rsplit(' ').next());
         let prices: u64 = answers.map(|n| n.parse::<u64>().expect("a count")).sum();
-        assert!(prices > 1_000, "{told}");
+        assert!(prices > 1_000, "{output}");
         let args = ["replay", name, "--feed", "racing-api", "--json", "--verify"];
         let replayed = oddsd.run(&args).await.is(0).json();
-        assert_eq!(replayed["prices_seen"], prices, "{told}\n{replayed}");
+        assert_eq!(replayed["prices_seen"], prices, "{output}\n{replayed}");
         for none in ["rejected", "stale", "withdrawn"] {
-            assert_eq!(replayed[none], 0, "{told}\n{replayed}");
+            assert_eq!(replayed[none], 0, "{output}\n{replayed}");
         }
 
-        // It cannot be made again, so it is never written over.
+        // A recording cannot be made again, so it is never overwritten.
         let before = std::fs::read(oddsd.folder().join(name)).expect("it is there");
         let again = oddsd.run(&["record", "--out", name, "--for", "1s"]).await;
         again
@@ -38,7 +38,7 @@ async fn a_simulated_day_recorded_replays_price_for_price() {
 }
 
 #[tokio::test]
-async fn a_league_is_recorded_word_for_word() {
+async fn recorded_league_has_the_exact_bodies() {
     let provider = OddsProvider::start().await;
     let body = r#"[{"id":"g1","sport_key":"baseball_mlb","sport_title":"MLB","commence_time":"2099-08-04T23:05:00Z","home_team":"Red Sox","away_team":"Yankees","bookmakers":[{"key":"fanduel","title":"FanDuel","last_update":"2026-08-03T23:59:00Z","markets":[{"key":"h2h","outcomes":[{"name":"Red Sox","price":1.50},{"name":"Yankees","price":2.6}]}]}]}]"#;
     provider.next(Reply::says(200, body));
@@ -48,20 +48,20 @@ async fn a_league_is_recorded_word_for_word() {
         .with("ODDS_API_KEY", "k3y-of-a-story")
         .with("ODDS_API_SPORT", "baseball_mlb");
     let args = ["record", "--out", "league.jsonl"];
-    let once = |said: &str| said.contains(" recorded ");
-    let told = oddsd.run_until(&args, once).await.is(0);
-    told.says(&["1 answers recorded"]);
+    let once = |text: &str| text.contains(" recorded ");
+    let output = oddsd.run_until(&args, once).await.is(0);
+    output.says(&["1 answers recorded"]);
     let text = std::fs::read_to_string(oddsd.folder().join("league.jsonl")).expect("it is there");
     assert!(!text.contains("k3y-of-a-story"), "{text}");
     let record: serde_json::Value = serde_json::from_str(&text).expect("one line of JSON");
     assert_eq!(record["bodies"], serde_json::json!([body]));
     let replay = ["replay", "league.jsonl", "--json"];
-    let told = oddsd.run(&replay).await.is(0).json();
-    assert_eq!(told["inserted"], 2, "{told}");
+    let output = oddsd.run(&replay).await.is(0).json();
+    assert_eq!(output["inserted"], 2, "{output}");
 }
 
 #[tokio::test]
-async fn a_feed_that_refuses_leaves_no_empty_file_behind() {
+async fn refused_recording_leaves_no_file() {
     let provider = RacingProvider::start().await;
     provider.fault(Fault::Unauthorized).await;
     let oddsd = Oddsd::new()
@@ -69,12 +69,12 @@ async fn a_feed_that_refuses_leaves_no_empty_file_behind() {
         .with("RACING_API_USERNAME", USERNAME)
         .with("RACING_API_PASSWORD", PASSWORD);
     let args = ["record", "--out", "day.jsonl"];
-    let told = oddsd.run(&args).await.is(78);
-    told.says(&["401", "RACING_API_USERNAME"]);
+    let output = oddsd.run(&args).await.is(78);
+    output.says(&["401", "RACING_API_USERNAME"]);
     assert!(!oddsd.folder().join("day.jsonl").exists());
     provider.fault(Fault::Status(503)).await;
-    let failed = |said: &str| said.contains("not recorded");
-    let told = oddsd.run_until(&args, failed).await.is(1);
-    told.says(&["503", "nothing was recorded", "oddsd check"]);
+    let failed = |text: &str| text.contains("not recorded");
+    let output = oddsd.run_until(&args, failed).await.is(1);
+    output.says(&["503", "nothing was recorded", "oddsd check"]);
     assert!(!oddsd.folder().join("day.jsonl").exists());
 }

@@ -1,4 +1,4 @@
-//! `rules`: a file is checked, tested and explained without anything being contacted.
+//! `rules check|test|explain`, which need neither a database nor a cache.
 
 use serde_json::json;
 
@@ -23,7 +23,7 @@ change = { change = "task_completed", task = "build_climate", run_id = "7" }
 removes = ["climate:7:v2", "overview"]
 "#;
 
-/// With this file under the name that is looked for.
+/// A folder with this text as its rules file.
 fn with(text: &str) -> Oddsd {
     let oddsd = Oddsd::new();
     write(&oddsd, "rules.toml", text);
@@ -35,20 +35,20 @@ fn write(oddsd: &Oddsd, name: &str, text: &str) {
 }
 
 #[tokio::test]
-async fn a_right_file_is_said_to_be_right() {
+async fn valid_file_passes_check_and_test() {
     let oddsd = with(RULES);
     oddsd.run(&["rules", "check"]).await.is(0).says(&[
-        "rules.toml: right",
+        "rules.toml: valid",
         "5 rules",
         "version 3 ",
     ]);
-    let told = oddsd.run(&["rules", "check", "--json"]).await.is(0).json();
+    let output = oddsd.run(&["rules", "check", "--json"]).await.is(0).json();
     assert_eq!(
-        told["rules"],
+        output["rules"],
         json!(["live-odds", "event", "sidebar", "climate", "moved"])
     );
     assert_eq!(
-        (&told["tests"], &told["tests_failed"]),
+        (&output["tests"], &output["tests_failed"]),
         (&json!(1), &json!(0))
     );
     oddsd
@@ -56,13 +56,16 @@ async fn a_right_file_is_said_to_be_right() {
         .await
         .is(0)
         .says(&["1 tests pass"]);
-    let told = oddsd
+    let output = oddsd
         .run(&["rules", "test", "rules.toml", "--json"])
         .await
         .is(0)
         .json();
-    assert_eq!((&told["tests"], &told["failed"]), (&json!(1), &json!([])));
-    // Another one, by name and by setting.
+    assert_eq!(
+        (&output["tests"], &output["failed"]),
+        (&json!(1), &json!([]))
+    );
+    // Another file, by argument and by setting.
     write(
         &oddsd,
         "other.json",
@@ -72,13 +75,13 @@ async fn a_right_file_is_said_to_be_right() {
         .run(&["rules", "check", "other.json"])
         .await
         .is(0)
-        .says(&["other.json: right", "4 rules"]);
+        .says(&["other.json: valid", "4 rules"]);
     let oddsd = oddsd.with("RULES_FILE", "other.json");
     oddsd
         .run(&["rules", "check"])
         .await
         .is(0)
-        .says(&["other.json: right"]);
+        .says(&["other.json: valid"]);
     oddsd
         .run(&["rules", "test"])
         .await
@@ -87,7 +90,7 @@ async fn a_right_file_is_said_to_be_right() {
 }
 
 #[tokio::test]
-async fn a_wrong_file_is_told_fault_by_fault() {
+async fn invalid_file_is_reported_fault_by_fault() {
     let oddsd = with(
         "[[rule]]\nname = \"a\"\non = [\"odd_move\"]\nkeys = [\"odds:{evnt_id}\"]\nthen = \"warm\"\n",
     );
@@ -96,8 +99,8 @@ async fn a_wrong_file_is_told_fault_by_fault() {
         &["rules", "test", "rules.toml"],
         &["rules", "check", "--json"],
     ] {
-        let told = oddsd.run(command).await.is(78);
-        told.says(&[
+        let output = oddsd.run(command).await.is(78);
+        output.says(&[
             "rules.toml:3:7: unknown change \"odd_move\"",
             "rules.toml:5:1: unknown then \"warm\"",
         ]);
@@ -117,7 +120,7 @@ async fn a_wrong_file_is_told_fault_by_fault() {
 }
 
 #[tokio::test]
-async fn a_failing_test_is_told_with_its_line() {
+async fn failing_test_is_reported_with_its_line() {
     let oddsd = with(&RULES.replace(
         "\"climate:7:v2\", \"overview\"]",
         "\"climate:8:v2\", \"overview\"]",
@@ -127,10 +130,10 @@ async fn a_failing_test_is_told_with_its_line() {
         .await
         .is(0)
         .says(&["1 of its 1 tests fail"]);
-    let told = oddsd.run(&["rules", "test"]).await.is(1);
-    told.says(&["rules.toml:14: test \"a run\" fails; not removed: climate:8:v2; removed as well: climate:7:v2", "1 of 1 tests fail"]);
-    let told = oddsd.run(&["rules", "test", "--json"]).await.is(1).json();
-    let failed = &told["failed"][0];
+    let output = oddsd.run(&["rules", "test"]).await.is(1);
+    output.says(&["rules.toml:14: test \"a run\" fails; not removed: climate:8:v2; removed as well: climate:7:v2", "1 of 1 tests fail"]);
+    let output = oddsd.run(&["rules", "test", "--json"]).await.is(1).json();
+    let failed = &output["failed"][0];
     assert_eq!(
         (&failed["line"], &failed["name"]),
         (&json!(14), &json!("a run"))
@@ -142,26 +145,26 @@ async fn a_failing_test_is_told_with_its_line() {
 }
 
 #[tokio::test]
-async fn a_change_is_explained_to_the_last_key() {
+async fn explain_lists_matching_rules_and_keys() {
     let oddsd = with(RULES);
     let task = r#"{"change":"task_completed","task":"build_climate","run_id":"ab-12"}"#;
-    let told = oddsd
+    let output = oddsd
         .run(&["rules", "explain", "--change", task])
         .await
         .is(0);
-    told.says(&[
+    output.says(&[
         "rule climate (TASK_COMPLETED, remove)",
         "target climate:{run_id}:v2",
         "-> climate:ab-12:v2",
         "-> overview",
     ]);
-    let told = oddsd
+    let output = oddsd
         .run(&["rules", "explain", "--change", task, "--json"])
         .await
         .is(0)
         .json();
-    assert_eq!(told["matched"].as_array().map(Vec::len), Some(1));
-    let rule = &told["matched"][0];
+    assert_eq!(output["matched"].as_array().map(Vec::len), Some(1));
+    let rule = &output["matched"][0];
     assert_eq!(
         (&rule["rule"], &rule["reason"], &rule["then"]),
         (
@@ -173,12 +176,12 @@ async fn a_change_is_explained_to_the_last_key() {
     assert_eq!(rule["targets"], json!(["climate:{run_id}:v2", "overview"]));
     assert_eq!(rule["keys"], json!(["climate:ab-12:v2", "overview"]));
     assert!(
-        told["version"]
+        output["version"]
             .as_str()
             .is_some_and(|version| version.starts_with("3 "))
     );
 
-    // What cannot be spelt, what stays, and what is not met.
+    // Keys that cannot be formatted, keys that are kept, and rules that do not match.
     let task = r#"{"change":"task_completed","task":"build_climate"}"#;
     oddsd
         .run(&["rules", "explain", "--change", task])
@@ -192,14 +195,15 @@ async fn a_change_is_explained_to_the_last_key() {
         .is(0)
         .says(&[
             "removes nothing",
-            "climate is not met: only for task build_climate",
+            "climate does not match: only for task build_climate",
         ]);
     let small = r#"{"change":"price_changed","event_id":"e*","current_status":"live","market":"win","bookmaker":"b","movement":"10%"}"#;
-    let told = oddsd
+    let output = oddsd
         .run(&["rules", "explain", "--change", small])
         .await
         .is(0);
-    told.says(&["-> odds:live:e%2A", "only for movements over 10 %"])
+    output
+        .says(&["-> odds:live:e%2A", "only for movements over 10 %"])
         .says_not(&["-> best:"]);
     let large = small.replace("\"10%\"", "\"10.01%\"");
     oddsd
@@ -207,7 +211,7 @@ async fn a_change_is_explained_to_the_last_key() {
         .await
         .is(0)
         .says(&["rule moved (ODDS_MOVEMENT, remove)", "-> best:e%2A:b"]);
-    // Without a file, the built-in ones.
+    // Without a file the built-in rules apply.
     let none = Oddsd::new();
     let added = r#"{"change":"event_added","event_id":"e","sport_id":"s","league_id":"l"}"#;
     none.run(&["rules", "explain", "--change", added])
@@ -215,7 +219,7 @@ async fn a_change_is_explained_to_the_last_key() {
         .is(0)
         .says(&["rule sidebar", "-> sidebar:s:l:*", "-> odds:postponed:e"]);
     for (change, word) in [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         (r#"{"change":"odd_move"}"#, "unknown change"),
         ("[]", "object"),
     ] {

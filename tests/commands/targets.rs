@@ -1,4 +1,4 @@
-//! What `invalidate` can name: keys, patterns, tags, side bars, events, changes, and what a scan finds.
+//! The targets of `invalidate`: keys, patterns, tags, sidebars, events, changes, and the keys of a scan.
 
 use serde_json::{Value, json};
 
@@ -7,24 +7,24 @@ use crate::world::command::Oddsd;
 use crate::world::redis::RedisServer;
 use crate::world::resp::Reply;
 
-async fn world() -> (RedisServer, Oddsd) {
+async fn migrated_with_redis() -> (RedisServer, Oddsd) {
     let redis = RedisServer::start().await;
     let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
     oddsd.run(&["migrate"]).await.is(0);
     (redis, oddsd)
 }
 
-/// What would be removed, and nothing is.
+/// The keys that a dry run prints.
 async fn dry(oddsd: &Oddsd, args: &[&str]) -> Value {
     let args = [&["invalidate", "--dry-run", "--json"], args].concat();
-    let told = oddsd.run(&args).await.is(0).json();
-    assert_eq!(told["dry_run"], true);
-    told["keys"].clone()
+    let output = oddsd.run(&args).await.is(0).json();
+    assert_eq!(output["dry_run"], true);
+    output["keys"].clone()
 }
 
 #[tokio::test]
-async fn each_way_to_name_it_says_what_it_would_remove() {
-    let (_redis, oddsd) = world().await;
+async fn dry_run_shows_the_targets_of_each_argument() {
+    let (_redis, oddsd) = migrated_with_redis().await;
     assert_eq!(
         dry(&oddsd, &["a:key", "sidebar:7:*"]).await,
         json!(["a:key", "sidebar:7:*"])
@@ -75,12 +75,12 @@ async fn each_way_to_name_it_says_what_it_would_remove() {
         .run(&["invalidate", "--change", "{"])
         .await
         .is(78)
-        .says(&["no JSON"]);
+        .says(&["not JSON"]);
 }
 
-/// An event that is stored is where it is: other side bars stay.
+/// The sport and league of a stored event are known, so other sidebars are kept.
 #[tokio::test]
-async fn an_event_takes_its_own_side_bars_alone() {
+async fn stored_event_removes_only_its_own_sidebars() {
     let redis = RedisServer::start().await;
     let oddsd = super::simulated().with("REDIS_URL", redis.url());
     oddsd.run(&["once"]).await.is(0);
@@ -107,14 +107,14 @@ async fn an_event_takes_its_own_side_bars_alone() {
 }
 
 #[tokio::test]
-async fn side_bars_are_refreshed_by_hand() {
-    let (_redis, oddsd) = world().await;
-    let told = oddsd
+async fn sidebar_removal_has_its_own_reason() {
+    let (_redis, oddsd) = migrated_with_redis().await;
+    let output = oddsd
         .run(&["invalidate", "--sidebar", "horse_racing:GB", "--json"])
         .await
         .is(0)
         .json();
-    assert_eq!(told["confirmed"], true);
+    assert_eq!(output["confirmed"], true);
     oddsd.run(&["invalidate", "--tag", "t", "x"]).await.is(0);
     let lines = oddsd
         .run(&["tail", "--for", "100ms", "--json"])
@@ -133,8 +133,8 @@ async fn side_bars_are_refreshed_by_hand() {
 }
 
 #[tokio::test]
-async fn a_scan_removes_what_begins_so_and_says_when_it_stopped() {
-    let (redis, oddsd) = world().await;
+async fn scan_removes_keys_by_beginning_up_to_its_limit() {
+    let (redis, oddsd) = migrated_with_redis().await;
     for n in 0..30 {
         assert_eq!(
             redis.cli(&["SET", &format!("x:*:{n}"), "1"]).await,

@@ -1,4 +1,5 @@
-//! Words and settings that are wrong: named, with what would be right, and with the right code.
+//! Invalid arguments and settings: the message names them with a fix, and the exit code tells usage from
+//! configuration.
 
 use std::process::Stdio;
 
@@ -6,7 +7,7 @@ use super::simulated;
 use crate::world::command::Oddsd;
 
 #[tokio::test]
-async fn a_wrong_word_is_a_wrong_usage_with_a_suggestion() {
+async fn invalid_argument_is_2_with_a_suggestion() {
     let oddsd = Oddsd::new();
     for (args, words) in [
         (&["chekc"][..], "'check'"),
@@ -23,7 +24,7 @@ async fn a_wrong_word_is_a_wrong_usage_with_a_suggestion() {
 }
 
 #[tokio::test]
-async fn a_wrong_setting_is_named_with_its_fix() {
+async fn invalid_variable_is_78_and_named_with_its_fix() {
     let wrong: &[(&str, &str, &[&str])] = &[
         ("FEED", "horses", &["racing-api", "simulator"]),
         ("RACING_API_PAGE", "501", &["1..=500"]),
@@ -52,23 +53,23 @@ async fn a_wrong_setting_is_named_with_its_fix() {
         ("CRON_TIMEZONE", "London", &["Europe/London"]),
         ("LISTEN", "8080", &["127.0.0.1:8080", "off"]),
         ("LEASE_SECONDS", "0", &["1..=600"]),
-        ("LOG_FORMAT", "xml", &["pretty, logfmt or json"]),
+        ("LOG_FORMAT", "xml", &["pretty", "logfmt", "json"]),
         ("LOG_LEVEL", "verbose=loud", &["info,oddsd::feed=debug"]),
         ("RUST_LOG", "verbose=loud", &["info,oddsd::feed=debug"]),
     ];
     for (name, value, words) in wrong {
-        let told = simulated().with(name, value);
-        let told = told.run(&["check", "--offline"]).await.is(78).says(words);
+        let output = simulated().with(name, value);
+        let output = output.run(&["check", "--offline"]).await.is(78).says(words);
         assert!(
-            told.all().contains(name) || *name == "LOG_FORMAT",
-            "{name} is not named:\n{told}"
+            output.all().contains(name),
+            "{name} is not named:\n{output}"
         );
     }
 }
 
-/// Hosting panels spell "not set" as an empty text.
+/// Hosting panels store an unset variable as an empty text.
 #[tokio::test]
-async fn an_empty_variable_is_not_set() {
+async fn empty_variable_is_unset() {
     let plain = simulated().run(&["check", "--offline", "--json"]).await;
     let mut empty = simulated();
     for name in [
@@ -92,16 +93,16 @@ async fn an_empty_variable_is_not_set() {
     let feed = Oddsd::new()
         .with("RACING_API_USERNAME", "")
         .with("RACING_API_PASSWORD", "");
-    let told = feed.run(&["check", "--offline"]).await.is(78);
-    told.says(&["RACING_API_USERNAME and RACING_API_PASSWORD", "oddsd demo"]);
+    let output = feed.run(&["check", "--offline"]).await.is(78);
+    output.says(&["RACING_API_USERNAME and RACING_API_PASSWORD", "oddsd demo"]);
 }
 
 #[tokio::test]
-async fn settings_come_from_a_file_in_the_folder_and_a_flag_wins() {
+async fn flag_overrides_the_environment_and_the_env_file() {
     let oddsd = Oddsd::new();
     std::fs::write(oddsd.folder().join(".env"), "FEED=simulator\nLISTEN=off\n").expect("writes");
-    let told = oddsd.run(&["check", "--offline"]).await.is(0);
-    told.says(&["simulator: settings are complete", "off: a worker"]);
+    let output = oddsd.run(&["check", "--offline"]).await.is(0);
+    output.says(&["simulator: settings are complete", "off: a worker"]);
     let flag = [
         "check",
         "--offline",
@@ -111,15 +112,15 @@ async fn settings_come_from_a_file_in_the_folder_and_a_flag_wins() {
     ];
     oddsd.run(&flag).await.is(78).says_not(&["off: a worker"]);
     let oddsd = oddsd.with("LISTEN", "127.0.0.1:0");
-    let told = oddsd.run(&["check", "--offline"]).await.is(0);
-    told.says_not(&["off: a worker"]);
+    let output = oddsd.run(&["check", "--offline"]).await.is(0);
+    output.says_not(&["off: a worker"]);
 }
 
 #[tokio::test]
-async fn help_fits_a_terminal_and_names_every_command() {
+async fn help_fits_a_terminal_and_lists_every_command() {
     let oddsd = Oddsd::new();
-    let told = oddsd.run(&["-h"]).await.is(0);
-    assert!(told.stdout.lines().count() < 30, "{told}");
+    let output = oddsd.run(&["-h"]).await.is(0);
+    assert!(output.stdout.lines().count() < 30, "{output}");
     for command in [
         "run",
         "once",
@@ -135,7 +136,7 @@ async fn help_fits_a_terminal_and_names_every_command() {
         "healthcheck",
     ] {
         assert!(
-            told.stdout.contains(&format!("\n  {command} ")),
+            output.stdout.contains(&format!("\n  {command} ")),
             "{command}"
         );
         let long = oddsd.run(&[command, "--help"]).await.is(0);
@@ -151,9 +152,9 @@ async fn help_fits_a_terminal_and_names_every_command() {
     long.says(&["Exit codes: 0 ok", "69 a dependency is down", "78 bad"]);
 }
 
-/// `oddsd tail | head -n 1`: whoever stops reading is not shown a panic.
+/// As in `oddsd tail | head -n 1`.
 #[tokio::test]
-async fn a_reader_that_goes_away_is_no_accident() {
+async fn closed_stdout_causes_no_panic() {
     let oddsd = simulated();
     oddsd.run(&["once"]).await.is(0);
     for args in [
@@ -168,8 +169,8 @@ async fn a_reader_that_goes_away_is_no_accident() {
         drop(reader);
         let child = command.stdout(Stdio::from(writer)).spawn().expect("starts");
         let ended = child.wait_with_output().await.expect("it ends");
-        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert!(!said.contains("panicked"), "{args:?}: {said}");
-        assert_eq!(ended.status.code(), Some(0), "{args:?}: {said}");
+        let text = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(!text.contains("panicked"), "{args:?}: {text}");
+        assert_eq!(ended.status.code(), Some(0), "{args:?}: {text}");
     }
 }

@@ -1,5 +1,5 @@
-//! How fresh readers are, told by a running daemon: in `/metrics`, on the page's own route, in the
-//! long health check and in `status`.
+//! Metrics and freshness of a running daemon: in `/metrics`, in `/v1/freshness`, in the verbose readiness check
+//! and in `oddsd status`.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use super::Town;
 use super::town::{INVALIDATED, get};
-use crate::world::PATIENCE;
 use crate::world::command::Oddsd;
 use crate::world::daemon::Daemon;
+use crate::world::eventually;
 
-/// A page of metrics, read as strictly as the format allows: every sample is of a family that was
-/// announced just before, with help and type, once.
+/// A parsed page of metrics. The parser is strict: each sample belongs to the family that was announced just
+/// before it, once, with help and type.
 struct Metrics(BTreeMap<String, Family>);
 
 #[derive(Default)]
@@ -28,7 +28,7 @@ fn is_name(text: &str) -> bool {
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// `a="b",c="d"}` and what follows it.
+/// Parses `a="b",c="d"}` and returns the rest of the text.
 fn labels(mut text: &str) -> (BTreeMap<String, String>, &str) {
     let mut labels = BTreeMap::new();
     loop {
@@ -57,7 +57,7 @@ fn labels(mut text: &str) -> (BTreeMap<String, String>, &str) {
 }
 
 impl Metrics {
-    fn read(text: &str) -> Self {
+    fn parse(text: &str) -> Self {
         assert!(text.ends_with('\n'));
         let mut families: BTreeMap<String, Family> = BTreeMap::new();
         let mut current = String::new();
@@ -110,13 +110,13 @@ impl Metrics {
                 );
             }
             if family.kind == "histogram" {
-                metrics.is_a_histogram(name);
+                metrics.assert_histogram(name);
             }
         }
         metrics
     }
 
-    fn is_a_histogram(&self, name: &str) {
+    fn assert_histogram(&self, name: &str) {
         let samples = &self.0[name].samples;
         let buckets: Vec<(f64, f64)> = samples
             .iter()
@@ -153,24 +153,11 @@ async fn metrics(url: &str) -> Metrics {
     let answer = get(&format!("{url}/metrics")).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4");
-    Metrics::read(&answer.body)
-}
-
-/// Asks until the answer is one that the story waits for.
-async fn until<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
-    let asking = async {
-        loop {
-            if let Some(found) = ask().await {
-                return found;
-            }
-        }
-    };
-    let asked = tokio::time::timeout(PATIENCE, asking).await;
-    asked.unwrap_or_else(|_| panic!("{what} never comes"))
+    Metrics::parse(&answer.body)
 }
 
 #[tokio::test]
-async fn metrics_are_there_from_the_start_and_move_with_the_day() {
+async fn metrics_exist_from_the_start_and_count_changes() {
     let (mut town, mut card) = Town::racing().await;
     town.settings = town.settings.with("AUDIT", "true");
     let mut daemon = town.run();
@@ -187,9 +174,9 @@ async fn metrics_are_there_from_the_start_and_move_with_the_day() {
         "bypass",
     ] {
         let reads = first.value("oddsd_cache_reads_total", &[("result", result)]);
-        assert_eq!(reads, 0.0, "nobody has read");
+        assert_eq!(reads, 0.0, "no read yet");
     }
-    for why in ["late", "lease", "floor"] {
+    for why in ["late", "lease", "epoch"] {
         first.value("oddsd_cache_fills_refused_total", &[("why", why)]);
     }
     let build = [
@@ -206,12 +193,16 @@ async fn metrics_are_there_from_the_start_and_move_with_the_day() {
         .says_all(["Cycle complete: 1 updated", INVALIDATED])
         .await;
     get(&format!("{url}/v1/races/by-stage")).await;
-    let two = async || {
+    let second = async || {
         let seen = metrics(&url).await;
         let changes = seen.value("oddsd_freshness_seconds_count", &[]);
-        (changes >= 2.0).then_some(seen)
+        if changes >= 2.0 {
+            Ok(seen)
+        } else {
+            Err(changes)
+        }
     };
-    let seen = until("the second change's freshness", two).await;
+    let seen = eventually("the freshness of the second change", second).await;
     assert!(seen.value("oddsd_cycles_total", &[]) >= 2.0);
     let prices = |outcome| seen.value("oddsd_prices_total", &[("outcome", outcome)]);
     assert_eq!((prices("inserted"), prices("changed")), (48.0, 1.0));
@@ -222,57 +213,61 @@ async fn metrics_are_there_from_the_start_and_move_with_the_day() {
     assert_eq!(reads.iter().sum::<f64>(), 1.0);
     seen.value("oddsd_outbox_pending", &[]);
     seen.value("oddsd_outbox_oldest_seconds", &[]);
-    // What the shares come to hangs on the machine; that changes are looked at does not.
-    let looked = async || {
+    // The share depends on the machine; that there is one does not.
+    let audited = async || {
         let seen = metrics(&url).await;
         seen.find("oddsd_changes_clean_ratio", &[("within", "2s")])
+            .ok_or("no ratio")
     };
-    let share = until("a look", looked).await;
+    let share = eventually("an audited change", audited).await;
     assert!((0.0..=1.0).contains(&share), "{share}");
     seen.value("oddsd_canary_age_seconds", &[]);
     daemon.stop().await.expect(0);
 }
 
 #[tokio::test]
-async fn freshness_is_told_to_the_page_the_health_check_and_whoever_asks_the_database() {
+async fn freshness_is_in_the_api_the_readiness_check_and_the_status() {
     let (mut town, _card) = Town::racing().await;
     town.settings = town.settings.with("AUDIT", "true");
     let mut daemon = town.run();
     let url = daemon.url().await;
     daemon.says(INVALIDATED).await;
-    let sings = async || {
+    let fresh = async || {
         let report = get(&format!("{url}/v1/freshness")).await.json();
         let known = report["freshness"]["changes"].as_u64() >= Some(1);
-        (known && report["canary"]["beats"].as_u64() >= Some(1)).then_some(report)
+        match known && report["canary"]["beats"].as_u64() >= Some(1) {
+            true => Ok(report),
+            false => Err(report),
+        }
     };
-    let report = until("a canary and a change", sings).await;
+    let report = eventually("the freshness of a change and of the canary", fresh).await;
     assert!(report["freshness"]["p50_ms"].is_number(), "{report}");
     assert!(report["commit_to_readable"]["p99_ms"].is_number());
     let verbose = get(&format!("{url}/readyz?verbose")).await.json();
     assert!(verbose["audit"]["canary"]["beats"].is_number(), "{verbose}");
     let page = get(&url).await.body;
     assert!(page.contains("Freshness p50 / p99"), "{page}");
-    // The last word is written down with the lease.
+    // The last report is stored with the lease.
     daemon.stop().await.expect(0);
     let oddsd = Oddsd::new().with("DATABASE_URL", &town.database);
     let status = oddsd.run(&["status", "--json"]).await.is(0).json();
     let audit = &status["state"]["audit"];
     assert!(audit["canary"]["beats"].as_u64() >= Some(1), "{audit}");
     assert!(audit["offenders"].is_array() && audit["clean"].is_object());
-    let told = oddsd.run(&["status"]).await.is(0);
-    told.says(&[
+    let output = oddsd.run(&["status"]).await.is(0);
+    output.says(&[
         "fresh     feed to readable p50 ",
         "clean     ",
         " within 250ms",
         "canary    last",
     ]);
-    // The canary's changes are nobody's removals.
+    // The canary's changes are not logged as removals.
     let logged = "SELECT count(*) FROM oddsd.removals WHERE keys LIKE '%canary%'";
     assert_eq!(town.number(logged).await, 0);
 }
 
 #[tokio::test]
-async fn who_does_not_audit_says_so() {
+async fn freshness_without_audit_is_404() {
     let (mut town, _card) = Town::racing().await;
     town.settings = town.settings.with("AUDIT", "false");
     let mut daemon: Daemon = town.run();

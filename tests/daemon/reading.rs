@@ -1,5 +1,4 @@
-//! Readers in front of a running daemon: what they are told is fresh, also while it changes, also
-//! without a cache.
+//! Readers of a running daemon get fresh answers, also during changes and without a cache.
 
 use std::collections::HashSet;
 
@@ -8,27 +7,25 @@ use serde_json::json;
 
 use super::Town;
 use super::town::{Answer, INVALIDATED, ask, first_price, get};
-use crate::world::PATIENCE;
+use crate::world::eventually;
 
 const CARD: &str = "/v1/races/by-stage";
 
-/// Reads until the answer comes from the cache. On a loaded machine Redis may answer later than a
-/// reader waits for it: then the database answers, and whether the cache was filled is not known.
+/// Reads until the answer comes from the cache. On a loaded machine Redis may answer too late for a reader;
+/// then the database answers, and whether the cache was filled is unknown.
 async fn hit(path: &str, headers: &[(&str, &str)]) -> Answer {
-    let hitting = async {
-        loop {
-            let answer = ask(Method::GET, path, headers).await;
-            if answer.cache() == "HIT" {
-                return answer;
-            }
+    let read = async || {
+        let answer = ask(Method::GET, path, headers).await;
+        match answer.cache() {
+            "HIT" => Ok(answer),
+            other => Err(other.to_owned()),
         }
     };
-    let hit = tokio::time::timeout(PATIENCE, hitting).await;
-    hit.expect("the cache is filled in time")
+    eventually("an answer from the cache", read).await
 }
 
 #[tokio::test]
-async fn a_reader_sees_the_new_price_with_the_first_read_after_the_removal() {
+async fn first_read_after_a_removal_has_the_new_price() {
     let (town, mut card) = Town::racing().await;
     let mut daemon = town.run();
     let url = daemon.url().await;
@@ -82,7 +79,7 @@ async fn a_reader_sees_the_new_price_with_the_first_read_after_the_removal() {
 }
 
 #[tokio::test]
-async fn every_fact_is_written_once() {
+async fn changed_fact_is_written_once() {
     let (town, mut card) = Town::racing().await;
     let mut daemon = town.run();
     daemon.says("inserted=48").await;
@@ -117,7 +114,7 @@ async fn every_fact_is_written_once() {
     card.races.remove(2);
     town.serve(&card);
     daemon.says("withdrawn=11").await;
-    // And nothing of it is written twice.
+    // None of it is written twice.
     daemon.says("Cycle complete: 0 updated").await;
     let cycles = town.number("SELECT count(*) FROM oddsd.cycles").await;
     let line = daemon.says("inserted=0 updated=0 withdrawn=0").await;
@@ -139,11 +136,11 @@ async fn every_fact_is_written_once() {
 }
 
 #[tokio::test]
-async fn fifty_cold_readers_make_one_load() {
+async fn fifty_cold_readers_cause_one_load() {
     let (town, _card) = Town::racing().await;
     let town = Town {
-        // One look, and then quiet: nothing is removed between the readers. A cache of its own,
-        // which always answers in time: with the others that hangs on the machine.
+        // One poll only, so that nothing is removed between the readers, and the in-process cache, which
+        // always answers in time.
         settings: town
             .settings
             .with("REDIS_URL", "")
@@ -162,14 +159,14 @@ async fn fifty_cold_readers_make_one_load() {
     }
     let answers = readers.join_all().await;
     assert!(answers.iter().all(|answer| answer.status == 200));
-    // Each load stamps its body with the moment: all readers have the same one.
+    // Each load puts its time into the body, so equal bodies come from one load.
     let bodies: HashSet<&str> = answers.iter().map(|answer| answer.body.as_str()).collect();
     assert_eq!(bodies.len(), 1, "loads");
     daemon.stop().await.expect(0);
 }
 
 #[tokio::test]
-async fn what_cannot_be_answered_says_what_can() {
+async fn invalid_request_gets_an_error_with_a_hint() {
     let (town, _card) = Town::racing().await;
     let mut daemon = town.run();
     let url = daemon.url().await;
@@ -207,7 +204,7 @@ async fn what_cannot_be_answered_says_what_can() {
 }
 
 #[tokio::test]
-async fn without_a_cache_everything_is_answered_and_no_cache_is_contacted() {
+async fn disabled_cache_is_not_contacted_and_reads_are_answered() {
     let (mut town, mut card) = Town::racing().await;
     town.settings = town.settings.with("CACHE_ENABLED", "false");
     town.put_foreign("foreign").await;
@@ -233,9 +230,9 @@ async fn without_a_cache_everything_is_answered_and_no_cache_is_contacted() {
     let answer = get(&format!("{url}{CARD}")).await;
     assert_eq!(first_price(&answer.json()), Some(5.5));
     daemon.stop().await.expect(0);
-    assert_eq!(town.outbox().await, 0, "nobody is waiting for a removal");
+    assert_eq!(town.outbox().await, 0, "no removal is pending");
     assert_eq!(town.cached().await.as_deref(), Some(&b"foreign"[..]));
-    // Our own looks: the SET, two INFOs, the GET just now comes before the second INFO.
+    // Between the two counts only the second INFO and the GET connect.
     let after = connections(town.redis.cli(&["INFO", "stats"]).await);
-    assert_eq!(after - before, 2, "somebody contacted the cache");
+    assert_eq!(after - before, 2, "the daemon contacted the cache");
 }

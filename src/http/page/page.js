@@ -1,8 +1,8 @@
 "use strict";
-// Asks for the same answer as any other reader, once a second, and shows what moved. Foreign text
-// goes into the page as text, never as markup.
+// Requests the answer that every reader gets, once a second, and shows the price moves. Texts of the feed
+// are inserted as text, never as markup.
 
-const EVERY_MS = 1000;
+const POLL_MS = 1000;
 const STALE_AFTER_MS = 5000;
 const MOVE_SHOWN_MS = 8000;
 const STAGES = [
@@ -12,7 +12,7 @@ const STAGES = [
   ["early_market", "Early market", "over 2 hours"],
 ];
 
-const MOVERS_EVERY_MS = 5000;
+const MOVERS_POLL_MS = 5000;
 const best = new Map();
 const headings = new Map();
 const moved = new Map();
@@ -87,7 +87,7 @@ function show(answer) {
     section.append(heading, cards);
     return section;
   });
-  if (sections.length === 0) sections.push(element("p", "No race is stored that has yet to start."));
+  if (sections.length === 0) sections.push(element("p", "No stored race is still to start."));
   document.getElementById("stages").replaceChildren(...sections);
   put("races", answer.total_races);
   put("moves", moves);
@@ -101,7 +101,7 @@ function state() {
   line.className = late ? "stale" : "";
 }
 
-// Under a clock that is not the wall's, only what follows the commit can be told.
+// On a simulated clock only the time since the commit is known.
 async function freshness() {
   const answer = await fetch("/v1/freshness", { cache: "no-store" });
   if (!answer.ok) { put("fresh", "not audited"); return; }
@@ -111,9 +111,9 @@ async function freshness() {
   put("fresh", `${ms(took.p50_ms)} / ${ms(took.p99_ms)}${report.freshness ? "" : " after the commit"}`);
 }
 
-// Steamers and drifters: three moves to one side within an hour.
+// Steamers and drifters: three moves in one direction within an hour.
 async function movers() {
-  if (Date.now() - moversAt < MOVERS_EVERY_MS) return;
+  if (Date.now() - moversAt < MOVERS_POLL_MS) return;
   moversAt = Date.now();
   const answer = await fetch("/v1/movers", { cache: "no-store" });
   if (!answer.ok) return;
@@ -127,7 +127,7 @@ async function movers() {
   }
 }
 
-async function look() {
+async function poll() {
   if (!document.hidden) {
     try {
       const answer = await fetch("/v1/races/by-stage", { cache: "no-store", headers: { "Cache-Control": "max-age=0" } });
@@ -142,10 +142,10 @@ async function look() {
         await freshness();
         await movers();
       }
-    } catch { /* said by state() once it lasts */ }
+    } catch { /* state() shows it if it lasts */ }
   }
   state();
-  setTimeout(look, EVERY_MS);
+  setTimeout(poll, POLL_MS);
 }
 
-look();
+poll();

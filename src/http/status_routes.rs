@@ -1,123 +1,102 @@
-//! Answers that go by where events stand: prices under a status, the sidebar, the movers, and the log of an
-//! event's transitions.
+//! Routes that depend on the status of events: prices under a status, sidebar, movers, and an event's
+//! status transitions. The router serves them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::event::{event_body, number};
-use super::read::{no_parameters, no_such_event, read};
-use super::{Face, Problem};
+use super::read::{event_id, no_such_event, read_through_cache, reject_parameters};
+use super::{Face, Problem, json_response, rfc3339};
 use crate::cache::{Loaded, Policy};
 use crate::key::Key;
-use crate::model::{Event, EventId, EventStatus};
+use crate::model::{Event, EventId, EventStatus, plain_text};
 use crate::stage::{Heading, Mover, Step, mover, movers_from};
 use crate::store::PriceStep;
 
-/// How long it is kept that there is nothing.
-const NOTHING: Duration = Duration::from_secs(5);
-const SIDEBAR: Duration = Duration::from_secs(60);
-const MOVERS: Duration = Duration::from_secs(30);
+/// Time to live of an answer that something does not exist.
+const ABSENT_TTL: Duration = Duration::from_secs(5);
+const SIDEBAR_TTL: Duration = Duration::from_secs(60);
+const MOVERS_TTL: Duration = Duration::from_secs(30);
 
 pub async fn odds(
-    State(face): State<Arc<Face>>,
+    State(state): State<Arc<Face>>,
     Path((status, id)): Path<(String, String)>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    no_parameters(query)?;
+    reject_parameters(query)?;
     let Some(status) = EventStatus::parse(&status) else {
         let all: Vec<&str> = EventStatus::ALL.iter().map(|s| s.as_str()).collect();
-        return Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            format!("unknown status {:?}", crate::model::plain_text(&status, 40)),
-            format!("take one of {}", all.join(", ")),
+        return Err(Problem::not_found(
+            format!("unknown status {:?}", plain_text(&status, 40)),
+            format!("use one of {}", all.join(", ")),
         ));
     };
     let id = event_id(id)?;
     let policy = Policy {
-        absent: NOTHING,
-        ..Policy::fresh_for(face.clock.real(status.ttl()))
+        absent: ABSENT_TTL,
+        ..Policy::fresh_for(state.clock.real(status.ttl()))
     };
     let key = Key::odds(status, &id);
-    let loader = Arc::clone(&face);
-    let load = move || {
-        let (face, id) = (Arc::clone(&loader), id.clone());
+    let load = move |state: Arc<Face>| {
+        let id = id.clone();
         async move {
-            let found = face.store.event_prices(&id).await?;
+            let found = state.store.event_prices(&id).await?;
             Ok(match found.value {
                 Some(event) if event.event.status == status => {
                     Loaded::new(event_body(&event), found.view)
                 }
                 other => Loaded {
                     absent: true,
-                    ..Loaded::new(elsewhere(status, other.map(|o| o.event.status)), found.view)
+                    ..Loaded::new(
+                        wrong_status(status, other.map(|o| o.event.status)),
+                        found.view,
+                    )
                 },
             })
         }
     };
-    read(&face, &headers, &key, &policy, load).await
+    read_through_cache(&state, &headers, &key, &policy, load).await
 }
 
-/// The body of the 404.
-fn elsewhere(asked: EventStatus, is: Option<EventStatus>) -> Vec<u8> {
-    let body = match is {
-        Some(is) => json!({
-            "error": format!("the event is not {}, it is {}", asked.as_str(), is.as_str()),
-            "hint": format!("ask for /v1/odds/{}/…, or for /v1/events/…/prices whatever its status", is.as_str()),
-            "status": is.as_str(),
-        }),
-        None => return Vec::new(),
+/// The body of a 404 that names the event's status; empty if there is no such event.
+fn wrong_status(requested: EventStatus, actual: Option<EventStatus>) -> Vec<u8> {
+    let Some(actual) = actual.map(EventStatus::as_str) else {
+        return Vec::new();
     };
+    let body = json!({
+        "error": format!("the event is not {}, it is {actual}", requested.as_str()),
+        "hint": format!("request /v1/odds/{actual}/…, or /v1/events/…/prices for any status"),
+        "status": actual,
+    });
     body.to_string().into_bytes()
 }
 
-pub async fn sidebar(
-    State(face): State<Arc<Face>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    no_parameters(query)?;
-    list(face, headers, None, None).await
-}
-
-pub async fn sidebar_of_sport(
-    State(face): State<Arc<Face>>,
-    Path(sport): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    no_parameters(query)?;
-    list(face, headers, Some(sport), None).await
-}
-
-pub async fn sidebar_of_league(
-    State(face): State<Arc<Face>>,
-    Path((sport, league)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    no_parameters(query)?;
-    list(face, headers, Some(sport), Some(league)).await
-}
-
-async fn list(
-    face: Arc<Face>,
-    headers: HeaderMap,
+/// The part of the sidebar that a path names; all of it by default.
+#[derive(serde::Deserialize)]
+pub struct SidebarPath {
     sport: Option<String>,
     league: Option<String>,
+}
+
+pub async fn sidebar(
+    State(state): State<Arc<Face>>,
+    Path(SidebarPath { sport, league }): Path<SidebarPath>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    reject_parameters(query)?;
     for name in [&sport, &league].into_iter().flatten() {
-        // No feed's name has one, and no database takes a NUL.
+        // Names have no control characters, and Postgres rejects NUL.
         if name.chars().any(char::is_control) {
-            return Err(Problem::new(
-                StatusCode::NOT_FOUND,
+            return Err(Problem::not_found(
                 "no such sport or league",
                 "take them from /v1/sidebar",
             ));
@@ -125,28 +104,27 @@ async fn list(
     }
     let key = Key::sidebar(sport.as_deref(), league.as_deref());
     let policy = Policy {
-        // Rules remove it by pattern.
+        // Rules remove it by these tags.
         tags: key.families(),
-        ..Policy::fresh_for(face.clock.real(SIDEBAR))
+        ..Policy::fresh_for(state.clock.real(SIDEBAR_TTL))
     };
-    let loader = Arc::clone(&face);
-    let load = move || {
-        let (face, sport, league) = (Arc::clone(&loader), sport.clone(), league.clone());
+    let load = move |state: Arc<Face>| {
+        let (sport, league) = (sport.clone(), league.clone());
         async move {
             let (sport, league) = (sport.as_deref(), league.as_deref());
-            let found = face.store.open_events(sport, league).await?;
+            let found = state.store.open_events(sport, league).await?;
             let body = grouped(&found.value).to_string();
             Ok(Loaded {
-                // Names that nobody plays under are not worth keeping.
-                fresh: found.value.is_empty().then_some(NOTHING),
+                // Unknown names must not fill the cache.
+                fresh: found.value.is_empty().then_some(ABSENT_TTL),
                 ..Loaded::new(body.into_bytes(), found.view)
             })
         }
     };
-    read(&face, &headers, &key, &policy, load).await
+    read_through_cache(&state, &headers, &key, &policy, load).await
 }
 
-/// Sport, league, events: each league's in the order in which they come, by start.
+/// Groups events by sport and league and keeps their order, which is by start.
 fn grouped(events: &[Event]) -> Value {
     let mut sports: BTreeMap<&str, BTreeMap<&str, Vec<Value>>> = BTreeMap::new();
     for event in events {
@@ -171,30 +149,28 @@ fn grouped(events: &[Event]) -> Value {
 }
 
 pub async fn movers(
-    State(face): State<Arc<Face>>,
+    State(state): State<Arc<Face>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    no_parameters(query)?;
-    let policy = Policy::fresh_for(face.clock.real(MOVERS));
-    let loader = Arc::clone(&face);
-    let load = move || {
-        let face = Arc::clone(&loader);
-        async move {
-            let now = face.clock.now();
-            // The view of the first: the steps hold that much, or more.
-            let events = face.store.open_events(None, None).await?;
-            let steps = face.store.price_steps(movers_from(now)).await?;
-            let body = moving(&events.value, &steps, now).to_string();
-            Ok(Loaded::new(body.into_bytes(), events.view))
-        }
-    };
-    read(&face, &headers, &Key::movers(), &policy, load).await
+    reject_parameters(query)?;
+    let policy = Policy::fresh_for(state.clock.real(MOVERS_TTL));
+    let key = Key::movers();
+    read_through_cache(&state, &headers, &key, &policy, load_movers).await
 }
 
-fn moving(events: &[Event], steps: &[PriceStep], now: DateTime<Utc>) -> Value {
+async fn load_movers(state: Arc<Face>) -> anyhow::Result<Loaded> {
+    let now = state.clock.now();
+    // The view of the first query is the answer's; the second one sees at least as much.
+    let events = state.store.open_events(None, None).await?;
+    let steps = state.store.price_steps(movers_from(now)).await?;
+    let body = movers_body(&events.value, &steps, now).to_string();
+    Ok(Loaded::new(body.into_bytes(), events.view))
+}
+
+fn movers_body(events: &[Event], steps: &[PriceStep], now: DateTime<Utc>) -> Value {
     let events: BTreeMap<&EventId, &Event> = events.iter().map(|e| (&e.id, e)).collect();
-    let line = |step: &PriceStep| {
+    let price_line = |step: &PriceStep| {
         (
             step.event.clone(),
             step.selection.clone(),
@@ -202,7 +178,7 @@ fn moving(events: &[Event], steps: &[PriceStep], now: DateTime<Utc>) -> Value {
         )
     };
     let mut found: Vec<(Mover, &PriceStep, &Event)> = Vec::new();
-    for line in steps.chunk_by(|one, other| line(one) == line(other)) {
+    for line in steps.chunk_by(|a, b| price_line(a) == price_line(b)) {
         let steps: Vec<Step> = line
             .iter()
             .map(|step| Step {
@@ -216,21 +192,22 @@ fn moving(events: &[Event], steps: &[PriceStep], now: DateTime<Utc>) -> Value {
             found.push((mover, &line[0], event));
         }
     }
-    // What moved farthest first.
+    // The largest movement comes first.
     found.sort_by_key(|(mover, ..)| std::cmp::Reverse(mover.since_open.abs()));
-    let of = |heading: Heading| -> Vec<Value> {
-        let of = found.iter().filter(|(mover, ..)| mover.heading == heading);
-        of.map(|(mover, step, event)| told(mover, step, event))
+    let heading = |heading: Heading| -> Vec<Value> {
+        let movers = found.iter().filter(|(mover, ..)| mover.heading == heading);
+        movers
+            .map(|(mover, step, event)| mover_body(mover, step, event))
             .collect()
     };
     json!({
-        "steamers": of(Heading::Steaming),
-        "drifters": of(Heading::Drifting),
+        "steamers": heading(Heading::Steaming),
+        "drifters": heading(Heading::Drifting),
         "timestamp": rfc3339(now),
     })
 }
 
-fn told(mover: &Mover, step: &PriceStep, event: &Event) -> Value {
+fn mover_body(mover: &Mover, step: &PriceStep, event: &Event) -> Value {
     let moves = mover.moves.iter();
     let moves =
         moves.map(|(at, odds)| json!({ "at": rfc3339(*at), "odds_decimal": number(*odds) }));
@@ -253,15 +230,15 @@ fn told(mover: &Mover, step: &PriceStep, event: &Event) -> Value {
     })
 }
 
-/// Read from the database each time: it is looked at by people, and seldom.
+/// Not cached, because only operators request it.
 pub async fn transitions(
-    State(face): State<Arc<Face>>,
+    State(state): State<Arc<Face>>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    no_parameters(query)?;
+    reject_parameters(query)?;
     let id = event_id(id)?;
-    let found = face.store.transitions(&id).await;
+    let found = state.store.transitions(&id).await;
     let found = found.map_err(|why| Problem::store(&why))?;
     let found = found.ok_or_else(no_such_event)?;
     let all: Vec<Value> = found
@@ -277,25 +254,7 @@ pub async fn transitions(
             })
         })
         .collect();
-    let kind = [
-        (
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        ),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-    ];
     let body = json!({ "event_id": id, "transitions": all }).to_string();
-    Ok((kind, body).into_response())
-}
-
-fn event_id(text: String) -> Result<EventId, Problem> {
-    match text.chars().any(char::is_control) {
-        // No feed's id has one, and no database takes a NUL.
-        true => Err(no_such_event()),
-        false => Ok(EventId::new(text)),
-    }
-}
-
-fn rfc3339(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+    let no_cache = [(header::CACHE_CONTROL, "no-cache")];
+    Ok((no_cache, json_response(StatusCode::OK, body)).into_response())
 }

@@ -1,4 +1,5 @@
-//! The closed set of things worth telling: what happened, with the values that a watcher shows.
+//! The closed set of events that the daemon publishes, each with the values that its log line and its
+//! subscribers show. The loops and the read API construct them; [`super::Live::say`] takes them.
 
 use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
@@ -6,26 +7,25 @@ use serde::{Serialize, Serializer};
 use crate::key::Key;
 use crate::model::{BookmakerId, Counts, EventId, EventStatus, SelectionId, StatusSource};
 
-/// On the wire, `activity` is the name that the log line carries in `event`.
+/// Something that the daemon did. It is serialised without its name, which [`super::Said`] adds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "activity")]
+#[serde(untagged)]
 pub enum Activity {
-    #[serde(rename = "daemon.started")]
     Started {
         version: &'static str,
         feed: String,
         store: String,
         cache: String,
     },
-    #[serde(rename = "daemon.stopped")]
-    Stopped { reason: String },
-    /// Once a cycle, also when nothing changed.
-    #[serde(rename = "cycle.complete")]
+    Stopped {
+        reason: String,
+    },
+    /// Published once a cycle, also when nothing changed.
     CycleComplete {
         cycle: u64,
         #[serde(flatten)]
         counts: Counts,
-        /// Rows of events and selections written: going, jockey, off time, status.
+        /// Rows of events and selections that were written: going, jockey, start time, status.
         facts: u64,
         races: u64,
         horses: u64,
@@ -34,40 +34,37 @@ pub enum Activity {
         fetch_ms: u64,
         diff_ms: u64,
         write_ms: u64,
-        /// Seconds until the next look.
+        /// Seconds until the next poll.
         next_s: u64,
     },
-    #[serde(rename = "cycle.fetch_failed")]
     FetchFailed {
         cycle: u64,
         feed: String,
         /// `unauthorized`, `rate_limited`, `server_error`, …
         failure: &'static str,
-        /// Retrying alone will not cure it: logged as an error.
+        /// A retry alone cannot succeed (wrong credentials or settings), so it is logged as an error.
         needs_person: bool,
         attempt: u32,
         retry_ms: u64,
         error: String,
     },
-    #[serde(rename = "cycle.store_failed")]
     StoreFailed {
         cycle: u64,
         attempt: u32,
         retry_ms: u64,
         error: String,
     },
-    /// An answer that would have closed too many open prices was not believed yet.
-    #[serde(rename = "cycle.removals_refused")]
+    /// An answer left out so many open prices that they stay open until a second answer agrees.
     RefusedRemovals {
         cycle: u64,
-        /// Open prices that the answer left out, of how many.
+        /// Open prices that the answer left out.
         removals: u64,
+        /// Open prices in all.
         open: u64,
     },
-    /// A confirmed removal.
-    #[serde(rename = "cache.invalidated")]
+    /// The cache confirmed a removal.
     Invalidated {
-        /// `None`: a person or another program asked for it.
+        /// `None` if an operator or another program requested the removal.
         cycle: Option<u64>,
         rule: String,
         backend: &'static str,
@@ -77,49 +74,45 @@ pub enum Activity {
         tags: Vec<String>,
         /// `PRICE_CHANGE`, `STATUS_CHANGE`, `EVENT_CHANGE`, `MANUAL`.
         reason: &'static str,
-        /// 1 when the first try succeeded.
+        /// 1 if the first attempt succeeded.
         attempts: u32,
         took_ms: u64,
-        /// Who asked, where a person did.
+        /// Who requested it, if an operator did.
         actor: Option<String>,
     },
-    #[serde(rename = "cache.invalidate_failed")]
     InvalidateFailed {
         cycle: Option<u64>,
         backend: &'static str,
         keys: u64,
         attempt: u32,
         retry_ms: u64,
-        /// The longest that a reader may be served the old answer: its time to live.
+        /// The longest time for which readers may get the old answer: its time to live.
         stale_s: u64,
         error: String,
     },
-    #[serde(rename = "cache.read")]
     Read {
         #[serde(serialize_with = "key_text")]
         key: Key,
-        state: ReadState,
+        state: ReadOutcome,
         took_ms: u64,
-        /// The cycle whose data was served, where it is known.
+        /// The cycle whose data was served, if it is known.
         cycle: Option<u64>,
     },
-    #[serde(rename = "price.moved")]
     PriceMoved {
         cycle: u64,
         event: EventId,
         selection: SelectionId,
         bookmaker: BookmakerId,
-        /// `None`: there was no open price before.
+        /// `None` if there was no open price before.
         from: Option<Decimal>,
-        /// `None`: withdrawn.
+        /// `None` if the price was withdrawn.
         to: Option<Decimal>,
-        /// By how much, in percent of what it was; `None` for a change of state.
+        /// The change in percent of the old price; `None` for a change of state.
         percent: Option<Decimal>,
-        /// By more than a tenth, or to another state.
+        /// The price changed by more than a tenth, or to another state.
         significant: bool,
     },
-    /// Known events came to another status.
-    #[serde(rename = "status.changed")]
+    /// Stored events got another status.
     StatusChanged {
         cycle: u64,
         status: EventStatus,
@@ -127,40 +120,33 @@ pub enum Activity {
         by: StatusSource,
         events: u64,
     },
-    /// This daemon holds the lease and works.
-    #[serde(rename = "lease.leading")]
-    Leading { holder: String, fence: u64 },
-    /// Another daemon holds the lease; this one waits.
-    #[serde(rename = "lease.standby")]
-    StandingBy { holder: String },
+    /// This daemon acquired the leader lease.
+    Leading {
+        holder: String,
+        fence: u64,
+    },
+    /// Another daemon holds the leader lease; this one waits for it.
+    StandingBy {
+        holder: String,
+    },
 }
 
-/// How a read was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// How a read was answered, as the log line names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
-pub enum ReadState {
+#[strum(serialize_all = "snake_case")]
+pub enum ReadOutcome {
     Hit,
-    /// From the cache past its time, while it is renewed or because that failed.
+    /// From the cache past its time, while it is refreshed or because the refresh failed.
     Stale,
-    /// Read from the store and, where it was still right, put into the cache.
+    /// Loaded from the store because the cache had no valid entry.
     Miss,
-    /// Read from the store past the cache: it is down, switched off, or the reader asked for it.
+    /// Loaded from the store without the cache: it is down or off, or the reader sent `no-cache`.
     Bypass,
 }
 
-impl ReadState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Stale => "stale",
-            Self::Miss => "miss",
-            Self::Bypass => "bypass",
-        }
-    }
-}
-
 impl Activity {
-    /// The documented event name (see [`super::LINES`]).
+    /// The event name, documented in [`crate::log::LOG_EVENTS`].
     pub fn name(&self) -> &'static str {
         match self {
             Self::Started { .. } => "daemon.started",
@@ -179,7 +165,7 @@ impl Activity {
         }
     }
 
-    /// Why it failed, where it is a failure: equal ones share a log line.
+    /// The error text of a failure. Failures with equal name and text share a log line.
     pub(super) fn error(&self) -> Option<&str> {
         match self {
             Self::FetchFailed { error, .. }
@@ -189,8 +175,8 @@ impl Activity {
         }
     }
 
-    /// The failures that this success ends.
-    pub(super) fn settles(&self) -> &'static [&'static str] {
+    /// Names of the failures that this success ends.
+    pub(super) fn ended_failures(&self) -> &'static [&'static str] {
         match self {
             Self::CycleComplete { .. } => &["cycle.fetch_failed", "cycle.store_failed"],
             Self::Invalidated { .. } => &["cache.invalidate_failed"],

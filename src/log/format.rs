@@ -1,4 +1,4 @@
-//! How one line is spelt: pure, and one line for any input.
+//! Formats a log record as one line of text, for any input. The log layer calls it for each event.
 
 use std::fmt::{self, Write};
 
@@ -7,45 +7,44 @@ use tracing::Level;
 
 use super::LogFormat;
 
-/// Free text, quoted even where it happens to be one word, so that a reader's pattern need not
-/// know which it is.
+/// Free text. It is always quoted, so that a pattern of an operator matches one word and many alike.
 const ALWAYS_QUOTED: [&str; 2] = ["msg", "error"];
 
-/// Names that the line itself uses: a foreign field of that name gets an underscore.
+/// Names that the line itself uses. A field of that name gets an underscore.
 const RESERVED: [&str; 4] = ["ts", "level", "event", "msg"];
 
-/// What one line says.
+/// The content of one line.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct LogRecord {
     pub at: DateTime<Utc>,
     pub level: Level,
-    /// The documented name of what happened; `None` for a library's line.
+    /// The documented name of the event; `None` for a line of a library.
     pub event: Option<String>,
     pub message: String,
-    pub fields: Vec<(String, Value)>,
+    pub fields: Vec<(String, FieldValue)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub enum FieldValue {
     Text(String),
-    Whole(i128),
-    Real(f64),
-    Flag(bool),
+    Integer(i128),
+    Float(f64),
+    Bool(bool),
 }
 
-impl fmt::Display for Value {
+impl fmt::Display for FieldValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => f.write_str(text),
-            Self::Whole(number) => number.fmt(f),
-            Self::Real(number) => number.fmt(f),
-            Self::Flag(flag) => flag.fmt(f),
+            Self::Integer(number) => number.fmt(f),
+            Self::Float(number) => number.fmt(f),
+            Self::Bool(flag) => flag.fmt(f),
         }
     }
 }
 
-/// The line for `record`, without its newline. `color` concerns the pretty format only.
-pub fn line(record: &Record, format: LogFormat, color: bool) -> String {
+/// Formats `record` as a line without its newline. `color` applies to the pretty format only.
+pub fn format_record(record: &LogRecord, format: LogFormat, color: bool) -> String {
     match format {
         LogFormat::Pretty => pretty(record, color),
         LogFormat::Logfmt => logfmt(record),
@@ -53,50 +52,52 @@ pub fn line(record: &Record, format: LogFormat, color: bool) -> String {
     }
 }
 
-fn logfmt(record: &Record) -> String {
+fn logfmt(record: &LogRecord) -> String {
     let mut out = format!("ts={} level={}", timestamp(record), level(record));
     if let Some(event) = &record.event {
-        pair(&mut out, "event", &Value::Text(event.clone()));
+        pair(&mut out, "event", &FieldValue::Text(event.clone()));
     }
-    pair(&mut out, "msg", &Value::Text(record.message.clone()));
+    pair(&mut out, "msg", &FieldValue::Text(record.message.clone()));
     for (name, value) in fields(record) {
         pair(&mut out, &name, value);
     }
     out
 }
 
-fn pair(out: &mut String, name: &str, value: &Value) {
+fn pair(out: &mut String, name: &str, value: &FieldValue) {
     out.push(' ');
     out.push_str(name);
     out.push('=');
     match value {
-        Value::Text(text) if ALWAYS_QUOTED.contains(&name) || !is_bare(text) => quote(out, text),
+        FieldValue::Text(text) if ALWAYS_QUOTED.contains(&name) || !is_bare(text) => {
+            quote(out, text)
+        }
         // Writing to a String cannot fail, here and below.
         value => drop(write!(out, "{value}")),
     }
 }
 
-fn json(record: &Record) -> String {
+fn json(record: &LogRecord) -> String {
     let mut out = format!(
         r#"{{"ts":"{}","level":"{}""#,
         timestamp(record),
         level(record)
     );
-    let mut member = |name: &str, value: &Value| {
+    let mut member = |name: &str, value: &FieldValue| {
         out.push(',');
         quote(&mut out, name);
         out.push(':');
         match value {
-            Value::Whole(_) | Value::Flag(_) => drop(write!(out, "{value}")),
+            FieldValue::Integer(_) | FieldValue::Bool(_) => drop(write!(out, "{value}")),
             // `{:?}` keeps `1e300` short; JSON has no NaN and no infinity.
-            Value::Real(number) if number.is_finite() => drop(write!(out, "{number:?}")),
+            FieldValue::Float(number) if number.is_finite() => drop(write!(out, "{number:?}")),
             value => quote(&mut out, &value.to_string()),
         }
     };
     if let Some(event) = &record.event {
-        member("event", &Value::Text(event.clone()));
+        member("event", &FieldValue::Text(event.clone()));
     }
-    member("msg", &Value::Text(record.message.clone()));
+    member("msg", &FieldValue::Text(record.message.clone()));
     for (name, value) in fields(record) {
         member(&name, value);
     }
@@ -104,7 +105,7 @@ fn json(record: &Record) -> String {
     out
 }
 
-fn pretty(record: &Record, color: bool) -> String {
+fn pretty(record: &LogRecord, color: bool) -> String {
     let paint = |code: &str| match color {
         true => format!("\u{1b}[{code}m"),
         false => String::new(),
@@ -119,7 +120,7 @@ fn pretty(record: &Record, color: bool) -> String {
     let mut out = format!(
         "{dim}{}{off} {hue}{:<5}{off} ",
         record.at.format("%H:%M:%S"),
-        level(record).to_uppercase()
+        record.level.as_str()
     );
     record.message.chars().for_each(|c| visible(&mut out, c));
     let mut rest = String::new();
@@ -132,24 +133,18 @@ fn pretty(record: &Record, color: bool) -> String {
     out
 }
 
-fn timestamp(record: &Record) -> String {
+fn timestamp(record: &LogRecord) -> String {
     record.at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-fn level(record: &Record) -> &'static str {
-    match record.level {
-        Level::ERROR => "error",
-        Level::WARN => "warn",
-        Level::INFO => "info",
-        Level::DEBUG => "debug",
-        Level::TRACE => "trace",
-    }
+fn level(record: &LogRecord) -> String {
+    record.level.as_str().to_ascii_lowercase()
 }
 
-/// Fields under names that need no quoting and occur once; of two equal names the later value is
-/// kept, at the place of the first.
-fn fields(record: &Record) -> Vec<(String, &Value)> {
-    let mut fields: Vec<(String, &Value)> = Vec::with_capacity(record.fields.len());
+/// The fields under names that need no quoting and occur once. Of two equal names the later value
+/// replaces the earlier one.
+fn fields(record: &LogRecord) -> Vec<(String, &FieldValue)> {
+    let mut fields: Vec<(String, &FieldValue)> = Vec::with_capacity(record.fields.len());
     for (name, value) in &record.fields {
         let name = plain_name(name);
         match fields.iter_mut().find(|(known, _)| *known == name) {
@@ -174,7 +169,7 @@ fn plain_name(name: &str) -> String {
     plain
 }
 
-/// Text that logfmt takes without quotes.
+/// Whether logfmt takes the text without quotes.
 fn is_bare(text: &str) -> bool {
     !text.is_empty()
         && text
@@ -182,13 +177,13 @@ fn is_bare(text: &str) -> bool {
             .all(|c| !c.is_whitespace() && !is_hidden(c) && !matches!(c, '"' | '=' | '\\'))
 }
 
-/// What could move a cursor, end a line or reverse the reading direction.
+/// Characters that can move a cursor, end a line or reverse the reading direction.
 fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A JSON string; logfmt readers understand the same escapes.
+/// Appends a JSON string. Readers of logfmt understand the same escapes.
 fn quote(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {

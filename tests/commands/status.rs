@@ -1,4 +1,4 @@
-//! `status` and `tail`, through the database alone: the daemon has no port.
+//! `status`, `tail` and `healthcheck`. The first two read the database of a daemon without a port.
 
 use serde_json::Value;
 
@@ -6,24 +6,24 @@ use super::{on_postgres, simulated};
 use crate::world::command::Oddsd;
 
 #[tokio::test]
-async fn what_a_worker_without_a_port_did_is_seen_through_postgres() {
-    looked_at(on_postgres().await).await;
+async fn status_and_tail_on_postgres() {
+    shows_cycles_and_removals(on_postgres().await).await;
 }
 
 #[tokio::test]
-async fn what_a_worker_without_a_port_did_is_seen_through_sqlite() {
-    looked_at(simulated()).await;
+async fn status_and_tail_on_sqlite() {
+    shows_cycles_and_removals(simulated()).await;
 }
 
-async fn looked_at(oddsd: Oddsd) {
+async fn shows_cycles_and_removals(oddsd: Oddsd) {
     oddsd.run(&["once"]).await.is(0);
     oddsd.run(&["invalidate", "--event", "no-such-race"]).await;
     let status = oddsd.run(&["status", "--json"]).await.is(0).json();
     let inserted = status["last_cycle"]["inserted"].as_i64().expect("a count");
     assert!(inserted > 1_000, "{status}");
     assert_eq!(status["open_prices"], inserted, "{status}");
-    let told = oddsd.run(&["status"]).await.is(0);
-    told.says(&[
+    let output = oddsd.run(&["status"]).await.is(0);
+    output.says(&[
         "open prices",
         "outbox",
         "oddsd run",
@@ -42,7 +42,7 @@ async fn looked_at(oddsd: Oddsd) {
     let keys = keys.as_array().expect("keys");
     assert!(keys.contains(&"races:by-stage:v1".into()), "{tail}");
 
-    // Filters leave only removals, and of those the ones asked for.
+    // With a filter only the matching removals are shown.
     let rule = ["tail", "--for", "100ms", "--json", "--rule", "live-odds"];
     let lines = oddsd.run(&rule).await.is(0).json_lines();
     assert!(!lines.is_empty() && lines.len() < of("removal").len());
@@ -57,7 +57,14 @@ async fn looked_at(oddsd: Oddsd) {
     for line in &lines {
         assert_eq!(line["removal"]["entity"], event, "{line}");
     }
-    let none = ["tail", "--for", "100ms", "--json", "--event", "nobody"];
+    let none = [
+        "tail",
+        "--for",
+        "100ms",
+        "--json",
+        "--event",
+        "no-such-event",
+    ];
     assert_eq!(oddsd.run(&none).await.is(0).stdout, "");
     let nothing = ["tail", "--for", "100ms", "--last", "0"];
     assert_eq!(oddsd.run(&nothing).await.is(0).stdout, "");
@@ -66,15 +73,15 @@ async fn looked_at(oddsd: Oddsd) {
 }
 
 #[tokio::test]
-async fn before_anything_is_there_each_says_what_to_do() {
+async fn missing_database_is_named_with_the_next_step() {
     let oddsd = simulated();
     for args in [
         &["status"][..],
         &["tail"],
         &["invalidate", "races:by-stage:v1"],
     ] {
-        let told = oddsd.run(args).await.is(78);
-        told.says(&["there is no database oddsd.db", "oddsd run", "DATABASE_URL"]);
+        let output = oddsd.run(args).await.is(78);
+        output.says(&["there is no database oddsd.db", "oddsd run", "DATABASE_URL"]);
     }
     assert!(!oddsd.folder().join("oddsd.db").exists());
     let empty = on_postgres().await;
@@ -84,11 +91,11 @@ async fn before_anything_is_there_each_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_healthcheck_tells_nobody_there_from_nobody_wanted() {
+async fn healthcheck_without_a_daemon_is_69_and_without_a_port_78() {
     let port = crate::world::ports::free_port();
-    let nobody = simulated().with("LISTEN", format!("127.0.0.1:{port}"));
-    let told = nobody.run(&["healthcheck"]).await.is(69);
-    told.says(&["does not answer", "oddsd run"]);
-    let told = simulated().run(&["healthcheck"]).await.is(78);
-    told.says(&["LISTEN=off", "oddsd status"]);
+    let unreachable = simulated().with("LISTEN", format!("127.0.0.1:{port}"));
+    let output = unreachable.run(&["healthcheck"]).await.is(69);
+    output.says(&["does not answer", "oddsd run"]);
+    let output = simulated().run(&["healthcheck"]).await.is(78);
+    output.says(&["LISTEN=off", "oddsd status"]);
 }

@@ -1,4 +1,5 @@
-//! Settings that are more than a number or a word, from text; what they say of anything else.
+//! Parsers of settings that are neither plain numbers nor plain texts. clap calls them; an error names what
+//! would be valid.
 
 use chrono_tz::Tz;
 
@@ -13,7 +14,7 @@ pub(super) fn fraction(text: &str) -> Result<f64, String> {
 
 pub(super) fn timezone(text: &str) -> Result<Tz, String> {
     text.parse()
-        .map_err(|_| "a time zone's name, e.g. UTC or Europe/London".into())
+        .map_err(|_| "the name of a time zone, e.g. UTC or Europe/London".into())
 }
 
 pub(super) fn rate(text: &str) -> Result<f64, String> {

@@ -28,11 +28,11 @@ impl Call {
         }
     }
 
-    fn slot(&self) -> Option<u16> {
+    pub(super) fn slot(&self) -> Option<u16> {
         self.keys.first().map(|key| redis_keyslot(key))
     }
 
-    async fn send<R: fred::types::FromValue>(
+    pub(super) async fn send<R: fred::types::FromValue>(
         &self,
         client: &impl ClientLike,
         slot: Option<u16>,

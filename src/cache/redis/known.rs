@@ -9,8 +9,9 @@ use fred::error::Error;
 use fred::interfaces::ClientLike;
 use fred::types::InfoKind;
 
+use super::super::call::Call;
 use super::super::clock::ServerClock;
-use super::{CLUSTER_RUN, eval};
+use super::{CLUSTER_RUN, send};
 
 const NOW: &str = "local now = redis.call('TIME') return now[1] * 1000 + math.floor(now[2] / 1000)";
 
@@ -47,7 +48,7 @@ impl Known {
                 run.map_or("unsaid", str::trim).into()
             }
         };
-        if let Ok(ms) = eval::<u64>(client, NOW, Vec::new(), Vec::<String>::new()).await {
+        if let Ok(ms) = send::<u64>(client, &Call::script(NOW, [""; 0], [""; 0])).await {
             self.clock.heard(ms, Instant::now());
         }
         *self.lock() = Some(run);

@@ -15,21 +15,18 @@ use fred::clients::{Client, WithOptions};
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, KeysInterface};
 use fred::types::config::{Config, Options};
-use fred::types::{ClusterHash, CustomCommand, FromValue, Value};
-use fred::util::redis_keyslot;
+use fred::types::{FromValue, Value};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
 use self::known::Known;
 use self::listen::Listener;
+use super::call::Call;
 use super::entry::Entry;
 use super::link::Link;
 use super::sight::{Looked, Seen, Sight};
-use super::{
-    Bytes, CacheError, Claim, FENCE_TTL, Filled, LEASE_TTL, LONGEST_TTL, Lease, Life, Remote,
-    TAG_FENCE_TTL, Taken, reply, script,
-};
+use super::{Bytes, CacheError, Claim, Filled, Lease, Life, Remote, Taken, reply, script};
 use crate::key::{Bucket, Key, Tag};
 use crate::model::View;
 

@@ -15,10 +15,7 @@ use super::clock::ServerClock;
 use super::entry::Entry;
 use super::removal::cut;
 use super::sight::{Looked, Seen, Sight};
-use super::{
-    CacheError, Claim, FENCE_TTL, Filled, LEASE_TTL, LONGEST_TTL, Lease, Life, Remote,
-    TAG_FENCE_TTL, Taken, script,
-};
+use super::{CacheError, Claim, Filled, Lease, Life, Remote, Taken, script};
 use crate::key::{Bucket, Key, Tag};
 use crate::model::View;
 use rest::Rest;

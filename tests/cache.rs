@@ -11,9 +11,9 @@ use oddsd::model::View;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
-use crate::world::redis::{RedisCluster, RedisServer};
-use crate::world::resp::Reply;
-use crate::world::upstash::Upstash;
+use oddsd_testkit::redis::{RedisCluster, RedisServer};
+use oddsd_testkit::resp::Reply;
+use oddsd_testkit::upstash::Upstash;
 
 pub const TTL: Duration = Duration::from_secs(3600);
 const TOKEN: &str = "canary-token";
@@ -764,7 +764,7 @@ async fn upstash_stand_in_satisfies_the_real_clients() {
             !strict,
             "ODDSD_TEST_PYTHON and ODDSD_TEST_NODE_MODULES are not set: run ./test"
         );
-        crate::world::recordings::not_run(NAME, "no clients; ./test installs them");
+        oddsd_testkit::recordings::not_run(NAME, "no clients; ./test installs them");
         return;
     };
     let redis = RedisServer::start().await;

@@ -9,11 +9,11 @@ use oddsd::key::Key;
 use oddsd::model::View;
 
 use crate::cache::{body, entry, fill, floor, key, lease, open, open_redis, put, take};
-use crate::world::PATIENCE;
-use crate::world::log::Log;
-use crate::world::ports::free_port;
-use crate::world::redis::{RedisCluster, RedisServer};
-use crate::world::resp::Reply;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::log::Log;
+use oddsd_testkit::ports::free_port;
+use oddsd_testkit::redis::{RedisCluster, RedisServer};
+use oddsd_testkit::resp::Reply;
 
 pub const CANARY: &str = "canary-5ecret";
 
@@ -97,7 +97,7 @@ pub fn refused(answer: Result<impl std::fmt::Debug, CacheError>, advice: &str) {
 
 #[tokio::test]
 async fn a_cache_that_is_down_at_start_is_used_as_soon_as_it_is_up() {
-    let mut redis = RedisServer::start().await;
+    let redis = RedisServer::start().await;
     redis.kill().await;
     let cache = open_redis(&redis.url()).await;
     let answer = remove(&cache, "k").await;
@@ -110,7 +110,7 @@ async fn a_cache_that_is_down_at_start_is_used_as_soon_as_it_is_up() {
 
 #[tokio::test]
 async fn a_restart_of_the_cache_voids_leases_and_needs_no_restart_of_ours() {
-    let mut redis = RedisServer::start().await;
+    let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
     floor(&cache).await;
     let old = lease(&cache, &key("k")).await.expect("a lease");
@@ -225,7 +225,7 @@ async fn the_primary_is_found_through_a_sentinel() {
 
 #[tokio::test]
 async fn a_cluster_node_that_comes_back_is_used_again() {
-    let mut cluster = RedisServer::cluster().await;
+    let cluster = RedisServer::cluster().await;
     let cache = open_hasty(&cluster.url()).await;
     cache.connected().await;
     let keys: Vec<Key> = (0..30).map(|n| key(&format!("k{n}"))).collect();
@@ -415,7 +415,7 @@ async fn a_certificate_that_nobody_vouches_for_is_not_accepted() {
 #[tokio::test]
 async fn the_log_says_what_people_grep_for_once_per_turn_and_no_secret() {
     let (log, _guard) = Log::start();
-    let mut redis = RedisServer::with_password(CANARY).await;
+    let redis = RedisServer::with_password(CANARY).await;
     let cache = open_hasty(&redis.url()).await;
     recovered(&cache).await;
     redis.kill().await;

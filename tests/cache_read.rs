@@ -14,8 +14,8 @@ use oddsd::model::View;
 use tokio::sync::Notify;
 
 use crate::cache::{TTL, floor, key, open, open_redis, put};
-use crate::world::PATIENCE;
-use crate::world::redis::RedisServer;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::redis::RedisServer;
 
 /// Commits that every loader here has seen, unless the story is about that.
 const ALL: u64 = 1_000_000;
@@ -629,7 +629,7 @@ async fn readers_return_to_a_cache_that_hung() {
 
 #[tokio::test]
 async fn a_cache_that_is_down_is_passed_by() {
-    let mut redis = RedisServer::start().await;
+    let redis = RedisServer::start().await;
     redis.kill().await;
     let reader = Reader::new(Arc::new(open_redis(&redis.url()).await));
     for _ in 0..10 {

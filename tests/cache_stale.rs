@@ -12,9 +12,9 @@ use oddsd::cache::{
 use oddsd::model::View;
 
 use crate::cache::{Backend, TTL, body, entry, fill, floor, key, lease, on_every_backend, open};
-use crate::world::PATIENCE;
-use crate::world::redis::RedisServer;
-use crate::world::resp::Reply;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::resp::Reply;
 
 fn marking(name: &str) -> Targets {
     Targets {

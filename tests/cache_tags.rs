@@ -14,9 +14,9 @@ use oddsd::model::{EventId, View};
 use crate::cache::{
     Backend, TTL, body, entry, floor, key, on_every_backend, open, open_redis, put,
 };
-use crate::world::PATIENCE;
-use crate::world::redis::RedisServer;
-use crate::world::resp::Reply;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::resp::Reply;
 
 fn tag(name: &str) -> Tag {
     Tag::new(name).expect("a tag")
@@ -338,7 +338,7 @@ async fn the_text_that_is_handed_out_puts_what_a_tag_removes() {
     }
     // A key whose name is no text goes as well.
     let redis = backend.redis.as_ref().expect("Redis");
-    let mut wire = crate::world::resp::Resp::connect(redis.port())
+    let mut wire = oddsd_testkit::resp::Resp::connect(redis.port())
         .await
         .expect("a connection");
     let mut bytes: Vec<&[u8]> = one.iter().map(|word| word.as_bytes()).collect();
@@ -354,7 +354,7 @@ async fn the_text_that_is_handed_out_puts_what_a_tag_removes() {
 /// A node of a cluster is away: what is on the others goes.
 #[tokio::test]
 async fn a_node_that_is_away_keeps_no_other_from_removing() {
-    let mut cluster = RedisServer::cluster().await;
+    let cluster = RedisServer::cluster().await;
     for node in &cluster.nodes {
         let set = ["CONFIG", "SET", "cluster-require-full-coverage", "no"];
         assert_eq!(node.cli(&set).await, Reply::Status("OK".into()));

@@ -6,9 +6,9 @@ use oddsd::cache::{CacheError, CacheSettings};
 
 use crate::cache::{open, open_upstash};
 use crate::cache_faults::{CANARY, refused, remove};
-use crate::world::ports::free_port;
-use crate::world::redis::RedisServer;
-use crate::world::upstash::{Fault, Upstash};
+use oddsd_testkit::ports::free_port;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::upstash::{Fault, Upstash};
 
 #[tokio::test]
 async fn upstash_faults_sort_into_what_somebody_does_about_them() {
@@ -52,7 +52,7 @@ async fn upstash_faults_sort_into_what_somebody_does_about_them() {
 
 #[tokio::test]
 async fn upstash_reports_a_lost_redis_as_400_and_that_is_retried() {
-    let mut redis = RedisServer::start().await;
+    let redis = RedisServer::start().await;
     let upstash = Upstash::start(redis.port(), CANARY).await;
     let cache = open_upstash(&upstash, CANARY).await;
     assert_eq!(remove(&cache, "k").await, Ok(0));

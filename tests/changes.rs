@@ -13,10 +13,10 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::home::{Backend, Home, open};
-use crate::world::PATIENCE;
-use crate::world::daemon::{Daemon, Settings};
-use crate::world::proxy::{Proxy, Wire};
+use crate::harness::daemon::{Daemon, Settings};
+use crate::store::fixture::{Backend, Home, open};
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::proxy::{Proxy, Wire};
 
 const TOKEN: &str = "ReportCanary-9f2";
 

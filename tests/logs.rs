@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use rust_decimal::Decimal;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::world::log::hear_all;
+use oddsd_testkit::log::hear_all;
 
 /// What `tell` writes, each line without its time.
 fn written(format: LogFormat, tell: impl FnOnce()) -> Vec<String> {

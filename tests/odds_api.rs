@@ -10,12 +10,12 @@ use oddsd::feed::{Ask, Feed, FeedError};
 use oddsd::model::{EventId, Scope};
 use secrecy::SecretString;
 
-use crate::world::PATIENCE;
-use crate::world::log::Log;
-use crate::world::odds_provider::{OddsProvider, Reply};
-use crate::world::ports::free_port;
-use crate::world::recordings;
-use crate::world::taker::Taker;
+use crate::harness::event_sink::Taker;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::log::Log;
+use oddsd_testkit::odds_provider::{OddsProvider, Reply};
+use oddsd_testkit::ports::free_port;
+use oddsd_testkit::recordings;
 
 const CANARY: &str = "c4nary5ecret0000key1111";
 

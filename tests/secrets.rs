@@ -8,10 +8,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::world::command::Oddsd;
-use crate::world::ports::free_port;
-use crate::world::postgres;
-use crate::world::redis::RedisServer;
+use crate::harness::program::Oddsd;
+use oddsd_testkit::ports::free_port;
+use oddsd_testkit::postgres;
+use oddsd_testkit::redis::RedisServer;
 
 /// What must never be seen. Each stands inside a secret that also holds characters which URLs,
 /// headers and JSON write differently.

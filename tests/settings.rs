@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::CommandFactory;
 use oddsd::cli::Cli;
 
-use crate::world::command::Oddsd;
+use crate::harness::program::Oddsd;
 
 /// What nobody may read in a file of this repository.
 const SECRETS: [&str; 8] = [

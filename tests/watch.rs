@@ -11,11 +11,11 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::home::{Backend, Home};
-use crate::world::PATIENCE;
-use crate::world::command::Oddsd;
-use crate::world::daemon::{Daemon, Settings};
-use crate::world::postgres;
+use crate::harness::daemon::{Daemon, Settings};
+use crate::harness::program::Oddsd;
+use crate::store::fixture::{Backend, Home};
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::postgres;
 
 const TLOG: &str = "CREATE TABLE tlog (id bigint PRIMARY KEY, user_id int, name text, seen boolean, amount numeric)";
 

@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use crate::world::PATIENCE;
-use crate::world::command::Oddsd;
-use crate::world::daemon::{Daemon, Settings};
-use crate::world::postgres;
+use crate::harness::daemon::{Daemon, Settings};
+use crate::harness::program::Oddsd;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::postgres;
 
 /// Every measure, by the name that others quote.
 const MEASURES: [&str; 39] = [

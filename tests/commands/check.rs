@@ -3,12 +3,12 @@
 use serde_json::Value;
 
 use super::simulated;
-use crate::world::command::{Ended, Oddsd};
-use crate::world::odds_provider::{OddsProvider, Reply};
-use crate::world::ports::free_port;
-use crate::world::postgres;
-use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
-use crate::world::redis::RedisServer;
+use crate::harness::program::{Ended, Oddsd};
+use oddsd_testkit::odds_provider::{OddsProvider, Reply};
+use oddsd_testkit::ports::free_port;
+use oddsd_testkit::postgres;
+use oddsd_testkit::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
+use oddsd_testkit::redis::RedisServer;
 
 /// Settings, and the words that must be said about them.
 type Wrong<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
@@ -167,7 +167,7 @@ async fn a_database_that_does_not_let_us_in_is_told_apart() {
 
 #[tokio::test]
 async fn a_cache_that_is_away_is_no_wrong_setting() {
-    let mut redis = RedisServer::with_password("right-word").await;
+    let redis = RedisServer::with_password("right-word").await;
     let wrong = format!("redis://:wrong-word@127.0.0.1:{}", redis.port());
     let told = simulated().with("REDIS_URL", wrong).run(&["check"]).await;
     told.is(78)

@@ -1,6 +1,6 @@
 //! `demo`: a stranger sees a price travel, on a machine with nothing on it.
 
-use crate::world::command::Oddsd;
+use crate::harness::program::Oddsd;
 
 #[tokio::test]
 async fn the_demo_shows_a_price_on_its_way_to_a_reader_and_cleans_up() {

@@ -1,10 +1,10 @@
 //! `invalidate`: durable before it is tried, and never forgotten.
 
 use super::on_postgres;
-use crate::world::daemon::{Daemon, Settings};
-use crate::world::postgres;
-use crate::world::redis::RedisServer;
-use crate::world::resp::Reply;
+use crate::harness::daemon::{Daemon, Settings};
+use oddsd_testkit::postgres;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::resp::Reply;
 
 const KEY: &str = "races:by-stage:v1";
 
@@ -88,7 +88,7 @@ async fn with_no_cache_set_here_the_removal_waits_for_the_daemon() {
 
 #[tokio::test]
 async fn with_the_cache_down_it_stays_in_the_outbox() {
-    let mut redis = RedisServer::start().await;
+    let redis = RedisServer::start().await;
     let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
     oddsd.run(&["migrate"]).await.is(0);
     redis.kill().await;
@@ -114,7 +114,7 @@ async fn with_a_daemon_the_daemon_removes_it() {
     daemon.says_all(told).await;
     put(&redis).await;
     // From somewhere that knows the database and nothing else.
-    let elsewhere = crate::world::command::Oddsd::new().with("DATABASE_URL", &database);
+    let elsewhere = crate::harness::program::Oddsd::new().with("DATABASE_URL", &database);
     let told = elsewhere.run(&["invalidate", KEY]).await.is(0);
     told.says(&["removed races:by-stage:v1"]);
     assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(0));

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{on_postgres, simulated};
-use crate::world::command::Oddsd;
+use crate::harness::program::Oddsd;
 
 #[tokio::test]
 async fn what_a_worker_without_a_port_did_is_seen_through_postgres() {
@@ -85,7 +85,7 @@ async fn before_anything_is_there_each_says_what_to_do() {
 
 #[tokio::test]
 async fn a_healthcheck_tells_nobody_there_from_nobody_wanted() {
-    let port = crate::world::ports::free_port();
+    let port = oddsd_testkit::ports::free_port();
     let nobody = simulated().with("LISTEN", format!("127.0.0.1:{port}"));
     let told = nobody.run(&["healthcheck"]).await.is(69);
     told.says(&["does not answer", "oddsd run"]);

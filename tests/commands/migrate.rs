@@ -3,8 +3,8 @@
 use sqlx::Executor;
 
 use super::{on_postgres, simulated};
-use crate::world::command::Oddsd;
-use crate::world::postgres;
+use crate::harness::program::Oddsd;
+use oddsd_testkit::postgres;
 
 #[tokio::test]
 async fn a_rehearsal_says_what_it_would_do_and_does_nothing() {

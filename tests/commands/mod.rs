@@ -12,8 +12,8 @@ mod rules;
 mod targets;
 mod usage;
 
-use crate::world::command::Oddsd;
-use crate::world::postgres;
+use crate::harness::program::Oddsd;
+use oddsd_testkit::postgres;
 
 /// A simulated race day in SQLite, with nobody listening.
 fn simulated() -> Oddsd {

@@ -1,9 +1,9 @@
 //! `record`, and `replay` of what it wrote.
 
 use super::simulated;
-use crate::world::command::Oddsd;
-use crate::world::odds_provider::{OddsProvider, Reply};
-use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
+use crate::harness::program::Oddsd;
+use oddsd_testkit::odds_provider::{OddsProvider, Reply};
+use oddsd_testkit::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
 
 #[tokio::test]
 async fn a_simulated_day_recorded_replays_price_for_price() {

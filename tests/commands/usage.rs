@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use super::simulated;
-use crate::world::command::Oddsd;
+use crate::harness::program::Oddsd;
 
 #[tokio::test]
 async fn a_wrong_word_is_a_wrong_usage_with_a_suggestion() {

@@ -1,10 +1,10 @@
 //! A cache that fails: cycles go on and commit, and no removal is ever forgotten.
 
 use super::Town;
-use super::town::{HASTY, INVALIDATED, get};
-use crate::world::daemon::{Daemon, field};
-use crate::world::redis::RedisServer;
-use crate::world::upstash::{Fault, Upstash};
+use super::fixture::{HASTY, INVALIDATED, get};
+use crate::harness::daemon::{Daemon, field};
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::upstash::{Fault, Upstash};
 
 #[tokio::test]
 async fn once_commits_without_a_cache_and_the_next_run_removes() {

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::Town;
-use super::town::{INVALIDATED, get};
-use crate::world::proxy::{Proxy, Wire};
+use super::fixture::{INVALIDATED, get};
+use oddsd_testkit::proxy::{Proxy, Wire};
 
 /// The town with a wire between daemon and database.
-async fn wired() -> (Town, super::town::Card, Proxy) {
+async fn wired() -> (Town, super::fixture::Card, Proxy) {
     let (mut town, card) = Town::racing().await;
     let (proxy, url) = Proxy::before_url(&town.database).await;
     town.settings = town.settings.with("DATABASE_URL", url);
@@ -19,7 +19,7 @@ async fn down_at_the_start_is_said_with_its_cause() {
     let (town, _card, mut proxy) = wired().await;
     proxy.refuse().await;
     for command in ["once", "run"] {
-        let run = crate::world::daemon::Daemon::start(&town.settings, &[command])
+        let run = crate::harness::daemon::Daemon::start(&town.settings, &[command])
             .ends()
             .await
             .expect(69);

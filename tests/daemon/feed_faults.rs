@@ -2,9 +2,9 @@
 //! and the first good answer is taken as if nothing had happened.
 
 use super::Town;
-use super::town::Card;
-use crate::world::daemon::Daemon;
-use crate::world::racing_provider::Fault;
+use super::fixture::Card;
+use crate::harness::daemon::Daemon;
+use oddsd_testkit::racing_provider::Fault;
 
 /// The cards of today and of tomorrow.
 const REQUESTS_OF_A_LOOK: usize = 2;

@@ -4,8 +4,8 @@
 use reqwest::Method;
 
 use super::Town;
-use super::town::{INVALIDATED, ask, first_price, get};
-use crate::world::PATIENCE;
+use super::fixture::{INVALIDATED, ask, first_price, get};
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 
 const CARD: &str = "/v1/races/by-stage";
 
@@ -48,7 +48,7 @@ async fn a_flushed_cache_is_filled_again_without_a_restart() {
 
 #[tokio::test]
 async fn what_an_old_copy_of_the_cache_brings_back_is_never_served() {
-    let (mut town, mut card) = Town::racing().await;
+    let (town, mut card) = Town::racing().await;
     let mut daemon = town.run();
     let path = format!("{}{CARD}", daemon.url().await);
     daemon.says(INVALIDATED).await;

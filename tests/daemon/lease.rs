@@ -1,8 +1,8 @@
 //! Two daemons on one database: one works, the other waits for its end, and nobody writes out of turn.
 
 use super::Town;
-use super::town::INVALIDATED;
-use crate::world::daemon::Daemon;
+use super::fixture::INVALIDATED;
+use crate::harness::daemon::Daemon;
 
 /// Seconds: nobody loses it because the machine is slow, and who waits for it asks every third of it.
 const LONG: &str = "9";
@@ -86,7 +86,7 @@ async fn a_leader_that_slept_through_its_lease_writes_nothing_and_forgets_what_i
     // It leads again. The card is back at what the sleeper remembers, not at what is stored.
     card.set_price("3.0");
     town.provider
-        .fault(crate::world::racing_provider::Fault::Status(503))
+        .fault(oddsd_testkit::racing_provider::Fault::Status(503))
         .await;
     second.crash().await;
     town.end_lease().await;

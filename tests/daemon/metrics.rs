@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::Town;
-use super::town::{INVALIDATED, get};
-use crate::world::PATIENCE;
-use crate::world::command::Oddsd;
-use crate::world::daemon::Daemon;
+use super::fixture::{INVALIDATED, get};
+use crate::harness::daemon::Daemon;
+use crate::harness::program::Oddsd;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 
 /// A page of metrics, read as strictly as the format allows: every sample is of a family that was
 /// announced just before, with help and type, once.

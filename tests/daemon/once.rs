@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Row};
 
 use super::Town;
-use super::town::{Card, INVALIDATED, KEY, assert_same, open_prices, tomorrow};
-use crate::world::daemon::{Daemon, Settings};
-use crate::world::recordings;
-use crate::world::redis::RedisServer;
-use crate::world::upstash::Upstash;
+use super::fixture::{Card, INVALIDATED, KEY, assert_same, open_prices, tomorrow};
+use crate::harness::daemon::{Daemon, Settings};
+use crate::harness::racing::simulated;
+use oddsd_testkit::recordings;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::upstash::Upstash;
 
 const TABLES: [&str; 8] = [
     "bookmakers",
@@ -163,7 +164,7 @@ async fn a_simulated_day_is_stored_as_it_was_served_and_told_once() {
         panic!("no races");
     };
     town.provider
-        .serve_day(RaceDay::new(5, tomorrow(), size), now);
+        .serve_day(simulated(RaceDay::new(5, tomorrow(), size)), now);
     twice(&town, &races).await;
 }
 

@@ -7,8 +7,8 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::Town;
-use super::town::{Answer, INVALIDATED, ask, first_price, get};
-use crate::world::PATIENCE;
+use super::fixture::{Answer, INVALIDATED, ask, first_price, get};
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 
 const CARD: &str = "/v1/races/by-stage";
 
@@ -211,7 +211,7 @@ async fn without_a_cache_everything_is_answered_and_no_cache_is_contacted() {
     let (mut town, mut card) = Town::racing().await;
     town.settings = town.settings.with("CACHE_ENABLED", "false");
     town.put_foreign("foreign").await;
-    let connections = |info: crate::world::resp::Reply| {
+    let connections = |info: oddsd_testkit::resp::Reply| {
         let text = info.text();
         let (_, rest) = text
             .split_once("total_connections_received:")

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::Town;
-use super::town::get;
-use crate::world::PATIENCE;
-use crate::world::command::Oddsd;
-use crate::world::daemon::Daemon;
+use super::fixture::get;
+use crate::harness::daemon::Daemon;
+use crate::harness::program::Oddsd;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 
 const TOKEN: &str = "RulesCanary-77";
 

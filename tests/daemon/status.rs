@@ -5,10 +5,10 @@ use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
 use super::Town;
-use super::town::{Answer, Card, ask, get};
-use crate::world::PATIENCE;
-use crate::world::command::Oddsd;
-use crate::world::racing_provider::Fault;
+use super::fixture::{Answer, Card, ask, get};
+use crate::harness::program::Oddsd;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::racing_provider::Fault;
 
 const FRESH: [(&str, &str); 1] = [("cache-control", "no-cache")];
 

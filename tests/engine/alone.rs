@@ -10,9 +10,9 @@ use serde_json::json;
 
 use super::{Backend, Engine, on_every_backend};
 use crate::cache::open;
-use crate::world::PATIENCE;
-use crate::world::log::Log;
-use crate::world::resp::Reply;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::log::Log;
+use oddsd_testkit::resp::Reply;
 
 on_every_backend!(
     a_key_that_fails_is_tried_again_alone,
@@ -116,7 +116,7 @@ async fn a_tag_that_fails_is_tried_again_alone(backend: Backend) {
 }
 
 async fn with_the_whole_cache_away_every_target_waits(backend: Backend) {
-    let mut engine = Engine::with(backend, RULES).await;
+    let engine = Engine::with(backend, RULES).await;
     engine.redis.kill().await;
     engine
         .report(json!({ "change": "task_completed", "task": "build", "run_id": "7" }))

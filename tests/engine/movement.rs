@@ -6,7 +6,7 @@ use oddsd::model::{Fraction, Offer};
 use serde_json::Value;
 
 use super::{Backend, Engine, on_every_backend};
-use crate::store::home::{Daemon, Day, decimal, offer};
+use crate::store::fixture::{Daemon, Day, decimal, offer};
 
 on_every_backend!(
     five_steps_of_nine_percent_add_up,

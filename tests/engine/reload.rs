@@ -4,7 +4,7 @@ use oddsd::rulebook::{Rulebook, RulesLook};
 use serde_json::json;
 
 use super::{Backend, Engine, on_every_backend};
-use crate::world::log::Log;
+use oddsd_testkit::log::Log;
 
 on_every_backend!(every_removal_bears_the_version_that_was_in_force,);
 

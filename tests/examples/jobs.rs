@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::{Pages, file, set, shell_lines, text, words};
-use crate::store::home::{Backend, Home};
-use crate::world::PATIENCE;
-use crate::world::command::Oddsd;
-use crate::world::daemon::{Daemon, Settings};
+use crate::harness::daemon::{Daemon, Settings};
+use crate::harness::program::Oddsd;
+use crate::store::fixture::{Backend, Home};
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 
 const RULES: &str = "examples/jobs/rules.json";
 const README: &str = "examples/jobs/README.md";

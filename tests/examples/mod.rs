@@ -7,9 +7,9 @@ mod web_app;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::world::command::Oddsd;
-use crate::world::redis::RedisServer;
-use crate::world::resp::{Reply, Resp};
+use crate::harness::program::Oddsd;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::resp::{Reply, Resp};
 
 const PUT: &str = include_str!("../../deploy/put.lua");
 /// Longer than any story.

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 use super::{Pages, file, set, shell_lines, text, words};
-use crate::world::PATIENCE;
-use crate::world::command::Oddsd;
-use crate::world::daemon::{Daemon, Settings};
-use crate::world::postgres;
+use crate::harness::daemon::{Daemon, Settings};
+use crate::harness::program::Oddsd;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::postgres;
 
 const README: &str = "examples/web_app/README.md";
 /// The rows: log 41 is user 3's of item 7 with photo 9; log 42 is user 4's of item 8 with photo 10.

@@ -5,8 +5,9 @@ use oddsd::feed::racing_api::{RacingApi, parse_cards};
 use serde_json::Value;
 
 use super::{prices, utc};
-use crate::world::racing_provider::RacingProvider;
-use crate::world::recordings;
+use crate::harness::racing::feed_settings;
+use oddsd_testkit::racing_provider::RacingProvider;
+use oddsd_testkit::recordings;
 
 /// Odds rows, counted without any of our code.
 fn odds_rows(body: &Value) -> usize {
@@ -107,7 +108,7 @@ async fn a_recorded_day_comes_through_the_wire_as_it_is() {
     };
     let provider = RacingProvider::start().await;
     provider.serve_recording(&folder.join("racecards_pro_2025-10-13_hereford.json"));
-    let mut feed = RacingApi::new(provider.settings()).expect("valid settings");
+    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
     let asked_at = utc("2025-10-13T13:11:20Z");
     let fetched = feed
         .fetch(&Ask::Everything, asked_at)

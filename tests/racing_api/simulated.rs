@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use rust_decimal::Decimal;
 
 use super::{prices, utc};
-use crate::world::racing_provider::RacingProvider;
+use crate::harness::racing::{feed_settings, simulated};
+use oddsd_testkit::racing_provider::RacingProvider;
 
 const SMALL: Size = Size {
     races: 3,
@@ -188,8 +189,8 @@ fn prices_are_on_the_ladder_and_say_the_same_twice() {
 async fn the_same_day_comes_through_the_wire_and_from_the_simulator() {
     let at = utc("2026-04-18T12:58:00Z");
     let provider = RacingProvider::start().await;
-    provider.serve_day(day(5, SMALL), at);
-    let mut wire = RacingApi::new(provider.settings()).expect("valid settings");
+    provider.serve_day(simulated(day(5, SMALL)), at);
+    let mut wire = RacingApi::new(feed_settings(&provider)).expect("valid settings");
     let wired = wire
         .fetch(&Ask::Everything, at)
         .await
@@ -226,8 +227,8 @@ async fn a_full_day_fits_the_limits_of_the_wire() {
         bookmakers: 28,
     };
     let provider = RacingProvider::start().await;
-    provider.serve_day(day(11, size), at);
-    let mut feed = RacingApi::new(provider.settings()).expect("valid settings");
+    provider.serve_day(simulated(day(11, size)), at);
+    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
     let fetched = feed.fetch(&Ask::Everything, at).await.expect("a card");
     assert_eq!(fetched.snapshot.events.len(), 57);
     assert!(prices(&fetched.snapshot) > 8_000);

@@ -10,7 +10,7 @@ use oddsd::model::{EventStatus, SelectionStatus};
 use serde_json::{Value, json};
 
 use super::{Stored, json_file};
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 #[test]
 fn every_exchange_market_replays_as_counted() {

@@ -8,7 +8,7 @@ use oddsd::model::{EventId, Offer, PriceKey};
 use serde_json::{Value, json};
 
 use super::{Stored, json_file};
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 #[test]
 fn every_recorded_league_replays_as_counted() {

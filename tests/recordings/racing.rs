@@ -5,7 +5,7 @@ use oddsd::feed::replay::Replay;
 use oddsd::model::Scope;
 
 use super::{snapshots, t0};
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 #[test]
 fn recorded_racecards_replay() {

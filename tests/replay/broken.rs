@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::{Backend, Home, count, lines};
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 const LEAGUE: &str = "wnba_2026-08-04.jsonl.zst";
 

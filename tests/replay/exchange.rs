@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{Backend, Home, count, json_file};
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 /// Greyhound markets that also go to Postgres; SQLite takes them all.
 const GREYHOUNDS_ON_POSTGRES: usize = 3;

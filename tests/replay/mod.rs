@@ -12,8 +12,8 @@ use std::path::Path;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
-use crate::world::command::{Ended, Oddsd};
-use crate::world::postgres;
+use crate::harness::program::{Ended, Oddsd};
+use oddsd_testkit::postgres;
 
 fn json_file(path: &Path) -> Value {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 use serde_json::Value;
 
 use super::{Backend, Home, PRICES, count, json_file};
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 const CARDS: [&str; 3] = [
     "racecards_pro_2025-10-13_hereford.json",

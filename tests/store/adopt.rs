@@ -4,8 +4,8 @@ use oddsd::model::{Fraction, Offer};
 use oddsd::store::StoreError;
 use sqlx::{AssertSqlSafe, Executor};
 
-use super::home::{Backend, Daemon, Day, Home, decimal};
-use crate::world::postgres;
+use super::fixture::{Backend, Daemon, Day, Home, decimal};
+use oddsd_testkit::postgres;
 
 /// A table as people have it, with `rows` prices of races, runners and bookmakers by their number.
 async fn old_table(home: &Home, id: &str, rows: usize) {

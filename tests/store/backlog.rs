@@ -10,10 +10,10 @@ use oddsd::model::ChangeKind::{
 use oddsd::store::{Again, Claimed, Purpose};
 use sqlx::{Connection, Executor, Row};
 
-use super::home::{Backend, Daemon, Day, LATER, SOON, offer};
+use super::fixture::{Backend, Daemon, Day, LATER, SOON, offer};
 use super::outbox::removal;
 use super::{log_page, on_every_backend, settlement};
-use crate::world::postgres;
+use oddsd_testkit::postgres;
 
 on_every_backend!(
     rows_of_one_event_are_one_change,

@@ -4,7 +4,7 @@ use oddsd::diff::PriceChangeKind;
 use oddsd::model::{Price, SelectionStatus};
 use oddsd::store::StoreError;
 
-use super::home::{Backend, Daemon, Day, Home, cycle, decimal, offer};
+use super::fixture::{Backend, Daemon, Day, Home, cycle, decimal, offer};
 use super::on_every_backend;
 
 on_every_backend!(

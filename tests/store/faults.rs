@@ -10,10 +10,10 @@ use oddsd::key::Key;
 use oddsd::store::{Store, StoreError};
 use sqlx::{AssertSqlSafe, Executor};
 
-use super::home::{Backend, Daemon, Day, Home, cycle, offer, open, settings};
-use crate::world::PATIENCE;
-use crate::world::postgres;
-use crate::world::proxy::{Proxy, Wire};
+use super::fixture::{Backend, Daemon, Day, Home, cycle, offer, open, settings};
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::postgres;
+use oddsd_testkit::proxy::{Proxy, Wire};
 
 /// A daemon behind a wire, with a cycle that it is about to commit.
 struct Scene {

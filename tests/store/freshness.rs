@@ -8,9 +8,9 @@ use oddsd::model::{EventId, View};
 use oddsd::store::{Again, Purpose, Store};
 use sqlx::{Connection, Executor, Row};
 
-use super::home::{Backend, Daemon, Day, Home, LATER, SOON, at, decimal, offer};
+use super::fixture::{Backend, Daemon, Day, Home, LATER, SOON, at, decimal, offer};
 use super::{on_every_backend, settlement};
-use crate::world::postgres;
+use oddsd_testkit::postgres;
 
 on_every_backend!(
     a_view_sees_what_was_committed_before_it_and_nothing_after,

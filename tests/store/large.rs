@@ -2,8 +2,8 @@
 
 use oddsd::store::StoreError;
 
-use super::home::{Backend, Daemon, Day, Home, cycle, offer, open, same_rows};
-use crate::world::proxy::{Proxy, Wire};
+use super::fixture::{Backend, Daemon, Day, Home, cycle, offer, open, same_rows};
+use oddsd_testkit::proxy::{Proxy, Wire};
 
 /// Above what goes in arrays.
 const RACES: usize = 250;

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use oddsd::store::{Acquired, StoreError};
 use serde_json::json;
 
-use super::home::{Backend, Daemon, Day, TTL, at, cycle, lease, offer};
+use super::fixture::{Backend, Daemon, Day, TTL, at, cycle, lease, offer};
 use super::on_every_backend;
 
 on_every_backend!(

@@ -2,7 +2,7 @@
 
 use oddsd::store::StoreError;
 
-use super::home::{Backend, Daemon, Day};
+use super::fixture::{Backend, Daemon, Day};
 use super::on_every_backend;
 
 on_every_backend!(
@@ -115,7 +115,7 @@ async fn history_by_row_is_carried_over() {
     ann.see(&day.snapshot()).await;
     day.pass(86_400);
     day.set(0, 1, None);
-    day.set(1, 2, Some(super::home::offer(999)));
+    day.set(1, 2, Some(super::fixture::offer(999)));
     ann.see(&day.snapshot()).await;
     let columns =
         "price_id, cycle_id, observed_at, decimal, fractional, point, ew_places, ew_denom, status";
@@ -142,11 +142,11 @@ async fn history_by_row_is_carried_over() {
     );
     assert_eq!(home.look(&rows).await, before);
     let mut again = Daemon::start(&home.another().await, "ann").await;
-    super::home::same_rows(&ann.book, &again.book);
+    super::fixture::same_rows(&ann.book, &again.book);
     day.pass(10);
-    day.set(1, 2, Some(super::home::offer(998)));
+    day.set(1, 2, Some(super::fixture::offer(998)));
     again.see(&day.snapshot()).await.expect("it goes on");
     let found = home.prices_of("rac_1").await;
     let price = &found.prices[2];
-    assert_eq!(price.high, super::home::decimal("9.99"));
+    assert_eq!(price.high, super::fixture::decimal("9.99"));
 }

@@ -6,7 +6,7 @@ use oddsd::key::Key;
 use oddsd::model::{ChangeKind, EventId};
 use oddsd::store::Removal;
 
-use super::home::{Backend, Daemon, Day, LATER, SOON, at, offer};
+use super::fixture::{Backend, Daemon, Day, LATER, SOON, at, offer};
 use super::{log_page, on_every_backend, settlement};
 
 on_every_backend!(

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use oddsd::store::{Store, StoreError};
 
-use super::home::{Backend, Daemon, Day, offer, open, settings};
-use crate::world::PATIENCE;
-use crate::world::ports::free_port;
+use super::fixture::{Backend, Daemon, Day, offer, open, settings};
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::ports::free_port;
 
 struct Bouncer {
     child: Child,

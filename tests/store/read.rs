@@ -5,7 +5,7 @@ use std::time::Duration;
 use oddsd::model::{EventStatus, Offer, SelectionStatus};
 use oddsd::store::Runner;
 
-use super::home::{Backend, Daemon, Day, at, decimal, offer};
+use super::fixture::{Backend, Daemon, Day, at, decimal, offer};
 use super::{log_page, on_every_backend, settlement};
 
 on_every_backend!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use oddsd::store::Retention;
 
-use super::home::{Backend, Daemon, Day, at, offer};
+use super::fixture::{Backend, Daemon, Day, at, offer};
 use super::on_every_backend;
 
 on_every_backend!(finished_events_and_old_history_go, numbers_never_come_back,);
@@ -166,7 +166,7 @@ async fn history_goes_by_whole_days() {
     assert_eq!(all, [300, 300, 250].map(|cents| offer(cents).decimal));
 
     // A day that somebody reads waits for the next time, and holds up nobody.
-    let mut reader = crate::world::postgres::connect(&home.url).await;
+    let mut reader = oddsd_testkit::postgres::connect(&home.url).await;
     let mut reading = sqlx::Connection::begin(&mut reader)
         .await
         .expect("a transaction");

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use oddsd::key::Key;
 use oddsd::store::{Store, StoreError};
 
-use super::home::{Backend, Daemon, Day, offer, open, settings};
+use super::fixture::{Backend, Daemon, Day, offer, open, settings};
 
 async fn refused(url: &str) -> String {
     match Store::open(&settings(url)).await {
@@ -50,7 +50,7 @@ async fn a_file_that_is_read_only_says_so() {
     let url = format!("{}?mode=ro", home.url);
     // Whoever runs as root may write what is read-only, so the mode is asked for.
     let outcome = match Store::open(&settings(&url)).await {
-        Ok(store) => store.acquire("ann", super::home::TTL).await.map(drop),
+        Ok(store) => store.acquire("ann", super::fixture::TTL).await.map(drop),
         Err(why) => Err(why),
     };
     let why = outcome.expect_err("read-only").to_string();

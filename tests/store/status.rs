@@ -6,7 +6,7 @@ use oddsd::diff::{Word, moves};
 use oddsd::model::{ChangeKind, EventStatus, StatusSource};
 use oddsd::store::{CycleFacts, Retention, Transition};
 
-use super::home::{Backend, Daemon, Day, LATER, TTL, at, offer, same_rows};
+use super::fixture::{Backend, Daemon, Day, LATER, TTL, at, offer, same_rows};
 use super::on_every_backend;
 
 on_every_backend!(
@@ -225,7 +225,7 @@ async fn an_outbox_row_says_what_became_what(backend: Backend) {
     let mut changes = ann.changes(&day.snapshot());
     let committed = ann
         .store
-        .commit(&ann.lease, &super::home::cycle(2), &mut changes)
+        .commit(&ann.lease, &super::fixture::cycle(2), &mut changes)
         .await;
     let rows = committed.expect("it commits").told.expect("rows").rows;
     let text = |text: &Option<String>| text.clone().unwrap_or("-".into());

@@ -2,7 +2,7 @@
 
 use oddsd::model::SelectionStatus;
 
-use super::home::{Backend, Daemon, Day, Home, decimal, offer};
+use super::fixture::{Backend, Daemon, Day, Home, decimal, offer};
 use oddsd::model::Offer;
 
 async fn shape(home: &Home, view: &str) -> Vec<String> {

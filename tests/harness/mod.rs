@@ -1,0 +1,7 @@
+//! Runs the program under test, and adapts the stand-ins of the testkit to the daemon's own types.
+//! Every integration test that starts `oddsd` or a feed uses it.
+
+pub mod daemon;
+pub mod event_sink;
+pub mod program;
+pub mod racing;

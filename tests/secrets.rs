@@ -1,5 +1,4 @@
-//! No secret reaches anybody's eyes: every command, in every kind of trouble, at the finest log
-//! level, and not one password, token or key in any form in what it prints or leaves in files.
+//! Tests that no secret is printed: every command, in every kind of trouble, at the finest log level.
 
 use std::sync::Arc;
 
@@ -25,10 +24,10 @@ const CANARIES: [&str; 8] = [
     "KeyCanary",
     "ReportCanary",
 ];
-/// Commands at work at once: most of them wait for somebody who does not answer.
+/// Commands that run in parallel: most of them wait for a server that does not answer.
 const AT_ONCE: usize = 12;
 
-/// Libraries too, each by name, since a plain `trace` leaves them quiet.
+/// Libraries too, each by name: a plain `trace` leaves them out.
 const EVERYTHING: &str = "trace,sqlx=trace,fred=trace,hyper=trace,hyper_util=trace,reqwest=trace,\
                           h2=trace,rustls=trace,moka=trace,tokio_cron_scheduler=trace";
 
@@ -41,7 +40,7 @@ fn in_url(canary: &str) -> String {
     format!("{canary}%407%2F%3A%2B%229")
 }
 
-/// A server that repeats all it was told, as careless ones do.
+/// A careless server that echoes every request.
 struct Echo {
     port: u16,
     server: JoinHandle<()>,
@@ -88,10 +87,10 @@ impl Drop for Echo {
     }
 }
 
-/// Settings under which something goes wrong.
+/// Settings that cause a failure.
 type Trouble = (&'static str, Vec<(&'static str, String)>);
 
-/// What every story has, unless its trouble says otherwise.
+/// The settings of every case, unless its trouble overrides them.
 fn settings(echo: &Echo, database: &str) -> Vec<(&'static str, String)> {
     vec![
         ("DATABASE_URL", with_password(database)),
@@ -107,7 +106,7 @@ fn settings(echo: &Echo, database: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The private server trusts its role, so the password is there and nobody asks for it.
+/// The private server trusts its role, so the password is sent and not needed.
 fn with_password(database: &str) -> String {
     database.replacen('@', &format!(":{}@", in_url("DatabaseCanary")), 1)
 }
@@ -266,7 +265,7 @@ const COMMANDS: &[&[&str]] = &[
 ];
 
 #[tokio::test]
-async fn no_command_in_any_trouble_shows_a_secret() {
+async fn secrets_stay_out_of_every_commands_output() {
     let (refuses, fails) = (Echo::start(401).await, Echo::start(500).await);
     let welcomes = Echo::start(200).await;
     let redis = RedisServer::with_password("RedisCanary").await;
@@ -314,7 +313,7 @@ async fn no_command_in_any_trouble_shows_a_secret() {
 
 /// Help shows where a setting comes from, and what it is set to; never what a secret is set to.
 #[tokio::test]
-async fn help_and_wrong_words_show_no_secret() {
+async fn secrets_stay_out_of_help_and_usage_errors() {
     let mut oddsd = Oddsd::new();
     for (name, canary) in [
         ("RACING_API_USERNAME", "NameCanary"),
@@ -398,7 +397,7 @@ fn shown(at: &str, text: &str, forbidden: &[String]) -> Vec<String> {
 }
 
 #[test]
-fn a_secret_is_seen_in_every_form() {
+fn secret_search_finds_every_encoding() {
     let forbidden = forbidden();
     let basic = |text: &str| format!("authorization: Basic {}", base64(text.as_bytes()));
     for text in [

@@ -1,6 +1,6 @@
-//! Where these stories happen: a provider, a database and a cache around the real program, a small
-//! card of tomorrow's races that a story changes at will, and an independent reading of what was
-//! served to hold against what is stored.
+//! The fixture of the end-to-end tests: a provider, a database and a cache around the real program, a
+//! small card of tomorrow's races, and an independent parser of the served prices to compare with the
+//! stored rows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use sqlx::{PgConnection, Row};
 
 use crate::harness::daemon::{Daemon, Ended, Settings};
-use oddsd_testkit::postgres;
 use oddsd_testkit::racing_provider::{PASSWORD, RacingProvider, USERNAME};
 use oddsd_testkit::redis::RedisServer;
 use oddsd_testkit::resp::Reply;
+use oddsd_testkit::{eventually, postgres};
 
 pub const KEY: &str = "races:by-stage:v1";
-/// Milliseconds for a command to the cache, where a story is about one that does not answer.
+/// The cache timeout in milliseconds, for tests of a cache that does not answer.
 pub const HASTY: &str = "1000";
 pub const INVALIDATED: &str = "Invalidated races cache - next API request will fetch fresh data";
 
@@ -46,9 +46,9 @@ impl Town {
             .with("REDIS_URL", redis.url())
             // A cache that is slow because the machine is has not failed.
             .with("CACHE_TIMEOUT_MS", "20000")
-            // Stories about it have a time of their own.
+            // Tests of the second removal set their own delay.
             .with("CACHE_REMOVE_AGAIN_MS", "0")
-            // A canary has outages of its own; stories about it let it sing.
+            // The canary reports outages by itself; its own tests switch it on.
             .with("AUDIT", "false")
             .with("LISTEN", "127.0.0.1:0")
             .with("LOG_FORMAT", "logfmt")
@@ -65,9 +65,9 @@ impl Town {
 
     /// As `build`, with a small card being served.
     pub async fn racing() -> (Self, Card) {
-        let (town, card) = (Self::build().await, Card::of(4));
-        town.serve(&card);
-        (town, card)
+        let (stack, card) = (Self::build().await, Card::of(4));
+        stack.serve(&card);
+        (stack, card)
     }
 
     pub fn serve(&self, card: &Card) {
@@ -86,7 +86,7 @@ impl Town {
         postgres::connect(&self.database).await
     }
 
-    /// Another program's plain value under the key that readers know.
+    /// Stores another program's value under the unmanaged key.
     pub async fn put_foreign(&self, value: &str) {
         let put = self.redis.cli(&["SET", KEY, value]).await;
         assert_eq!(put, Reply::Status("OK".into()));
@@ -110,34 +110,30 @@ impl Town {
         row.expect("an answer").get(0)
     }
 
-    /// The lease runs out now, instead of when its time is up: nobody renews it any more, and how
-    /// long that takes is not what a story is about.
+    /// Lets the lease expire now, so that a test need not wait for its time.
     pub async fn end_lease(&self) {
         let end = "UPDATE oddsd.leases SET expires_at = now()";
         let ended = sqlx::query(end).execute(&mut self.db().await).await;
         ended.expect("the lease ends");
     }
 
-    /// Removals that somebody waits for.
+    /// The number of removals that are not made yet.
     pub async fn outbox(&self) -> i64 {
         let waiting = "SELECT count(*) FROM oddsd.outbox WHERE kinds NOT IN ('again', 'canary')";
         self.number(waiting).await
     }
 
-    /// Waits, a cycle at a time, until every removal has been made. A claim whose answer was lost is
-    /// due again only when it has run out.
-    pub async fn all_told(&self, daemon: &mut Daemon) {
-        for _ in 0..60 {
-            if self.outbox().await == 0 {
-                return;
-            }
-            daemon.listen_anew();
-            daemon.says("Cycle complete").await;
-        }
-        panic!("{} removals are still not made", self.outbox().await);
+    /// Waits until every removal is made. A claim whose answer was lost is due again only when it has
+    /// run out.
+    pub async fn settled(&self) {
+        eventually("the outbox is empty", async || match self.outbox().await {
+            0 => Ok(()),
+            waiting => Err(waiting),
+        })
+        .await;
     }
 
-    /// What is stored is what the card says, readers can know it, and history repeats nothing.
+    /// Asserts that the stored prices equal the card and that history repeats no value.
     pub async fn is_right(&self, card: &Card) {
         assert_same(&self.stored().await, &open_prices(&card.races));
         self.has_no_repeats().await;
@@ -176,7 +172,7 @@ pub async fn stored(db: &mut PgConnection) -> Prices {
     .collect()
 }
 
-/// Every open price in JSON as it is served: read without any of the parser's words.
+/// Every open price of the served JSON, read without the daemon's parser.
 pub fn open_prices(races: &[Value]) -> Prices {
     let mut prices = Prices::new();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -203,7 +199,7 @@ pub fn open_prices(races: &[Value]) -> Prices {
     prices
 }
 
-/// Says what differs, not two pages of numbers.
+/// Shows the first difference only.
 pub fn assert_same(stored: &Prices, served: &Prices) {
     let missing: Vec<_> = served
         .iter()
@@ -224,7 +220,7 @@ pub fn assert_same(stored: &Prices, served: &Prices) {
     );
 }
 
-/// Tomorrow on the card: on it whatever the hour is now, and never started.
+/// Tomorrow in Britain: these races are listed and have not started.
 pub fn tomorrow() -> NaiveDate {
     Utc::now().with_timezone(&London).date_naive() + TimeDelta::days(1)
 }
@@ -315,8 +311,8 @@ pub async fn get(url: &str) -> Answer {
 }
 
 pub async fn ask(method: reqwest::Method, url: &str, headers: &[(&str, &str)]) -> Answer {
-    // Made once, since that takes long; a connection for each question, since each story has its own
-    // runtime, which a connection does not outlive.
+    // Made once, because that is slow. Connections are not pooled, because each test has its own
+    // runtime.
     static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
         let client = reqwest::Client::builder().no_proxy();
         let client = client.pool_max_idle_per_host(0).build();

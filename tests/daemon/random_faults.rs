@@ -1,5 +1,5 @@
-//! The law: whatever fails in whatever order, in the end what is stored is the last good card, every
-//! removal has been made, and no cached answer says anything else.
+//! A test of random faults in random order: in the end the stored rows equal the last good card, every
+//! removal is made, and no cached answer differs.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
@@ -12,9 +12,9 @@ use oddsd_testkit::racing_provider::Fault;
 
 const STEPS: usize = 30;
 
-struct Walk {
-    town: Town,
-    wire: Proxy,
+struct FaultRun {
+    stack: Town,
+    proxy: Proxy,
     card: Card,
     daemon: Daemon,
     url: String,
@@ -22,21 +22,21 @@ struct Walk {
     cache_is_up: bool,
 }
 
-impl Walk {
+impl FaultRun {
     async fn begin(seed: u64) -> Self {
-        let (mut town, card) = Town::racing().await;
-        let (wire, database) = Proxy::before_url(&town.database).await;
-        town.settings = town
+        let (mut stack, card) = Town::racing().await;
+        let (proxy, database) = Proxy::before_url(&stack.database).await;
+        stack.settings = stack
             .settings
             .with("DATABASE_URL", database)
             .with("CACHE_TIMEOUT_MS", HASTY)
             .with("LEASE_SECONDS", "1");
-        let mut daemon = town.run();
+        let mut daemon = stack.run();
         let url = daemon.url().await;
         daemon.says("inserted=48").await;
         Self {
-            town,
-            wire,
+            stack,
+            proxy,
             card,
             daemon,
             url,
@@ -45,7 +45,7 @@ impl Walk {
         }
     }
 
-    /// Something changes on the card, never so much that a second look is asked for.
+    /// Changes the card, never so much that the shrink protection asks for a second poll.
     fn change(&mut self) {
         let rng = &mut self.rng;
         let decimal = format!("{}.{:02}", rng.u32(2..30), rng.u32(0..100));
@@ -57,7 +57,7 @@ impl Walk {
             2 => self.card.races[race]["runners"][0] = Card::of(4).races[race]["runners"][0].take(),
             _ => self.card.odds(race, runner, bookmaker)["decimal"] = json!(decimal),
         }
-        // Whatever was drawn: one price that certainly moved.
+        // In any case one price changes.
         let was = self.card.odds(race, 2, 3)["decimal"].take();
         let mut moved = was.clone();
         while moved == was {
@@ -65,7 +65,7 @@ impl Walk {
             moved = json!(format!("{whole}.{part:03}"));
         }
         self.card.odds(race, 2, 3)["decimal"] = moved;
-        self.town.serve(&self.card);
+        self.stack.serve(&self.card);
     }
 
     async fn a_cycle(&mut self) {
@@ -73,11 +73,11 @@ impl Walk {
         self.daemon.says("Cycle complete").await;
     }
 
-    /// Waits until the provider has been asked again. Failures are not waited for by their lines: one
-    /// that repeats is not said again.
+    /// Waits for the next request to the provider. A repeated failure is not logged again, so its line
+    /// cannot be waited for.
     async fn a_request(&self) {
-        let seen = self.town.provider.requests().len();
-        self.town.provider.until_requests(seen + 1).await;
+        let seen = self.stack.provider.requests().len();
+        self.stack.provider.until_requests(seen + 1).await;
     }
 
     async fn step(&mut self) -> &'static str {
@@ -100,42 +100,42 @@ impl Walk {
             6 => {
                 let faults = [Fault::Status(500), Fault::Html, Fault::Truncated];
                 let fault = self.rng.choice(faults).expect("some");
-                self.town.provider.fault(fault).await;
+                self.stack.provider.fault(fault).await;
                 self.a_request().await;
                 self.change();
-                self.town.provider.clear().await;
+                self.stack.provider.clear().await;
                 self.a_cycle().await;
                 "feed"
             }
             7 => {
-                self.wire.set(Wire::CutAnswerTo("price_changed"));
+                self.proxy.set(Wire::CutAnswerTo("price_changed"));
                 self.change();
-                self.wire.until_cut().await;
+                self.proxy.until_cut().await;
                 // It stays away for a while.
                 assert_eq!(get(&format!("{}/readyz", self.url)).await.status, 503);
-                self.wire.set(Wire::Pass);
+                self.proxy.set(Wire::Pass);
                 self.a_cycle().await;
                 "database"
             }
             8 => {
-                self.wire.set(Wire::CutAnswerTo("price_changed"));
+                self.proxy.set(Wire::CutAnswerTo("price_changed"));
                 self.change();
-                self.wire.until_cut().await;
-                self.wire.set(Wire::Pass);
+                self.proxy.until_cut().await;
+                self.proxy.set(Wire::Pass);
                 self.a_cycle().await;
                 "commit"
             }
             9 | 10 => {
                 if self.cache_is_up {
-                    self.town.redis.kill().await;
+                    self.stack.redis.kill().await;
                 } else {
-                    self.town.redis.restart().await;
+                    self.stack.redis.restart().await;
                 }
                 self.cache_is_up = !self.cache_is_up;
                 "cache"
             }
             _ => {
-                let crashed = std::mem::replace(&mut self.daemon, self.town.run());
+                let crashed = std::mem::replace(&mut self.daemon, self.stack.run());
                 crashed.crash().await;
                 self.url = self.daemon.url().await;
                 self.daemon.says("Cycle complete").await;
@@ -145,7 +145,7 @@ impl Walk {
     }
 }
 
-/// What a reader of the card is told, but for the moment at which it was asked.
+/// The served races and runners, without the time of the request.
 fn told(card: &Value) -> Vec<(String, Value)> {
     let lists = card["stages"].as_object().expect("stages").values();
     let races = lists.flat_map(|list| list.as_array().expect("a list"));
@@ -157,27 +157,24 @@ fn told(card: &Value) -> Vec<(String, Value)> {
 }
 
 #[tokio::test]
-async fn whatever_fails_in_whatever_order_all_is_right_in_the_end() {
-    let seed = std::env::var("ODDSD_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+async fn random_faults_leave_the_right_rows_and_cache() {
+    let seed = oddsd_testkit::seed();
     println!("ODDSD_TEST_SEED={seed}");
-    let mut walk = Walk::begin(seed).await;
+    let mut run = FaultRun::begin(seed).await;
     for n in 0..STEPS {
-        let step = walk.step().await;
+        let step = run.step().await;
         println!("{n}: {step}");
     }
-    if !walk.cache_is_up {
-        walk.town.redis.restart().await;
+    if !run.cache_is_up {
+        run.stack.redis.restart().await;
     }
-    walk.change();
-    walk.a_cycle().await;
+    run.change();
+    run.a_cycle().await;
     // The first may have asked before the change; what the second one saw is what is served.
-    walk.daemon.says("Cycle complete").await;
-    walk.town.all_told(&mut walk.daemon).await;
-    walk.town.is_right(&walk.card).await;
-    let path = format!("{}/v1/races/by-stage", walk.url);
+    run.daemon.says("Cycle complete").await;
+    run.stack.settled().await;
+    run.stack.is_right(&run.card).await;
+    let path = format!("{}/v1/races/by-stage", run.url);
     let cached = get(&path).await;
     let fresh = ask(
         reqwest::Method::GET,
@@ -187,5 +184,5 @@ async fn whatever_fails_in_whatever_order_all_is_right_in_the_end() {
     .await;
     assert_eq!(fresh.cache(), "BYPASS");
     assert_eq!(told(&cached.json()), told(&fresh.json()));
-    walk.daemon.stop().await.expect(0);
+    run.daemon.stop().await.expect(0);
 }

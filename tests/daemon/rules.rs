@@ -1,4 +1,5 @@
-//! The rules of a running daemon: there at the start or later, edited, wrong, mended; and everybody is told.
+//! Tests of the rules file of a running daemon: present at the start or later, edited, invalid, mended;
+//! and of its status in the log and the API.
 
 use std::path::PathBuf;
 
@@ -8,28 +9,28 @@ use super::Town;
 use super::fixture::get;
 use crate::harness::daemon::Daemon;
 use crate::harness::program::Oddsd;
-use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::eventually;
 
 const TOKEN: &str = "RulesCanary-77";
 
 struct Ruled {
-    town: Town,
+    stack: Town,
     file: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Ruled {
     async fn build() -> Self {
-        let (mut town, _) = Town::racing().await;
+        let (mut stack, _) = Town::racing().await;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("rules.toml");
-        town.settings = town
+        stack.settings = stack
             .settings
             .with("RULES_FILE", file.display().to_string())
             .with("REPORT_TOKEN", TOKEN)
             .with("LEASE_SECONDS", "6");
         Self {
-            town,
+            stack,
             file,
             _folder: folder,
         }
@@ -45,23 +46,19 @@ impl Ruled {
         std::fs::rename(other, &self.file).expect("renamed");
     }
 
-    /// As the daemon itself tells anybody who asks.
+    /// The rules in the verbose readiness answer.
     async fn said(&self, url: &str) -> Value {
         get(&format!("{url}/readyz?verbose")).await.json()["rules"].clone()
     }
 
-    async fn status_says(&self, words: &[&str]) {
-        let oddsd = Oddsd::new().with("DATABASE_URL", &self.town.database);
-        let asking = async {
-            loop {
-                let told = oddsd.run(&["status"]).await.is(0);
-                if words.iter().all(|word| told.all().contains(word)) {
-                    return;
-                }
-            }
-        };
-        let asked = tokio::time::timeout(PATIENCE, asking).await;
-        asked.unwrap_or_else(|_| panic!("oddsd status never says {words:?}"));
+    async fn status_shows(&self, texts: &[&str]) {
+        let oddsd = Oddsd::new().with("DATABASE_URL", &self.stack.database);
+        eventually("oddsd status shows the rules", async || {
+            let shown = oddsd.run(&["status"]).await.is(0).all();
+            let all = texts.iter().all(|text| shown.contains(text));
+            all.then_some(()).ok_or(shown)
+        })
+        .await;
     }
 }
 
@@ -95,10 +92,11 @@ async fn removed(daemon: &mut Daemon, url: &str) -> (String, Value) {
     };
     let before = count().await;
     done(url).await;
-    let waiting = async { while count().await == before {} };
-    tokio::time::timeout(PATIENCE, waiting)
-        .await
-        .expect("removed");
+    eventually("the removal is listed", async || {
+        let now = count().await;
+        (now != before).then_some(()).ok_or(now)
+    })
+    .await;
     daemon.listen_anew();
     let page = get(&events).await.json();
     let last = page["events"]
@@ -116,9 +114,9 @@ async fn removed(daemon: &mut Daemon, url: &str) -> (String, Value) {
 }
 
 #[tokio::test]
-async fn rules_are_taken_up_while_it_runs_and_wrong_ones_are_not() {
+async fn rules_reload_while_running_and_invalid_ones_are_refused() {
     let ruled = Ruled::build().await;
-    let mut daemon = ruled.town.run();
+    let mut daemon = ruled.stack.run();
     let url = daemon.url().await;
     daemon.says("Cycle complete").await;
     assert_eq!(ruled.said(&url).await["version"], "built-in");
@@ -158,7 +156,7 @@ async fn rules_are_taken_up_while_it_runs_and_wrong_ones_are_not() {
         "{said}"
     );
     ruled
-        .status_says(&[
+        .status_shows(&[
             "rules     4 of",
             "not valid now",
             "rules.toml:3:7: unknown change",
@@ -175,7 +173,7 @@ async fn rules_are_taken_up_while_it_runs_and_wrong_ones_are_not() {
 }
 
 #[tokio::test]
-async fn a_wrong_file_stops_the_start_until_it_is_mended() {
+async fn invalid_rules_file_prevents_the_start() {
     let ruled = Ruled::build().await;
     for (text, place) in [
         ("= 1\n", "rules.toml:1:1"),
@@ -185,9 +183,9 @@ async fn a_wrong_file_stops_the_start_until_it_is_mended() {
         ),
     ] {
         ruled.write(text);
-        let ended = ruled.town.run().ends().await.expect(78);
+        let ended = ruled.stack.run().ends().await.expect(78);
         assert!(ended.text().contains(place), "{}", ended.text());
-        let ended = ruled.town.once().await.expect(78);
+        let ended = ruled.stack.once().await.expect(78);
         assert!(
             ended.text().contains("oddsd rules check"),
             "{}",
@@ -195,7 +193,7 @@ async fn a_wrong_file_stops_the_start_until_it_is_mended() {
         );
     }
     ruled.write(&rule("a:v1"));
-    let mut daemon = ruled.town.run();
+    let mut daemon = ruled.stack.run();
     let url = daemon.url().await;
     assert_eq!(removed(&mut daemon, &url).await.1, json!(["a:v1"]));
     daemon.stop().await.expect(0);

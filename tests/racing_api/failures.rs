@@ -1,4 +1,4 @@
-//! Every way in which the provider fails is told apart, says what to do, and gives nothing away.
+//! Tests of the provider's failures: each maps to its error kind, gives advice, and shows no secret.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn provider_with_races() -> RacingProvider {
     provider
 }
 
-/// What a look at a provider with this fault ends in.
+/// The error of a fetch with this fault.
 async fn failure(fault: Fault, deadline: Duration) -> FeedError {
     let provider = provider_with_races().await;
     provider.fault(fault.clone()).await;
@@ -31,7 +31,7 @@ async fn failure(fault: Fault, deadline: Duration) -> FeedError {
 }
 
 #[tokio::test]
-async fn every_fault_has_its_own_name_and_next_step_and_shows_no_secret() {
+async fn faults_have_their_error_kind_and_advice_and_no_secret() {
     let patient = Duration::from_secs(20);
     let hasty = Duration::from_millis(200);
     let cases = [
@@ -146,7 +146,7 @@ async fn every_fault_has_its_own_name_and_next_step_and_shows_no_secret() {
 }
 
 #[tokio::test]
-async fn too_many_requests_says_how_long_to_wait() {
+async fn status_429_gives_the_time_to_wait() {
     let cases = [
         (Some("7"), Some(Duration::from_secs(7))),
         (Some("Fri, 01 Jan 1999 00:00:00 GMT"), Some(Duration::ZERO)),
@@ -163,7 +163,7 @@ async fn too_many_requests_says_how_long_to_wait() {
 }
 
 #[tokio::test]
-async fn a_provider_that_comes_back_is_read_again() {
+async fn recovered_provider_is_read_again() {
     let provider = provider_with_races().await;
     let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
     for fault in [Fault::Refuse, Fault::Status(500), Fault::DropConnection] {
@@ -179,7 +179,7 @@ async fn a_provider_that_comes_back_is_read_again() {
 }
 
 #[tokio::test]
-async fn no_racing_and_half_a_card_are_answers_because_they_are_well_formed() {
+async fn empty_and_half_cards_are_valid_answers() {
     let provider = provider_with_races().await;
     let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
     for (fault, races) in [(Fault::EmptyCards, 0), (Fault::HalfCards, 2)] {
@@ -194,7 +194,7 @@ async fn no_racing_and_half_a_card_are_answers_because_they_are_well_formed() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_work_are_refused_before_the_first_request() {
+async fn invalid_settings_are_refused_before_a_request() {
     let provider = RacingProvider::start().await;
     let good = feed_settings(&provider);
     assert!(!format!("{good:?}").contains(PASSWORD));
@@ -218,7 +218,7 @@ async fn settings_that_cannot_work_are_refused_before_the_first_request() {
 }
 
 #[tokio::test]
-async fn a_key_in_the_query_is_sent_and_never_told() {
+async fn key_in_the_query_is_sent_and_never_printed() {
     let provider = provider_with_races().await;
     let base = provider.base_url().parse().expect("a URL");
     let words = Provider {
@@ -232,7 +232,7 @@ async fn a_key_in_the_query_is_sent_and_never_told() {
         name: "apiKey",
         key: &key,
     };
-    // The stand-in wants Basic credentials: each of these fails, and the key went out with it.
+    // The stand-in requires Basic credentials: each request fails, and the key was sent with it.
     for fault in [Fault::Status(200), Fault::Refuse] {
         provider.fault(fault).await;
         let request = Request {

@@ -1,4 +1,4 @@
-//! What a card says: the provider's quirks one by one.
+//! Tests of the card parser: the provider's peculiarities one by one.
 
 use oddsd::feed::FeedError;
 use oddsd::feed::racing_api::{Parsed, parse_cards};
@@ -31,7 +31,7 @@ fn rejected(parsed: &Parsed, reason: &str) -> u64 {
 }
 
 #[test]
-fn a_race_is_told_in_our_words() {
+fn race_maps_to_the_domain_model() {
     let parsed = parse(json!([race("rac_1")]));
     let found = &parsed.events[0];
     let event = &found.event;
@@ -85,8 +85,8 @@ fn a_race_is_told_in_our_words() {
     );
 }
 
-/// What a row with this decimal and fractional says: `Some(decimal, fraction)`, or `None` for "no
-/// price now". A reject is the reason.
+/// The parsed offer of a row with this decimal and fractional: `Some(decimal, fraction)`, or `None` for
+/// "no price".
 fn said(decimal: Value, fractional: Value) -> Result<Option<(String, String)>, String> {
     let mut row = odds("Unibet", "");
     row["decimal"] = decimal;
@@ -105,11 +105,11 @@ fn said(decimal: Value, fractional: Value) -> Result<Option<(String, String)>, S
 }
 
 #[test]
-fn the_decimal_decides_and_no_price_is_not_a_bad_price() {
+fn price_is_the_decimal_and_a_dash_is_no_rejection() {
     let priced = |decimal: &str, fraction: &str| Ok(Some((decimal.into(), fraction.into())));
     assert_eq!(said(json!("23"), json!("22/1")), priced("23", "22/1"));
     assert_eq!(said(json!("2.880"), json!("15/8")), priced("2.88", "15/8"));
-    // Exchanges repeat the decimal; older answers say "4" for 4/1.
+    // Exchanges repeat the decimal; older answers have "4" for 4/1.
     assert_eq!(said(json!("4.5"), json!("4.5")), priced("4.5", ""));
     assert_eq!(said(json!("5"), json!("4")), priced("5", ""));
     // A number keeps the digits that were sent.
@@ -165,7 +165,7 @@ fn the_decimal_decides_and_no_price_is_not_a_bad_price() {
 }
 
 #[test]
-fn each_way_terms_are_whole_or_absent() {
+fn each_way_terms_are_complete_or_absent() {
     for (places, denom, expected) in [
         (
             json!("3"),
@@ -198,7 +198,7 @@ fn each_way_terms_are_whole_or_absent() {
 }
 
 #[test]
-fn a_non_runner_offers_nothing_and_a_reserve_still_does() {
+fn non_runner_has_no_prices_and_a_reserve_has() {
     for (number, jockey, status, priced) in [
         (
             json!("NR"),
@@ -232,7 +232,7 @@ fn a_non_runner_offers_nothing_and_a_reserve_still_does() {
 }
 
 #[test]
-fn an_abandoned_race_offers_nothing() {
+fn abandoned_race_has_no_prices() {
     for (flag, status) in [
         (json!(true), Value::Null),
         (json!("true"), Value::Null),
@@ -249,7 +249,7 @@ fn an_abandoned_race_offers_nothing() {
 }
 
 #[test]
-fn nulls_and_missing_fields_cost_only_themselves() {
+fn null_or_missing_field_affects_only_itself() {
     let parsed = parse(json!([
         {"race_id": "rac_1", "runners": [{"horse_id": "hrs_1", "odds": null}, {"horse_id": 17}]},
         {"race_id": "rac_2", "runners": null, "course": null, "region": null, "off_dt": null,
@@ -269,7 +269,7 @@ fn nulls_and_missing_fields_cost_only_themselves() {
 }
 
 #[test]
-fn garbage_is_set_aside_counted_and_proves_no_absence() {
+fn malformed_rows_are_rejected_and_remove_nothing() {
     let mut odd_runners = race("rac_1");
     odd_runners["runners"] = json!([
         runner(
@@ -315,7 +315,7 @@ fn garbage_is_set_aside_counted_and_proves_no_absence() {
 }
 
 #[test]
-fn two_spellings_of_one_bookmaker_are_one_price() {
+fn bookmaker_name_variants_are_one_price() {
     let row = |name: &str, decimal: &str, updated: &str| {
         let mut row = odds(name, decimal);
         row["updated"] = json!(updated);
@@ -336,7 +336,7 @@ fn two_spellings_of_one_bookmaker_are_one_price() {
 }
 
 #[test]
-fn repeated_races_and_runners_are_taken_once() {
+fn repeated_races_and_runners_are_stored_once() {
     let mut twice = race("rac_1");
     twice["runners"] = json!([
         runner("hrs_1", json!([])),
@@ -350,7 +350,7 @@ fn repeated_races_and_runners_are_taken_once() {
 }
 
 #[test]
-fn a_hostile_card_meets_its_caps() {
+fn hostile_card_is_capped() {
     let many = |n: usize| {
         (0..n)
             .map(|n| odds(&format!("Book {n}"), "3"))
@@ -373,7 +373,7 @@ fn a_hostile_card_meets_its_caps() {
 }
 
 #[test]
-fn foreign_text_is_plain_text() {
+fn text_fields_are_stored_literally() {
     let mut race = race("rac_1");
     race["course"] = json!("Here\u{1b}[2Jford\n");
     race["runners"][0]["horse"] = json!("\u{202e}Quiet \u{7}Kettle");
@@ -387,14 +387,14 @@ fn foreign_text_is_plain_text() {
 }
 
 #[test]
-fn one_race_is_read_with_and_without_its_envelope() {
+fn single_race_parses_with_and_without_envelope() {
     let bare = parse_cards(&race("rac_1").to_string(), now()).expect("a race");
     assert_eq!(bare.events, parse(json!([race("rac_1")])).events);
     assert_eq!(bare.total, None);
 }
 
 #[test]
-fn what_is_no_card_is_an_error_and_an_empty_card_is_not() {
+fn other_json_is_an_error_and_an_empty_card_is_not() {
     let error = |body: &str| match parse_cards(body, now()) {
         Err(FeedError::BadAnswer { detail }) => detail,
         other => panic!("{body} gave {other:?}"),

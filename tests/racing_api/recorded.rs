@@ -19,8 +19,8 @@ fn odds_rows(body: &Value) -> usize {
 }
 
 #[test]
-fn every_recorded_odds_row_becomes_a_price() {
-    let Some(folder) = recordings::folder("every_recorded_odds_row_becomes_a_price", "racing_api")
+fn recorded_odds_rows_all_become_prices() {
+    let Some(folder) = recordings::folder("recorded_odds_rows_all_become_prices", "racing_api")
     else {
         return;
     };
@@ -64,10 +64,10 @@ fn every_recorded_odds_row_becomes_a_price() {
     assert_eq!(counted, [224, 280, 280]);
 }
 
-/// A name that is spelt with an escape says the same, and sends its race the long way.
+/// A name with an escape sequence is equal, and its race takes the slow parser.
 #[test]
-fn recorded_races_are_the_same_in_one_pass_and_row_by_row() {
-    let test = "recorded_races_are_the_same_in_one_pass_and_row_by_row";
+fn recorded_races_parse_equally_in_both_readers() {
+    let test = "recorded_races_parse_equally_in_both_readers";
     let Some(folder) = recordings::folder(test, "racing_api") else {
         return;
     };
@@ -99,11 +99,9 @@ fn recorded_races_are_the_same_in_one_pass_and_row_by_row() {
 }
 
 #[tokio::test]
-async fn a_recorded_day_comes_through_the_wire_as_it_is() {
-    let Some(folder) = recordings::folder(
-        "a_recorded_day_comes_through_the_wire_as_it_is",
-        "racing_api",
-    ) else {
+async fn recorded_day_arrives_unchanged_over_http() {
+    let Some(folder) = recordings::folder("recorded_day_arrives_unchanged_over_http", "racing_api")
+    else {
         return;
     };
     let provider = RacingProvider::start().await;

@@ -1,4 +1,4 @@
-//! What is asked for, how often, and what the answer speaks for.
+//! Tests of the requests: which, how often, and the scope of their answers.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ async fn provider_with(races: usize) -> RacingProvider {
 }
 
 #[tokio::test]
-async fn a_day_is_read_page_by_page_until_its_total() {
+async fn pages_are_read_until_the_total() {
     let provider = provider_with(5).await;
     let mut settings = feed_settings(&provider);
     settings.page_limit = 2;
@@ -57,7 +57,7 @@ async fn a_day_is_read_page_by_page_until_its_total() {
 }
 
 #[tokio::test]
-async fn today_is_the_date_in_britain() {
+async fn request_date_is_the_date_in_britain() {
     let provider = RacingProvider::start().await;
     let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
     // Half past midnight in Britain's summer is still yesterday in UTC.
@@ -69,7 +69,7 @@ async fn today_is_the_date_in_britain() {
 }
 
 #[tokio::test]
-async fn a_race_that_is_on_two_days_at_once_is_taken_once() {
+async fn race_on_two_days_is_stored_once() {
     let provider = RacingProvider::start().await;
     // Without a date of its own it is in the list of either day.
     let mut dateless = race("rac_1");
@@ -84,7 +84,7 @@ async fn a_race_that_is_on_two_days_at_once_is_taken_once() {
 }
 
 #[tokio::test]
-async fn a_page_that_fails_fails_the_whole_answer() {
+async fn failed_page_fails_the_whole_fetch() {
     let provider = provider_with(5).await;
     provider.fault_on("skip=4", Fault::Status(502));
     let mut settings = feed_settings(&provider);
@@ -98,7 +98,7 @@ async fn a_page_that_fails_fails_the_whole_answer() {
 }
 
 #[tokio::test]
-async fn pages_that_move_while_they_are_read_are_read_once_more_and_never_for_ever() {
+async fn moving_pages_are_read_once_more_and_not_forever() {
     let provider = provider_with(40).await;
     provider.move_pages();
     let mut settings = feed_settings(&provider);
@@ -114,7 +114,7 @@ async fn pages_that_move_while_they_are_read_are_read_once_more_and_never_for_ev
 }
 
 #[tokio::test]
-async fn one_race_calls_speak_for_the_races_that_answered() {
+async fn single_race_requests_scope_the_races_that_answered() {
     let provider = provider_with(3).await;
     provider.fault_on("/rac_3/", Fault::Status(500));
     let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
@@ -146,7 +146,7 @@ async fn one_race_calls_speak_for_the_races_that_answered() {
 }
 
 #[tokio::test]
-async fn one_race_calls_end_when_the_provider_as_a_whole_refuses() {
+async fn single_race_requests_stop_when_the_provider_refuses() {
     let provider = provider_with(3).await;
     provider.fault_on(
         "/rac_2/",
@@ -163,7 +163,7 @@ async fn one_race_calls_end_when_the_provider_as_a_whole_refuses() {
 }
 
 #[tokio::test]
-async fn requests_keep_their_distance() {
+async fn rate_limit_spaces_requests() {
     let provider = provider_with(4).await;
     let mut settings = feed_settings(&provider);
     settings.page_limit = 1;
@@ -180,7 +180,7 @@ async fn requests_keep_their_distance() {
 }
 
 #[test]
-fn a_rate_of_nothing_is_no_rate() {
+fn rate_limit_of_zero_is_refused() {
     for rate in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-300] {
         assert!(Spacing::per_second(rate).is_none(), "{rate}");
     }
@@ -188,7 +188,7 @@ fn a_rate_of_nothing_is_no_rate() {
 
 proptest! {
     #[test]
-    fn whatever_the_demand_requests_are_spaced_and_never_early(
+    fn rate_limit_holds_for_any_demand(
         waits in prop::collection::vec(0u64..2_000, 1..60),
         rate in 1u32..50,
     ) {

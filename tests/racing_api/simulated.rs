@@ -1,4 +1,5 @@
-//! The simulated day: the same for everybody with its seed, eventful, and in the provider's words.
+//! Tests of the simulated day: deterministic by its seed, with every special case, in the provider's
+//! format.
 
 use std::str::FromStr;
 
@@ -71,7 +72,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn a_moment_has_one_card_however_one_got_there(
+    fn simulated_card_depends_on_the_time_alone(
         seed: u64,
         stops in prop::collection::vec(0i64..32_000, 1..6),
     ) {
@@ -90,7 +91,7 @@ proptest! {
     }
 
     #[test]
-    fn a_steamer_steams_and_a_drifter_drifts(seed: u64) {
+    fn simulated_steamer_shortens_and_drifter_lengthens(seed: u64) {
         let steps = |prices: &[Decimal], towards: fn(&Decimal, &Decimal) -> bool| {
             prices.windows(2).filter(|pair| towards(&pair[1], &pair[0])).count()
         };
@@ -104,13 +105,13 @@ proptest! {
 }
 
 #[test]
-fn seeds_differ() {
+fn simulated_seeds_give_different_days() {
     let noon = utc("2026-04-18T11:00:00Z");
     assert_ne!(day(1, SMALL).card_at(noon), day(2, SMALL).card_at(noon));
 }
 
 #[test]
-fn a_day_has_a_non_runner_an_abandoned_race_late_prices_and_a_change_of_going() {
+fn simulated_day_has_every_special_case() {
     let mut day = day(7, SMALL);
     let minute = TimeDelta::minutes(1);
 
@@ -159,7 +160,7 @@ fn a_day_has_a_non_runner_an_abandoned_race_late_prices_and_a_change_of_going() 
 }
 
 #[test]
-fn prices_are_on_the_ladder_and_say_the_same_twice() {
+fn simulated_prices_are_on_the_ladder_in_both_formats() {
     let mut day = day(
         3,
         Size {
@@ -186,7 +187,7 @@ fn prices_are_on_the_ladder_and_say_the_same_twice() {
 }
 
 #[tokio::test]
-async fn the_same_day_comes_through_the_wire_and_from_the_simulator() {
+async fn simulated_day_is_equal_over_http_and_in_process() {
     let at = utc("2026-04-18T12:58:00Z");
     let provider = RacingProvider::start().await;
     provider.serve_day(simulated(day(5, SMALL)), at);
@@ -220,7 +221,7 @@ async fn the_same_day_comes_through_the_wire_and_from_the_simulator() {
 }
 
 #[tokio::test]
-async fn a_full_day_fits_the_limits_of_the_wire() {
+async fn simulated_full_day_fits_the_http_limits() {
     let at = utc("2026-04-18T12:50:00Z");
     let size = Size {
         races: 57,

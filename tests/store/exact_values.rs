@@ -1,14 +1,14 @@
-//! What goes in comes out: odds to the last digit, and names as they are spelt.
+//! Tests that odds and names are stored exactly.
 
 use oddsd::model::{EachWay, Fraction, Offer, PriceKey};
 
 use super::fixture::{Backend, Daemon, Day, decimal};
 use super::on_every_backend;
 
-on_every_backend!(odds_are_exact, names_are_kept_as_they_are_spelt);
+on_every_backend!(odds_round_trip_exactly, names_round_trip_exactly);
 
-async fn odds_are_exact(backend: Backend) {
-    let home = backend.fresh().await;
+async fn odds_round_trip_exactly(backend: Backend) {
+    let database = backend.fresh().await;
     let odds = [
         "1.952380952",
         "2.50",
@@ -44,9 +44,9 @@ async fn odds_are_exact(backend: Backend) {
             ..Offer::decimal(decimal("1000"))
         }),
     );
-    let mut ann = Daemon::start(&home.store, "ann").await;
-    ann.see(&day.snapshot()).await;
-    let loaded = home.store.load().await.expect("the rows load").book;
+    let mut leader = Daemon::start(&database.store, "leader").await;
+    leader.see(&day.snapshot()).await;
+    let loaded = database.store.load().await.expect("the rows load").book;
     for price in &day.races[0].prices {
         let stored = loaded.price("rac_0", &price.key).expect("stored");
         assert_eq!(Some(stored.offer), price.offer);
@@ -54,12 +54,12 @@ async fn odds_are_exact(backend: Backend) {
     // 2.5 and 2.50 are one price; a step in the ninth place is another.
     day.pass(10);
     day.set(0, 1, Some(Offer::decimal(decimal("2.5000"))));
-    let mut again = Daemon::start(&home.store, "ann").await;
+    let mut again = Daemon::start(&database.store, "leader").await;
     assert_eq!(again.see(&day.snapshot()).await, None);
     day.set(0, 3, Some(Offer::decimal(decimal("1.000000002"))));
     let written = again.see(&day.snapshot()).await.expect("a step");
     assert_eq!(written.updated, 1);
-    let found = home.prices_of("rac_0").await;
+    let found = database.prices_of("rac_0").await;
     let stepped = &found.prices[3];
     assert_eq!(
         (stepped.opening, stepped.high),
@@ -67,8 +67,8 @@ async fn odds_are_exact(backend: Backend) {
     );
 }
 
-async fn names_are_kept_as_they_are_spelt(backend: Backend) {
-    let home = backend.fresh().await;
+async fn names_round_trip_exactly(backend: Backend) {
+    let database = backend.fresh().await;
     let names = [
         "L'Arc de Triomphe \"Prix\"",
         "C:\\new\\table",
@@ -105,10 +105,10 @@ async fn names_are_kept_as_they_are_spelt(backend: Backend) {
             bookmaker,
         };
     }
-    let mut ann = Daemon::start(&home.store, "ann").await;
-    ann.see(&day.snapshot()).await.expect("a first look");
-    let loaded = home.store.load().await.expect("the rows load").book;
-    assert_eq!(loaded.bookmakers, ann.book.bookmakers);
+    let mut leader = Daemon::start(&database.store, "leader").await;
+    leader.see(&day.snapshot()).await.expect("a first look");
+    let loaded = database.store.load().await.expect("the rows load").book;
+    assert_eq!(loaded.bookmakers, leader.book.bookmakers);
     for race in &day.races {
         let stored = &loaded.events[&race.event.id];
         assert!(stored.event.same_facts(&race.event), "{:?}", stored.event);
@@ -119,7 +119,7 @@ async fn names_are_kept_as_they_are_spelt(backend: Backend) {
                 .map(|price| price.offer),
             race.prices[0].offer
         );
-        let found = home.prices_of(race.event.id.as_str()).await;
+        let found = database.prices_of(race.event.id.as_str()).await;
         assert_eq!(
             found.prices[0].bookmaker,
             race.prices[0].key.bookmaker.as_str()

@@ -1,5 +1,6 @@
-//! What store stories happen in: a fresh migrated database of either kind, and a race day whose
-//! snapshots they commit.
+//! The fixture of the store tests: a migrated database of either kind, and a race day whose snapshots
+//! they commit.
+//! Other tests that need a bare database use it as well.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use rust_decimal::Decimal;
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
-use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::WAIT_LIMIT;
 use oddsd_testkit::postgres;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub fn settings(url: &str) -> StoreSettings {
         url: SecretString::from(url),
         tls: Tls::VerifyFull,
         max_connections: 5,
-        statement_timeout: PATIENCE,
+        statement_timeout: WAIT_LIMIT,
     }
 }
 
@@ -70,12 +71,13 @@ impl Backend {
     }
 
     pub async fn fresh(self) -> Home {
-        let home = self.empty().await;
-        home.store
+        let database = self.empty().await;
+        database
+            .store
             .migrate(false)
             .await
             .expect("the tables are made");
-        home
+        database
     }
 }
 
@@ -91,13 +93,13 @@ impl Home {
         found.expect("prices").value.expect("known")
     }
 
-    /// What is due, up to `max` rows of it.
+    /// Claims what is due, up to `max` rows.
     pub async fn claim(&self, max: i64, lease_for: Duration) -> Claim {
-        let claim = self.store.claim("ann", max, lease_for).await;
+        let claim = self.store.claim("leader", max, lease_for).await;
         claim.expect("a claim")
     }
 
-    /// Numbers of all rows of the outbox, whoever has claimed them, lowest first.
+    /// Ids of all rows of the outbox, claimed or not, lowest first.
     pub async fn outbox(&self) -> Vec<i64> {
         let rows = self.look("SELECT CAST(id AS TEXT) FROM oddsd.outbox ORDER BY outbox.id");
         let rows = rows.await;
@@ -106,7 +108,7 @@ impl Home {
             .collect()
     }
 
-    /// First columns (as text) of whatever the rows say, asked past the store.
+    /// The first column of each row, as text, read past the store.
     pub async fn look(&self, sql: &str) -> Vec<String> {
         match self.backend {
             Backend::Postgres => {
@@ -145,7 +147,7 @@ impl Home {
         count.parse().expect("a number")
     }
 
-    /// Somebody writes behind the store's back.
+    /// Writes past the store.
     pub async fn meddle(&self, sql: &str) {
         self.look(sql).await;
     }
@@ -174,7 +176,7 @@ pub fn cycle(id: i64) -> CycleFacts {
     }
 }
 
-/// A daemon's memory beside its store.
+/// A writer's state in memory beside its store.
 pub struct Daemon {
     pub store: Store,
     pub lease: Lease,
@@ -198,7 +200,7 @@ impl Daemon {
         diff(&self.book, snapshot, &Guard::OFF)
     }
 
-    /// One cycle: what the database says it wrote, or nothing when nothing changed.
+    /// Commits one cycle and returns the database's counts, or `None` when nothing changed.
     pub async fn see(&mut self, snapshot: &Snapshot) -> Option<Written> {
         let mut changes = self.changes(snapshot);
         let written = if changes.is_quiet() {
@@ -216,7 +218,7 @@ impl Daemon {
     }
 }
 
-/// Memory and rows agree, but for "last checked", which is written with the lease.
+/// Asserts that memory and rows agree, except "last checked", which is written with the lease.
 pub fn same_rows(memory: &Book, rows: &Book) {
     assert_eq!(memory.next, rows.next);
     assert_eq!(memory.events.len(), rows.events.len());
@@ -242,7 +244,7 @@ pub fn decimal(text: &str) -> Decimal {
     text.parse().expect("a decimal")
 }
 
-/// A race day that stories move forward and take snapshots of.
+/// A race day that tests move forward and take snapshots of.
 #[derive(Clone, Debug)]
 pub struct Day {
     pub now: DateTime<Utc>,

@@ -1,4 +1,4 @@
-//! The law of the store: after every commit, what is loaded is what the daemon remembers.
+//! A randomized test of the store: after every commit, the loaded state equals the mirror in memory.
 
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use fastrand::Rng;
@@ -10,29 +10,29 @@ use super::fixture::{Backend, Daemon, Day, cycle, decimal, lease, offer};
 use super::on_every_backend;
 
 on_every_backend!(
-    what_is_loaded_is_what_is_remembered,
-    a_full_card_is_written_and_read_in_a_moment,
+    loaded_state_equals_the_mirror_after_random_cycles,
+    full_card_is_written_and_loaded,
 );
 
 const CYCLES: usize = 40;
 
-async fn what_is_loaded_is_what_is_remembered(backend: Backend) {
-    for seed in [1, 2, 3, fastrand::u64(..)] {
-        println!("history of seed {seed} on {backend:?}");
+async fn loaded_state_equals_the_mirror_after_random_cycles(backend: Backend) {
+    for seed in [1, 2, 3, oddsd_testkit::seed()] {
+        println!("seed {seed} on {backend:?}");
         let mut luck = Rng::with_seed(seed);
-        let home = backend.fresh().await;
-        let mut ann = Daemon::start(&home.store, "ann").await;
+        let database = backend.fresh().await;
+        let mut leader = Daemon::start(&database.store, "leader").await;
         let mut day = Day::of(4, 4, 3);
         for _ in 0..CYCLES {
             something_happens(&mut day, &mut luck);
-            let changes = ann.changes(&day.snapshot());
-            let written = ann.see(&day.snapshot()).await;
+            let changes = leader.changes(&day.snapshot());
+            let written = leader.see(&day.snapshot()).await;
             assert_eq!(written.is_none(), changes.is_quiet());
-            let loaded = home.store.load().await.expect("the rows load");
-            assert_eq!(loaded.next_cycle, ann.cycle, "seed {seed}");
-            same(&ann.book, &loaded.book, &changes, seed);
+            let loaded = database.store.load().await.expect("the rows load");
+            assert_eq!(loaded.next_cycle, leader.cycle, "seed {seed}");
+            same(&leader.book, &loaded.book, &changes, seed);
             if luck.u8(..) < 60 {
-                ann = Daemon::start(&home.store, "ann").await;
+                leader = Daemon::start(&database.store, "leader").await;
             }
         }
     }
@@ -131,22 +131,22 @@ fn same(memory: &Book, rows: &Book, changes: &Changes, seed: u64) {
 }
 
 /// 12,000 prices, in an unoptimised build; what takes seconds here takes the daemon's cycle apart.
-async fn a_full_card_is_written_and_read_in_a_moment(backend: Backend) {
-    let home = backend.fresh().await;
-    let ann = lease(&home.store, "ann").await;
-    let mut memory = Daemon::start(&home.store, "ann").await;
+async fn full_card_is_written_and_loaded(backend: Backend) {
+    let database = backend.fresh().await;
+    let leader = lease(&database.store, "leader").await;
+    let mut memory = Daemon::start(&database.store, "leader").await;
     let day = Day::of(50, 10, 24);
     let changes = memory.changes(&day.snapshot());
     let began = std::time::Instant::now();
-    let stale = home
+    let stale = database
         .store
-        .commit(&ann, &cycle(1), &mut changes.clone())
+        .commit(&leader, &cycle(1), &mut changes.clone())
         .await;
-    stale.expect_err("ann took the lease anew");
+    stale.expect_err("leader took the lease anew");
     let written = memory.see(&day.snapshot()).await.expect("a first look");
     let wrote = began.elapsed();
     assert_eq!(written.inserted, 12_000);
-    let loaded = home.store.load().await.expect("the rows load");
+    let loaded = database.store.load().await.expect("the rows load");
     println!(
         "{backend:?}: refused and wrote in {wrote:?}, loaded in {:?}",
         began.elapsed() - wrote

@@ -1,26 +1,26 @@
-//! What a cycle costs: round trips, which a remote database charges for, and what its pages and its
-//! log have to bear.
+//! Tests of the cost of a cycle: round trips to a remote database, HOT updates and bytes of WAL.
 
 use super::fixture::{Backend, Daemon, Day, offer, open};
+use oddsd_testkit::eventually;
 use oddsd_testkit::proxy::Proxy;
 
 #[tokio::test]
-async fn a_quiet_look_costs_nothing_and_a_change_little() {
+async fn round_trips_are_zero_without_changes_and_few_with() {
     // (races, prices moved in each, cycles, at most so many round trips a cycle)
     // Sessions learn the statement, at two round trips each; the staged ones begin, make the
     // staging table, copy, write and commit.
     for (races, moved, cycles, most) in [(20, 6, 40, 3.5), (50, 216, 10, 3.5), (250, 240, 4, 9.0)] {
-        let home = Backend::Postgres.fresh().await;
-        let (proxy, url) = Proxy::before_url(&home.url).await;
+        let database = Backend::Postgres.fresh().await;
+        let (proxy, url) = Proxy::before_url(&database.url).await;
         let store = open(&url).await;
-        let mut ann = Daemon::start(&store, "ann").await;
+        let mut leader = Daemon::start(&store, "leader").await;
         let mut day = Day::of(races, 10, 24);
-        ann.see(&day.snapshot()).await;
+        leader.see(&day.snapshot()).await;
         quiet(&proxy).await;
         let (trips, bytes) = (proxy.round_trips(), proxy.bytes_sent());
         for _ in 0..5 {
             day.pass(10);
-            assert_eq!(ann.see(&day.snapshot()).await, None);
+            assert_eq!(leader.see(&day.snapshot()).await, None);
         }
         assert_eq!(
             (proxy.round_trips(), proxy.bytes_sent()),
@@ -34,7 +34,7 @@ async fn a_quiet_look_costs_nothing_and_a_change_little() {
                     day.set(race, nth, Some(offer(2000 + (cycle * 500 + nth) as i64)));
                 }
             }
-            let written = ann.see(&day.snapshot()).await.expect("moves");
+            let written = leader.see(&day.snapshot()).await.expect("moves");
             assert_eq!(written.updated as usize, races * moved);
         }
         // The pool checks its connections behind our back: closing waits for that.
@@ -54,11 +54,11 @@ async fn a_quiet_look_costs_nothing_and_a_change_little() {
 /// keeps the versions it might still see from being pruned here. So the best rewrite speaks, among
 /// those that found no page with room left from the beginning.
 #[tokio::test]
-async fn a_rewrite_stays_in_its_pages_and_out_of_the_indexes() {
-    let home = Backend::Postgres.fresh().await;
+async fn updates_are_hot_and_write_little_wal() {
+    let database = Backend::Postgres.fresh().await;
     let mut day = Day::of(50, 10, 24);
-    let store = home.another().await;
-    Daemon::start(&store, "ann")
+    let store = database.another().await;
+    Daemon::start(&store, "leader")
         .await
         .see(&day.snapshot())
         .await;
@@ -74,23 +74,24 @@ async fn a_rewrite_stays_in_its_pages_and_out_of_the_indexes() {
                 day.set(race, nth, Some(offer((2000 + cycle * 500 + nth) as i64)));
             }
         }
-        let store = home.another().await;
-        let mut ann = Daemon::start(&store, "ann").await;
-        let start: i64 = home.one(log).await.parse().expect("a number");
+        let store = database.another().await;
+        let mut leader = Daemon::start(&store, "leader").await;
+        let start: i64 = database.one(log).await.parse().expect("a number");
         assert_eq!(
-            ann.see(&day.snapshot()).await.expect("moves").updated,
+            leader.see(&day.snapshot()).await.expect("moves").updated,
             10_800
         );
-        let end: i64 = home.one(log).await.parse().expect("a number");
+        let end: i64 = database.one(log).await.parse().expect("a number");
         written.push(end - start);
-        // A session says what it did when it ends.
+        // A session reports its counts when it ends.
         store.close().await;
         let all = format!("{} ", (cycle + 1) * 10_800);
-        let so_far = loop {
-            if let Some(hot) = home.one(updates).await.strip_prefix(&all) {
-                break hot.parse::<i64>().expect("a number");
-            }
-        };
+        let so_far = eventually("the server has counted the updates", async || {
+            let counted = database.one(updates).await;
+            let hot = counted.strip_prefix(&all).map(str::parse::<i64>);
+            hot.map(|hot| hot.expect("a number")).ok_or(counted)
+        })
+        .await;
         hot.push(so_far - before);
         before = so_far;
     }
@@ -101,14 +102,14 @@ async fn a_rewrite_stays_in_its_pages_and_out_of_the_indexes() {
     assert!(*least < 4_200_000, "{least} bytes of log");
 }
 
-/// Waits for what the pool still says to the server about connections that came back.
+/// Waits until the pool has tidied up the connections that came back to it.
 async fn quiet(proxy: &Proxy) {
     let (mut last, mut same) = (proxy.round_trips(), 0);
-    while same < 5000 {
-        tokio::task::yield_now().await;
-        std::thread::yield_now();
+    eventually("the pool is idle", async || {
         let now = proxy.round_trips();
         same = if now == last { same + 1 } else { 0 };
         last = now;
-    }
+        (same == 25).then_some(()).ok_or(now)
+    })
+    .await;
 }

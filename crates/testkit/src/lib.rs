@@ -17,3 +17,9 @@ pub mod upstash;
 pub mod wait;
 
 pub use wait::{WAIT_LIMIT, eventually, within};
+
+/// The seed of randomized tests: `ODDSD_TEST_SEED`, which `./test` fixes.
+pub fn seed() -> u64 {
+    let seed = std::env::var("ODDSD_TEST_SEED").ok();
+    seed.and_then(|seed| seed.parse().ok()).unwrap_or(1)
+}

@@ -180,7 +180,7 @@ pub async fn fill(cache: &Cache, key: &Key, lease: Lease, body: &[u8], commits: 
     filled.expect("an answer")
 }
 
-/// As a reader would who sees everything.
+/// Fills as a reader whose snapshot includes every commit.
 pub async fn put(cache: &Cache, key: &Key, body: &[u8]) {
     let lease = lease(cache, key).await.expect("a lease");
     assert_eq!(
@@ -194,7 +194,7 @@ pub async fn body(cache: &Cache, key: &Key) -> Option<Vec<u8>> {
     found.entry.map(|entry| entry.body.to_vec())
 }
 
-/// Removes keys because of the first `commits` commits; how many were there.
+/// Removes keys because of the first `commits` commits; returns how many existed.
 pub async fn remove(cache: &Cache, keys: &[Key], commits: u64) -> u64 {
     let targets = Targets {
         keys: keys.to_vec(),
@@ -269,7 +269,7 @@ async fn fill_lease_is_not_given_for_a_key_filled_meanwhile(backend: Backend) {
     put(cache, &key, b"1").await;
     let taken = cache.take(&key, &[], &looked).await;
     assert!(matches!(taken, Ok(Taken::Overtaken)), "{taken:?}");
-    // Who saw it may renew it, once.
+    // A reader that saw the entry may renew it, once.
     let looked = cache.look(&key, &[]).await.expect("an answer");
     let Ok(Taken::Mine(renewal)) = cache.take(&key, &[], &looked).await else {
         panic!("no lease");
@@ -421,13 +421,13 @@ async fn removed_tag_stays_removed_when_its_fence_is_lost(backend: Backend) {
         there("blue", &[&blue]).await,
         "another tag is none of its business"
     );
-    // What had not seen the change does not come in under the tag again.
+    // A value whose snapshot excludes the change is not filled under the tag.
     put("red 1", &[&red], 3).await;
     assert!(!there("red 1", &[&red]).await);
     if backend.cache.backend() == "memory" {
         return; // Its fences cannot be lost alone.
     }
-    // The fence is lost. Nothing comes back: it begins again where every removal is covered.
+    // The fence is lost: the new one begins with a snapshot that includes every removal.
     let fence = red.fence(red.bucket(backend.buckets()));
     assert_eq!(backend.raw(&["DEL", &fence]).await, Some(Reply::Int(1)));
     assert!(!there("red 2", &[&red]).await);
@@ -552,7 +552,7 @@ async fn unmanaged_value_is_removed_and_never_served(backend: Backend) {
 enum Step {
     /// Reader n takes its next step: look up, acquire the lease, load, fill.
     Reader(usize),
-    /// Writer n does its next thing: begin, commit, and its removal, as late as it likes.
+    /// Writer n takes its next step: begin, commit, and a removal at any later time.
     Writer(usize),
     /// The last removal is delivered once more.
     Again,
@@ -597,8 +597,8 @@ impl Database {
     }
 }
 
-/// Two readers and two writers in any order of {look, lease, load, fill} and {begin, commit, remove}: nobody
-/// is served what was loaded before a commit whose removal was confirmed, and when all is done the
+/// Two readers and two writers in any order of {look, lease, load, fill} and {begin, commit, remove}:
+/// no reader is served a value loaded before a commit whose removal was confirmed, and in the end the
 /// last read is the newest value.
 async fn fence_serves_no_old_value_in_any_interleaving(backend: Backend) {
     let cache = &backend.cache;
@@ -643,7 +643,7 @@ async fn fence_serves_no_old_value_in_any_interleaving(backend: Backend) {
                             db.value = id;
                             order += 1;
                             commits.insert(id, order);
-                            // What the committer knows without asking.
+                            // The committer's own snapshot.
                             WriterAt::Committed(id, before.and(id).expect("few in between"))
                         }
                         WriterAt::Committed(id, view) => {
@@ -678,7 +678,7 @@ async fn fence_serves_no_old_value_in_any_interleaving(backend: Backend) {
                             None => ReaderAt::Start,
                         },
                         ReaderAt::Leased(lease) => {
-                            // The view travels with the load.
+                            // The snapshot belongs to the load.
                             ReaderAt::Loaded(lease, db.value, db.view())
                         }
                         ReaderAt::Loaded(lease, value, view) => {

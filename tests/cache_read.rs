@@ -152,8 +152,8 @@ async fn single_flight_loads_once_for_four_processes() {
     assert_eq!(cold_readers(processes, 1_000).await, 1);
 }
 
-/// Without a cache nobody vouches for a load that began before a reader came, so those who come
-/// during the first share a second one.
+/// Without a cache a load that began before a reader came is not valid for it, so readers that come
+/// during the first load share a second one.
 #[tokio::test]
 async fn single_flight_loads_twice_without_a_cache() {
     let off = open(CacheSettings {
@@ -194,7 +194,7 @@ async fn leader_and_waiter(
         let load = || async { Ok(loaded("waiter")) };
         async move { reader.read(&key("k"), &policy, load).await }
     });
-    // In a test with one thread, this lets the waiter come to its place.
+    // On one thread this lets the waiter reach its wait.
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
@@ -283,7 +283,7 @@ async fn removal_during_a_load_voids_its_result() {
     assert_eq!(reader.reads().refused_lease, 1);
 }
 
-/// A lagging snapshot: the lease is younger than the removal, what was loaded is not.
+/// A lagging snapshot: the fill lease is younger than the removal, the loaded value is older.
 #[tokio::test]
 async fn fence_refused_load_is_served_once_and_not_stored() {
     for (reader, _redis) in [(in_process().await, None), {
@@ -323,7 +323,7 @@ async fn epoch_missing_bypasses_the_cache() {
     floor(reader.cache()).await;
     assert!(is(&reads(&reader, "k", "3").await, ReadState::Miss, "3"));
     assert!(is(&reads(&reader, "k", "x").await, ReadState::Hit, "3"));
-    // A new life: what is still there is of the old one.
+    // A new epoch: entries of the old one are not valid.
     floor(reader.cache()).await;
     assert!(is(&reads(&reader, "k", "4").await, ReadState::Miss, "4"));
 }

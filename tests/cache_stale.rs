@@ -60,7 +60,7 @@ async fn stale_mark_keeps_the_answer_and_refuses_older_loads(backend: Backend) {
     assert_eq!(marked.fresh, Duration::ZERO);
     let age = marked.age(Instant::now());
     assert!(age < marked.while_revalidating, "{marked:?}");
-    // The lease is void, and a load that had not seen the change is refused.
+    // The fill lease is void, and a load that excludes the change is refused.
     let filled = cache.fill(&key, early, longer(b"older", 4), 1 << 20).await;
     assert_eq!(filled, Ok(Filled::NoLease));
     for (commits, said) in [(4, Filled::TooEarly), (5, Filled::Stored)] {
@@ -73,7 +73,8 @@ async fn stale_mark_keeps_the_answer_and_refuses_older_loads(backend: Backend) {
     let renewed = cache.look(&key, &[]).await.expect("an answer").entry;
     let renewed = renewed.expect("a hit");
     assert_eq!((&renewed.body[..], renewed.fresh), (&b"new"[..], TTL));
-    // A mark on what has no time after its fresh one is a miss, and on nothing it makes nothing.
+    // A mark on an entry without a stale time makes it a miss, and a mark on a missing entry does
+    // nothing.
     let removed = remove(cache, &marking("nothing"), 5).await;
     assert_eq!(removed.stale, [Ok(0)]);
     assert_eq!(body(cache, &crate::cache::key("nothing")).await, None);

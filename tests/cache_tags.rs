@@ -38,7 +38,7 @@ async fn remove(cache: &Cache, targets: &Targets, commits: u64) -> Removed {
     removed.expect("an answer")
 }
 
-/// As another program would, with the text that we hand out.
+/// Puts as another program does, with the documented script.
 async fn put_plain(cache: &Cache, name: &str, tags: &[Tag]) {
     let body = Bytes::from_static(b"theirs");
     let put = cache.put_plain(&key(name), &body, TTL, tags).await;
@@ -80,7 +80,7 @@ async fn tag_removal_takes_the_unmanaged_keys_under_it(backend: Backend) {
     let there = async |name: &str| backend.raw(&["EXISTS", name]).await == Some(Reply::Int(1));
     assert!(!there("a").await && !there("b [*] {b}").await);
     assert!(there("c").await && there("none").await);
-    // Put again it is found again, and so is what another tag still lists.
+    // Keys put again are found again, and so are keys that another tag still lists.
     put_plain(cache, "a", std::slice::from_ref(&red)).await;
     assert_eq!(
         cache.remove_members(&[red.clone(), blue.clone()]).await,
@@ -89,7 +89,7 @@ async fn tag_removal_takes_the_unmanaged_keys_under_it(backend: Backend) {
     assert!(!there("a").await && !there("c").await && there("none").await);
     let removed = remove(cache, &tagged(&[&red, &blue]), 2).await;
     assert_eq!(removed.existed(), 0);
-    // What has expired leaves the list, and the list ends with its last member.
+    // Expired members leave the list, and the list ends with its last member.
     if backend.cluster.is_none() {
         let list = red.members(red.bucket(backend.buckets()));
         backend.raw(&["ZADD", &list, "1", "long gone"]).await;
@@ -163,7 +163,7 @@ async fn pattern_removal_takes_exactly_its_prefix(backend: Backend) {
     assert_eq!(kept, ["side*:7:12:p1"]);
 }
 
-/// Two that put, one that removes, in the orders that the machine finds.
+/// Two writers and one remover in parallel.
 async fn tag_removal_finds_keys_put_during_the_last_one(backend: Backend) {
     const PUTS: u64 = 150;
     let tags = [tag("race"), family("race:")];
@@ -252,8 +252,8 @@ async fn scan_takes_its_prefix_literally_and_reports_its_limit(backend: Backend)
     );
 }
 
-/// The cost of a removal is that of what it hits: with half a million keys of others around, the same
-/// commands are sent, and none looks through the keyspace.
+/// A removal costs what it removes: with half a million unmanaged keys around, the same commands are
+/// sent, and none scans the keyspace.
 #[tokio::test]
 async fn removal_cost_is_independent_of_unmanaged_keys() {
     const PIECES: usize = 20;
@@ -310,7 +310,7 @@ async fn commands(redis: &RedisServer) -> BTreeMap<String, u64> {
         Some((name.to_owned(), calls.parse().ok()?))
     };
     let mut commands: BTreeMap<_, _> = stats.lines().filter_map(line).collect();
-    // Who asks for them.
+    // The source that requests them.
     commands.retain(|name, _| !name.starts_with("config") && name != "info");
     commands
 }
@@ -374,7 +374,7 @@ async fn cluster_removes_on_the_other_nodes_when_one_is_down() {
     };
     assert_eq!(remove(&cache, &targets, 1).await.first_error(), None);
     cluster.nodes[1].kill().await;
-    // As the daemon does: what is not confirmed is asked for again, alone.
+    // As the daemon does: unconfirmed targets are tried again alone.
     let mut confirmed = vec![false; targets.len()];
     eventually("the other nodes remove their targets", async || {
         if let Ok(removed) = cache.remove(&targets, &View::after(2)).await {
@@ -431,7 +431,7 @@ async fn upstash_refused_key_does_not_block_others() {
         matches!(plain, Err(CacheError::TooLarge { .. })),
         "{plain:?}"
     );
-    // Where it is the only one, nothing is confirmed.
+    // When it is the only target, nothing is confirmed.
     let targets = Targets {
         keys: vec![long],
         ..Targets::default()

@@ -141,7 +141,7 @@ async fn faults_map_to_their_error_kinds_without_the_key() {
         ("unreachable", Reply::Silent),
     ];
     for (outcome, reply) in faults {
-        // One for each: who gives up soon may leave a question behind that is heard late.
+        // One provider for each: a request that timed out may still arrive late.
         let provider = OddsProvider::start().await;
         let mut settings = settings(&provider.url);
         if matches!(reply, Reply::Silent) {
@@ -216,7 +216,7 @@ async fn exhausted_quota_stops_requests() {
         .await
         .expect_err("spent");
     assert_eq!(refused(error), Some(60));
-    // … and another hour later that the month is new.
+    // … and another hour later the new month's credits.
     provider.next(credits(Reply::says(200, "[]"), "500"));
     provider.next(credits(Reply::says(200, GAMES), "496"));
     feed.fetch(&Ask::Everything, later(122))
@@ -312,7 +312,7 @@ fn malformed_row_is_rejected_alone() {
     );
     assert_eq!(parsed.prices_seen, 2 + parsed.rejects.total());
 
-    // Who cannot be read cannot be known to be gone.
+    // A game that cannot be parsed cannot count as removed.
     let body = body.replace(r#""id":"g2""#, r#""id":2"#);
     let parsed = parse_odds(&body, now(), "soccer_epl", OddsFormat::American).expect("a list");
     assert_eq!(parsed.scope("soccer_epl"), Scope::Listed);
@@ -390,7 +390,7 @@ async fn duplicate_game_is_one_game() {
     assert_eq!(game.prices.len(), 2);
     assert!(!may_be_skipped);
 
-    // From then on it is asked for once, and held as a whole.
+    // From then on it is requested once and kept as a whole.
     provider.next(Reply::says(200, twice));
     let look = taker.look(&mut feed, &Ask::Everything, now()).await;
     look.expect("a list");

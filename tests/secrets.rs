@@ -12,8 +12,8 @@ use oddsd_testkit::ports::free_port;
 use oddsd_testkit::postgres;
 use oddsd_testkit::redis::RedisServer;
 
-/// What must never be seen. Each stands inside a secret that also holds characters which URLs,
-/// headers and JSON write differently.
+/// Texts that must never be printed. Each is part of a secret with characters that URLs, headers and
+/// JSON encode differently.
 const CANARIES: [&str; 8] = [
     "DatabaseCanary",
     "RedisCanary",
@@ -311,7 +311,7 @@ async fn secrets_stay_out_of_every_commands_output() {
     );
 }
 
-/// Help shows where a setting comes from, and what it is set to; never what a secret is set to.
+/// Help shows the source and the value of a setting, but never the value of a secret.
 #[tokio::test]
 async fn secrets_stay_out_of_help_and_usage_errors() {
     let mut oddsd = Oddsd::new();
@@ -341,7 +341,7 @@ async fn secrets_stay_out_of_help_and_usage_errors() {
         let ended = oddsd.run(args).await;
         seen.extend(shown(&args.join(" "), &ended.all(), &forbidden));
     }
-    // Nor does a `.env` that cannot be read.
+    // An unreadable `.env` shows none either.
     let broken = "ODDS_API_KEY=KeyCanary\nRACING_API_PASSWORD=Pass Canary PassCanary\n";
     std::fs::write(oddsd.folder().join(".env"), broken).expect("writes");
     let ended = oddsd

@@ -51,7 +51,7 @@ async fn outbox_keeps_removals_through_a_cache_outage_and_a_crash() {
 
     stack.end_lease().await;
 
-    // Another one, and the cache is still away.
+    // A second change while the cache is down.
     let mut daemon = stack.run();
     card.set_price("4.5");
     stack.serve(&card);
@@ -94,7 +94,7 @@ async fn hanging_cache_delays_no_cycle() {
     daemon.has_said("Invalidation failed, will retry").await;
     stack.redis.resume();
     daemon.says(INVALIDATED).await;
-    // What failed at different times is due again at different times.
+    // Removals that failed at different times are due at different times.
     stack.settled().await;
     daemon.stop().await.expect(0);
     assert_eq!(stack.cached().await, None);

@@ -48,7 +48,7 @@ async fn database_outage_loses_no_change() {
     let url = daemon.url().await;
     daemon.says_all(["inserted=48", INVALIDATED]).await;
     for price in ["4.5", "5.5"] {
-        // Away from the middle of a commit on.
+        // The database is unreachable from the middle of a commit on.
         proxy.set(Wire::CutAnswerTo("price_changed"));
         card.set_price(price);
         stack.serve(&card);

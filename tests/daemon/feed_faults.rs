@@ -41,7 +41,7 @@ fn faults() -> Vec<(Fault, i32, &'static str)> {
 
 #[tokio::test]
 async fn a_failed_answer_changes_nothing_and_is_told_with_its_exit_code() {
-    // Each run waits a while before it tries again, so several towns fail at once.
+    // Each run waits before it tries again, so several stacks run at once.
     let faults = faults();
     let towns = faults.chunks(3).map(changes_nothing);
     futures_util::future::join_all(towns).await;

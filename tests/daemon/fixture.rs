@@ -44,7 +44,7 @@ impl Town {
             .with("RACING_API_RACES_PER_SECOND", "1000")
             .with("DATABASE_URL", database.as_str())
             .with("REDIS_URL", redis.url())
-            // A cache that is slow because the machine is has not failed.
+            // Slowness of the machine is no cache failure.
             .with("CACHE_TIMEOUT_MS", "20000")
             // Tests of the second removal set their own delay.
             .with("CACHE_REMOVE_AGAIN_MS", "0")
@@ -52,7 +52,7 @@ impl Town {
             .with("AUDIT", "false")
             .with("LISTEN", "127.0.0.1:0")
             .with("LOG_FORMAT", "logfmt")
-            // Tomorrow's races, looked at every second.
+            // Tomorrow's races, polled every second.
             .with("CADENCE", "*=1s")
             .with("WHOLE_CARD_SECONDS", "1");
         Self {

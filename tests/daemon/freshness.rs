@@ -70,7 +70,7 @@ async fn second_removal_takes_a_late_fill_of_another_program() {
     stack.serve(&card);
     let told = ["Cycle complete: 1 updated", INVALIDATED];
     daemon.says_all(told).await;
-    // It had asked the database before the commit.
+    // The other program had read the database before the commit.
     stack.put_foreign("old").await;
     eventually("the old value is removed", async || {
         stack.cached().await.map_or(Ok(()), Err)

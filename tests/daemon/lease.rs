@@ -83,7 +83,7 @@ async fn expired_leader_writes_nothing_and_reloads_its_state() {
     sleeper.says("event=lease.standby").await;
     assert_eq!(stack.number("SELECT count(*) FROM oddsd.cycles").await, 2);
 
-    // It leads again. The card is back at what the sleeper remembers, not at what is stored.
+    // It leads again. The card equals its old state in memory, not the stored rows.
     card.set_price("3.0");
     stack
         .provider
@@ -96,7 +96,7 @@ async fn expired_leader_writes_nothing_and_reloads_its_state() {
     sleeper.says("event=lease.leading").await;
     sleeper.says("Cycle complete: 1 updated").await;
     stack.is_right(&card).await;
-    // The one that crashed may have died with a removal in its hands.
+    // The crashed one may have held a claimed removal.
     stack.settled().await;
     sleeper.stop().await.expect(0);
     assert_eq!(stack.outbox().await, 0);

@@ -26,8 +26,8 @@ const TABLES: [&str; 8] = [
     "removals",
 ];
 
-/// A fingerprint of every row with the transaction that wrote it: even a row that was written as it
-/// was would show. The lease, and who was last looked at, move with every run.
+/// A fingerprint of every row with the transaction that wrote it, so that an equal rewrite is detected.
+/// The lease and the "last checked" times change with every run.
 async fn tables(stack: &Town) -> Vec<(&'static str, String)> {
     let mut db = stack.db().await;
     let mut prints = Vec::new();
@@ -41,7 +41,7 @@ async fn tables(stack: &Town) -> Vec<(&'static str, String)> {
     prints
 }
 
-/// One run on a fresh database, with a foreign reader's value under the key; and a second one.
+/// One run on a fresh database with another program's value under the key, and a second run.
 async fn twice(stack: &Town, races: &[Value]) {
     let served = open_prices(races);
     stack.put_foreign("stale").await;
@@ -142,7 +142,8 @@ async fn once_stores_a_recorded_day_and_removes_once() {
         let file = folder.join(file);
         let (stack, mut races) = (Town::build().await, moved_to_tomorrow(&file));
         stack.provider.serve_cards(races.clone());
-        // We ask for Britain and Ireland, and the provider keeps to it (one recorded race is French).
+        // The requests are for Britain and Ireland, and the stand-in filters (one recorded race is
+        // French).
         races.retain(|race| race["region"] == "GB" || race["region"] == "IRE");
         assert!(!races.is_empty());
         twice(&stack, &races).await;
@@ -282,7 +283,7 @@ async fn malformed_runner_is_rejected_alone() {
     );
     let stored = stack.stored().await;
     let mut clean = open_prices(&Card::of(4).races);
-    // What was poisoned may be missing; all the rest is there.
+    // Malformed rows may be missing; all others are stored.
     clean.retain(|(race, horse, _), _| {
         let poisoned = horse.ends_with("_0") || (race == "rac_3" && horse == "hrs_3_1");
         !poisoned

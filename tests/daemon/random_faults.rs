@@ -111,7 +111,7 @@ impl FaultRun {
                 self.proxy.set(Wire::CutAnswerTo("price_changed"));
                 self.change();
                 self.proxy.until_cut().await;
-                // It stays away for a while.
+                // The database stays unreachable for a while.
                 assert_eq!(get(&format!("{}/readyz", self.url)).await.status, 503);
                 self.proxy.set(Wire::Pass);
                 self.a_cycle().await;
@@ -170,7 +170,7 @@ async fn random_faults_leave_the_right_rows_and_cache() {
     }
     run.change();
     run.a_cycle().await;
-    // The first may have asked before the change; what the second one saw is what is served.
+    // The first poll may have begun before the change; the second one includes it.
     run.daemon.says("Cycle complete").await;
     run.stack.settled().await;
     run.stack.is_right(&run.card).await;

@@ -66,7 +66,7 @@ fn rule(key: &str) -> String {
     format!("[[rule]]\nname = \"task\"\non = [\"task_completed\"]\nkeys = [\"{key}\"]\n")
 }
 
-/// A job of another system is done.
+/// Reports a finished job of another system.
 async fn done(url: &str) {
     let body = json!({ "change": "task_completed", "task": "build" }).to_string();
     let client = reqwest::Client::builder()
@@ -82,7 +82,7 @@ async fn done(url: &str) {
     assert_eq!(sent.expect("an answer").status().as_u16(), 202);
 }
 
-/// The next removal for it.
+/// The next removal for that job.
 async fn removed(daemon: &mut Daemon, url: &str) -> (String, Value) {
     let events = format!("{url}/v1/invalidations/events?entity=build");
     let count = async || {

@@ -82,7 +82,7 @@ async fn shutdown_answers_requests_in_flight() {
 async fn run_ends_after_its_configured_duration() {
     let (stack, card) = Town::racing().await;
     stack.once().await.expect(0);
-    // How far it comes in a second is the machine's business.
+    // The number of cycles in a second depends on the machine.
     let ended = Daemon::start(&stack.settings, &["run", "--for", "1s"])
         .ends()
         .await
@@ -122,11 +122,11 @@ async fn cron_schedule_polls_and_retries_a_failed_poll() {
     stack.is_right(&card).await;
 }
 
-/// Fetch times of one-race calls and of whole cards are the provider's; here only their number counts.
+/// Only the number of single-race and whole-card requests counts here.
 #[tokio::test]
 async fn due_races_are_polled_alone() {
     let (mut stack, mut card) = Town::racing().await;
-    // One race is off in forty minutes; the others are tomorrow's.
+    // One race starts in forty minutes; the others are tomorrow's.
     let off = chrono::Utc::now() + chrono::TimeDelta::minutes(40);
     let day = off.with_timezone(&chrono_tz::Europe::London).date_naive();
     card.races[0]["date"] = serde_json::json!(day.to_string());

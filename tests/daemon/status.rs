@@ -115,7 +115,7 @@ async fn status_moves_with_the_clock_between_cron_ticks() {
     let races =
         async || ask(reqwest::Method::GET, &card, &FRESH).await.json()["total_races"].clone();
     assert_eq!(races().await, 3, "one is off");
-    // An off that is put back: the race is still to be run.
+    // A postponed start: the race is scheduled again.
     let put_back =
         "UPDATE oddsd.events SET starts_at = now() + interval '1 hour' WHERE key = 'rac_0'";
     stack.moved(put_back).await;
@@ -183,7 +183,7 @@ async fn correction_reopens_an_event() {
             ["suspended", "abandoned", "feed"],
         ])
     );
-    // With a daemon at work it is done when the command ends, or soon after.
+    // With a running daemon the correction is applied when the command ends, or soon after.
     let asked = ["correct", "rac_1", "--status", "cancelled"];
     oddsd.run(&asked).await.is(0);
     daemon.says("1 event is cancelled now").await;

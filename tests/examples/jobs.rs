@@ -224,7 +224,7 @@ async fn task_targets_are_explained_before_the_removal() {
         .is(0)
         .says(&["no rule is for this change"]);
 
-    // The README shows the same command, and its very answer.
+    // The README shows the same command and its exact answer.
     let readme = text(README);
     let lines = shell_lines(&readme);
     let shown = lines.iter().find(|line| line.contains("rules explain"));

@@ -19,7 +19,7 @@ const ROWS: &str = "
     INSERT INTO logs VALUES (41, 7, 3, 'found'), (42, 8, 4, 'seen');
     INSERT INTO photos VALUES (9, 41, 7, 3, 'a'), (10, 42, 8, 4, 'b')";
 
-/// Every page of the application, and something of another's.
+/// Every page of the application, and a key of another one.
 fn pages() -> BTreeSet<String> {
     let mut pages = set(&["stats:site", "session:77", "about"]);
     for (kind, ids) in [
@@ -147,7 +147,7 @@ impl Application {
         .await;
     }
 
-    /// One step: after this write exactly these are gone.
+    /// Writes, and asserts that exactly these pages are removed.
     async fn removes(&mut self, sql: &str, names: &[&str]) {
         self.fill().await;
         write(&mut self.client, sql).await;
@@ -246,7 +246,7 @@ async fn rolled_back_write_removes_nothing() {
         &[],
     )
     .await;
-    // Nor later: what is committed after it is done, and nothing else.
+    // Later commits are removed, and nothing else.
     app.removes(
         "UPDATE users SET name = 'x' WHERE id = 5",
         &["stats:site", "user:5", "users:list:*"],
@@ -258,7 +258,7 @@ async fn rolled_back_write_removes_nothing() {
 #[tokio::test]
 async fn bulk_write_waits_as_one_row_for_an_absent_daemon() {
     let mut app = Application::open().await;
-    // As a restore does it: without checking each row's references, and without telling.
+    // As a restore does: without checks of references and without triggers.
     let million =
         "SET session_replication_role = replica; INSERT INTO logs SELECT n, 7, 3, 'old' FROM generate_series(1000, 1000999) n;
          SET session_replication_role = origin";

@@ -3,9 +3,10 @@
 
 use std::process::{ExitStatus, Stdio};
 
-use oddsd_testkit::WAIT_LIMIT;
 use oddsd_testkit::lines::LogReader;
 use tokio::process::{Child, Command};
+
+use super::RUN_LIMIT;
 
 /// The program's environment. A later setting of the same name wins.
 #[derive(Clone, Default)]
@@ -146,7 +147,7 @@ impl Daemon {
 
     /// Waits until it has ended by itself.
     pub async fn ends(mut self) -> Ended {
-        let waited = tokio::time::timeout(WAIT_LIMIT, self.child.wait()).await;
+        let waited = tokio::time::timeout(RUN_LIMIT, self.child.wait()).await;
         let Ok(status) = waited else {
             panic!("it does not end:\n{}", self.log.text());
         };

@@ -5,3 +5,8 @@ pub mod daemon;
 pub mod event_sink;
 pub mod program;
 pub mod racing;
+
+use std::time::Duration;
+
+/// The longest run of a program that ends by itself: a bench, or a command that meets hanging servers.
+pub const RUN_LIMIT: Duration = Duration::from_secs(120);

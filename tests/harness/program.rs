@@ -7,7 +7,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use oddsd_testkit::{WAIT_LIMIT, within};
+use super::RUN_LIMIT;
 
 /// A folder and an environment. Nothing of this process' environment reaches the program.
 pub struct Oddsd {
@@ -69,9 +69,10 @@ impl Oddsd {
     }
 
     pub async fn run(&self, args: &[&str]) -> Ended {
-        let what = format!("the end of oddsd {}", args.join(" "));
-        let output = within(&what, self.command(args).output()).await;
-        let output = output.expect("oddsd starts");
+        let output = tokio::time::timeout(RUN_LIMIT, self.command(args).output()).await;
+        let output = output
+            .unwrap_or_else(|_| panic!("oddsd {} does not end", args.join(" ")))
+            .expect("oddsd starts");
         Ended {
             code: output.status.code().expect("it ends by itself"),
             stdout: String::from_utf8(output.stdout).expect("UTF-8"),
@@ -108,7 +109,7 @@ impl Oddsd {
             }
             child.wait().await.expect("a status")
         };
-        let Ok(status) = tokio::time::timeout(WAIT_LIMIT, end).await else {
+        let Ok(status) = tokio::time::timeout(RUN_LIMIT, end).await else {
             panic!("oddsd {what} does not end; its output:\n{stdout}\n{stderr}");
         };
         Ended {

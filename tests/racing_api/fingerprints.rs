@@ -21,7 +21,7 @@ impl FetchTest {
     async fn with(change: impl FnOnce(&mut RacingApiSettings)) -> Self {
         let provider = RacingProvider::start().await;
         let mut settings = feed_settings(&provider);
-        // One day, one list: what is counted is counted once.
+        // One day and one list, so that each race is counted once.
         settings.days = 1;
         change(&mut settings);
         let feed = RacingApi::new(settings).expect("valid settings");
@@ -163,7 +163,7 @@ async fn request_is_conditional_while_every_race_is_known() {
     test.again().await;
     assert_eq!(test.same(), names);
 
-    // What is not known has to come: after a database error, or for a full comparison.
+    // Unknown races must be sent: after a database error, or for a full comparison.
     test.taker.forget();
     test.again().await;
     assert!(!test.was_conditional());

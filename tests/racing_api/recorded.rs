@@ -9,7 +9,7 @@ use crate::harness::racing::feed_settings;
 use oddsd_testkit::racing_provider::RacingProvider;
 use oddsd_testkit::recordings;
 
-/// Odds rows, counted without any of our code.
+/// Odds rows, counted without the daemon's code.
 fn odds_rows(body: &Value) -> usize {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let runners = list(&body["racecards"])

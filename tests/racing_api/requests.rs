@@ -123,7 +123,7 @@ async fn single_race_requests_scope_the_races_that_answered() {
     let fetched = feed.fetch(&ask, now()).await.expect("two that answered");
 
     let snapshot = fetched.snapshot;
-    // The one that is gone is in scope and absent: it has been removed. The one that failed is not.
+    // The missing race is in scope and absent, so it is removed. The failed one is out of scope.
     assert_eq!(
         snapshot.scope,
         Scope::Events(ids(&["rac_1", "rac_gone", "rac/../2"]))

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use super::fixture::{Backend, Daemon, Day, Home, decimal};
 use oddsd_testkit::postgres;
 
-/// A table as people have it, with `rows` prices of races, runners and bookmakers by their number.
+/// A typical existing table, with `rows` prices of races, runners and bookmakers by their number.
 async fn old_table(database: &Home, id: &str, rows: usize) {
     let mut admin = postgres::connect(&database.url).await;
     let table = format!(
@@ -42,7 +42,7 @@ fn said(outcome: Result<Vec<String>, StoreError>) -> String {
     }
 }
 
-/// Everything that could have been touched: relations with their kinds and ids, and the rows.
+/// Everything that could have been changed: relations with their kinds and ids, and the rows.
 async fn picture(database: &Home) -> Vec<String> {
     let mut all = database
         .look(

@@ -263,7 +263,7 @@ async fn backlog_keeps_a_second_removal_before_its_time(backend: Backend) {
         .settle(&[], settlement(&[], due))
         .await
         .expect("settled");
-    // They take no place in the page, and may well be older than what is in it.
+    // They take no space in the page, and may be older than its rows.
     let backlog = database.store.backlog(1).await.expect("a backlog");
     assert_eq!((backlog.rows, backlog.through), (1, 3));
     database
@@ -273,7 +273,7 @@ async fn backlog_keeps_a_second_removal_before_its_time(backend: Backend) {
         .expect("a row");
     let backlog = database.store.backlog(100).await.expect("a backlog");
     assert_eq!((backlog.rows, backlog.through), (2, 4));
-    // The time of one has come since: it was not looked at all the same.
+    // One of them is due since then: it was not read all the same.
     let come = database
         .store
         .postpone(&[2], SOON, "its time has come")

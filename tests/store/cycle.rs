@@ -262,7 +262,7 @@ async fn rejected_row_does_not_block_the_others(backend: Backend) {
     };
     assert_eq!(now("rac_2"), decimal("10.02"));
     assert_eq!(now("rac_3"), decimal("10.03"));
-    // What was not understood is neither news nor gone; what was left out is gone.
+    // Unreadable rows are neither new nor removed; omitted rows are removed.
     assert_eq!(book.events["rac_0"].event.name, "The 0th Stakes");
     assert!(book.events["rac_0"].event.listed);
     assert!(!book.events["rac_1"].event.listed);

@@ -55,8 +55,8 @@ impl CommitTest {
         work.await.map(drop)
     }
 
-    /// What a daemon does after any error: takes the lease anew, loads, and looks again. The rows
-    /// hold the cycle or do not; then they hold it.
+    /// The daemon's recovery after any error: it takes the lease anew, loads, and compares again. The
+    /// rows hold the cycle or do not; after it they hold it.
     async fn recover(mut self) -> bool {
         self.proxy.set(Wire::Pass);
         let mut again = Daemon::start(&open(&self.database.url).await, "leader").await;
@@ -130,11 +130,11 @@ async fn lost_server_is_reported_with_its_cause() {
 async fn hanging_server_is_a_bounded_wait() {
     let test = test().await;
     test.proxy.set(Wire::Hang);
-    // The clock of the waiting runs ahead as soon as all that is left to do is wait.
+    // The paused clock advances as soon as every task waits.
     tokio::time::pause();
     let why = down(test.commit().await);
     tokio::time::resume();
-    // Which wait ends first depends on whether the pool has a connection at hand.
+    // Either timeout may end first, depending on whether the pool has an idle connection.
     let in_hand = why.contains("no answer within") && why.contains("unknown");
     assert!(
         in_hand || why.contains("accepts no connection within"),

@@ -27,7 +27,7 @@ fn keys(names: &[&str]) -> Vec<Key> {
     names.iter().map(key).collect()
 }
 
-/// The view of each kind of load.
+/// The database snapshot of each kind of load.
 async fn loads(store: &Store) -> [View; 6] {
     let (from, to) = (at(0), at(86_400));
     let (known, unknown) = (EventId::from("rac_0"), EventId::from("rac_404"));

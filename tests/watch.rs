@@ -612,7 +612,7 @@ async fn watch_command_reports_its_actions() {
         .run(&["watch", "list"])
         .await
         .is(0)
-        .run(&["no table is watched"]);
+        .says(&["no table is watched"]);
     oddsd
         .run(&[
             "watch",
@@ -624,7 +624,7 @@ async fn watch_command_reports_its_actions() {
         ])
         .await
         .is(0)
-        .run(&[
+        .says(&[
             "would watch tlog",
             "CREATE TRIGGER oddsd_watch_update",
             "SECURITY DEFINER",
@@ -633,7 +633,7 @@ async fn watch_command_reports_its_actions() {
         .run(&["watch", "list"])
         .await
         .is(0)
-        .run(&["no table is watched"]);
+        .says(&["no table is watched"]);
     let added = oddsd
         .run(&[
             "watch",
@@ -662,37 +662,37 @@ async fn watch_command_reports_its_actions() {
         .run(&["watch", "add", "tlog"])
         .await
         .is(0)
-        .run(&["watching tlog", "watched before"]);
+        .says(&["watching tlog", "watched before"]);
     oddsd
         .run(&["watch", "list"])
         .await
         .is(0)
-        .run(&["tlog: the table alone"]);
+        .says(&["tlog: the table alone"]);
     oddsd
         .run(&["watch", "add", "tlgo"])
         .await
         .is(78)
-        .run(&["did you mean tlog?"]);
+        .says(&["did you mean tlog?"]);
     oddsd
         .run(&["watch", "remove", "tlog", "--dry-run"])
         .await
         .is(0)
-        .run(&["would no longer"]);
+        .says(&["would no longer"]);
     oddsd
         .run(&["watch", "remove", "tlog"])
         .await
         .is(0)
-        .run(&["no longer watching tlog"]);
+        .says(&["no longer watching tlog"]);
     oddsd
         .run(&["watch", "remove", "tlog"])
         .await
         .is(78)
-        .run(&["not watched"]);
+        .says(&["not watched"]);
     let sqlite = Oddsd::new();
     sqlite.run(&["migrate"]).await.is(0);
     sqlite
         .run(&["watch", "list"])
         .await
         .is(78)
-        .run(&["only tables of Postgres"]);
+        .says(&["only tables of Postgres"]);
 }

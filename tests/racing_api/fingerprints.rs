@@ -116,7 +116,7 @@ async fn race_with_a_rejected_row_is_read_every_time() {
     for look in 0..3 {
         let answer = test.look(cards.clone()).await;
         assert_eq!(answer.rejects.total(), 1, "look {look}");
-        let bad = story
+        let bad = test
             .taker
             .read
             .iter()
@@ -155,8 +155,7 @@ async fn request_is_conditional_while_every_race_is_known() {
     assert_eq!(test.same(), names);
     assert_eq!(unmodified.scope, first.scope);
 
-    story
-        .look(vec![race("rac_1"), with_decimal("rac_2", "3")])
+    test.look(vec![race("rac_1"), with_decimal("rac_2", "3")])
         .await;
     assert!(test.was_conditional());
     assert_eq!((test.read(), test.same()), (vec!["rac_2"], vec!["rac_1"]));
@@ -196,8 +195,7 @@ async fn recorder_gets_every_body() {
 async fn moving_pages_are_discarded_and_read_again() {
     let mut test = FetchTest::with(|settings| settings.page_limit = 2).await;
     test.provider.move_pages();
-    story
-        .provider
+    test.provider
         .serve_cards((1..=40).map(|n| race(&format!("rac_{n}"))).collect());
     let look = test.taker.look(&mut test.feed, &Ask::Everything, now());
     let error = look.await.expect_err("no answer");
@@ -230,7 +228,7 @@ async fn single_race_is_known_by_its_body() {
     // The single-race request of one of them fails: the scope holds only the other.
     test.provider.fault_on("/rac_2/", Fault::Truncated);
     test.taker.forget();
-    let answer = story
+    let answer = test
         .taker
         .look(&mut test.feed, &ask, now())
         .await

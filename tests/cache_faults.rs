@@ -75,8 +75,8 @@ pub fn refused(answer: Result<impl std::fmt::Debug, CacheError>, advice: &str) {
     match answer {
         Err(why @ CacheError::Refused { .. }) => {
             assert!(!why.is_retryable());
-            let said = why.to_string();
-            assert!(said.contains(advice), "{said}");
+            let shown = why.to_string();
+            assert!(shown.contains(advice), "{shown}");
             let shown = format!("{why} {why:?}");
             assert!(!shown.contains(CANARY), "{shown}");
         }
@@ -302,9 +302,9 @@ async fn settings_errors_name_the_setting_and_not_its_value() {
         let Err(why) = Cache::open(&settings).await else {
             panic!("{redis:?} {url:?} opens");
         };
-        let said = format!("{why:#} {why:?}");
-        assert!(said.contains(expected), "{said}");
-        assert!(!said.contains(CANARY), "{said}");
+        let shown = format!("{why:#} {why:?}");
+        assert!(shown.contains(expected), "{shown}");
+        assert!(!shown.contains(CANARY), "{shown}");
     }
 }
 

@@ -63,12 +63,12 @@ async fn stale_mark_keeps_the_answer_and_refuses_older_loads(backend: Backend) {
     // The fill lease is void, and a load that excludes the change is refused.
     let filled = cache.fill(&key, early, longer(b"older", 4), 1 << 20).await;
     assert_eq!(filled, Ok(Filled::NoLease));
-    for (commits, said) in [(4, Filled::TooEarly), (5, Filled::Stored)] {
+    for (commits, shown) in [(4, Filled::TooEarly), (5, Filled::Stored)] {
         let Ok(Taken::Mine(renewal)) = cache.take(&key, &[], &looked).await else {
             panic!("no lease");
         };
         let filled = cache.fill(&key, renewal, longer(b"new", commits), 1 << 20);
-        assert_eq!(filled.await, Ok(said));
+        assert_eq!(filled.await, Ok(shown));
     }
     let renewed = cache.look(&key, &[]).await.expect("an answer").entry;
     let renewed = renewed.expect("a hit");

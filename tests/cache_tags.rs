@@ -267,7 +267,7 @@ async fn removal_cost_is_independent_of_unmanaged_keys() {
         tags: vec![sidebar.clone(), tag("other")],
         stale: vec![key("c")],
     };
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for foreign in [false, true] {
         if foreign {
             let fill = "for n = 1, 25000 do redis.call('SET', 'sidebar:7:' .. ARGV[1] .. ':' .. n, '') end";
@@ -287,10 +287,10 @@ async fn removal_cost_is_independent_of_unmanaged_keys() {
         redis.cli(&["CONFIG", "RESETSTAT"]).await;
         let removed = remove(&cache, &targets, 1_000_000).await;
         assert_eq!(removed.existed(), 701);
-        told.push(commands(&redis).await);
+        reported.push(commands(&redis).await);
     }
-    assert_eq!(told[0], told[1]);
-    for (name, calls) in &told[1] {
+    assert_eq!(reported[0], reported[1]);
+    for (name, calls) in &reported[1] {
         assert!(
             !["keys", "scan", "sscan", "randomkey"].contains(&name.as_str()),
             "{name}"
@@ -298,7 +298,7 @@ async fn removal_cost_is_independent_of_unmanaged_keys() {
         assert!(*calls <= 10, "{name}: {calls}");
     }
     // One script for the targets, and one for each five hundred members.
-    assert_eq!(told[1]["eval"], 3);
+    assert_eq!(reported[1]["eval"], 3);
 }
 
 /// How often each command ran since the last reset, in scripts as well.

@@ -159,8 +159,8 @@ async fn faults_map_to_their_error_kinds_without_the_key() {
 
     // Nothing listens on this port.
     let closed = settings(&format!("http://127.0.0.1:{}", free_port()));
-    let mut nobody = OddsApi::new(closed).expect("settings");
-    let error = nobody
+    let mut closed_port = OddsApi::new(closed).expect("settings");
+    let error = closed_port
         .fetch(&Ask::Everything, now())
         .await
         .expect_err("closed");

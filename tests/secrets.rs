@@ -61,12 +61,12 @@ impl Echo {
                         }
                     }
                     let head = String::from_utf8_lossy(&head).into_owned();
-                    let told =
+                    let reported =
                         serde_json::json!({ "message": head, "detail": head, "error": head })
                             .to_string();
                     let answer = format!(
-                        "HTTP/1.1 {status} Told\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{told}",
-                        told.len()
+                        "HTTP/1.1 {status} Told\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{reported}",
+                        reported.len()
                     );
                     let _ = stream.write_all(answer.as_bytes()).await;
                     let _ = stream.shutdown().await;
@@ -117,7 +117,7 @@ async fn troubles(
     welcomes: &Echo,
     redis: &RedisServer,
 ) -> Vec<Trouble> {
-    let nobody = free_port();
+    let closed_port = free_port();
     let redis_url = |port: u16| format!("redis://:{}@127.0.0.1:{port}", in_url("RedisCanary"));
     let database = |role: &str, port: u16| {
         let password = in_url("DatabaseCanary");
@@ -158,7 +158,7 @@ async fn troubles(
         ),
         (
             "nobody at the feed's port",
-            vec![("RACING_API_URL", format!("http://127.0.0.1:{nobody}"))],
+            vec![("RACING_API_URL", format!("http://127.0.0.1:{closed_port}"))],
         ),
         (
             "a cache that takes the password",
@@ -170,7 +170,7 @@ async fn troubles(
         ),
         (
             "nobody at the cache's port",
-            vec![("REDIS_URL", redis_url(nobody))],
+            vec![("REDIS_URL", redis_url(closed_port))],
         ),
         ("a cache that refuses the token", upstash(refuses.url())),
         ("a cache that fails", upstash(fails.url())),
@@ -185,7 +185,7 @@ async fn troubles(
         ),
         (
             "nobody at the database's port",
-            vec![("DATABASE_URL", database("oddsd", nobody))],
+            vec![("DATABASE_URL", database("oddsd", closed_port))],
         ),
     ];
     let password = in_url("DatabaseCanary");
@@ -201,7 +201,7 @@ async fn troubles(
         ),
         (
             "an unknown setting",
-            format!("postgres://u@127.0.0.1:{nobody}/odds?sslpassword={password}&sslmode=odd"),
+            format!("postgres://u@127.0.0.1:{closed_port}/odds?sslpassword={password}&sslmode=odd"),
         ),
         (
             "a pooler",

@@ -39,8 +39,8 @@ impl WatchTest {
     }
 
     async fn run(&mut self, sql: &str) {
-        let said = self.writer.execute(AssertSqlSafe(sql.to_owned())).await;
-        said.unwrap_or_else(|why| panic!("{sql}: {why}"));
+        let shown = self.writer.execute(AssertSqlSafe(sql.to_owned())).await;
+        shown.unwrap_or_else(|why| panic!("{sql}: {why}"));
     }
 
     async fn watch(&self, table: &str, columns: &[&str]) -> Installed {
@@ -66,7 +66,7 @@ impl WatchTest {
     }
 
     /// Takes the waiting outbox rows, as they were written.
-    async fn told(&mut self) -> Vec<Value> {
+    async fn reported(&mut self) -> Vec<Value> {
         let rows = sqlx::query(
             "WITH gone AS (DELETE FROM oddsd.outbox RETURNING id, kinds, detail)
              SELECT kinds, detail FROM gone ORDER BY id",
@@ -80,10 +80,10 @@ impl WatchTest {
     }
 
     /// As `told`, sorted.
-    async fn told_sorted(&mut self) -> Vec<Value> {
-        let mut told = self.told().await;
-        told.sort_by_key(Value::to_string);
-        told
+    async fn reported_sorted(&mut self) -> Vec<Value> {
+        let mut reported = self.reported().await;
+        reported.sort_by_key(Value::to_string);
+        reported
     }
 }
 
@@ -108,21 +108,21 @@ async fn watched_statement_reports_its_rows() {
 
     test.run("INSERT INTO tlog VALUES (1, 10), (2, 20)").await;
     assert_eq!(
-        test.told_sorted().await,
+        test.reported_sorted().await,
         [of("insert", 1, 10), of("insert", 2, 20)]
     );
     test.run("UPDATE tlog SET name = 'x' WHERE id = 1").await;
-    assert_eq!(test.told().await, [of("update", 1, 10)]);
+    assert_eq!(test.reported().await, [of("update", 1, 10)]);
     test.run("UPDATE tlog SET user_id = 11 WHERE id = 1").await;
     assert_eq!(
-        test.told_sorted().await,
+        test.reported_sorted().await,
         [of("update", 1, 10), of("update", 1, 11)]
     );
     test
         .run("INSERT INTO tlog VALUES (2, 21), (3, 30) ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id")
         .await;
     assert_eq!(
-        test.told_sorted().await,
+        test.reported_sorted().await,
         [
             of("insert", 3, 30),
             of("update", 2, 20),
@@ -133,11 +133,15 @@ async fn watched_statement_reports_its_rows() {
         .await;
     test.run("UPDATE tlog SET name = 'y' WHERE id = 77").await;
     test.run("DELETE FROM tlog WHERE id = 77").await;
-    assert_eq!(test.told().await, [json!(null); 0], "nothing was changed");
+    assert_eq!(
+        test.reported().await,
+        [json!(null); 0],
+        "nothing was changed"
+    );
 
     test.run("BEGIN; INSERT INTO tlog VALUES (9, 9); DELETE FROM tlog WHERE id = 1; ROLLBACK")
         .await;
-    assert_eq!(test.told().await, [json!(null); 0], "it was taken back");
+    assert_eq!(test.reported().await, [json!(null); 0], "it was taken back");
 
     let mut copy = test
         .writer
@@ -147,15 +151,15 @@ async fn watched_statement_reports_its_rows() {
     copy.send(&b"4\t40\n5\t\\N\n"[..]).await.expect("rows");
     copy.finish().await.expect("a copy");
     assert_eq!(
-        test.told_sorted().await,
+        test.reported_sorted().await,
         [of("insert", 4, 40), row("insert", json!({ "id": 5 }))],
         "what is NULL is left out"
     );
     test.run("DELETE FROM tlog WHERE id = 3").await;
-    assert_eq!(test.told().await, [of("delete", 3, 30)]);
+    assert_eq!(test.reported().await, [of("delete", 3, 30)]);
     test.run("TRUNCATE tlog").await;
     assert_eq!(
-        test.told().await,
+        test.reported().await,
         [json!({ "table": "tlog", "op": "truncate" })]
     );
 }
@@ -171,23 +175,23 @@ async fn watched_values_keep_their_types() {
                '6f9619ff-8b86-d011-b42d-00c04fc964ff', '2026-11-21', '}')"#,
     )
     .await;
-    let told = test.told().await;
-    let said = &told[0]["row"];
-    assert_eq!(said["t"], "it's \"q\" \\ \n 🐎");
-    assert_eq!((&said["v"], &said["c"]), (&json!(""), &json!("}")));
-    assert_eq!((&said["f"], &said["yes"]), (&json!(0.5), &json!(true)));
-    assert_eq!(said["u"], "6f9619ff-8b86-d011-b42d-00c04fc964ff");
-    assert_eq!(said["d"], "2026-11-21");
-    assert!(said["n"].is_number());
+    let reported = test.reported().await;
+    let shown = &reported[0]["row"];
+    assert_eq!(shown["t"], "it's \"q\" \\ \n 🐎");
+    assert_eq!((&shown["v"], &shown["c"]), (&json!(""), &json!("}")));
+    assert_eq!((&shown["f"], &shown["yes"]), (&json!(0.5), &json!(true)));
+    assert_eq!(shown["u"], "6f9619ff-8b86-d011-b42d-00c04fc964ff");
+    assert_eq!(shown["d"], "2026-11-21");
+    assert!(shown["n"].is_number());
 
     test.run("INSERT INTO tlog VALUES ('NaN', 'Infinity')")
         .await;
     assert_eq!(
-        test.told().await[0]["row"],
+        test.reported().await[0]["row"],
         json!({ "n": "NaN", "f": "Infinity" })
     );
     test.run("INSERT INTO tlog DEFAULT VALUES").await;
-    assert_eq!(test.told().await[0]["row"], json!({}));
+    assert_eq!(test.reported().await[0]["row"], json!({}));
 }
 
 #[tokio::test]
@@ -197,26 +201,26 @@ async fn watched_bulk_statement_reports_a_count() {
     let many = |op: &str, rows: u64| [json!({ "table": "tlog", "op": op, "rows": rows })];
     test.run("INSERT INTO tlog SELECT n, n % 5 FROM generate_series(1, 1000000) n")
         .await;
-    assert_eq!(test.told().await, many("insert", 1_000_000));
+    assert_eq!(test.reported().await, many("insert", 1_000_000));
     test.run("UPDATE tlog SET seen = true WHERE id <= 1000")
         .await;
-    assert_eq!(test.told().await.len(), 1_000);
+    assert_eq!(test.reported().await.len(), 1_000);
     test.run("UPDATE tlog SET seen = true WHERE id <= 1001")
         .await;
-    assert_eq!(test.told().await, many("update", 1_001));
+    assert_eq!(test.reported().await, many("update", 1_001));
     // A thousand rows that move are two thousand tuples.
     test.run("UPDATE tlog SET id = -id WHERE id <= 1000").await;
-    assert_eq!(test.told().await, many("update", 1_000));
+    assert_eq!(test.reported().await, many("update", 1_000));
 
     // Few users, whose rows are many.
     let replaced = test.watch("tlog", &["user_id"]).await.replaced;
     assert!(replaced);
     test.run("DELETE FROM tlog WHERE id > 500000").await;
-    let told = test.told_sorted().await;
+    let reported = test.reported_sorted().await;
     let users: Vec<Value> = (0..5)
         .map(|user| row("delete", json!({ "user_id": user })))
         .collect();
-    assert_eq!(told, users);
+    assert_eq!(reported, users);
 }
 
 #[tokio::test]
@@ -236,7 +240,7 @@ async fn watched_table_without_columns_reports_statements() {
         test.run(sql).await;
         expected.push(json!({ "table": "tlog", "op": op }));
     }
-    assert_eq!(test.told().await, expected);
+    assert_eq!(test.reported().await, expected);
 }
 
 /// The application's role has rights on its own table and on nothing of oddsd.
@@ -256,11 +260,11 @@ async fn watched_table_needs_no_further_rights_of_writers() {
     test.run("INSERT INTO tlog VALUES (1)").await;
     test.run("UPDATE tlog SET seen = true").await;
     test.run("RESET ROLE; SET search_path = public").await;
-    let told = [
+    let reported = [
         row("insert", json!({ "id": 1 })),
         row("update", json!({ "id": 1 })),
     ];
-    assert_eq!(test.told().await, told);
+    assert_eq!(test.reported().await, reported);
     test.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
         .await;
 }
@@ -293,10 +297,10 @@ async fn watched_names_may_be_any_text() {
         ))
         .await;
     }
-    let said = json!({ "table": named, "op": "insert", "row": {
+    let shown = json!({ "table": named, "op": "insert", "row": {
         "told": 1, "changed": 2, "oddsd_told": 3, "user\"ID": 4, "a.b": 5, "Größe": 6, "twice": 2
     }});
-    assert_eq!(test.told().await, [said.clone(), said]);
+    assert_eq!(test.reported().await, [shown.clone(), shown]);
     let listed = test.database.store.watched().await.expect("a list");
     assert_eq!(listed[0].table, named);
     assert_eq!(listed[0].columns[3], "user\"ID");
@@ -313,13 +317,13 @@ async fn dropped_column_breaks_no_write() {
     let mut test = WatchTest::with(TLOG).await;
     test.watch("tlog", &["id", "user_id"]).await;
     test.run("INSERT INTO tlog VALUES (1, 1)").await;
-    test.told().await;
+    test.reported().await;
 
     test.run("ALTER TABLE tlog ALTER user_id TYPE text USING 'u' || user_id")
         .await;
     test.run("UPDATE tlog SET seen = true").await;
     assert_eq!(
-        test.told().await,
+        test.reported().await,
         [row("update", json!({ "id": 1, "user_id": "u1" }))]
     );
     test.run("ALTER TABLE tlog ADD extra int DEFAULT 3").await;
@@ -330,7 +334,7 @@ async fn dropped_column_breaks_no_write() {
     test.run("INSERT INTO tlog (id) VALUES (2), (3)").await;
     test.run("DELETE FROM tlog WHERE id = 2").await;
     assert_eq!(
-        test.told().await,
+        test.reported().await,
         [any("update"), any("insert"), any("delete")]
     );
     let listed = test.database.store.watched().await.expect("a list");
@@ -339,7 +343,7 @@ async fn dropped_column_breaks_no_write() {
     test.run("ALTER TABLE tlog RENAME TO trips").await;
     test.run("UPDATE trips SET id = 4 WHERE id = 3").await;
     assert_eq!(
-        test.told().await,
+        test.reported().await,
         [any("update")],
         "rules know it by this name"
     );
@@ -351,7 +355,7 @@ async fn dropped_column_breaks_no_write() {
     test.watch("trips", &["id"]).await;
     test.run("DELETE FROM trips WHERE id = 4").await;
     assert_eq!(
-        test.told().await,
+        test.reported().await,
         [json!({ "table": "trips", "op": "delete", "row": { "id": 4 } })]
     );
     test.run("DROP TABLE trips").await;
@@ -373,7 +377,7 @@ async fn partitions_are_watched_with_their_table() {
     test.run("INSERT INTO tlog_1 VALUES (2, 2)").await;
     test.run("INSERT INTO tlog_2a VALUES (5, 12)").await;
     test.run("UPDATE tlog SET id = 3 WHERE id = 2").await;
-    let told = test.told_sorted().await;
+    let reported = test.reported_sorted().await;
     let of = |op: &str, id: i64| row(op, json!({ "id": id }));
     let expected = [
         of("insert", 1),
@@ -383,11 +387,11 @@ async fn partitions_are_watched_with_their_table() {
         of("update", 2),
         of("update", 3),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
     test.run("CREATE TABLE tlog_3 PARTITION OF tlog FOR VALUES FROM (20) TO (30)")
         .await;
     test.run("INSERT INTO tlog VALUES (7, 21)").await;
-    assert_eq!(test.told().await, [of("insert", 7)]);
+    assert_eq!(test.reported().await, [of("insert", 7)]);
     let listed = test.database.store.watched().await.expect("a list");
     assert_eq!(listed.len(), 1, "{listed:?}");
     assert_eq!(
@@ -422,7 +426,10 @@ async fn second_watch_replaces_the_first() {
     assert!(second.replaced);
     assert_eq!(second.columns, ["user_id"]);
     test.run("INSERT INTO tlog VALUES (1, 2)").await;
-    assert_eq!(test.told().await, [row("insert", json!({ "user_id": 2 }))]);
+    assert_eq!(
+        test.reported().await,
+        [row("insert", json!({ "user_id": 2 }))]
+    );
     assert_eq!(leftovers(&mut test).await, (4, 1));
 
     let would = test
@@ -441,7 +448,7 @@ async fn second_watch_replaces_the_first() {
     assert_eq!(would, did);
     assert_eq!(leftovers(&mut test).await, (0, 0));
     test.run("INSERT INTO tlog VALUES (2, 2)").await;
-    assert_eq!(test.told().await, [json!(null); 0]);
+    assert_eq!(test.reported().await, [json!(null); 0]);
     let why = test
         .database
         .store

@@ -90,11 +90,11 @@ impl Role {
 async fn bench_write_takes_every_measure_and_verifies_rows() {
     let mut role = Role::new("whole", "CREATEDB").await;
     let oddsd = Oddsd::new();
-    let told = oddsd
+    let reported = oddsd
         .run(&["bench", "--quick", "--json", "--database-url", &role.url])
         .await
         .is(0);
-    let report = told.json();
+    let report = reported.json();
     assert_eq!(report["runs"], 2);
     assert_eq!(report["machine"]["sizes"]["quick"], true);
     assert_eq!(report["machine"]["private_server"], false);
@@ -152,16 +152,16 @@ async fn bench_without_a_url_starts_a_private_server() {
     std::fs::set_permissions(oddsd.folder(), open).expect("our folder");
     // DATABASE_URL may name real prices, so the bench ignores it.
     let oddsd = oddsd.with("DATABASE_URL", "postgres://nobody@127.0.0.1:1/prices");
-    let told = oddsd
+    let reported = oddsd
         .run(&["bench", "--quick", "--only", "quiet_body"])
         .await;
-    let told = told.is(0).says(&[
+    let reported = reported.is(0).says(&[
         "starting a private PostgreSQL",
         "quiet_body_equal",
         "server_version",
         "ms CPU",
     ]);
-    told.says_not(&["write_12k"]);
+    reported.says_not(&["write_12k"]);
     assert_eq!(oddsd.left_behind(), [""; 0]);
 }
 
@@ -283,8 +283,8 @@ async fn bench_freshness_sees_no_stale_read_under_faults() {
     let mut role = Role::new("fresh", "CREATEDB").await;
     let oddsd = Oddsd::new();
     let args = ["bench", "freshness", "--quick", "--json", "--database-url"];
-    let told = oddsd.run(&[&args[..], &[&role.url]].concat()).await.is(0);
-    let report = told.json();
+    let reported = oddsd.run(&[&args[..], &[&role.url]].concat()).await.is(0);
+    let report = reported.json();
     assert_eq!(report["machine"]["sizes"]["quick"], true);
     assert!(report["machine"]["sizes"]["seed"].is_u64(), "{report}");
 
@@ -294,11 +294,14 @@ async fn bench_freshness_sees_no_stale_read_under_faults() {
         of.unwrap_or_else(|| panic!("no {name} in {report}"))
     };
     for name in FAULT_BARS {
-        assert_eq!(measure(name)["ours"], 0.0, "{told}");
-        assert_eq!(measure(name)["met"], true, "{told}");
+        assert_eq!(measure(name)["ours"], 0.0, "{reported}");
+        assert_eq!(measure(name)["met"], true, "{reported}");
     }
     // Each kind of fault, or the run would have failed.
-    assert!(measure("faults")["ours"].as_f64() >= Some(24.0), "{told}");
+    assert!(
+        measure("faults")["ours"].as_f64() >= Some(24.0),
+        "{reported}"
+    );
     for scheme in OTHER_SCHEMES {
         for figure in FAULT_FIGURES {
             let compared = measure(&format!("{figure}_vs_{scheme}"));
@@ -348,12 +351,15 @@ async fn bench_invalidation_takes_every_measure() {
         "--json",
         "--database-url",
     ];
-    let told = oddsd.run(&[&args[..], &[&role.url]].concat()).await.is(0);
-    let report = told.json();
+    let reported = oddsd.run(&[&args[..], &[&role.url]].concat()).await.is(0);
+    let report = reported.json();
     assert_eq!(report["machine"]["sizes"]["quick"], true);
     let measures = report["measures"].as_array().expect("a list");
     let names: BTreeSet<&str> = measures.iter().filter_map(|m| m["name"].as_str()).collect();
-    assert!(names.is_superset(&BTreeSet::from(INVALIDATION)), "{told}");
+    assert!(
+        names.is_superset(&BTreeSet::from(INVALIDATION)),
+        "{reported}"
+    );
     for measure in measures {
         assert!(
             measure["ours"].as_f64().is_some_and(|ours| ours > 0.0),

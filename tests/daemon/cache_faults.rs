@@ -125,11 +125,11 @@ async fn upstash_removal_is_retried_until_confirmed() {
         stack.put_foreign("stale").await;
         card.set_price(&format!("{}.5", n + 4));
         stack.serve(&card);
-        let told = [
+        let reported = [
             "Cycle complete: 1 updated",
             "Invalidation failed, will retry",
         ];
-        daemon.says_all(told).await;
+        daemon.says_all(reported).await;
         assert!(stack.cached().await.is_some(), "{fault:?}");
         upstash.fail(None);
         let line = daemon.says(INVALIDATED).await;

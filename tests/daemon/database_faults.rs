@@ -100,8 +100,8 @@ async fn slow_database_is_waited_for() {
     daemon.says("inserted=48").await;
     card.set_price("4.5");
     stack.serve(&card);
-    let told = ["Cycle complete: 1 updated", INVALIDATED];
-    daemon.says_all(told).await;
+    let reported = ["Cycle complete: 1 updated", INVALIDATED];
+    daemon.says_all(reported).await;
     daemon.stop().await.expect(0);
     stack.is_right(&card).await;
     assert_eq!(stack.outbox().await, 0);

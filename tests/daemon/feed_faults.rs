@@ -61,11 +61,11 @@ async fn changes_nothing(faults: &[(Fault, i32, &'static str)]) {
         let settings = stack.settings.with("FEED_TIMEOUT_SECONDS", patience);
         let run = Daemon::start(&settings, &["once"]).ends().await;
         stack.provider.clear().await;
-        let said = format!("{fault:?}: {:?} with\n{}", run.code(), run.text());
-        assert_eq!(run.code(), Some(*code), "{said}");
-        assert!(run.count(words) > 0, "{words:?} is missing in {said}");
-        assert_eq!(run.count("Cycle complete"), 0, "{said}");
-        assert!(!run.text().contains("paddock-pass"), "{said}");
+        let shown = format!("{fault:?}: {:?} with\n{}", run.code(), run.text());
+        assert_eq!(run.code(), Some(*code), "{shown}");
+        assert!(run.count(words) > 0, "{words:?} is missing in {shown}");
+        assert_eq!(run.count("Cycle complete"), 0, "{shown}");
+        assert!(!run.text().contains("paddock-pass"), "{shown}");
         stack.is_right(&card).await;
         assert_eq!(
             stack.cached().await.as_deref(),

@@ -32,8 +32,8 @@ async fn cache_flush_is_followed_by_a_new_epoch_and_fills() {
         hits_with(&path, if flush == 0 { 3.3 } else { 3.5 + flush as f64 }).await;
         card.set_price(price);
         stack.serve(&card);
-        let told = ["Cycle complete: 1 updated", INVALIDATED];
-        daemon.says_all(told).await;
+        let reported = ["Cycle complete: 1 updated", INVALIDATED];
+        daemon.says_all(reported).await;
         hits_with(&path, price.parse().expect("a number")).await;
     }
     daemon.stop().await.expect(0);
@@ -51,8 +51,8 @@ async fn cache_restored_from_an_old_copy_serves_no_old_value() {
     stack.redis.copy().await;
     card.set_price("4.5");
     stack.serve(&card);
-    let told = ["Cycle complete: 1 updated", INVALIDATED];
-    daemon.says_all(told).await;
+    let reported = ["Cycle complete: 1 updated", INVALIDATED];
+    daemon.says_all(reported).await;
     assert_eq!(first_price(&get(&path).await.json()), Some(4.5));
     stack.redis.restart_from_copy().await;
     hits_with(&path, 4.5).await;
@@ -68,8 +68,8 @@ async fn second_removal_takes_a_late_fill_of_another_program() {
     daemon.says(INVALIDATED).await;
     card.set_price("4.5");
     stack.serve(&card);
-    let told = ["Cycle complete: 1 updated", INVALIDATED];
-    daemon.says_all(told).await;
+    let reported = ["Cycle complete: 1 updated", INVALIDATED];
+    daemon.says_all(reported).await;
     // The other program had read the database before the commit.
     stack.put_foreign("old").await;
     eventually("the old value is removed", async || {

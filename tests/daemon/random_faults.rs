@@ -146,14 +146,14 @@ impl FaultRun {
 }
 
 /// The served races and runners, without the time of the request.
-fn told(card: &Value) -> Vec<(String, Value)> {
+fn reported(card: &Value) -> Vec<(String, Value)> {
     let lists = card["stages"].as_object().expect("stages").values();
     let races = lists.flat_map(|list| list.as_array().expect("a list"));
-    let mut told: Vec<_> = races
+    let mut reported: Vec<_> = races
         .map(|race| (race["race_id"].to_string(), race["runners_data"].clone()))
         .collect();
-    told.sort_by(|a, b| a.0.cmp(&b.0));
-    told
+    reported.sort_by(|a, b| a.0.cmp(&b.0));
+    reported
 }
 
 #[tokio::test]
@@ -183,6 +183,6 @@ async fn random_faults_leave_the_right_rows_and_cache() {
     )
     .await;
     assert_eq!(fresh.cache(), "BYPASS");
-    assert_eq!(told(&cached.json()), told(&fresh.json()));
+    assert_eq!(reported(&cached.json()), reported(&fresh.json()));
     run.daemon.stop().await.expect(0);
 }

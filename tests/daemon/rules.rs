@@ -47,7 +47,7 @@ impl Ruled {
     }
 
     /// The rules in the verbose readiness answer.
-    async fn said(&self, url: &str) -> Value {
+    async fn shown(&self, url: &str) -> Value {
         get(&format!("{url}/readyz?verbose")).await.json()["rules"].clone()
     }
 
@@ -119,15 +119,15 @@ async fn rules_reload_while_running_and_invalid_ones_are_refused() {
     let mut daemon = ruled.stack.run();
     let url = daemon.url().await;
     daemon.says("Cycle complete").await;
-    assert_eq!(ruled.said(&url).await["version"], "built-in");
+    assert_eq!(ruled.shown(&url).await["version"], "built-in");
 
     ruled.write(&rule("a:v1"));
     daemon.says("event=rules.loaded").await;
     let (first, targets) = removed(&mut daemon, &url).await;
     assert_eq!(targets, json!(["a:v1"]));
-    let said = ruled.said(&url).await;
+    let shown = ruled.shown(&url).await;
     assert_eq!(
-        (&said["version"], &said["rules"], &said["error"]),
+        (&shown["version"], &shown["rules"], &shown["error"]),
         (&json!(first), &json!(4), &Value::Null)
     );
 
@@ -147,13 +147,13 @@ async fn rules_reload_while_running_and_invalid_ones_are_refused() {
         removed(&mut daemon, &url).await,
         (second.clone(), json!(["b:v1"]))
     );
-    let said = ruled.said(&url).await;
-    assert_eq!(said["version"], json!(second));
+    let shown = ruled.shown(&url).await;
+    assert_eq!(shown["version"], json!(second));
     assert!(
-        said["error"]
+        shown["error"]
             .as_str()
             .is_some_and(|why| why.contains("rules.toml:3:7")),
-        "{said}"
+        "{shown}"
     );
     ruled
         .status_shows(&[
@@ -166,10 +166,10 @@ async fn rules_reload_while_running_and_invalid_ones_are_refused() {
     ruled.write(&rule("c:v1"));
     daemon.says("event=rules.loaded").await;
     assert_eq!(removed(&mut daemon, &url).await.1, json!(["c:v1"]));
-    assert_eq!(ruled.said(&url).await["error"], Value::Null);
-    let told = daemon.stop().await.expect(0);
-    assert_eq!(told.count("event=rules.refused"), 1);
-    assert_eq!(told.count("event=rules.loaded"), 3);
+    assert_eq!(ruled.shown(&url).await["error"], Value::Null);
+    let reported = daemon.stop().await.expect(0);
+    assert_eq!(reported.count("event=rules.refused"), 1);
+    assert_eq!(reported.count("event=rules.loaded"), 3);
 }
 
 #[tokio::test]

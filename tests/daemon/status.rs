@@ -92,12 +92,12 @@ async fn status_moves_with_the_clock_while_the_feed_is_down() {
             ["scheduled", "upcoming", "clock"]
         ])
     );
-    let told = daemon.stop().await.expect(0);
+    let reported = daemon.stop().await.expect(0);
     assert_eq!(
-        told.count("event=status.changed"),
-        told.count("by=clock"),
+        reported.count("event=status.changed"),
+        reported.count("by=clock"),
         "{}",
-        told.text()
+        reported.text()
     );
 }
 
@@ -120,8 +120,8 @@ async fn status_moves_with_the_clock_between_cron_ticks() {
         "UPDATE oddsd.events SET starts_at = now() + interval '1 hour' WHERE key = 'rac_0'";
     stack.moved(put_back).await;
     assert_eq!(races().await, 4);
-    let told = daemon.stop().await.expect(0);
-    assert_eq!(told.count("Cycle complete"), 0, "{}", told.text());
+    let reported = daemon.stop().await.expect(0);
+    assert_eq!(reported.count("Cycle complete"), 0, "{}", reported.text());
 }
 
 #[tokio::test]
@@ -152,14 +152,17 @@ async fn correction_reopens_an_event() {
         "--dry-run",
         "--json",
     ];
-    let told = oddsd.run(&dry).await.is(0).json();
+    let reported = oddsd.run(&dry).await.is(0).json();
     assert_eq!(
-        (&told["before"], &told["after"]),
+        (&reported["before"], &reported["after"]),
         (&"abandoned".into(), &"live".into())
     );
     let asked = ["correct", "rac_0", "--status", "suspended", "--json"];
-    let told = oddsd.run(&asked).await.is(0).json();
-    assert_eq!(told["state"], "waiting", "nobody is there to carry it out");
+    let reported = oddsd.run(&asked).await.is(0).json();
+    assert_eq!(
+        reported["state"], "waiting",
+        "nobody is there to carry it out"
+    );
 
     let before = card.clone();
     card.races[0]["is_abandoned"] = false.into();

@@ -209,8 +209,8 @@ async fn task_targets_are_explained_before_the_removal() {
         let explain = [
             "rules", "explain", "--rules", &rules, "--change", &change, "--json",
         ];
-        let told = oddsd.run(&explain).await.is(0).json();
-        let hits = told["matched"].as_array().expect("rules").iter();
+        let reported = oddsd.run(&explain).await.is(0).json();
+        let hits = reported["matched"].as_array().expect("rules").iter();
         let keys = hits.flat_map(|hit| hit["keys"].as_array().expect("keys"));
         let keys: BTreeSet<String> = keys
             .map(|key| key.as_str().expect("a key").to_owned())
@@ -232,6 +232,6 @@ async fn task_targets_are_explained_before_the_removal() {
     let named = shown.iter_mut().find(|word| *word == RULES);
     *named.expect("the file is named") = rules;
     let args: Vec<&str> = shown[1..].iter().map(String::as_str).collect();
-    let said = oddsd.run(&args).await.is(0).stdout;
-    assert!(readme.contains(said.trim()), "{said}");
+    let shown = oddsd.run(&args).await.is(0).stdout;
+    assert!(readme.contains(shown.trim()), "{shown}");
 }

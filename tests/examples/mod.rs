@@ -32,11 +32,11 @@ fn shell_lines(readme: &str) -> Vec<String> {
     let lines: Vec<String> = lines
         .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())
         .collect();
-    let said = lines.iter().map(|line| match line.find(" # ") {
+    let shown = lines.iter().map(|line| match line.find(" # ") {
         Some(remark) => line[..remark].trim().to_owned(),
         None => line.trim().to_owned(),
     });
-    said.filter(|line| !line.is_empty()).collect()
+    shown.filter(|line| !line.is_empty()).collect()
 }
 
 /// Splits one line as a shell does, without variables.

@@ -130,7 +130,7 @@ impl Application {
     }
 
     /// Lines of the log about the table `logs`.
-    async fn told_of_logs(&self) -> i64 {
+    async fn logged_for_logs(&self) -> i64 {
         let lines =
             "SELECT count(*) FROM oddsd.removals WHERE entity = 'logs' AND reason = 'ROW_CHANGE'";
         let mut client = postgres::connect(&self.database).await;
@@ -277,7 +277,7 @@ async fn bulk_write_waits_as_one_row_for_an_absent_daemon() {
     let daemon = app.daemon();
     // The rows that the tables begin with.
     app.settled().await;
-    let before = app.told_of_logs().await;
+    let before = app.logged_for_logs().await;
     app.removes(update, &FAMILIES).await;
     app.fill().await;
     daemon.crash().await;
@@ -297,7 +297,7 @@ async fn bulk_write_waits_as_one_row_for_an_absent_daemon() {
     app.settled().await;
     let all = [&FAMILIES[..], &["photos:list:*", "photo:9"]].concat();
     app.are_gone("all that was written meanwhile", &all).await;
-    let told = app.told_of_logs().await - before;
-    assert_eq!(told, 2, "one line for each update");
+    let reported = app.logged_for_logs().await - before;
+    assert_eq!(reported, 2, "one line for each update");
     daemon.stop().await.expect(0);
 }

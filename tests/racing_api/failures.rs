@@ -128,15 +128,15 @@ async fn faults_have_their_error_kind_and_advice_and_no_secret() {
     ];
     for (fault, deadline, outcome, advice) in cases {
         let error = failure(fault.clone(), deadline).await;
-        let told = error.to_string();
-        assert_eq!(error.outcome(), outcome, "{fault:?}: {told}");
-        assert!(told.contains(advice), "{fault:?} says: {told}");
+        let reported = error.to_string();
+        assert_eq!(error.outcome(), outcome, "{fault:?}: {reported}");
+        assert!(reported.contains(advice), "{fault:?} says: {reported}");
         assert!(
-            told.lines().count() == 1 && told.len() < 500,
-            "{fault:?} says: {told}"
+            reported.lines().count() == 1 && reported.len() < 500,
+            "{fault:?} says: {reported}"
         );
         for secret in [PASSWORD, "Basic", "uthorization", "b2Rkc2Q", "date=2025"] {
-            let all = format!("{told} {error:?}");
+            let all = format!("{reported} {error:?}");
             assert!(
                 !all.contains(secret),
                 "{fault:?} gives away {secret}: {all}"
@@ -243,12 +243,15 @@ async fn key_in_the_query_is_sent_and_never_printed() {
         };
         let error = door.get(request, now()).await;
         let error = error.expect_err("refused");
-        let told = format!("{error} {error:?}");
+        let reported = format!("{error} {error:?}");
         assert!(
-            !told.contains(PASSWORD) && !told.contains("apiKey"),
-            "{told}"
+            !reported.contains(PASSWORD) && !reported.contains("apiKey"),
+            "{reported}"
         );
-        assert!(told.contains("The Provider at 127.0.0.1/v1"), "{told}");
+        assert!(
+            reported.contains("The Provider at 127.0.0.1/v1"),
+            "{reported}"
+        );
     }
     let query = &provider.requests()[0].query;
     assert_eq!(*query, format!("apiKey={PASSWORD}"));

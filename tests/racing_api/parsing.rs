@@ -87,7 +87,7 @@ fn race_maps_to_the_domain_model() {
 
 /// The parsed offer of a row with this decimal and fractional: `Some(decimal, fraction)`, or `None` for
 /// "no price".
-fn said(decimal: Value, fractional: Value) -> Result<Option<(String, String)>, String> {
+fn shown(decimal: Value, fractional: Value) -> Result<Option<(String, String)>, String> {
     let mut row = odds("Unibet", "");
     row["decimal"] = decimal;
     row["fractional"] = fractional;
@@ -107,18 +107,18 @@ fn said(decimal: Value, fractional: Value) -> Result<Option<(String, String)>, S
 #[test]
 fn price_is_the_decimal_and_a_dash_is_no_rejection() {
     let priced = |decimal: &str, fraction: &str| Ok(Some((decimal.into(), fraction.into())));
-    assert_eq!(said(json!("23"), json!("22/1")), priced("23", "22/1"));
-    assert_eq!(said(json!("2.880"), json!("15/8")), priced("2.88", "15/8"));
+    assert_eq!(shown(json!("23"), json!("22/1")), priced("23", "22/1"));
+    assert_eq!(shown(json!("2.880"), json!("15/8")), priced("2.88", "15/8"));
     // Exchanges repeat the decimal; older answers have "4" for 4/1.
-    assert_eq!(said(json!("4.5"), json!("4.5")), priced("4.5", ""));
-    assert_eq!(said(json!("5"), json!("4")), priced("5", ""));
+    assert_eq!(shown(json!("4.5"), json!("4.5")), priced("4.5", ""));
+    assert_eq!(shown(json!("5"), json!("4")), priced("5", ""));
     // A number keeps the digits that were sent.
-    assert_eq!(said(json!(4.33), json!("10/3")), priced("4.33", "10/3"));
-    assert_eq!(said(json!(23), Value::Null), priced("23", ""));
+    assert_eq!(shown(json!(4.33), json!("10/3")), priced("4.33", "10/3"));
+    assert_eq!(shown(json!(23), Value::Null), priced("23", ""));
     // Only a fraction: convert it, if it is one.
-    assert_eq!(said(Value::Null, json!("22/1")), priced("23", "22/1"));
+    assert_eq!(shown(Value::Null, json!("22/1")), priced("23", "22/1"));
     assert_eq!(
-        said(json!(""), json!("8/13")),
+        shown(json!(""), json!("8/13")),
         priced("1.615384615", "8/13")
     );
 
@@ -130,11 +130,11 @@ fn price_is_the_decimal_and_a_dash_is_no_rejection() {
         json!(0),
         json!("0.00"),
     ] {
-        assert_eq!(said(nothing.clone(), json!("5/1")), Ok(None), "{nothing}");
+        assert_eq!(shown(nothing.clone(), json!("5/1")), Ok(None), "{nothing}");
     }
     for fractional in [json!("-"), json!("SP"), json!("4"), json!(""), Value::Null] {
         assert_eq!(
-            said(Value::Null, fractional.clone()),
+            shown(Value::Null, fractional.clone()),
             Ok(None),
             "{fractional}"
         );
@@ -157,7 +157,7 @@ fn price_is_the_decimal_and_a_dash_is_no_rejection() {
         json!("٣"),
     ] {
         assert_eq!(
-            said(bad.clone(), json!("5/1")),
+            shown(bad.clone(), json!("5/1")),
             Err("bad_decimal".into()),
             "{bad}"
         );

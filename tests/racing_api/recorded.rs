@@ -40,9 +40,12 @@ fn recorded_odds_rows_all_become_prices() {
             .to_string_lossy()
             .into_owned();
         if body["racecards"].is_null() {
-            let told = parsed.expect_err("results are no racecards").to_string();
-            assert!(told.contains("no \"racecards\", but"), "{name}: {told}");
-            assert!(told.contains("results"), "{name}: {told}");
+            let reported = parsed.expect_err("results are no racecards").to_string();
+            assert!(
+                reported.contains("no \"racecards\", but"),
+                "{name}: {reported}"
+            );
+            assert!(reported.contains("results"), "{name}: {reported}");
             continue;
         }
         let parsed = parsed.expect(&name);

@@ -35,7 +35,7 @@ async fn old_table(database: &Home, id: &str, rows: usize) {
         .expect("the old worker's table");
 }
 
-fn said(outcome: Result<Vec<String>, StoreError>) -> String {
+fn shown(outcome: Result<Vec<String>, StoreError>) -> String {
     match outcome {
         Err(StoreError::Schema(why)) => why,
         other => panic!("not refused: {other:?}"),
@@ -67,7 +67,7 @@ async fn existing_table_stops_the_migration_untouched() {
         .meddle("CREATE VIEW ra_odds_live_latest AS SELECT race_id, odds_decimal FROM ra_odds_live")
         .await;
     let before = picture(&database).await;
-    let why = said(database.store.migrate(false).await);
+    let why = shown(database.store.migrate(false).await);
     assert!(
         why.contains("table ra_odds_live, view ra_odds_live_latest"),
         "{why}"
@@ -111,7 +111,7 @@ async fn adoption_keeps_rows_types_and_readers() {
                  WHERE attrelid = 'ra_odds_live'::regclass AND attnum > 0 AND attname <> 'region' ORDER BY attnum";
     let (before, rows) = (database.look(types).await, live(&database).await);
 
-    let said = database
+    let shown = database
         .store
         .migrate(true)
         .await
@@ -123,7 +123,7 @@ async fn adoption_keeps_rows_types_and_readers() {
         "ra_odds_live no longer has region",
         &format!("{web} may no longer read ra_odds_live: row security"),
     ] {
-        assert!(said.contains(line), "no {line:?} in:\n{said}");
+        assert!(shown.contains(line), "no {line:?} in:\n{shown}");
     }
     database.store.check_schema().await.expect("fits");
     assert_eq!(database.look(types).await, before);
@@ -194,7 +194,7 @@ async fn adoption_takes_a_table_with_uuids() {
 
 #[tokio::test]
 async fn failed_adoption_changes_nothing() {
-    for (spoil, told) in [
+    for (spoil, reported) in [
         (
             "ALTER TABLE ra_odds_live DROP COLUMN odds_decimal",
             "no column odds_decimal",
@@ -208,9 +208,9 @@ async fn failed_adoption_changes_nothing() {
         old_table(&database, "bigserial PRIMARY KEY", 50).await;
         database.meddle(spoil).await;
         let before = picture(&database).await;
-        let why = said(database.store.migrate(true).await);
+        let why = shown(database.store.migrate(true).await);
         assert!(
-            why.contains(told) && why.contains("nothing was touched"),
+            why.contains(reported) && why.contains("nothing was touched"),
             "{why}"
         );
         assert_eq!(picture(&database).await, before);

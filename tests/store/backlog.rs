@@ -70,8 +70,8 @@ async fn backlog_merges_rows_of_one_event(backend: Backend) {
     let shape = |change: &Claimed| {
         let event = change.event.as_ref().map(|event| event.to_string());
         let keys: Vec<String> = change.keys.iter().map(Key::to_string).collect();
-        let told = event.unwrap_or(keys.join(" "));
-        (told, change.purpose, change.kinds.clone(), change.cycle)
+        let reported = event.unwrap_or(keys.join(" "));
+        (reported, change.purpose, change.kinds.clone(), change.cycle)
     };
     let manual = BTreeSet::from([Manual]);
     use Purpose::*;

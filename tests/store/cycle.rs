@@ -239,14 +239,14 @@ async fn rejected_row_does_not_block_the_others(backend: Backend) {
         day.set(race, 0, Some(offer(1000 + race as i64)));
     }
     let changes = leader.changes(&day.snapshot());
-    let told: Vec<_> = changes
+    let reported: Vec<_> = changes
         .rejects
         .by_reason
         .iter()
         .map(|(why, r)| (*why, r.rows))
         .collect();
     // Four prices each of two races, a runner, a price; and the name that is too long.
-    assert_eq!(told, [("control_character", 10), ("id_too_long", 1)]);
+    assert_eq!(reported, [("control_character", 10), ("id_too_long", 1)]);
     leader
         .see(&day.snapshot())
         .await

@@ -82,8 +82,8 @@ impl CommitTest {
             ),
             after
         );
-        let told = self.database.count("outbox").await;
-        assert_eq!(told, 6, "three races, told of once a cycle");
+        let reported = self.database.count("outbox").await;
+        assert_eq!(reported, 6, "three races, told of once a cycle");
         went_in
     }
 }

@@ -114,23 +114,23 @@ async fn lease_renewal_keeps_last_checked(backend: Backend) {
     leader.see(&Day::of(2, 1, 1).snapshot()).await;
     let first = leader.book.events["rac_0"].row;
     let second = leader.book.events["rac_1"].row;
-    let said = json!({"feed": "ok", "next_s": 10, "quote": "it's \"fine\" \\ {}"});
+    let shown = json!({"feed": "ok", "next_s": 10, "quote": "it's \"fine\" \\ {}"});
     // The same event twice in one list is no reason to lose the lease.
     let seen = [(first, at(20)), (second, at(10)), (first, at(30))];
     database
         .store
-        .renew(&leader.lease, TTL, &said, &seen)
+        .renew(&leader.lease, TTL, &shown, &seen)
         .await
         .expect("held");
     let earlier = [(second, at(5))];
     database
         .store
-        .renew(&leader.lease, TTL, &said, &earlier)
+        .renew(&leader.lease, TTL, &shown, &earlier)
         .await
         .expect("held");
 
     let status = database.store.status().await.expect("a status");
-    assert_eq!(status.state, said);
+    assert_eq!(status.state, shown);
     let left =
         status.lease_expires_at.expect("held") - database.store.clock().await.expect("a clock");
     assert!(

@@ -103,11 +103,15 @@ async fn migration_runs_once_for_two_daemons(backend: Backend) {
         database.another().await,
     ];
     let all = others.map(|store| tokio::spawn(async move { store.migrate(false).await }));
-    let mut said = database.store.migrate(false).await.expect("migrated");
+    let mut shown = database.store.migrate(false).await.expect("migrated");
     for one in all {
-        said.extend(one.await.expect("no panic").expect("migrated"));
+        shown.extend(one.await.expect("no panic").expect("migrated"));
     }
-    assert_eq!(said, applied(backend), "one did it, the others saw it done");
+    assert_eq!(
+        shown,
+        applied(backend),
+        "one did it, the others saw it done"
+    );
 }
 
 /// History of the first version, one row a price, is carried over completely.

@@ -99,8 +99,8 @@ async fn status_change_is_logged_once(backend: Backend) {
             (Some(Live), Completed, Feed, at(3630)),
         ]
     );
-    let nobody = leader.store.transitions(&"rac_9".into()).await;
-    assert_eq!(nobody, Ok(None));
+    let closed_port = leader.store.transitions(&"rac_9".into()).await;
+    assert_eq!(closed_port, Ok(None));
     same_rows(&leader.book, &leader.store.load().await.expect("rows").book);
 }
 
@@ -161,8 +161,8 @@ async fn correction_reopens_an_event(backend: Backend) {
     let mut day = Day::of(1, 1, 1);
     day.races[0].event.status = Abandoned;
     leader.see(&day.snapshot()).await.expect("written");
-    let nobody = leader.store.request_correction(&"rac_7".into(), Live).await;
-    assert_eq!(nobody, Ok(None));
+    let closed_port = leader.store.request_correction(&"rac_7".into(), Live).await;
+    assert_eq!(closed_port, Ok(None));
     let nothing = serde_json::json!({});
     let waits = |leader: &Daemon| {
         let (store, lease, nothing) = (leader.store.clone(), leader.lease.clone(), nothing.clone());
@@ -230,13 +230,13 @@ async fn outbox_row_has_old_and_new_status(backend: Backend) {
         .await;
     let rows = committed.expect("it commits").told.expect("rows").rows;
     let text = |text: &Option<String>| text.clone().unwrap_or("-".into());
-    let told: Vec<[String; 3]> = rows
+    let reported: Vec<[String; 3]> = rows
         .iter()
         .map(|row| [text(&row.before), text(&row.after), text(&row.detail)])
         .collect();
     let was = r#"{"was":{"league_id":"GB","sport_id":"horse_racing","venue":"Ascot"}}"#;
     assert_eq!(
-        told,
+        reported,
         [
             ["upcoming", "suspended", "-"],
             ["1.61", "2.5", "-"],
@@ -250,8 +250,8 @@ async fn outbox_row_has_old_and_new_status(backend: Backend) {
     // As stored in the table.
     let stored = "SELECT coalesce(before, '-') || ' ' || coalesce(after, '-') || ' ' || coalesce(detail, '-')
                   FROM oddsd.outbox WHERE cycle_id = 2 ORDER BY outbox.id";
-    let told: Vec<String> = told.iter().map(|row| row.join(" ")).collect();
-    assert_eq!(database.look(stored).await, told);
+    let reported: Vec<String> = reported.iter().map(|row| row.join(" ")).collect();
+    assert_eq!(database.look(stored).await, reported);
     leader
         .store
         .claim("leader", 100, LATER)

@@ -79,7 +79,7 @@ impl WatchTest {
         rows.iter().map(read).collect()
     }
 
-    /// As `told`, sorted.
+    /// As `reported`, sorted.
     async fn reported_sorted(&mut self) -> Vec<Value> {
         let mut reported = self.reported().await;
         reported.sort_by_key(Value::to_string);

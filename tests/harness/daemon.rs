@@ -1,6 +1,7 @@
 //! Runs the real program as a daemon: settings from the test alone, a folder of its own, its log, its end.
 //! The end-to-end tests use it.
 
+use std::panic::Location;
 use std::process::{ExitStatus, Stdio};
 
 use oddsd_testkit::lines::LogReader;
@@ -82,9 +83,13 @@ impl Daemon {
     }
 
     /// Waits for the next line, after the last one that was waited for, that contains `text`.
-    pub async fn says(&mut self, text: &str) -> String {
-        let found = self.log.wait_for(text).await;
-        found.unwrap_or_else(|why| panic!("{why}"))
+    #[track_caller]
+    pub fn says(&mut self, text: &str) -> impl Future<Output = String> {
+        let caller = Location::caller();
+        async move {
+            let found = self.log.wait_for(text).await;
+            found.unwrap_or_else(|why| panic!("{caller}: {why}"))
+        }
     }
 
     /// As [`Daemon::says`], for lines that come in any order.

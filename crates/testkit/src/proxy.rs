@@ -96,17 +96,23 @@ impl Proxy {
     }
 
     /// Waits until a mode that ends in a cut has cut the connections.
-    pub async fn until_cut(&self) {
+    #[track_caller]
+    pub fn until_cut(&self) -> impl Future<Output = ()> {
         let mut wire = self.wire.subscribe();
-        let cut = wire.wait_for(|wire| *wire == Wire::Cut);
-        within("the proxy to cut", cut).await.expect("it runs");
+        within("the proxy to cut", async move {
+            let cut = wire.wait_for(|wire| *wire == Wire::Cut).await;
+            cut.expect("the proxy runs");
+        })
     }
 
     /// Waits until an answer is held.
-    pub async fn until_held(&self) {
+    #[track_caller]
+    pub fn until_held(&self) -> impl Future<Output = ()> {
         let mut held = self.held.subscribe();
-        let one = held.wait_for(|held| *held > 0);
-        within("an answer to hold", one).await.expect("it runs");
+        within("an answer to hold", async move {
+            let one = held.wait_for(|held| *held > 0).await;
+            one.expect("the proxy runs");
+        })
     }
 
     /// From now on the port refuses, as when no server runs.

@@ -13,11 +13,11 @@ const PAUSE: Duration = Duration::from_millis(4);
 
 /// Polls `probe` with a short pause until it returns `Ok`. Panics with the last `Err` at the limit.
 #[track_caller]
-pub fn eventually<T, S: Debug>(
+pub fn eventually<T, S: Debug, P: AsyncFnMut() -> Result<T, S>>(
     what: &str,
-    mut probe: impl AsyncFnMut() -> Result<T, S>,
-) -> impl Future<Output = T> {
-    let caller = Location::caller();
+    mut probe: P,
+) -> impl Future<Output = T> + use<T, S, P> {
+    let (what, caller) = (what.to_owned(), Location::caller());
     async move {
         let limit = Instant::now() + WAIT_LIMIT;
         let mut last = None;
@@ -35,8 +35,11 @@ pub fn eventually<T, S: Debug>(
 
 /// Awaits `future`, and panics when it takes longer than the limit.
 #[track_caller]
-pub fn within<T>(what: &str, future: impl Future<Output = T>) -> impl Future<Output = T> {
-    let caller = Location::caller();
+pub fn within<T, F: Future<Output = T>>(
+    what: &str,
+    future: F,
+) -> impl Future<Output = T> + use<T, F> {
+    let (what, caller) = (what.to_owned(), Location::caller());
     async move {
         let waited = timeout(WAIT_LIMIT, future).await;
         waited.unwrap_or_else(|_| panic!("{caller}: waited {WAIT_LIMIT:?} for {what}"))

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{PASSWORD, USERNAME};
 
-/// A way to fail. It stays until [`RacingProvider::clear`].
+/// A way to fail. It stays until [`super::RacingProvider::clear`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The port is closed, and open connections are cut.

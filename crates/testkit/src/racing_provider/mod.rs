@@ -201,17 +201,18 @@ impl RacingProvider {
     }
 
     /// Waits until so many requests have arrived in all.
-    pub async fn until_requests(&self, count: usize) {
-        let enough = async {
+    #[track_caller]
+    pub fn until_requests(&self, count: usize) -> impl Future<Output = ()> {
+        let shared = Arc::clone(&self.shared);
+        within(&format!("{count} requests"), async move {
             loop {
-                let arrived = self.shared.arrived.notified();
-                if self.shared.inner().requests.len() >= count {
+                let arrived = shared.arrived.notified();
+                if shared.inner().requests.len() >= count {
                     return;
                 }
                 arrived.await;
             }
-        };
-        within(&format!("{count} requests"), enough).await;
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! oddsd keeps an odds database, and every cache in front of it, as fresh as the feed.
 //!
 //! A map of the modules, from the commands down. Imports go down, never sideways and never up:
-//! `ARCHITECTURE.md` follows one price change through them, `tests/floors.rs` checks the imports.
+//! `ARCHITECTURE.md` follows one price change through them, `tests/source_rules.rs` checks the imports.
 
 // 6  commands
 pub mod cli;

@@ -16,11 +16,11 @@ use oddsd::rules_file::Rulebook;
 use oddsd::store::{Claim, Commit, Poke, Purpose, Store, Told};
 use tokio::sync::mpsc;
 
-use crate::store::home::{Backend, Home};
-use crate::world::PATIENCE;
-use crate::world::log::Log;
-use crate::world::redis::RedisServer;
-use crate::world::resp::Reply;
+use crate::store::fixture::{Backend, Home};
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::log::Log;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::resp::Reply;
 
 const MS: Duration = Duration::from_millis(1);
 

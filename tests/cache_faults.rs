@@ -1,5 +1,5 @@
-//! Caches that are down, hung, full, read-only or wrongly configured: what is said, what is retried,
-//! and that everything comes back without a restart.
+//! Tests of caches that are down, hanging, full, read-only or wrongly configured: the error, the retry,
+//! the recovery, and no secret in the log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use oddsd::key::Key;
 use oddsd::model::View;
 
 use crate::cache::{body, entry, fill, floor, key, lease, open, open_redis, put, take};
-use crate::world::PATIENCE;
-use crate::world::log::Log;
-use crate::world::ports::free_port;
-use crate::world::redis::{RedisCluster, RedisServer};
-use crate::world::resp::Reply;
+use oddsd_testkit::eventually;
+use oddsd_testkit::log::Log;
+use oddsd_testkit::ports::free_port;
+use oddsd_testkit::redis::{RedisCluster, RedisServer};
+use oddsd_testkit::resp::Reply;
 
 pub const CANARY: &str = "canary-5ecret";
 
@@ -43,7 +43,7 @@ async fn open_impatient(url: &str) -> Cache {
     .await
 }
 
-/// A command that is on its way when the server goes is given up after this.
+/// The timeout of a command under way when the server disappears.
 async fn open_hasty(url: &str) -> Cache {
     open(CacheSettings {
         redis_url: Some(url.to_owned().into()),
@@ -53,41 +53,30 @@ async fn open_hasty(url: &str) -> Cache {
     .await
 }
 
-/// Waits until the cache answers again; nobody restarts anything.
+/// Waits until the cache answers again, without a restart of the client.
 async fn recovered(cache: &Cache) {
-    let recovering = async {
-        loop {
-            cache.connected().await;
-            if cache.ping().await.is_ok() {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, recovering)
-        .await
-        .expect("it recovers");
+    eventually("the cache answers", async || {
+        cache.connected().await;
+        cache.ping().await
+    })
+    .await;
 }
 
 /// As `recovered`, for caches opened with a short time per command.
 async fn removes_again(cache: &Cache) {
-    let removing = async {
-        while remove(cache, "k").await.is_err() {
-            cache.connected().await;
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, removing)
-        .await
-        .expect("it recovers");
+    eventually("the cache removes", async || {
+        cache.connected().await;
+        remove(cache, "k").await
+    })
+    .await;
 }
 
 pub fn refused(answer: Result<impl std::fmt::Debug, CacheError>, advice: &str) {
     match answer {
         Err(why @ CacheError::Refused { .. }) => {
             assert!(!why.is_retryable());
-            let said = why.to_string();
-            assert!(said.contains(advice), "{said}");
+            let shown = why.to_string();
+            assert!(shown.contains(advice), "{shown}");
             let shown = format!("{why} {why:?}");
             assert!(!shown.contains(CANARY), "{shown}");
         }
@@ -96,8 +85,8 @@ pub fn refused(answer: Result<impl std::fmt::Debug, CacheError>, advice: &str) {
 }
 
 #[tokio::test]
-async fn a_cache_that_is_down_at_start_is_used_as_soon_as_it_is_up() {
-    let mut redis = RedisServer::start().await;
+async fn cache_down_at_start_is_used_when_it_is_up() {
+    let redis = RedisServer::start().await;
     redis.kill().await;
     let cache = open_redis(&redis.url()).await;
     let answer = remove(&cache, "k").await;
@@ -109,8 +98,8 @@ async fn a_cache_that_is_down_at_start_is_used_as_soon_as_it_is_up() {
 }
 
 #[tokio::test]
-async fn a_restart_of_the_cache_voids_leases_and_needs_no_restart_of_ours() {
-    let mut redis = RedisServer::start().await;
+async fn cache_restart_voids_fill_leases_and_reconnects() {
+    let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
     floor(&cache).await;
     let old = lease(&cache, &key("k")).await.expect("a lease");
@@ -123,7 +112,7 @@ async fn a_restart_of_the_cache_voids_leases_and_needs_no_restart_of_ours() {
 }
 
 #[tokio::test]
-async fn a_hung_cache_costs_its_timeout_and_recovers() {
+async fn hanging_cache_costs_its_timeout_and_recovers() {
     let redis = RedisServer::start().await;
     let cache = open_impatient(&redis.url()).await;
     recovered(&cache).await;
@@ -148,7 +137,7 @@ async fn a_hung_cache_costs_its_timeout_and_recovers() {
 }
 
 #[tokio::test]
-async fn a_replica_refuses_removals_and_says_so() {
+async fn replica_refuses_removals() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
     floor(&cache).await;
@@ -164,7 +153,7 @@ async fn a_replica_refuses_removals_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_full_cache_refuses_fills_and_still_removes() {
+async fn full_cache_refuses_fills_and_still_removes() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
     floor(&cache).await;
@@ -182,7 +171,7 @@ async fn a_full_cache_refuses_fills_and_still_removes() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_refused_until_the_server_takes_it() {
+async fn wrong_password_is_refused_until_accepted() {
     let redis = RedisServer::with_password("right").await;
     let url = format!("redis://:{CANARY}@127.0.0.1:{}", redis.port());
     let cache = open_redis(&url).await;
@@ -196,7 +185,7 @@ async fn a_wrong_password_is_refused_until_the_server_takes_it() {
 }
 
 #[tokio::test]
-async fn a_user_without_rights_is_refused_with_what_it_needs() {
+async fn user_without_rights_is_refused_with_advice() {
     let redis = RedisServer::start().await;
     let rights = format!("ACL SETUSER odds on >{CANARY} ~* +ping +info +get");
     redis.cli(&rights.split(' ').collect::<Vec<_>>()).await;
@@ -209,7 +198,7 @@ async fn a_user_without_rights_is_refused_with_what_it_needs() {
 }
 
 #[tokio::test]
-async fn the_primary_is_found_through_a_sentinel() {
+async fn sentinel_leads_to_the_primary() {
     let redis = RedisServer::start().await;
     let sentinel = RedisServer::sentinel(&redis).await;
     let url = format!(
@@ -224,8 +213,8 @@ async fn the_primary_is_found_through_a_sentinel() {
 }
 
 #[tokio::test]
-async fn a_cluster_node_that_comes_back_is_used_again() {
-    let mut cluster = RedisServer::cluster().await;
+async fn cluster_node_is_used_again_after_a_restart() {
+    let cluster = RedisServer::cluster().await;
     let cache = open_hasty(&cluster.url()).await;
     cache.connected().await;
     let keys: Vec<Key> = (0..30).map(|n| key(&format!("k{n}"))).collect();
@@ -236,18 +225,14 @@ async fn a_cluster_node_that_comes_back_is_used_again() {
         "a third of the keys cannot be confirmed: {answer:?}"
     );
     cluster.nodes[1].restart().await;
-    let removing = async {
-        while remove_all(&cache, &keys).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, removing)
-        .await
-        .expect("it recovers");
+    eventually("all keys are removed", async || {
+        remove_all(&cache, &keys).await
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn settings_that_can_never_work_are_named_and_not_quoted() {
+async fn settings_errors_name_the_setting_and_not_its_value() {
     let cases = [
         (
             Some("http://canary-5ecret@h"),
@@ -317,14 +302,14 @@ async fn settings_that_can_never_work_are_named_and_not_quoted() {
         let Err(why) = Cache::open(&settings).await else {
             panic!("{redis:?} {url:?} opens");
         };
-        let said = format!("{why:#} {why:?}");
-        assert!(said.contains(expected), "{said}");
-        assert!(!said.contains(CANARY), "{said}");
+        let shown = format!("{why:#} {why:?}");
+        assert!(shown.contains(expected), "{shown}");
+        assert!(!shown.contains(CANARY), "{shown}");
     }
 }
 
 #[tokio::test]
-async fn empty_settings_mean_the_in_process_cache_and_off_means_off() {
+async fn settings_select_the_in_process_cache_or_none() {
     let empty = || Some(String::new().into());
     let settings = CacheSettings {
         redis_url: empty(),
@@ -347,7 +332,7 @@ async fn empty_settings_mean_the_in_process_cache_and_off_means_off() {
 }
 
 #[tokio::test]
-async fn thousands_of_removals_during_a_hang_fail_and_do_not_pile_up() {
+async fn hanging_cache_does_not_queue_removals() {
     let redis = RedisServer::start().await;
     let cache = Arc::new(open_impatient(&redis.url()).await);
     recovered(&cache).await;
@@ -373,7 +358,7 @@ async fn thousands_of_removals_during_a_hang_fail_and_do_not_pile_up() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_nobody_vouches_for_is_not_accepted() {
+async fn untrusted_certificate_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
     let made = std::process::Command::new("openssl")
@@ -413,16 +398,18 @@ async fn a_certificate_that_nobody_vouches_for_is_not_accepted() {
 }
 
 #[tokio::test]
-async fn the_log_says_what_people_grep_for_once_per_turn_and_no_secret() {
+async fn log_has_the_documented_lines_once_and_no_secret() {
     let (log, _guard) = Log::start();
-    let mut redis = RedisServer::with_password(CANARY).await;
+    let redis = RedisServer::with_password(CANARY).await;
     let cache = open_hasty(&redis.url()).await;
     recovered(&cache).await;
     redis.kill().await;
-    // Waits until the loss is noticed, which may be a moment after it happened.
-    while remove(&cache, "k").await.is_ok() || log.lines("connection failed").is_empty() {
-        tokio::task::yield_now().await;
-    }
+    eventually("the loss is noticed", async || {
+        let removed = remove(&cache, "k").await;
+        let noticed = removed.is_err() && !log.lines("connection failed").is_empty();
+        noticed.then_some(()).ok_or(removed)
+    })
+    .await;
     redis.restart().await;
     recovered(&cache).await;
 
@@ -481,7 +468,7 @@ async fn move_slot(cluster: &RedisCluster, name: &str, between: impl AsyncFnOnce
 }
 
 #[tokio::test]
-async fn a_slot_that_moves_during_a_fill_costs_that_fill_at_most() {
+async fn cluster_slot_migration_voids_at_most_the_fill() {
     let cluster = RedisServer::cluster().await;
     let cache = open_redis(&cluster.url()).await;
     cache.connected().await;
@@ -501,17 +488,10 @@ async fn a_slot_that_moves_during_a_fill_costs_that_fill_at_most() {
             let _ = remove_all(&cache, std::slice::from_ref(&key)).await;
         })
         .await;
-        let removing = async {
-            while remove_all(&cache, std::slice::from_ref(&key))
-                .await
-                .is_err()
-            {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, removing)
-            .await
-            .expect("it finds the slot");
+        eventually("the slot's new node removes", async || {
+            remove_all(&cache, std::slice::from_ref(&key)).await
+        })
+        .await;
         assert_eq!(body(&cache, &key).await, None);
         put(&cache, &key, b"after").await;
         assert_eq!(body(&cache, &key).await.as_deref(), Some(&b"after"[..]));
@@ -519,7 +499,7 @@ async fn a_slot_that_moves_during_a_fill_costs_that_fill_at_most() {
 }
 
 #[tokio::test]
-async fn scripts_that_a_node_has_forgotten_are_sent_again() {
+async fn scripts_are_loaded_again_after_a_flush() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
     floor(&cache).await;

@@ -1,5 +1,5 @@
-//! Reading through the cache: one load for many readers, no reader harmed by a cache that is not
-//! there or by somebody else's loader, and nothing served that a removal made wrong.
+//! Tests of reading through the cache: single flight, early renewal, budget, breaker and L1.
+//! No reader gets a value that a removal made wrong.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,18 +14,18 @@ use oddsd::model::View;
 use tokio::sync::Notify;
 
 use crate::cache::{TTL, floor, key, open, open_redis, put};
-use crate::world::PATIENCE;
-use crate::world::redis::RedisServer;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::{WAIT_LIMIT, eventually};
 
-/// Commits that every loader here has seen, unless the story is about that.
+/// The snapshot of every loader, unless a test is about it.
 const ALL: u64 = 1_000_000;
 
 fn policy() -> Policy {
     Policy {
         jitter: 0.0,
         early: 0.0,
-        load_within: PATIENCE,
-        wait_for_others: PATIENCE,
+        load_within: WAIT_LIMIT,
+        wait_for_others: WAIT_LIMIT,
         ..Policy::fresh_for(TTL)
     }
 }
@@ -57,7 +57,7 @@ async fn removed(reader: &Reader, name: &str, commits: u64) {
 
 /// A reader who waits for the cache however slow the machine is.
 fn patient(cache: Cache) -> Reader {
-    Reader::with_budget(Arc::new(cache), PATIENCE)
+    Reader::with_budget(Arc::new(cache), WAIT_LIMIT)
 }
 
 async fn in_process() -> Reader {
@@ -72,7 +72,7 @@ async fn over_redis() -> (Reader, RedisServer) {
     (patient(cache), redis)
 }
 
-/// A cache that accepts connections and never says a word.
+/// A server that accepts connections and never answers.
 async fn silent() -> (Cache, tokio::task::JoinHandle<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
@@ -94,7 +94,7 @@ async fn silent() -> (Cache, tokio::task::JoinHandle<()>) {
 }
 
 #[tokio::test]
-async fn a_miss_loads_and_the_next_reader_hits() {
+async fn miss_loads_and_the_next_reader_hits() {
     let reader = in_process().await;
     let miss = reads(&reader, "k", "1").await;
     assert!(is(&miss, ReadState::Miss, "1"), "{miss:?}");
@@ -136,12 +136,12 @@ async fn cold_readers(processes: Vec<Reader>, readers: usize) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn fifty_cold_readers_make_one_load_in_process() {
+async fn single_flight_loads_once_for_fifty_readers() {
     assert_eq!(cold_readers(vec![in_process().await], 50).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_thousand_cold_readers_of_four_processes_make_one_load() {
+async fn single_flight_loads_once_for_four_processes() {
     let (first, redis) = over_redis().await;
     let mut processes = vec![first];
     for _ in 1..4 {
@@ -152,10 +152,10 @@ async fn a_thousand_cold_readers_of_four_processes_make_one_load() {
     assert_eq!(cold_readers(processes, 1_000).await, 1);
 }
 
-/// Without a cache nobody vouches for a load that began before a reader came, so those who come
-/// during the first share a second one.
+/// Without a cache a load that began before a reader came is not valid for it, so readers that come
+/// during the first load share a second one.
 #[tokio::test]
-async fn fifty_cold_readers_make_two_loads_without_a_cache() {
+async fn single_flight_loads_twice_without_a_cache() {
     let off = open(CacheSettings {
         enabled: false,
         ..CacheSettings::default()
@@ -165,7 +165,7 @@ async fn fifty_cold_readers_make_two_loads_without_a_cache() {
     assert!((1..=2).contains(&loads), "{loads}");
 }
 
-/// A reader whose load waits until it is told what to do, and a second one that waits for it.
+/// A reader whose load waits for a notification, and a second reader that waits for that load.
 async fn leader_and_waiter(
     reader: &Reader,
     policy: Policy,
@@ -194,7 +194,7 @@ async fn leader_and_waiter(
         let load = || async { Ok(loaded("waiter")) };
         async move { reader.read(&key("k"), &policy, load).await }
     });
-    // In a test with one thread, this lets the waiter come to its place.
+    // On one thread this lets the waiter reach its wait.
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
@@ -203,7 +203,7 @@ async fn leader_and_waiter(
 }
 
 #[tokio::test]
-async fn a_load_that_fails_is_told_to_all_who_waited_and_to_nobody_else() {
+async fn failed_load_reaches_its_waiters_only() {
     let (reader, go_on) = (in_process().await, Arc::new(Notify::new()));
     let end = || Err(anyhow::anyhow!("the database is down"));
     let both = leader_and_waiter(&reader, policy(), &go_on, end).await;
@@ -220,7 +220,7 @@ async fn a_load_that_fails_is_told_to_all_who_waited_and_to_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_load_that_panics_is_an_error_and_no_panic() {
+async fn panicking_load_is_an_error() {
     let (reader, go_on) = (in_process().await, Arc::new(Notify::new()));
     let end = || panic!("a bug in the loader");
     let both = leader_and_waiter(&reader, policy(), &go_on, end).await;
@@ -234,7 +234,7 @@ async fn a_load_that_panics_is_an_error_and_no_panic() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_that_hangs_ends_with_its_time() {
+async fn hanging_load_ends_at_its_timeout() {
     let reader = in_process().await;
     let limit = Duration::from_secs(3);
     let policy = Policy {
@@ -255,7 +255,7 @@ async fn a_load_that_hangs_ends_with_its_time() {
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_away_harms_nobody() {
+async fn cancelled_reader_does_not_cancel_the_load() {
     let (reader, go_on) = (in_process().await, Arc::new(Notify::new()));
     let end = || Ok(loaded("leader"));
     let [leader, waiter] = leader_and_waiter(&reader, policy(), &go_on, end).await;
@@ -266,7 +266,7 @@ async fn a_reader_that_goes_away_harms_nobody() {
 }
 
 #[tokio::test]
-async fn what_was_loaded_before_a_removal_is_not_served_after_it() {
+async fn removal_during_a_load_voids_its_result() {
     let (reader, go_on) = (in_process().await, Arc::new(Notify::new()));
     let end = || Ok(Loaded::new("old", View::after(0)));
     let [leader, waiter] = leader_and_waiter(&reader, policy(), &go_on, end).await;
@@ -283,9 +283,9 @@ async fn what_was_loaded_before_a_removal_is_not_served_after_it() {
     assert_eq!(reader.reads().refused_lease, 1);
 }
 
-/// A lagging snapshot: the lease is younger than the removal, what was loaded is not.
+/// A lagging snapshot: the fill lease is younger than the removal, the loaded value is older.
 #[tokio::test]
-async fn a_fill_that_has_not_seen_the_removed_change_is_served_once_and_not_kept() {
+async fn fence_refused_load_is_served_once_and_not_stored() {
     for (reader, _redis) in [(in_process().await, None), {
         let (reader, redis) = over_redis().await;
         (reader, Some(redis))
@@ -308,7 +308,7 @@ async fn a_fill_that_has_not_seen_the_removed_change_is_served_once_and_not_kept
 }
 
 #[tokio::test]
-async fn nothing_is_filled_and_nothing_served_before_somebody_vouches_for_the_memory() {
+async fn epoch_missing_bypasses_the_cache() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
     cache.connected().await;
@@ -323,7 +323,7 @@ async fn nothing_is_filled_and_nothing_served_before_somebody_vouches_for_the_me
     floor(reader.cache()).await;
     assert!(is(&reads(&reader, "k", "3").await, ReadState::Miss, "3"));
     assert!(is(&reads(&reader, "k", "x").await, ReadState::Hit, "3"));
-    // A new life: what is still there is of the old one.
+    // A new epoch: entries of the old one are not valid.
     floor(reader.cache()).await;
     assert!(is(&reads(&reader, "k", "4").await, ReadState::Miss, "4"));
 }
@@ -338,7 +338,7 @@ fn short_lived(longer: Duration) -> Policy {
 }
 
 #[tokio::test]
-async fn a_stale_answer_is_labelled_while_one_load_renews_it_and_goes_with_a_removal() {
+async fn stale_answer_is_labelled_renewed_once_and_removable() {
     for (reader, _redis) in [(in_process().await, None), {
         let (reader, redis) = over_redis().await;
         (reader, Some(redis))
@@ -366,20 +366,12 @@ async fn a_stale_answer_is_labelled_while_one_load_renews_it_and_goes_with_a_rem
             .expect("an answer");
         assert_eq!(stale.state, ReadState::Stale);
         // The renewal comes by itself: later readers see its answer.
-        let renewed = async {
-            while reader
-                .read(&key("k"), &policy, load.clone())
-                .await
-                .expect("an answer")
-                .body()[..]
-                == b"1"[..]
-            {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, renewed)
-            .await
-            .expect("it is renewed");
+        eventually("the answer is renewed", async || {
+            let served = reader.read(&key("k"), &policy, load.clone()).await;
+            let served = served.expect("an answer");
+            (served.body()[..] != b"1"[..]).then_some(()).ok_or(served)
+        })
+        .await;
         removed(&reader, "k", 1).await;
         let load = || async { Ok(loaded("after")) };
         let served = reader
@@ -391,7 +383,7 @@ async fn a_stale_answer_is_labelled_while_one_load_renews_it_and_goes_with_a_rem
 }
 
 #[tokio::test]
-async fn when_renewing_fails_the_last_answer_is_served_labelled_and_bounded() {
+async fn failed_renewal_serves_the_last_answer_for_a_bounded_time() {
     let reader = in_process().await;
     let fails = || async { Err::<Loaded, _>(anyhow::anyhow!("down")) };
     let kept = Policy {
@@ -418,7 +410,7 @@ async fn when_renewing_fails_the_last_answer_is_served_labelled_and_bounded() {
 }
 
 #[tokio::test]
-async fn there_is_none_is_kept_for_a_short_time_of_its_own() {
+async fn negative_answer_is_stored_for_its_own_ttl() {
     let reader = in_process().await;
     let none = || async { Ok(Loaded::absent(View::after(ALL))) };
     let policy = Policy {
@@ -444,7 +436,7 @@ async fn there_is_none_is_kept_for_a_short_time_of_its_own() {
 }
 
 #[tokio::test]
-async fn what_is_read_most_is_loaded_again_before_anybody_asks() {
+async fn hot_key_is_loaded_again_after_a_removal() {
     let (reader, _redis) = over_redis().await;
     let tag = Tag::new("t").expect("a tag");
     let policy = policy().tagged([tag.clone()]);
@@ -467,26 +459,20 @@ async fn what_is_read_most_is_loaded_again_before_anybody_asks() {
     };
     let removed = reader.remove(&targets, &View::after(2)).await;
     removed.expect("removed");
-    let renewed = async {
-        let tags = std::slice::from_ref(&tag);
-        loop {
-            let looked = reader.cache().look(&key("k"), tags).await;
-            if looked.expect("an answer").entry.is_some() {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, renewed)
-        .await
-        .expect("it is loaded again");
+    eventually("it is loaded again", async || {
+        let (key, tags) = (key("k"), std::slice::from_ref(&tag));
+        let looked = reader.cache().look(&key, tags).await;
+        let entry = looked.expect("an answer").entry;
+        entry.map(drop).ok_or("no entry")
+    })
+    .await;
     assert_eq!(reader.reads().renewed, 1);
     assert_eq!(counter.load(Ordering::SeqCst), 2);
 }
 
-/// Two processes with a first level each: what one removes, the other no longer serves.
+/// Two processes with an L1 each: a value removed by one is no longer served by the other.
 #[tokio::test]
-async fn a_first_level_hears_of_every_removal_and_trusts_no_silence() {
+async fn l1_drops_removed_values_and_needs_a_heartbeat() {
     let redis = RedisServer::start().await;
     let mut processes = Vec::new();
     for _ in 0..2 {
@@ -516,21 +502,16 @@ async fn a_first_level_hears_of_every_removal_and_trusts_no_silence() {
     let mut life = floor(processes[0].cache()).await;
     for n in 1..=4 {
         for reader in &processes {
-            let hitting = async {
-                loop {
-                    // Without beats the first level is silent, so it is not used.
-                    let beaten = processes[0].cache().beat(&mut life).await;
-                    assert_eq!(beaten, Ok(true));
-                    let served = reader.read(&key("k"), &policy(), load.clone()).await;
-                    let served = served.expect("an answer");
-                    if served.level == Level::First && number(&served) == n - 1 {
-                        break;
-                    }
-                }
-            };
-            tokio::time::timeout(PATIENCE, hitting)
-                .await
-                .expect("it hears, and serves the new one");
+            eventually("the first level serves the new value", async || {
+                // Without heartbeats the first level is not used.
+                let beaten = processes[0].cache().beat(&mut life).await;
+                assert_eq!(beaten, Ok(true));
+                let served = reader.read(&key("k"), &policy(), load.clone()).await;
+                let served = served.expect("an answer");
+                let new = served.level == Level::First && number(&served) == n - 1;
+                new.then_some(()).ok_or(served)
+            })
+            .await;
         }
         let remover = &processes[n as usize % 2];
         stored.store(n, Ordering::SeqCst);
@@ -542,25 +523,25 @@ async fn a_first_level_hears_of_every_removal_and_trusts_no_silence() {
             "it knows its own at once"
         );
     }
-    // Emptied behind our back: beats end, a floor is missing, nothing of the old is served.
+    // After a flush by another program, heartbeats fail, the epoch is missing, and no old value is
+    // served.
     redis.cli(&["FLUSHALL"]).await;
     let beaten = processes[0].cache().beat(&mut life).await;
     assert_eq!(beaten, Ok(false), "another memory");
     for reader in &processes {
-        let gone = async {
-            while reads(reader, "k", "9").await.state != ReadState::Bypass {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, gone)
-            .await
-            .expect("it is dropped");
+        eventually("the first level is dropped", async || {
+            let served = reads(reader, "k", "9").await;
+            (served.state == ReadState::Bypass)
+                .then_some(())
+                .ok_or(served)
+        })
+        .await;
     }
 }
 
-/// On a clock that only moves when everybody waits: exact, whatever the machine is doing.
+/// On a paused clock, so times are exact on any machine.
 #[tokio::test(start_paused = true)]
-async fn a_hung_cache_costs_a_few_requests_their_budget_and_then_nothing() {
+async fn breaker_opens_when_the_cache_hangs() {
     let (cache, _server) = silent().await;
     let reader = Reader::new(Arc::new(cache));
     let mut costs = Vec::new();
@@ -587,7 +568,7 @@ async fn a_hung_cache_costs_a_few_requests_their_budget_and_then_nothing() {
 }
 
 #[tokio::test]
-async fn readers_return_to_a_cache_that_hung() {
+async fn breaker_closes_when_the_cache_answers_again() {
     let redis = RedisServer::start().await;
     let cache = open(CacheSettings {
         redis_url: Some(redis.url().into()),
@@ -605,21 +586,15 @@ async fn readers_return_to_a_cache_that_hung() {
         assert!(is(&served, ReadState::Bypass, "1"), "{served:?}");
     }
     redis.resume();
-    let returning = async {
-        // Each turn talks to the cache, so this waits instead of spinning.
-        loop {
-            let served = reads(&reader, "k", "1").await;
-            if served.state != ReadState::Bypass {
-                break;
-            }
-            let _ = reader.cache().ping().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, returning)
-        .await
-        .expect("it returns");
-    let reader = Reader::with_budget(cache, PATIENCE);
-    // A reader that gave up may have left its lease behind; it goes with the removal.
+    eventually("the cache is used again", async || {
+        let served = reads(&reader, "k", "1").await;
+        (served.state != ReadState::Bypass)
+            .then_some(())
+            .ok_or(served)
+    })
+    .await;
+    let reader = Reader::with_budget(cache, WAIT_LIMIT);
+    // A reader that gave up may have left its fill lease; the removal takes it.
     removed(&reader, "k", 1).await;
     let miss = reads(&reader, "k", "2").await;
     assert!(is(&miss, ReadState::Miss, "2"), "{miss:?}");
@@ -628,8 +603,8 @@ async fn readers_return_to_a_cache_that_hung() {
 }
 
 #[tokio::test]
-async fn a_cache_that_is_down_is_passed_by() {
-    let mut redis = RedisServer::start().await;
+async fn unreachable_cache_is_bypassed() {
+    let redis = RedisServer::start().await;
     redis.kill().await;
     let reader = Reader::new(Arc::new(open_redis(&redis.url()).await));
     for _ in 0..10 {
@@ -639,7 +614,7 @@ async fn a_cache_that_is_down_is_passed_by() {
 }
 
 #[tokio::test]
-async fn a_full_cache_still_serves_what_it_has() {
+async fn full_cache_still_serves_stored_values() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
     floor(&cache).await;
@@ -658,7 +633,7 @@ async fn a_full_cache_still_serves_what_it_has() {
 }
 
 #[tokio::test]
-async fn a_cache_that_is_off_is_not_asked() {
+async fn disabled_cache_gets_no_commands() {
     let off = open(CacheSettings {
         enabled: false,
         ..CacheSettings::default()
@@ -672,7 +647,7 @@ async fn a_cache_that_is_off_is_not_asked() {
 }
 
 #[tokio::test]
-async fn a_value_over_the_limit_is_served_and_not_kept() {
+async fn oversized_value_is_served_and_not_stored() {
     let cache = open(CacheSettings {
         memory_bytes: 1_000_000,
         ..CacheSettings::default()

@@ -1,5 +1,4 @@
-//! Answers that are marked stale: kept, labelled, and renewed by a load that has seen the change. On each
-//! backend.
+//! Tests of stale marks: a marked answer is served while one load renews it, on every backend.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -12,9 +11,9 @@ use oddsd::cache::{
 use oddsd::model::View;
 
 use crate::cache::{Backend, TTL, body, entry, fill, floor, key, lease, on_every_backend, open};
-use crate::world::PATIENCE;
-use crate::world::redis::RedisServer;
-use crate::world::resp::Reply;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::resp::Reply;
+use oddsd_testkit::{WAIT_LIMIT, eventually};
 
 fn marking(name: &str) -> Targets {
     Targets {
@@ -29,11 +28,11 @@ async fn remove(cache: &Cache, targets: &Targets, commits: u64) -> Removed {
 }
 
 on_every_backend! {
-    a_stale_mark_keeps_the_answer_and_refuses_what_was_loaded_before
-    an_answer_marked_stale_is_served_at_once_and_renewed_by_one_load
+    stale_mark_keeps_the_answer_and_refuses_older_loads
+    stale_answer_is_served_at_once_and_renewed_by_one_load
 }
 
-async fn a_stale_mark_keeps_the_answer_and_refuses_what_was_loaded_before(backend: Backend) {
+async fn stale_mark_keeps_the_answer_and_refuses_older_loads(backend: Backend) {
     let (cache, key) = (&backend.cache, key("k"));
     let theirs = backend.raw(&["SET", key.as_str(), "theirs"]).await;
     let longer = |body: &[u8], commits| {
@@ -61,20 +60,21 @@ async fn a_stale_mark_keeps_the_answer_and_refuses_what_was_loaded_before(backen
     assert_eq!(marked.fresh, Duration::ZERO);
     let age = marked.age(Instant::now());
     assert!(age < marked.while_revalidating, "{marked:?}");
-    // The lease is void, and a load that had not seen the change is refused.
+    // The fill lease is void, and a load that excludes the change is refused.
     let filled = cache.fill(&key, early, longer(b"older", 4), 1 << 20).await;
     assert_eq!(filled, Ok(Filled::NoLease));
-    for (commits, said) in [(4, Filled::TooEarly), (5, Filled::Stored)] {
+    for (commits, shown) in [(4, Filled::TooEarly), (5, Filled::Stored)] {
         let Ok(Taken::Mine(renewal)) = cache.take(&key, &[], &looked).await else {
             panic!("no lease");
         };
         let filled = cache.fill(&key, renewal, longer(b"new", commits), 1 << 20);
-        assert_eq!(filled.await, Ok(said));
+        assert_eq!(filled.await, Ok(shown));
     }
     let renewed = cache.look(&key, &[]).await.expect("an answer").entry;
     let renewed = renewed.expect("a hit");
     assert_eq!((&renewed.body[..], renewed.fresh), (&b"new"[..], TTL));
-    // A mark on what has no time after its fresh one is a miss, and on nothing it makes nothing.
+    // A mark on an entry without a stale time makes it a miss, and a mark on a missing entry does
+    // nothing.
     let removed = remove(cache, &marking("nothing"), 5).await;
     assert_eq!(removed.stale, [Ok(0)]);
     assert_eq!(body(cache, &crate::cache::key("nothing")).await, None);
@@ -91,13 +91,13 @@ fn policy() -> Policy {
     Policy {
         jitter: 0.0,
         early: 0.0,
-        load_within: PATIENCE,
-        wait_for_others: PATIENCE,
+        load_within: WAIT_LIMIT,
+        wait_for_others: WAIT_LIMIT,
         ..Policy::fresh_for(TTL)
     }
 }
 
-/// Each load says its number.
+/// Each load returns its number.
 fn counted(loads: &Arc<AtomicU64>) -> impl Fn() -> Loading + Clone + Send + Sync + 'static {
     let loads = Arc::clone(loads);
     move || {
@@ -112,14 +112,14 @@ fn is(served: &Served, state: ReadState, body: &str) -> bool {
     served.state == state && &served.body()[..] == body.as_bytes()
 }
 
-async fn an_answer_marked_stale_is_served_at_once_and_renewed_by_one_load(backend: Backend) {
+async fn stale_answer_is_served_at_once_and_renewed_by_one_load(backend: Backend) {
     let Backend {
         cache,
         redis: _redis,
         cluster: _cluster,
         upstash: _upstash,
     } = backend;
-    let reader = Reader::with_budget(Arc::new(cache), PATIENCE);
+    let reader = Reader::with_budget(Arc::new(cache), WAIT_LIMIT);
     for (name, after) in [("longer", TTL), ("never longer", Duration::ZERO)] {
         let (name_key, policy) = (key(name), policy().while_revalidating(after));
         let loads = Arc::new(AtomicU64::new(0));
@@ -137,25 +137,22 @@ async fn an_answer_marked_stale_is_served_at_once_and_renewed_by_one_load(backen
         } else {
             assert!(is(&first, ReadState::Stale, "1"), "{first:?}");
         }
-        let renewed = async {
-            loop {
-                let served = read().await;
-                if is(&served, ReadState::Hit, "2") {
-                    return;
-                }
-                assert!(is(&served, ReadState::Stale, "1"), "{served:?}");
-                tokio::task::yield_now().await;
+        eventually("the answer is renewed", async || {
+            let served = read().await;
+            if is(&served, ReadState::Hit, "2") {
+                return Ok(());
             }
-        };
-        let renewed = tokio::time::timeout(PATIENCE, renewed).await;
-        renewed.expect("it is renewed");
+            assert!(is(&served, ReadState::Stale, "1"), "{served:?}");
+            Err(served)
+        })
+        .await;
         assert_eq!(loads.load(SeqCst), 2, "one load renews it");
     }
 }
 
-/// What one process marks stale, the first level of another no longer serves as fresh.
+/// A stale mark of one process reaches the L1 of another.
 #[tokio::test]
-async fn a_first_level_hears_of_a_stale_mark() {
+async fn l1_of_another_process_honours_a_stale_mark() {
     let redis = RedisServer::start().await;
     let mut readers = Vec::new();
     for _ in 0..2 {
@@ -167,26 +164,24 @@ async fn a_first_level_hears_of_a_stale_mark() {
         })
         .await;
         cache.connected().await;
-        readers.push(Reader::with_budget(Arc::new(cache), PATIENCE));
+        readers.push(Reader::with_budget(Arc::new(cache), WAIT_LIMIT));
     }
     let mut life = floor(readers[0].cache()).await;
     let loads = Arc::new(AtomicU64::new(0));
     let (k, policy) = (key("k"), policy().while_revalidating(TTL));
     let mut until = async |reader: &Reader, level: Level, body: &str| {
-        let wait = async {
-            loop {
-                // Without beats the first level is silent, so it is not used.
-                let beaten = readers[0].cache().beat(&mut life).await;
-                assert_eq!(beaten, Ok(true));
-                let served = reader.read(&k, &policy, counted(&loads)).await;
-                let served = served.expect("an answer");
-                if served.level == level && &served.body()[..] == body.as_bytes() {
-                    return served.state;
-                }
-                tokio::task::yield_now().await;
+        eventually("the level serves the value", async || {
+            // Without heartbeats the first level is not used.
+            let beaten = readers[0].cache().beat(&mut life).await;
+            assert_eq!(beaten, Ok(true));
+            let served = reader.read(&k, &policy, counted(&loads)).await;
+            let served = served.expect("an answer");
+            if served.level == level && &served.body()[..] == body.as_bytes() {
+                return Ok(served.state);
             }
-        };
-        tokio::time::timeout(PATIENCE, wait).await.expect("in time")
+            Err(served)
+        })
+        .await
     };
     for reader in &readers {
         assert_eq!(until(reader, Level::First, "1").await, ReadState::Hit);

@@ -1,5 +1,5 @@
-//! Tags and patterns, with what other programs keep under them; a target that cannot be removed, beside
-//! others that can. On each backend.
+//! Tests of removal by tag and by prefix, for the cache's own keys and for unmanaged keys of other
+//! programs, on every backend.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use oddsd::model::{EventId, View};
 use crate::cache::{
     Backend, TTL, body, entry, floor, key, on_every_backend, open, open_redis, put,
 };
-use crate::world::PATIENCE;
-use crate::world::redis::RedisServer;
-use crate::world::resp::Reply;
+use oddsd_testkit::eventually;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::resp::Reply;
 
 fn tag(name: &str) -> Tag {
     Tag::new(name).expect("a tag")
@@ -38,7 +38,7 @@ async fn remove(cache: &Cache, targets: &Targets, commits: u64) -> Removed {
     removed.expect("an answer")
 }
 
-/// As another program would, with the text that we hand out.
+/// Puts as another program does, with the documented script.
 async fn put_plain(cache: &Cache, name: &str, tags: &[Tag]) {
     let body = Bytes::from_static(b"theirs");
     let put = cache.put_plain(&key(name), &body, TTL, tags).await;
@@ -46,14 +46,14 @@ async fn put_plain(cache: &Cache, name: &str, tags: &[Tag]) {
 }
 
 on_every_backend! {
-    a_removed_tag_takes_the_plain_keys_that_were_put_under_it
-    a_pattern_takes_what_begins_with_it_and_nothing_else
-    what_is_put_while_its_tag_is_removed_is_found_by_the_next_removal
-    a_tag_of_many_members_is_removed_to_the_last
-    a_scan_takes_its_prefix_by_the_letter_and_says_when_it_stopped
+    tag_removal_takes_the_unmanaged_keys_under_it
+    pattern_removal_takes_exactly_its_prefix
+    tag_removal_finds_keys_put_during_the_last_one
+    tag_removal_takes_every_one_of_many_members
+    scan_takes_its_prefix_literally_and_reports_its_limit
 }
 
-async fn a_removed_tag_takes_the_plain_keys_that_were_put_under_it(backend: Backend) {
+async fn tag_removal_takes_the_unmanaged_keys_under_it(backend: Backend) {
     let cache = &backend.cache;
     let (red, blue) = (tag("red"), tag("blue: * {x}"));
     put_plain(cache, "a", std::slice::from_ref(&red)).await;
@@ -74,13 +74,13 @@ async fn a_removed_tag_takes_the_plain_keys_that_were_put_under_it(backend: Back
             "{left:?}"
         );
     }
-    // Our own answer under the tag goes in the same removal, by the fence.
+    // The cache's own answer under the tag is removed as well, by the fence.
     let removed = remove(cache, &tagged(&[&red, &tag("green")]), 1).await;
     assert_eq!(removed.tags, [Ok(2), Ok(0)]);
     let there = async |name: &str| backend.raw(&["EXISTS", name]).await == Some(Reply::Int(1));
     assert!(!there("a").await && !there("b [*] {b}").await);
     assert!(there("c").await && there("none").await);
-    // Put again it is found again, and so is what another tag still lists.
+    // Keys put again are found again, and so are keys that another tag still lists.
     put_plain(cache, "a", std::slice::from_ref(&red)).await;
     assert_eq!(
         cache.remove_members(&[red.clone(), blue.clone()]).await,
@@ -89,7 +89,7 @@ async fn a_removed_tag_takes_the_plain_keys_that_were_put_under_it(backend: Back
     assert!(!there("a").await && !there("c").await && there("none").await);
     let removed = remove(cache, &tagged(&[&red, &blue]), 2).await;
     assert_eq!(removed.existed(), 0);
-    // What has expired leaves the list, and the list ends with its last member.
+    // Expired members leave the list, and the list ends with its last member.
     if backend.cluster.is_none() {
         let list = red.members(red.bucket(backend.buckets()));
         backend.raw(&["ZADD", &list, "1", "long gone"]).await;
@@ -106,7 +106,7 @@ async fn a_removed_tag_takes_the_plain_keys_that_were_put_under_it(backend: Back
     }
 }
 
-async fn a_pattern_takes_what_begins_with_it_and_nothing_else(backend: Backend) {
+async fn pattern_removal_takes_exactly_its_prefix(backend: Backend) {
     let cache = &backend.cache;
     let shared = cache.backend() != "memory";
     let names = [
@@ -163,8 +163,8 @@ async fn a_pattern_takes_what_begins_with_it_and_nothing_else(backend: Backend) 
     assert_eq!(kept, ["side*:7:12:p1"]);
 }
 
-/// Two that put, one that removes, in the orders that the machine finds.
-async fn what_is_put_while_its_tag_is_removed_is_found_by_the_next_removal(backend: Backend) {
+/// Two writers and one remover in parallel.
+async fn tag_removal_finds_keys_put_during_the_last_one(backend: Backend) {
     const PUTS: u64 = 150;
     let tags = [tag("race"), family("race:")];
     let cache = &backend.cache;
@@ -192,7 +192,7 @@ async fn what_is_put_while_its_tag_is_removed_is_found_by_the_next_removal(backe
 }
 
 /// More members than are read at once.
-async fn a_tag_of_many_members_is_removed_to_the_last(backend: Backend) {
+async fn tag_removal_takes_every_one_of_many_members(backend: Backend) {
     const MEMBERS: u64 = 40_000;
     const LATEST: &str = "9000000000000000";
     let (cache, many) = (&backend.cache, tag("many"));
@@ -216,7 +216,7 @@ async fn a_tag_of_many_members_is_removed_to_the_last(backend: Backend) {
     assert_eq!(left, Some(Reply::Int(listed as i64)));
 }
 
-async fn a_scan_takes_its_prefix_by_the_letter_and_says_when_it_stopped(backend: Backend) {
+async fn scan_takes_its_prefix_literally_and_reports_its_limit(backend: Backend) {
     let cache = &backend.cache;
     let shared = cache.backend() != "memory";
     put(cache, &key("odds:ours"), b"ours").await;
@@ -252,10 +252,10 @@ async fn a_scan_takes_its_prefix_by_the_letter_and_says_when_it_stopped(backend:
     );
 }
 
-/// The cost of a removal is that of what it hits: with half a million keys of others around, the same
-/// commands are sent, and none looks through the keyspace.
+/// A removal costs what it removes: with half a million unmanaged keys around, the same commands are
+/// sent, and none scans the keyspace.
 #[tokio::test]
-async fn half_a_million_foreign_keys_cost_a_removal_nothing() {
+async fn removal_cost_is_independent_of_unmanaged_keys() {
     const PIECES: usize = 20;
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
@@ -267,7 +267,7 @@ async fn half_a_million_foreign_keys_cost_a_removal_nothing() {
         tags: vec![sidebar.clone(), tag("other")],
         stale: vec![key("c")],
     };
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for foreign in [false, true] {
         if foreign {
             let fill = "for n = 1, 25000 do redis.call('SET', 'sidebar:7:' .. ARGV[1] .. ':' .. n, '') end";
@@ -287,10 +287,10 @@ async fn half_a_million_foreign_keys_cost_a_removal_nothing() {
         redis.cli(&["CONFIG", "RESETSTAT"]).await;
         let removed = remove(&cache, &targets, 1_000_000).await;
         assert_eq!(removed.existed(), 701);
-        told.push(commands(&redis).await);
+        reported.push(commands(&redis).await);
     }
-    assert_eq!(told[0], told[1]);
-    for (name, calls) in &told[1] {
+    assert_eq!(reported[0], reported[1]);
+    for (name, calls) in &reported[1] {
         assert!(
             !["keys", "scan", "sscan", "randomkey"].contains(&name.as_str()),
             "{name}"
@@ -298,7 +298,7 @@ async fn half_a_million_foreign_keys_cost_a_removal_nothing() {
         assert!(*calls <= 10, "{name}: {calls}");
     }
     // One script for the targets, and one for each five hundred members.
-    assert_eq!(told[1]["eval"], 3);
+    assert_eq!(reported[1]["eval"], 3);
 }
 
 /// How often each command ran since the last reset, in scripts as well.
@@ -310,14 +310,14 @@ async fn commands(redis: &RedisServer) -> BTreeMap<String, u64> {
         Some((name.to_owned(), calls.parse().ok()?))
     };
     let mut commands: BTreeMap<_, _> = stats.lines().filter_map(line).collect();
-    // Who asks for them.
+    // The source that requests them.
     commands.retain(|name, _| !name.starts_with("config") && name != "info");
     commands
 }
 
-/// What any program may send, in any language.
+/// The commands that another program sends, in any language.
 #[tokio::test]
-async fn the_text_that_is_handed_out_puts_what_a_tag_removes() {
+async fn documented_script_puts_keys_that_a_tag_removes() {
     let put = include_str!("../deploy/put.lua");
     let backend = Backend::redis().await;
     let (sport, league) = (family("sidebar:7:"), family("sidebar:7:12:"));
@@ -336,9 +336,9 @@ async fn the_text_that_is_handed_out_puts_what_a_tag_removes() {
         let removed = remove(&backend.cache, &tagged(&[pattern]), 1).await;
         assert_eq!(removed.tags, [Ok(1)], "{pattern}");
     }
-    // A key whose name is no text goes as well.
+    // A key that is not UTF-8 is removed as well.
     let redis = backend.redis.as_ref().expect("Redis");
-    let mut wire = crate::world::resp::Resp::connect(redis.port())
+    let mut wire = oddsd_testkit::resp::Resp::connect(redis.port())
         .await
         .expect("a connection");
     let mut bytes: Vec<&[u8]> = one.iter().map(|word| word.as_bytes()).collect();
@@ -351,10 +351,10 @@ async fn the_text_that_is_handed_out_puts_what_a_tag_removes() {
     assert_eq!(removed.tags, [Ok(1)]);
 }
 
-/// A node of a cluster is away: what is on the others goes.
+/// One node of the cluster is down: targets on the others are removed.
 #[tokio::test]
-async fn a_node_that_is_away_keeps_no_other_from_removing() {
-    let mut cluster = RedisServer::cluster().await;
+async fn cluster_removes_on_the_other_nodes_when_one_is_down() {
+    let cluster = RedisServer::cluster().await;
     for node in &cluster.nodes {
         let set = ["CONFIG", "SET", "cluster-require-full-coverage", "no"];
         assert_eq!(node.cli(&set).await, Reply::Status("OK".into()));
@@ -374,46 +374,32 @@ async fn a_node_that_is_away_keeps_no_other_from_removing() {
     };
     assert_eq!(remove(&cache, &targets, 1).await.first_error(), None);
     cluster.nodes[1].kill().await;
-    // As the daemon does: what is not confirmed is asked for again, alone.
+    // As the daemon does: unconfirmed targets are tried again alone.
     let mut confirmed = vec![false; targets.len()];
-    let removing = async {
-        loop {
-            if let Ok(removed) = cache.remove(&targets, &View::after(2)).await {
-                let failed: Vec<Target<'_>> = removed.failed(&targets).map(|(t, _)| t).collect();
-                for (at, target) in targets.each().enumerate() {
-                    confirmed[at] |= !failed.contains(&target);
-                }
-                let done = confirmed.iter().filter(|done| **done).count();
-                if done > targets.len() / 4 {
-                    return;
-                }
+    eventually("the other nodes remove their targets", async || {
+        if let Ok(removed) = cache.remove(&targets, &View::after(2)).await {
+            let failed: Vec<Target<'_>> = removed.failed(&targets).map(|(t, _)| t).collect();
+            for (at, target) in targets.each().enumerate() {
+                confirmed[at] |= !failed.contains(&target);
             }
-            tokio::task::yield_now().await;
         }
-    };
-    let removing = tokio::time::timeout(PATIENCE, removing).await;
-    removing.expect("the other nodes remove what is theirs");
-    assert!(
-        confirmed.contains(&false),
-        "nobody was there to confirm all"
-    );
+        let done = confirmed.iter().filter(|done| **done).count();
+        (done > targets.len() / 4).then_some(()).ok_or(done)
+    })
+    .await;
+    assert!(confirmed.contains(&false), "a dead node confirms nothing");
     cluster.nodes[1].restart().await;
-    let removing = async {
-        loop {
-            let removed = cache.remove(&targets, &View::after(2)).await;
-            if removed.is_ok_and(|removed| removed.first_error().is_none()) {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let removing = tokio::time::timeout(PATIENCE, removing).await;
-    removing.expect("all of it, once the node is back");
+    eventually("every target is removed", async || {
+        let removed = cache.remove(&targets, &View::after(2)).await;
+        let error = removed.map(|removed| removed.first_error().cloned());
+        error.map_or_else(Err, |error| error.map_or(Ok(()), Err))
+    })
+    .await;
 }
 
 /// A key over the service's limit fails alone.
 #[tokio::test]
-async fn a_key_that_upstash_refuses_keeps_no_other_from_being_removed() {
+async fn upstash_refused_key_does_not_block_others() {
     let backend = Backend::upstash().await;
     let cache = &backend.cache;
     let long = Key::event_prices(&EventId::new("x".repeat(40_000)));
@@ -445,7 +431,7 @@ async fn a_key_that_upstash_refuses_keeps_no_other_from_being_removed() {
         matches!(plain, Err(CacheError::TooLarge { .. })),
         "{plain:?}"
     );
-    // Where it is the only one, nothing is confirmed.
+    // When it is the only target, nothing is confirmed.
     let targets = Targets {
         keys: vec![long],
         ..Targets::default()

@@ -1,4 +1,5 @@
-//! Upstash and its look-alikes on a bad day: each fault is told apart, and none shows the token.
+//! Tests of Upstash and its look-alikes under faults: each fault maps to its error kind, and none shows
+//! the token.
 
 use std::time::Duration;
 
@@ -6,16 +7,16 @@ use oddsd::cache::{CacheError, CacheSettings};
 
 use crate::cache::{open, open_upstash};
 use crate::cache_faults::{CANARY, refused, remove};
-use crate::world::ports::free_port;
-use crate::world::redis::RedisServer;
-use crate::world::upstash::{Fault, Upstash};
+use oddsd_testkit::ports::free_port;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::upstash::{Fault, Upstash};
 
 #[tokio::test]
-async fn upstash_faults_sort_into_what_somebody_does_about_them() {
+async fn upstash_faults_map_to_their_error_kinds() {
     let redis = RedisServer::start().await;
     let upstash = Upstash::start(redis.port(), CANARY).await;
     let cache = open_upstash(&upstash, CANARY).await;
-    // Only silence is given up soon: any other answer may take as long as the machine does.
+    // Only a hanging server meets the short timeout; any other answer may take longer.
     let hasty = open(CacheSettings {
         upstash_url: Some(upstash.url()),
         upstash_token: Some(CANARY.to_owned().into()),
@@ -51,8 +52,8 @@ async fn upstash_faults_sort_into_what_somebody_does_about_them() {
 }
 
 #[tokio::test]
-async fn upstash_reports_a_lost_redis_as_400_and_that_is_retried() {
-    let mut redis = RedisServer::start().await;
+async fn upstash_status_400_for_a_lost_redis_is_retryable() {
+    let redis = RedisServer::start().await;
     let upstash = Upstash::start(redis.port(), CANARY).await;
     let cache = open_upstash(&upstash, CANARY).await;
     assert_eq!(remove(&cache, "k").await, Ok(0));
@@ -64,7 +65,7 @@ async fn upstash_reports_a_lost_redis_as_400_and_that_is_retried() {
 }
 
 #[tokio::test]
-async fn upstash_gets_its_sync_token_back() {
+async fn upstash_sync_token_is_sent_back() {
     let redis = RedisServer::start().await;
     let upstash = Upstash::start(redis.port(), CANARY).await;
     let cache = open_upstash(&upstash, CANARY).await;
@@ -75,7 +76,7 @@ async fn upstash_gets_its_sync_token_back() {
 }
 
 #[tokio::test]
-async fn a_wrong_upstash_token_is_refused_and_not_shown() {
+async fn upstash_wrong_token_is_refused_and_not_printed() {
     let redis = RedisServer::start().await;
     let upstash = Upstash::start(redis.port(), "right").await;
     let cache = open_upstash(&upstash, CANARY).await;
@@ -83,7 +84,7 @@ async fn a_wrong_upstash_token_is_refused_and_not_shown() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_down() {
+async fn upstash_without_a_listener_is_down() {
     let url = format!("http://127.0.0.1:{}", free_port());
     let cache = open(CacheSettings {
         upstash_url: Some(url),

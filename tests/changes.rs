@@ -13,9 +13,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::home::{Backend, Home, open};
-use crate::world::daemon::{Daemon, Settings};
-use crate::world::proxy::{Proxy, Wire};
+use crate::store::fixture::{Backend, Home, open};
+use crate::harness::daemon::{Daemon, Settings};
+use oddsd_testkit::proxy::{Proxy, Wire};
 use crate::world::{PATIENCE, eventually};
 
 const TOKEN: &str = "ReportCanary-9f2";

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use rust_decimal::Decimal;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::world::log::hear_all;
+use oddsd_testkit::log::hear_all;
 
 const FORMATS: [LogFormat; 3] = [LogFormat::Pretty, LogFormat::Logfmt, LogFormat::Json];
 

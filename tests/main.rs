@@ -1,4 +1,5 @@
-//! The stories: what oddsd does, told on real servers and against stand-ins for what lies outside.
+//! The integration tests: one binary, real servers on loopback, stand-ins for other companies' services.
+//! `./test` starts the private PostgreSQL that they need.
 
 mod audit;
 mod cache;
@@ -12,7 +13,7 @@ mod commands;
 mod daemon;
 mod engine;
 mod examples;
-mod floors;
+mod harness;
 mod logs;
 mod odds_api;
 mod racing_api;
@@ -22,7 +23,7 @@ mod rules_file;
 mod schedule;
 mod secrets;
 mod settings;
+mod source_rules;
 mod stages;
 mod store;
 mod watch;
-mod world;

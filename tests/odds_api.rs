@@ -1,5 +1,5 @@
-//! The Odds API's client against a provider that does what providers do: answers, refuses, breaks
-//! off, runs out of credits, and repeats the key it was given.
+//! Tests of The Odds API feed against a provider that answers, refuses, breaks off, runs out of credits, and
+//! echoes the key.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use oddsd::feed::{Ask, Feed, FeedError};
 use oddsd::model::{EventId, Scope};
 use secrecy::SecretString;
 
-use crate::world::PATIENCE;
-use crate::world::log::Log;
-use crate::world::odds_provider::{OddsProvider, Reply};
-use crate::world::ports::free_port;
-use crate::world::recordings;
-use crate::world::taker::Taker;
+use crate::harness::event_sink::Taker;
+use oddsd_testkit::WAIT_LIMIT;
+use oddsd_testkit::log::Log;
+use oddsd_testkit::odds_provider::{OddsProvider, Reply};
+use oddsd_testkit::ports::free_port;
+use oddsd_testkit::recordings;
 
 const CANARY: &str = "c4nary5ecret0000key1111";
 
@@ -38,7 +38,7 @@ fn settings(url: &str) -> Settings {
         regions: vec!["us".into(), "uk".into()],
         markets: vec!["h2h".into(), "spreads".into()],
         odds_format: OddsFormat::Decimal,
-        deadline: PATIENCE,
+        deadline: WAIT_LIMIT,
         quota_floor: 0,
         keep_bodies: true,
     }
@@ -52,7 +52,7 @@ fn credits(reply: Reply, remaining: &str) -> Reply {
 }
 
 #[tokio::test]
-async fn a_league_is_one_call_that_tells_what_it_cost() {
+async fn league_is_one_request_with_its_cost() {
     let provider = OddsProvider::start().await;
     let mut feed = OddsApi::new(settings(&provider.url)).expect("settings");
     assert_eq!(feed.quota(), None);
@@ -108,7 +108,7 @@ async fn a_league_is_one_call_that_tells_what_it_cost() {
 }
 
 #[tokio::test]
-async fn every_fault_has_its_name_and_none_tells_the_key() {
+async fn faults_map_to_their_error_kinds_without_the_key() {
     let (log, _logging) = Log::start();
     tracing::trace!("the log is on");
     let message = |text: &str| format!(r#"{{"message":"{text} {CANARY}","error_code":"{text}"}}"#);
@@ -141,7 +141,7 @@ async fn every_fault_has_its_name_and_none_tells_the_key() {
         ("unreachable", Reply::Silent),
     ];
     for (outcome, reply) in faults {
-        // One for each: who gives up soon may leave a question behind that is heard late.
+        // One provider for each: a request that timed out may still arrive late.
         let provider = OddsProvider::start().await;
         let mut settings = settings(&provider.url);
         if matches!(reply, Reply::Silent) {
@@ -157,10 +157,10 @@ async fn every_fault_has_its_name_and_none_tells_the_key() {
         }
     }
 
-    // Nobody listens.
+    // Nothing listens on this port.
     let closed = settings(&format!("http://127.0.0.1:{}", free_port()));
-    let mut nobody = OddsApi::new(closed).expect("settings");
-    let error = nobody
+    let mut closed_port = OddsApi::new(closed).expect("settings");
+    let error = closed_port
         .fetch(&Ask::Everything, now())
         .await
         .expect_err("closed");
@@ -187,7 +187,7 @@ async fn every_fault_has_its_name_and_none_tells_the_key() {
 }
 
 #[tokio::test]
-async fn spent_credits_are_not_asked_for() {
+async fn exhausted_quota_stops_requests() {
     let provider = OddsProvider::start().await;
     let mut settings = settings(&provider.url);
     settings.quota_floor = 10;
@@ -209,14 +209,14 @@ async fn spent_credits_are_not_asked_for() {
     assert_eq!(refused(error), Some(40));
     assert_eq!(provider.asked().len(), 1);
 
-    // An hour later the free list of sports tells that there are still none …
+    // An hour later the free list of sports still shows no credits …
     provider.next(credits(Reply::says(200, "[]"), "10"));
     let error = feed
         .fetch(&Ask::Everything, later(61))
         .await
         .expect_err("spent");
     assert_eq!(refused(error), Some(60));
-    // … and another hour later that the month is new.
+    // … and another hour later the new month's credits.
     provider.next(credits(Reply::says(200, "[]"), "500"));
     provider.next(credits(Reply::says(200, GAMES), "496"));
     feed.fetch(&Ask::Everything, later(122))
@@ -245,7 +245,7 @@ async fn spent_credits_are_not_asked_for() {
 }
 
 #[test]
-fn a_bad_row_costs_itself() {
+fn malformed_row_is_rejected_alone() {
     let outcomes = [
         r#"{"name":"Home","price":-110}"#,
         r#"{"name":"Home","price":-120}"#,
@@ -258,7 +258,7 @@ fn a_bad_row_costs_itself() {
         r#"{"price":150}"#,
         "7",
     ];
-    // This bookmaker's clock is ahead of ours: it is now, not tomorrow.
+    // This bookmaker's clock is ahead: the price counts as of now.
     let body = format!(
         r#"[{{"id":"g1","sport_key":"soccer_epl","sport_title":"EPL","home_team":"Leeds","away_team":"Hull","bookmakers":[
 {{"key":"bovada","title":"","last_update":"2026-08-05T12:00:00Z","markets":[{{"key":"h2h","outcomes":[{}]}},7]}},{{"key":" "}},
@@ -312,13 +312,13 @@ fn a_bad_row_costs_itself() {
     );
     assert_eq!(parsed.prices_seen, 2 + parsed.rejects.total());
 
-    // Who cannot be read cannot be known to be gone.
+    // A game that cannot be parsed cannot count as removed.
     let body = body.replace(r#""id":"g2""#, r#""id":2"#);
     let parsed = parse_odds(&body, now(), "soccer_epl", OddsFormat::American).expect("a list");
     assert_eq!(parsed.scope("soccer_epl"), Scope::Listed);
 }
 
-/// A list of these games, one price of each; the first is told.
+/// A body with these games, one price each; the first is returned.
 fn games(ids: &[&str], first: &str) -> String {
     let game = |(n, id): (usize, &&str)| {
         let price = if n == 0 { first } else { "1.80" };
@@ -338,7 +338,7 @@ fn client(provider: &OddsProvider) -> Feed {
 }
 
 #[tokio::test]
-async fn games_that_say_the_same_are_not_read_again() {
+async fn known_game_is_skipped() {
     let provider = OddsProvider::start().await;
     let mut feed = client(&provider);
     let mut taker = Taker::default();
@@ -347,7 +347,7 @@ async fn games_that_say_the_same_are_not_read_again() {
         (games(&["g1", "g2", "g3"], "1.80"), (0, 3)),
         (games(&["g1", "g2", "g3"], "1.95"), (1, 2)),
         (games(&["g1", "g3", "g4"], "1.95"), (1, 2)),
-        // A row set aside is counted every time.
+        // A rejected row is counted every time.
         (games(&["g1", "g3", "g4"], "\"?\""), (1, 2)),
         (games(&["g1", "g3", "g4"], "\"?\""), (1, 2)),
         (games(&["g1"], "1.95"), (0, 1)),
@@ -365,7 +365,7 @@ async fn games_that_say_the_same_are_not_read_again() {
 }
 
 #[tokio::test]
-async fn a_game_that_is_listed_twice_is_still_one_game() {
+async fn duplicate_game_is_one_game() {
     let provider = OddsProvider::start().await;
     let mut feed = client(&provider);
     let mut taker = Taker::default();
@@ -392,7 +392,7 @@ async fn a_game_that_is_listed_twice_is_still_one_game() {
 }
 
 #[tokio::test]
-async fn a_game_that_holds_the_key_is_masked_each_time_it_comes() {
+async fn key_in_a_game_is_masked_every_time() {
     let provider = OddsProvider::start().await;
     let mut feed = client(&provider);
     let mut taker = Taker::default();
@@ -408,10 +408,10 @@ async fn a_game_that_holds_the_key_is_masked_each_time_it_comes() {
     }
 }
 
-/// A name that is spelt with an escape says the same, and sends its event the long way.
+/// A name with an escape sequence is equal, and its event takes the slow parser.
 #[test]
-fn recorded_games_are_the_same_in_one_pass_and_row_by_row() {
-    let test = "recorded_games_are_the_same_in_one_pass_and_row_by_row";
+fn recorded_games_parse_equally_in_both_readers() {
+    let test = "recorded_games_parse_equally_in_both_readers";
     let Some(folder) = recordings::folder(test, "odds_api_git_5min") else {
         return;
     };

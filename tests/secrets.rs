@@ -1,5 +1,4 @@
-//! No secret reaches anybody's eyes: every command, in every kind of trouble, at the finest log
-//! level, and not one password, token or key in any form in what it prints or leaves in files.
+//! Tests that no secret is printed: every command, in every kind of trouble, at the finest log level.
 
 use std::sync::Arc;
 
@@ -8,13 +7,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::world::command::Oddsd;
-use crate::world::ports::free_port;
-use crate::world::postgres;
-use crate::world::redis::RedisServer;
+use crate::harness::program::Oddsd;
+use oddsd_testkit::ports::free_port;
+use oddsd_testkit::postgres;
+use oddsd_testkit::redis::RedisServer;
 
-/// What must never be seen. Each stands inside a secret that also holds characters which URLs,
-/// headers and JSON write differently.
+/// Texts that must never be printed. Each is part of a secret with characters that URLs, headers and
+/// JSON encode differently.
 const CANARIES: [&str; 8] = [
     "DatabaseCanary",
     "RedisCanary",
@@ -25,10 +24,10 @@ const CANARIES: [&str; 8] = [
     "KeyCanary",
     "ReportCanary",
 ];
-/// Commands at work at once: most of them wait for somebody who does not answer.
+/// Commands that run in parallel: most of them wait for a server that does not answer.
 const AT_ONCE: usize = 12;
 
-/// Libraries too, each by name, since a plain `trace` leaves them quiet.
+/// Libraries too, each by name: a plain `trace` leaves them out.
 const EVERYTHING: &str = "trace,sqlx=trace,fred=trace,hyper=trace,hyper_util=trace,reqwest=trace,\
                           h2=trace,rustls=trace,moka=trace,tokio_cron_scheduler=trace";
 
@@ -41,7 +40,7 @@ fn in_url(canary: &str) -> String {
     format!("{canary}%407%2F%3A%2B%229")
 }
 
-/// A server that repeats all it was told, as careless ones do.
+/// A careless server that echoes every request.
 struct Echo {
     port: u16,
     server: JoinHandle<()>,
@@ -62,12 +61,12 @@ impl Echo {
                         }
                     }
                     let head = String::from_utf8_lossy(&head).into_owned();
-                    let told =
+                    let reported =
                         serde_json::json!({ "message": head, "detail": head, "error": head })
                             .to_string();
                     let answer = format!(
-                        "HTTP/1.1 {status} Told\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{told}",
-                        told.len()
+                        "HTTP/1.1 {status} Told\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{reported}",
+                        reported.len()
                     );
                     let _ = stream.write_all(answer.as_bytes()).await;
                     let _ = stream.shutdown().await;
@@ -88,10 +87,10 @@ impl Drop for Echo {
     }
 }
 
-/// Settings under which something goes wrong.
+/// Settings that cause a failure.
 type Trouble = (&'static str, Vec<(&'static str, String)>);
 
-/// What every story has, unless its trouble says otherwise.
+/// The settings of every case, unless its trouble overrides them.
 fn settings(echo: &Echo, database: &str) -> Vec<(&'static str, String)> {
     vec![
         ("DATABASE_URL", with_password(database)),
@@ -107,7 +106,7 @@ fn settings(echo: &Echo, database: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The private server trusts its role, so the password is there and nobody asks for it.
+/// The private server trusts its role, so the password is sent and not needed.
 fn with_password(database: &str) -> String {
     database.replacen('@', &format!(":{}@", in_url("DatabaseCanary")), 1)
 }
@@ -118,7 +117,7 @@ async fn troubles(
     welcomes: &Echo,
     redis: &RedisServer,
 ) -> Vec<Trouble> {
-    let nobody = free_port();
+    let closed_port = free_port();
     let redis_url = |port: u16| format!("redis://:{}@127.0.0.1:{port}", in_url("RedisCanary"));
     let database = |role: &str, port: u16| {
         let password = in_url("DatabaseCanary");
@@ -159,7 +158,7 @@ async fn troubles(
         ),
         (
             "nobody at the feed's port",
-            vec![("RACING_API_URL", format!("http://127.0.0.1:{nobody}"))],
+            vec![("RACING_API_URL", format!("http://127.0.0.1:{closed_port}"))],
         ),
         (
             "a cache that takes the password",
@@ -171,7 +170,7 @@ async fn troubles(
         ),
         (
             "nobody at the cache's port",
-            vec![("REDIS_URL", redis_url(nobody))],
+            vec![("REDIS_URL", redis_url(closed_port))],
         ),
         ("a cache that refuses the token", upstash(refuses.url())),
         ("a cache that fails", upstash(fails.url())),
@@ -186,7 +185,7 @@ async fn troubles(
         ),
         (
             "nobody at the database's port",
-            vec![("DATABASE_URL", database("oddsd", nobody))],
+            vec![("DATABASE_URL", database("oddsd", closed_port))],
         ),
     ];
     let password = in_url("DatabaseCanary");
@@ -202,7 +201,7 @@ async fn troubles(
         ),
         (
             "an unknown setting",
-            format!("postgres://u@127.0.0.1:{nobody}/odds?sslpassword={password}&sslmode=odd"),
+            format!("postgres://u@127.0.0.1:{closed_port}/odds?sslpassword={password}&sslmode=odd"),
         ),
         (
             "a pooler",
@@ -266,7 +265,7 @@ const COMMANDS: &[&[&str]] = &[
 ];
 
 #[tokio::test]
-async fn no_command_in_any_trouble_shows_a_secret() {
+async fn secrets_stay_out_of_every_commands_output() {
     let (refuses, fails) = (Echo::start(401).await, Echo::start(500).await);
     let welcomes = Echo::start(200).await;
     let redis = RedisServer::with_password("RedisCanary").await;
@@ -312,9 +311,9 @@ async fn no_command_in_any_trouble_shows_a_secret() {
     );
 }
 
-/// Help shows where a setting comes from, and what it is set to; never what a secret is set to.
+/// Help shows the source and the value of a setting, but never the value of a secret.
 #[tokio::test]
-async fn help_and_wrong_words_show_no_secret() {
+async fn secrets_stay_out_of_help_and_usage_errors() {
     let mut oddsd = Oddsd::new();
     for (name, canary) in [
         ("RACING_API_USERNAME", "NameCanary"),
@@ -342,7 +341,7 @@ async fn help_and_wrong_words_show_no_secret() {
         let ended = oddsd.run(args).await;
         seen.extend(shown(&args.join(" "), &ended.all(), &forbidden));
     }
-    // Nor does a `.env` that cannot be read.
+    // An unreadable `.env` shows none either.
     let broken = "ODDS_API_KEY=KeyCanary\nRACING_API_PASSWORD=Pass Canary PassCanary\n";
     std::fs::write(oddsd.folder().join(".env"), broken).expect("writes");
     let ended = oddsd
@@ -398,7 +397,7 @@ fn shown(at: &str, text: &str, forbidden: &[String]) -> Vec<String> {
 }
 
 #[test]
-fn a_secret_is_seen_in_every_form() {
+fn secret_search_finds_every_encoding() {
     let forbidden = forbidden();
     let basic = |text: &str| format!("authorization: Basic {}", base64(text.as_bytes()));
     for text in [

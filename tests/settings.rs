@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::CommandFactory;
 use oddsd::cli::Cli;
 
-use crate::world::command::Oddsd;
+use crate::harness::program::Oddsd;
 
 /// Settings whose values must not be in a file of the repository.
 const SECRETS: [&str; 8] = [

@@ -11,53 +11,62 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::home::{Backend, Home};
-use crate::world::PATIENCE;
-use crate::world::command::Oddsd;
-use crate::world::daemon::{Daemon, Settings};
-use crate::world::postgres;
+use crate::harness::daemon::{Daemon, Settings};
+use crate::harness::program::Oddsd;
+use crate::store::fixture::{Backend, Home};
+use oddsd_testkit::postgres;
+use oddsd_testkit::{eventually, within};
 
 const TLOG: &str = "CREATE TABLE tlog (id bigint PRIMARY KEY, user_id int, name text, seen boolean, amount numeric)";
 
-/// A database with a table of somebody else's, and somebody who writes into it.
-struct Place {
-    home: Home,
+/// A database with an application's table, and a connection that writes into it.
+struct WatchTest {
+    database: Home,
     writer: PgConnection,
 }
 
-impl Place {
+impl WatchTest {
     async fn with(table: &str) -> Self {
-        let home = Backend::Postgres.fresh().await;
-        let mut place = Self {
-            writer: postgres::connect(&home.url).await,
-            home,
+        let database = Backend::Postgres.fresh().await;
+        let mut test = Self {
+            writer: postgres::connect(&database.url).await,
+            database,
         };
-        // Its own schema comes first for a role that is called like ours.
-        place.says("SET search_path = public").await;
-        place.says(table).await;
-        place
+        // A schema with the role's own name comes first in the search path.
+        test.run("SET search_path = public").await;
+        test.run(table).await;
+        test
     }
 
-    async fn says(&mut self, sql: &str) {
-        let said = self.writer.execute(AssertSqlSafe(sql.to_owned())).await;
-        said.unwrap_or_else(|why| panic!("{sql}: {why}"));
+    async fn run(&mut self, sql: &str) {
+        let shown = self.writer.execute(AssertSqlSafe(sql.to_owned())).await;
+        shown.unwrap_or_else(|why| panic!("{sql}: {why}"));
     }
 
     async fn watch(&self, table: &str, columns: &[&str]) -> Installed {
-        let done = self.home.store.watch(&asked(table, columns), false).await;
+        let done = self
+            .database
+            .store
+            .watch(&asked(table, columns), false)
+            .await;
         done.unwrap_or_else(|why| panic!("{table}: {why}"))
     }
 
     /// Why it is not watched.
     async fn refuses(&self, table: &str, columns: &[&str]) -> String {
-        match self.home.store.watch(&asked(table, columns), false).await {
+        match self
+            .database
+            .store
+            .watch(&asked(table, columns), false)
+            .await
+        {
             Err(StoreError::Misconfigured(why)) => why,
             other => panic!("{table}: {other:?}"),
         }
     }
 
-    /// What waits in the outbox, as it was written; it does not wait any more.
-    async fn told(&mut self) -> Vec<Value> {
+    /// Takes the waiting outbox rows, as they were written.
+    async fn reported(&mut self) -> Vec<Value> {
         let rows = sqlx::query(
             "WITH gone AS (DELETE FROM oddsd.outbox RETURNING id, kinds, detail)
              SELECT kinds, detail FROM gone ORDER BY id",
@@ -70,11 +79,11 @@ impl Place {
         rows.iter().map(read).collect()
     }
 
-    /// As `told`, in an order of their own.
-    async fn told_sorted(&mut self) -> Vec<Value> {
-        let mut told = self.told().await;
-        told.sort_by_key(Value::to_string);
-        told
+    /// As `reported`, sorted.
+    async fn reported_sorted(&mut self) -> Vec<Value> {
+        let mut reported = self.reported().await;
+        reported.sort_by_key(Value::to_string);
+        reported
     }
 }
 
@@ -92,49 +101,49 @@ fn row(op: &str, row: Value) -> Value {
 }
 
 #[tokio::test]
-async fn each_statement_says_which_rows_it_changed() {
-    let mut place = Place::with(TLOG).await;
-    place.watch("tlog", &["id", "user_id"]).await;
+async fn watched_statement_reports_its_rows() {
+    let mut test = WatchTest::with(TLOG).await;
+    test.watch("tlog", &["id", "user_id"]).await;
     let of = |op: &str, id: i64, user: i64| row(op, json!({ "id": id, "user_id": user }));
 
-    place.says("INSERT INTO tlog VALUES (1, 10), (2, 20)").await;
+    test.run("INSERT INTO tlog VALUES (1, 10), (2, 20)").await;
     assert_eq!(
-        place.told_sorted().await,
+        test.reported_sorted().await,
         [of("insert", 1, 10), of("insert", 2, 20)]
     );
-    place.says("UPDATE tlog SET name = 'x' WHERE id = 1").await;
-    assert_eq!(place.told().await, [of("update", 1, 10)]);
-    place
-        .says("UPDATE tlog SET user_id = 11 WHERE id = 1")
-        .await;
+    test.run("UPDATE tlog SET name = 'x' WHERE id = 1").await;
+    assert_eq!(test.reported().await, [of("update", 1, 10)]);
+    test.run("UPDATE tlog SET user_id = 11 WHERE id = 1").await;
     assert_eq!(
-        place.told_sorted().await,
+        test.reported_sorted().await,
         [of("update", 1, 10), of("update", 1, 11)]
     );
-    place
-        .says("INSERT INTO tlog VALUES (2, 21), (3, 30) ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id")
+    test
+        .run("INSERT INTO tlog VALUES (2, 21), (3, 30) ON CONFLICT (id) DO UPDATE SET user_id = excluded.user_id")
         .await;
     assert_eq!(
-        place.told_sorted().await,
+        test.reported_sorted().await,
         [
             of("insert", 3, 30),
             of("update", 2, 20),
             of("update", 2, 21)
         ]
     );
-    place
-        .says("INSERT INTO tlog VALUES (2, 99) ON CONFLICT DO NOTHING")
+    test.run("INSERT INTO tlog VALUES (2, 99) ON CONFLICT DO NOTHING")
         .await;
-    place.says("UPDATE tlog SET name = 'y' WHERE id = 77").await;
-    place.says("DELETE FROM tlog WHERE id = 77").await;
-    assert_eq!(place.told().await, [json!(null); 0], "nothing was changed");
+    test.run("UPDATE tlog SET name = 'y' WHERE id = 77").await;
+    test.run("DELETE FROM tlog WHERE id = 77").await;
+    assert_eq!(
+        test.reported().await,
+        [json!(null); 0],
+        "nothing was changed"
+    );
 
-    place
-        .says("BEGIN; INSERT INTO tlog VALUES (9, 9); DELETE FROM tlog WHERE id = 1; ROLLBACK")
+    test.run("BEGIN; INSERT INTO tlog VALUES (9, 9); DELETE FROM tlog WHERE id = 1; ROLLBACK")
         .await;
-    assert_eq!(place.told().await, [json!(null); 0], "it was taken back");
+    assert_eq!(test.reported().await, [json!(null); 0], "it was taken back");
 
-    let mut copy = place
+    let mut copy = test
         .writer
         .copy_in_raw("COPY tlog (id, user_id) FROM STDIN")
         .await
@@ -142,90 +151,82 @@ async fn each_statement_says_which_rows_it_changed() {
     copy.send(&b"4\t40\n5\t\\N\n"[..]).await.expect("rows");
     copy.finish().await.expect("a copy");
     assert_eq!(
-        place.told_sorted().await,
+        test.reported_sorted().await,
         [of("insert", 4, 40), row("insert", json!({ "id": 5 }))],
         "what is NULL is left out"
     );
-    place.says("DELETE FROM tlog WHERE id = 3").await;
-    assert_eq!(place.told().await, [of("delete", 3, 30)]);
-    place.says("TRUNCATE tlog").await;
+    test.run("DELETE FROM tlog WHERE id = 3").await;
+    assert_eq!(test.reported().await, [of("delete", 3, 30)]);
+    test.run("TRUNCATE tlog").await;
     assert_eq!(
-        place.told().await,
+        test.reported().await,
         [json!({ "table": "tlog", "op": "truncate" })]
     );
 }
 
 #[tokio::test]
-async fn values_are_told_as_what_they_are() {
+async fn watched_values_keep_their_types() {
     let table = "CREATE TABLE tlog (n numeric, f float8, yes boolean, t text, v varchar(9), u uuid, d date, c text COLLATE \"C\")";
-    let mut place = Place::with(table).await;
-    place
-        .watch("tlog", &["n", "f", "yes", "t", "v", "u", "d", "c"])
+    let mut test = WatchTest::with(table).await;
+    test.watch("tlog", &["n", "f", "yes", "t", "v", "u", "d", "c"])
         .await;
-    place
-        .says(
-            r#"INSERT INTO tlog VALUES (12345678901234567890123, 0.5, true, E'it''s "q" \\ \n 🐎', '',
+    test.run(
+        r#"INSERT INTO tlog VALUES (12345678901234567890123, 0.5, true, E'it''s "q" \\ \n 🐎', '',
                '6f9619ff-8b86-d011-b42d-00c04fc964ff', '2026-11-21', '}')"#,
-        )
-        .await;
-    let told = place.told().await;
-    let said = &told[0]["row"];
-    assert_eq!(said["t"], "it's \"q\" \\ \n 🐎");
-    assert_eq!((&said["v"], &said["c"]), (&json!(""), &json!("}")));
-    assert_eq!((&said["f"], &said["yes"]), (&json!(0.5), &json!(true)));
-    assert_eq!(said["u"], "6f9619ff-8b86-d011-b42d-00c04fc964ff");
-    assert_eq!(said["d"], "2026-11-21");
-    assert!(said["n"].is_number());
+    )
+    .await;
+    let reported = test.reported().await;
+    let shown = &reported[0]["row"];
+    assert_eq!(shown["t"], "it's \"q\" \\ \n 🐎");
+    assert_eq!((&shown["v"], &shown["c"]), (&json!(""), &json!("}")));
+    assert_eq!((&shown["f"], &shown["yes"]), (&json!(0.5), &json!(true)));
+    assert_eq!(shown["u"], "6f9619ff-8b86-d011-b42d-00c04fc964ff");
+    assert_eq!(shown["d"], "2026-11-21");
+    assert!(shown["n"].is_number());
 
-    place
-        .says("INSERT INTO tlog VALUES ('NaN', 'Infinity')")
+    test.run("INSERT INTO tlog VALUES ('NaN', 'Infinity')")
         .await;
     assert_eq!(
-        place.told().await[0]["row"],
+        test.reported().await[0]["row"],
         json!({ "n": "NaN", "f": "Infinity" })
     );
-    place.says("INSERT INTO tlog DEFAULT VALUES").await;
-    assert_eq!(place.told().await[0]["row"], json!({}));
+    test.run("INSERT INTO tlog DEFAULT VALUES").await;
+    assert_eq!(test.reported().await[0]["row"], json!({}));
 }
 
 #[tokio::test]
-async fn a_statement_that_changes_very_many_rows_says_how_many() {
-    let mut place = Place::with(TLOG).await;
-    place.watch("tlog", &["id"]).await;
+async fn watched_bulk_statement_reports_a_count() {
+    let mut test = WatchTest::with(TLOG).await;
+    test.watch("tlog", &["id"]).await;
     let many = |op: &str, rows: u64| [json!({ "table": "tlog", "op": op, "rows": rows })];
-    place
-        .says("INSERT INTO tlog SELECT n, n % 5 FROM generate_series(1, 1000000) n")
+    test.run("INSERT INTO tlog SELECT n, n % 5 FROM generate_series(1, 1000000) n")
         .await;
-    assert_eq!(place.told().await, many("insert", 1_000_000));
-    place
-        .says("UPDATE tlog SET seen = true WHERE id <= 1000")
+    assert_eq!(test.reported().await, many("insert", 1_000_000));
+    test.run("UPDATE tlog SET seen = true WHERE id <= 1000")
         .await;
-    assert_eq!(place.told().await.len(), 1_000);
-    place
-        .says("UPDATE tlog SET seen = true WHERE id <= 1001")
+    assert_eq!(test.reported().await.len(), 1_000);
+    test.run("UPDATE tlog SET seen = true WHERE id <= 1001")
         .await;
-    assert_eq!(place.told().await, many("update", 1_001));
+    assert_eq!(test.reported().await, many("update", 1_001));
     // A thousand rows that move are two thousand tuples.
-    place
-        .says("UPDATE tlog SET id = -id WHERE id <= 1000")
-        .await;
-    assert_eq!(place.told().await, many("update", 1_000));
+    test.run("UPDATE tlog SET id = -id WHERE id <= 1000").await;
+    assert_eq!(test.reported().await, many("update", 1_000));
 
     // Few users, whose rows are many.
-    let replaced = place.watch("tlog", &["user_id"]).await.replaced;
+    let replaced = test.watch("tlog", &["user_id"]).await.replaced;
     assert!(replaced);
-    place.says("DELETE FROM tlog WHERE id > 500000").await;
-    let told = place.told_sorted().await;
+    test.run("DELETE FROM tlog WHERE id > 500000").await;
+    let reported = test.reported_sorted().await;
     let users: Vec<Value> = (0..5)
         .map(|user| row("delete", json!({ "user_id": user })))
         .collect();
-    assert_eq!(told, users);
+    assert_eq!(reported, users);
 }
 
 #[tokio::test]
-async fn without_columns_a_statement_says_that_it_was_one() {
-    let mut place = Place::with(TLOG).await;
-    place.watch("public.tlog", &[]).await;
+async fn watched_table_without_columns_reports_statements() {
+    let mut test = WatchTest::with(TLOG).await;
+    test.watch("public.tlog", &[]).await;
     let mut expected = Vec::new();
     for (op, sql) in [
         (
@@ -236,44 +237,42 @@ async fn without_columns_a_statement_says_that_it_was_one() {
         ("delete", "DELETE FROM tlog WHERE id < 9"),
         ("truncate", "TRUNCATE tlog"),
     ] {
-        place.says(sql).await;
+        test.run(sql).await;
         expected.push(json!({ "table": "tlog", "op": op }));
     }
-    assert_eq!(place.told().await, expected);
+    assert_eq!(test.reported().await, expected);
 }
 
-/// The application's role has rights on its own table and on nothing of ours.
+/// The application's role has rights on its own table and on nothing of oddsd.
 #[tokio::test]
-async fn whoever_writes_needs_no_right_of_ours() {
-    let mut place = Place::with(TLOG).await;
-    place.watch("tlog", &["id"]).await;
+async fn watched_table_needs_no_further_rights_of_writers() {
+    let mut test = WatchTest::with(TLOG).await;
+    test.watch("tlog", &["id"]).await;
     let role = format!("writer_{}", std::process::id());
-    place.says(&format!("CREATE ROLE {role}")).await;
-    place
-        .says(&format!("GRANT INSERT, UPDATE, SELECT ON tlog TO {role}"))
+    test.run(&format!("CREATE ROLE {role}")).await;
+    test.run(&format!("GRANT INSERT, UPDATE, SELECT ON tlog TO {role}"))
         .await;
-    place.says(&format!("SET ROLE {role}")).await;
-    let ours = place.writer.execute("SELECT FROM oddsd.outbox").await;
+    test.run(&format!("SET ROLE {role}")).await;
+    let ours = test.writer.execute("SELECT FROM oddsd.outbox").await;
     assert!(ours.is_err(), "the outbox is nobody's business");
     // Nor can it put its own things before the server's.
-    place.says("SET search_path = pg_temp, public").await;
-    place.says("INSERT INTO tlog VALUES (1)").await;
-    place.says("UPDATE tlog SET seen = true").await;
-    place.says("RESET ROLE; SET search_path = public").await;
-    let told = [
+    test.run("SET search_path = pg_temp, public").await;
+    test.run("INSERT INTO tlog VALUES (1)").await;
+    test.run("UPDATE tlog SET seen = true").await;
+    test.run("RESET ROLE; SET search_path = public").await;
+    let reported = [
         row("insert", json!({ "id": 1 })),
         row("update", json!({ "id": 1 })),
     ];
-    assert_eq!(place.told().await, told);
-    place
-        .says(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
+    assert_eq!(test.reported().await, reported);
+    test.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
         .await;
 }
 
 #[tokio::test]
-async fn names_may_be_anything() {
+async fn watched_names_may_be_any_text() {
     let table = r#""T ""x"" $oddsd$ \ 'q'""#;
-    let mut place = Place::with(&format!(
+    let mut test = WatchTest::with(&format!(
         r#"CREATE SCHEMA "App.1"; CREATE TABLE "App.1".{table} (told int, changed int, "oddsd_told" int, "user""ID" int, "a.b" int,
            "Größe" int, twice int GENERATED ALWAYS AS (told * 2) STORED)"#
     ))
@@ -287,102 +286,98 @@ async fn names_may_be_anything() {
         "Größe",
         "TWICE",
     ];
-    let done = place.watch(&format!(r#""App.1".{table}"#), &columns).await;
+    let done = test.watch(&format!(r#""App.1".{table}"#), &columns).await;
     let named = r#"App.1.T "x" $oddsd$ \ 'q'"#;
     assert_eq!(done.table, named);
     for strings in ["on", "off"] {
-        place
-            .says(&format!("SET standard_conforming_strings = {strings}"))
+        test.run(&format!("SET standard_conforming_strings = {strings}"))
             .await;
-        place
-            .says(&format!(
-                r#"INSERT INTO "App.1".{table} VALUES (1, 2, 3, 4, 5, 6)"#
-            ))
-            .await;
+        test.run(&format!(
+            r#"INSERT INTO "App.1".{table} VALUES (1, 2, 3, 4, 5, 6)"#
+        ))
+        .await;
     }
-    let said = json!({ "table": named, "op": "insert", "row": {
+    let shown = json!({ "table": named, "op": "insert", "row": {
         "told": 1, "changed": 2, "oddsd_told": 3, "user\"ID": 4, "a.b": 5, "Größe": 6, "twice": 2
     }});
-    assert_eq!(place.told().await, [said.clone(), said]);
-    let listed = place.home.store.watched().await.expect("a list");
+    assert_eq!(test.reported().await, [shown.clone(), shown]);
+    let listed = test.database.store.watched().await.expect("a list");
     assert_eq!(listed[0].table, named);
     assert_eq!(listed[0].columns[3], "user\"ID");
-    place
-        .home
+    test.database
         .store
         .unwatch(named, false)
         .await
         .expect("by the name that it is listed by");
 }
 
-/// Whatever becomes of the table, its writers go on.
+/// Writers of the table go on after any change of it.
 #[tokio::test]
-async fn a_column_that_goes_breaks_no_write() {
-    let mut place = Place::with(TLOG).await;
-    place.watch("tlog", &["id", "user_id"]).await;
-    place.says("INSERT INTO tlog VALUES (1, 1)").await;
-    place.told().await;
+async fn dropped_column_breaks_no_write() {
+    let mut test = WatchTest::with(TLOG).await;
+    test.watch("tlog", &["id", "user_id"]).await;
+    test.run("INSERT INTO tlog VALUES (1, 1)").await;
+    test.reported().await;
 
-    place
-        .says("ALTER TABLE tlog ALTER user_id TYPE text USING 'u' || user_id")
+    test.run("ALTER TABLE tlog ALTER user_id TYPE text USING 'u' || user_id")
         .await;
-    place.says("UPDATE tlog SET seen = true").await;
+    test.run("UPDATE tlog SET seen = true").await;
     assert_eq!(
-        place.told().await,
+        test.reported().await,
         [row("update", json!({ "id": 1, "user_id": "u1" }))]
     );
-    place.says("ALTER TABLE tlog ADD extra int DEFAULT 3").await;
-    place.says("ALTER TABLE tlog RENAME user_id TO owner").await;
+    test.run("ALTER TABLE tlog ADD extra int DEFAULT 3").await;
+    test.run("ALTER TABLE tlog RENAME user_id TO owner").await;
     let any = |op: &str| json!({ "table": "tlog", "op": op });
-    place.says("UPDATE tlog SET seen = false").await;
-    place.says("ALTER TABLE tlog DROP owner").await;
-    place.says("INSERT INTO tlog (id) VALUES (2), (3)").await;
-    place.says("DELETE FROM tlog WHERE id = 2").await;
+    test.run("UPDATE tlog SET seen = false").await;
+    test.run("ALTER TABLE tlog DROP owner").await;
+    test.run("INSERT INTO tlog (id) VALUES (2), (3)").await;
+    test.run("DELETE FROM tlog WHERE id = 2").await;
     assert_eq!(
-        place.told().await,
+        test.reported().await,
         [any("update"), any("insert"), any("delete")]
     );
-    let listed = place.home.store.watched().await.expect("a list");
+    let listed = test.database.store.watched().await.expect("a list");
     assert_eq!(listed[0].missing, ["user_id"]);
 
-    place.says("ALTER TABLE tlog RENAME TO trips").await;
-    place.says("UPDATE trips SET id = 4 WHERE id = 3").await;
+    test.run("ALTER TABLE tlog RENAME TO trips").await;
+    test.run("UPDATE trips SET id = 4 WHERE id = 3").await;
     assert_eq!(
-        place.told().await,
+        test.reported().await,
         [any("update")],
         "rules know it by this name"
     );
-    let listed = place.home.store.watched().await.expect("a list");
+    let listed = test.database.store.watched().await.expect("a list");
     assert_eq!(
         (listed[0].table.as_str(), listed[0].told_as.as_str()),
         ("trips", "tlog")
     );
-    place.watch("trips", &["id"]).await;
-    place.says("DELETE FROM trips WHERE id = 4").await;
+    test.watch("trips", &["id"]).await;
+    test.run("DELETE FROM trips WHERE id = 4").await;
     assert_eq!(
-        place.told().await,
+        test.reported().await,
         [json!({ "table": "trips", "op": "delete", "row": { "id": 4 } })]
     );
-    place.says("DROP TABLE trips").await;
-    assert_eq!(place.home.store.watched().await.expect("a list"), []);
+    test.run("DROP TABLE trips").await;
+    assert_eq!(test.database.store.watched().await.expect("a list"), []);
 }
 
 #[tokio::test]
 async fn partitions_are_watched_with_their_table() {
-    let mut place = Place::with(
+    let mut test = WatchTest::with(
         "CREATE TABLE tlog (id int, day int) PARTITION BY RANGE (day);
          CREATE TABLE tlog_1 PARTITION OF tlog FOR VALUES FROM (0) TO (10);
          CREATE TABLE tlog_2 PARTITION OF tlog FOR VALUES FROM (10) TO (20) PARTITION BY LIST (id);
          CREATE TABLE tlog_2a PARTITION OF tlog_2 FOR VALUES IN (5)",
     )
     .await;
-    assert_eq!(place.watch("tlog", &["id"]).await.partitions, 3);
-    assert!(place.refuses("tlog_1", &["id"]).await.contains("partition"));
-    place.says("INSERT INTO tlog VALUES (1, 1), (5, 11)").await;
-    place.says("INSERT INTO tlog_1 VALUES (2, 2)").await;
-    place.says("INSERT INTO tlog_2a VALUES (5, 12)").await;
-    place.says("UPDATE tlog SET id = 3 WHERE id = 2").await;
-    let told = place.told_sorted().await;
+    assert_eq!(test.watch("tlog", &["id"]).await.partitions, 3);
+    assert!(test.refuses("tlog_1", &["id"]).await.contains("partition"));
+    test.run("INSERT INTO tlog VALUES (1, 1), (5, 11)").await;
+    test.run("INSERT INTO tlog_1 VALUES (2, 2)").await;
+    test.run("INSERT INTO tlog_2a VALUES (5, 12)").await;
+    test.run("UPDATE tlog SET id = 3 WHERE id = 2").await;
+    let reported = test.reported_sorted().await;
     let of = |op: &str, id: i64| row(op, json!({ "id": id }));
     let expected = [
         of("insert", 1),
@@ -392,69 +387,70 @@ async fn partitions_are_watched_with_their_table() {
         of("update", 2),
         of("update", 3),
     ];
-    assert_eq!(told, expected);
-    place
-        .says("CREATE TABLE tlog_3 PARTITION OF tlog FOR VALUES FROM (20) TO (30)")
+    assert_eq!(reported, expected);
+    test.run("CREATE TABLE tlog_3 PARTITION OF tlog FOR VALUES FROM (20) TO (30)")
         .await;
-    place.says("INSERT INTO tlog VALUES (7, 21)").await;
-    assert_eq!(place.told().await, [of("insert", 7)]);
-    let listed = place.home.store.watched().await.expect("a list");
+    test.run("INSERT INTO tlog VALUES (7, 21)").await;
+    assert_eq!(test.reported().await, [of("insert", 7)]);
+    let listed = test.database.store.watched().await.expect("a list");
     assert_eq!(listed.len(), 1, "{listed:?}");
     assert_eq!(
         (listed[0].partitions, &listed[0].not_covered[..]),
         (3, &["tlog_3".to_owned()][..])
     );
-    let again = place.watch("tlog", &["id"]).await;
+    let again = test.watch("tlog", &["id"]).await;
     assert_eq!((again.replaced, again.partitions), (true, 4));
-    place
-        .home
+    test.database
         .store
         .unwatch("tlog", false)
         .await
         .expect("removed");
-    assert_eq!(leftovers(&mut place).await, (0, 0));
+    assert_eq!(leftovers(&mut test).await, (0, 0));
 }
 
-/// Triggers and functions of ours.
-async fn leftovers(place: &mut Place) -> (i64, i64) {
+/// The number of oddsd's triggers and functions.
+async fn leftovers(test: &mut WatchTest) -> (i64, i64) {
     let count = sqlx::query_as(
         "SELECT (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'oddsd%'),
                 (SELECT count(*) FROM pg_proc WHERE proname LIKE 'watch\\_%')",
     );
-    count.fetch_one(&mut place.writer).await.expect("counts")
+    count.fetch_one(&mut test.writer).await.expect("counts")
 }
 
 #[tokio::test]
-async fn a_second_watch_takes_the_place_of_the_first() {
-    let mut place = Place::with(TLOG).await;
-    let first = place.watch("tlog", &["id"]).await;
+async fn second_watch_replaces_the_first() {
+    let mut test = WatchTest::with(TLOG).await;
+    let first = test.watch("tlog", &["id"]).await;
     assert!(!first.replaced);
-    let second = place.watch("TLOG", &["user_id", "USER_ID"]).await;
+    let second = test.watch("TLOG", &["user_id", "USER_ID"]).await;
     assert!(second.replaced);
     assert_eq!(second.columns, ["user_id"]);
-    place.says("INSERT INTO tlog VALUES (1, 2)").await;
-    assert_eq!(place.told().await, [row("insert", json!({ "user_id": 2 }))]);
-    assert_eq!(leftovers(&mut place).await, (4, 1));
+    test.run("INSERT INTO tlog VALUES (1, 2)").await;
+    assert_eq!(
+        test.reported().await,
+        [row("insert", json!({ "user_id": 2 }))]
+    );
+    assert_eq!(leftovers(&mut test).await, (4, 1));
 
-    let would = place
-        .home
+    let would = test
+        .database
         .store
         .unwatch("tlog", true)
         .await
         .expect("a rehearsal");
-    assert_eq!(leftovers(&mut place).await, (4, 1));
-    let did = place
-        .home
+    assert_eq!(leftovers(&mut test).await, (4, 1));
+    let did = test
+        .database
         .store
         .unwatch("tlog", false)
         .await
         .expect("removed");
     assert_eq!(would, did);
-    assert_eq!(leftovers(&mut place).await, (0, 0));
-    place.says("INSERT INTO tlog VALUES (2, 2)").await;
-    assert_eq!(place.told().await, [json!(null); 0]);
-    let why = place
-        .home
+    assert_eq!(leftovers(&mut test).await, (0, 0));
+    test.run("INSERT INTO tlog VALUES (2, 2)").await;
+    assert_eq!(test.reported().await, [json!(null); 0]);
+    let why = test
+        .database
         .store
         .unwatch("tlog", false)
         .await
@@ -463,10 +459,10 @@ async fn a_second_watch_takes_the_place_of_the_first() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_watched_is_refused_with_the_reason() {
-    let mut place = Place::with(TLOG).await;
-    place
-        .says("CREATE VIEW seen AS SELECT * FROM tlog; CREATE MATERIALIZED VIEW kept AS SELECT 1 AS a; CREATE TABLE odd (j jsonb, a int[])")
+async fn unwatchable_relation_is_refused_with_the_reason() {
+    let mut test = WatchTest::with(TLOG).await;
+    test
+        .run("CREATE VIEW seen AS SELECT * FROM tlog; CREATE MATERIALIZED VIEW kept AS SELECT 1 AS a; CREATE TABLE odd (j jsonb, a int[])")
         .await;
     for (table, columns, words) in [
         ("seen", &[][..], &["view", "tables that it reads"][..]),
@@ -488,12 +484,12 @@ async fn what_cannot_be_watched_is_refused_with_the_reason() {
         ("odd", &["j"], &["jsonb", "no single value"]),
         ("odd", &["a"], &["integer[]"]),
     ] {
-        let why = place.refuses(table, columns).await;
+        let why = test.refuses(table, columns).await;
         for word in words {
             assert!(why.contains(word), "{table}: {word:?} is missing in {why}");
         }
     }
-    assert_eq!(leftovers(&mut place).await, (0, 0));
+    assert_eq!(leftovers(&mut test).await, (0, 0));
     let sqlite = Backend::Sqlite.fresh().await;
     let why = sqlite
         .store
@@ -503,126 +499,122 @@ async fn what_cannot_be_watched_is_refused_with_the_reason() {
     assert!(why.to_string().contains("POST /v1/changes"), "{why}");
 }
 
-/// Nobody's writes are held up for a watch.
+/// A watch waits for no lock of other writers.
 #[tokio::test]
-async fn a_table_that_is_locked_is_left_alone() {
-    let mut place = Place::with(TLOG).await;
-    place
-        .says("SET application_name = 'nightly'; BEGIN; INSERT INTO tlog VALUES (1)")
+async fn locked_table_is_left_alone() {
+    let mut test = WatchTest::with(TLOG).await;
+    test.run("SET application_name = 'nightly'; BEGIN; INSERT INTO tlog VALUES (1)")
         .await;
-    let refused = place.home.store.watch(&asked("tlog", &["id"]), false).await;
+    let refused = test
+        .database
+        .store
+        .watch(&asked("tlog", &["id"]), false)
+        .await;
     let why = refused.expect_err("it is locked").to_string();
     for word in ["tlog could not be locked", "nightly", "try again"] {
         assert!(why.contains(word), "{word:?} is missing in {why}");
     }
-    place.says("COMMIT").await;
-    assert_eq!(leftovers(&mut place).await, (0, 0));
-    place.watch("tlog", &["id"]).await;
+    test.run("COMMIT").await;
+    assert_eq!(leftovers(&mut test).await, (0, 0));
+    test.watch("tlog", &["id"]).await;
 }
 
-/// Waits until somebody rang.
-async fn rung(bell: &Notify) {
-    let rung = tokio::time::timeout(PATIENCE, bell.notified()).await;
-    rung.expect("the bell rings");
+/// Waits for a notification.
+#[track_caller]
+fn notified(bell: &Notify) -> impl Future<Output = ()> {
+    within("a notification", bell.notified())
 }
 
 #[tokio::test]
-async fn a_commit_of_another_writer_rings_the_bell() {
-    let mut place = Place::with(TLOG).await;
-    place.watch("tlog", &["id"]).await;
+async fn commit_of_another_writer_notifies() {
+    let mut test = WatchTest::with(TLOG).await;
+    test.watch("tlog", &["id"]).await;
     let (bell, stop) = (Arc::new(Notify::new()), CancellationToken::new());
     let listening = tokio::spawn({
-        let (store, bell, stop) = (place.home.store.clone(), Arc::clone(&bell), stop.clone());
+        let (store, bell, stop) = (test.database.store.clone(), Arc::clone(&bell), stop.clone());
         async move { store.listen(bell, stop).await }
     });
-    // What was committed before it listened is not told: it has to look.
-    rung(&bell).await;
-    place.says("INSERT INTO tlog VALUES (1)").await;
-    rung(&bell).await;
-    place.watch("tlog", &[]).await;
-    place.says("DELETE FROM tlog").await;
-    rung(&bell).await;
-    let store = place.home.store.clone();
+    // Commits before it listened are not notified: it has to read the outbox.
+    notified(&bell).await;
+    test.run("INSERT INTO tlog VALUES (1)").await;
+    notified(&bell).await;
+    test.watch("tlog", &[]).await;
+    test.run("DELETE FROM tlog").await;
+    notified(&bell).await;
+    let store = test.database.store.clone();
     store
         .request_removal(&[Key::races_by_stage()], &[], None)
         .await
         .expect("a row");
-    rung(&bell).await;
+    notified(&bell).await;
     let reported = Reported {
         kind: ChangeKind::TaskCompleted,
         event: None,
         detail: r#"{"task":"build_climate"}"#.into(),
     };
     store.report(&[reported]).await.expect("a row");
-    rung(&bell).await;
+    notified(&bell).await;
 
     // It is cut off, and listens again.
     let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                WHERE datname = current_database() AND (query LIKE 'LISTEN%' OR query = 'SELECT 1')";
     let cut: i64 = sqlx::query_scalar(cut)
-        .fetch_one(&mut place.writer)
+        .fetch_one(&mut test.writer)
         .await
         .expect("a count");
     assert_eq!(cut, 1);
-    rung(&bell).await;
-    place.says("INSERT INTO tlog VALUES (2)").await;
-    rung(&bell).await;
+    notified(&bell).await;
+    test.run("INSERT INTO tlog VALUES (2)").await;
+    notified(&bell).await;
 
     let quiet = Asked {
         quiet: true,
         ..asked("tlog", &["id"])
     };
-    let installed = place
-        .home
+    let installed = test
+        .database
         .store
         .watch(&quiet, true)
         .await
         .expect("a rehearsal");
     assert!(!installed.statements.join(";").contains("notify"));
     stop.cancel();
-    tokio::time::timeout(PATIENCE, listening)
+    within("the listener's end", listening)
         .await
-        .expect("it ends")
         .expect("without a panic");
 }
 
 #[tokio::test]
-async fn nothing_is_lost_while_no_daemon_is_there() {
-    let mut place = Place::with(TLOG).await;
-    place.watch("tlog", &["id"]).await;
-    place.says("INSERT INTO tlog VALUES (1), (2)").await;
+async fn rows_wait_for_an_absent_daemon() {
+    let mut test = WatchTest::with(TLOG).await;
+    test.watch("tlog", &["id"]).await;
+    test.run("INSERT INTO tlog VALUES (1), (2)").await;
     let settings = Settings::default()
         .with("FEED", "simulator")
-        .with("DATABASE_URL", place.home.url.as_str())
+        .with("DATABASE_URL", test.database.url.as_str())
         .with("LISTEN", "off")
         .with("LOG_FORMAT", "logfmt")
         .with("AUDIT", "false");
     let daemon = Daemon::start(&settings, &["run"]);
-    let empty = async {
-        for n in 3.. {
-            let waits = "SELECT count(*) FROM oddsd.outbox WHERE kinds = 'row_changed'";
-            let waits: i64 = sqlx::query_scalar(waits)
-                .fetch_one(&mut place.writer)
-                .await
-                .expect("a count");
-            if waits == 0 && n > 10 {
-                return;
-            }
-            if n < 10 {
-                place.says(&format!("INSERT INTO tlog VALUES ({n})")).await;
-            }
+    for n in 3..10 {
+        test.run(&format!("INSERT INTO tlog VALUES ({n})")).await;
+    }
+    eventually("every row is settled", async || {
+        let waiting = "SELECT count(*) FROM oddsd.outbox WHERE kinds = 'row_changed'";
+        let waiting = sqlx::query_scalar(waiting).fetch_one(&mut test.writer);
+        match waiting.await.expect("a count") {
+            0 => Ok(()),
+            waiting => Err::<(), i64>(waiting),
         }
-    };
-    tokio::time::timeout(PATIENCE, empty)
-        .await
-        .expect("all are settled");
+    })
+    .await;
     daemon.stop().await.expect(0);
 }
 
 #[tokio::test]
-async fn the_command_says_what_it_does() {
-    let place = Place::with(TLOG).await;
-    let oddsd = Oddsd::new().with("DATABASE_URL", &place.home.url);
+async fn watch_command_reports_its_actions() {
+    let test = WatchTest::with(TLOG).await;
+    let oddsd = Oddsd::new().with("DATABASE_URL", &test.database.url);
     oddsd
         .run(&["watch", "list"])
         .await

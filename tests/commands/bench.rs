@@ -1,5 +1,5 @@
-//! `bench`: a small size of it, for its results and never for its times. What it measures is right,
-//! what it says has a shape, what it made is gone.
+//! Tests of `bench` at a small size: its measures and its verification of rows, never its times.
+//! It leaves nothing behind.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -7,12 +7,12 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use crate::world::PATIENCE;
-use crate::world::command::Oddsd;
-use crate::world::daemon::{Daemon, Settings};
-use crate::world::postgres;
+use crate::harness::daemon::{Daemon, Settings};
+use crate::harness::program::Oddsd;
+use oddsd_testkit::eventually;
+use oddsd_testkit::postgres;
 
-/// Every measure, by the name that others quote.
+/// Every measure, by its public name.
 const MEASURES: [&str; 39] = [
     "answer_to_commit_12k_1",
     "cold_start_1m",
@@ -55,8 +55,8 @@ const MEASURES: [&str; 39] = [
     "write_1m_90_vs_copy",
 ];
 
-/// A role of this story on the test server, and a URL that logs in as it: whose databases are left
-/// over can then be told apart from those of other stories.
+/// A role of this test on the server and a URL that logs in as it, so that databases left behind can be
+/// counted.
 struct Role {
     name: String,
     url: String,
@@ -87,14 +87,14 @@ impl Role {
 }
 
 #[tokio::test]
-async fn every_measure_is_taken_and_every_row_is_right() {
+async fn bench_write_takes_every_measure_and_verifies_rows() {
     let mut role = Role::new("whole", "CREATEDB").await;
     let oddsd = Oddsd::new();
-    let told = oddsd
+    let reported = oddsd
         .run(&["bench", "--quick", "--json", "--database-url", &role.url])
         .await
         .is(0);
-    let report = told.json();
+    let report = reported.json();
     assert_eq!(report["runs"], 2);
     assert_eq!(report["machine"]["sizes"]["quick"], true);
     assert_eq!(report["machine"]["private_server"], false);
@@ -143,30 +143,30 @@ async fn every_measure_is_taken_and_every_row_is_right() {
     assert_eq!(oddsd.left_behind(), [""; 0]);
 }
 
-/// Without a URL there is a server of its own, in a folder that goes with it.
+/// Without a URL the bench starts a server in a temporary folder.
 #[tokio::test]
-async fn without_a_url_it_brings_its_own_server() {
+async fn bench_without_a_url_starts_a_private_server() {
     // A server that is not run as root has to get into the folder, too.
     let oddsd = Oddsd::new();
     let open = std::fs::Permissions::from_mode(0o711);
     std::fs::set_permissions(oddsd.folder(), open).expect("our folder");
-    // What the environment says is where real prices are.
+    // DATABASE_URL may name real prices, so the bench ignores it.
     let oddsd = oddsd.with("DATABASE_URL", "postgres://nobody@127.0.0.1:1/prices");
-    let told = oddsd
+    let reported = oddsd
         .run(&["bench", "--quick", "--only", "quiet_body"])
         .await;
-    let told = told.is(0).says(&[
+    let reported = reported.is(0).says(&[
         "starting a private PostgreSQL",
         "quiet_body_equal",
         "server_version",
         "ms CPU",
     ]);
-    told.says_not(&["write_12k"]);
+    reported.says_not(&["write_12k"]);
     assert_eq!(oddsd.left_behind(), [""; 0]);
 }
 
 #[tokio::test]
-async fn it_stops_when_told_and_takes_everything_with_it() {
+async fn bench_stops_on_a_signal_and_cleans_up() {
     let mut role = Role::new("stopped", "CREATEDB").await;
     let mut bench = Daemon::start(
         &Settings::default(),
@@ -182,13 +182,11 @@ async fn it_stops_when_told_and_takes_everything_with_it() {
         ],
     );
     bench.says("1/1: rss_12k").await;
-    let begun = async {
-        while role.databases().await.is_empty() {
-            tokio::task::yield_now().await;
-        }
-    };
-    let begun = tokio::time::timeout(PATIENCE, begun).await;
-    begun.expect("it makes a database");
+    eventually("the bench makes a database", async || {
+        let made = role.databases().await;
+        (!made.is_empty()).then_some(()).ok_or(made)
+    })
+    .await;
     let ended = bench.stop().await.expect(1);
     assert!(
         ended.text().contains("stopped before the end"),
@@ -200,7 +198,7 @@ async fn it_stops_when_told_and_takes_everything_with_it() {
 
 /// A fast wrong answer is no result.
 #[tokio::test]
-async fn rows_that_are_wrong_end_it() {
+async fn bench_fails_when_stored_rows_are_wrong() {
     let mut role = Role::new("meddled", "CREATEDB").await;
     let bench = Daemon::start(
         &Settings::default(),
@@ -215,31 +213,33 @@ async fn rows_that_are_wrong_end_it() {
             &role.url,
         ],
     );
-    let meddled = tokio::time::timeout(PATIENCE, meddle(&mut role)).await;
-    meddled.expect("it stores prices");
+    eventually("the bench stores prices", async || {
+        delete_price(&mut role).await
+    })
+    .await;
     let ended = bench.ends().await.expect(1);
     assert_eq!(ended.count("quiet_12k  "), 0, "{}", ended.text());
     assert_eq!(role.databases().await, [""; 0], "left behind");
 }
 
-/// Takes out a price as soon as there is one.
-async fn meddle(role: &mut Role) {
-    loop {
-        for name in role.databases().await {
-            let url = role.url.replace("/postgres", &format!("/{name}"));
-            let Ok(mut db) = PgConnection::connect(&url).await else {
-                continue;
-            };
-            let meddle = db.execute("DELETE FROM oddsd.prices WHERE id = 1").await;
-            if meddle.is_ok_and(|done| done.rows_affected() == 1) {
-                return;
-            }
+/// Deletes the first price, or returns the databases that have none yet.
+async fn delete_price(role: &mut Role) -> Result<(), Vec<String>> {
+    let names = role.databases().await;
+    for name in &names {
+        let url = role.url.replace("/postgres", &format!("/{name}"));
+        let Ok(mut db) = PgConnection::connect(&url).await else {
+            continue;
+        };
+        let deleted = db.execute("DELETE FROM oddsd.prices WHERE id = 1").await;
+        if deleted.is_ok_and(|done| done.rows_affected() == 1) {
+            return Ok(());
         }
     }
+    Err(names)
 }
 
 #[tokio::test]
-async fn it_asks_politely_for_what_it_needs() {
+async fn bench_names_missing_rights_and_wrong_arguments() {
     let role = Role::new("plain", "NOCREATEDB").await;
     let oddsd = Oddsd::new();
     oddsd
@@ -267,7 +267,7 @@ async fn it_asks_politely_for_what_it_needs() {
     assert!(!oddsd.folder().join("odds.db").exists());
 }
 
-/// What `bench freshness` promises under faults.
+/// The targets of `bench freshness` under faults.
 const FAULT_BARS: [&str; 4] = [
     "keys_stuck",
     "read_errors",
@@ -277,14 +277,14 @@ const FAULT_BARS: [&str; 4] = [
 const FAULT_FIGURES: [&str; 5] = ["stale", "stuck", "reads", "hits", "refused"];
 const OTHER_SCHEMES: [&str; 3] = ["remove_after_commit", "timestamps", "leases"];
 
-/// The same as in minutes, in seconds: everything fails that can, and no reader sees it.
+/// A short run with every kind of fault.
 #[tokio::test]
-async fn no_reader_sees_the_past_while_everything_fails() {
+async fn bench_freshness_sees_no_stale_read_under_faults() {
     let mut role = Role::new("fresh", "CREATEDB").await;
     let oddsd = Oddsd::new();
     let args = ["bench", "freshness", "--quick", "--json", "--database-url"];
-    let told = oddsd.run(&[&args[..], &[&role.url]].concat()).await.is(0);
-    let report = told.json();
+    let reported = oddsd.run(&[&args[..], &[&role.url]].concat()).await.is(0);
+    let report = reported.json();
     assert_eq!(report["machine"]["sizes"]["quick"], true);
     assert!(report["machine"]["sizes"]["seed"].is_u64(), "{report}");
 
@@ -294,11 +294,14 @@ async fn no_reader_sees_the_past_while_everything_fails() {
         of.unwrap_or_else(|| panic!("no {name} in {report}"))
     };
     for name in FAULT_BARS {
-        assert_eq!(measure(name)["ours"], 0.0, "{told}");
-        assert_eq!(measure(name)["met"], true, "{told}");
+        assert_eq!(measure(name)["ours"], 0.0, "{reported}");
+        assert_eq!(measure(name)["met"], true, "{reported}");
     }
     // Each kind of fault, or the run would have failed.
-    assert!(measure("faults")["ours"].as_f64() >= Some(24.0), "{told}");
+    assert!(
+        measure("faults")["ours"].as_f64() >= Some(24.0),
+        "{reported}"
+    );
     for scheme in OTHER_SCHEMES {
         for figure in FAULT_FIGURES {
             let compared = measure(&format!("{figure}_vs_{scheme}"));
@@ -311,7 +314,7 @@ async fn no_reader_sees_the_past_while_everything_fails() {
 }
 
 #[tokio::test]
-async fn without_a_redis_it_says_what_to_install() {
+async fn bench_freshness_without_redis_names_the_package() {
     let role = Role::new("noredis", "CREATEDB").await;
     Oddsd::new()
         .with("PATH", "/nowhere")
@@ -336,9 +339,9 @@ const INVALIDATION: [&str; 11] = [
     "watched_insert_table",
 ];
 
-/// Each write that is timed is one that was reported, each removal one that was made.
+/// Each timed write was reported, and each timed removal was made.
 #[tokio::test]
-async fn what_other_writers_pay_is_measured() {
+async fn bench_invalidation_takes_every_measure() {
     let mut role = Role::new("others", "CREATEDB").await;
     let oddsd = Oddsd::new();
     let args = [
@@ -348,12 +351,15 @@ async fn what_other_writers_pay_is_measured() {
         "--json",
         "--database-url",
     ];
-    let told = oddsd.run(&[&args[..], &[&role.url]].concat()).await.is(0);
-    let report = told.json();
+    let reported = oddsd.run(&[&args[..], &[&role.url]].concat()).await.is(0);
+    let report = reported.json();
     assert_eq!(report["machine"]["sizes"]["quick"], true);
     let measures = report["measures"].as_array().expect("a list");
     let names: BTreeSet<&str> = measures.iter().filter_map(|m| m["name"].as_str()).collect();
-    assert!(names.is_superset(&BTreeSet::from(INVALIDATION)), "{told}");
+    assert!(
+        names.is_superset(&BTreeSet::from(INVALIDATION)),
+        "{reported}"
+    );
     for measure in measures {
         assert!(
             measure["ours"].as_f64().is_some_and(|ours| ours > 0.0),

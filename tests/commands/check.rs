@@ -3,12 +3,12 @@
 use serde_json::Value;
 
 use super::simulated;
-use crate::world::command::{Ended, Oddsd};
-use crate::world::odds_provider::{OddsProvider, Reply};
-use crate::world::ports::free_port;
-use crate::world::postgres;
-use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
-use crate::world::redis::RedisServer;
+use crate::harness::program::{Ended, Oddsd};
+use oddsd_testkit::odds_provider::{OddsProvider, Reply};
+use oddsd_testkit::ports::free_port;
+use oddsd_testkit::postgres;
+use oddsd_testkit::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
+use oddsd_testkit::redis::RedisServer;
 
 /// Invalid settings, and the words that the finding must contain.
 type InvalidSettings<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);

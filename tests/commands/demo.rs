@@ -1,6 +1,6 @@
 //! `demo` shows a price change from the feed to a reader, without servers.
 
-use crate::world::command::Oddsd;
+use crate::harness::program::Oddsd;
 
 #[tokio::test]
 async fn demo_shows_a_price_change_and_removes_its_files() {

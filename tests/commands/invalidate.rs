@@ -1,10 +1,10 @@
 //! `invalidate`: the removal is durable before it is attempted, and is retried until it is confirmed.
 
 use super::on_postgres;
-use crate::world::daemon::{Daemon, Settings};
-use crate::world::postgres;
-use crate::world::redis::RedisServer;
-use crate::world::resp::Reply;
+use crate::harness::daemon::{Daemon, Settings};
+use oddsd_testkit::postgres;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::resp::Reply;
 
 const KEY: &str = "races:by-stage:v1";
 
@@ -114,7 +114,7 @@ async fn running_daemon_removes_the_key() {
     daemon.says_all(lines).await;
     put(&redis).await;
     // The command knows the database only.
-    let elsewhere = crate::world::command::Oddsd::new().with("DATABASE_URL", &database);
+    let elsewhere = crate::harness::program::Oddsd::new().with("DATABASE_URL", &database);
     let output = elsewhere.run(&["invalidate", KEY]).await.is(0);
     output.says(&["removed races:by-stage:v1"]);
     assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(0));

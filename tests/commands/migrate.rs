@@ -3,8 +3,8 @@
 use sqlx::Executor;
 
 use super::{on_postgres, simulated};
-use crate::world::command::Oddsd;
-use crate::world::postgres;
+use crate::harness::program::Oddsd;
+use oddsd_testkit::postgres;
 
 #[tokio::test]
 async fn dry_run_prints_the_steps_and_changes_nothing() {

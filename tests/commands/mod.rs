@@ -11,8 +11,8 @@ mod status;
 mod targets;
 mod usage;
 
-use crate::world::command::Oddsd;
-use crate::world::postgres;
+use crate::harness::program::Oddsd;
+use oddsd_testkit::postgres;
 
 /// A simulated race day in SQLite, without a read API.
 fn simulated() -> Oddsd {

@@ -1,9 +1,9 @@
 //! `record`, and `replay` of its files.
 
 use super::simulated;
-use crate::world::command::Oddsd;
-use crate::world::odds_provider::{OddsProvider, Reply};
-use crate::world::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
+use crate::harness::program::Oddsd;
+use oddsd_testkit::odds_provider::{OddsProvider, Reply};
+use oddsd_testkit::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
 
 #[tokio::test]
 async fn recorded_simulated_day_replays_with_equal_counts() {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::world::command::Oddsd;
+use crate::harness::program::Oddsd;
 
 const RULES: &str = r#"version = 3
 [[rule]]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{on_postgres, simulated};
-use crate::world::command::Oddsd;
+use crate::harness::program::Oddsd;
 
 #[tokio::test]
 async fn status_and_tail_on_postgres() {
@@ -92,7 +92,7 @@ async fn missing_database_is_named_with_the_next_step() {
 
 #[tokio::test]
 async fn healthcheck_without_a_daemon_is_69_and_without_a_port_78() {
-    let port = crate::world::ports::free_port();
+    let port = oddsd_testkit::ports::free_port();
     let unreachable = simulated().with("LISTEN", format!("127.0.0.1:{port}"));
     let output = unreachable.run(&["healthcheck"]).await.is(69);
     output.says(&["does not answer", "oddsd run"]);

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::on_postgres;
-use crate::world::command::Oddsd;
-use crate::world::redis::RedisServer;
-use crate::world::resp::Reply;
+use crate::harness::program::Oddsd;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::resp::Reply;
 
 async fn migrated_with_redis() -> (RedisServer, Oddsd) {
     let redis = RedisServer::start().await;

@@ -4,7 +4,7 @@
 use std::process::Stdio;
 
 use super::simulated;
-use crate::world::command::Oddsd;
+use crate::harness::program::Oddsd;
 
 #[tokio::test]
 async fn invalid_argument_is_2_with_a_suggestion() {

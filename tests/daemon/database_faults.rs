@@ -1,25 +1,26 @@
-//! A database that fails: nobody pretends, nothing is lost or written twice, and no restart is needed.
+//! Tests of the daemon while the database fails: nothing is lost or written twice, and no restart is
+//! needed.
 
 use std::time::Duration;
 
 use super::Town;
-use super::town::{INVALIDATED, get};
-use crate::world::proxy::{Proxy, Wire};
+use super::fixture::{INVALIDATED, get};
+use oddsd_testkit::proxy::{Proxy, Wire};
 
-/// The town with a wire between daemon and database.
-async fn wired() -> (Town, super::town::Card, Proxy) {
-    let (mut town, card) = Town::racing().await;
-    let (proxy, url) = Proxy::before_url(&town.database).await;
-    town.settings = town.settings.with("DATABASE_URL", url);
-    (town, card, proxy)
+/// The stack with a proxy between daemon and database.
+async fn wired() -> (Town, super::fixture::Card, Proxy) {
+    let (mut stack, card) = Town::racing().await;
+    let (proxy, url) = Proxy::before_url(&stack.database).await;
+    stack.settings = stack.settings.with("DATABASE_URL", url);
+    (stack, card, proxy)
 }
 
 #[tokio::test]
-async fn down_at_the_start_is_said_with_its_cause() {
-    let (town, _card, mut proxy) = wired().await;
+async fn database_down_at_start_is_reported_with_its_cause() {
+    let (stack, _card, mut proxy) = wired().await;
     proxy.refuse().await;
     for command in ["once", "run"] {
-        let run = crate::world::daemon::Daemon::start(&town.settings, &[command])
+        let run = crate::harness::daemon::Daemon::start(&stack.settings, &[command])
             .ends()
             .await
             .expect(69);
@@ -35,22 +36,22 @@ async fn down_at_the_start_is_said_with_its_cause() {
         );
     }
     assert!(
-        town.provider.requests().is_empty(),
+        stack.provider.requests().is_empty(),
         "nobody is asked for what cannot be kept"
     );
 }
 
 #[tokio::test]
-async fn a_database_that_goes_and_comes_back_is_written_to_as_if_nothing_had_happened() {
-    let (town, mut card, proxy) = wired().await;
-    let mut daemon = town.run();
+async fn database_outage_loses_no_change() {
+    let (stack, mut card, proxy) = wired().await;
+    let mut daemon = stack.run();
     let url = daemon.url().await;
     daemon.says_all(["inserted=48", INVALIDATED]).await;
     for price in ["4.5", "5.5"] {
-        // Away from the middle of a commit on.
+        // The database is unreachable from the middle of a commit on.
         proxy.set(Wire::CutAnswerTo("price_changed"));
         card.set_price(price);
-        town.serve(&card);
+        stack.serve(&card);
         proxy.until_cut().await;
         daemon.has_said("event=cycle.store_failed").await;
         assert_eq!(get(&format!("{url}/livez")).await.status, 200);
@@ -62,46 +63,46 @@ async fn a_database_that_goes_and_comes_back_is_written_to_as_if_nothing_had_hap
         daemon.says("Cycle complete").await;
         daemon.says("Cycle complete").await;
         assert_eq!(get(&format!("{url}/readyz")).await.status, 200);
-        town.is_right(&card).await;
+        stack.is_right(&card).await;
     }
-    town.all_told(&mut daemon).await;
+    stack.settled().await;
     daemon.stop().await.expect(0);
 }
 
 #[tokio::test]
-async fn whichever_way_a_commit_went_whose_answer_was_lost_the_rows_are_right() {
-    let (town, mut card, proxy) = wired().await;
-    let mut daemon = town.run();
+async fn commit_with_a_lost_answer_leaves_the_right_rows() {
+    let (stack, mut card, proxy) = wired().await;
+    let mut daemon = stack.run();
     daemon.says("inserted=48").await;
     for round in 0..3 {
-        // Only a commit says this to the database.
+        // Only a commit sends this text.
         proxy.set(Wire::CutAnswerTo("price_changed"));
         card.set_price(&format!("{}.5", round + 4));
         card.odds(1, 1, round % 4)["decimal"] = serde_json::json!(format!("{}.25", round + 6));
-        town.serve(&card);
+        stack.serve(&card);
         proxy.until_cut().await;
         proxy.set(Wire::Pass);
-        // Two looks from now everything is as served, whatever was cut.
+        // After two more cycles the rows equal the card, whatever was cut.
         daemon.listen_anew();
         daemon.says("Cycle complete").await;
         daemon.says("Cycle complete").await;
-        town.is_right(&card).await;
+        stack.is_right(&card).await;
     }
-    town.all_told(&mut daemon).await;
+    stack.settled().await;
     daemon.stop().await.expect(0);
 }
 
 #[tokio::test]
-async fn a_slow_database_is_waited_for() {
-    let (town, mut card, proxy) = wired().await;
+async fn slow_database_is_waited_for() {
+    let (stack, mut card, proxy) = wired().await;
     proxy.set(Wire::Slow(Duration::from_millis(40)));
-    let mut daemon = town.run();
+    let mut daemon = stack.run();
     daemon.says("inserted=48").await;
     card.set_price("4.5");
-    town.serve(&card);
-    let told = ["Cycle complete: 1 updated", INVALIDATED];
-    daemon.says_all(told).await;
+    stack.serve(&card);
+    let reported = ["Cycle complete: 1 updated", INVALIDATED];
+    daemon.says_all(reported).await;
     daemon.stop().await.expect(0);
-    town.is_right(&card).await;
-    assert_eq!(town.outbox().await, 0);
+    stack.is_right(&card).await;
+    assert_eq!(stack.outbox().await, 0);
 }

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::Town;
 use super::town::{INVALIDATED, get};
-use crate::world::command::Oddsd;
-use crate::world::daemon::Daemon;
+use crate::harness::program::Oddsd;
+use crate::harness::daemon::Daemon;
 use crate::world::eventually;
 
 /// A parsed page of metrics. The parser is strict: each sample belongs to the family that was announced just

@@ -1,18 +1,18 @@
-//! The daemon end to end: the real program between a provider, a database and a cache, each of
+//! End-to-end tests of the daemon: the real program between a provider, a database and a cache, each of
 //! which may fail.
 
 mod cache_faults;
 mod database_faults;
 mod feed_faults;
+pub mod fixture;
 mod freshness;
-mod law;
 mod lease;
 mod metrics;
 mod once;
+mod random_faults;
 mod reading;
 mod rules;
+mod shutdown;
 mod status;
-mod stopping;
-pub mod town;
 
-use town::Town;
+use fixture::Town;

@@ -1,4 +1,4 @@
-//! One run for an external cron: everything right the first time, nothing at all the second.
+//! Tests of `once`, a run for an external cron: the first run writes everything, the second nothing.
 
 use std::path::Path;
 
@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Row};
 
 use super::Town;
-use super::town::{Card, INVALIDATED, KEY, assert_same, open_prices, tomorrow};
-use crate::world::daemon::{Daemon, Settings};
-use crate::world::recordings;
-use crate::world::redis::RedisServer;
-use crate::world::upstash::Upstash;
+use super::fixture::{Card, INVALIDATED, KEY, assert_same, open_prices, tomorrow};
+use crate::harness::daemon::{Daemon, Settings};
+use crate::harness::racing::simulated;
+use oddsd_testkit::recordings;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::upstash::Upstash;
 
 const TABLES: [&str; 8] = [
     "bookmakers",
@@ -25,10 +26,10 @@ const TABLES: [&str; 8] = [
     "removals",
 ];
 
-/// A fingerprint of every row with the transaction that wrote it: even a row that was written as it
-/// was would show. The lease, and who was last looked at, move with every run.
-async fn tables(town: &Town) -> Vec<(&'static str, String)> {
-    let mut db = town.db().await;
+/// A fingerprint of every row with the transaction that wrote it, so that an equal rewrite is detected.
+/// The lease and the "last checked" times change with every run.
+async fn tables(stack: &Town) -> Vec<(&'static str, String)> {
+    let mut db = stack.db().await;
     let mut prints = Vec::new();
     for table in TABLES {
         let query = format!(
@@ -40,15 +41,15 @@ async fn tables(town: &Town) -> Vec<(&'static str, String)> {
     prints
 }
 
-/// One run on a fresh database, with a foreign reader's value under the key; and a second one.
-async fn twice(town: &Town, races: &[Value]) {
+/// One run on a fresh database with another program's value under the key, and a second run.
+async fn twice(stack: &Town, races: &[Value]) {
     let served = open_prices(races);
-    town.put_foreign("stale").await;
-    let first = town.once().await.expect(0);
-    assert_same(&town.stored().await, &served);
-    town.has_no_repeats().await;
-    assert_eq!(town.cached().await, None, "the stale value is gone");
-    assert_eq!(town.outbox().await, 0);
+    stack.put_foreign("stale").await;
+    let first = stack.once().await.expect(0);
+    assert_same(&stack.stored().await, &served);
+    stack.has_no_repeats().await;
+    assert_eq!(stack.cached().await, None, "the stale value is gone");
+    assert_eq!(stack.outbox().await, 0);
 
     let (runners, bookmakers) = (horses(races), bookmakers(races));
     let cycle = format!(
@@ -71,11 +72,11 @@ async fn twice(town: &Town, races: &[Value]) {
         first.text()
     );
 
-    town.put_foreign("fresh").await;
-    let before = tables(town).await;
-    let second = town.once().await.expect(0);
-    assert_eq!(tables(town).await, before, "a second run wrote something");
-    assert_eq!(town.cached().await.as_deref(), Some(&b"fresh"[..]));
+    stack.put_foreign("fresh").await;
+    let before = tables(stack).await;
+    let second = stack.once().await.expect(0);
+    assert_eq!(tables(stack).await, before, "a second run wrote something");
+    assert_eq!(stack.cached().await.as_deref(), Some(&b"fresh"[..]));
     let quiet = format!(
         "Cycle complete: 0 updated | {} skipped | {} races | {runners} horses | {bookmakers} bookmakers | 0 errors",
         rows(races),
@@ -129,8 +130,8 @@ fn moved_to_tomorrow(file: &Path) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_recorded_day_is_stored_as_it_was_served_and_told_once() {
-    let test = "a_recorded_day_is_stored_as_it_was_served_and_told_once";
+async fn once_stores_a_recorded_day_and_removes_once() {
+    let test = "once_stores_a_recorded_day_and_removes_once";
     for file in [
         "racecards_pro_2025-10-13_hereford.json",
         "racecards_pro_2025-10-14.json",
@@ -139,18 +140,19 @@ async fn a_recorded_day_is_stored_as_it_was_served_and_told_once() {
             return;
         };
         let file = folder.join(file);
-        let (town, mut races) = (Town::build().await, moved_to_tomorrow(&file));
-        town.provider.serve_cards(races.clone());
-        // We ask for Britain and Ireland, and the provider keeps to it (one recorded race is French).
+        let (stack, mut races) = (Town::build().await, moved_to_tomorrow(&file));
+        stack.provider.serve_cards(races.clone());
+        // The requests are for Britain and Ireland, and the stand-in filters (one recorded race is
+        // French).
         races.retain(|race| race["region"] == "GB" || race["region"] == "IRE");
         assert!(!races.is_empty());
-        twice(&town, &races).await;
+        twice(&stack, &races).await;
     }
 }
 
 #[tokio::test]
-async fn a_simulated_day_is_stored_as_it_was_served_and_told_once() {
-    let town = Town::build().await;
+async fn once_stores_a_simulated_day_and_removes_once() {
+    let stack = Town::build().await;
     let size = Size {
         races: 12,
         bookmakers: 12,
@@ -162,21 +164,22 @@ async fn a_simulated_day_is_stored_as_it_was_served_and_told_once() {
     let Value::Array(races) = card["racecards"].take() else {
         panic!("no races");
     };
-    town.provider
-        .serve_day(RaceDay::new(5, tomorrow(), size), now);
-    twice(&town, &races).await;
+    stack
+        .provider
+        .serve_day(simulated(RaceDay::new(5, tomorrow(), size)), now);
+    twice(&stack, &races).await;
 }
 
 #[tokio::test]
-async fn the_lines_that_people_grep_for_are_there_and_no_secret_is() {
-    let (mut town, card) = Town::racing().await;
-    town.redis = RedisServer::with_password("red-secret").await;
-    town.settings = town.settings.with("REDIS_URL", town.redis.url());
-    let run = town.once().await.expect(0);
-    town.is_right(&card).await;
+async fn once_logs_the_documented_lines_and_no_secret() {
+    let (mut stack, card) = Town::racing().await;
+    stack.redis = RedisServer::with_password("red-secret").await;
+    stack.settings = stack.settings.with("REDIS_URL", stack.redis.url());
+    let run = stack.once().await.expect(0);
+    stack.is_right(&card).await;
     let connected = format!(
         "Redis cache invalidation connected: 127.0.0.1:{}",
-        town.redis.port()
+        stack.redis.port()
     );
     assert_eq!(run.count(&connected), 1, "{}", run.text());
     assert_eq!(run.count(INVALIDATED), 1, "{}", run.text());
@@ -186,42 +189,42 @@ async fn the_lines_that_people_grep_for_are_there_and_no_secret_is() {
 }
 
 #[tokio::test]
-async fn with_upstash_one_run_removes_with_one_billed_command_and_a_quiet_one_with_none() {
-    let (mut town, mut card) = Town::racing().await;
-    let upstash = Upstash::start(town.redis.port(), "up-secret").await;
-    town.settings = town
+async fn upstash_once_costs_one_command_and_none_without_changes() {
+    let (mut stack, mut card) = Town::racing().await;
+    let upstash = Upstash::start(stack.redis.port(), "up-secret").await;
+    stack.settings = stack
         .settings
         .with("REDIS_URL", "")
         .with("UPSTASH_REDIS_REST_URL", upstash.url())
         .with("UPSTASH_REDIS_REST_TOKEN", "up-secret");
-    town.put_foreign("stale").await;
-    let first = town.once().await.expect(0);
-    town.is_right(&card).await;
-    assert_eq!(town.cached().await, None);
+    stack.put_foreign("stale").await;
+    let first = stack.once().await.expect(0);
+    stack.is_right(&card).await;
+    assert_eq!(stack.cached().await, None);
     assert_eq!(first.count(INVALIDATED), 1, "{}", first.text());
     assert_eq!(first.count("up-secret"), 0, "{}", first.text());
     assert_eq!(upstash.billed(), 1, "one removal");
 
-    let quiet = town.once().await.expect(0);
+    let quiet = stack.once().await.expect(0);
     assert_eq!(quiet.count("Invalidated"), 0, "{}", quiet.text());
     assert_eq!(upstash.billed(), 1, "nothing changed, nothing was asked");
 
-    town.put_foreign("stale again").await;
+    stack.put_foreign("stale again").await;
     card.set_price("9.5");
-    town.serve(&card);
-    let next = town.once().await.expect(0);
+    stack.serve(&card);
+    let next = stack.once().await.expect(0);
     assert_eq!(next.count(INVALIDATED), 1, "{}", next.text());
-    assert_eq!(town.cached().await, None);
+    assert_eq!(stack.cached().await, None);
     assert_eq!(upstash.billed(), 2);
-    town.is_right(&card).await;
+    stack.is_right(&card).await;
 }
 
 #[tokio::test]
-async fn on_sqlite_with_a_cache_in_process_it_runs_without_any_server() {
-    let (town, card) = Town::racing().await;
+async fn once_runs_on_sqlite_without_any_server() {
+    let (stack, card) = Town::racing().await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("odds.db");
-    let settings: Settings = town
+    let settings: Settings = stack
         .settings
         .with("REDIS_URL", "")
         .with("DATABASE_URL", format!("sqlite:{}", file.display()));
@@ -251,9 +254,9 @@ async fn on_sqlite_with_a_cache_in_process_it_runs_without_any_server() {
 }
 
 #[tokio::test]
-async fn a_runner_of_poison_costs_at_most_itself() {
-    let (town, mut card) = Town::racing().await;
-    // Varied, or it would pass for a bomb on the wire.
+async fn malformed_runner_is_rejected_alone() {
+    let (stack, mut card) = Town::racing().await;
+    // Varied text, because a repeated one would be refused as a compression bomb.
     let huge: String = (0..20_000).map(|n| format!("{n} ")).collect();
     let poison = |card: &mut Card, race: usize, field: &str, value: &str| {
         card.races[race]["runners"][0][field] = json!(value);
@@ -269,18 +272,18 @@ async fn a_runner_of_poison_costs_at_most_itself() {
     card.odds(3, 0, 0)["decimal"] = json!("1e400");
     card.odds(3, 0, 1)["bookmaker"] = json!("Co\u{0}ral");
     card.odds(3, 1, 0)["decimal"] = json!("NaN");
-    town.serve(&card);
-    town.put_foreign("stale").await;
-    let run = town.once().await.expect(0);
-    assert_eq!(town.cached().await, None, "{KEY}");
+    stack.serve(&card);
+    stack.put_foreign("stale").await;
+    let run = stack.once().await.expect(0);
+    assert_eq!(stack.cached().await, None, "{KEY}");
     assert!(
         !run.text().contains('\u{1b}') && !run.text().contains('\u{0}'),
         "{}",
         run.text()
     );
-    let stored = town.stored().await;
+    let stored = stack.stored().await;
     let mut clean = open_prices(&Card::of(4).races);
-    // What was poisoned may be missing; all the rest is there.
+    // Malformed rows may be missing; all others are stored.
     clean.retain(|(race, horse, _), _| {
         let poisoned = horse.ends_with("_0") || (race == "rac_3" && horse == "hrs_3_1");
         !poisoned
@@ -289,10 +292,10 @@ async fn a_runner_of_poison_costs_at_most_itself() {
     for (key, decimal) in &clean {
         assert_eq!(stored.get(key), Some(decimal), "{key:?}\n{}", run.text());
     }
-    let longest = town
+    let longest = stack
         .number("SELECT max(length(name))::bigint FROM oddsd.selections")
         .await;
     assert!(longest < 1_000, "a name of {longest} characters is stored");
-    let again = town.once().await.expect(0);
+    let again = stack.once().await.expect(0);
     assert_eq!(again.count("inserted=0 updated=0"), 1, "{}", again.text());
 }

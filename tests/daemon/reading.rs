@@ -208,7 +208,7 @@ async fn disabled_cache_is_not_contacted_and_reads_are_answered() {
     let (mut town, mut card) = Town::racing().await;
     town.settings = town.settings.with("CACHE_ENABLED", "false");
     town.put_foreign("foreign").await;
-    let connections = |info: crate::world::resp::Reply| {
+    let connections = |info: oddsd_testkit::resp::Reply| {
         let text = info.text();
         let (_, rest) = text
             .split_once("total_connections_received:")

@@ -1,35 +1,36 @@
-//! The rules of a running daemon: there at the start or later, edited, wrong, mended; and everybody is told.
+//! Tests of the rules file of a running daemon: present at the start or later, edited, invalid, mended;
+//! and of its status in the log and the API.
 
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::Town;
-use super::town::get;
-use crate::world::PATIENCE;
-use crate::world::command::Oddsd;
-use crate::world::daemon::Daemon;
+use super::fixture::get;
+use crate::harness::daemon::Daemon;
+use crate::harness::program::Oddsd;
+use oddsd_testkit::eventually;
 
 const TOKEN: &str = "RulesCanary-77";
 
 struct Ruled {
-    town: Town,
+    stack: Town,
     file: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Ruled {
     async fn build() -> Self {
-        let (mut town, _) = Town::racing().await;
+        let (mut stack, _) = Town::racing().await;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("rules.toml");
-        town.settings = town
+        stack.settings = stack
             .settings
             .with("RULES_FILE", file.display().to_string())
             .with("REPORT_TOKEN", TOKEN)
             .with("LEASE_SECONDS", "6");
         Self {
-            town,
+            stack,
             file,
             _folder: folder,
         }
@@ -45,23 +46,19 @@ impl Ruled {
         std::fs::rename(other, &self.file).expect("renamed");
     }
 
-    /// As the daemon itself tells anybody who asks.
-    async fn said(&self, url: &str) -> Value {
+    /// The rules in the verbose readiness answer.
+    async fn shown(&self, url: &str) -> Value {
         get(&format!("{url}/readyz?verbose")).await.json()["rules"].clone()
     }
 
-    async fn status_says(&self, words: &[&str]) {
-        let oddsd = Oddsd::new().with("DATABASE_URL", &self.town.database);
-        let asking = async {
-            loop {
-                let told = oddsd.run(&["status"]).await.is(0);
-                if words.iter().all(|word| told.all().contains(word)) {
-                    return;
-                }
-            }
-        };
-        let asked = tokio::time::timeout(PATIENCE, asking).await;
-        asked.unwrap_or_else(|_| panic!("oddsd status never says {words:?}"));
+    async fn status_shows(&self, texts: &[&str]) {
+        let oddsd = Oddsd::new().with("DATABASE_URL", &self.stack.database);
+        eventually("oddsd status shows the rules", async || {
+            let shown = oddsd.run(&["status"]).await.is(0).all();
+            let all = texts.iter().all(|text| shown.contains(text));
+            all.then_some(()).ok_or(shown)
+        })
+        .await;
     }
 }
 
@@ -69,7 +66,7 @@ fn rule(key: &str) -> String {
     format!("[[rule]]\nname = \"task\"\non = [\"task_completed\"]\nkeys = [\"{key}\"]\n")
 }
 
-/// A job of another system is done.
+/// Reports a finished job of another system.
 async fn done(url: &str) {
     let body = json!({ "change": "task_completed", "task": "build" }).to_string();
     let client = reqwest::Client::builder()
@@ -85,7 +82,7 @@ async fn done(url: &str) {
     assert_eq!(sent.expect("an answer").status().as_u16(), 202);
 }
 
-/// The next removal for it.
+/// The next removal for that job.
 async fn removed(daemon: &mut Daemon, url: &str) -> (String, Value) {
     let events = format!("{url}/v1/invalidations/events?entity=build");
     let count = async || {
@@ -95,10 +92,11 @@ async fn removed(daemon: &mut Daemon, url: &str) -> (String, Value) {
     };
     let before = count().await;
     done(url).await;
-    let waiting = async { while count().await == before {} };
-    tokio::time::timeout(PATIENCE, waiting)
-        .await
-        .expect("removed");
+    eventually("the removal is listed", async || {
+        let now = count().await;
+        (now != before).then_some(()).ok_or(now)
+    })
+    .await;
     daemon.listen_anew();
     let page = get(&events).await.json();
     let last = page["events"]
@@ -116,20 +114,20 @@ async fn removed(daemon: &mut Daemon, url: &str) -> (String, Value) {
 }
 
 #[tokio::test]
-async fn rules_are_taken_up_while_it_runs_and_wrong_ones_are_not() {
+async fn rules_reload_while_running_and_invalid_ones_are_refused() {
     let ruled = Ruled::build().await;
-    let mut daemon = ruled.town.run();
+    let mut daemon = ruled.stack.run();
     let url = daemon.url().await;
     daemon.says("Cycle complete").await;
-    assert_eq!(ruled.said(&url).await["version"], "built-in");
+    assert_eq!(ruled.shown(&url).await["version"], "built-in");
 
     ruled.write(&rule("a:v1"));
     daemon.says("event=rules.loaded").await;
     let (first, targets) = removed(&mut daemon, &url).await;
     assert_eq!(targets, json!(["a:v1"]));
-    let said = ruled.said(&url).await;
+    let shown = ruled.shown(&url).await;
     assert_eq!(
-        (&said["version"], &said["rules"], &said["error"]),
+        (&shown["version"], &shown["rules"], &shown["error"]),
         (&json!(first), &json!(4), &Value::Null)
     );
 
@@ -149,16 +147,16 @@ async fn rules_are_taken_up_while_it_runs_and_wrong_ones_are_not() {
         removed(&mut daemon, &url).await,
         (second.clone(), json!(["b:v1"]))
     );
-    let said = ruled.said(&url).await;
-    assert_eq!(said["version"], json!(second));
+    let shown = ruled.shown(&url).await;
+    assert_eq!(shown["version"], json!(second));
     assert!(
-        said["error"]
+        shown["error"]
             .as_str()
             .is_some_and(|why| why.contains("rules.toml:3:7")),
-        "{said}"
+        "{shown}"
     );
     ruled
-        .status_says(&[
+        .status_shows(&[
             "rules     4 of",
             "not valid now",
             "rules.toml:3:7: unknown change",
@@ -168,14 +166,14 @@ async fn rules_are_taken_up_while_it_runs_and_wrong_ones_are_not() {
     ruled.write(&rule("c:v1"));
     daemon.says("event=rules.loaded").await;
     assert_eq!(removed(&mut daemon, &url).await.1, json!(["c:v1"]));
-    assert_eq!(ruled.said(&url).await["error"], Value::Null);
-    let told = daemon.stop().await.expect(0);
-    assert_eq!(told.count("event=rules.refused"), 1);
-    assert_eq!(told.count("event=rules.loaded"), 3);
+    assert_eq!(ruled.shown(&url).await["error"], Value::Null);
+    let reported = daemon.stop().await.expect(0);
+    assert_eq!(reported.count("event=rules.refused"), 1);
+    assert_eq!(reported.count("event=rules.loaded"), 3);
 }
 
 #[tokio::test]
-async fn a_wrong_file_stops_the_start_until_it_is_mended() {
+async fn invalid_rules_file_prevents_the_start() {
     let ruled = Ruled::build().await;
     for (text, place) in [
         ("= 1\n", "rules.toml:1:1"),
@@ -185,9 +183,9 @@ async fn a_wrong_file_stops_the_start_until_it_is_mended() {
         ),
     ] {
         ruled.write(text);
-        let ended = ruled.town.run().ends().await.expect(78);
+        let ended = ruled.stack.run().ends().await.expect(78);
         assert!(ended.text().contains(place), "{}", ended.text());
-        let ended = ruled.town.once().await.expect(78);
+        let ended = ruled.stack.once().await.expect(78);
         assert!(
             ended.text().contains("oddsd rules check"),
             "{}",
@@ -195,7 +193,7 @@ async fn a_wrong_file_stops_the_start_until_it_is_mended() {
         );
     }
     ruled.write(&rule("a:v1"));
-    let mut daemon = ruled.town.run();
+    let mut daemon = ruled.stack.run();
     let url = daemon.url().await;
     assert_eq!(removed(&mut daemon, &url).await.1, json!(["a:v1"]));
     daemon.stop().await.expect(0);

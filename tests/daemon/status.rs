@@ -1,29 +1,27 @@
-//! Where events stand, end to end: moved by the clock while nobody looks, corrected by a person, and read under
-//! their status.
+//! End-to-end tests of event statuses: moved by the clock between polls, corrected by a person, and
+//! filtered by readers.
 
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
 use super::Town;
-use super::town::{Answer, Card, ask, get};
-use crate::world::PATIENCE;
-use crate::world::command::Oddsd;
-use crate::world::racing_provider::Fault;
+use super::fixture::{Answer, Card, ask, get};
+use crate::harness::program::Oddsd;
+use oddsd_testkit::eventually;
+use oddsd_testkit::racing_provider::Fault;
 
 const FRESH: [(&str, &str); 1] = [("cache-control", "no-cache")];
 
-/// Asks past the cache until the answer has this status.
+/// Requests past the cache until the response has this status.
 async fn answers(url: &str, status: u16) -> Answer {
-    let waiting = async {
-        loop {
-            let answer = ask(reqwest::Method::GET, url, &FRESH).await;
-            if answer.status == status {
-                return answer;
-            }
+    eventually(&format!("status {status} of {url}"), async || {
+        let answer = ask(reqwest::Method::GET, url, &FRESH).await;
+        match answer.status == status {
+            true => Ok(answer),
+            false => Err(answer.status),
         }
-    };
-    let answer = tokio::time::timeout(PATIENCE, waiting).await;
-    answer.unwrap_or_else(|_| panic!("{url} never answers with {status}"))
+    })
+    .await
 }
 
 impl Town {
@@ -33,7 +31,7 @@ impl Town {
         assert_eq!(moved.expect("moved").rows_affected(), 1, "{sql}");
     }
 
-    /// Races as stored by a look of yesterday's: one is due long since, one in a moment.
+    /// Races as stored yesterday: one is past its start, one starts in a moment.
     async fn with_races_that_are_due(&self) {
         self.once().await.expect(0);
         for (race, start) in [
@@ -73,11 +71,11 @@ fn lines(lines: &[[&str; 3]]) -> Vec<[String; 3]> {
 }
 
 #[tokio::test]
-async fn the_clock_goes_on_while_the_feed_is_down() {
-    let (town, _) = Town::racing().await;
-    town.with_races_that_are_due().await;
-    town.provider.fault(Fault::Status(503)).await;
-    let mut daemon = town.run();
+async fn status_moves_with_the_clock_while_the_feed_is_down() {
+    let (stack, _) = Town::racing().await;
+    stack.with_races_that_are_due().await;
+    stack.provider.fault(Fault::Status(503)).await;
+    let mut daemon = stack.run();
     let url = daemon.url().await;
     answers(&format!("{url}/v1/odds/live/rac_0"), 200).await;
     answers(&format!("{url}/v1/odds/upcoming/rac_1"), 200).await;
@@ -94,22 +92,22 @@ async fn the_clock_goes_on_while_the_feed_is_down() {
             ["scheduled", "upcoming", "clock"]
         ])
     );
-    let told = daemon.stop().await.expect(0);
+    let reported = daemon.stop().await.expect(0);
     assert_eq!(
-        told.count("event=status.changed"),
-        told.count("by=clock"),
+        reported.count("event=status.changed"),
+        reported.count("by=clock"),
         "{}",
-        told.text()
+        reported.text()
     );
 }
 
-/// The next look is months away, and the first one too.
+/// The next poll is months away, and so is the first.
 #[tokio::test]
-async fn the_clock_goes_on_between_the_ticks_of_a_cron() {
-    let (mut town, _) = Town::racing().await;
-    town.with_races_that_are_due().await;
-    town.settings = town.settings.with("CRON", "0 0 0 29 2 *");
-    let mut daemon = town.run();
+async fn status_moves_with_the_clock_between_cron_ticks() {
+    let (mut stack, _) = Town::racing().await;
+    stack.with_races_that_are_due().await;
+    stack.settings = stack.settings.with("CRON", "0 0 0 29 2 *");
+    let mut daemon = stack.run();
     let url = daemon.url().await;
     answers(&format!("{url}/v1/odds/live/rac_0"), 200).await;
     answers(&format!("{url}/v1/odds/upcoming/rac_1"), 200).await;
@@ -117,24 +115,24 @@ async fn the_clock_goes_on_between_the_ticks_of_a_cron() {
     let races =
         async || ask(reqwest::Method::GET, &card, &FRESH).await.json()["total_races"].clone();
     assert_eq!(races().await, 3, "one is off");
-    // An off that is put back: the race is still to be run.
+    // A postponed start: the race is scheduled again.
     let put_back =
         "UPDATE oddsd.events SET starts_at = now() + interval '1 hour' WHERE key = 'rac_0'";
-    town.moved(put_back).await;
+    stack.moved(put_back).await;
     assert_eq!(races().await, 4);
-    let told = daemon.stop().await.expect(0);
-    assert_eq!(told.count("Cycle complete"), 0, "{}", told.text());
+    let reported = daemon.stop().await.expect(0);
+    assert_eq!(reported.count("Cycle complete"), 0, "{}", reported.text());
 }
 
 #[tokio::test]
-async fn a_person_takes_an_event_back() {
-    let (mut town, mut card) = Town::racing().await;
+async fn correction_reopens_an_event() {
+    let (mut stack, mut card) = Town::racing().await;
     card.races[0]["is_abandoned"] = true.into();
-    town.serve(&card);
-    // The daemon hears of it when it renews its lease.
-    town.settings = town.settings.with("LEASE_SECONDS", "6");
-    let oddsd = town.oddsd();
-    town.once().await.expect(0);
+    stack.serve(&card);
+    // The daemon reads it when it renews its lease.
+    stack.settings = stack.settings.with("LEASE_SECONDS", "6");
+    let oddsd = stack.oddsd();
+    stack.once().await.expect(0);
 
     oddsd
         .run(&["correct", "rac_99", "--status", "live"])
@@ -154,28 +152,31 @@ async fn a_person_takes_an_event_back() {
         "--dry-run",
         "--json",
     ];
-    let told = oddsd.run(&dry).await.is(0).json();
+    let reported = oddsd.run(&dry).await.is(0).json();
     assert_eq!(
-        (&told["before"], &told["after"]),
+        (&reported["before"], &reported["after"]),
         (&"abandoned".into(), &"live".into())
     );
     let asked = ["correct", "rac_0", "--status", "suspended", "--json"];
-    let told = oddsd.run(&asked).await.is(0).json();
-    assert_eq!(told["state"], "waiting", "nobody is there to carry it out");
+    let reported = oddsd.run(&asked).await.is(0).json();
+    assert_eq!(
+        reported["state"], "waiting",
+        "nobody is there to carry it out"
+    );
 
     let before = card.clone();
     card.races[0]["is_abandoned"] = false.into();
-    town.serve(&card);
-    let mut daemon = town.run();
+    stack.serve(&card);
+    let mut daemon = stack.run();
     let url = daemon.url().await;
     daemon.says("1 event is suspended now").await;
     let path = format!("{url}/v1/odds/suspended/rac_0");
     answers(&path, 200).await;
-    // A feed that has no word for it does not undo it.
+    // A feed without a status for it does not undo it.
     daemon.says("Cycle complete").await;
     assert_eq!(answers(&path, 200).await.json()["status"], "suspended");
-    // Its next word counts again.
-    town.serve(&before);
+    // The next reported status counts again.
+    stack.serve(&before);
     daemon.says("1 event is abandoned now").await;
     assert_eq!(
         transitions(&url, "rac_0").await,
@@ -185,7 +186,7 @@ async fn a_person_takes_an_event_back() {
             ["suspended", "abandoned", "feed"],
         ])
     );
-    // With a daemon at work it is done when the command ends, or soon after.
+    // With a running daemon the correction is applied when the command ends, or soon after.
     let asked = ["correct", "rac_1", "--status", "cancelled"];
     oddsd.run(&asked).await.is(0);
     daemon.says("1 event is cancelled now").await;
@@ -193,13 +194,13 @@ async fn a_person_takes_an_event_back() {
 }
 
 #[tokio::test]
-async fn readers_ask_by_status_and_by_league() {
-    let town = Town::build().await;
+async fn events_are_filtered_by_status_and_league() {
+    let stack = Town::build().await;
     let mut card = Card::of(3);
     card.races[2]["is_abandoned"] = true.into();
     card.races[1]["region"] = "IRE".into();
-    town.serve(&card);
-    let mut daemon = town.run();
+    stack.serve(&card);
+    let mut daemon = stack.run();
     let url = daemon.url().await;
     daemon.says("Cycle complete").await;
 
@@ -277,7 +278,7 @@ async fn readers_ask_by_status_and_by_league() {
             card.odds(0, 0, bookmaker)["decimal"] = shorter.into();
         }
         card.odds(0, 2, 1)["decimal"] = longer.into();
-        town.serve(&card);
+        stack.serve(&card);
         daemon.says("Cycle complete: 5 updated").await;
     }
     let movers = ask(reqwest::Method::GET, &format!("{url}/v1/movers"), &FRESH).await;

@@ -3,9 +3,9 @@
 use oddsd::key::Key;
 
 use super::{Backend, Engine, on_every_backend};
-use crate::daemon::town::{Answer, get};
-use crate::store::home::{Daemon, Day, offer};
-use crate::world::PATIENCE;
+use crate::daemon::fixture::{Answer, get};
+use crate::store::fixture::{Daemon, Day, offer};
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 
 on_every_backend!(
     removed_answer_is_warmed_without_a_reader,

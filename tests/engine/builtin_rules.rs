@@ -10,9 +10,9 @@ use oddsd::rules::{Change, Rules, Target};
 use serde_json::Value;
 
 use super::{ApiServer, Backend, Engine, on_every_backend};
-use crate::daemon::town::{Answer, ask, get};
-use crate::store::home::{Daemon, Day, offer};
-use crate::world::PATIENCE;
+use crate::daemon::fixture::{Answer, ask, get};
+use crate::store::fixture::{Daemon, Day, offer};
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 
 on_every_backend!(answers_equal_the_database_after_any_change,);
 

@@ -26,11 +26,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::cache::open_redis;
-use crate::store::home::{Backend, Home};
+use crate::store::fixture::{Backend, Home};
 use crate::store::{log_page, on_every_backend};
-use crate::world::PATIENCE;
-use crate::world::redis::RedisServer;
-use crate::world::resp::Reply;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::resp::Reply;
 
 /// A database, a Redis and a relay between them, with rules from a file.
 struct Engine {

@@ -6,7 +6,7 @@ use oddsd::model::{Fraction, Offer};
 use serde_json::Value;
 
 use super::{Backend, Engine, on_every_backend};
-use crate::store::home::{Daemon, Day, decimal, offer};
+use crate::store::fixture::{Daemon, Day, decimal, offer};
 
 on_every_backend!(
     movement_of_several_small_steps_adds_up,

@@ -10,9 +10,9 @@ use serde_json::json;
 
 use super::{Backend, Engine, on_every_backend};
 use crate::cache::open;
-use crate::world::PATIENCE;
-use crate::world::log::Log;
-use crate::world::resp::Reply;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::log::Log;
+use oddsd_testkit::resp::Reply;
 
 on_every_backend!(
     failed_key_is_retried_alone,

@@ -8,9 +8,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Backend, Engine, on_every_backend};
-use crate::store::home::lease;
-use crate::world::PATIENCE;
-use crate::world::log::Log;
+use crate::store::fixture::lease;
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::log::Log;
 
 on_every_backend!(rate_alert_of_several_daemons_is_one_warning,);
 

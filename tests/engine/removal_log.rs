@@ -12,9 +12,9 @@ use oddsd::store::{Removal, Retention};
 use serde_json::{Value, json};
 
 use super::{ApiServer, Backend, Engine, on_every_backend};
-use crate::daemon::town::get;
-use crate::store::home::{Daemon, Day, at, offer};
-use crate::world::PATIENCE;
+use crate::daemon::fixture::get;
+use crate::store::fixture::{Daemon, Day, at, offer};
+use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 
 on_every_backend!(
     removal_log_has_a_reason_for_each_kind_of_change,

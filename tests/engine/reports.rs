@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Backend, Engine, on_every_backend};
-use crate::world::log::Log;
+use oddsd_testkit::log::Log;
 
 on_every_backend!(
     reported_task_removes_its_keys_and_no_others,

@@ -4,7 +4,7 @@ use oddsd::rules_file::{ReloadOutcome, Rulebook};
 use serde_json::json;
 
 use super::{Backend, Engine, on_every_backend};
-use crate::world::log::Log;
+use oddsd_testkit::log::Log;
 
 on_every_backend!(removal_records_the_rules_version_in_force,);
 

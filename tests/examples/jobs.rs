@@ -1,24 +1,24 @@
-//! `examples/jobs`: the file as the job system has it, and reports of its tasks. What has to go is worked
-//! out here, from the file alone.
+//! Tests of `examples/jobs`: the job system's file and reports of its tasks. The expected removals are
+//! computed here, from the file alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use super::{Pages, file, set, shell_lines, text, words};
-use crate::store::home::{Backend, Home};
-use crate::world::PATIENCE;
-use crate::world::command::Oddsd;
-use crate::world::daemon::{Daemon, Settings};
+use crate::harness::daemon::{Daemon, Settings};
+use crate::harness::program::Oddsd;
+use crate::store::fixture::{Backend, Home};
+use oddsd_testkit::eventually;
 
 const RULES: &str = "examples/jobs/rules.json";
 const README: &str = "examples/jobs/README.md";
 const TOKEN: &str = "change-me-to-a-long-random-text";
 const RUNS: [&str; 2] = ["ab-12", "ab-13"];
-/// What is appended to a pattern to get keys of it.
+/// The suffix that makes keys of a pattern.
 const PAGES: [&str; 2] = ["1", "north"];
 
-/// The file, read as anybody would.
+/// The example file, parsed as plain TOML.
 struct Pipeline {
     /// Caches by task.
     tasks: BTreeMap<String, Vec<String>>,
@@ -94,7 +94,7 @@ fn hits(target: &str, key: &str) -> bool {
 }
 
 struct Reporter {
-    home: Home,
+    database: Home,
     pages: Pages,
     pipeline: Pipeline,
     client: reqwest::Client,
@@ -102,7 +102,7 @@ struct Reporter {
 }
 
 impl Reporter {
-    /// Fills the cache, reports, waits until it is settled, and says what is gone.
+    /// Fills the cache, posts the report, waits until it is settled, and returns the removed keys.
     async fn gone_after(&mut self, body: String) -> BTreeSet<String> {
         let keys = self.pipeline.keys();
         for key in &keys {
@@ -112,16 +112,14 @@ impl Reporter {
         let request = self.client.post(&self.url).bearer_auth(TOKEN).body(body);
         let answer = request.send().await.expect("an answer");
         assert_eq!(answer.status(), 202);
-        let settled = async {
-            while self
-                .home
-                .count("outbox WHERE kinds = 'task_completed'")
-                .await
-                > 0
-            {}
-        };
-        let settled = tokio::time::timeout(PATIENCE, settled).await;
-        settled.expect("the report is worked off");
+        let reports = "outbox WHERE kinds = 'task_completed'";
+        eventually("the report is settled", async || {
+            match self.database.count(reports).await {
+                0 => Ok(()),
+                waiting => Err(waiting),
+            }
+        })
+        .await;
         let left = self.pages.names().await;
         assert!(left.is_subset(&keys));
         keys.difference(&left).cloned().collect()
@@ -132,7 +130,7 @@ fn done(task: &str, run: &str) -> Value {
     json!({ "change": "task_completed", "task": task, "run_id": run })
 }
 
-/// What the README's commands send.
+/// The bodies of the README's commands.
 fn sent() -> String {
     let lines = shell_lines(&text(README));
     let curl = lines.iter().find(|line| line.starts_with("curl "));
@@ -143,12 +141,12 @@ fn sent() -> String {
 }
 
 #[tokio::test]
-async fn each_task_removes_the_caches_of_its_controllers_and_no_other() {
-    let home = Backend::Sqlite.fresh().await;
+async fn task_report_removes_exactly_its_caches() {
+    let database = Backend::Sqlite.fresh().await;
     let pages = Pages::open().await;
     let settings = Settings::default()
         .with("FEED", "simulator")
-        .with("DATABASE_URL", home.url.as_str())
+        .with("DATABASE_URL", database.url.as_str())
         .with("REDIS_URL", pages.server.url())
         .with("RULES_FILE", file(RULES).display().to_string())
         .with("LISTEN", "127.0.0.1:0")
@@ -163,7 +161,7 @@ async fn each_task_removes_the_caches_of_its_controllers_and_no_other() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().build();
     let mut reporter = Reporter {
-        home,
+        database,
         pages,
         pipeline: Pipeline::read(),
         client: client.expect("a client"),
@@ -201,7 +199,7 @@ async fn each_task_removes_the_caches_of_its_controllers_and_no_other() {
 }
 
 #[tokio::test]
-async fn what_goes_is_told_beforehand() {
+async fn task_targets_are_explained_before_the_removal() {
     let pipeline = Pipeline::read();
     let oddsd = Oddsd::new();
     let rules = file(RULES).display().to_string();
@@ -211,8 +209,8 @@ async fn what_goes_is_told_beforehand() {
         let explain = [
             "rules", "explain", "--rules", &rules, "--change", &change, "--json",
         ];
-        let told = oddsd.run(&explain).await.is(0).json();
-        let hits = told["matched"].as_array().expect("rules").iter();
+        let reported = oddsd.run(&explain).await.is(0).json();
+        let hits = reported["matched"].as_array().expect("rules").iter();
         let keys = hits.flat_map(|hit| hit["keys"].as_array().expect("keys"));
         let keys: BTreeSet<String> = keys
             .map(|key| key.as_str().expect("a key").to_owned())
@@ -226,7 +224,7 @@ async fn what_goes_is_told_beforehand() {
         .is(0)
         .says(&["no rule is for this change"]);
 
-    // The README shows the same command, and its very answer.
+    // The README shows the same command and its exact answer.
     let readme = text(README);
     let lines = shell_lines(&readme);
     let shown = lines.iter().find(|line| line.contains("rules explain"));
@@ -234,6 +232,6 @@ async fn what_goes_is_told_beforehand() {
     let named = shown.iter_mut().find(|word| *word == RULES);
     *named.expect("the file is named") = rules;
     let args: Vec<&str> = shown[1..].iter().map(String::as_str).collect();
-    let said = oddsd.run(&args).await.is(0).stdout;
-    assert!(readme.contains(said.trim()), "{said}");
+    let shown = oddsd.run(&args).await.is(0).stdout;
+    assert!(readme.contains(shown.trim()), "{shown}");
 }

@@ -1,5 +1,5 @@
-//! The worked examples, and what the documents show, done as their READMEs say: the real program, servers and files, and a cache whose
-//! every name is looked at before and after.
+//! Tests that follow the worked examples and the documents step by step: the real program, servers and
+//! files, and a cache with keys of another program.
 
 mod jobs;
 mod web_app;
@@ -7,12 +7,12 @@ mod web_app;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::world::command::Oddsd;
-use crate::world::redis::RedisServer;
-use crate::world::resp::{Reply, Resp};
+use crate::harness::program::Oddsd;
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::resp::{Reply, Resp};
 
 const PUT: &str = include_str!("../../deploy/put.lua");
-/// Longer than any story.
+/// Longer than any test.
 const TTL_MS: &str = "86400000";
 
 /// A file of the project.
@@ -32,14 +32,14 @@ fn shell_lines(readme: &str) -> Vec<String> {
     let lines: Vec<String> = lines
         .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())
         .collect();
-    let said = lines.iter().map(|line| match line.find(" # ") {
+    let shown = lines.iter().map(|line| match line.find(" # ") {
         Some(remark) => line[..remark].trim().to_owned(),
         None => line.trim().to_owned(),
     });
-    said.filter(|line| !line.is_empty()).collect()
+    shown.filter(|line| !line.is_empty()).collect()
 }
 
-/// Words of one line, as a shell would cut it; nothing is put in for variables.
+/// Splits one line as a shell does, without variables.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), None);
     for c in line.chars() {
@@ -102,7 +102,7 @@ impl Pages {
 
 /// The rules that the documents show are rules, and pass their tests.
 #[tokio::test]
-async fn the_documents_show_what_works() {
+async fn documents_show_working_commands() {
     let oddsd = Oddsd::new();
     let path = oddsd.folder().join("shown");
     let shown = path.display().to_string();

@@ -1,25 +1,25 @@
-//! `examples/web_app`: the application writes its tables and nothing else, and exactly the pages that its
-//! README names are gone.
+//! Tests of `examples/web_app`: the application writes its tables and nothing else, and exactly the pages
+//! that its README names are removed.
 
 use std::collections::BTreeSet;
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 use super::{Pages, file, set, shell_lines, text, words};
-use crate::world::PATIENCE;
-use crate::world::command::Oddsd;
-use crate::world::daemon::{Daemon, Settings};
-use crate::world::postgres;
+use crate::harness::daemon::{Daemon, Settings};
+use crate::harness::program::Oddsd;
+use oddsd_testkit::eventually;
+use oddsd_testkit::postgres;
 
 const README: &str = "examples/web_app/README.md";
 /// The rows: log 41 is user 3's of item 7 with photo 9; log 42 is user 4's of item 8 with photo 10.
 const ROWS: &str = "
-    INSERT INTO users VALUES (3, 'ann'), (4, 'ben'), (5, 'cid');
+    INSERT INTO users VALUES (3, 'leader'), (4, 'ben'), (5, 'cid');
     INSERT INTO items VALUES (7, 'kettle'), (8, 'lamp'), (6, 'vase');
     INSERT INTO logs VALUES (41, 7, 3, 'found'), (42, 8, 4, 'seen');
     INSERT INTO photos VALUES (9, 41, 7, 3, 'a'), (10, 42, 8, 4, 'b')";
 
-/// Every page of the application, and something of another's.
+/// Every page of the application, and a key of another one.
 fn pages() -> BTreeSet<String> {
     let mut pages = set(&["stats:site", "session:77", "about"]);
     for (kind, ids) in [
@@ -41,7 +41,7 @@ fn pattern(page: &str) -> Option<String> {
     last.parse::<u32>().ok().map(|_| format!("{family}:*"))
 }
 
-/// What is gone when these are named, patterns written out.
+/// The names of removed keys, with patterns written out.
 fn meant(names: &[&str]) -> BTreeSet<String> {
     let hit = |page: &String| {
         let by = |name: &&str| match name.strip_suffix('*') {
@@ -61,12 +61,12 @@ struct Application {
 }
 
 impl Application {
-    /// As the README says, up to the start of the daemon.
+    /// The README's steps up to the start of the daemon.
     async fn open() -> Self {
         let database = postgres::database().await;
         let pages = Pages::open().await;
         let mut client = postgres::connect(&database).await;
-        // The schema of a role that is called like ours would come first.
+        // A schema with the role's own name would come first in the search path.
         write(&mut client, "SET search_path = public").await;
         let rules = file("examples/web_app/rules.toml").display().to_string();
         let oddsd = Oddsd::new()
@@ -122,7 +122,7 @@ impl Application {
         assert_eq!(self.pages.names().await, pages());
     }
 
-    /// Rows of the outbox that speak of the application's tables.
+    /// Outbox rows of the application's tables.
     async fn waiting(&mut self) -> i64 {
         let count = "SELECT count(*) FROM oddsd.outbox WHERE kinds = 'row_changed'";
         let count = sqlx::query_scalar(count).fetch_one(&mut self.client).await;
@@ -130,7 +130,7 @@ impl Application {
     }
 
     /// Lines of the log about the table `logs`.
-    async fn told_of_logs(&self) -> i64 {
+    async fn logged_for_logs(&self) -> i64 {
         let lines =
             "SELECT count(*) FROM oddsd.removals WHERE entity = 'logs' AND reason = 'ROW_CHANGE'";
         let mut client = postgres::connect(&self.database).await;
@@ -138,14 +138,16 @@ impl Application {
         lines.expect("a count")
     }
 
-    /// All that was written has been removed: a row leaves the outbox only then.
+    /// Waits until every removal is made: a row leaves the outbox only then.
     async fn settled(&mut self) {
-        let settled = async { while self.waiting().await > 0 {} };
-        let settled = tokio::time::timeout(PATIENCE, settled).await;
-        settled.expect("the outbox is worked off");
+        eventually("the outbox is empty", async || match self.waiting().await {
+            0 => Ok(()),
+            waiting => Err(waiting),
+        })
+        .await;
     }
 
-    /// One step: after this write exactly these are gone.
+    /// Writes, and asserts that exactly these pages are removed.
     async fn removes(&mut self, sql: &str, names: &[&str]) {
         self.fill().await;
         write(&mut self.client, sql).await;
@@ -167,7 +169,7 @@ async fn write(client: &mut PgConnection, sql: &str) {
 }
 
 #[tokio::test]
-async fn each_write_removes_the_pages_that_it_makes_wrong_and_no_other() {
+async fn watched_write_removes_exactly_its_pages() {
     let mut app = Application::open().await;
     let daemon = app.daemon();
     app.settled().await;
@@ -221,7 +223,7 @@ async fn each_write_removes_the_pages_that_it_makes_wrong_and_no_other() {
         &log(&["item:8", "user:4", "log:50"]),
     )
     .await;
-    // The photo goes with it, and is told of as well.
+    // The photo is deleted by the cascade, and reported as well.
     let both = log(&["item:7", "user:3", "log:41", "photo:9", "photos:list:*"]);
     app.removes("DELETE FROM logs WHERE id = 41", &both).await;
     app.removes(
@@ -235,7 +237,7 @@ async fn each_write_removes_the_pages_that_it_makes_wrong_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_write_that_is_rolled_back_removes_nothing() {
+async fn rolled_back_write_removes_nothing() {
     let mut app = Application::open().await;
     let daemon = app.daemon();
     app.settled().await;
@@ -244,7 +246,7 @@ async fn a_write_that_is_rolled_back_removes_nothing() {
         &[],
     )
     .await;
-    // Nor later: what is committed after it is done, and nothing else.
+    // Later commits are removed, and nothing else.
     app.removes(
         "UPDATE users SET name = 'x' WHERE id = 5",
         &["stats:site", "user:5", "users:list:*"],
@@ -254,9 +256,9 @@ async fn a_write_that_is_rolled_back_removes_nothing() {
 }
 
 #[tokio::test]
-async fn a_million_rows_are_one_and_wait_for_a_daemon_that_is_away() {
+async fn bulk_write_waits_as_one_row_for_an_absent_daemon() {
     let mut app = Application::open().await;
-    // As a restore does it: without checking each row's references, and without telling.
+    // As a restore does: without checks of references and without triggers.
     let million =
         "SET session_replication_role = replica; INSERT INTO logs SELECT n, 7, 3, 'old' FROM generate_series(1000, 1000999) n;
          SET session_replication_role = origin";
@@ -275,12 +277,12 @@ async fn a_million_rows_are_one_and_wait_for_a_daemon_that_is_away() {
     let daemon = app.daemon();
     // The rows that the tables begin with.
     app.settled().await;
-    let before = app.told_of_logs().await;
+    let before = app.logged_for_logs().await;
     app.removes(update, &FAMILIES).await;
     app.fill().await;
     daemon.crash().await;
 
-    // Nobody is there.
+    // No daemon runs.
     write(&mut app.client, update).await;
     assert_eq!(app.waiting().await, 1, "a million rows");
     for n in 0..40 {
@@ -295,7 +297,7 @@ async fn a_million_rows_are_one_and_wait_for_a_daemon_that_is_away() {
     app.settled().await;
     let all = [&FAMILIES[..], &["photos:list:*", "photo:9"]].concat();
     app.are_gone("all that was written meanwhile", &all).await;
-    let told = app.told_of_logs().await - before;
-    assert_eq!(told, 2, "one line for each update");
+    let reported = app.logged_for_logs().await - before;
+    assert_eq!(reported, 2, "one line for each update");
     daemon.stop().await.expect(0);
 }

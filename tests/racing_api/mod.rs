@@ -1,18 +1,18 @@
-//! The Racing API as a feed: what it says, how it fails, and a simulated day in its words.
+//! Tests of The Racing API feed: its answers, its failures, and a simulated day in its format.
 
-mod asking;
-mod card;
-mod failing;
-mod laws;
+mod failures;
+mod fingerprints;
+mod parsing;
+mod properties;
 mod recorded;
+mod requests;
 mod simulated;
-mod skipping;
 
 use chrono::{DateTime, Utc};
 use oddsd::model::{EventSnapshot, Price, Snapshot};
 use serde_json::{Value, json};
 
-/// The afternoon on which these stories take place: half past two in Britain.
+/// The time of these tests: half past two in Britain.
 fn now() -> DateTime<Utc> {
     utc("2025-10-13T13:30:00Z")
 }

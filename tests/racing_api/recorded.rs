@@ -5,10 +5,11 @@ use oddsd::feed::racing_api::{RacingApi, parse_cards};
 use serde_json::Value;
 
 use super::{prices, utc};
-use crate::world::racing_provider::RacingProvider;
-use crate::world::recordings;
+use crate::harness::racing::feed_settings;
+use oddsd_testkit::racing_provider::RacingProvider;
+use oddsd_testkit::recordings;
 
-/// Odds rows, counted without any of our code.
+/// Odds rows, counted without the daemon's code.
 fn odds_rows(body: &Value) -> usize {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let runners = list(&body["racecards"])
@@ -18,8 +19,8 @@ fn odds_rows(body: &Value) -> usize {
 }
 
 #[test]
-fn every_recorded_odds_row_becomes_a_price() {
-    let Some(folder) = recordings::folder("every_recorded_odds_row_becomes_a_price", "racing_api")
+fn recorded_odds_rows_all_become_prices() {
+    let Some(folder) = recordings::folder("recorded_odds_rows_all_become_prices", "racing_api")
     else {
         return;
     };
@@ -39,9 +40,12 @@ fn every_recorded_odds_row_becomes_a_price() {
             .to_string_lossy()
             .into_owned();
         if body["racecards"].is_null() {
-            let told = parsed.expect_err("results are no racecards").to_string();
-            assert!(told.contains("no \"racecards\", but"), "{name}: {told}");
-            assert!(told.contains("results"), "{name}: {told}");
+            let reported = parsed.expect_err("results are no racecards").to_string();
+            assert!(
+                reported.contains("no \"racecards\", but"),
+                "{name}: {reported}"
+            );
+            assert!(reported.contains("results"), "{name}: {reported}");
             continue;
         }
         let parsed = parsed.expect(&name);
@@ -63,10 +67,10 @@ fn every_recorded_odds_row_becomes_a_price() {
     assert_eq!(counted, [224, 280, 280]);
 }
 
-/// A name that is spelt with an escape says the same, and sends its race the long way.
+/// A name with an escape sequence is equal, and its race takes the slow parser.
 #[test]
-fn recorded_races_are_the_same_in_one_pass_and_row_by_row() {
-    let test = "recorded_races_are_the_same_in_one_pass_and_row_by_row";
+fn recorded_races_parse_equally_in_both_readers() {
+    let test = "recorded_races_parse_equally_in_both_readers";
     let Some(folder) = recordings::folder(test, "racing_api") else {
         return;
     };
@@ -98,16 +102,14 @@ fn recorded_races_are_the_same_in_one_pass_and_row_by_row() {
 }
 
 #[tokio::test]
-async fn a_recorded_day_comes_through_the_wire_as_it_is() {
-    let Some(folder) = recordings::folder(
-        "a_recorded_day_comes_through_the_wire_as_it_is",
-        "racing_api",
-    ) else {
+async fn recorded_day_arrives_unchanged_over_http() {
+    let Some(folder) = recordings::folder("recorded_day_arrives_unchanged_over_http", "racing_api")
+    else {
         return;
     };
     let provider = RacingProvider::start().await;
     provider.serve_recording(&folder.join("racecards_pro_2025-10-13_hereford.json"));
-    let mut feed = RacingApi::new(provider.settings()).expect("valid settings");
+    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
     let asked_at = utc("2025-10-13T13:11:20Z");
     let fetched = feed
         .fetch(&Ask::Everything, asked_at)

@@ -1,4 +1,5 @@
-//! The simulated day: the same for everybody with its seed, eventful, and in the provider's words.
+//! Tests of the simulated day: deterministic by its seed, with every special case, in the provider's
+//! format.
 
 use std::str::FromStr;
 
@@ -11,7 +12,8 @@ use proptest::prelude::*;
 use rust_decimal::Decimal;
 
 use super::{prices, utc};
-use crate::world::racing_provider::RacingProvider;
+use crate::harness::racing::{feed_settings, simulated};
+use oddsd_testkit::racing_provider::RacingProvider;
 
 const SMALL: Size = Size {
     races: 3,
@@ -70,7 +72,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn a_moment_has_one_card_however_one_got_there(
+    fn simulated_card_depends_on_the_time_alone(
         seed: u64,
         stops in prop::collection::vec(0i64..32_000, 1..6),
     ) {
@@ -89,7 +91,7 @@ proptest! {
     }
 
     #[test]
-    fn a_steamer_steams_and_a_drifter_drifts(seed: u64) {
+    fn simulated_steamer_shortens_and_drifter_lengthens(seed: u64) {
         let steps = |prices: &[Decimal], towards: fn(&Decimal, &Decimal) -> bool| {
             prices.windows(2).filter(|pair| towards(&pair[1], &pair[0])).count()
         };
@@ -103,13 +105,13 @@ proptest! {
 }
 
 #[test]
-fn seeds_differ() {
+fn simulated_seeds_give_different_days() {
     let noon = utc("2026-04-18T11:00:00Z");
     assert_ne!(day(1, SMALL).card_at(noon), day(2, SMALL).card_at(noon));
 }
 
 #[test]
-fn a_day_has_a_non_runner_an_abandoned_race_late_prices_and_a_change_of_going() {
+fn simulated_day_has_every_special_case() {
     let mut day = day(7, SMALL);
     let minute = TimeDelta::minutes(1);
 
@@ -158,7 +160,7 @@ fn a_day_has_a_non_runner_an_abandoned_race_late_prices_and_a_change_of_going() 
 }
 
 #[test]
-fn prices_are_on_the_ladder_and_say_the_same_twice() {
+fn simulated_prices_are_on_the_ladder_in_both_formats() {
     let mut day = day(
         3,
         Size {
@@ -185,11 +187,11 @@ fn prices_are_on_the_ladder_and_say_the_same_twice() {
 }
 
 #[tokio::test]
-async fn the_same_day_comes_through_the_wire_and_from_the_simulator() {
+async fn simulated_day_is_equal_over_http_and_in_process() {
     let at = utc("2026-04-18T12:58:00Z");
     let provider = RacingProvider::start().await;
-    provider.serve_day(day(5, SMALL), at);
-    let mut wire = RacingApi::new(provider.settings()).expect("valid settings");
+    provider.serve_day(simulated(day(5, SMALL)), at);
+    let mut wire = RacingApi::new(feed_settings(&provider)).expect("valid settings");
     let wired = wire
         .fetch(&Ask::Everything, at)
         .await
@@ -219,15 +221,15 @@ async fn the_same_day_comes_through_the_wire_and_from_the_simulator() {
 }
 
 #[tokio::test]
-async fn a_full_day_fits_the_limits_of_the_wire() {
+async fn simulated_full_day_fits_the_http_limits() {
     let at = utc("2026-04-18T12:50:00Z");
     let size = Size {
         races: 57,
         bookmakers: 28,
     };
     let provider = RacingProvider::start().await;
-    provider.serve_day(day(11, size), at);
-    let mut feed = RacingApi::new(provider.settings()).expect("valid settings");
+    provider.serve_day(simulated(day(11, size)), at);
+    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
     let fetched = feed.fetch(&Ask::Everything, at).await.expect("a card");
     assert_eq!(fetched.snapshot.events.len(), 57);
     assert!(prices(&fetched.snapshot) > 8_000);

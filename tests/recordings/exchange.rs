@@ -10,7 +10,7 @@ use oddsd::model::{EventStatus, SelectionStatus};
 use serde_json::{Value, json};
 
 use super::{OpenPrices, json_file, shipped};
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 #[test]
 fn shipped_exchange_market_matches_truth() {

@@ -9,7 +9,7 @@ use oddsd::model::{EventId, Offer, PriceKey};
 use serde_json::{Value, json};
 
 use super::{OpenPrices, json_file, shipped};
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 #[test]
 fn shipped_league_matches_truth() {

@@ -9,7 +9,7 @@ use oddsd::feed::simulator::{RaceDay, Size};
 use oddsd::model::Scope;
 
 use super::{shipped, snapshots, t0};
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 /// The shipped card: the simulated day, polled around its scripted events.
 const CARD_SIZE: Size = Size {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Backend, ReplayTarget, count, json_file};
 use crate::recordings::shipped;
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 /// Greyhound markets that are also replayed into Postgres; SQLite takes all.
 const GREYHOUNDS_ON_POSTGRES: usize = 3;

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Backend, PRICES, ReplayTarget, count, json_file, lines};
 use crate::recordings::shipped;
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 const LEAGUES: [&str; 3] = ["mlb_2026-08-04", "ncaaf_2026-08-04_6h", "wnba_2026-08-04"];
 

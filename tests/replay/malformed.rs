@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Backend, ReplayTarget, count, lines};
 use crate::recordings::shipped;
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 const SHIPPED: &str = "league.jsonl.zst";
 const PRIVATE: &str = "wnba_2026-08-04.jsonl.zst";

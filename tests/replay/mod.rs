@@ -14,8 +14,8 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use crate::recordings::json_file;
-use crate::world::command::{Ended, Oddsd};
-use crate::world::postgres;
+use crate::harness::program::{Ended, Oddsd};
+use oddsd_testkit::postgres;
 
 /// The lines of a recording, decompressed without oddsd.
 fn lines(path: &Path) -> Vec<String> {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Backend, PRICES, ReplayTarget, count, json_file, lines};
 use crate::recordings::shipped;
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 const CARDS: [&str; 3] = [
     "racecards_pro_2025-10-13_hereford.json",

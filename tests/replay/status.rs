@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::exchange::path_of;
 use super::{Backend, ReplayTarget, json_file, lines};
 use crate::recordings::shipped;
-use crate::world::recordings;
+use oddsd_testkit::recordings;
 
 /// (feed time in ms, status, source)
 type Line = (i64, String, String);

@@ -1,15 +1,16 @@
-//! Taking over a database that another worker filled: all of it or nothing, and its readers notice nothing.
+//! Tests of the adoption of a database that another worker filled: it is all or nothing, and readers keep
+//! their columns.
 
 use oddsd::model::{Fraction, Offer};
 use oddsd::store::StoreError;
 use sqlx::{AssertSqlSafe, Executor};
 
-use super::home::{Backend, Daemon, Day, Home, decimal};
-use crate::world::postgres;
+use super::fixture::{Backend, Daemon, Day, Home, decimal};
+use oddsd_testkit::postgres;
 
-/// A table as people have it, with `rows` prices of races, runners and bookmakers by their number.
-async fn old_table(home: &Home, id: &str, rows: usize) {
-    let mut admin = postgres::connect(&home.url).await;
+/// A typical existing table, with `rows` prices of races, runners and bookmakers by their number.
+async fn old_table(database: &Home, id: &str, rows: usize) {
+    let mut admin = postgres::connect(&database.url).await;
     let table = format!(
         "CREATE TABLE ra_odds_live (
              id {id}, race_id text NOT NULL, horse_id text NOT NULL, bookmaker_id varchar(50) NOT NULL,
@@ -34,16 +35,16 @@ async fn old_table(home: &Home, id: &str, rows: usize) {
         .expect("the old worker's table");
 }
 
-fn said(outcome: Result<Vec<String>, StoreError>) -> String {
+fn shown(outcome: Result<Vec<String>, StoreError>) -> String {
     match outcome {
         Err(StoreError::Schema(why)) => why,
         other => panic!("not refused: {other:?}"),
     }
 }
 
-/// Everything that could have been touched: relations with their kinds and ids, and the rows.
-async fn picture(home: &Home) -> Vec<String> {
-    let mut all = home
+/// Everything that could have been changed: relations with their kinds and ids, and the rows.
+async fn picture(database: &Home) -> Vec<String> {
+    let mut all = database
         .look(
             "SELECT concat_ws(' ', n.nspname, relname, relkind, c.oid, relacl) FROM pg_class c
              JOIN pg_namespace n ON n.oid = relnamespace
@@ -51,22 +52,22 @@ async fn picture(home: &Home) -> Vec<String> {
         )
         .await;
     all.extend(
-        home.look("SELECT md5(string_agg(o::text, '|' ORDER BY o::text)) FROM ra_odds_live o")
+        database
+            .look("SELECT md5(string_agg(o::text, '|' ORDER BY o::text)) FROM ra_odds_live o")
             .await,
     );
     all
 }
 
 #[tokio::test]
-async fn an_existing_table_stops_the_migration_and_is_not_touched() {
-    let home = Backend::Postgres.empty().await;
-    old_table(&home, "bigserial PRIMARY KEY", 50).await;
-    home.meddle(
-        "CREATE VIEW ra_odds_live_latest AS SELECT race_id, odds_decimal FROM ra_odds_live",
-    )
-    .await;
-    let before = picture(&home).await;
-    let why = said(home.store.migrate(false).await);
+async fn existing_table_stops_the_migration_untouched() {
+    let database = Backend::Postgres.empty().await;
+    old_table(&database, "bigserial PRIMARY KEY", 50).await;
+    database
+        .meddle("CREATE VIEW ra_odds_live_latest AS SELECT race_id, odds_decimal FROM ra_odds_live")
+        .await;
+    let before = picture(&database).await;
+    let why = shown(database.store.migrate(false).await);
     assert!(
         why.contains("table ra_odds_live, view ra_odds_live_latest"),
         "{why}"
@@ -75,20 +76,24 @@ async fn an_existing_table_stops_the_migration_and_is_not_touched() {
         why.contains("--adopt") && why.contains("nothing was touched"),
         "{why}"
     );
-    assert_eq!(picture(&home).await, before, "not even a schema of ours");
-    let unfit = home.store.check_schema().await;
+    assert_eq!(
+        picture(&database).await,
+        before,
+        "not even a schema of ours"
+    );
+    let unfit = database.store.check_schema().await;
     assert!(matches!(unfit, Err(StoreError::Schema(_))), "{unfit:?}");
 }
 
 #[tokio::test]
-async fn adopting_keeps_rows_types_and_readers() {
-    let home = Backend::Postgres.empty().await;
-    old_table(&home, "bigserial PRIMARY KEY", 480).await;
+async fn adoption_keeps_rows_types_and_readers() {
+    let database = Backend::Postgres.empty().await;
+    old_table(&database, "bigserial PRIMARY KEY", 480).await;
     let (reader, web) = (
         format!("reader_{}", fastrand::u32(..)),
         format!("web_{}", fastrand::u32(..)),
     );
-    let mut admin = postgres::connect(&home.url).await;
+    let mut admin = postgres::connect(&database.url).await;
     // The server's own vacuum may lock the table just when the roles go, and either would wait for the other.
     let rights = format!(
         "ALTER TABLE ra_odds_live SET (autovacuum_enabled = off);
@@ -104,20 +109,25 @@ async fn adopting_keeps_rows_types_and_readers() {
     admin.execute(AssertSqlSafe(rights)).await.expect("rights");
     let types = "SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
                  WHERE attrelid = 'ra_odds_live'::regclass AND attnum > 0 AND attname <> 'region' ORDER BY attnum";
-    let (before, rows) = (home.look(types).await, live(&home).await);
+    let (before, rows) = (database.look(types).await, live(&database).await);
 
-    let said = home.store.migrate(true).await.expect("adopted").join("\n");
+    let shown = database
+        .store
+        .migrate(true)
+        .await
+        .expect("adopted")
+        .join("\n");
     for line in [
         "renamed ra_odds_live to ra_odds_live_before_oddsd",
         "imported 2 races, 20 runners and 460 prices from ra_odds_live (20 rows were set aside",
         "ra_odds_live no longer has region",
         &format!("{web} may no longer read ra_odds_live: row security"),
     ] {
-        assert!(said.contains(line), "no {line:?} in:\n{said}");
+        assert!(shown.contains(line), "no {line:?} in:\n{shown}");
     }
-    home.store.check_schema().await.expect("fits");
-    assert_eq!(home.look(types).await, before);
-    let now: Vec<String> = live(&home).await;
+    database.store.check_schema().await.expect("fits");
+    assert_eq!(database.look(types).await, before);
+    let now: Vec<String> = live(&database).await;
     let renamed = rows
         .iter()
         .filter(|row| !row.contains("bookie1 "))
@@ -126,12 +136,13 @@ async fn adopting_keeps_rows_types_and_readers() {
     kept.sort();
     assert_eq!(now, kept);
     assert_eq!(
-        home.one("SELECT count(*)::text FROM ra_odds_live_before_oddsd")
+        database
+            .one("SELECT count(*)::text FROM ra_odds_live_before_oddsd")
             .await,
         "480"
     );
     for (role, may) in [(&reader, true), (&web, false)] {
-        let mut eye = postgres::connect(&home.url).await;
+        let mut eye = postgres::connect(&database.url).await;
         eye.execute(AssertSqlSafe(format!("SET ROLE {role}")))
             .await
             .expect("a role");
@@ -147,38 +158,43 @@ async fn adopting_keeps_rows_types_and_readers() {
         .await
         .expect("gone");
     }
-    assert_eq!(home.store.migrate(false).await.expect("migrated"), [""; 0]);
-    home.store.load().await.expect("the rows load");
+    assert_eq!(
+        database.store.migrate(false).await.expect("migrated"),
+        [""; 0]
+    );
+    database.store.load().await.expect("the rows load");
 }
 
-async fn live(home: &Home) -> Vec<String> {
+async fn live(database: &Home) -> Vec<String> {
     let rows = "SELECT concat_ws(' ', race_id, horse_id, bookmaker_id, odds_decimal, horse_number, draw, race_time, runners)
                 FROM ra_odds_live";
-    let mut rows = home.look(rows).await;
+    let mut rows = database.look(rows).await;
     rows.sort();
     rows
 }
 
 #[tokio::test]
-async fn a_table_with_uuids_is_adopted_too() {
-    let home = Backend::Postgres.empty().await;
-    old_table(&home, "uuid PRIMARY KEY DEFAULT gen_random_uuid()", 48).await;
-    home.store.migrate(true).await.expect("adopted");
+async fn adoption_takes_a_table_with_uuids() {
+    let database = Backend::Postgres.empty().await;
+    old_table(&database, "uuid PRIMARY KEY DEFAULT gen_random_uuid()", 48).await;
+    database.store.migrate(true).await.expect("adopted");
     assert_eq!(
-        home.one("SELECT count(DISTINCT id)::text FROM ra_odds_live")
+        database
+            .one("SELECT count(DISTINCT id)::text FROM ra_odds_live")
             .await,
         "48"
     );
     assert_eq!(
-        home.one("SELECT DISTINCT pg_typeof(id)::text FROM ra_odds_live")
+        database
+            .one("SELECT DISTINCT pg_typeof(id)::text FROM ra_odds_live")
             .await,
         "uuid"
     );
 }
 
 #[tokio::test]
-async fn an_adoption_that_fails_leaves_everything_as_it_was() {
-    for (spoil, told) in [
+async fn failed_adoption_changes_nothing() {
+    for (spoil, reported) in [
         (
             "ALTER TABLE ra_odds_live DROP COLUMN odds_decimal",
             "no column odds_decimal",
@@ -188,28 +204,28 @@ async fn an_adoption_that_fails_leaves_everything_as_it_was() {
             "ra_odds_live_before_oddsd exists already",
         ),
     ] {
-        let home = Backend::Postgres.empty().await;
-        old_table(&home, "bigserial PRIMARY KEY", 50).await;
-        home.meddle(spoil).await;
-        let before = picture(&home).await;
-        let why = said(home.store.migrate(true).await);
+        let database = Backend::Postgres.empty().await;
+        old_table(&database, "bigserial PRIMARY KEY", 50).await;
+        database.meddle(spoil).await;
+        let before = picture(&database).await;
+        let why = shown(database.store.migrate(true).await);
         assert!(
-            why.contains(told) && why.contains("nothing was touched"),
+            why.contains(reported) && why.contains("nothing was touched"),
             "{why}"
         );
-        assert_eq!(picture(&home).await, before);
+        assert_eq!(picture(&database).await, before);
     }
 }
 
 #[tokio::test]
-async fn the_first_look_after_an_adoption_changes_no_price() {
-    let home = Backend::Postgres.empty().await;
-    old_table(&home, "bigserial PRIMARY KEY", 12_000).await;
+async fn adoption_is_followed_by_a_cycle_without_changes() {
+    let database = Backend::Postgres.empty().await;
+    old_table(&database, "bigserial PRIMARY KEY", 12_000).await;
     let began = std::time::Instant::now();
-    home.store.migrate(true).await.expect("adopted");
+    database.store.migrate(true).await.expect("adopted");
     println!("adopted 12,000 rows in {:?}", began.elapsed());
-    let mut ann = Daemon::start(&home.store, "ann").await;
-    assert_eq!(ann.book.open_prices(), 12_000);
+    let mut leader = Daemon::start(&database.store, "leader").await;
+    assert_eq!(leader.book.open_prices(), 12_000);
     let mut day = Day::of(50, 10, 24);
     day.pass(3600);
     for n in 0..12_000 {
@@ -223,20 +239,20 @@ async fn the_first_look_after_an_adoption_changes_no_price() {
             }),
         );
     }
-    let changes = ann.changes(&day.snapshot());
+    let changes = leader.changes(&day.snapshot());
     assert_eq!(changes.counts.unchanged, 12_000);
     assert_eq!(changes.counts.written(), 0);
-    let written = ann
+    let written = leader
         .see(&day.snapshot())
         .await
         .expect("facts that the old table did not have");
     assert_eq!((written.inserted, written.updated), (0, 0));
     day.pass(10);
-    assert_eq!(ann.see(&day.snapshot()).await, None);
-    // And it goes on from there, with the price it was adopted with as the first of its history.
+    assert_eq!(leader.see(&day.snapshot()).await, None);
+    // Later cycles continue, with the adopted price as the first of its history.
     day.set(0, 0, Some(Offer::decimal(decimal("3"))));
-    ann.see(&day.snapshot()).await.expect("a move");
-    let found = home.prices_of("rac_0").await;
+    leader.see(&day.snapshot()).await.expect("a move");
+    let found = database.prices_of("rac_0").await;
     assert_eq!(
         (found.prices[0].opening, found.prices[0].offer.decimal),
         (decimal("1.5"), decimal("3"))

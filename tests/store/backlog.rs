@@ -1,5 +1,5 @@
-//! What an outage leaves behind: taken page by page, coalesced, and nothing with it that was not
-//! looked at.
+//! Tests of the backlog after an outage: read page by page, coalesced, and settled without rows that
+//! were not read.
 
 use std::collections::BTreeSet;
 
@@ -10,17 +10,17 @@ use oddsd::model::ChangeKind::{
 use oddsd::store::{Again, Claimed, Purpose};
 use sqlx::{Connection, Executor, Row};
 
-use super::home::{Backend, Daemon, Day, LATER, SOON, offer};
+use super::fixture::{Backend, Daemon, Day, LATER, SOON, offer};
 use super::outbox::removal;
 use super::{log_page, on_every_backend, settlement};
-use crate::world::postgres;
+use oddsd_testkit::postgres;
 
 on_every_backend!(
-    rows_of_one_event_are_one_change,
-    a_page_at_a_time_takes_all_of_it,
-    what_comes_in_between_stays,
-    a_second_removal_before_its_time_stays,
-    nothing_to_do_is_nothing,
+    backlog_merges_rows_of_one_event,
+    backlog_is_settled_page_by_page,
+    backlog_keeps_rows_inserted_meanwhile,
+    backlog_keeps_a_second_removal_before_its_time,
+    backlog_of_nothing_is_empty,
 );
 
 fn again(key: &Key, after: std::time::Duration) -> Option<Again> {
@@ -28,48 +28,50 @@ fn again(key: &Key, after: std::time::Duration) -> Option<Again> {
     Some(Again { keys, after })
 }
 
-async fn rows_of_one_event_are_one_change(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn backlog_merges_rows_of_one_event(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(2, 1, 2);
-    ann.see(&day.snapshot()).await;
-    // Whoever has them in his hands: rows are looked at all the same.
-    home.claim(1, LATER).await;
+    leader.see(&day.snapshot()).await;
+    // Claimed rows are read as well.
+    database.claim(1, LATER).await;
     for cents in 0..4 {
         day.pass(10);
         day.set(0, 0, Some(offer(500 + cents)));
-        ann.see(&day.snapshot()).await;
+        leader.see(&day.snapshot()).await;
     }
     day.pass(10);
     day.set(0, 1, None);
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     let (one, other) = (
         Key::races_by_stage(),
         Key::from_person("other").expect("a key"),
     );
     for key in [&one, &other, &one] {
         let named = std::slice::from_ref(key);
-        home.store
+        database
+            .store
             .request_removal(named, &[], None)
             .await
             .expect("a row");
     }
     let beats = [
-        home.store.touch_canary(&one).await.expect("touched"),
-        home.store.touch_canary(&one).await.expect("touched"),
+        database.store.touch_canary(&one).await.expect("touched"),
+        database.store.touch_canary(&one).await.expect("touched"),
     ];
-    home.store
+    database
+        .store
         .settle(&[], settlement(&[], again(&one, SOON)))
         .await
         .expect("settled");
 
-    let backlog = home.store.backlog(1000).await.expect("a backlog");
-    assert_eq!(backlog.rows as i64, home.count("outbox").await);
+    let backlog = database.store.backlog(1000).await.expect("a backlog");
+    assert_eq!(backlog.rows as i64, database.count("outbox").await);
     let shape = |change: &Claimed| {
         let event = change.event.as_ref().map(|event| event.to_string());
         let keys: Vec<String> = change.keys.iter().map(Key::to_string).collect();
-        let told = event.unwrap_or(keys.join(" "));
-        (told, change.purpose, change.kinds.clone(), change.cycle)
+        let reported = event.unwrap_or(keys.join(" "));
+        (reported, change.purpose, change.kinds.clone(), change.cycle)
     };
     let manual = BTreeSet::from([Manual]);
     use Purpose::*;
@@ -97,11 +99,15 @@ async fn rows_of_one_event_are_one_change(backend: Backend) {
     let attempts: Vec<i32> = backlog.changes.iter().map(|one| one.attempts).collect();
     assert_eq!(attempts, [1, 0, 0, 0, 0, 0]);
     assert_eq!(backlog.changes[4].transaction, beats[1].transaction);
-    // Each as it stands alone, once nobody holds it any more.
-    let ids = home.outbox().await;
+    // Each in its own transaction, after its lock is released.
+    let ids = database.outbox().await;
     assert_eq!(backlog.through, *ids.last().expect("rows"));
-    home.store.postpone(&ids, SOON, "no").await.expect("due");
-    let rows = home.claim(1000, SOON).await.rows;
+    database
+        .store
+        .postpone(&ids, SOON, "no")
+        .await
+        .expect("due");
+    let rows = database.claim(1000, SOON).await.rows;
     assert_eq!(rows.len() as u64, backlog.rows);
     for change in &backlog.changes {
         let same = |row: &&Claimed| {
@@ -116,7 +122,7 @@ async fn rows_of_one_event_are_one_change(backend: Backend) {
         assert!(its().all(|row| backlog.view.sees(row.transaction)));
     }
 
-    let done = home
+    let done = database
         .store
         .settle_backlog(
             &backlog,
@@ -124,11 +130,16 @@ async fn rows_of_one_event_are_one_change(backend: Backend) {
         )
         .await;
     assert_eq!(done.map(|(rows, _)| rows), Ok(backlog.rows));
-    let left = home.store.backlog(10).await.expect("a backlog");
+    let left = database.store.backlog(10).await.expect("a backlog");
     assert_eq!((left.rows, left.changes.len()), (0, 0));
-    assert_eq!(home.count("outbox").await, 1, "to be removed again, later");
     assert_eq!(
-        home.store
+        database.count("outbox").await,
+        1,
+        "to be removed again, later"
+    );
+    assert_eq!(
+        database
+            .store
             .removals(&log_page(-1, 10))
             .await
             .expect("a log")
@@ -137,22 +148,23 @@ async fn rows_of_one_event_are_one_change(backend: Backend) {
     );
 }
 
-async fn a_page_at_a_time_takes_all_of_it(backend: Backend) {
-    let home = backend.fresh().await;
+async fn backlog_is_settled_page_by_page(backend: Backend) {
+    let database = backend.fresh().await;
     for n in 0..7 {
         let key = Key::from_person(&format!("key:{}", n % 2)).expect("a key");
-        home.store
+        database
+            .store
             .request_removal(&[key], &[], None)
             .await
             .expect("a row");
     }
     let mut pages = Vec::new();
     loop {
-        let page = home.store.backlog(3).await.expect("a backlog");
+        let page = database.store.backlog(3).await.expect("a backlog");
         if page.rows == 0 {
             break;
         }
-        let done = home
+        let done = database
             .store
             .settle_backlog(&page, settlement(&[], None))
             .await
@@ -165,126 +177,133 @@ async fn a_page_at_a_time_takes_all_of_it(backend: Backend) {
     assert!(pages.is_sorted_by_key(|page| page.2));
 }
 
-async fn what_comes_in_between_stays(backend: Backend) {
-    let home = backend.fresh().await;
+async fn backlog_keeps_rows_inserted_meanwhile(backend: Backend) {
+    let database = backend.fresh().await;
     let key = [Key::races_by_stage()];
-    home.store
-        .request_removal(&key, &[], None)
-        .await
-        .expect("a row");
-    let backlog = home.store.backlog(100).await.expect("a backlog");
-    let later = home
+    database
         .store
         .request_removal(&key, &[], None)
         .await
         .expect("a row");
-    let done = home
+    let backlog = database.store.backlog(100).await.expect("a backlog");
+    let later = database
+        .store
+        .request_removal(&key, &[], None)
+        .await
+        .expect("a row");
+    let done = database
         .store
         .settle_backlog(&backlog, settlement(&[], None))
         .await
         .map(|(rows, _)| rows);
     assert_eq!(done, Ok(1));
-    assert!(home.store.is_pending(later).await.expect("an answer"));
-    let done = home
+    assert!(database.store.is_pending(later).await.expect("an answer"));
+    let done = database
         .store
         .settle_backlog(&backlog, settlement(&[], None))
         .await
         .map(|(rows, _)| rows);
     assert_eq!(done, Ok(0), "once is all");
-    assert!(home.store.is_pending(later).await.expect("an answer"));
+    assert!(database.store.is_pending(later).await.expect("an answer"));
 }
 
-/// SQLite has no such thing: its writers take turns.
+/// Not on SQLite: its writers take turns.
 #[tokio::test]
-async fn a_lower_number_that_commits_later_stays() {
-    let home = Backend::Postgres.fresh().await;
+async fn backlog_keeps_a_lower_id_that_commits_later() {
+    let database = Backend::Postgres.fresh().await;
     let key = [Key::races_by_stage()];
-    let low = home
+    let low = database
         .store
         .request_removal(&key, &[], None)
         .await
         .expect("a row");
-    let mut slow = postgres::connect(&home.url).await;
+    let mut slow = postgres::connect(&database.url).await;
     let mut open = slow.begin().await.expect("a transaction");
     let late = open
         .fetch_one("INSERT INTO oddsd.outbox (kinds, keys) VALUES ('manual', 'late') RETURNING id")
         .await
         .expect("a row")
         .get::<i64, _>(0);
-    let high = home
+    let high = database
         .store
         .request_removal(&key, &[], None)
         .await
         .expect("a row");
     assert!(low < late && late < high);
-    let backlog = home.store.backlog(100).await.expect("a backlog");
+    let backlog = database.store.backlog(100).await.expect("a backlog");
     assert_eq!((backlog.rows, backlog.through), (2, high));
     open.commit().await.expect("committed");
-    let done = home
+    let done = database
         .store
         .settle_backlog(&backlog, settlement(&[], None))
         .await
         .map(|(rows, _)| rows);
     assert_eq!(done, Ok(2));
-    assert!(home.store.is_pending(late).await.expect("an answer"));
-    let rest = home.store.backlog(100).await.expect("a backlog");
+    assert!(database.store.is_pending(late).await.expect("an answer"));
+    let rest = database.store.backlog(100).await.expect("a backlog");
     assert_eq!((rest.rows, rest.through), (1, late));
     assert!(rest.view.sees(rest.changes[0].transaction));
     assert!(!backlog.view.sees(rest.changes[0].transaction));
 }
 
-async fn a_second_removal_before_its_time_stays(backend: Backend) {
-    let home = backend.fresh().await;
+async fn backlog_keeps_a_second_removal_before_its_time(backend: Backend) {
+    let database = backend.fresh().await;
     let key = Key::races_by_stage();
     for _ in 0..2 {
         let one = again(&key, LATER);
-        home.store
+        database
+            .store
             .settle(&[], settlement(&[], one))
             .await
             .expect("settled");
     }
     let due = again(&key, SOON);
-    home.store
+    database
+        .store
         .settle(&[], settlement(&[], due))
         .await
         .expect("settled");
-    // They take no place in the page, and may well be older than what is in it.
-    let backlog = home.store.backlog(1).await.expect("a backlog");
+    // They take no space in the page, and may be older than its rows.
+    let backlog = database.store.backlog(1).await.expect("a backlog");
     assert_eq!((backlog.rows, backlog.through), (1, 3));
-    home.store
+    database
+        .store
         .request_removal(&[key], &[], None)
         .await
         .expect("a row");
-    let backlog = home.store.backlog(100).await.expect("a backlog");
+    let backlog = database.store.backlog(100).await.expect("a backlog");
     assert_eq!((backlog.rows, backlog.through), (2, 4));
-    // The time of one has come since: it was not looked at all the same.
-    let come = home.store.postpone(&[2], SOON, "its time has come").await;
+    // One of them is due since then: it was not read all the same.
+    let come = database
+        .store
+        .postpone(&[2], SOON, "its time has come")
+        .await;
     come.expect("due");
-    let done = home
+    let done = database
         .store
         .settle_backlog(&backlog, settlement(&[], None))
         .await
         .map(|(rows, _)| rows);
     assert_eq!(done, Ok(2));
-    assert_eq!(home.outbox().await, [1, 2]);
-    let rest = home.store.backlog(100).await.expect("a backlog");
+    assert_eq!(database.outbox().await, [1, 2]);
+    let rest = database.store.backlog(100).await.expect("a backlog");
     assert_eq!((rest.rows, rest.through), (1, 2));
 }
 
-async fn nothing_to_do_is_nothing(backend: Backend) {
-    let home = backend.fresh().await;
-    let backlog = home.store.backlog(100).await.expect("a backlog");
+async fn backlog_of_nothing_is_empty(backend: Backend) {
+    let database = backend.fresh().await;
+    let backlog = database.store.backlog(100).await.expect("a backlog");
     assert_eq!((backlog.rows, backlog.through), (0, 0));
     assert_eq!(backlog.changes, []);
     let key = Key::races_by_stage();
-    let row = home
+    let row = database
         .store
         .request_removal(std::slice::from_ref(&key), &[], None);
     let row = row.await.expect("a row");
-    let done = home
+    let done = database
         .store
         .settle_backlog(&backlog, settlement(&[], again(&key, LATER)));
     assert_eq!(done.await.map(|(rows, _)| rows), Ok(0));
-    assert!(home.store.is_pending(row).await.expect("an answer"));
-    assert_eq!(home.count("outbox").await, 2);
+    assert!(database.store.is_pending(row).await.expect("an answer"));
+    assert_eq!(database.count("outbox").await, 2);
 }

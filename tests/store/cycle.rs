@@ -4,24 +4,24 @@ use oddsd::diff::PriceChangeKind;
 use oddsd::model::{Price, SelectionStatus};
 use oddsd::store::StoreError;
 
-use super::home::{Backend, Daemon, Day, Home, cycle, decimal, offer};
+use super::fixture::{Backend, Daemon, Day, Home, cycle, decimal, offer};
 use super::on_every_backend;
 
 on_every_backend!(
-    the_same_cycle_is_not_written_twice,
-    one_bad_row_and_nothing_is_written,
-    the_database_counts_and_not_we,
-    rows_that_somebody_deleted_are_missed,
-    only_what_changed_is_touched,
-    a_withdrawn_price_keeps_its_last_offer,
-    one_row_that_cannot_be_stored_does_not_block_the_others,
+    cycle_is_not_written_twice,
+    cycle_with_an_invalid_row_writes_nothing,
+    cycle_counts_come_from_the_database,
+    cycle_detects_rows_deleted_by_others,
+    cycle_writes_only_changed_rows,
+    withdrawn_price_keeps_its_last_offer,
+    rejected_row_does_not_block_the_others,
 );
 
-async fn sizes(home: &Home) -> Vec<i64> {
+async fn sizes(database: &Home) -> Vec<i64> {
     let mut sizes = Vec::new();
     for table in "bookmakers events selections prices price_history cycles outbox checks".split(' ')
     {
-        sizes.push(home.count(table).await);
+        sizes.push(database.count(table).await);
     }
     sizes
 }
@@ -33,25 +33,38 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> String {
     }
 }
 
-async fn the_same_cycle_is_not_written_twice(backend: Backend) {
-    let home = backend.fresh().await;
-    let ann = Daemon::start(&home.store, "ann").await;
-    let mut changes = ann.changes(&Day::of(2, 3, 2).snapshot());
-    let first = home.store.commit(&ann.lease, &cycle(1), &mut changes).await;
+async fn cycle_is_not_written_twice(backend: Backend) {
+    let database = backend.fresh().await;
+    let leader = Daemon::start(&database.store, "leader").await;
+    let mut changes = leader.changes(&Day::of(2, 3, 2).snapshot());
+    let first = database
+        .store
+        .commit(&leader.lease, &cycle(1), &mut changes)
+        .await;
     first.expect("the first goes in");
-    let before = sizes(&home).await;
-    refused(home.store.commit(&ann.lease, &cycle(1), &mut changes).await);
+    let before = sizes(&database).await;
+    refused(
+        database
+            .store
+            .commit(&leader.lease, &cycle(1), &mut changes)
+            .await,
+    );
     // Nor under another number: the rows are there.
-    refused(home.store.commit(&ann.lease, &cycle(2), &mut changes).await);
-    assert_eq!(sizes(&home).await, before);
+    refused(
+        database
+            .store
+            .commit(&leader.lease, &cycle(2), &mut changes)
+            .await,
+    );
+    assert_eq!(sizes(&database).await, before);
 }
 
-async fn one_bad_row_and_nothing_is_written(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn cycle_with_an_invalid_row_writes_nothing(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(2, 3, 2);
-    ann.see(&day.snapshot()).await;
-    let before = sizes(&home).await;
+    leader.see(&day.snapshot()).await;
+    let before = sizes(&database).await;
     day.pass(10);
     day.set(0, 0, Some(offer(444)));
     let twin = day.races[1].prices[0].clone();
@@ -62,27 +75,28 @@ async fn one_bad_row_and_nothing_is_written(backend: Backend) {
         },
         ..twin
     });
-    let mut changes = ann.changes(&day.snapshot());
+    let mut changes = leader.changes(&day.snapshot());
     let new = changes.prices.iter_mut();
     for change in new.filter(|change| change.kind == PriceChangeKind::Inserted) {
         change.market = "win".into();
     }
     let why = refused(
-        home.store
-            .commit(&ann.lease, &cycle(ann.cycle), &mut changes)
+        database
+            .store
+            .commit(&leader.lease, &cycle(leader.cycle), &mut changes)
             .await,
     );
     assert!(why.to_lowercase().contains("unique"), "{why}");
-    assert_eq!(sizes(&home).await, before);
-    let book = home.store.load().await.expect("the rows load").book;
-    assert_eq!(book.open_prices(), ann.book.open_prices());
+    assert_eq!(sizes(&database).await, before);
+    let book = database.store.load().await.expect("the rows load").book;
+    assert_eq!(book.open_prices(), leader.book.open_prices());
 }
 
-async fn the_database_counts_and_not_we(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn cycle_counts_come_from_the_database(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(2, 3, 2);
-    let written = ann.see(&day.snapshot()).await.expect("a first look");
+    let written = leader.see(&day.snapshot()).await.expect("a first look");
     assert_eq!((written.inserted, written.updated), (12, 0));
     assert_eq!(
         (written.events, written.selections, written.outbox),
@@ -93,14 +107,14 @@ async fn the_database_counts_and_not_we(backend: Backend) {
     day.set(0, 1, None);
     day.races[1].event.facts.insert("going", "Heavy");
     day.races[1].selections[2].status = SelectionStatus::NonRunner;
-    let written = ann.see(&day.snapshot()).await.expect("changes");
+    let written = leader.see(&day.snapshot()).await.expect("changes");
     assert_eq!((written.inserted, written.updated), (0, 2));
     assert_eq!(
         (written.events, written.selections, written.outbox),
         (1, 1, 2)
     );
-    assert_eq!(ann.see(&day.snapshot()).await, None);
-    let cycles = home.store.cycles(-1, 10).await.expect("cycles");
+    assert_eq!(leader.see(&day.snapshot()).await, None);
+    let cycles = database.store.cycles(-1, 10).await.expect("cycles");
     let counts: Vec<_> = cycles
         .iter()
         .map(|row| (row.id, row.counts.written()))
@@ -112,37 +126,45 @@ async fn the_database_counts_and_not_we(backend: Backend) {
     );
 }
 
-async fn rows_that_somebody_deleted_are_missed(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn cycle_detects_rows_deleted_by_others(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(1, 2, 2);
-    ann.see(&day.snapshot()).await;
-    home.meddle("DELETE FROM oddsd.prices WHERE id = 1").await;
+    leader.see(&day.snapshot()).await;
+    database
+        .meddle("DELETE FROM oddsd.prices WHERE id = 1")
+        .await;
     day.pass(10);
     day.set(0, 0, Some(offer(444)));
     day.set(0, 1, Some(offer(445)));
-    let mut changes = ann.changes(&day.snapshot());
-    let why = refused(home.store.commit(&ann.lease, &cycle(2), &mut changes).await);
+    let mut changes = leader.changes(&day.snapshot());
+    let why = refused(
+        database
+            .store
+            .commit(&leader.lease, &cycle(2), &mut changes)
+            .await,
+    );
     assert!(
         why.contains("updated: 1") && why.contains("updated: 2"),
         "{why}"
     );
-    // What the caller does next: load, and look again.
-    let mut again = Daemon::start(&home.store, "ann").await;
+    // The caller then loads the rows and compares again.
+    let mut again = Daemon::start(&database.store, "leader").await;
     again.see(&day.snapshot()).await.expect("what was missing");
-    let rows = home.store.load().await.expect("the rows load").book;
+    let rows = database.store.load().await.expect("the rows load").book;
     assert_eq!(rows.open_prices(), 4);
 }
 
 const LONG_AGO: &str = "(SELECT min(created_at) FROM oddsd.bookmakers)";
 
-async fn only_what_changed_is_touched(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn cycle_writes_only_changed_rows(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(3, 3, 2);
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     for table in ["prices", "selections", "events"] {
-        home.meddle(&format!("UPDATE oddsd.{table} SET updated_at = {LONG_AGO}"))
+        database
+            .meddle(&format!("UPDATE oddsd.{table} SET updated_at = {LONG_AGO}"))
             .await;
     }
     let fresh = |table: &str| format!("{table} WHERE updated_at > {LONG_AGO}");
@@ -153,15 +175,19 @@ async fn only_what_changed_is_touched(backend: Backend) {
             day.price(race, nth);
         }
     }
-    assert_eq!(ann.see(&day.snapshot()).await, None);
+    assert_eq!(leader.see(&day.snapshot()).await, None);
     day.set(1, 4, Some(offer(777)));
     day.races[2].event.facts.insert("going", "Firm");
-    ann.see(&day.snapshot()).await.expect("changes");
-    assert_eq!(home.count(&fresh("prices")).await, 1);
-    assert_eq!(home.count(&fresh("events")).await, 1, "a going is one row");
-    assert_eq!(home.count(&fresh("selections")).await, 0);
+    leader.see(&day.snapshot()).await.expect("changes");
+    assert_eq!(database.count(&fresh("prices")).await, 1);
+    assert_eq!(
+        database.count(&fresh("events")).await,
+        1,
+        "a going is one row"
+    );
+    assert_eq!(database.count(&fresh("selections")).await, 0);
     let history = "SELECT CAST(cycle_id AS TEXT) FROM oddsd.price_history ORDER BY cycle_id";
-    let history = home.look(history).await;
+    let history = database.look(history).await;
     assert_eq!(
         history.len(),
         19,
@@ -170,35 +196,35 @@ async fn only_what_changed_is_touched(backend: Backend) {
     assert_eq!(history[17..], ["1", "2"]);
 }
 
-async fn a_withdrawn_price_keeps_its_last_offer(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn withdrawn_price_keeps_its_last_offer(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(2, 1, 3);
     day.set(0, 0, Some(offer(850)));
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     day.pass(10);
     day.set(0, 0, None); // said so
     day.races[0].prices.remove(1); // left out
     day.races.remove(1); // gone with its race
-    let written = ann.see(&day.snapshot()).await.expect("changes");
+    let written = leader.see(&day.snapshot()).await.expect("changes");
     assert_eq!(written.updated, 5);
-    let open = home.count("prices WHERE status = 'open'").await;
+    let open = database.count("prices WHERE status = 'open'").await;
     assert_eq!(open, 1);
-    let found = home.prices_of("rac_0").await;
+    let found = database.prices_of("rac_0").await;
     let price = &found.prices[0];
     assert_eq!(price.offer, offer(850));
     assert_eq!(price.status.as_str(), "withdrawn");
     assert_eq!(price.offer.decimal, decimal("8.5"));
-    let gone = home.count("prices WHERE status = 'withdrawn'").await;
+    let gone = database.count("prices WHERE status = 'withdrawn'").await;
     assert_eq!(gone, 5);
-    assert_eq!(ann.see(&day.snapshot()).await, None, "written once");
+    assert_eq!(leader.see(&day.snapshot()).await, None, "written once");
 }
 
-async fn one_row_that_cannot_be_stored_does_not_block_the_others(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn rejected_row_does_not_block_the_others(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(4, 2, 2);
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     day.pass(10);
     // A bad name of a race that we know, a bad id of one that we do not.
     day.races[0].event.name = "Red\0 Rum".into();
@@ -212,18 +238,21 @@ async fn one_row_that_cannot_be_stored_does_not_block_the_others(backend: Backen
     for race in 0..4 {
         day.set(race, 0, Some(offer(1000 + race as i64)));
     }
-    let changes = ann.changes(&day.snapshot());
-    let told: Vec<_> = changes
+    let changes = leader.changes(&day.snapshot());
+    let reported: Vec<_> = changes
         .rejects
         .by_reason
         .iter()
         .map(|(why, r)| (*why, r.rows))
         .collect();
     // Four prices each of two races, a runner, a price; and the name that is too long.
-    assert_eq!(told, [("control_character", 10), ("id_too_long", 1)]);
-    ann.see(&day.snapshot()).await.expect("the good rows go in");
-    let book = home.store.load().await.expect("the rows load").book;
-    assert_eq!(book.next, ann.book.next);
+    assert_eq!(reported, [("control_character", 10), ("id_too_long", 1)]);
+    leader
+        .see(&day.snapshot())
+        .await
+        .expect("the good rows go in");
+    let book = database.store.load().await.expect("the rows load").book;
+    assert_eq!(book.next, leader.book.next);
     let now = |race: &str| {
         let prices = book.events[race].prices.iter();
         prices
@@ -233,7 +262,7 @@ async fn one_row_that_cannot_be_stored_does_not_block_the_others(backend: Backen
     };
     assert_eq!(now("rac_2"), decimal("10.02"));
     assert_eq!(now("rac_3"), decimal("10.03"));
-    // What was not understood is neither news nor gone; what was left out is gone.
+    // Unreadable rows are neither new nor removed; omitted rows are removed.
     assert_eq!(book.events["rac_0"].event.name, "The 0th Stakes");
     assert!(book.events["rac_0"].event.listed);
     assert!(!book.events["rac_1"].event.listed);

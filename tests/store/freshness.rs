@@ -1,4 +1,5 @@
-//! What a reader saw, and what a claim saw: decided by transactions, whatever the clocks say.
+//! Tests of database snapshots: which commits a reader and a claim have seen, decided by transactions
+//! and never by clocks.
 
 use std::collections::HashMap;
 
@@ -8,17 +9,17 @@ use oddsd::model::{EventId, View};
 use oddsd::store::{Again, Purpose, Store};
 use sqlx::{Connection, Executor, Row};
 
-use super::home::{Backend, Daemon, Day, Home, LATER, SOON, at, decimal, offer};
+use super::fixture::{Backend, Daemon, Day, Home, LATER, SOON, at, decimal, offer};
 use super::{on_every_backend, settlement};
-use crate::world::postgres;
+use oddsd_testkit::postgres;
 
 on_every_backend!(
-    a_view_sees_what_was_committed_before_it_and_nothing_after,
-    an_answer_holds_everything_that_its_view_sees,
-    a_claim_sees_every_row_of_it,
-    the_canary_goes_the_way_of_every_change,
-    a_second_removal_is_kept_until_its_time,
-    what_is_not_late_is_not_counted,
+    snapshot_sees_earlier_commits_only,
+    answer_includes_everything_in_its_snapshot,
+    claim_snapshot_includes_every_claimed_row,
+    canary_takes_the_path_of_every_change,
+    second_removal_waits_for_its_time,
+    pending_removals_count_only_late_rows,
 );
 
 fn keys(names: &[&str]) -> Vec<Key> {
@@ -26,7 +27,7 @@ fn keys(names: &[&str]) -> Vec<Key> {
     names.iter().map(key).collect()
 }
 
-/// The view of each kind of load.
+/// The database snapshot of each kind of load.
 async fn loads(store: &Store) -> [View; 6] {
     let (from, to) = (at(0), at(86_400));
     let (known, unknown) = (EventId::from("rac_0"), EventId::from("rac_404"));
@@ -40,23 +41,24 @@ async fn loads(store: &Store) -> [View; 6] {
     ]
 }
 
-async fn a_view_sees_what_was_committed_before_it_and_nothing_after(backend: Backend) {
-    let home = backend.fresh().await;
-    // Nothing was ever told, and there is a view.
-    let first = home.store.view().await.expect("a view");
-    Daemon::start(&home.store, "ann")
+async fn snapshot_sees_earlier_commits_only(backend: Backend) {
+    let database = backend.fresh().await;
+    // Without any change there is a snapshot as well.
+    let first = database.store.view().await.expect("a view");
+    Daemon::start(&database.store, "leader")
         .await
         .see(&Day::of(2, 2, 2).snapshot())
         .await;
     for _ in 0..3 {
-        let before = loads(&home.store).await;
-        home.store
+        let before = loads(&database.store).await;
+        database
+            .store
             .request_removal(&keys(&["a"]), &[], None)
             .await
             .expect("a row");
-        let rows = home.claim(100, LATER).await.rows;
+        let rows = database.claim(100, LATER).await.rows;
         let newest = rows.last().expect("a row").transaction;
-        let after = loads(&home.store).await;
+        let after = loads(&database.store).await;
         for (before, after) in before.iter().zip(&after) {
             assert!(!before.sees(newest), "{before} and {newest}");
             assert!(after.sees(newest), "{after} and {newest}");
@@ -66,23 +68,23 @@ async fn a_view_sees_what_was_committed_before_it_and_nothing_after(backend: Bac
     }
 }
 
-/// A writer moves a price cycle by cycle, and the canary with it, while readers look.
-async fn an_answer_holds_everything_that_its_view_sees(backend: Backend) {
+/// A writer moves a price cycle by cycle, and the canary with it, while readers read.
+async fn answer_includes_everything_in_its_snapshot(backend: Backend) {
     const CYCLES: i64 = 40;
-    let home = backend.fresh().await;
-    let store = home.another().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+    let database = backend.fresh().await;
+    let store = database.another().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(1, 1, 1);
     day.set(0, 0, Some(offer(1001)));
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     let writer = tokio::spawn(async move {
         let mut beats = Vec::new();
         for cycle in 2..=CYCLES {
             day.pass(10);
             day.set(0, 0, Some(offer(1000 + cycle)));
-            ann.see(&day.snapshot()).await.expect("a move");
+            leader.see(&day.snapshot()).await.expect("a move");
             let key = Key::races_by_stage();
-            beats.push(ann.store.touch_canary(&key).await.expect("a beat"));
+            beats.push(leader.store.touch_canary(&key).await.expect("a beat"));
         }
         beats
     });
@@ -97,7 +99,7 @@ async fn an_answer_holds_everything_that_its_view_sees(backend: Backend) {
         beats.push(store.canary().await.expect("a beat"));
     }
     let touched = writer.await.expect("no panic");
-    let rows = home.claim(1000, LATER).await.rows;
+    let rows = database.claim(1000, LATER).await.rows;
     let cycles: HashMap<i64, u64> = rows
         .iter()
         .filter_map(|row| Some((row.cycle?, row.transaction)))
@@ -118,17 +120,18 @@ async fn an_answer_holds_everything_that_its_view_sees(backend: Backend) {
     }
 }
 
-async fn a_claim_sees_every_row_of_it(backend: Backend) {
-    let home = backend.fresh().await;
-    let empty = home.claim(10, LATER).await;
+async fn claim_snapshot_includes_every_claimed_row(backend: Backend) {
+    let database = backend.fresh().await;
+    let empty = database.claim(10, LATER).await;
     assert_eq!(empty.rows, []);
     for name in ["a", "b", "c"] {
-        home.store
+        database
+            .store
             .request_removal(&keys(&[name]), &[], None)
             .await
             .expect("a row");
     }
-    let claim = home.claim(2, LATER).await;
+    let claim = database.claim(2, LATER).await;
     assert_eq!(claim.rows.len(), 2);
     for row in &claim.rows {
         assert!(claim.view.sees(row.transaction) && !empty.view.sees(row.transaction));
@@ -136,56 +139,57 @@ async fn a_claim_sees_every_row_of_it(backend: Backend) {
         assert!((Utc::now() - row.created_at).num_minutes().abs() < 60);
     }
     assert!(claim.rows[0].transaction < claim.rows[1].transaction);
-    let last = home.claim(2, LATER).await;
+    let last = database.claim(2, LATER).await;
     assert_eq!(last.rows.len(), 1);
-    let nothing = home.claim(2, LATER).await;
+    let nothing = database.claim(2, LATER).await;
     assert_eq!(nothing.rows, []);
     assert!(nothing.view.sees(last.rows[0].transaction));
 }
 
-/// SQLite has no such thing: its writers take turns.
+/// Not on SQLite: its writers take turns.
 #[tokio::test]
-async fn an_older_transaction_that_commits_later_is_in_no_view_before() {
-    let home = Backend::Postgres.fresh().await;
-    let mut slow = postgres::connect(&home.url).await;
+async fn snapshot_excludes_older_transactions_that_commit_later() {
+    let database = Backend::Postgres.fresh().await;
+    let mut slow = postgres::connect(&database.url).await;
     let mut open = slow.begin().await.expect("a transaction");
     let older = open
         .fetch_one("INSERT INTO oddsd.outbox (kinds, keys) VALUES ('manual', 'old') RETURNING xid::text::bigint")
         .await
         .expect("a row");
     let older = older.get::<i64, _>(0) as u64;
-    home.store
+    database
+        .store
         .request_removal(&keys(&["young"]), &[], None)
         .await
         .expect("a row");
-    let young = home.claim(10, LATER).await;
+    let young = database.claim(10, LATER).await;
     assert_eq!(young.rows.len(), 1);
     let younger = young.rows[0].transaction;
     assert!(older < younger);
-    for view in loads(&home.store).await.iter().chain([&young.view]) {
+    for view in loads(&database.store).await.iter().chain([&young.view]) {
         assert!(view.sees(younger) && !view.sees(older), "{view}");
     }
     open.commit().await.expect("committed");
-    let old = home.claim(10, LATER).await;
+    let old = database.claim(10, LATER).await;
     assert_eq!(old.rows[0].transaction, older);
     assert!(old.view.sees(older) && old.view.covers(&young.view) && !young.view.covers(&old.view));
-    for view in loads(&home.store).await {
+    for view in loads(&database.store).await {
         assert!(view.sees(younger) && view.sees(older), "{view}");
     }
 }
 
-async fn the_canary_goes_the_way_of_every_change(backend: Backend) {
-    let home = backend.fresh().await;
-    let before = home.store.canary().await.expect("a beat");
+async fn canary_takes_the_path_of_every_change(backend: Backend) {
+    let database = backend.fresh().await;
+    let before = database.store.canary().await.expect("a beat");
     assert_eq!(before.value, 0);
     let key = keys(&["oddsd:canary"]);
-    let first = home.store.touch_canary(&key[0]).await.expect("touched");
-    let second = home.store.touch_canary(&key[0]).await.expect("touched");
+    let first = database.store.touch_canary(&key[0]).await.expect("touched");
+    let second = database.store.touch_canary(&key[0]).await.expect("touched");
     assert_eq!((first.beat, second.beat), (1, 2));
-    let after = home.store.canary().await.expect("a beat");
+    let after = database.store.canary().await.expect("a beat");
     assert_eq!(after.value, 2);
     assert!(!before.view.sees(first.transaction) && after.view.sees(second.transaction));
-    let rows = home.claim(10, LATER).await.rows;
+    let rows = database.claim(10, LATER).await.rows;
     let shape: Vec<(u64, Purpose, &[Key])> = rows
         .iter()
         .map(|row| (row.transaction, row.purpose, &*row.keys))
@@ -195,12 +199,17 @@ async fn the_canary_goes_the_way_of_every_change(backend: Backend) {
     assert!(rows[0].kinds.is_empty() && rows[0].event.is_none());
 }
 
-async fn pending(home: &Home) -> i64 {
-    home.store.status().await.expect("a status").outbox_pending
+async fn pending(database: &Home) -> i64 {
+    database
+        .store
+        .status()
+        .await
+        .expect("a status")
+        .outbox_pending
 }
 
-async fn a_second_removal_is_kept_until_its_time(backend: Backend) {
-    let home = backend.fresh().await;
+async fn second_removal_waits_for_its_time(backend: Backend) {
+    let database = backend.fresh().await;
     let named = keys(&["races:by-stage:v1", "it's {one} *"]);
     let again = |keys: &[Key], after| {
         Some(Again {
@@ -208,36 +217,39 @@ async fn a_second_removal_is_kept_until_its_time(backend: Backend) {
             after,
         })
     };
-    let mut row = home
+    let mut row = database
         .store
         .request_removal(&named, &[], None)
         .await
         .expect("a row");
     for nothing in [None, again(&[], SOON)] {
-        home.store
+        database
+            .store
             .settle(&[row], settlement(&[], nothing))
             .await
             .expect("settled");
-        assert_eq!(home.count("outbox").await, 0);
-        row = home
+        assert_eq!(database.count("outbox").await, 0);
+        row = database
             .store
             .request_removal(&named, &[], None)
             .await
             .expect("a row");
     }
-    home.store
+    database
+        .store
         .settle(&[row], settlement(&[], again(&named, LATER)))
         .await
         .expect("settled");
-    assert!(!home.store.is_pending(row).await.expect("an answer"));
-    assert_eq!(home.count("outbox").await, 1);
-    assert_eq!(home.claim(10, LATER).await.rows, [], "not yet");
+    assert!(!database.store.is_pending(row).await.expect("an answer"));
+    assert_eq!(database.count("outbox").await, 1);
+    assert_eq!(database.claim(10, LATER).await.rows, [], "not yet");
 
-    home.store
+    database
+        .store
         .settle(&[], settlement(&[], again(&named[1..], SOON)))
         .await
         .expect("settled");
-    let claim = home.claim(10, LATER).await;
+    let claim = database.claim(10, LATER).await;
     assert_eq!(claim.rows.len(), 1);
     let row = &claim.rows[0];
     assert_eq!((row.purpose, &*row.keys), (Purpose::Again, &named[1..]));
@@ -245,32 +257,38 @@ async fn a_second_removal_is_kept_until_its_time(backend: Backend) {
     assert!(claim.view.sees(row.transaction));
 }
 
-async fn what_is_not_late_is_not_counted(backend: Backend) {
-    let home = backend.fresh().await;
+async fn pending_removals_count_only_late_rows(backend: Backend) {
+    let database = backend.fresh().await;
     let named = keys(&["a", "b"]);
     let settle = async |after| {
         let keys = named.clone();
         let again = Some(Again { keys, after });
-        home.store
+        database
+            .store
             .settle(&[], settlement(&[], again))
             .await
             .expect("a second removal");
     };
     settle(LATER).await;
-    home.store.touch_canary(&named[0]).await.expect("touched");
-    assert_eq!(home.count("outbox").await, 2);
-    let status = home.store.status().await.expect("a status");
+    database
+        .store
+        .touch_canary(&named[0])
+        .await
+        .expect("touched");
+    assert_eq!(database.count("outbox").await, 2);
+    let status = database.store.status().await.expect("a status");
     assert_eq!(
         (status.outbox_pending, status.outbox_oldest_seconds),
         (0, 0.0)
     );
     settle(SOON).await;
-    assert_eq!(pending(&home).await, 1, "its time has come");
-    home.claim(10, LATER).await;
-    assert_eq!(pending(&home).await, 1, "claimed is not settled");
-    home.store
+    assert_eq!(pending(&database).await, 1, "its time has come");
+    database.claim(10, LATER).await;
+    assert_eq!(pending(&database).await, 1, "claimed is not settled");
+    database
+        .store
         .request_removal(&named, &[], None)
         .await
         .expect("a row");
-    assert_eq!(pending(&home).await, 2);
+    assert_eq!(pending(&database).await, 2);
 }

@@ -1,31 +1,31 @@
-//! One suite of stories for the store, told on every backend: what is committed is what is read,
-//! a cycle is all or nothing, and nobody else's word gets in between.
+//! Tests of the store, most of them on every backend: committed rows are read back, a cycle is all or
+//! nothing, and other writers do not interfere.
 
 mod adopt;
 mod backlog;
 mod cycle;
-mod exact;
+mod exact_values;
 mod faults;
+pub mod fixture;
 mod freshness;
-pub mod home;
 mod large;
-mod law;
 mod lease;
 mod migrate;
 mod outbox;
 mod pooler;
+mod random_cycles;
 mod read;
-mod refused;
+mod rejected_rows;
 mod retention;
+mod round_trips;
 mod sqlite;
 mod status;
-mod trips;
 mod views;
 
-pub use home::Backend;
+pub use fixture::Backend;
 use oddsd::store::{Again, Removal, Settlement, Wanted};
 
-/// What becomes of rows whose removal was confirmed.
+/// The settlement of confirmed removals.
 pub fn settlement(removals: &[Removal], again: Option<Again>) -> Settlement {
     Settlement {
         removals: removals.to_vec(),
@@ -34,7 +34,7 @@ pub fn settlement(removals: &[Removal], again: Option<Again>) -> Settlement {
     }
 }
 
-/// Lines of the log after this one; of -1, the newest.
+/// Log entries after this one; -1 asks for the newest.
 pub fn log_page(after: i64, limit: i64) -> Wanted {
     Wanted {
         after: (after >= 0).then_some(after),
@@ -43,14 +43,14 @@ pub fn log_page(after: i64, limit: i64) -> Wanted {
     }
 }
 
-/// Each story runs on every backend, as a test of its own.
+/// Makes one test of each function and backend.
 macro_rules! on_every_backend {
-    ($($story:ident),+ $(,)?) => {
+    ($($case:ident),+ $(,)?) => {
         mod on_postgres {
-            $(#[tokio::test] async fn $story() { super::$story($crate::store::Backend::Postgres).await })+
+            $(#[tokio::test] async fn $case() { super::$case($crate::store::Backend::Postgres).await })+
         }
         mod on_sqlite {
-            $(#[tokio::test] async fn $story() { super::$story($crate::store::Backend::Sqlite).await })+
+            $(#[tokio::test] async fn $case() { super::$case($crate::store::Backend::Sqlite).await })+
         }
     };
 }

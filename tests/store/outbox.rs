@@ -1,4 +1,4 @@
-//! The outbox: what readers still have to be told is told, by one, and at least once.
+//! Tests of the outbox: each removal is claimed by one relay at a time, and at least once.
 
 use std::collections::BTreeSet;
 
@@ -6,16 +6,16 @@ use oddsd::key::Key;
 use oddsd::model::{ChangeKind, EventId};
 use oddsd::store::Removal;
 
-use super::home::{Backend, Daemon, Day, LATER, SOON, at, offer};
+use super::fixture::{Backend, Daemon, Day, LATER, SOON, at, offer};
 use super::{log_page, on_every_backend, settlement};
 
 on_every_backend!(
-    one_row_for_each_event_and_cycle,
-    a_claimed_row_is_given_once_until_its_time_is_up,
-    claimers_at_the_same_time_get_different_rows,
-    settling_removes_and_logs_in_one_go,
-    a_postponed_row_waits_and_says_why,
-    keys_that_a_person_names_survive,
+    outbox_has_one_row_for_each_event_and_cycle,
+    claimed_row_is_given_again_only_when_due,
+    parallel_claims_get_different_rows,
+    settlement_removes_and_logs_together,
+    postponed_row_waits_with_its_reason,
+    requested_removal_keeps_its_keys,
 );
 
 pub fn removal(keys: &[&str]) -> Removal {
@@ -33,22 +33,22 @@ pub fn removal(keys: &[&str]) -> Removal {
     }
 }
 
-async fn one_row_for_each_event_and_cycle(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn outbox_has_one_row_for_each_event_and_cycle(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(3, 2, 2);
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     day.pass(10);
     day.set(0, 0, Some(offer(444)));
     day.set(0, 1, Some(offer(445)));
     day.set(1, 1, None);
     day.races[1].event.in_play = true;
     day.races.remove(2);
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
 
-    let rows = home
+    let rows = database
         .store
-        .claim("ann", 100, LATER)
+        .claim("leader", 100, LATER)
         .await
         .expect("a claim")
         .rows;
@@ -75,35 +75,36 @@ async fn one_row_for_each_event_and_cycle(backend: Backend) {
     assert_eq!(rows.len(), 6);
     let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
     assert!(ids.is_sorted(), "oldest first: {ids:?}");
-    let status = home.store.status().await.expect("a status");
+    let status = database.store.status().await.expect("a status");
     assert_eq!(status.outbox_pending, 6, "claimed is not settled");
 }
 
-async fn a_claimed_row_is_given_once_until_its_time_is_up(backend: Backend) {
-    let home = backend.fresh().await;
-    let row = home
+async fn claimed_row_is_given_again_only_when_due(backend: Backend) {
+    let database = backend.fresh().await;
+    let row = database
         .store
         .request_removal(&[Key::races_by_stage()], &[], None)
         .await
         .expect("a row");
     // A claim that ends at once: the claimer died.
-    let first = home
+    let first = database
         .store
-        .claim("ann", 10, SOON)
+        .claim("leader", 10, SOON)
         .await
         .expect("a claim")
         .rows;
-    let second = home
+    let second = database
         .store
-        .claim("bob", 10, LATER)
+        .claim("standby", 10, LATER)
         .await
         .expect("a claim")
         .rows;
     assert_eq!((first[0].attempts, second[0].attempts), (1, 2));
     assert_eq!((first[0].id, second[0].id), (row, row));
     assert_eq!(
-        home.store
-            .claim("ann", 10, SOON)
+        database
+            .store
+            .claim("leader", 10, SOON)
             .await
             .expect("a claim")
             .rows,
@@ -111,19 +112,20 @@ async fn a_claimed_row_is_given_once_until_its_time_is_up(backend: Backend) {
     );
 }
 
-async fn claimers_at_the_same_time_get_different_rows(backend: Backend) {
-    let home = backend.fresh().await;
+async fn parallel_claims_get_different_rows(backend: Backend) {
+    let database = backend.fresh().await;
     let mut all = BTreeSet::new();
     for _ in 0..60 {
         all.insert(
-            home.store
+            database
+                .store
                 .request_removal(&[Key::races_by_stage()], &[], None)
                 .await
                 .expect("a row"),
         );
     }
-    let other = home.another().await;
-    let claimers = [&home.store, &other, &home.store, &other].map(|store| {
+    let other = database.another().await;
+    let claimers = [&database.store, &other, &database.store, &other].map(|store| {
         let store = store.clone();
         tokio::spawn(async move {
             let mut mine = Vec::new();
@@ -148,20 +150,20 @@ async fn claimers_at_the_same_time_get_different_rows(backend: Backend) {
     assert_eq!(BTreeSet::from_iter(got), all, "none missed");
 }
 
-async fn settling_removes_and_logs_in_one_go(backend: Backend) {
-    let home = backend.fresh().await;
+async fn settlement_removes_and_logs_together(backend: Backend) {
+    let database = backend.fresh().await;
     let keys = [Key::races_by_stage()];
-    let first = home
+    let first = database
         .store
         .request_removal(&keys, &[], None)
         .await
         .expect("a row");
-    let second = home
+    let second = database
         .store
         .request_removal(&keys, &[], None)
         .await
         .expect("a row");
-    let third = home
+    let third = database
         .store
         .request_removal(&keys, &[], None)
         .await
@@ -170,13 +172,18 @@ async fn settling_removes_and_logs_in_one_go(backend: Backend) {
         removal(&["races:by-stage:v1", "event:1:prices:v1"]),
         removal(&[]),
     ];
-    home.store
+    database
+        .store
         .settle(&[first, second], settlement(&logged, None))
         .await
         .expect("settled");
-    assert!(!home.store.is_pending(first).await.expect("an answer"));
-    assert!(home.store.is_pending(third).await.expect("an answer"));
-    let log = home.store.removals(&log_page(-1, 10)).await.expect("a log");
+    assert!(!database.store.is_pending(first).await.expect("an answer"));
+    assert!(database.store.is_pending(third).await.expect("an answer"));
+    let log = database
+        .store
+        .removals(&log_page(-1, 10))
+        .await
+        .expect("a log");
     assert_eq!(log.len(), 2);
     let plain = |row: &Removal| Removal {
         id: 0,
@@ -186,62 +193,72 @@ async fn settling_removes_and_logs_in_one_go(backend: Backend) {
     assert_eq!(log.iter().map(plain).collect::<Vec<_>>(), logged);
     assert!(log[0].id < log[1].id);
     // Nothing to log, nothing to settle: both are allowed.
-    home.store
+    database
+        .store
         .settle(&[third], settlement(&[], None))
         .await
         .expect("settled");
-    home.store
+    database
+        .store
         .settle(&[], settlement(&[], None))
         .await
         .expect("settled");
     assert_eq!(
-        home.store.status().await.expect("a status").outbox_pending,
+        database
+            .store
+            .status()
+            .await
+            .expect("a status")
+            .outbox_pending,
         0
     );
 }
 
-async fn a_postponed_row_waits_and_says_why(backend: Backend) {
-    let home = backend.fresh().await;
-    let row = home
+async fn postponed_row_waits_with_its_reason(backend: Backend) {
+    let database = backend.fresh().await;
+    let row = database
         .store
         .request_removal(&[Key::races_by_stage()], &[], None)
         .await
         .expect("a row");
-    home.claim(1, LATER).await;
-    let delayed = home
+    database.claim(1, LATER).await;
+    let delayed = database
         .store
         .postpone(&[row], SOON, "the cache said \"no\"")
         .await;
     delayed.expect("postponed");
     assert_eq!(
-        home.store
-            .claim("ann", 1, LATER)
+        database
+            .store
+            .claim("leader", 1, LATER)
             .await
             .expect("a claim")
             .rows
             .len(),
         1
     );
-    home.store
+    database
+        .store
         .postpone(&[row], LATER, "timeout")
         .await
         .expect("postponed");
     assert_eq!(
-        home.store
-            .claim("ann", 1, LATER)
+        database
+            .store
+            .claim("leader", 1, LATER)
             .await
             .expect("a claim")
             .rows
             .len(),
         0
     );
-    let status = home.store.status().await.expect("a status");
+    let status = database.store.status().await.expect("a status");
     assert_eq!(status.outbox_last_error.as_deref(), Some("timeout"));
     assert!(status.outbox_oldest_seconds >= 0.0);
 }
 
-async fn keys_that_a_person_names_survive(backend: Backend) {
-    let home = backend.fresh().await;
+async fn requested_removal_keeps_its_keys(backend: Backend) {
+    let database = backend.fresh().await;
     let spelt = [
         "races:by-stage:v1",
         "a b",
@@ -259,13 +276,14 @@ async fn keys_that_a_person_names_survive(backend: Backend) {
         .iter()
         .map(|key| Key::from_person(key).expect("a key"))
         .collect();
-    home.store
+    database
+        .store
         .request_removal(&keys, &[], None)
         .await
         .expect("a row");
-    let rows = home
+    let rows = database
         .store
-        .claim("ann", 1, LATER)
+        .claim("leader", 1, LATER)
         .await
         .expect("a claim")
         .rows;

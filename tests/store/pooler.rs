@@ -2,13 +2,12 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use oddsd::store::{Store, StoreError};
 
-use super::home::{Backend, Daemon, Day, offer, open, settings};
-use crate::world::PATIENCE;
-use crate::world::ports::free_port;
+use super::fixture::{Backend, Daemon, Day, offer, open, settings};
+use oddsd_testkit::eventually;
+use oddsd_testkit::ports::free_port;
 
 struct Bouncer {
     child: Child,
@@ -53,14 +52,10 @@ async fn pgbouncer(url: &str, mode: &str, sessions: u32) -> Bouncer {
         url: format!("postgres://{user}@127.0.0.1:{own}/{database}"),
         _folder: folder,
     };
-    let deadline = Instant::now() + PATIENCE;
-    while tokio::net::TcpStream::connect(("127.0.0.1", own))
-        .await
-        .is_err()
-    {
-        assert!(Instant::now() < deadline, "pgbouncer does not listen");
-        tokio::task::yield_now().await;
-    }
+    eventually("pgbouncer listens", async || {
+        tokio::net::TcpStream::connect(("127.0.0.1", own)).await
+    })
+    .await;
     bouncer
 }
 
@@ -94,10 +89,10 @@ fn start(folder: &Path, ini: &Path) -> Command {
 }
 
 #[tokio::test]
-async fn a_transaction_pooler_is_refused() {
-    let home = Backend::Postgres.fresh().await;
+async fn transaction_pooler_is_refused() {
+    let database = Backend::Postgres.fresh().await;
     for sessions in [1, 2, 20] {
-        let pooler = pgbouncer(&home.url, "transaction", sessions).await;
+        let pooler = pgbouncer(&database.url, "transaction", sessions).await;
         match Store::open(&settings(&pooler.url)).await {
             Err(StoreError::Misconfigured(why)) => {
                 assert!(
@@ -112,19 +107,19 @@ async fn a_transaction_pooler_is_refused() {
 }
 
 #[tokio::test]
-async fn a_session_pooler_works() {
-    let home = Backend::Postgres.empty().await;
-    let pooler = pgbouncer(&home.url, "session", 20).await;
+async fn session_pooler_works() {
+    let database = Backend::Postgres.empty().await;
+    let pooler = pgbouncer(&database.url, "session", 20).await;
     let store = open(&pooler.url).await;
     store.migrate(false).await.expect("migrated");
-    let mut ann = Daemon::start(&store, "ann").await;
+    let mut leader = Daemon::start(&store, "leader").await;
     let mut day = Day::of(2, 2, 2);
     for n in 0..10 {
         day.pass(10);
         day.set(0, 0, Some(offer(500 + n)));
-        ann.see(&day.snapshot()).await.expect("a move");
+        leader.see(&day.snapshot()).await.expect("a move");
     }
-    let book = home.store.load().await.expect("the rows load").book;
+    let book = database.store.load().await.expect("the rows load").book;
     assert_eq!(book.open_prices(), 8);
     store.close().await;
 }

@@ -1,23 +1,23 @@
-//! What readers ask: the runners of a window, the prices of one race, and the daemon's own log.
+//! Tests of the read queries: the runners of a window, the prices of one race, and the removal log.
 
 use std::time::Duration;
 
 use oddsd::model::{EventStatus, Offer, SelectionStatus};
 use oddsd::store::Runner;
 
-use super::home::{Backend, Daemon, Day, at, decimal, offer};
+use super::fixture::{Backend, Daemon, Day, at, decimal, offer};
 use super::{log_page, on_every_backend, settlement};
 
 on_every_backend!(
-    runners_come_from_the_window_with_their_open_win_prices,
-    a_race_shows_what_its_prices_did_since_they_opened,
-    pages_start_at_the_newest_or_after_a_known_one,
-    status_says_how_it_stands,
+    runners_in_the_window_have_their_open_win_prices,
+    race_shows_price_movements_since_opening,
+    log_pages_start_at_the_newest_or_after_an_id,
+    status_reports_the_current_state,
 );
 
-async fn runners_come_from_the_window_with_their_open_win_prices(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn runners_in_the_window_have_their_open_win_prices(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(4, 3, 3);
     let (from, to) = (at(3600), at(3600 + 1800));
     let mut place = day.races[0].prices[0].clone();
@@ -30,17 +30,23 @@ async fn runners_come_from_the_window_with_their_open_win_prices(backend: Backen
         .retain(|price| price.key.selection.as_str() != "hrs_0_2");
     day.races[0].selections[1].status = SelectionStatus::NonRunner;
     day.races[2].event.status = EventStatus::Abandoned;
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     day.pass(10);
     day.set(0, 2, None);
     day.races.remove(1);
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
 
-    let mut runners = home.store.runners(from, to).await.expect("runners").value;
+    let mut runners = database
+        .store
+        .runners(from, to)
+        .await
+        .expect("runners")
+        .value;
     runners.sort_by(|a, b| a.selection.id.cmp(&b.selection.id));
     let short = |runner: &Runner| (runner.selection.id.to_string(), runner.prices.len());
     let found: Vec<_> = runners.iter().map(short).collect();
-    // Race 1 left the card and race 3 starts when the window ends; what is abandoned says so itself.
+    // Race 1 left the card and race 3 starts when the window ends; an abandoned race has its own
+    // status.
     let expected = [
         ("hrs_0_0", 1),
         ("hrs_0_1", 3),
@@ -65,24 +71,25 @@ async fn runners_come_from_the_window_with_their_open_win_prices(backend: Backen
     );
 }
 
-async fn a_race_shows_what_its_prices_did_since_they_opened(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn race_shows_price_movements_since_opening(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(2, 1, 2);
     // As text, 9 is above 10.
     for odds in ["9", "10", "11.5", "8.25", "9.75"] {
         day.pass(10);
         day.set(0, 0, Some(Offer::decimal(decimal(odds))));
-        ann.see(&day.snapshot()).await;
+        leader.see(&day.snapshot()).await;
     }
-    let seen = [(ann.book.events["rac_0"].row, day.now)];
+    let seen = [(leader.book.events["rac_0"].row, day.now)];
     let word = serde_json::Value::Null;
-    home.store
-        .renew(&ann.lease, Duration::from_secs(60), &word, &seen)
+    database
+        .store
+        .renew(&leader.lease, Duration::from_secs(60), &word, &seen)
         .await
         .expect("held");
-    let found = home.prices_of("rac_0").await;
-    // Its source has no word for where it stands: an hour before the start.
+    let found = database.prices_of("rac_0").await;
+    // Its source reports no status: an hour before the start it is scheduled.
     day.races[0].event.status = EventStatus::Upcoming;
     assert_eq!(found.event, day.races[0].event);
     assert_eq!(found.selections, day.races[0].selections);
@@ -102,7 +109,8 @@ async fn a_race_shows_what_its_prices_did_since_they_opened(backend: Backend) {
     assert_eq!(moved.bookmaker_name, "Bookie 0");
     assert_eq!(found.prices[1].opening, found.prices[1].offer.decimal);
     assert!(
-        home.store
+        database
+            .store
             .event_prices(&"rac_404".into())
             .await
             .expect("an answer")
@@ -111,17 +119,17 @@ async fn a_race_shows_what_its_prices_did_since_they_opened(backend: Backend) {
     );
 }
 
-async fn pages_start_at_the_newest_or_after_a_known_one(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn log_pages_start_at_the_newest_or_after_an_id(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(1, 1, 1);
     for cents in 0..5 {
         day.pass(10);
         day.set(0, 0, Some(offer(500 + cents)));
-        ann.see(&day.snapshot()).await;
+        leader.see(&day.snapshot()).await;
     }
     let page = async |after, limit| {
-        let cycles = home.store.cycles(after, limit).await.expect("cycles");
+        let cycles = database.store.cycles(after, limit).await.expect("cycles");
         cycles.iter().map(|row| row.id).collect::<Vec<_>>()
     };
     assert_eq!(page(-1, 2).await, [4, 5]);
@@ -129,13 +137,13 @@ async fn pages_start_at_the_newest_or_after_a_known_one(backend: Backend) {
     assert_eq!(page(2, 9).await, [3, 4, 5]);
     assert_eq!(page(5, 9).await, [0; 0]);
     assert_eq!(
-        home.store.cycles(-1, 1).await.expect("cycles")[0].as_of,
+        database.store.cycles(-1, 1).await.expect("cycles")[0].as_of,
         day.now
     );
 
-    let log = home
+    let log = database
         .store
-        .claim("ann", 9, Duration::ZERO)
+        .claim("leader", 9, Duration::ZERO)
         .await
         .expect("a claim")
         .rows;
@@ -147,18 +155,28 @@ async fn pages_start_at_the_newest_or_after_a_known_one(backend: Backend) {
         ..Default::default()
     };
     let rows: Vec<i64> = log.iter().map(|row| row.id).collect();
-    home.store
+    database
+        .store
         .settle(&rows, settlement(&[one.clone(), one.clone(), one], None))
         .await
         .expect("settled");
-    let all = home.store.removals(&log_page(0, 9)).await.expect("a log");
+    let all = database
+        .store
+        .removals(&log_page(0, 9))
+        .await
+        .expect("a log");
     assert_eq!(all.len(), 3);
     assert_eq!(
-        home.store.removals(&log_page(-1, 1)).await.expect("a log"),
+        database
+            .store
+            .removals(&log_page(-1, 1))
+            .await
+            .expect("a log"),
         all[2..]
     );
     assert_eq!(
-        home.store
+        database
+            .store
             .removals(&log_page(all[0].id, 1))
             .await
             .expect("a log"),
@@ -166,27 +184,27 @@ async fn pages_start_at_the_newest_or_after_a_known_one(backend: Backend) {
     );
 }
 
-async fn status_says_how_it_stands(backend: Backend) {
-    let home = backend.fresh().await;
-    let empty = home.store.status().await.expect("a status");
+async fn status_reports_the_current_state(backend: Backend) {
+    let database = backend.fresh().await;
+    let empty = database.store.status().await.expect("a status");
     assert_eq!(
         (empty.holder, empty.last_cycle, empty.events),
         (None, None, 0)
     );
     assert_eq!(empty.state, serde_json::json!({}));
-    let mut ann = Daemon::start(&home.store, "ann").await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(2, 2, 2);
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     day.pass(10);
     day.races.remove(1);
-    ann.see(&day.snapshot()).await;
-    let status = home.store.status().await.expect("a status");
+    leader.see(&day.snapshot()).await;
+    let status = database.store.status().await.expect("a status");
     assert_eq!(
         (status.events, status.open_prices, status.outbox_pending),
         (1, 4, 3)
     );
     assert_eq!(status.last_cycle.expect("two").counts.withdrawn, 4);
     assert!(status.outbox_oldest_seconds < 600.0);
-    let skew = home.store.clock().await.expect("a clock") - chrono::Utc::now();
+    let skew = database.store.clock().await.expect("a clock") - chrono::Utc::now();
     assert!(skew.num_seconds().abs() < 60, "one machine: {skew}");
 }

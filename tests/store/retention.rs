@@ -1,14 +1,18 @@
-//! Retention: what is over goes, what is not stays, and no number ever comes back.
+//! Tests of retention: finished events and old history are deleted, the rest stays, and no id is used
+//! again.
 
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use oddsd::store::Retention;
 
-use super::home::{Backend, Daemon, Day, at, offer};
+use super::fixture::{Backend, Daemon, Day, at, offer};
 use super::on_every_backend;
 
-on_every_backend!(finished_events_and_old_history_go, numbers_never_come_back,);
+on_every_backend!(
+    retention_deletes_finished_events_and_old_history,
+    retention_never_reuses_ids,
+);
 
 const DAY: Duration = Duration::from_secs(86_400);
 const KEEP: Retention = Retention {
@@ -16,38 +20,41 @@ const KEEP: Retention = Retention {
     finished_events: DAY.saturating_mul(7),
 };
 
-async fn finished_events_and_old_history_go(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn retention_deletes_finished_events_and_old_history(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(3, 2, 2);
     day.races[1].event.starts_at = Some(at(20 * 86_400));
     day.races[2].event.starts_at = Some(at(8 * 86_400));
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     day.pass(86_400);
     day.set(1, 0, Some(offer(700)));
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
 
-    let nothing = home
+    let nothing = database
         .store
-        .prune(&ann.lease, KEEP, at(7 * 86_400))
+        .prune(&leader.lease, KEEP, at(7 * 86_400))
         .await
         .expect("pruned");
     assert_eq!((nothing.events.len(), nothing.history), (0, 0));
-    let pruned = home
+    let pruned = database
         .store
-        .prune(&ann.lease, KEEP, at(8 * 86_400))
+        .prune(&leader.lease, KEEP, at(8 * 86_400))
         .await
         .expect("pruned");
-    assert_eq!(pruned.events, [ann.book.events["rac_0"].row]);
+    assert_eq!(pruned.events, [leader.book.events["rac_0"].row]);
     assert_eq!(pruned.history, 0);
-    ann.book.forget(&pruned.events);
-    let rows = home.store.load().await.expect("the rows load").book;
-    assert_eq!(rows.next, ann.book.next);
-    assert_eq!(rows.events.len(), ann.book.events.len());
-    assert_eq!(rows.events["rac_1"].prices, ann.book.events["rac_1"].prices);
+    leader.book.forget(&pruned.events);
+    let rows = database.store.load().await.expect("the rows load").book;
+    assert_eq!(rows.next, leader.book.next);
+    assert_eq!(rows.events.len(), leader.book.events.len());
+    assert_eq!(
+        rows.events["rac_1"].prices,
+        leader.book.events["rac_1"].prices
+    );
     let mut left = Vec::new();
     for table in ["events", "selections", "prices", "checks"] {
-        left.push(home.count(table).await);
+        left.push(database.count(table).await);
     }
     assert_eq!(left, [2, 4, 8, 2]);
 
@@ -57,42 +64,42 @@ async fn finished_events_and_old_history_go(backend: Backend) {
         finished_events: DAY * 99,
         ..KEEP
     };
-    let pruned = home
+    let pruned = database
         .store
-        .prune(&ann.lease, longer, month)
+        .prune(&leader.lease, longer, month)
         .await
         .expect("pruned");
     assert_eq!(pruned.history, 12);
-    assert_eq!(home.count("price_history").await, 1);
+    assert_eq!(database.count("price_history").await, 1);
 }
 
-async fn numbers_never_come_back(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn retention_never_reuses_ids(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(2, 2, 2);
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     day.pass(10);
     day.set(0, 0, Some(offer(123)));
-    ann.see(&day.snapshot()).await;
-    let next = ann.book.next;
+    leader.see(&day.snapshot()).await;
+    let next = leader.book.next;
     // Everything is over, and the log is old as well (the log's own time is the real one).
     let far = chrono::Utc::now() + TimeDelta::days(9000);
     let keep = Retention {
         history: DAY * 20_000,
         ..KEEP
     };
-    let pruned = home
+    let pruned = database
         .store
-        .prune(&ann.lease, keep, far)
+        .prune(&leader.lease, keep, far)
         .await
         .expect("pruned");
     assert_eq!(pruned.events.len(), 2);
     assert_eq!(
-        home.count("price_history").await,
+        database.count("price_history").await,
         9,
         "history outlives its prices"
     );
-    let mut later = Daemon::start(&home.store, "ann").await;
+    let mut later = Daemon::start(&database.store, "leader").await;
     assert_eq!(later.book.next, next);
     assert_eq!(later.cycle, 3);
     assert!(later.book.events.is_empty());
@@ -100,7 +107,7 @@ async fn numbers_never_come_back(backend: Backend) {
         .see(&Day::of(2, 2, 2).snapshot())
         .await
         .expect("a new day");
-    let found = home.prices_of("rac_0").await;
+    let found = database.prices_of("rac_0").await;
     assert!(
         found
             .prices
@@ -109,14 +116,19 @@ async fn numbers_never_come_back(backend: Backend) {
         "no stranger's history"
     );
 
-    let pruned = home
+    let pruned = database
         .store
         .prune(&later.lease, KEEP, far)
         .await
         .expect("pruned");
     assert_eq!(pruned.log, 2, "all cycles but the newest");
     assert_eq!(
-        home.store.load().await.expect("the rows load").next_cycle,
+        database
+            .store
+            .load()
+            .await
+            .expect("the rows load")
+            .next_cycle,
         4
     );
 }
@@ -127,23 +139,23 @@ const PARTITIONS: &str =
 
 /// Old days go whole: nothing is left to be vacuumed, and the coming days are there beforehand.
 #[tokio::test]
-async fn history_goes_by_whole_days() {
-    let home = Backend::Postgres.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn retention_drops_history_by_day() {
+    let database = Backend::Postgres.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(2, 2, 2);
     for race in 0..2 {
         day.races[race].event.starts_at = Some(at(30 * 86_400));
     }
     for cents in [200, 300, 250] {
         day.set(0, 0, Some(offer(cents)));
-        ann.see(&day.snapshot()).await;
+        leader.see(&day.snapshot()).await;
         day.pass(86_400);
     }
     let names = |days: &[&str]| -> Vec<String> {
         days.iter().map(|day| format!("history_{day}")).collect()
     };
     assert_eq!(
-        home.look(PARTITIONS).await,
+        database.look(PARTITIONS).await,
         names(&["20270115", "20270116", "20270117"])
     );
 
@@ -151,37 +163,38 @@ async fn history_goes_by_whole_days() {
         history: DAY * 2,
         ..KEEP
     };
-    let pruned = home
+    let pruned = database
         .store
-        .prune(&ann.lease, keep, at(3 * 86_400))
+        .prune(&leader.lease, keep, at(3 * 86_400))
         .await
         .expect("pruned");
     assert_eq!(pruned.history, 8);
     let left = ["20270116", "20270117", "20270118", "20270119", "20270120"];
-    assert_eq!(home.look(PARTITIONS).await, names(&left));
+    assert_eq!(database.look(PARTITIONS).await, names(&left));
     // Opening, highest and lowest of what is kept.
-    let found = home.prices_of("rac_0").await;
+    let found = database.prices_of("rac_0").await;
     let first = &found.prices[0];
     let all = [first.opening, first.high, first.low];
     assert_eq!(all, [300, 300, 250].map(|cents| offer(cents).decimal));
 
-    // A day that somebody reads waits for the next time, and holds up nobody.
-    let mut reader = crate::world::postgres::connect(&home.url).await;
+    // A partition that is being read waits for the next run and blocks nothing.
+    let mut reader = oddsd_testkit::postgres::connect(&database.url).await;
     let mut reading = sqlx::Connection::begin(&mut reader)
         .await
         .expect("a transaction");
     let read = sqlx::query("SELECT count(*) FROM oddsd.history_20270116").execute(&mut *reading);
     read.await.expect("read");
     let later = at(4 * 86_400);
-    let busy = home.store.prune(&ann.lease, keep, later).await;
+    let busy = database.store.prune(&leader.lease, keep, later).await;
     assert_eq!(busy.expect("pruned").history, 0);
-    assert_eq!(home.look(PARTITIONS).await[0], "history_20270116");
+    assert_eq!(database.look(PARTITIONS).await[0], "history_20270116");
     reading.rollback().await.expect("done");
-    home.store
-        .prune(&ann.lease, keep, later)
+    database
+        .store
+        .prune(&leader.lease, keep, later)
         .await
         .expect("pruned");
-    assert_eq!(home.look(PARTITIONS).await[0], "history_20270117");
+    assert_eq!(database.look(PARTITIONS).await[0], "history_20270117");
 
     // A recording that is played again brings days of its own.
     day.now = at(-1000 * 86_400);
@@ -190,6 +203,6 @@ async fn history_goes_by_whole_days() {
     old.races[0].event.id = "rac_old".into();
     let mut snapshot = old.snapshot();
     snapshot.scope = oddsd::model::Scope::Listed;
-    ann.see(&snapshot).await.expect("an old race");
-    assert_eq!(home.look(PARTITIONS).await[0], "history_20240420");
+    leader.see(&snapshot).await.expect("an old race");
+    assert_eq!(database.look(PARTITIONS).await[0], "history_20240420");
 }

@@ -1,11 +1,11 @@
-//! What is particular to a file: where it may be, who else holds it, and what it is not.
+//! Tests of the SQLite file: its location, other processes that hold it, and its permissions.
 
 use std::os::unix::fs::PermissionsExt;
 
 use oddsd::key::Key;
 use oddsd::store::{Store, StoreError};
 
-use super::home::{Backend, Daemon, Day, offer, open, settings};
+use super::fixture::{Backend, Daemon, Day, offer, open, settings};
 
 async fn refused(url: &str) -> String {
     match Store::open(&settings(url)).await {
@@ -16,7 +16,7 @@ async fn refused(url: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_is_named_with_the_reason() {
+async fn sqlite_file_error_names_path_and_reason() {
     let folder = tempfile::tempdir().expect("a folder");
     let missing = folder.path().join("nowhere/odds.db");
     let why = refused(&format!("sqlite:{}", missing.display())).await;
@@ -44,13 +44,13 @@ async fn a_file_that_cannot_be_is_named_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_read_only_says_so() {
-    let home = Backend::Sqlite.fresh().await;
-    home.store.close().await;
-    let url = format!("{}?mode=ro", home.url);
-    // Whoever runs as root may write what is read-only, so the mode is asked for.
+async fn sqlite_read_only_file_is_reported() {
+    let database = Backend::Sqlite.fresh().await;
+    database.store.close().await;
+    let url = format!("{}?mode=ro", database.url);
+    // Root may write read-only files, so the mode is checked.
     let outcome = match Store::open(&settings(&url)).await {
-        Ok(store) => store.acquire("ann", super::home::TTL).await.map(drop),
+        Ok(store) => store.acquire("leader", super::fixture::TTL).await.map(drop),
         Err(why) => Err(why),
     };
     let why = outcome.expect_err("read-only").to_string();
@@ -58,7 +58,7 @@ async fn a_file_that_is_read_only_says_so() {
         why.contains("readonly") || why.contains("read-only"),
         "{why}"
     );
-    let file = home.url.trim_start_matches("sqlite:");
+    let file = database.url.trim_start_matches("sqlite:");
     let mode = std::fs::metadata(file)
         .expect("a file")
         .permissions()
@@ -67,11 +67,11 @@ async fn a_file_that_is_read_only_says_so() {
 }
 
 #[tokio::test]
-async fn two_on_one_file_wait_for_each_other_and_lose_nothing() {
-    let home = Backend::Sqlite.fresh().await;
-    assert_eq!(home.one("PRAGMA journal_mode").await, "wal");
-    let mut ann = Daemon::start(&home.store, "ann").await;
-    let other = home.another().await;
+async fn sqlite_writers_wait_for_each_other() {
+    let database = Backend::Sqlite.fresh().await;
+    assert_eq!(database.one("PRAGMA journal_mode").await, "wal");
+    let mut leader = Daemon::start(&database.store, "leader").await;
+    let other = database.another().await;
     let writer = tokio::spawn(async move {
         for n in 0..50 {
             let key = Key::from_person(&format!("key:{n}")).expect("a key");
@@ -82,15 +82,22 @@ async fn two_on_one_file_wait_for_each_other_and_lose_nothing() {
         }
     });
     let mut day = Day::of(4, 4, 4);
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     for n in 0..20 {
         day.pass(10);
         day.set(1, 1, Some(offer(300 + n)));
-        ann.see(&day.snapshot()).await.expect("it waits its turn");
+        leader
+            .see(&day.snapshot())
+            .await
+            .expect("it waits its turn");
     }
     writer.await.expect("no panic");
-    assert_eq!(home.count("outbox WHERE keys IS NOT NULL").await, 50);
-    assert_eq!(home.count("cycles").await, 21);
-    let later = open(&home.url).await.load().await.expect("the rows load");
+    assert_eq!(database.count("outbox WHERE keys IS NOT NULL").await, 50);
+    assert_eq!(database.count("cycles").await, 21);
+    let later = open(&database.url)
+        .await
+        .load()
+        .await
+        .expect("the rows load");
     assert_eq!(later.book.open_prices(), 64);
 }

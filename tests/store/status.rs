@@ -1,22 +1,22 @@
-//! Where events stand: moved by looks, by the clock and by people, each move written once with all that goes
-//! with it.
+//! Tests of event statuses in the store: moved by polls, by the clock and by corrections, each change
+//! written once with its log and outbox rows.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use oddsd::diff::{Word, moves};
 use oddsd::model::{ChangeKind, EventStatus, StatusSource};
 use oddsd::store::{CycleFacts, Retention, Transition};
 
-use super::home::{Backend, Daemon, Day, LATER, TTL, at, offer, same_rows};
+use super::fixture::{Backend, Daemon, Day, LATER, TTL, at, offer, same_rows};
 use super::on_every_backend;
 
 on_every_backend!(
-    every_change_of_status_is_logged_once,
-    the_clock_moves_what_nobody_looks_at,
-    a_correction_takes_an_event_back,
-    an_outbox_row_says_what_became_what,
-    the_log_leaves_with_its_event,
-    open_events_are_those_that_are_listed_and_not_over,
-    steps_of_prices_reach_back_as_far_as_movers_need,
+    status_change_is_logged_once,
+    status_moves_with_the_clock,
+    correction_reopens_an_event,
+    outbox_row_has_old_and_new_status,
+    status_log_is_deleted_with_its_event,
+    open_events_are_listed_and_not_final,
+    price_history_covers_the_movers_window,
 );
 
 /// (before, after, source, feed time), oldest first.
@@ -35,7 +35,7 @@ async fn log(daemon: &Daemon, event: &str) -> Vec<Line> {
 }
 
 impl Daemon {
-    /// What the clock and these words move at `now`; how many events that was.
+    /// Applies the clock and these corrections at `now`; returns the number of changed events.
     async fn pass(&mut self, words: &[Word], now: DateTime<Utc>) -> usize {
         let mut changes = moves(&self.book, words, now);
         if changes.is_quiet() {
@@ -55,42 +55,42 @@ impl Daemon {
     }
 }
 
-async fn every_change_of_status_is_logged_once(backend: Backend) {
+async fn status_change_is_logged_once(backend: Backend) {
     use EventStatus::*;
     use StatusSource::{Clock, Feed};
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(1, 2, 2);
     day.races[0].event.starts_at = Some(at(3 * 3600));
-    ann.see(&day.snapshot()).await.expect("written");
+    leader.see(&day.snapshot()).await.expect("written");
     day.pass(10);
     assert_eq!(
-        ann.see(&day.snapshot()).await,
+        leader.see(&day.snapshot()).await,
         None,
         "the same again is nothing"
     );
     day.pass(3590);
-    ann.see(&day.snapshot()).await.expect("upcoming");
+    leader.see(&day.snapshot()).await.expect("upcoming");
     day.pass(10);
-    assert_eq!(ann.see(&day.snapshot()).await, None);
+    assert_eq!(leader.see(&day.snapshot()).await, None);
     day.races[0].event.status = Suspended;
-    ann.see(&day.snapshot()).await.expect("suspended");
+    leader.see(&day.snapshot()).await.expect("suspended");
     day.pass(10);
     day.races[0].event.status = Scheduled;
     day.races[0].event.in_play = true;
-    ann.see(&day.snapshot()).await.expect("in play");
+    leader.see(&day.snapshot()).await.expect("in play");
     day.pass(10);
     day.races[0].event.status = Completed;
-    ann.see(&day.snapshot()).await.expect("over");
+    leader.see(&day.snapshot()).await.expect("over");
     day.pass(10);
     day.races[0].event.status = Live;
     assert_eq!(
-        ann.see(&day.snapshot()).await,
+        leader.see(&day.snapshot()).await,
         None,
         "what is over stays over"
     );
     assert_eq!(
-        log(&ann, "rac_0").await,
+        log(&leader, "rac_0").await,
         [
             (None, Scheduled, Clock, at(0)),
             (Some(Scheduled), Upcoming, Clock, at(3600)),
@@ -99,143 +99,144 @@ async fn every_change_of_status_is_logged_once(backend: Backend) {
             (Some(Live), Completed, Feed, at(3630)),
         ]
     );
-    let nobody = ann.store.transitions(&"rac_9".into()).await;
-    assert_eq!(nobody, Ok(None));
-    same_rows(&ann.book, &ann.store.load().await.expect("rows").book);
+    let closed_port = leader.store.transitions(&"rac_9".into()).await;
+    assert_eq!(closed_port, Ok(None));
+    same_rows(&leader.book, &leader.store.load().await.expect("rows").book);
 }
 
-async fn the_clock_moves_what_nobody_looks_at(backend: Backend) {
+async fn status_moves_with_the_clock(backend: Backend) {
     use EventStatus::*;
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(3, 1, 1);
     for (race, hours) in day.races.iter_mut().zip([3, 3, 5]) {
         race.event.starts_at = Some(at(hours * 3600));
     }
-    ann.see(&day.snapshot()).await.expect("written");
-    assert_eq!(ann.book.next_move(), Some(at(3600)));
-    assert_eq!(ann.pass(&[], at(3599)).await, 0);
-    assert_eq!(ann.pass(&[], at(3600)).await, 2);
+    leader.see(&day.snapshot()).await.expect("written");
+    assert_eq!(leader.book.next_move(), Some(at(3600)));
+    assert_eq!(leader.pass(&[], at(3599)).await, 0);
+    assert_eq!(leader.pass(&[], at(3600)).await, 2);
     assert_eq!(
-        ann.pass(&[], at(3600)).await,
+        leader.pass(&[], at(3600)).await,
         0,
         "the same status again is nothing"
     );
-    assert_eq!(ann.book.next_move(), Some(at(3 * 3600)));
+    assert_eq!(leader.book.next_move(), Some(at(3 * 3600)));
     // Asleep for long: it takes the last of what it missed.
-    assert_eq!(ann.pass(&[], at(30 * 3600)).await, 3);
-    let statuses = |ann: &Daemon| {
-        let mut all: Vec<_> = ann.book.events.values().collect();
+    assert_eq!(leader.pass(&[], at(30 * 3600)).await, 3);
+    let statuses = |leader: &Daemon| {
+        let mut all: Vec<_> = leader.book.events.values().collect();
         all.sort_by_key(|stored| stored.row);
         all.iter()
             .map(|stored| stored.event.status)
             .collect::<Vec<_>>()
     };
-    assert_eq!(statuses(&ann), [Live; 3], "still listed");
-    assert_eq!(ann.book.next_move(), None);
-    // The source stops listing two of them; the card's clock goes on.
+    assert_eq!(statuses(&leader), [Live; 3], "still listed");
+    assert_eq!(leader.book.next_move(), None);
+    // The source stops listing two of them; the clock goes on.
     day.pass(6 * 3600);
     day.races.truncate(1);
-    ann.see(&day.snapshot()).await.expect("two are gone");
-    assert_eq!(statuses(&ann), [Live, Live, Live]);
-    assert_eq!(ann.book.next_move(), Some(at(7 * 3600)));
-    assert_eq!(ann.pass(&[], at(7 * 3600)).await, 1);
-    assert_eq!(statuses(&ann), [Live, Completed, Live]);
-    same_rows(&ann.book, &ann.store.load().await.expect("rows").book);
+    leader.see(&day.snapshot()).await.expect("two are gone");
+    assert_eq!(statuses(&leader), [Live, Live, Live]);
+    assert_eq!(leader.book.next_move(), Some(at(7 * 3600)));
+    assert_eq!(leader.pass(&[], at(7 * 3600)).await, 1);
+    assert_eq!(statuses(&leader), [Live, Completed, Live]);
+    same_rows(&leader.book, &leader.store.load().await.expect("rows").book);
 
-    // Nobody looked, and nothing says that somebody did.
+    // No poll took place, and no "last checked" claims one.
     let checked = "SELECT CAST(count(DISTINCT checked_at) AS TEXT) FROM oddsd.checks";
     assert_eq!(
-        home.one(checked).await,
+        database.one(checked).await,
         "2",
         "the first look and the last one"
     );
-    let looks = ann.store.cycles(-1, 10).await.expect("cycles");
+    let looks = leader.store.cycles(-1, 10).await.expect("cycles");
     assert_eq!(looks.len(), 2);
 }
 
-async fn a_correction_takes_an_event_back(backend: Backend) {
+async fn correction_reopens_an_event(backend: Backend) {
     use EventStatus::*;
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(1, 1, 1);
     day.races[0].event.status = Abandoned;
-    ann.see(&day.snapshot()).await.expect("written");
-    let nobody = ann.store.request_correction(&"rac_7".into(), Live).await;
-    assert_eq!(nobody, Ok(None));
+    leader.see(&day.snapshot()).await.expect("written");
+    let closed_port = leader.store.request_correction(&"rac_7".into(), Live).await;
+    assert_eq!(closed_port, Ok(None));
     let nothing = serde_json::json!({});
-    let waits = |ann: &Daemon| {
-        let (store, lease, nothing) = (ann.store.clone(), ann.lease.clone(), nothing.clone());
+    let waits = |leader: &Daemon| {
+        let (store, lease, nothing) = (leader.store.clone(), leader.lease.clone(), nothing.clone());
         async move { store.renew(&lease, TTL, &nothing, &[]).await }
     };
-    assert_eq!(waits(&ann).await, Ok(false));
-    let asked = ann
+    assert_eq!(waits(&leader).await, Ok(false));
+    let asked = leader
         .store
         .request_correction(&"rac_0".into(), Suspended)
         .await;
     let asked = asked.expect("on record").expect("known");
-    assert_eq!(waits(&ann).await, Ok(true), "told with the lease");
+    assert_eq!(waits(&leader).await, Ok(true), "told with the lease");
 
-    let words = ann.store.corrections().await.expect("words");
+    let words = leader.store.corrections().await.expect("words");
     let words: Vec<Word> = words
         .into_iter()
         .map(|c| (c.id, c.event, c.status))
         .collect();
     assert_eq!(words, [(asked, "rac_0".into(), Some(Suspended))]);
-    assert_eq!(ann.pass(&words, at(20)).await, 1);
-    assert_eq!(ann.store.is_correction_waiting(asked).await, Ok(false));
-    assert_eq!(waits(&ann).await, Ok(false));
-    assert_eq!(ann.book.events["rac_0"].event.status, Suspended);
-    let by = log(&ann, "rac_0").await.pop().expect("a line");
+    assert_eq!(leader.pass(&words, at(20)).await, 1);
+    assert_eq!(leader.store.is_correction_waiting(asked).await, Ok(false));
+    assert_eq!(waits(&leader).await, Ok(false));
+    assert_eq!(leader.book.events["rac_0"].event.status, Suspended);
+    let by = log(&leader, "rac_0").await.pop().expect("a line");
     assert_eq!(
         by,
         (Some(Abandoned), Suspended, StatusSource::Correction, at(20))
     );
 
-    // The feed's next word counts again, from there; and the same word twice is written once.
+    // The next reported status counts again, and the same status twice is written once.
     day.pass(60);
     day.races[0].event.status = Completed;
-    ann.see(&day.snapshot()).await.expect("over");
-    assert_eq!(ann.book.events["rac_0"].event.status, Completed);
-    let same = ann
+    leader.see(&day.snapshot()).await.expect("over");
+    assert_eq!(leader.book.events["rac_0"].event.status, Completed);
+    let same = leader
         .store
         .request_correction(&"rac_0".into(), Completed)
         .await;
     let same = same.expect("on record").expect("known");
     assert_eq!(
-        ann.pass(&[(same, "rac_0".into(), Some(Completed))], at(90))
+        leader
+            .pass(&[(same, "rac_0".into(), Some(Completed))], at(90))
             .await,
         0
     );
-    assert_eq!(ann.store.is_correction_waiting(same).await, Ok(false));
-    assert_eq!(log(&ann, "rac_0").await.len(), 3);
+    assert_eq!(leader.store.is_correction_waiting(same).await, Ok(false));
+    assert_eq!(log(&leader, "rac_0").await.len(), 3);
 }
 
-async fn an_outbox_row_says_what_became_what(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn outbox_row_has_old_and_new_status(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(4, 1, 2);
-    ann.see(&day.snapshot()).await.expect("written");
+    leader.see(&day.snapshot()).await.expect("written");
     day.pass(10);
     day.set(0, 0, Some(offer(444)));
     day.races[0].event.status = EventStatus::Suspended;
     day.set(1, 1, Some(offer(250)));
     day.set(2, 0, None);
     day.races[3].event.venue = "Epsom".into();
-    let mut changes = ann.changes(&day.snapshot());
-    let committed = ann
+    let mut changes = leader.changes(&day.snapshot());
+    let committed = leader
         .store
-        .commit(&ann.lease, &super::home::cycle(2), &mut changes)
+        .commit(&leader.lease, &super::fixture::cycle(2), &mut changes)
         .await;
     let rows = committed.expect("it commits").told.expect("rows").rows;
     let text = |text: &Option<String>| text.clone().unwrap_or("-".into());
-    let told: Vec<[String; 3]> = rows
+    let reported: Vec<[String; 3]> = rows
         .iter()
         .map(|row| [text(&row.before), text(&row.after), text(&row.detail)])
         .collect();
     let was = r#"{"was":{"league_id":"GB","sport_id":"horse_racing","venue":"Ascot"}}"#;
     assert_eq!(
-        told,
+        reported,
         [
             ["upcoming", "suspended", "-"],
             ["1.61", "2.5", "-"],
@@ -246,28 +247,33 @@ async fn an_outbox_row_says_what_became_what(backend: Backend) {
     use ChangeKind::*;
     assert!(rows[0].kinds.iter().eq([&StatusChanged, &PriceChanged]));
     assert!(rows[3].kinds.iter().eq([&EventChanged]));
-    // As it stands in the table.
+    // As stored in the table.
     let stored = "SELECT coalesce(before, '-') || ' ' || coalesce(after, '-') || ' ' || coalesce(detail, '-')
                   FROM oddsd.outbox WHERE cycle_id = 2 ORDER BY outbox.id";
-    let told: Vec<String> = told.iter().map(|row| row.join(" ")).collect();
-    assert_eq!(home.look(stored).await, told);
-    ann.store.claim("ann", 100, LATER).await.expect("a claim");
+    let reported: Vec<String> = reported.iter().map(|row| row.join(" ")).collect();
+    assert_eq!(database.look(stored).await, reported);
+    leader
+        .store
+        .claim("leader", 100, LATER)
+        .await
+        .expect("a claim");
 }
 
-async fn the_log_leaves_with_its_event(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn status_log_is_deleted_with_its_event(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(2, 1, 1);
     day.races[1].event.starts_at = Some(at(90 * 86_400));
-    ann.see(&day.snapshot()).await.expect("written");
-    let asked = ann
+    leader.see(&day.snapshot()).await.expect("written");
+    let asked = leader
         .store
         .request_correction(&"rac_0".into(), EventStatus::Live)
         .await;
     let asked = asked.expect("on record").expect("known");
-    ann.pass(&[(asked, "rac_0".into(), Some(EventStatus::Live))], at(5))
+    leader
+        .pass(&[(asked, "rac_0".into(), Some(EventStatus::Live))], at(5))
         .await;
-    assert_eq!(home.count("transitions").await, 3);
+    assert_eq!(database.count("transitions").await, 3);
     let days = |n: u64| std::time::Duration::from_secs(n * 86_400);
     let keep = Retention {
         history: days(7),
@@ -275,30 +281,30 @@ async fn the_log_leaves_with_its_event(backend: Backend) {
     };
     // Corrections go by the clock of the database, which is long before the day of these races.
     let later = at(0) + TimeDelta::days(30);
-    let pruned = ann
+    let pruned = leader
         .store
-        .prune(&ann.lease, keep, later)
+        .prune(&leader.lease, keep, later)
         .await
         .expect("pruned");
     assert_eq!(pruned.events.len(), 1);
-    assert_eq!(home.count("transitions").await, 1);
-    assert_eq!(home.count("corrections").await, 0);
+    assert_eq!(database.count("transitions").await, 1);
+    assert_eq!(database.count("corrections").await, 0);
 }
 
-async fn open_events_are_those_that_are_listed_and_not_over(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn open_events_are_listed_and_not_final(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(6, 1, 1);
     day.races[1].event.status = EventStatus::Cancelled;
     day.races[2].event.starts_at = Some(at(60));
     day.races[3].event.starts_at = None;
     day.races[4].event.sport = "greyhounds".into();
-    ann.see(&day.snapshot()).await.expect("written");
+    leader.see(&day.snapshot()).await.expect("written");
     day.pass(10);
     day.races.remove(5);
-    ann.see(&day.snapshot()).await.expect("one is gone");
+    leader.see(&day.snapshot()).await.expect("one is gone");
     let ids = |sport: Option<&'static str>, league: Option<&'static str>| {
-        let store = ann.store.clone();
+        let store = leader.store.clone();
         async move {
             let found = store.open_events(sport, league).await.expect("events");
             let ids = found.value.iter().map(|event| event.id.to_string());
@@ -314,19 +320,19 @@ async fn open_events_are_those_that_are_listed_and_not_over(backend: Backend) {
     assert_eq!(ids(Some("horse_racing"), Some("' OR 1=1")).await, [""; 0]);
 }
 
-async fn steps_of_prices_reach_back_as_far_as_movers_need(backend: Backend) {
-    let home = backend.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn price_history_covers_the_movers_window(backend: Backend) {
+    let database = backend.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(2, 1, 1);
     day.races[1].event.status = EventStatus::Completed;
     day.set(0, 0, Some(offer(500)));
-    ann.see(&day.snapshot()).await.expect("written");
+    leader.see(&day.snapshot()).await.expect("written");
     for cents in [Some(450), Some(440), None, Some(400)] {
         day.pass(100);
         day.set(0, 0, cents.map(offer));
-        ann.see(&day.snapshot()).await.expect("written");
+        leader.see(&day.snapshot()).await.expect("written");
     }
-    let found = ann.store.price_steps(at(250)).await.expect("steps");
+    let found = leader.store.price_steps(at(250)).await.expect("steps");
     let steps: Vec<_> = found
         .iter()
         .map(|step| {

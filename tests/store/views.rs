@@ -2,22 +2,23 @@
 
 use oddsd::model::SelectionStatus;
 
-use super::home::{Backend, Daemon, Day, Home, decimal, offer};
+use super::fixture::{Backend, Daemon, Day, Home, decimal, offer};
 use oddsd::model::Offer;
 
-async fn shape(home: &Home, view: &str) -> Vec<String> {
-    home.look(&format!(
-        "SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
+async fn shape(database: &Home, view: &str) -> Vec<String> {
+    database
+        .look(&format!(
+            "SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
          WHERE attrelid = '{view}'::regclass AND attnum > 0 ORDER BY attnum"
-    ))
-    .await
+        ))
+        .await
 }
 
 #[tokio::test]
-async fn the_views_have_the_columns_and_types_that_people_read() {
-    let home = Backend::Postgres.fresh().await;
+async fn views_have_the_documented_columns() {
+    let database = Backend::Postgres.fresh().await;
     assert_eq!(
-        shape(&home, "ra_odds_live").await,
+        shape(&database, "ra_odds_live").await,
         [
             "id bigint",
             "race_id text",
@@ -54,7 +55,7 @@ async fn the_views_have_the_columns_and_types_that_people_read() {
         ]
     );
     assert_eq!(
-        shape(&home, "ra_odds_live_latest").await,
+        shape(&database, "ra_odds_live_latest").await,
         [
             "race_id text",
             "race_date date",
@@ -72,7 +73,7 @@ async fn the_views_have_the_columns_and_types_that_people_read() {
         ]
     );
     assert_eq!(
-        shape(&home, "ra_odds_statistics").await,
+        shape(&database, "ra_odds_statistics").await,
         [
             "fetch_timestamp timestamp with time zone",
             "race_id text",
@@ -87,7 +88,7 @@ async fn the_views_have_the_columns_and_types_that_people_read() {
         ]
     );
     assert_eq!(
-        shape(&home, "ra_bookmakers").await,
+        shape(&database, "ra_bookmakers").await,
         [
             "bookmaker_id text",
             "bookmaker_name text",
@@ -100,17 +101,17 @@ async fn the_views_have_the_columns_and_types_that_people_read() {
 
 /// The user of the tests is called like our schema, which is then first in its search path.
 #[tokio::test]
-async fn the_views_are_where_people_look() {
-    let home = Backend::Postgres.fresh().await;
-    assert_eq!(home.one("SELECT current_user::text").await, "oddsd");
+async fn views_are_in_the_search_path() {
+    let database = Backend::Postgres.fresh().await;
+    assert_eq!(database.one("SELECT current_user::text").await, "oddsd");
     let schemas = "SELECT DISTINCT schemaname::text FROM pg_views WHERE viewname LIKE 'ra_%'";
-    assert_eq!(home.look(schemas).await, ["public"]);
+    assert_eq!(database.look(schemas).await, ["public"]);
 }
 
 #[tokio::test]
-async fn only_what_is_offered_now_is_shown() {
-    let home = Backend::Postgres.fresh().await;
-    let mut ann = Daemon::start(&home.store, "ann").await;
+async fn views_show_only_current_offers() {
+    let database = Backend::Postgres.fresh().await;
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(3, 2, 2);
     day.set(0, 0, Some(Offer::decimal(decimal("1.952380952"))));
     day.price(0, 1).suspended = true;
@@ -118,18 +119,18 @@ async fn only_what_is_offered_now_is_shown() {
     day.races[0].event.facts.insert("field_size", "NR");
     day.races[1].event.facts.insert("field_size", "99999999999");
     day.set(1, 0, Some(Offer::decimal(decimal("123456789012"))));
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     day.pass(10);
     day.races[0].selections[1].status = SelectionStatus::NonRunner;
     day.set(1, 1, None);
     day.races.remove(2);
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     for view in ["ra_odds_live", "ra_odds_live_latest"] {
         let rows = format!(
             "SELECT concat_ws(' ', race_id, horse_name, bookmaker_name, odds_decimal, runners) FROM {view} ORDER BY 1"
         );
         assert_eq!(
-            home.look(&rows).await,
+            database.look(&rows).await,
             [
                 "rac_0 Runner 0 Bookie 0 1.952",
                 "rac_0 Runner 0 Bookie 1 1.610",
@@ -141,41 +142,43 @@ async fn only_what_is_offered_now_is_shown() {
         );
     }
     let status = "SELECT market_status FROM ra_odds_live WHERE bookmaker_id = 'bookie1' AND race_id = 'rac_0'";
-    assert_eq!(home.look(status).await, ["suspended"]);
+    assert_eq!(database.look(status).await, ["suspended"]);
     let cycle = "SELECT concat_ws(' ', races_count, horses_count, bookmakers_found, bookmaker_list, fetch_duration_ms)
                  FROM ra_odds_statistics ORDER BY fetch_timestamp LIMIT 1";
-    assert_eq!(home.look(cycle).await, ["2 9 2 {bet365,betfair} 41"]);
+    assert_eq!(database.look(cycle).await, ["2 9 2 {bet365,betfair} 41"]);
     assert_eq!(
-        home.look("SELECT bookmaker_id FROM ra_bookmakers ORDER BY 1")
+        database
+            .look("SELECT bookmaker_id FROM ra_bookmakers ORDER BY 1")
             .await,
         ["bookie0", "bookie1"]
     );
 }
 
 #[tokio::test]
-async fn nobody_writes_through_a_view_whatever_the_default_privileges() {
-    let home = Backend::Postgres.empty().await;
+async fn views_are_read_only_under_any_default_privileges() {
+    let database = Backend::Postgres.empty().await;
     let role = format!("web_{}", fastrand::u32(..));
-    home.meddle(&format!("CREATE ROLE {role}")).await;
-    home.meddle(&format!(
-        "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {role}"
-    ))
-    .await;
-    home.store.migrate(false).await.expect("migrated");
+    database.meddle(&format!("CREATE ROLE {role}")).await;
+    database
+        .meddle(&format!(
+            "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {role}"
+        ))
+        .await;
+    database.store.migrate(false).await.expect("migrated");
     let rights = format!(
         "SELECT DISTINCT privilege_type::text FROM information_schema.role_table_grants
          WHERE grantee = '{role}' AND table_name = 'ra_bookmakers'"
     );
-    assert_eq!(home.look(&rights).await, ["SELECT"]);
-    home.meddle(&format!("DROP OWNED BY {role}")).await;
-    home.meddle(&format!("DROP ROLE {role}")).await;
+    assert_eq!(database.look(&rights).await, ["SELECT"]);
+    database.meddle(&format!("DROP OWNED BY {role}")).await;
+    database.meddle(&format!("DROP ROLE {role}")).await;
 }
 
 #[tokio::test]
-async fn a_view_that_somebody_dropped_or_replaced_is_missed() {
-    let home = Backend::Postgres.fresh().await;
-    home.meddle("DROP VIEW ra_bookmakers").await;
-    let missing = home
+async fn views_dropped_or_replaced_are_detected() {
+    let database = Backend::Postgres.fresh().await;
+    database.meddle("DROP VIEW ra_bookmakers").await;
+    let missing = database
         .store
         .check_schema()
         .await
@@ -186,14 +189,16 @@ async fn a_view_that_somebody_dropped_or_replaced_is_missed() {
             .contains("ra_bookmakers is not the view"),
         "{missing}"
     );
-    home.store.migrate(false).await.expect("migrated");
-    home.store.check_schema().await.expect("fits");
-    let mut ann = Daemon::start(&home.store, "ann").await;
+    database.store.migrate(false).await.expect("migrated");
+    database.store.check_schema().await.expect("fits");
+    let mut leader = Daemon::start(&database.store, "leader").await;
     let mut day = Day::of(1, 1, 1);
     day.set(0, 0, Some(offer(200)));
-    ann.see(&day.snapshot()).await;
+    leader.see(&day.snapshot()).await;
     assert_eq!(
-        home.look("SELECT bookmaker_id FROM ra_bookmakers").await,
+        database
+            .look("SELECT bookmaker_id FROM ra_bookmakers")
+            .await,
         ["bookie0"]
     );
 }

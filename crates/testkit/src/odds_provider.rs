@@ -1,0 +1,129 @@
+//! A stand-in for The Odds API that sends queued replies, valid or broken, and records the requests.
+//! Feed tests and command tests use it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// The reaction to one request.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    Says {
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        body: String,
+    },
+    /// Announces more than it sends, then closes the connection.
+    BreaksOff,
+    /// Accepts the request and never answers.
+    Silent,
+}
+
+impl Reply {
+    pub fn says(status: u16, body: impl Into<String>) -> Self {
+        Self::Says {
+            status,
+            headers: Vec::new(),
+            body: body.into(),
+        }
+    }
+
+    pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        if let Self::Says { headers, .. } = &mut self {
+            headers.push((name, value.to_string()));
+        }
+        self
+    }
+}
+
+pub struct OddsProvider {
+    pub url: String,
+    state: Arc<Mutex<State>>,
+    server: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct State {
+    replies: VecDeque<Reply>,
+    asked: Vec<String>,
+}
+
+impl OddsProvider {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let state = Arc::new(Mutex::new(State::default()));
+        let server = tokio::spawn(serve(listener, state.clone()));
+        Self { url, state, server }
+    }
+
+    /// Queues a reply. A request without a queued reply gets 404.
+    pub fn next(&self, reply: Reply) {
+        self.state
+            .lock()
+            .expect("unpoisoned")
+            .replies
+            .push_back(reply);
+    }
+
+    /// Paths and queries of the requests so far.
+    pub fn asked(&self) -> Vec<String> {
+        self.state.lock().expect("unpoisoned").asked.clone()
+    }
+}
+
+impl Drop for OddsProvider {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
+    let mut silent = Vec::new();
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let Some(asked) = request(&mut stream).await else {
+            continue;
+        };
+        let reply = {
+            let mut state = state.lock().expect("unpoisoned");
+            state.asked.push(asked);
+            state.replies.pop_front()
+        };
+        let answer = match reply.unwrap_or_else(|| Reply::says(404, "{}")) {
+            Reply::Says {
+                status,
+                headers,
+                body,
+            } => {
+                let headers: String = headers
+                    .iter()
+                    .map(|(name, value)| format!("{name}: {value}\r\n"))
+                    .collect();
+                format!(
+                    "HTTP/1.1 {status} Reply\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n{body}",
+                    body.len()
+                )
+            }
+            Reply::BreaksOff => "HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n[{\"id\":".into(),
+            Reply::Silent => {
+                silent.push(stream);
+                continue;
+            }
+        };
+        let _ = stream.write_all(answer.as_bytes()).await;
+        let _ = stream.shutdown().await;
+    }
+}
+
+/// The request's path and query.
+async fn request(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    let head = String::from_utf8(head).ok()?;
+    Some(head.split(' ').nth(1)?.to_owned())
+}

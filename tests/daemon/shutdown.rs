@@ -1,0 +1,158 @@
+//! Tests of the daemon's shutdown: work under way is finished, the rest is reported in the log and the
+//! exit code.
+
+use tokio::net::TcpStream;
+
+use super::Town;
+use super::fixture::{HASTY, INVALIDATED, get};
+use crate::harness::daemon::Daemon;
+use oddsd_testkit::eventually;
+use oddsd_testkit::proxy::{Proxy, Wire};
+
+/// Waits until new connections are refused: the signal has arrived.
+async fn until_closed(url: &str) {
+    let address = url.strip_prefix("http://").expect("a URL");
+    eventually(
+        "the listener is closed",
+        async || match TcpStream::connect(address).await {
+            Ok(_) => Err("open"),
+            Err(_) => Ok(()),
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn shutdown_during_a_commit_finishes_it_and_its_removals() {
+    let (mut stack, mut card) = Town::racing().await;
+    let (proxy, url) = Proxy::before_url(&stack.database).await;
+    stack.settings = stack.settings.with("DATABASE_URL", url);
+    let mut daemon = stack.run();
+    let url = daemon.url().await;
+    daemon.says(INVALIDATED).await;
+    // The statement that settles the first removal mentions prices, too.
+    stack.settled().await;
+    stack.put_foreign("stale").await;
+    // The commit's answer is on its way when the signal comes.
+    proxy.set(Wire::HoldAnswerTo("price_changed"));
+    card.set_price("4.5");
+    stack.serve(&card);
+    proxy.until_held().await;
+    daemon.signal("-TERM");
+    daemon.signal("-TERM");
+    until_closed(&url).await;
+    proxy.set(Wire::Pass);
+    let ended = daemon.ends().await.expect(0);
+    assert_eq!(ended.count("event=daemon.stopped"), 1, "{}", ended.text());
+    let finished = ended.count("Cycle complete: 1 updated");
+    assert_eq!(finished, 1, "{}", ended.text());
+    stack.is_right(&card).await;
+    assert_eq!(stack.cached().await, None);
+    assert_eq!(stack.outbox().await, 0);
+    let held = "SELECT count(*) FROM oddsd.leases WHERE expires_at > now()";
+    assert_eq!(stack.number(held).await, 0, "the lease is free");
+}
+
+#[tokio::test]
+async fn shutdown_answers_requests_in_flight() {
+    let (mut stack, _card) = Town::racing().await;
+    let (proxy, url) = Proxy::before_url(&stack.database).await;
+    stack.settings = stack
+        .settings
+        .with("DATABASE_URL", url)
+        .with("CACHE_ENABLED", "false");
+    let mut daemon = stack.run();
+    let url = daemon.url().await;
+    daemon.says("inserted=48").await;
+    daemon.says("Cycle complete").await;
+    // While nothing changes, only a reader names a race to the database.
+    proxy.set(Wire::HoldAnswerTo("rac_0"));
+    let prices = format!("{url}/v1/events/rac_0/prices");
+    let reading = tokio::spawn(async move { get(&prices).await });
+    proxy.until_held().await;
+    daemon.signal("-TERM");
+    until_closed(&url).await;
+    proxy.set(Wire::Pass);
+    let ended = daemon.ends().await.expect(0);
+    assert_eq!(ended.count("event=http.cut_off"), 0, "{}", ended.text());
+    assert_eq!(reading.await.expect("a reader").status, 200);
+}
+
+#[tokio::test]
+async fn run_ends_after_its_configured_duration() {
+    let (stack, card) = Town::racing().await;
+    stack.once().await.expect(0);
+    // The number of cycles in a second depends on the machine.
+    let ended = Daemon::start(&stack.settings, &["run", "--for", "1s"])
+        .ends()
+        .await
+        .expect(0);
+    assert_eq!(ended.count("event=daemon.stopped"), 1, "{}", ended.text());
+    stack.is_right(&card).await;
+    assert_eq!(stack.outbox().await, 0);
+}
+
+#[tokio::test]
+async fn shutdown_is_bounded_while_the_cache_hangs_and_keeps_removals() {
+    let (mut stack, mut card) = Town::racing().await;
+    stack.settings = stack.settings.with("CACHE_TIMEOUT_MS", HASTY);
+    let mut daemon = stack.run();
+    daemon.says(INVALIDATED).await;
+    stack.redis.pause();
+    card.set_price("4.5");
+    stack.serve(&card);
+    daemon.says("Cycle complete: 1 updated").await;
+    daemon.stop().await.expect(0);
+    assert_eq!(stack.outbox().await, 1);
+    stack.redis.resume();
+    stack.is_right(&card).await;
+}
+
+#[tokio::test]
+async fn cron_schedule_polls_and_retries_a_failed_poll() {
+    let (stack, mut card) = Town::racing().await;
+    let mut daemon = Daemon::start(&stack.settings, &["run", "--cron", "* * * * * *"]);
+    daemon.says("inserted=48").await;
+    for price in ["4.5", "5.5"] {
+        card.set_price(price);
+        stack.serve(&card);
+        daemon.says("Cycle complete: 1 updated").await;
+    }
+    daemon.stop().await.expect(0);
+    stack.is_right(&card).await;
+}
+
+/// Only the number of single-race and whole-card requests counts here.
+#[tokio::test]
+async fn due_races_are_polled_alone() {
+    let (mut stack, mut card) = Town::racing().await;
+    // One race starts in forty minutes; the others are tomorrow's.
+    let off = chrono::Utc::now() + chrono::TimeDelta::minutes(40);
+    let day = off.with_timezone(&chrono_tz::Europe::London).date_naive();
+    card.races[0]["date"] = serde_json::json!(day.to_string());
+    card.races[0]["off_dt"] = serde_json::json!(off.to_rfc3339());
+    stack.serve(&card);
+    stack.settings = stack
+        .settings
+        .with("CADENCE", "60=1s,*=900s")
+        .with("WHOLE_CARD_SECONDS", "900");
+    let mut daemon = stack.run();
+    daemon.says("inserted=48").await;
+    for price in ["4.5", "5.5", "6.5"] {
+        card.set_price(price);
+        stack.serve(&card);
+        let line = daemon.says("Cycle complete: 1 updated").await;
+        assert!(line.contains("| 1 races | 3 horses |"), "{line}");
+    }
+    daemon.stop().await.expect(0);
+    stack.is_right(&card).await;
+    let requests = stack.provider.requests();
+    let whole = requests
+        .iter()
+        .filter(|seen| seen.path == "/racecards/pro")
+        .count();
+    assert_eq!(whole, 2, "the card of today and of tomorrow, once");
+    let alone = requests.iter().filter(|seen| seen.path != "/racecards/pro");
+    let mut alone = alone.map(|seen| seen.path.as_str());
+    assert!(alone.all(|path| path == "/racecards/rac_0/pro"));
+}

@@ -1,0 +1,258 @@
+//! Tests of the provider's failures: each maps to its error kind, gives advice, and shows no secret.
+
+use std::time::Duration;
+
+use oddsd::feed::http::{Auth, HttpDoor, MAX_BODY, Provider, Request};
+use oddsd::feed::racing_api::RacingApi;
+use oddsd::feed::{Ask, FeedError};
+use oddsd::model::Scope;
+
+use super::{now, race};
+use crate::harness::racing::feed_settings;
+use oddsd_testkit::racing_provider::{Fault, PASSWORD, RacingProvider};
+
+async fn provider_with_races() -> RacingProvider {
+    let provider = RacingProvider::start().await;
+    provider.serve_cards((1..=4).map(|n| race(&format!("rac_{n}"))).collect());
+    provider
+}
+
+/// The error of a fetch with this fault.
+async fn failure(fault: Fault, deadline: Duration) -> FeedError {
+    let provider = provider_with_races().await;
+    provider.fault(fault.clone()).await;
+    let mut settings = feed_settings(&provider);
+    settings.deadline = deadline;
+    let mut feed = RacingApi::new(settings).expect("valid settings");
+    match feed.fetch(&Ask::Everything, now()).await {
+        Ok(fetched) => panic!("{fault:?} gave an answer: {:?}", fetched.snapshot.scope),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn faults_have_their_error_kind_and_advice_and_no_secret() {
+    let patient = Duration::from_secs(20);
+    let hasty = Duration::from_millis(200);
+    let cases = [
+        (Fault::Refuse, patient, "unreachable", "check the network"),
+        (
+            Fault::Unauthorized,
+            patient,
+            "unauthorized",
+            "check RACING_API_USERNAME and RACING_API_PASSWORD",
+        ),
+        (
+            Fault::Forbidden,
+            patient,
+            "unauthorized",
+            "Pro plan required",
+        ),
+        (Fault::NotFound, patient, "not_found", "answered 404"),
+        (
+            Fault::Unprocessable,
+            patient,
+            "bad_request",
+            "invalid date format",
+        ),
+        (Fault::Status(418), patient, "bad_request", "answered 418"),
+        (
+            Fault::TooMany { retry_after: None },
+            patient,
+            "rate_limited",
+            "lower the request rate",
+        ),
+        (Fault::Status(500), patient, "server_error", "answered 500"),
+        (
+            Fault::Status(503),
+            patient,
+            "server_error",
+            "ask again later",
+        ),
+        (Fault::Html, patient, "bad_answer", "HTML instead of JSON"),
+        (Fault::Truncated, patient, "bad_answer", "cannot be read"),
+        (
+            Fault::WrongShape,
+            patient,
+            "bad_answer",
+            "no \"racecards\", but results, total",
+        ),
+        (
+            Fault::Redirect,
+            patient,
+            "bad_answer",
+            "redirect to elsewhere.example",
+        ),
+        (
+            Fault::DeepJson,
+            patient,
+            "bad_answer",
+            "no readable race among",
+        ),
+        (
+            Fault::ShortPage,
+            patient,
+            "bad_answer",
+            "an empty page after 2 of 4 races",
+        ),
+        (
+            Fault::DropConnection,
+            patient,
+            "unreachable",
+            "broke off in the middle",
+        ),
+        (
+            Fault::Hang,
+            hasty,
+            "unreachable",
+            "no complete answer within 200 ms",
+        ),
+        (
+            Fault::SlowDrip,
+            hasty,
+            "unreachable",
+            "no complete answer within 200 ms",
+        ),
+        (
+            Fault::Bomb,
+            patient,
+            "too_large",
+            "100 times the compressed size",
+        ),
+        (
+            Fault::Oversize,
+            patient,
+            "too_large",
+            "sent more than 16777216 bytes in one row",
+        ),
+    ];
+    for (fault, deadline, outcome, advice) in cases {
+        let error = failure(fault.clone(), deadline).await;
+        let reported = error.to_string();
+        assert_eq!(error.outcome(), outcome, "{fault:?}: {reported}");
+        assert!(reported.contains(advice), "{fault:?} says: {reported}");
+        assert!(
+            reported.lines().count() == 1 && reported.len() < 500,
+            "{fault:?} says: {reported}"
+        );
+        for secret in [PASSWORD, "Basic", "uthorization", "b2Rkc2Q", "date=2025"] {
+            let all = format!("{reported} {error:?}");
+            assert!(
+                !all.contains(secret),
+                "{fault:?} gives away {secret}: {all}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn status_429_gives_the_time_to_wait() {
+    let cases = [
+        (Some("7"), Some(Duration::from_secs(7))),
+        (Some("Fri, 01 Jan 1999 00:00:00 GMT"), Some(Duration::ZERO)),
+        (Some("later"), None),
+        (None, None),
+    ];
+    for (sent, expected) in cases {
+        let fault = Fault::TooMany { retry_after: sent };
+        match failure(fault, Duration::from_secs(20)).await {
+            FeedError::RateLimited { retry_after, .. } => assert_eq!(retry_after, expected),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn recovered_provider_is_read_again() {
+    let provider = provider_with_races().await;
+    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
+    for fault in [Fault::Refuse, Fault::Status(500), Fault::DropConnection] {
+        provider.fault(fault).await;
+        assert!(feed.fetch(&Ask::Everything, now()).await.is_err());
+        provider.clear().await;
+        let fetched = feed
+            .fetch(&Ask::Everything, now())
+            .await
+            .expect("it is back");
+        assert_eq!(fetched.snapshot.events.len(), 4);
+    }
+}
+
+#[tokio::test]
+async fn empty_and_half_cards_are_valid_answers() {
+    let provider = provider_with_races().await;
+    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
+    for (fault, races) in [(Fault::EmptyCards, 0), (Fault::HalfCards, 2)] {
+        provider.fault(fault).await;
+        let fetched = feed
+            .fetch(&Ask::Everything, now())
+            .await
+            .expect("an answer");
+        assert_eq!(fetched.snapshot.events.len(), races);
+        assert!(matches!(fetched.snapshot.scope, Scope::Days { .. }));
+    }
+}
+
+#[tokio::test]
+async fn invalid_settings_are_refused_before_a_request() {
+    let provider = RacingProvider::start().await;
+    let good = feed_settings(&provider);
+    assert!(!format!("{good:?}").contains(PASSWORD));
+    let mut plain_http = good.clone();
+    plain_http.base_url = "http://api.theracingapi.com/v1".into();
+    let mut no_rate = good.clone();
+    no_rate.races_per_second = 0.0;
+    let mut large_page = good.clone();
+    large_page.page_limit = 501;
+    let mut no_days = good;
+    no_days.days = 0;
+    for (settings, says) in [
+        (plain_http, "https://"),
+        (no_rate, "a rate of 0"),
+        (large_page, "1 to 500"),
+        (no_days, "0 days"),
+    ] {
+        let error = RacingApi::new(settings).err().expect("refused").to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn key_in_the_query_is_sent_and_never_printed() {
+    let provider = provider_with_races().await;
+    let base = provider.base_url().parse().expect("a URL");
+    let words = Provider {
+        name: "The Provider",
+        credentials: "SOME_KEY",
+        deadline: Duration::from_secs(20),
+    };
+    let door = HttpDoor::new(words, &base).expect("a client");
+    let key = PASSWORD.to_owned().into();
+    let auth = Auth::Query {
+        name: "apiKey",
+        key: &key,
+    };
+    // The stand-in requires Basic credentials: each request fails, and the key was sent with it.
+    for fault in [Fault::Status(200), Fault::Refuse] {
+        provider.fault(fault).await;
+        let request = Request {
+            url: base.clone(),
+            auth,
+            known: None,
+            max_body: MAX_BODY,
+        };
+        let error = door.get(request, now()).await;
+        let error = error.expect_err("refused");
+        let reported = format!("{error} {error:?}");
+        assert!(
+            !reported.contains(PASSWORD) && !reported.contains("apiKey"),
+            "{reported}"
+        );
+        assert!(
+            reported.contains("The Provider at 127.0.0.1/v1"),
+            "{reported}"
+        );
+    }
+    let query = &provider.requests()[0].query;
+    assert_eq!(*query, format!("apiKey={PASSWORD}"));
+}

@@ -19,7 +19,7 @@ use super::rows::{self, Columns};
 use super::{Result, Store, StoreError, postgres, run_detached, sqlite};
 use crate::model::View;
 
-/// What SQLite has in place of a piece of Postgres's SQL. SQLite keeps times in microseconds, lists in
+/// Pieces of the SQL of Postgres, and their form on SQLite. SQLite keeps times in microseconds, lists in
 /// JSON, and one schema a file.
 const REWRITES: [(&str, &str); 12] = [
     ("oddsd.", ""),

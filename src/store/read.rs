@@ -149,7 +149,8 @@ impl Store {
             ),
             "",
         );
-        let head = connection.fetch(head, &args![event.as_str()]).await?;
+        let key = args![event.as_str()];
+        let head = connection.fetch(head, &key).await?;
         let (view, mut known) = split_snapshot(head, "key")?;
         let Some(head) = known.next() else {
             return Ok(Viewed { view, value: None });

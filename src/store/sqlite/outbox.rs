@@ -128,7 +128,8 @@ async fn insert(
     after: Duration,
 ) -> Result<i64> {
     let sql = "INSERT INTO outbox (kinds, keys, created_at, due_at) VALUES ($1, $2, now(), now() + $3) RETURNING id";
-    let inserted = sqlite_query(sql, &args![kinds, keys, after]).fetch_one(tx);
+    let args = args![kinds, keys, after];
+    let inserted = sqlite_query(sql, &args).fetch_one(tx);
     inserted.await.map_err(map_error)?.int("id")
 }
 

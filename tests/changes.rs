@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::store::fixture::{Backend, Home, open};
 use crate::harness::daemon::{Daemon, Settings};
 use oddsd_testkit::proxy::{Proxy, Wire};
-use crate::world::{PATIENCE, eventually};
+use oddsd_testkit::{WAIT_LIMIT as PATIENCE, eventually};
 
 const TOKEN: &str = "ReportCanary-9f2";
 

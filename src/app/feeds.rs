@@ -5,12 +5,14 @@ use std::time::Duration;
 use anyhow::bail;
 use secrecy::{ExposeSecret, SecretString};
 
+#[cfg(feature = "simulator")]
 use super::SIMULATED;
 use crate::clock::Clock;
 use crate::config::{BadSetting, FeedKind, Settings};
 use crate::feed::Feed;
 use crate::feed::odds_api::{self, OddsApi};
 use crate::feed::racing_api::{RacingApi, RacingApiSettings};
+#[cfg(feature = "simulator")]
 use crate::feed::simulator::{RaceDay, Simulator};
 
 /// A secret that is set: hosting panels store an unset one as an empty text.
@@ -25,6 +27,10 @@ pub fn feed(settings: &Settings, clock: &Clock) -> anyhow::Result<Feed> {
     feed_with(settings, clock, false)
 }
 
+#[cfg_attr(
+    not(feature = "simulator"),
+    expect(unused_variables, reason = "only the simulator needs the clock")
+)]
 fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::Result<Feed> {
     let args = &settings.feed;
     let named = |value: &Vec<String>| {
@@ -86,6 +92,7 @@ fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::R
             };
             Ok(Feed::OddsApi(Box::new(OddsApi::new(settings)?)))
         }
+        #[cfg(feature = "simulator")]
         FeedKind::Simulator => {
             let day = clock
                 .now()
@@ -94,6 +101,11 @@ fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::R
             let day = RaceDay::new(args.simulator_seed, day, SIMULATED);
             Ok(Feed::Simulator(Box::new(Simulator::new(day))))
         }
+        #[cfg(not(feature = "simulator"))]
+        FeedKind::Simulator => bail!(BadSetting(
+            "this build leaves the simulator out; build with the feature `simulator`, or choose another FEED"
+                .into()
+        )),
         FeedKind::Betfair => bail!(BadSetting(
             "betfair streams come from recordings: `oddsd replay FILE --feed betfair`".into()
         )),

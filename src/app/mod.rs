@@ -22,6 +22,7 @@ use crate::cache::{Cache, Reader};
 use crate::clock::{Clock, CronTicker};
 use crate::config::{BadSetting, Listen, Settings};
 use crate::feed::Feed;
+#[cfg(feature = "simulator")]
 use crate::feed::simulator::Size;
 use crate::key::Key;
 use crate::leader::Leader;
@@ -46,6 +47,7 @@ const ONCE_TRIES: u32 = 3;
 /// Keys that wait to be loaded again; a key beyond them is loaded by its next reader.
 const WARM_QUEUE: usize = 64;
 /// The size of the provider's real days.
+#[cfg(feature = "simulator")]
 const SIMULATED: Size = Size {
     races: 57,
     bookmakers: 28,

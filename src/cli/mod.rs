@@ -4,6 +4,7 @@
 pub mod bench;
 mod check;
 mod correct;
+#[cfg(feature = "simulator")]
 mod demo;
 mod freshness;
 mod invalidate;
@@ -50,7 +51,11 @@ const BAD_CONFIGURATION: u8 = 78;
 #[command(
     name = "oddsd",
     version,
-    after_help = "Start with `oddsd demo`: no keys, no servers, no network. Every setting: `oddsd --help`."
+    after_help = if cfg!(feature = "simulator") {
+        "Start with `oddsd demo`: no keys, no servers, no network. Every setting: `oddsd --help`."
+    } else {
+        "Every setting: `oddsd --help`."
+    }
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -66,6 +71,7 @@ pub enum Command {
     /// Run one cycle, for an external cron.
     Once,
     /// Show price changes on a simulated race day, from feed to reader. Needs no servers.
+    #[cfg(feature = "simulator")]
     Demo(demo::DemoArgs),
     /// Check settings, database, cache, feed and clock; print a fix for each failure.
     Check(check::CheckArgs),
@@ -119,6 +125,7 @@ pub async fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => Box::pin(run::run(settings, &args)).await,
         Command::Once => Box::pin(run::once(settings)).await,
+        #[cfg(feature = "simulator")]
         Command::Demo(args) => Box::pin(demo::demo(settings, &args)).await,
         Command::Check(args) => Box::pin(check::check(settings, &args)).await,
         Command::Replay(args) => Box::pin(replay::replay(settings, &args)).await,

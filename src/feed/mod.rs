@@ -3,6 +3,7 @@
 //!
 //! A failed response is an error, never an empty snapshot: only a well-formed answer can say "no races today".
 
+#[cfg(feature = "betfair")]
 pub mod betfair;
 pub mod http;
 mod json;
@@ -11,6 +12,7 @@ pub mod odds_api;
 pub mod racing_api;
 pub mod recording;
 pub mod replay;
+#[cfg(feature = "simulator")]
 pub mod simulator;
 
 use std::time::Duration;
@@ -22,6 +24,7 @@ use crate::model::{EventId, Look, Snapshot};
 use odds_api::OddsApi;
 use racing_api::RacingApi;
 use replay::Replay;
+#[cfg(feature = "simulator")]
 use simulator::Simulator;
 use strum::IntoStaticStr;
 use thiserror::Error;
@@ -32,6 +35,7 @@ use thiserror::Error;
 pub enum Feed {
     RacingApi(Box<RacingApi>),
     OddsApi(Box<OddsApi>),
+    #[cfg(feature = "simulator")]
     Simulator(Box<Simulator>),
     Replay(Box<Replay>),
 }
@@ -48,6 +52,7 @@ impl Feed {
         match self {
             Self::RacingApi(feed) => feed.read(ask, now, to).await,
             Self::OddsApi(feed) => feed.read(ask, now, to).await,
+            #[cfg(feature = "simulator")]
             Self::Simulator(feed) => feed.read(ask, now, to).await,
             Self::Replay(feed) => feed.read(ask, now, to).await,
         }
@@ -67,7 +72,7 @@ impl Feed {
 
     /// Whether the provider has a call for one event that costs less than the whole answer.
     pub fn has_one_race_calls(&self) -> bool {
-        matches!(self, Self::RacingApi(_) | Self::Simulator(_))
+        !matches!(self, Self::OddsApi(_) | Self::Replay(_))
     }
 }
 

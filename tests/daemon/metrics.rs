@@ -9,7 +9,7 @@ use super::Town;
 use super::town::{INVALIDATED, get};
 use crate::harness::program::Oddsd;
 use crate::harness::daemon::Daemon;
-use crate::world::eventually;
+use oddsd_testkit::eventually;
 
 /// A parsed page of metrics. The parser is strict: each sample belongs to the family that was announced just
 /// before it, once, with help and type.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Town;
 use super::town::{Answer, INVALIDATED, ask, first_price, get};
-use crate::world::eventually;
+use oddsd_testkit::eventually;
 
 const CARD: &str = "/v1/races/by-stage";
 

@@ -12,12 +12,12 @@ use clap::{Args, ValueEnum};
 use parsers::{fraction, listen, rate, timezone};
 use secrecy::SecretString;
 
-use crate::cache::CacheSettings;
-use crate::feed::odds_api::OddsFormat;
 use crate::log::LogFormat;
 use crate::poller::IngestSettings;
-use crate::schedule::{Cadence, Plan};
-use crate::store::{Retention, StoreSettings, Tls};
+use oddsd_cache::CacheSettings;
+use oddsd_core::schedule::{Cadence, Plan};
+use oddsd_feeds::odds_api::OddsFormat;
+use oddsd_store::{Retention, StoreSettings, Tls};
 pub use rules::RulesArgs;
 
 /// An invalid setting with its fix. The program ends with exit code 78.

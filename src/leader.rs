@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::live::{Activity, Live};
-use crate::store::{Acquired, Checks, Lease, Store, StoreError};
+use oddsd_store::{Acquired, Checks, Lease, Store, StoreError};
 
 /// Renewals within one lease: two may fail before it expires.
 const RENEWALS: u32 = 3;

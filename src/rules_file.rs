@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::rules::{BadRules, Fault, Rules};
+use oddsd_core::rules::{BadRules, Fault, Rules};
 
 /// The whole text is read each time: a file swapped by rename has another inode and other times, and a rules file
 /// has only a few kilobytes.

@@ -9,11 +9,11 @@ use oddsd::audit::{
     self, AuditOutcome, Audited, Auditor, CHECK_OFFSETS, Canary, Cause, ProbeResult, Report,
     SampleRate,
 };
-use oddsd::cache::{Cache, CacheSettings, Loaded, Policy, Reader};
-use oddsd::key::Key;
 use oddsd::relay::{Relay, RelayOutcome};
 use oddsd::rules_file::Rulebook;
-use oddsd::store::{Claim, Commit, Poke, Purpose, Store, Told};
+use oddsd_cache::{Cache, CacheSettings, Loaded, Policy, Reader};
+use oddsd_core::key::Key;
+use oddsd_store::{Claim, Commit, Poke, Purpose, Store, Told};
 use tokio::sync::mpsc;
 
 use crate::store::fixture::{Backend, Home};

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use oddsd::cache::{Bytes, Cache, CacheSettings, Entry, Filled, Lease, Life, Taken, Targets};
-use oddsd::key::{Key, Tag};
-use oddsd::model::View;
+use oddsd_cache::{Bytes, Cache, CacheSettings, Entry, Filled, Lease, Life, Taken, Targets};
+use oddsd_core::key::{Key, Tag};
+use oddsd_core::model::View;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 

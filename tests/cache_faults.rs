@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oddsd::cache::{Cache, CacheError, CacheSettings, Filled, Taken, Targets};
-use oddsd::key::Key;
-use oddsd::model::View;
+use oddsd_cache::{Cache, CacheError, CacheSettings, Filled, Taken, Targets};
+use oddsd_core::key::Key;
+use oddsd_core::model::View;
 
 use crate::cache::{body, entry, fill, floor, key, lease, open, open_redis, put, take};
 use oddsd_testkit::eventually;

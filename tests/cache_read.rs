@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use oddsd::cache::{
+use oddsd_cache::{
     Cache, CacheSettings, Level, Loaded, Policy, READ_BUDGET, ReadError, ReadState, Reader, Served,
     Targets,
 };
-use oddsd::key::Tag;
-use oddsd::model::View;
+use oddsd_core::key::Tag;
+use oddsd_core::model::View;
 use tokio::sync::Notify;
 
 use crate::cache::{TTL, floor, key, open, open_redis, put};

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use oddsd::cache::{
+use oddsd_cache::{
     Cache, CacheSettings, Entry, Filled, Level, Loaded, Policy, ReadState, Reader, Removed, Served,
     Taken, Targets,
 };
-use oddsd::model::View;
+use oddsd_core::model::View;
 
 use crate::cache::{Backend, TTL, body, entry, fill, floor, key, lease, on_every_backend, open};
 use oddsd_testkit::redis::RedisServer;

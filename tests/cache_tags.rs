@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oddsd::cache::{
+use oddsd_cache::{
     Bytes, Cache, CacheError, CacheSettings, Entry, Filled, Removed, Taken, Target, Targets,
 };
-use oddsd::key::{Key, Tag};
-use oddsd::model::{EventId, View};
+use oddsd_core::key::{Key, Tag};
+use oddsd_core::model::{EventId, View};
 
 use crate::cache::{
     Backend, TTL, body, entry, floor, key, on_every_backend, open, open_redis, put,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use oddsd::cache::{CacheError, CacheSettings};
+use oddsd_cache::{CacheError, CacheSettings};
 
 use crate::cache::{open, open_upstash};
 use crate::cache_faults::{CANARY, refused, remove};

@@ -3,18 +3,18 @@
 
 use std::sync::{Arc, LazyLock};
 
-use oddsd::cache::{Cache, Reader};
 use oddsd::clock::Clock;
 use oddsd::http::{self, Face};
 use oddsd::live::Live;
+use oddsd_cache::{Cache, Reader};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::fixture::{Backend, Home, open};
 use crate::harness::daemon::{Daemon, Settings};
+use crate::store::fixture::{Backend, Home, open};
 use oddsd_testkit::proxy::{Proxy, Wire};
 use oddsd_testkit::{WAIT_LIMIT as PATIENCE, eventually};
 
@@ -41,7 +41,7 @@ impl ReportApi {
         Self::serve(home, store, Some(TOKEN)).await
     }
 
-    async fn serve(home: Home, store: oddsd::store::Store, token: Option<&str>) -> Self {
+    async fn serve(home: Home, store: oddsd_store::Store, token: Option<&str>) -> Self {
         let (bell, stop) = (Arc::new(Notify::new()), CancellationToken::new());
         let state = Face {
             rules: oddsd::rules_file::Rulebook::builtin(),

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use chrono::DateTime;
-use oddsd::key::Key;
 use oddsd::live::{Activity, Live, ReadOutcome};
 use oddsd::log::{FieldValue, LOG_EVENTS, LogFormat, LogLayer, LogRecord, format_record};
-use oddsd::model::{Counts, EventStatus, StatusSource};
+use oddsd_core::key::Key;
+use oddsd_core::model::{Counts, EventStatus, StatusSource};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 use tracing_subscriber::layer::SubscriberExt;

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use oddsd::feed::odds_api::{OddsApi, OddsFormat, Quota, Settings, parse_odds};
-use oddsd::feed::replay::Replay;
-use oddsd::feed::{Ask, Feed, FeedError};
-use oddsd::model::{EventId, Scope};
+use oddsd_core::model::{EventId, Scope};
+use oddsd_feeds::odds_api::{OddsApi, OddsFormat, Quota, Settings, parse_odds};
+use oddsd_feeds::replay::Replay;
+use oddsd_feeds::{Ask, Feed, FeedError};
 use secrecy::SecretString;
 
 use crate::harness::event_sink::Taker;

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use oddsd::model::ChangeKind;
-use oddsd::rules::{REASONS, Rules, Then};
+use oddsd_core::model::ChangeKind;
+use oddsd_core::rules::{REASONS, Rules, Then};
 use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
 const SCHEMA: &str = include_str!("../deploy/rules.schema.json");
 const EXAMPLE: &str = include_str!("../deploy/rules.toml");
-const BUILT_IN: &str = include_str!("../src/rules/default.toml");
+const BUILT_IN: &str = include_str!("../crates/core/src/rules/default.toml");
 
 fn schema() -> Value {
     serde_json::from_str(SCHEMA).expect("JSON")

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use oddsd::clock::CronTicker;
-use oddsd::schedule::{Backoff, Cadence, Cron, DuePoll, FailureKind, Plan, TrackedRace, next_poll};
+use oddsd_core::schedule::{
+    Backoff, Cadence, Cron, DuePoll, FailureKind, Plan, TrackedRace, next_poll,
+};
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 

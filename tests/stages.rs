@@ -1,8 +1,8 @@
 //! Tests of the answer cached under `races:by-stage:v1`: its fields, its order and its odds.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use oddsd::model::{EventStatus, SelectionStatus};
-use oddsd::stage::{OddsRow, RaceRow, RunnerRow, Stage, payload};
+use oddsd_core::model::{EventStatus, SelectionStatus};
+use oddsd_core::stage::{OddsRow, RaceRow, RunnerRow, Stage, payload};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 

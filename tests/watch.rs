@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use oddsd::key::Key;
-use oddsd::model::{ChangeKind, Reported};
-use oddsd::store::{Asked, Installed, StoreError};
+use oddsd_core::key::Key;
+use oddsd_core::model::{ChangeKind, Reported};
+use oddsd_store::{Asked, Installed, StoreError};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use tokio::sync::Notify;

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use oddsd::feed::betfair::MarketStream;
+use oddsd_feeds::betfair::MarketStream;
 
 fuzz_target!(|text: &str| {
     let mut stream = MarketStream::default();

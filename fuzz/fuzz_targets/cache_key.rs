@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use oddsd::key::{Heard, Key, Tag};
+use oddsd_core::key::{Heard, Key, Tag};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Some(key) = Key::from_bytes(bytes) {

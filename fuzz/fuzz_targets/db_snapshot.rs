@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use oddsd::model::View;
+use oddsd_core::model::View;
 
 fuzz_target!(|text: &str| {
     let mut parts = text.splitn(2, '\n');

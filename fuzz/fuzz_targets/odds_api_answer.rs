@@ -5,7 +5,7 @@
 
 use chrono::DateTime;
 use libfuzzer_sys::fuzz_target;
-use oddsd::feed::odds_api::{OddsFormat, parse_odds};
+use oddsd_feeds::odds_api::{OddsFormat, parse_odds};
 
 fuzz_target!(|body: &str| {
     for format in [OddsFormat::American, OddsFormat::Decimal] {

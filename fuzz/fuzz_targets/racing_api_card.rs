@@ -4,7 +4,7 @@
 
 use chrono::DateTime;
 use libfuzzer_sys::fuzz_target;
-use oddsd::feed::racing_api::parse_cards;
+use oddsd_feeds::racing_api::parse_cards;
 
 fuzz_target!(|body: &str| {
     if let Ok(parsed) = parse_cards(body, DateTime::UNIX_EPOCH) {

@@ -5,8 +5,8 @@
 use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
-use oddsd::feed::recording::Recording;
-use oddsd::feed::replay::Replay;
+use oddsd_feeds::recording::Recording;
+use oddsd_feeds::replay::Replay;
 
 fuzz_target!(|file: &[u8]| {
     let recording = Recording::from_reader("fuzz", Cursor::new(file.to_vec()));

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use oddsd::rules::Rules;
+use oddsd_core::rules::Rules;
 
 fuzz_target!(|text: &str| {
     match Rules::parse("rules.toml", text) {

@@ -9,11 +9,11 @@ use secrecy::{ExposeSecret, SecretString};
 use super::SIMULATED;
 use crate::clock::Clock;
 use crate::config::{BadSetting, FeedKind, Settings};
-use crate::feed::Feed;
-use crate::feed::odds_api::{self, OddsApi};
-use crate::feed::racing_api::{RacingApi, RacingApiSettings};
+use oddsd_feeds::Feed;
+use oddsd_feeds::odds_api::{self, OddsApi};
+use oddsd_feeds::racing_api::{RacingApi, RacingApiSettings};
 #[cfg(feature = "simulator")]
-use crate::feed::simulator::{RaceDay, Simulator};
+use oddsd_feeds::simulator::{RaceDay, Simulator};
 
 /// A secret that is set: hosting panels store an unset one as an empty text.
 pub fn filled(secret: &Option<SecretString>) -> Option<&SecretString> {

@@ -18,21 +18,21 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{self, Audited, Auditor, Canary, SampleRate};
-use crate::cache::{Cache, Reader};
 use crate::clock::{Clock, CronTicker};
 use crate::config::{BadSetting, Listen, Settings};
-use crate::feed::Feed;
-#[cfg(feature = "simulator")]
-use crate::feed::simulator::Size;
-use crate::key::Key;
 use crate::leader::Leader;
 use crate::live::{Activity, Live};
 use crate::poller::{Cycle, Ingest, Pace};
 use crate::relay::{DirectPath, RateAlert, Relay, hand_over};
 use crate::rules_file::{Rulebook, RulesKeeper};
-use crate::schedule::Cron;
-use crate::store::{Acquired, Checks, Poke, Store, StoreError};
 use crate::wakeups::Wakeups;
+use oddsd_cache::{Cache, Reader};
+use oddsd_core::key::Key;
+use oddsd_core::schedule::Cron;
+use oddsd_feeds::Feed;
+#[cfg(feature = "simulator")]
+use oddsd_feeds::simulator::Size;
+use oddsd_store::{Acquired, Checks, Poke, Store, StoreError};
 
 use feeds::filled;
 pub use feeds::{feed, feed_for_recording};

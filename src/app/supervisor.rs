@@ -11,12 +11,12 @@ use tracing::Instrument;
 
 use super::App;
 use super::watchdog::watchdog;
-use crate::cache::Cache;
 use crate::http::{self, Face};
 use crate::leader::Leader;
 use crate::live::{Activity, Live};
 use crate::relay::FloorKeeper;
-use crate::store::{Lease, Store, StoreError};
+use oddsd_cache::Cache;
+use oddsd_store::{Lease, Store, StoreError};
 
 pub struct Services {
     store: Store,

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::cause::{AuditLevel, Cause};
 use super::stale::StaleRead;
 use super::state::Audited;
-use crate::cache::{Level, Loaded, Policy, Reader};
-use crate::key::Key;
-use crate::store::{Lease, Poke, Store};
+use oddsd_cache::{Level, Loaded, Policy, Reader};
+use oddsd_core::key::Key;
+use oddsd_store::{Lease, Poke, Store};
 
 /// Without a clean probe for this long, and for so many intervals, a warning is logged.
 const MISSED_AFTER: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
 
-use crate::cache::Entry;
+use oddsd_cache::Entry;
 
 /// Why an answer was still served that a change had made wrong.
 #[derive(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::histogram::WindowedHistogram;
-use crate::store::{Commit, Gone, Purpose, Rows};
+use oddsd_store::{Commit, Gone, Purpose, Rows};
 
 /// The most commits whose removal is awaited. Of more, the oldest are given up and counted.
 const MOST_WAITING: usize = 16 * 1024;

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Entry, Reader};
-use crate::key::Key;
-use crate::store::{Lease, Store, Told};
+use oddsd_cache::{Entry, Reader};
+use oddsd_core::key::Key;
+use oddsd_store::{Lease, Store, Told};
 
 pub use canary::{Canary, ProbeResult};
 pub use cause::{AuditLevel, Cause};

@@ -8,10 +8,10 @@ use chrono::{DateTime, Utc};
 
 use super::cause::{Assessment, History, Observation, assess};
 use super::stale::StaleRead;
-use crate::key::Key;
-use crate::rules::{Rules, Then};
 use crate::rules_file::Rulebook;
-use crate::store::{Claimed, Commit, Purpose};
+use oddsd_core::key::Key;
+use oddsd_core::rules::{Rules, Then};
+use oddsd_store::{Claimed, Commit, Purpose};
 
 /// When the answers of a change are checked, after its commit.
 pub const CHECK_OFFSETS: [Duration; 5] = [

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::cause::{AuditLevel, Cause};
-use crate::key::Key;
+use oddsd_core::key::Key;
 
 /// The most changes that are kept.
 const KEPT: usize = 100;

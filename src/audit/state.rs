@@ -15,7 +15,7 @@ use super::histogram::{Histogram, WindowedHistogram};
 use super::sampler::{CHECK_OFFSETS, SampleRate, Sampler, SloRatios};
 use super::stale::{StaleChange, StaleChangeLog};
 use crate::rules_file::Rulebook;
-use crate::store::{Gone, Rows, Told};
+use oddsd_store::{Gone, Rows, Told};
 
 /// A handle to the audit state. Clones share it.
 #[derive(Clone)]

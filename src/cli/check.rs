@@ -10,13 +10,13 @@ use serde::Serialize;
 use super::output::out;
 use super::{BAD_CONFIGURATION, DEPENDENCY_DOWN, count_prices, missing_file, next_step};
 use crate::app;
-use crate::cache::{Cache, CacheError};
 use crate::clock::Clock;
 use crate::config::{Listen, Settings};
-use crate::feed::{Ask, Feed, FeedError};
-use crate::model::plain_text;
-use crate::schedule::Cron;
-use crate::store::{Store, StoreError, StoreStatus};
+use oddsd_cache::{Cache, CacheError};
+use oddsd_core::model::plain_text;
+use oddsd_core::schedule::Cron;
+use oddsd_feeds::{Ask, Feed, FeedError};
+use oddsd_store::{Store, StoreError, StoreStatus};
 
 /// A larger skew puts races into the wrong stage.
 const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::seconds(5);

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::output::answer;
 use super::{is_led, open_existing, wait_for_daemon};
 use crate::config::Settings;
-use crate::model::{Event, EventId, EventStatus, plain_text};
+use oddsd_core::model::{Event, EventId, EventStatus, plain_text};
 
 #[derive(Debug, clap::Args)]
 pub struct CorrectArgs {

@@ -18,11 +18,11 @@ use super::{duration, stop_on_signals};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Listen, Settings};
-use crate::feed::Feed;
-use crate::feed::simulator::{RaceDay, Simulator, Size};
 use crate::live::{Activity, Heard, Live};
-use crate::model::plain_text;
 use crate::poller::Pace;
+use oddsd_core::model::plain_text;
+use oddsd_feeds::Feed;
+use oddsd_feeds::simulator::{RaceDay, Simulator, Size};
 
 /// A card that fits a screen.
 const SIZE: Size = Size {
@@ -186,7 +186,7 @@ async fn print_events(bus: Live, clock: Clock, stop: CancellationToken) {
     }
 }
 
-fn shown(keys: &[crate::key::Key]) -> String {
+fn shown(keys: &[oddsd_core::key::Key]) -> String {
     let mut names: Vec<&str> = keys.iter().map(|key| key.as_str()).collect();
     names.sort_unstable_by_key(|name| !name.starts_with("races"));
     match names.as_slice() {

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::output::out;
-use crate::model::plain_text;
+use oddsd_core::model::plain_text;
 
 /// Number of stale reads in the text; `--json` has all of them.
 const SHOWN: usize = 5;

@@ -12,13 +12,13 @@ use serde_json::json;
 use super::output::{answer, err};
 use super::rules::parse_change;
 use super::{DEPENDENCY_DOWN, is_led, open_existing, wait_for_daemon};
-use crate::cache::Cache;
 use crate::config::{BadSetting, Settings};
-use crate::key::{self, Key, Tag};
-use crate::model::{ChangeKind, EventId, EventStatus, plain_text};
 use crate::relay::Relay;
-use crate::rules::{Change, Rules, Target};
-use crate::store::Place;
+use oddsd_cache::Cache;
+use oddsd_core::key::{self, Key, Tag};
+use oddsd_core::model::{ChangeKind, EventId, EventStatus, plain_text};
+use oddsd_core::rules::{Change, Rules, Target};
+use oddsd_store::Place;
 
 /// A running daemon polls the outbox every second, so this allows a few polls.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,7 +1,6 @@
 //! The command line: arguments, exit codes, and a module for each command. `main` calls [`main`], and tests
 //! read the settings from [`Cli`].
 
-pub mod bench;
 mod check;
 mod correct;
 #[cfg(feature = "simulator")]
@@ -17,6 +16,7 @@ mod run;
 mod tail;
 mod watch;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -26,16 +26,11 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{BadSetting, Settings};
-use crate::feed::FeedError;
 use crate::log::{self, LogOutput};
-use crate::model::Snapshot;
-use crate::store::{Store, StoreError};
+use oddsd_core::model::Snapshot;
+use oddsd_feeds::FeedError;
+use oddsd_store::{Store, StoreError};
 use output::{err, out};
-
-/// The names of the output macros in `bench`. They go when it becomes a binary of its own.
-mod say {
-    pub(super) use super::output::{err as remark, out as say, write_line as heard};
-}
 
 // Exit codes, from sysexits.h where it defines one.
 const FAILED: u8 = 1;
@@ -79,8 +74,6 @@ pub enum Command {
     Replay(replay::ReplayArgs),
     /// Record the feed's answers for `replay`.
     Record(record::RecordArgs),
-    /// Measure a polling cycle on this machine, against the limit and other designs.
-    Bench(bench::BenchArgs),
     /// Migrate the database to this version.
     Migrate(MigrateArgs),
     /// Follow cycles and removals through the database.
@@ -112,7 +105,12 @@ pub struct MigrateArgs {
 
 /// Parses the arguments, starts logging, runs the command and returns its exit code.
 pub async fn main() -> ExitCode {
-    let cli = match parse::parse() {
+    main_with(std::env::args_os()).await
+}
+
+/// As [`main`], with these arguments instead of the process's own.
+pub async fn main_with(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    let cli = match parse::parse(args) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -130,7 +128,6 @@ pub async fn main() -> ExitCode {
         Command::Check(args) => Box::pin(check::check(settings, &args)).await,
         Command::Replay(args) => Box::pin(replay::replay(settings, &args)).await,
         Command::Record(args) => Box::pin(record::record(settings, &args)).await,
-        Command::Bench(args) => Box::pin(bench::bench(settings, &args)).await,
         Command::Migrate(args) => Box::pin(migrate(settings, &args)).await,
         Command::Tail(args) => Box::pin(tail::tail(settings, &args)).await,
         Command::Status(args) => Box::pin(tail::status(settings, &args)).await,
@@ -155,8 +152,6 @@ fn start_logging(cli: &Cli) -> anyhow::Result<()> {
         false => LogOutput::Stderr,
     };
     let level = match &cli.command {
-        // It breaks servers on purpose, so their failures are expected.
-        Command::Bench(args) if args.what.is_some() => "error",
         // The other commands print their own progress.
         _ if !is_daemon && log.log_level == "info" => "warn",
         _ => log.log_level.as_str(),
@@ -169,7 +164,7 @@ fn print_error(why: &anyhow::Error) {
     let text = format!("{why:#}");
     let lines = text
         .lines()
-        .map(|line| crate::model::plain_text(line, 2_000));
+        .map(|line| oddsd_core::model::plain_text(line, 2_000));
     let text = lines.collect::<Vec<_>>().join("\n");
     let next = why.downcast_ref::<StoreError>().map_or("", next_step);
     err!("oddsd: {text}{next}");
@@ -287,7 +282,7 @@ fn count_prices(snapshot: &Snapshot) -> usize {
 }
 
 /// A token that SIGINT, SIGTERM or the end of `after` cancels.
-fn stop_on_signals(after: Option<Duration>) -> anyhow::Result<CancellationToken> {
+pub fn stop_on_signals(after: Option<Duration>) -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

@@ -1,6 +1,7 @@
 //! Parses the command line and the environment for `main`. An invalid variable (also from `.env`) ends with the
 //! exit code of a bad configuration and is named; an invalid argument ends with that of wrong usage.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -9,14 +10,14 @@ use clap::{Arg, CommandFactory, FromArgMatches};
 use super::output::err;
 use super::{BAD_CONFIGURATION, Cli};
 
-pub fn parse() -> Result<Cli, ExitCode> {
+pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, ExitCode> {
     let command = Cli::command().mut_args(|arg| match is_blank(&arg) {
         // A variable without a name cannot exist, so the argument is unset.
         true => arg.env("").hide_env(true),
         false => arg,
     });
     let cli = command
-        .try_get_matches()
+        .try_get_matches_from(args)
         .and_then(|matches| Cli::from_arg_matches(&matches));
     cli.map_err(|why| {
         let _ = why.print();

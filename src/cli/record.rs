@@ -11,10 +11,10 @@ use super::{FAILED, count_prices, duration, stop_on_signals};
 use crate::app;
 use crate::clock::{Clock, Wait};
 use crate::config::Settings;
-use crate::feed::recording::{RecordedFeed, Recorder};
-use crate::feed::{Ask, Feed, FeedError};
 use crate::poller::failure;
-use crate::schedule::{Backoff, next_poll};
+use oddsd_core::schedule::{Backoff, next_poll};
+use oddsd_feeds::recording::{RecordedFeed, Recorder};
+use oddsd_feeds::{Ask, Feed, FeedError};
 
 #[derive(Debug, clap::Args)]
 pub struct RecordArgs {

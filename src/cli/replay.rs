@@ -13,12 +13,12 @@ use super::{FAILED, stop_on_signals};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{BadSetting, FeedKind, Listen, Settings};
-use crate::feed::Feed;
-use crate::feed::recording::RecordedFeed;
-use crate::feed::replay::Replay;
 use crate::live::{Counters, Live};
-use crate::model::Counts;
 use crate::poller::Pace;
+use oddsd_core::model::Counts;
+use oddsd_feeds::Feed;
+use oddsd_feeds::recording::RecordedFeed;
+use oddsd_feeds::replay::Replay;
 
 #[derive(Debug, clap::Args)]
 pub struct ReplayArgs {
@@ -140,7 +140,7 @@ fn summary(counters: &Counters) -> String {
 
 /// Loads the stored state and compares it with the counts of the tables.
 async fn verify(settings: &Settings) -> anyhow::Result<()> {
-    let store = crate::store::Store::open(&settings.store()).await?;
+    let store = oddsd_store::Store::open(&settings.store()).await?;
     let loaded = store.load().await?;
     let status = store.status().await?;
     store.close().await;

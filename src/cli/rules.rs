@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::FAILED;
 use super::output::out;
 use crate::config::{BadSetting, Settings};
-use crate::rules::{Aim, Change, Hit, Rules};
+use oddsd_core::rules::{Aim, Change, Hit, Rules};
 
 #[derive(Debug, Args)]
 pub struct RulesCommand {

@@ -11,8 +11,8 @@ use super::freshness::print_freshness;
 use super::output::{err, out, write_line};
 use super::{duration, open_existing, stop_on_signals};
 use crate::config::Settings;
-use crate::model::plain_text;
-use crate::store::{CycleRow, Removal, RemovalStats, Store, StoreError, StoreStatus, Wanted};
+use oddsd_core::model::plain_text;
+use oddsd_store::{CycleRow, Removal, RemovalStats, Store, StoreError, StoreStatus, Wanted};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of rows of each kind in one poll.

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::open_existing;
 use super::output::out;
 use crate::config::Settings;
-use crate::store::{Asked, Store, Watched};
+use oddsd_store::{Asked, Store, Watched};
 
 #[derive(Debug, clap::Args)]
 pub struct WatchArgs {

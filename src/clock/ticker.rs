@@ -13,7 +13,7 @@ use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
 use super::WALL_CHECK_INTERVAL;
-use crate::schedule::Cron;
+use oddsd_core::schedule::Cron;
 
 /// The library checks twice a second; a signal this much later counts as lost.
 const GRACE: TimeDelta = TimeDelta::seconds(2);

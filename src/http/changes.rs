@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
 use super::{Face, Problem, json_response};
-use crate::model::{ChangeKind, EventId, Reported, nearest, plain_text};
+use oddsd_core::model::{ChangeKind, EventId, Reported, nearest, plain_text};
 
 const MAX_CHANGES: usize = 1_000;
 const MAX_BYTES: usize = 1 << 20;

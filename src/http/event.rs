@@ -4,8 +4,8 @@
 use serde_json::value::RawValue;
 
 use super::rfc3339;
-use crate::model::{EventId, Fraction};
-use crate::store::EventPrices;
+use oddsd_core::model::{EventId, Fraction};
+use oddsd_store::EventPrices;
 
 /// Serialises the event with its prices.
 pub fn event_body(found: &EventPrices) -> Vec<u8> {
@@ -20,7 +20,7 @@ pub fn event_body(found: &EventPrices) -> Vec<u8> {
         status: &'a str,
         in_play: bool,
         listed: bool,
-        facts: &'a crate::model::Facts,
+        facts: &'a oddsd_core::model::Facts,
         checked_at: String,
         selections: Vec<SelectionBody<'a>>,
     }
@@ -29,7 +29,7 @@ pub fn event_body(found: &EventPrices) -> Vec<u8> {
         selection_id: &'a str,
         name: &'a str,
         status: &'a str,
-        facts: &'a crate::model::Facts,
+        facts: &'a oddsd_core::model::Facts,
         prices: Vec<PriceBody<'a>>,
     }
     #[derive(serde::Serialize)]

@@ -9,9 +9,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::{Face, NO_STORE, Problem, json_response};
-use crate::model::plain_text;
-use crate::rules::{REASONS, suggestion};
-use crate::store::Wanted;
+use oddsd_core::model::plain_text;
+use oddsd_core::rules::{REASONS, suggestion};
+use oddsd_store::Wanted;
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 1_000;

@@ -11,9 +11,9 @@ use tokio::sync::Mutex;
 
 use super::{Face, PROBE_TIMEOUT};
 use crate::audit::{Histogram, Totals};
-use crate::cache::Reads;
 use crate::live::Counters;
-use crate::store::Store;
+use oddsd_cache::Reads;
+use oddsd_store::Store;
 
 /// Time for which the outbox's size is reused, so that scrapers cannot load the database.
 const GAUGE_TTL: Duration = Duration::from_secs(1);

@@ -30,11 +30,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audited;
-use crate::cache::Reader;
 use crate::clock::Clock;
 use crate::live::Live;
 use crate::rules_file::Rulebook;
-use crate::store::Store;
+use oddsd_cache::Reader;
+use oddsd_store::Store;
 
 pub use metrics::OutboxGauge;
 pub use warm::warm;
@@ -179,7 +179,7 @@ impl Problem {
     }
 
     /// The database failed. Its error text goes to the log only, because it may name internals.
-    pub fn store(why: &crate::store::StoreError) -> Self {
+    pub fn store(why: &oddsd_store::StoreError) -> Self {
         tracing::warn!(event = "http.store_failed", error = %why, "A request could not be answered from the database");
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -49,7 +49,7 @@ pub async fn style() -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
-    use crate::stage::Stage;
+    use oddsd_core::stage::Stage;
 
     #[test]
     fn script_shows_every_stage_and_requests_existing_paths() {

@@ -11,12 +11,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::event::event_body;
 use super::{Face, Problem, json_response};
-use crate::cache::{Bytes, Loaded, Policy, ReadError, ReadState, Served};
-use crate::key::Key;
 use crate::live::{Activity, ReadOutcome};
-use crate::model::{Event, EventId, EventStatus, plain_text};
-use crate::stage::{OddsRow, RaceRow, RunnerRow, payload, payload_ttl};
-use crate::store::{Runner, StoreError};
+use oddsd_cache::{Bytes, Loaded, Policy, ReadError, ReadState, Served};
+use oddsd_core::key::Key;
+use oddsd_core::model::{Event, EventId, EventStatus, plain_text};
+use oddsd_core::stage::{OddsRow, RaceRow, RunnerRow, payload, payload_ttl};
+use oddsd_store::{Runner, StoreError};
 
 /// The card holds races that start within this time: today and tomorrow, at any hour.
 const CARD_WINDOW: TimeDelta = TimeDelta::hours(48);

@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use super::event::{event_body, number};
 use super::read::{event_id, no_such_event, read_through_cache, reject_parameters};
 use super::{Face, Problem, json_response, rfc3339};
-use crate::cache::{Loaded, Policy};
-use crate::key::Key;
-use crate::model::{Event, EventId, EventStatus, plain_text};
-use crate::stage::{Heading, Mover, Step, mover, movers_from};
-use crate::store::PriceStep;
+use oddsd_cache::{Loaded, Policy};
+use oddsd_core::key::Key;
+use oddsd_core::model::{Event, EventId, EventStatus, plain_text};
+use oddsd_core::stage::{Heading, Mover, Step, mover, movers_from};
+use oddsd_store::PriceStep;
 
 /// Time to live of an answer that something does not exist.
 const ABSENT_TTL: Duration = Duration::from_secs(5);

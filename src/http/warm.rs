@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Face, router};
-use crate::key::Key;
+use oddsd_core::key::Key;
 
 /// Runs until `stop` is cancelled.
 pub async fn warm(state: Arc<Face>, mut keys: mpsc::Receiver<Key>, stop: CancellationToken) {

@@ -4,8 +4,8 @@
 use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
 
-use crate::key::Key;
-use crate::model::{BookmakerId, Counts, EventId, EventStatus, SelectionId, StatusSource};
+use oddsd_core::key::Key;
+use oddsd_core::model::{BookmakerId, Counts, EventId, EventStatus, SelectionId, StatusSource};
 
 /// Something that the daemon did. It is serialised without its name, which [`super::Said`] adds.
 #[derive(Clone, Debug, PartialEq, Serialize)]

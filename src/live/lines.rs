@@ -6,8 +6,8 @@ use tracing::{debug, error, info, warn};
 
 use super::Activity;
 use super::dedup::HeldLines;
-use crate::key::Key;
-use crate::model::{Counts, plain_text};
+use oddsd_core::key::Key;
+use oddsd_core::model::{Counts, plain_text};
 
 /// Longest error text of an upstream in one line.
 const ERROR_CHARS: usize = 400;

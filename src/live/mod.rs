@@ -139,7 +139,7 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::Key;
+    use oddsd_core::key::Key;
 
     fn read(state: ReadOutcome) -> Activity {
         Activity::Read {

@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Cycle, Ingest, Pace, RECHECK_AFTER};
 use crate::clock::Wait;
-use crate::diff::book::Book;
-use crate::diff::{Changes, Differ, Guard, HeldBack, PriceChangeKind, Take};
-use crate::feed::{Ask, FeedError};
 use crate::live::Activity;
-use crate::model::{Event, EventId, EventSnapshot, Look, PriceStatus, Rejects, Slice};
-use crate::rules::{Movement, Shown};
-use crate::schedule::{Backoff, FailureKind, TrackedRace};
-use crate::store::{Claim, CycleFacts, Lease, Loaded, Place, StoreError};
+use oddsd_core::diff::book::Book;
+use oddsd_core::diff::{Changes, Differ, Guard, HeldBack, PriceChangeKind, Take};
+use oddsd_core::model::{Event, EventId, EventSnapshot, Look, PriceStatus, Rejects, Slice};
+use oddsd_core::rules::{Movement, Shown};
+use oddsd_core::schedule::{Backoff, FailureKind, TrackedRace};
+use oddsd_feeds::{Ask, FeedError};
+use oddsd_store::{Claim, CycleFacts, Lease, Loaded, Place, StoreError};
 
 /// How often everything is parsed and compared whatever the fingerprints, in case a fingerprint is wrong.
 const FULL_READ_INTERVAL: Duration = Duration::from_secs(10 * 60);

@@ -17,12 +17,12 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, CronTicker, Wait};
-use crate::diff::Missing;
-use crate::feed::{Ask, Feed, FeedError};
 use crate::live::Live;
-use crate::model::Counts;
-use crate::schedule::{DuePoll, Plan, TrackedRace};
-use crate::store::{Checks, Lease, Loaded, Poke, Retention, Store, StoreError, Written};
+use oddsd_core::diff::Missing;
+use oddsd_core::model::Counts;
+use oddsd_core::schedule::{DuePoll, Plan, TrackedRace};
+use oddsd_feeds::{Ask, Feed, FeedError};
+use oddsd_store::{Checks, Lease, Loaded, Poke, Retention, Store, StoreError, Written};
 
 pub use cycle::failure;
 use status::TransitionTimer;
@@ -65,7 +65,7 @@ impl Pace {
 }
 
 pub struct IngestSettings {
-    /// See [`Guard`](crate::diff::Guard); 1 trusts every answer at once.
+    /// See [`Guard`](oddsd_core::diff::Guard); 1 trusts every answer at once.
     pub max_removed_fraction: f64,
     pub retention: Retention,
 }

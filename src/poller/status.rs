@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Ingest;
 use crate::clock::{Clock, Wait};
-use crate::diff::{Changes, moves};
 use crate::live::Activity;
-use crate::model::StatusSource;
-use crate::store::{CycleFacts, Lease, StoreError};
+use oddsd_core::diff::{Changes, moves};
+use oddsd_core::model::StatusSource;
+use oddsd_store::{CycleFacts, Lease, StoreError};
 
 /// The feed's name in the row of such a cycle.
 const CLOCK: &str = "clock";

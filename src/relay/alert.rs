@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::store::Store;
+use oddsd_store::Store;
 
 const NAME: &str = "removals_per_minute";
 

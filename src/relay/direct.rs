@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Relay, RemovedBatch};
-use crate::store::Claim;
+use oddsd_store::Claim;
 
 /// Commits that wait for the relay; the polling path takes those that find the queue full.
 const QUEUE: usize = 1024;

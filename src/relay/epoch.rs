@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Cache, Life};
-use crate::store::{Lease, Store};
 use crate::wakeups::Wakeups;
+use oddsd_cache::{Cache, Life};
+use oddsd_store::{Lease, Store};
 
 /// The least pause between two attempts while the cache or the database is unreachable.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);

@@ -18,14 +18,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Cache, CacheError, Reader, Removed};
-use crate::key::Key;
 use crate::live::{Activity, Live};
-use crate::model::View;
 use crate::rules_file::Rulebook;
-use crate::schedule::{Backoff, FailureKind};
-use crate::store::{Claimed, Gone, Lease, Purpose, Rows, Settlement, Store, StoreError, Told};
 use crate::wakeups::Wakeups;
+use oddsd_cache::{Cache, CacheError, Reader, Removed};
+use oddsd_core::key::Key;
+use oddsd_core::model::View;
+use oddsd_core::schedule::{Backoff, FailureKind};
+use oddsd_store::{Claimed, Gone, Lease, Purpose, Rows, Settlement, Store, StoreError, Told};
 
 pub use alert::RateAlert;
 pub use direct::{DirectPath, InFlight, hand_over};

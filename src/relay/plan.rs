@@ -9,13 +9,13 @@ use chrono::Utc;
 use serde_json::json;
 
 use super::retry_delay;
-use crate::cache::{CacheError, Removed, Targets};
-use crate::key::Key;
-use crate::model::{ChangeKind, EventId, EventStatus};
-use crate::rules::{
+use oddsd_cache::{CacheError, Removed, Targets};
+use oddsd_core::key::Key;
+use oddsd_core::model::{ChangeKind, EventId, EventStatus};
+use oddsd_core::rules::{
     self, Aim, Change, IfMoved, Line, MANUAL, Movement, REASONS, Rules, Target, Then,
 };
-use crate::store::{Again, Claimed, Left, Moved, Purpose, Removal, Settlement, Store};
+use oddsd_store::{Again, Claimed, Left, Moved, Purpose, Removal, Settlement, Store};
 
 /// Targets that a record of the removal log lists; the others are only counted.
 const MOST_NAMED: usize = 500;

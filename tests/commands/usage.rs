@@ -54,8 +54,8 @@ async fn invalid_variable_is_78_and_named_with_its_fix() {
         ("LISTEN", "8080", &["127.0.0.1:8080", "off"]),
         ("LEASE_SECONDS", "0", &["1..=600"]),
         ("LOG_FORMAT", "xml", &["pretty", "logfmt", "json"]),
-        ("LOG_LEVEL", "verbose=loud", &["info,oddsd::feed=debug"]),
-        ("RUST_LOG", "verbose=loud", &["info,oddsd::feed=debug"]),
+        ("LOG_LEVEL", "verbose=loud", &["info,oddsd_feeds=debug"]),
+        ("RUST_LOG", "verbose=loud", &["info,oddsd_feeds=debug"]),
     ];
     for (name, value, words) in wrong {
         let output = simulated().with(name, value);

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use chrono::{NaiveDate, TimeDelta, Utc};
 use chrono_tz::Europe::London;
-use oddsd::model::BookmakerId;
+use oddsd_core::model::BookmakerId;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use sqlx::{PgConnection, Row};

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::Town;
-use super::town::{INVALIDATED, get};
-use crate::harness::program::Oddsd;
+use super::fixture::{INVALIDATED, get};
 use crate::harness::daemon::Daemon;
+use crate::harness::program::Oddsd;
 use oddsd_testkit::eventually;
 
 /// A parsed page of metrics. The parser is strict: each sample belongs to the family that was announced just

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use chrono::{NaiveTime, TimeZone, Utc};
-use oddsd::feed::simulator::{RaceDay, Size};
+use oddsd_feeds::simulator::{RaceDay, Size};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Row};
 

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::Town;
-use super::town::{Answer, INVALIDATED, ask, first_price, get};
+use super::fixture::{Answer, INVALIDATED, ask, first_price, get};
 use oddsd_testkit::eventually;
 
 const CARD: &str = "/v1/races/by-stage";

@@ -1,6 +1,6 @@
 //! The actions of a rule beside a removal: load the answer again at once, or serve it as stale meanwhile.
 
-use oddsd::key::Key;
+use oddsd_core::key::Key;
 
 use super::{Backend, Engine, on_every_backend};
 use crate::daemon::fixture::{Answer, get};

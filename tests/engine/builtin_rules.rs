@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use chrono::{SubsecRound, TimeDelta, Utc};
-use oddsd::key::{Key, READERS};
-use oddsd::model::{ChangeKind, EventId, EventStatus};
-use oddsd::rules::{Change, Rules, Target};
+use oddsd_core::key::{Key, READERS};
+use oddsd_core::model::{ChangeKind, EventId, EventStatus};
+use oddsd_core::rules::{Change, Rules, Target};
 use serde_json::Value;
 
 use super::{ApiServer, Backend, Engine, on_every_backend};

@@ -13,14 +13,14 @@ mod rules_reload;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use oddsd::cache::Cache;
 use oddsd::clock::Clock;
 use oddsd::http::{self, Face};
-use oddsd::key::Key;
-use oddsd::model::{ChangeKind, Reported};
 use oddsd::relay::{FloorKeeper, Relay, RelayOutcome};
 use oddsd::rules_file::{Rulebook, RulesKeeper};
-use oddsd::store::Removal;
+use oddsd_cache::Cache;
+use oddsd_core::key::Key;
+use oddsd_core::model::{ChangeKind, Reported};
+use oddsd_store::Removal;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use oddsd::model::{Fraction, Offer};
+use oddsd_core::model::{Fraction, Offer};
 use serde_json::Value;
 
 use super::{Backend, Engine, on_every_backend};
@@ -200,7 +200,7 @@ async fn movement_is_measured_from_the_last_removal(backend: Backend) {
     assert_eq!(race.marks().await, NOTHING);
     // By hand.
     assert_eq!(race.goes_to(0, at("13")).await, NOTHING);
-    let key = oddsd::key::Key::from_person("best:rac_0").expect("a key");
+    let key = oddsd_core::key::Key::from_person("best:rac_0").expect("a key");
     let asked = race
         .engine
         .home

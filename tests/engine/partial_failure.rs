@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use oddsd::cache::{Cache, CacheSettings};
-use oddsd::key::Tag;
 use oddsd::relay::{Relay, RelayOutcome};
-use oddsd::store::Removal;
+use oddsd_cache::{Cache, CacheSettings};
+use oddsd_core::key::Tag;
+use oddsd_store::Removal;
 use serde_json::json;
 
 use super::{Backend, Engine, on_every_backend};

@@ -5,10 +5,10 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use chrono::DateTime;
-use oddsd::key::{Key, Tag};
-use oddsd::model::EventStatus;
 use oddsd::relay::Relay;
-use oddsd::store::{Removal, Retention};
+use oddsd_core::key::{Key, Tag};
+use oddsd_core::model::EventStatus;
+use oddsd_store::{Removal, Retention};
 use serde_json::{Value, json};
 
 use super::{ApiServer, Backend, Engine, on_every_backend};

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use oddsd::diff::Take;
-use oddsd::feed::{Ask, Feed, FeedError};
-use oddsd::model::{EventId, EventSnapshot, Look, Slice};
+use oddsd_core::diff::Take;
+use oddsd_core::model::{EventId, EventSnapshot, Look, Slice};
+use oddsd_feeds::{Ask, Feed, FeedError};
 
 /// The events of one fetch.
 #[derive(Default)]

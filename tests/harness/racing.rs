@@ -2,8 +2,8 @@
 //! The feed's and the daemon's tests use it.
 
 use chrono::{DateTime, Utc};
-use oddsd::feed::racing_api::RacingApiSettings;
-use oddsd::feed::simulator::RaceDay;
+use oddsd_feeds::racing_api::RacingApiSettings;
+use oddsd_feeds::simulator::RaceDay;
 use oddsd_testkit::racing_provider::{PASSWORD, RacingProvider, SimulatedDay, USERNAME};
 
 /// Settings that reach this provider, with the right credentials and no wait for the rate limit.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use oddsd::feed::http::{Auth, HttpDoor, MAX_BODY, Provider, Request};
-use oddsd::feed::racing_api::RacingApi;
-use oddsd::feed::{Ask, FeedError};
-use oddsd::model::Scope;
+use oddsd_core::model::Scope;
+use oddsd_feeds::http::{Auth, HttpDoor, MAX_BODY, Provider, Request};
+use oddsd_feeds::racing_api::RacingApi;
+use oddsd_feeds::{Ask, FeedError};
 
 use super::{now, race};
 use crate::harness::racing::feed_settings;

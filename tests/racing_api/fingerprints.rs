@@ -1,9 +1,9 @@
 //! Tests of skipped texts: a known race is not parsed again, and not even sent where the provider
 //! supports ETags.
 
-use oddsd::feed::racing_api::{RacingApi, RacingApiSettings};
-use oddsd::feed::{Ask, Feed, FeedError};
-use oddsd::model::{EventId, Look, Scope};
+use oddsd_core::model::{EventId, Look, Scope};
+use oddsd_feeds::racing_api::{RacingApi, RacingApiSettings};
+use oddsd_feeds::{Ask, Feed, FeedError};
 use serde_json::{Value, json};
 
 use super::{now, odds, race, runner};

@@ -9,7 +9,7 @@ mod requests;
 mod simulated;
 
 use chrono::{DateTime, Utc};
-use oddsd::model::{EventSnapshot, Price, Snapshot};
+use oddsd_core::model::{EventSnapshot, Price, Snapshot};
 use serde_json::{Value, json};
 
 /// The time of these tests: half past two in Britain.

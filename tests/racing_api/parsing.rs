@@ -1,8 +1,8 @@
 //! Tests of the card parser: the provider's peculiarities one by one.
 
-use oddsd::feed::FeedError;
-use oddsd::feed::racing_api::{Parsed, parse_cards};
-use oddsd::model::{EachWay, EventStatus, SelectionStatus};
+use oddsd_core::model::{EachWay, EventStatus, SelectionStatus};
+use oddsd_feeds::FeedError;
+use oddsd_feeds::racing_api::{Parsed, parse_cards};
 use serde_json::{Value, json};
 
 use super::{now, odds, price, race, runner, utc};
@@ -52,7 +52,7 @@ fn race_maps_to_the_domain_model() {
     );
     assert_eq!(event.status, EventStatus::Scheduled);
     assert!(event.listed && !event.in_play && found.complete);
-    let facts = |facts: &oddsd::model::Facts| serde_json::to_value(facts).expect("text");
+    let facts = |facts: &oddsd_core::model::Facts| serde_json::to_value(facts).expect("text");
     assert_eq!(
         facts(&event.facts),
         json!({

@@ -1,6 +1,6 @@
 //! Property tests of the card parser: damaged input never panics, and every row is stored or counted.
 
-use oddsd::feed::racing_api::parse_cards;
+use oddsd_feeds::racing_api::parse_cards;
 use oddsd_testkit::mutate::mutated_json;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -1,7 +1,7 @@
 //! Recorded answers: every odds row of them is accounted for.
 
-use oddsd::feed::Ask;
-use oddsd::feed::racing_api::{RacingApi, parse_cards};
+use oddsd_feeds::Ask;
+use oddsd_feeds::racing_api::{RacingApi, parse_cards};
 use serde_json::Value;
 
 use super::{prices, utc};

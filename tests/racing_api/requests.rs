@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use chrono::NaiveDate;
-use oddsd::feed::racing_api::{RacingApi, Spacing};
-use oddsd::feed::{Ask, FeedError};
-use oddsd::model::{EventId, Scope};
+use oddsd_core::model::{EventId, Scope};
+use oddsd_feeds::racing_api::{RacingApi, Spacing};
+use oddsd_feeds::{Ask, FeedError};
 use proptest::prelude::*;
 
 use super::{now, prices, race, utc};

@@ -4,10 +4,10 @@
 use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use oddsd::feed::Ask;
-use oddsd::feed::racing_api::{RacingApi, parse_cards};
-use oddsd::feed::simulator::{RaceDay, Simulator, Size, Twist, TwistKind};
-use oddsd::model::{EventSnapshot, EventStatus, SelectionStatus};
+use oddsd_core::model::{EventSnapshot, EventStatus, SelectionStatus};
+use oddsd_feeds::Ask;
+use oddsd_feeds::racing_api::{RacingApi, parse_cards};
+use oddsd_feeds::simulator::{RaceDay, Simulator, Size, Twist, TwistKind};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
@@ -119,7 +119,7 @@ fn simulated_day_has_every_special_case() {
     let TwistKind::Opens { bookmaker } = late.kind else {
         unreachable!("just matched")
     };
-    let id = oddsd::model::BookmakerId::from_name(bookmaker).expect("a name");
+    let id = oddsd_core::model::BookmakerId::from_name(bookmaker).expect("a name");
     let priced = |race: &EventSnapshot| {
         let of_late = race.prices.iter().filter(|p| p.key.bookmaker == id);
         of_late.filter(|p| p.offer.is_some()).count()

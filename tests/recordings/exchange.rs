@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use oddsd::feed::betfair::{LineOutcome, MarketStream};
-use oddsd::feed::recording::RecordedFeed;
-use oddsd::feed::replay::Replay;
-use oddsd::model::{EventStatus, SelectionStatus};
+use oddsd_core::model::{EventStatus, SelectionStatus};
+use oddsd_feeds::betfair::{LineOutcome, MarketStream};
+use oddsd_feeds::recording::RecordedFeed;
+use oddsd_feeds::replay::Replay;
 use serde_json::{Value, json};
 
 use super::{OpenPrices, json_file, shipped};
@@ -126,7 +126,7 @@ fn replay_market(path: &Path, market: &str) -> Value {
     }
     let event = event.expect("an event");
     let are = |status| {
-        let of = |s: &&oddsd::model::Selection| s.status == status;
+        let of = |s: &&oddsd_core::model::Selection| s.status == status;
         let ids = selections.values().filter(of).map(|s| s.id.to_string());
         ids.collect::<BTreeSet<_>>()
     };

@@ -2,11 +2,11 @@
 
 use std::io::Write;
 
-use oddsd::feed::odds_api::{OddsFormat, parse_odds};
-use oddsd::feed::recording::{RecordedFeed, Recorder, Recording, RecordingEntry};
-use oddsd::feed::replay::Replay;
-use oddsd::feed::{Ask, FeedError};
-use oddsd::model::Scope;
+use oddsd_core::model::Scope;
+use oddsd_feeds::odds_api::{OddsFormat, parse_odds};
+use oddsd_feeds::recording::{RecordedFeed, Recorder, Recording, RecordingEntry};
+use oddsd_feeds::replay::Replay;
+use oddsd_feeds::{Ask, FeedError};
 
 use super::exchange::MCM;
 use super::{T0, game, snapshots, t0};

@@ -3,9 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use oddsd::feed::recording::{RecordedFeed, Recorder};
-use oddsd::feed::replay::Replay;
-use oddsd::model::{EventId, Offer, PriceKey};
+use oddsd_core::model::{EventId, Offer, PriceKey};
+use oddsd_feeds::recording::{RecordedFeed, Recorder};
+use oddsd_feeds::replay::Replay;
 use serde_json::{Value, json};
 
 use super::{OpenPrices, json_file, shipped};

@@ -2,10 +2,10 @@
 
 use std::io::Cursor;
 
-use oddsd::feed::betfair::MarketStream;
-use oddsd::feed::odds_api::{OddsFormat, parse_odds};
-use oddsd::feed::recording::Recording;
-use oddsd::feed::replay::Replay;
+use oddsd_feeds::betfair::MarketStream;
+use oddsd_feeds::odds_api::{OddsFormat, parse_odds};
+use oddsd_feeds::recording::Recording;
+use oddsd_feeds::replay::Replay;
 use proptest::prelude::*;
 
 use super::exchange::MCM;

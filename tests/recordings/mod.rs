@@ -12,8 +12,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
-use oddsd::feed::replay::Replay;
-use oddsd::model::{EventId, Offer, PriceKey, Scope, Snapshot};
+use oddsd_core::model::{EventId, Offer, PriceKey, Scope, Snapshot};
+use oddsd_feeds::replay::Replay;
 use serde_json::Value;
 
 /// A folder of the recordings that the repository ships.

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
-use oddsd::feed::recording::{RecordedFeed, Recorder};
-use oddsd::feed::replay::Replay;
-use oddsd::feed::simulator::{RaceDay, Size};
-use oddsd::model::Scope;
+use oddsd_core::model::Scope;
+use oddsd_feeds::recording::{RecordedFeed, Recorder};
+use oddsd_feeds::replay::Replay;
+use oddsd_feeds::simulator::{RaceDay, Size};
 
 use super::{shipped, snapshots, t0};
 use oddsd_testkit::recordings;

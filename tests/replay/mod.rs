@@ -13,8 +13,8 @@ use std::path::Path;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
-use crate::recordings::json_file;
 use crate::harness::program::{Ended, Oddsd};
+use crate::recordings::json_file;
 use oddsd_testkit::postgres;
 
 /// The lines of a recording, decompressed without oddsd.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use oddsd::model::{EventStatus, status_at};
+use oddsd_core::model::{EventStatus, status_at};
 use serde_json::Value;
 
 use super::exchange::path_of;

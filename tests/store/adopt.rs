@@ -1,8 +1,8 @@
 //! Tests of the adoption of a database that another worker filled: it is all or nothing, and readers keep
 //! their columns.
 
-use oddsd::model::{Fraction, Offer};
-use oddsd::store::StoreError;
+use oddsd_core::model::{Fraction, Offer};
+use oddsd_store::StoreError;
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::fixture::{Backend, Daemon, Day, Home, decimal};

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use oddsd::key::Key;
-use oddsd::model::ChangeKind::{
+use oddsd_core::key::Key;
+use oddsd_core::model::ChangeKind::{
     EventAdded, Manual, PriceChanged, PriceWithdrawn, SelectionChanged,
 };
-use oddsd::store::{Again, Claimed, Purpose};
+use oddsd_store::{Again, Claimed, Purpose};
 use sqlx::{Connection, Executor, Row};
 
 use super::fixture::{Backend, Daemon, Day, LATER, SOON, offer};

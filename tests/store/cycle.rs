@@ -1,8 +1,8 @@
 //! A cycle: all of it or nothing, counted by the database, and only what changed.
 
-use oddsd::diff::PriceChangeKind;
-use oddsd::model::{Price, SelectionStatus};
-use oddsd::store::StoreError;
+use oddsd_core::diff::PriceChangeKind;
+use oddsd_core::model::{Price, SelectionStatus};
+use oddsd_store::StoreError;
 
 use super::fixture::{Backend, Daemon, Day, Home, cycle, decimal, offer};
 use super::on_every_backend;
@@ -69,7 +69,7 @@ async fn cycle_with_an_invalid_row_writes_nothing(backend: Backend) {
     day.set(0, 0, Some(offer(444)));
     let twin = day.races[1].prices[0].clone();
     day.races[1].prices.push(Price {
-        key: oddsd::model::PriceKey {
+        key: oddsd_core::model::PriceKey {
             market: "place".into(),
             ..twin.key
         },

@@ -1,6 +1,6 @@
 //! Tests that odds and names are stored exactly.
 
-use oddsd::model::{EachWay, Fraction, Offer, PriceKey};
+use oddsd_core::model::{EachWay, Fraction, Offer, PriceKey};
 
 use super::fixture::{Backend, Daemon, Day, decimal};
 use super::on_every_backend;

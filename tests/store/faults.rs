@@ -4,10 +4,10 @@
 use std::future::ready;
 use std::time::Duration;
 
-use oddsd::diff::Changes;
-use oddsd::diff::book::Book;
-use oddsd::key::Key;
-use oddsd::store::{Store, StoreError};
+use oddsd_core::diff::Changes;
+use oddsd_core::diff::book::Book;
+use oddsd_core::key::Key;
+use oddsd_store::{Store, StoreError};
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::fixture::{Backend, Daemon, Day, Home, cycle, offer, open, settings};

@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use oddsd::diff::book::Book;
-use oddsd::diff::{Changes, Guard, diff};
-use oddsd::model::{
+use oddsd_core::diff::book::Book;
+use oddsd_core::diff::{Changes, Guard, diff};
+use oddsd_core::model::{
     Bookmaker, EachWay, Event, EventSnapshot, EventStatus, Facts, Fraction, Offer, Price, PriceKey,
     Rejects, Scope, Selection, SelectionId, SelectionStatus, Snapshot,
 };
-use oddsd::store::{
+use oddsd_store::{
     Acquired, Claim, CycleFacts, EventPrices, Lease, Store, StoreSettings, Tls, Written,
 };
 use rust_decimal::Decimal;

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use chrono::Utc;
-use oddsd::key::Key;
-use oddsd::model::{EventId, View};
-use oddsd::store::{Again, Purpose, Store};
+use oddsd_core::key::Key;
+use oddsd_core::model::{EventId, View};
+use oddsd_store::{Again, Purpose, Store};
 use sqlx::{Connection, Executor, Row};
 
 use super::fixture::{Backend, Daemon, Day, Home, LATER, SOON, at, decimal, offer};

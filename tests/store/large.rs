@@ -1,6 +1,6 @@
 //! Tests of cycles too large for one statement: the same guarantees, in a constant number of round trips.
 
-use oddsd::store::StoreError;
+use oddsd_store::StoreError;
 
 use super::fixture::{Backend, Daemon, Day, Home, cycle, offer, open, same_rows};
 use oddsd_testkit::proxy::{Proxy, Wire};

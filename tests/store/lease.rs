@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use oddsd::store::{Acquired, StoreError};
+use oddsd_store::{Acquired, StoreError};
 use serde_json::json;
 
 use super::fixture::{Backend, Daemon, Day, TTL, at, cycle, lease, offer};
@@ -94,7 +94,7 @@ async fn stale_leader_cannot_commit(backend: Backend) {
     let (word, seen) = (json!("leader"), [(1, at(9999))]);
     let renewed = database.store.renew(&leader.lease, TTL, &word, &seen).await;
     assert_eq!(renewed, Err(StoreError::Fenced));
-    let keep = oddsd::store::Retention {
+    let keep = oddsd_store::Retention {
         history: Duration::ZERO,
         finished_events: Duration::ZERO,
     };

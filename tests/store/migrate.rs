@@ -1,6 +1,6 @@
 //! Migrations: once, by one, and never backwards.
 
-use oddsd::store::StoreError;
+use oddsd_store::StoreError;
 
 use super::fixture::{Backend, Daemon, Day};
 use super::on_every_backend;

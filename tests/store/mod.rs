@@ -23,7 +23,7 @@ mod status;
 mod views;
 
 pub use fixture::Backend;
-use oddsd::store::{Again, Removal, Settlement, Wanted};
+use oddsd_store::{Again, Removal, Settlement, Wanted};
 
 /// The settlement of confirmed removals.
 pub fn settlement(removals: &[Removal], again: Option<Again>) -> Settlement {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use oddsd::key::Key;
-use oddsd::model::{ChangeKind, EventId};
-use oddsd::store::Removal;
+use oddsd_core::key::Key;
+use oddsd_core::model::{ChangeKind, EventId};
+use oddsd_store::Removal;
 
 use super::fixture::{Backend, Daemon, Day, LATER, SOON, at, offer};
 use super::{log_page, on_every_backend, settlement};

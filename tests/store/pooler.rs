@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use oddsd::store::{Store, StoreError};
+use oddsd_store::{Store, StoreError};
 
 use super::fixture::{Backend, Daemon, Day, offer, open, settings};
 use oddsd_testkit::eventually;

@@ -2,9 +2,9 @@
 
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use fastrand::Rng;
-use oddsd::diff::Changes;
-use oddsd::diff::book::Book;
-use oddsd::model::{Bookmaker, EventStatus, SelectionStatus};
+use oddsd_core::diff::Changes;
+use oddsd_core::diff::book::Book;
+use oddsd_core::model::{Bookmaker, EventStatus, SelectionStatus};
 
 use super::fixture::{Backend, Daemon, Day, cycle, decimal, lease, offer};
 use super::on_every_backend;
@@ -168,6 +168,6 @@ async fn full_card_is_written_and_loaded(backend: Backend) {
     assert_eq!(quiet, None);
 }
 
-fn offer_plus(odds: rust_decimal::Decimal) -> oddsd::model::Offer {
-    oddsd::model::Offer::decimal(odds + decimal("0.05"))
+fn offer_plus(odds: rust_decimal::Decimal) -> oddsd_core::model::Offer {
+    oddsd_core::model::Offer::decimal(odds + decimal("0.05"))
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use oddsd::model::{EventStatus, Offer, SelectionStatus};
-use oddsd::store::Runner;
+use oddsd_core::model::{EventStatus, Offer, SelectionStatus};
+use oddsd_store::Runner;
 
 use super::fixture::{Backend, Daemon, Day, at, decimal, offer};
 use super::{log_page, on_every_backend, settlement};
@@ -147,7 +147,7 @@ async fn log_pages_start_at_the_newest_or_after_an_id(backend: Backend) {
         .await
         .expect("a claim")
         .rows;
-    let one = oddsd::store::Removal {
+    let one = oddsd_store::Removal {
         rule: "r".into(),
         reason: "MANUAL".into(),
         keys: vec!["k".into()],

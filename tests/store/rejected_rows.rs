@@ -1,6 +1,6 @@
 //! Tests of rows that only the database refuses: each is excluded alone, counted, and tried again.
 
-use oddsd::store::StoreError;
+use oddsd_store::StoreError;
 
 use super::fixture::{Backend, Daemon, Day, Home, cycle, offer, same_rows};
 use super::on_every_backend;

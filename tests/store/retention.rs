@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use oddsd::store::Retention;
+use oddsd_store::Retention;
 
 use super::fixture::{Backend, Daemon, Day, at, offer};
 use super::on_every_backend;
@@ -202,7 +202,7 @@ async fn retention_drops_history_by_day() {
     old.now = day.now;
     old.races[0].event.id = "rac_old".into();
     let mut snapshot = old.snapshot();
-    snapshot.scope = oddsd::model::Scope::Listed;
+    snapshot.scope = oddsd_core::model::Scope::Listed;
     leader.see(&snapshot).await.expect("an old race");
     assert_eq!(database.look(PARTITIONS).await[0], "history_20240420");
 }

@@ -2,8 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use oddsd::key::Key;
-use oddsd::store::{Store, StoreError};
+use oddsd_core::key::Key;
+use oddsd_store::{Store, StoreError};
 
 use super::fixture::{Backend, Daemon, Day, offer, open, settings};
 

@@ -2,9 +2,9 @@
 //! written once with its log and outbox rows.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use oddsd::diff::{Word, moves};
-use oddsd::model::{ChangeKind, EventStatus, StatusSource};
-use oddsd::store::{CycleFacts, Retention, Transition};
+use oddsd_core::diff::{Word, moves};
+use oddsd_core::model::{ChangeKind, EventStatus, StatusSource};
+use oddsd_store::{CycleFacts, Retention, Transition};
 
 use super::fixture::{Backend, Daemon, Day, LATER, TTL, at, offer, same_rows};
 use super::on_every_backend;

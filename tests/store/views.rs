@@ -1,9 +1,9 @@
 //! The four names that people already read: the same columns and types, and only what is offered now.
 
-use oddsd::model::SelectionStatus;
+use oddsd_core::model::SelectionStatus;
 
 use super::fixture::{Backend, Daemon, Day, Home, decimal, offer};
-use oddsd::model::Offer;
+use oddsd_core::model::Offer;
 
 async fn shape(database: &Home, view: &str) -> Vec<String> {
     database

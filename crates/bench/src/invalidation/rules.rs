@@ -1,0 +1,120 @@
+//! What it takes to find the answers that a change makes wrong, with a thousand rules loaded; against
+//! a function that knows this one change and spells its keys.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use anyhow::Context;
+use serde_json::json;
+
+use super::Sizes;
+use crate::report::{Bar, Measure, median};
+use oddsd_core::key::Key;
+use oddsd_core::model::EventId;
+use oddsd_core::rules::{Change, Rules, Target};
+
+pub const MEASURES: [&str; 1] = ["rule_evaluation"];
+
+/// Of each kind: rules for one task, one table, one league, one event.
+const OF_EACH: usize = 250;
+const BAR_US: f64 = 1.0;
+
+pub fn measure(sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
+    let rules = Rules::parse("bench", &thousand()).context("the rules of the bench")?;
+    let changes = [
+        json!({ "change": "price_changed", "event_id": "rac_7", "sport_id": "horse_racing", "league_id": "GB",
+                "venue": "Hereford", "current_status": "live" }),
+        json!({ "change": "row_changed", "table": "table3", "op": "insert", "row": { "item_id": 7, "user_id": 3 } }),
+        json!({ "change": "task_completed", "task": "job77", "run_id": "ab-12" }),
+    ];
+    let (mut slowest, mut told) = (0.0f64, Vec::new());
+    for written in &changes {
+        let change = Change::parse(written).map_err(anyhow::Error::msg)?;
+        let targets: usize = rules
+            .decide(&change, None)
+            .iter()
+            .map(|hit| hit.aims.len())
+            .sum();
+        let us = each(sizes.changes, || {
+            black_box(rules.decide(black_box(&change), None));
+        });
+        told.push(format!(
+            "{} {:.2} µs for {targets} targets",
+            written["change"].as_str().unwrap_or_default(),
+            us
+        ));
+        slowest = slowest.max(us);
+    }
+    let event = EventId::new("rac_7");
+    let by_hand = each(sizes.changes, || {
+        black_box(by_hand(black_box(&event)));
+    });
+    let note = format!(
+        "a change with {} rules loaded, the slowest of three kinds ({}); against spelling the four keys of a price in code; \
+         median of {TURNS} turns of {}",
+        rules.len(),
+        told.join(", "),
+        sizes.changes
+    );
+    let bar = Bar::AtMost(BAR_US);
+    Ok(vec![
+        Measure::new(MEASURES[0], "µs", slowest, bar)
+            .against(by_hand)
+            .note(note),
+    ])
+}
+
+const TURNS: usize = 9;
+
+/// Microseconds for one.
+fn each(times: usize, mut work: impl FnMut()) -> f64 {
+    let turns: Vec<f64> = (0..TURNS)
+        .map(|_| {
+            let began = Instant::now();
+            (0..times).for_each(|_| work());
+            began.elapsed().as_secs_f64() * 1e6 / times as f64
+        })
+        .collect();
+    median(&turns)
+}
+
+fn by_hand(event: &EventId) -> Vec<Target> {
+    let status = oddsd_core::model::EventStatus::Live;
+    let keys = [
+        Key::races_by_stage(),
+        Key::event_prices(event),
+        Key::odds(status, event),
+        Key::movers(),
+    ];
+    keys.into_iter().map(Target::Key).collect()
+}
+
+fn thousand() -> String {
+    let rule = |name: &str, n: usize, on: &str, when: &str, keys: &str| {
+        format!(
+            "[[rule]]\nname = \"{name}{n}\"\non = [\"{on}\"]\nwhen = {{ {when} }}\nkeys = [{keys}]\n"
+        )
+    };
+    let all = (0..OF_EACH).flat_map(|n| {
+        let task = (
+            format!("task = \"job{n}\""),
+            format!("\"report:{n}:{{run_id}}\", \"controller:{n}\""),
+        );
+        let table = (
+            format!("table = \"table{n}\""),
+            format!("\"item{n}:{{item_id}}\", \"user{n}:{{user_id}}\", \"stats{n}\""),
+        );
+        let league = (
+            format!("league = \"league{n}\""),
+            format!("\"league{n}:{{event_id}}\""),
+        );
+        let event = (format!("event = \"event{n}\""), format!("\"pinned{n}\""));
+        [
+            rule("task", n, "task_completed", &task.0, &task.1),
+            rule("table", n, "row_changed", &table.0, &table.1),
+            rule("league", n, "price_changed", &league.0, &league.1),
+            rule("event", n, "price_changed", &event.0, &event.1),
+        ]
+    });
+    all.collect()
+}

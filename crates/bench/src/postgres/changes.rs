@@ -1,0 +1,94 @@
+//! Changes for the relay: rows of a table of our own, each commit with its outbox rows in the same
+//! statement, told as the product's own commits tell theirs. And an outbox in which a whole outage waits.
+
+use anyhow::{Context, ensure};
+use chrono::Utc;
+use sqlx::{Executor, PgConnection};
+
+use super::Database;
+use oddsd_core::key::Key;
+use oddsd_core::model::View;
+use oddsd_store::{Claim, Claimed};
+
+const TABLE: &str = "
+CREATE SCHEMA IF NOT EXISTS bench;
+CREATE TABLE IF NOT EXISTS bench.changes (id bigint PRIMARY KEY, version bigint NOT NULL) WITH (fillfactor = 20)";
+const COMMIT: &str = "
+WITH changed AS (UPDATE bench.changes SET version = version + 1 WHERE id = ANY($1) RETURNING id),
+     told AS (INSERT INTO oddsd.outbox (kinds, keys) SELECT 'manual', k.key
+              FROM changed JOIN unnest($1::bigint[], $2::text[]) AS k (id, key) USING (id)
+              RETURNING id, keys, xid::text::bigint AS xid)
+SELECT id, keys, xid, pg_current_snapshot()::text FROM told";
+/// Rows of one transaction of an outage: a cycle of a busy minute.
+const A_CYCLE: i64 = 5_000;
+
+pub struct Changes(PgConnection);
+
+impl Changes {
+    /// Of `rows` rows, each at version 0.
+    pub async fn of(db: &Database, rows: i64) -> anyhow::Result<Self> {
+        let mut connection = db.connect().await?;
+        connection.execute(TABLE).await?;
+        sqlx::query("INSERT INTO bench.changes SELECT id, 0 FROM generate_series(0, $1 - 1) id ON CONFLICT DO NOTHING")
+            .bind(rows)
+            .execute(&mut connection)
+            .await?;
+        Ok(Self(connection))
+    }
+
+    /// The next version of each row, in one transaction; `keys` are what shows them.
+    pub async fn commit(&mut self, ids: &[i64], keys: &[&Key]) -> anyhow::Result<Claim> {
+        let texts: Vec<&str> = keys.iter().map(|key| key.as_str()).collect();
+        let told: Vec<(i64, String, i64, String)> = sqlx::query_as(COMMIT)
+            .bind(ids)
+            .bind(&texts)
+            .fetch_all(&mut self.0)
+            .await?;
+        ensure!(told.len() == ids.len(), "not every row was changed");
+        let (_, _, transaction, view) = &told[0];
+        let transaction = *transaction as u64;
+        let view = View::parse(view).and_then(|view| view.and(transaction));
+        let view = view.context("few transactions at a time")?;
+        let row = |(id, key, ..): &(i64, String, i64, String)| {
+            Ok(Claimed {
+                keys: vec![Key::from_person(key).context("a key")?],
+                ..Claimed::written(*id, transaction, Utc::now())
+            })
+        };
+        let rows = told.iter().map(row).collect::<anyhow::Result<_>>()?;
+        Ok(Claim { view, rows })
+    }
+
+    /// A commit of one row that nobody is told of.
+    pub async fn commit_alone(&mut self, id: i64) -> anyhow::Result<()> {
+        sqlx::query("UPDATE bench.changes SET version = version + 1 WHERE id = $1")
+            .bind(id)
+            .execute(&mut self.0)
+            .await?;
+        Ok(())
+    }
+
+    /// An outage's outbox: `rows` price changes of `events` events, a transaction for each cycle.
+    pub async fn pile_up(&mut self, rows: i64, events: i64) -> anyhow::Result<()> {
+        for (cycle, from) in (0..rows).step_by(A_CYCLE as usize).enumerate() {
+            sqlx::query(
+                "INSERT INTO oddsd.outbox (cycle_id, event_key, kinds)
+                 SELECT $1, 'rac_' || (n % $4), 'price_changed' FROM generate_series($2::bigint, $3 - 1) n",
+            )
+            .bind(cycle as i64)
+            .bind(from)
+            .bind(rows.min(from + A_CYCLE))
+            .bind(events)
+            .execute(&mut self.0)
+            .await?;
+        }
+        self.0.execute("VACUUM (ANALYZE) oddsd.outbox").await?;
+        Ok(())
+    }
+
+    /// Whether a change waits; a second removal after a while is none.
+    pub async fn waiting(&mut self) -> anyhow::Result<bool> {
+        let waiting = "SELECT EXISTS (SELECT FROM oddsd.outbox WHERE kinds <> 'again')";
+        Ok(sqlx::query_scalar(waiting).fetch_one(&mut self.0).await?)
+    }
+}

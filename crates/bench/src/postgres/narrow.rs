@@ -1,0 +1,139 @@
+//! The limit: the changed rows, narrow, in binary, by COPY into an empty table that is not logged.
+//! No index, no old value, no history, no transaction log: what it costs to get the bytes there.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use sqlx::encode::{Encode, IsNull};
+use sqlx::postgres::PgArgumentBuffer;
+use sqlx::{Executor, PgConnection, Postgres};
+
+use crate::card::Card;
+use oddsd_store::StoreSettings;
+
+const TABLE: &str = "
+CREATE SCHEMA IF NOT EXISTS bench;
+CREATE UNLOGGED TABLE IF NOT EXISTS bench.narrow (
+    id           bigint NOT NULL,
+    decimal      numeric NOT NULL,
+    fractional   text,
+    point        numeric,
+    ew_places    integer,
+    ew_denom     integer,
+    status       text NOT NULL,
+    observed_at  timestamptz NOT NULL
+)";
+const COPY: &str = "COPY bench.narrow FROM STDIN (FORMAT binary)";
+/// As PostgreSQL's documentation gives it: signature, flags, length of the extension.
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const COLUMNS: i16 = 8;
+const NO_MORE: i16 = -1;
+/// Bytes sent at once.
+const CHUNK: usize = 128 * 1024;
+const ROW_BYTES: usize = 128;
+
+/// A changed row as the limit writes it.
+struct Row {
+    id: i64,
+    decimal: Decimal,
+    fractional: &'static str,
+    observed_at: DateTime<Utc>,
+}
+
+pub struct Narrow(PgConnection);
+
+impl Narrow {
+    pub async fn new(mut connection: PgConnection) -> anyhow::Result<Self> {
+        connection.execute(TABLE).await?;
+        Ok(Self(connection))
+    }
+
+    /// By way of another address of the server.
+    pub async fn through(settings: &StoreSettings) -> anyhow::Result<Self> {
+        Self::new(super::connect(settings).await?).await
+    }
+
+    /// Copies the rows at these positions; encoding them counts, emptying the table before does not.
+    pub async fn copy(&mut self, card: &Card, moved: &[usize]) -> anyhow::Result<Duration> {
+        let rows: Vec<Row> = moved
+            .iter()
+            .map(|&at| Row {
+                id: at as i64,
+                decimal: card.decimal(at),
+                fractional: card.fractional(at),
+                observed_at: card.observed_at(at),
+            })
+            .collect();
+        self.0.execute("TRUNCATE bench.narrow").await?;
+        let started = Instant::now();
+        let mut copy = self.0.copy_in_raw(COPY).await?;
+        let mut buffer = PgArgumentBuffer::default();
+        buffer.reserve(CHUNK + ROW_BYTES);
+        buffer.extend_from_slice(HEADER);
+        for row in &rows {
+            row.encode(&mut buffer)?;
+            if buffer.len() >= CHUNK {
+                copy.send(buffer.as_slice()).await?;
+                buffer.clear();
+            }
+        }
+        buffer.extend_from_slice(&NO_MORE.to_be_bytes());
+        copy.send(buffer.as_slice()).await?;
+        copy.finish().await?;
+        let took = started.elapsed();
+
+        let there: (i64, i64) = sqlx::query_as(
+            "SELECT count(*), coalesce(sum(decimal * 1000), 0)::bigint FROM bench.narrow",
+        )
+        .fetch_one(&mut self.0)
+        .await?;
+        let sent: i64 = moved.iter().map(|&at| card.thousandths(at)).sum();
+        ensure!(
+            there == (moved.len() as i64, sent),
+            "COPY left {there:?} where {:?} was sent",
+            (moved.len(), sent)
+        );
+        Ok(took)
+    }
+
+    /// One bare round trip.
+    pub async fn round_trip(&mut self) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        sqlx::query_scalar::<_, i32>("SELECT 1")
+            .fetch_one(&mut self.0)
+            .await?;
+        Ok(started.elapsed())
+    }
+}
+
+impl Row {
+    fn encode(&self, buffer: &mut PgArgumentBuffer) -> anyhow::Result<()> {
+        buffer.extend_from_slice(&COLUMNS.to_be_bytes());
+        value(buffer, &self.id)?;
+        value(buffer, &self.decimal)?;
+        value(buffer, &self.fractional)?;
+        value(buffer, &None::<Decimal>)?;
+        value(buffer, &3i32)?;
+        value(buffer, &5i32)?;
+        value(buffer, &"open")?;
+        value(buffer, &self.observed_at)
+    }
+}
+
+/// A value behind its length in bytes; −1 stands for NULL.
+fn value<'q>(
+    buffer: &mut PgArgumentBuffer,
+    value: &impl Encode<'q, Postgres>,
+) -> anyhow::Result<()> {
+    let start = buffer.len();
+    buffer.extend_from_slice(&(-1i32).to_be_bytes());
+    let encoded = value.encode_by_ref(buffer);
+    let encoded = encoded.map_err(|why| anyhow::anyhow!("a value of the bench: {why}"))?;
+    if let IsNull::No = encoded {
+        let length = i32::try_from(buffer.len() - start - 4).context("a short value")?;
+        buffer[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! A reader beside the writer: one event's prices, read through the store again and again, while
+//! nothing happens and while nearly everything is rewritten.
+
+use std::time::Instant;
+
+use anyhow::ensure;
+use tokio_util::sync::CancellationToken;
+
+use super::Sizes;
+use super::course::Course;
+use super::postgres::Database;
+use super::report::{Bar, Measure, median, p99};
+use oddsd_core::model::EventId;
+use oddsd_store::Store;
+
+pub const MEASURES: [&str; 1] = ["reader_p99"];
+const REWRITES_A_TURN: usize = 10;
+const SHARE: f64 = 0.9;
+/// What a reader may wait longer, in milliseconds, beside twice its idle time.
+const MORE_MS: f64 = 5.0;
+
+pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
+    let mut course = Course::set(db, sizes.day).await?;
+    let reader = db.store().await?;
+    let event = EventId::new(course.card.race_id(0));
+    let (mut idle, mut busy) = (Vec::new(), Vec::new());
+    for turn in 0..=sizes.runs {
+        let mut rewrites = Vec::with_capacity(REWRITES_A_TURN);
+        for _ in 0..REWRITES_A_TURN {
+            rewrites.push(course.next(SHARE)?.0);
+        }
+        let over = CancellationToken::new();
+        let reading = tokio::spawn(read(reader.clone(), event.clone(), over.clone()));
+        for rewrite in &rewrites {
+            course.daemon.look(rewrite).await?;
+        }
+        over.cancel();
+        let beside = reading.await??;
+        course.stored().await?;
+
+        // As many as there were beside the writer.
+        let over = CancellationToken::new();
+        let reading = tokio::spawn(read(reader.clone(), event.clone(), over.clone()));
+        let took = beside.iter().sum::<f64>() / 1000.0;
+        tokio::time::sleep(std::time::Duration::from_secs_f64(took)).await;
+        over.cancel();
+        let alone = reading.await??;
+        if turn > 0 {
+            busy.extend(beside);
+            idle.extend(alone);
+        }
+    }
+    reader.close().await;
+    let (quiet, bar) = (p99(&idle), 2.0 * p99(&idle) + MORE_MS);
+    Ok(vec![
+        Measure::new("reader_p99", "ms", p99(&busy), Bar::AtMostTimes(1.0))
+            .against(bar)
+            .note(format!(
+                "against 2 × the idle p99 of {quiet:.2} ms + {MORE_MS} ms; medians {:.2} and {:.2} ms; {} and {} reads",
+                median(&busy),
+                median(&idle),
+                busy.len(),
+                idle.len()
+            )),
+    ])
+}
+
+/// Reads until told that it is over; milliseconds of each.
+async fn read(store: Store, event: EventId, over: CancellationToken) -> anyhow::Result<Vec<f64>> {
+    let mut times = Vec::new();
+    while times.is_empty() || !over.is_cancelled() {
+        let started = Instant::now();
+        let found = store.event_prices(&event).await?.value;
+        times.push(started.elapsed().as_secs_f64() * 1000.0);
+        ensure!(
+            found.is_some_and(|found| !found.prices.is_empty()),
+            "event {event} has no prices to read"
+        );
+    }
+    Ok(times)
+}

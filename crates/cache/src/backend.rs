@@ -1,0 +1,354 @@
+//! `Cache`: one set of operations over a cache server, this process's own memory, or nothing. The reader, the
+//! relay and the epoch monitor call it; it hands each operation to its backend.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::entry::Entry;
+use super::error::CacheError;
+use super::in_process::Memory;
+use super::lease::{Filled, Lease, LeaseState, Life, Taken};
+use super::lookup::Looked;
+use super::redis::RedisTransport;
+use super::remote::RemoteCache;
+use super::removal::{self, Removed};
+use super::transport::Transport;
+use super::unmanaged::{self, Scanned};
+use super::upstash::UpstashTransport;
+use oddsd_core::key::{Key, Tag, Targets};
+use oddsd_core::model::View;
+
+/// The deadline of a single lookup, lease or fill outside a request; inside one, the reader's budget rules.
+const GET_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Where cached answers are stored.
+pub enum Cache {
+    /// Caching is switched off: no server is contacted, nothing is stored.
+    Off,
+    /// In this process alone.
+    Memory(Memory),
+    /// On a Redis or Upstash server.
+    Remote(RemoteCache),
+}
+
+/// Which backend to use, and its limits. The default is the in-process cache.
+pub struct CacheSettings {
+    /// `redis://`, `rediss://`, `redis-cluster://`, `rediss-cluster://`, `redis-sentinel://`, `rediss-sentinel://`.
+    pub redis_url: Option<SecretString>,
+    /// `https://name.upstash.io`.
+    pub upstash_url: Option<String>,
+    /// The REST token of the Upstash database.
+    pub upstash_token: Option<SecretString>,
+    /// False: the cache is off, whatever else is set.
+    pub enabled: bool,
+    /// How long one removal may take before it counts as failed. Reads have a budget of their own.
+    pub command_timeout: Duration,
+    /// Bound of the in-process cache in bytes, keys and bodies together.
+    pub memory_bytes: u64,
+    /// Bound of the L1 in front of Redis in bytes; 0: no L1.
+    pub first_level_bytes: u64,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self {
+            redis_url: None,
+            upstash_url: None,
+            upstash_token: None,
+            enabled: true,
+            command_timeout: Duration::from_secs(2),
+            memory_bytes: 64 * 1024 * 1024,
+            first_level_bytes: 0,
+        }
+    }
+}
+
+impl Cache {
+    /// Opens Redis when a Redis URL is set, Upstash when its URL and token are, else this process's memory.
+    ///
+    /// Never fails because a cache is down: connecting goes on in the background, for ever. Fails on
+    /// settings that can never work, and names the setting.
+    pub async fn open(settings: &CacheSettings) -> anyhow::Result<Self> {
+        if !settings.enabled {
+            return Ok(Self::Off);
+        }
+        let redis = present(settings.redis_url.as_ref());
+        let url = settings.upstash_url.as_deref();
+        let url = url.filter(|url| !url.trim().is_empty());
+        let token = present(settings.upstash_token.as_ref());
+        let timeout = settings.command_timeout;
+        match (redis, url, token) {
+            (None, None, None) => Ok(Self::Memory(Memory::new(settings.memory_bytes))),
+            (Some(redis), None, None) => {
+                let redis = RedisTransport::open(redis, timeout, settings.first_level_bytes);
+                Ok(Self::Remote(redis.await?.into()))
+            }
+            (None, Some(url), Some(token)) => {
+                let upstash = UpstashTransport::open(url, token, timeout)?;
+                Ok(Self::Remote(upstash.into()))
+            }
+            (Some(_), ..) => anyhow::bail!(
+                "REDIS_URL and UPSTASH_REDIS_REST_URL/_TOKEN are both set: empty the one that readers do not use"
+            ),
+            (None, Some(_), None) => anyhow::bail!(
+                "UPSTASH_REDIS_REST_URL is set but UPSTASH_REDIS_REST_TOKEN is empty: set both, or neither"
+            ),
+            (None, None, Some(_)) => anyhow::bail!(
+                "UPSTASH_REDIS_REST_TOKEN is set but UPSTASH_REDIS_REST_URL is empty: set both, or neither"
+            ),
+        }
+    }
+
+    /// Looks up the entry of a key that has these tags. Returns it only if it is valid.
+    pub async fn look(&self, key: &Key, tags: &[Tag]) -> Result<Looked, CacheError> {
+        self.get_within(key, tags, GET_TIMEOUT).await
+    }
+
+    pub(super) async fn get_within(
+        &self,
+        key: &Key,
+        tags: &[Tag],
+        deadline: Duration,
+    ) -> Result<Looked, CacheError> {
+        match self {
+            Self::Off => Ok(Looked::in_process(None)),
+            Self::Memory(memory) => Ok(Looked::in_process(memory.get(key))),
+            Self::Remote(remote) => remote.get(key, tags, deadline).await,
+        }
+    }
+
+    /// Asks for the right to fill a key, after a lookup that found nothing usable and before the load begins.
+    pub async fn take(
+        &self,
+        key: &Key,
+        tags: &[Tag],
+        looked: &Looked,
+    ) -> Result<Taken, CacheError> {
+        let seen = &looked.seen;
+        match self {
+            Self::Off => Ok(Taken::NoFloor),
+            Self::Memory(memory) => {
+                let lease = memory.acquire_lease(key, tags, seen.version(), Instant::now());
+                Ok(match lease {
+                    Ok(Some(lease)) => Taken::Mine(Lease(LeaseState::InProcess(lease))),
+                    Ok(None) => Taken::Held,
+                    Err(_) => Taken::Overtaken,
+                })
+            }
+            Self::Remote(remote) => remote.acquire_lease(key, tags, seen, GET_TIMEOUT).await,
+        }
+    }
+
+    /// Stores `entry` if it is certain that no removal so far makes it wrong. Bodies from `compress_from` bytes on
+    /// are compressed.
+    pub async fn fill(
+        &self,
+        key: &Key,
+        lease: Lease,
+        entry: Arc<Entry>,
+        compress_from: usize,
+    ) -> Result<Filled, CacheError> {
+        self.put_within(key, lease, entry, compress_from, GET_TIMEOUT)
+            .await
+    }
+
+    pub(super) async fn put_within(
+        &self,
+        key: &Key,
+        lease: Lease,
+        entry: Arc<Entry>,
+        compress_from: usize,
+        deadline: Duration,
+    ) -> Result<Filled, CacheError> {
+        match (self, lease.0) {
+            (Self::Memory(memory), LeaseState::InProcess(lease)) => {
+                memory.put_if_valid(key, lease, entry, Instant::now())
+            }
+            (Self::Remote(remote), LeaseState::Remote(lease)) => {
+                remote
+                    .put_if_valid(key, &lease, &entry, compress_from, deadline)
+                    .await
+            }
+            _ => Ok(Filled::NoLease),
+        }
+    }
+
+    /// Releases a lease whose load failed, so that the next reader need not wait until it expires.
+    pub(super) async fn release(&self, key: &Key, lease: Lease) {
+        match (self, lease.0) {
+            (Self::Memory(memory), LeaseState::InProcess(lease)) => memory.release(key, &lease),
+            (Self::Remote(remote), LeaseState::Remote(lease)) => remote.release(key, &lease).await,
+            _ => {}
+        }
+    }
+
+    /// Removes entries, or marks them stale, and ends the leases of fills that are under way. `view` has to include
+    /// every change that this removal is for. Each target has a result of its own: `Ok` is confirmed. `Err` when
+    /// the cache confirmed no target.
+    pub async fn remove(&self, targets: &Targets, view: &View) -> Result<Removed, CacheError> {
+        match self {
+            Self::Off => Ok(Removed::nothing(targets)),
+            Self::Memory(memory) => Ok(memory.remove(targets, view, Instant::now())),
+            Self::Remote(remote) => remote.remove(targets, view).await,
+        }
+    }
+
+    fn transport(&self) -> Option<&Transport> {
+        match self {
+            Self::Off | Self::Memory(_) => None,
+            Self::Remote(remote) => Some(&remote.transport),
+        }
+    }
+
+    /// Removes unmanaged keys, those that other programs write under their plain names. Returns the number that
+    /// existed; after an error, the keys that could be removed are.
+    pub async fn remove_plain(&self, keys: &[Key]) -> Result<u64, CacheError> {
+        match self.transport() {
+            Some(transport) => unmanaged::remove(transport, keys).await,
+            None => Ok(0),
+        }
+    }
+
+    /// Removes the unmanaged keys that were put under these tags, and no managed entry. Returns the number that
+    /// existed.
+    pub async fn remove_members(&self, tags: &[Tag]) -> Result<u64, CacheError> {
+        match self.transport() {
+            Some(transport) => removal::remove_members(transport, tags).await,
+            None => Ok(0),
+        }
+    }
+
+    /// Puts an unmanaged key for `ttl` (1 ms to a week), so that removing one of its tags removes it. Does
+    /// nothing in process, where no other program could read it. `deploy/put.lua` does the same for other programs.
+    pub async fn put_plain(
+        &self,
+        key: &Key,
+        body: &Bytes,
+        ttl: Duration,
+        tags: &[Tag],
+    ) -> Result<(), CacheError> {
+        match self.transport() {
+            Some(transport) => unmanaged::put(transport, key, body, ttl, tags).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Lists unmanaged keys that begin with `prefix`, up to `max`, in order. For an operator only: the server looks
+    /// at every name it has.
+    pub async fn scan(&self, prefix: &str, max: usize) -> Result<Scanned, CacheError> {
+        match self.transport() {
+            Some(transport) => unmanaged::scan(transport, prefix, max).await,
+            None => Ok(Scanned::default()),
+        }
+    }
+
+    /// Ends the epoch of the cache's memory: nothing is filled and nothing is served until the next one begins.
+    pub async fn void(&self) -> Result<(), CacheError> {
+        match self {
+            Self::Off | Self::Memory(_) => Ok(()),
+            Self::Remote(remote) => remote.invalidate_epoch().await,
+        }
+    }
+
+    /// Begins an epoch. `view` has to be taken from the primary database after the last epoch was ended.
+    pub async fn found(&self, view: &View) -> Result<Life, CacheError> {
+        match self {
+            Self::Off | Self::Memory(_) => Ok(Life::new("here")),
+            Self::Remote(remote) => remote.begin_epoch(view).await,
+        }
+    }
+
+    /// Sends the next heartbeat. Returns whether the cache's memory is still the one of this epoch and of
+    /// its last heartbeat.
+    pub async fn beat(&self, life: &mut Life) -> Result<bool, CacheError> {
+        let is_same = match self {
+            Self::Off | Self::Memory(_) => true,
+            Self::Remote(remote) => remote.heartbeat(life).await?,
+        };
+        life.heartbeat += 1;
+        Ok(is_same)
+    }
+
+    /// The interval between heartbeats: for this long a memory that was replaced may still be served. Upstash bills
+    /// each. `None`: no heartbeats are needed.
+    pub fn beat_every(&self) -> Option<Duration> {
+        let transport = self.transport()?;
+        Some(transport.limits().heartbeat_interval)
+    }
+
+    /// Returns the entry that this process holds without asking a server: valid, but maybe past its time to live.
+    pub(super) fn get_l1(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
+        match self {
+            Self::Memory(memory) => memory.get_fast(key),
+            Self::Remote(remote) => remote.get_l1(key, now),
+            Self::Off => None,
+        }
+    }
+
+    /// Returns the stored bytes of a key, unchecked, from Redis only: for inspection, never for a reader.
+    pub async fn stored(&self, key: &Key) -> Result<Option<Bytes>, CacheError> {
+        match self {
+            Self::Remote(remote) if !self.is_billed() => remote.stored(key).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// Sends a PING.
+    pub async fn ping(&self) -> Result<(), CacheError> {
+        match self {
+            Self::Off | Self::Memory(_) => Ok(()),
+            Self::Remote(remote) => remote.ping().await,
+        }
+    }
+
+    /// Whether each command is paid for.
+    pub fn is_billed(&self) -> bool {
+        self.transport().is_some_and(|it| it.limits().is_billed)
+    }
+
+    /// Whether other processes may see its entries.
+    pub fn is_shared(&self) -> bool {
+        !matches!(self, Self::Memory(_))
+    }
+
+    /// For logs and metrics: `redis`, `upstash`, `memory` or `off`.
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Memory(_) => "memory",
+            Self::Remote(remote) => remote.transport.limits().backend,
+        }
+    }
+
+    /// Host and port, never credentials.
+    pub fn host(&self) -> String {
+        match self {
+            Self::Off => "none".into(),
+            Self::Memory(_) => "in-process".into(),
+            Self::Remote(remote) => remote.transport.host().into(),
+        }
+    }
+
+    /// Waits until there is a connection, for as long as that takes. Returns at once where there is none to
+    /// keep (in process, REST).
+    pub async fn connected(&self) {
+        if let Some(Transport::Redis(redis)) = self.transport() {
+            redis.connected().await;
+        }
+    }
+
+    /// Closes the connection.
+    pub async fn close(&self) {
+        if let Some(Transport::Redis(redis)) = self.transport() {
+            redis.close().await;
+        }
+    }
+}
+
+/// An empty setting counts as absent: hosting panels write it for "not set".
+fn present(setting: Option<&SecretString>) -> Option<&SecretString> {
+    setting.filter(|value| !value.expose_secret().trim().is_empty())
+}

@@ -1,0 +1,283 @@
+//! The fenced cache inside this process: bounded in bytes, with the same leases and fences as the remote
+//! one. `Cache` uses it when no cache server is configured.
+//!
+//! It needs no epoch, because its memory ends with the process that would verify it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::entry::Entry;
+use super::error::CacheError;
+use super::lease::{FENCE_TTL, Filled, LEASE_TTL, LocalLease};
+use super::local::LocalCache;
+use super::removal::Removed;
+use oddsd_core::key::{Key, Tag, Targets};
+use oddsd_core::model::View;
+
+/// Expired items are swept when a map holds more than this many.
+const BEFORE_SWEEP: usize = 1024;
+
+/// A cache in this process's memory.
+pub struct Memory {
+    local: LocalCache,
+    /// Every fill and removal holds this lock: check and store are one step, as they are in the scripts of
+    /// the remote cache.
+    fences: Mutex<FenceTable>,
+}
+
+struct FenceTable {
+    /// The join of the database snapshots of all removals: a missing fence begins with it.
+    watermark: View,
+    leases: TtlMap<Key, u128>,
+    keys: TtlMap<Key, View>,
+    tags: TtlMap<Tag, View>,
+}
+
+/// A map whose items expire.
+struct TtlMap<K, V> {
+    items: HashMap<K, (V, Instant)>,
+    sweep_at: usize,
+}
+
+/// The stored entry is not the one that the lookup saw.
+#[derive(Debug)]
+pub(super) struct Superseded;
+
+impl Memory {
+    /// `max_bytes` bounds keys and bodies together.
+    pub fn new(max_bytes: u64) -> Self {
+        Self {
+            local: LocalCache::new(max_bytes),
+            fences: Mutex::new(FenceTable {
+                watermark: View::after(0),
+                leases: TtlMap::default(),
+                keys: TtlMap::default(),
+                tags: TtlMap::default(),
+            }),
+        }
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.local.get(key)
+    }
+
+    /// As `get`, and faster; may return an entry past its time to live.
+    pub(super) fn get_fast(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.local.get_fast(key)
+    }
+
+    /// `None`: another reader holds the lease.
+    pub(super) fn acquire_lease(
+        &self,
+        key: &Key,
+        tags: &[Tag],
+        seen: Option<u128>,
+        now: Instant,
+    ) -> Result<Option<LocalLease>, Superseded> {
+        let mut fences = self.fences.lock();
+        if self.local.get(key).map(|entry| entry.stamp) != seen {
+            return Err(Superseded);
+        }
+        if fences.leases.get(key, now).is_some() {
+            return Ok(None);
+        }
+        let token = fastrand::u128(..);
+        fences.leases.put(key, token, now + LEASE_TTL, now);
+        // Missing fences begin at this watermark, so that removals from now on raise them above it.
+        let watermark = fences.watermark.clone();
+        if fences.keys.get(key, now).is_none() {
+            fences
+                .keys
+                .put(key, watermark.clone(), now + FENCE_TTL, now);
+        }
+        for tag in tags {
+            if fences.tags.get(tag, now).is_none() {
+                fences
+                    .tags
+                    .put(tag, watermark.clone(), now + FENCE_TTL, now);
+            }
+        }
+        let generations = self.local.generations(key, tags);
+        Ok(Some(LocalLease { token, generations }))
+    }
+
+    pub(super) fn put_if_valid(
+        &self,
+        key: &Key,
+        lease: LocalLease,
+        entry: Arc<Entry>,
+        now: Instant,
+    ) -> Result<Filled, CacheError> {
+        let mut fences = self.fences.lock();
+        if fences.leases.get(key, now) != Some(&lease.token) {
+            return Ok(Filled::NoLease);
+        }
+        fences.leases.items.remove(key);
+        let includes = |fence: Option<&View>| fence.is_some_and(|fence| entry.view.covers(fence));
+        let tags_included = entry
+            .tags
+            .iter()
+            .all(|tag| includes(fences.tags.get(tag, now)));
+        if !tags_included || !includes(fences.keys.get(key, now)) {
+            return Ok(Filled::TooEarly);
+        }
+        let bytes = entry.body.len();
+        match self.local.put(key, entry, lease.generations) {
+            true => Ok(Filled::Stored),
+            false => Err(CacheError::TooLarge {
+                detail: format!(
+                    "the value of {key} has {bytes} bytes, the in-process cache keeps values up to {} (a quarter of its bound): raise the bound",
+                    self.local.max_value_bytes()
+                ),
+            }),
+        }
+    }
+
+    pub(super) fn release(&self, key: &Key, lease: &LocalLease) {
+        let mut fences = self.fences.lock();
+        if fences.leases.get(key, Instant::now()) == Some(&lease.token) {
+            fences.leases.items.remove(key);
+        }
+    }
+
+    pub(super) fn remove(&self, targets: &Targets, view: &View, now: Instant) -> Removed {
+        let mut fences = self.fences.lock();
+        fences.watermark = fences.watermark.join(view);
+        let mut removed = Removed::nothing(targets);
+        for (key, existed) in targets.keys.iter().zip(&mut removed.keys) {
+            fences.leases.items.remove(key);
+            fences.keys.raise(key, view, now);
+            *existed = Ok(u64::from(self.local.remove(key)));
+        }
+        for (key, existed) in targets.stale.iter().zip(&mut removed.stale) {
+            fences.leases.items.remove(key);
+            fences.keys.raise(key, view, now);
+            let entry = self.local.get(key);
+            self.local.remove(key);
+            *existed = Ok(u64::from(entry.is_some()));
+            if let Some(entry) = entry {
+                let marked = Entry::clone(&entry).marked_stale(entry.age(now));
+                let generations = self.local.generations(key, &marked.tags);
+                self.local.put(key, Arc::new(marked), generations);
+            }
+        }
+        for tag in &targets.tags {
+            fences.tags.raise(tag, view, now);
+            self.local.remove_tag(tag);
+        }
+        removed
+    }
+
+    #[cfg(test)]
+    fn bytes(&self) -> u64 {
+        self.local.bytes()
+    }
+}
+
+impl<K, V> Default for TtlMap<K, V> {
+    fn default() -> Self {
+        Self {
+            items: HashMap::new(),
+            sweep_at: BEFORE_SWEEP,
+        }
+    }
+}
+
+impl<K: Hash + Eq + Clone, V> TtlMap<K, V> {
+    fn get(&self, key: &K, now: Instant) -> Option<&V> {
+        let (value, until) = self.items.get(key)?;
+        (*until > now).then_some(value)
+    }
+
+    fn put(&mut self, key: &K, value: V, until: Instant, now: Instant) {
+        if self.items.len() >= self.sweep_at {
+            self.items.retain(|_, (_, until)| *until > now);
+            self.sweep_at = BEFORE_SWEEP.max(self.items.len() * 2);
+        }
+        self.items.insert(key.clone(), (value, until));
+    }
+}
+
+impl<K: Hash + Eq + Clone> TtlMap<K, View> {
+    fn raise(&mut self, key: &K, view: &View, now: Instant) {
+        let raised = match self.get(key, now) {
+            Some(old) => old.join(view),
+            None => view.clone(),
+        };
+        self.put(key, raised, now + FENCE_TTL, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::from_person(name).expect("a plain name")
+    }
+
+    fn entry(bytes: usize, view: View) -> Arc<Entry> {
+        Arc::new(Entry {
+            body: Bytes::from(vec![b'x'; bytes]),
+            stamp: 0,
+            absent: false,
+            view,
+            tags: Vec::new(),
+            stored_at: Instant::now(),
+            fresh: Duration::from_secs(60),
+            while_revalidating: Duration::ZERO,
+            on_error: Duration::ZERO,
+            load: Duration::ZERO,
+        })
+    }
+
+    fn leased(memory: &Memory, key: &Key, now: Instant) -> Option<LocalLease> {
+        memory
+            .acquire_lease(key, &[], None, now)
+            .expect("nothing there")
+    }
+
+    #[test]
+    fn memory_stays_within_its_bound() {
+        let (memory, now) = (Memory::new(1_000_000), Instant::now());
+        for n in 0..500 {
+            let key = key(&format!("k{n}"));
+            let lease = leased(&memory, &key, now).expect("a lease");
+            let filled = memory.put_if_valid(&key, lease, entry(10_000, View::after(1)), now);
+            assert_eq!(filled, Ok(Filled::Stored));
+        }
+        assert!(memory.bytes() <= 1_000_000, "{} bytes", memory.bytes());
+        assert!(memory.bytes() > 500_000, "{} bytes", memory.bytes());
+    }
+
+    #[test]
+    fn an_expired_lease_neither_fills_nor_blocks() {
+        let (memory, start) = (Memory::new(1_000_000), Instant::now());
+        let first = leased(&memory, &key("k"), start).expect("a lease");
+        assert!(leased(&memory, &key("k"), start).is_none());
+        let later = start + LEASE_TTL;
+        let filled = memory.put_if_valid(&key("k"), first, entry(1, View::after(1)), later);
+        assert_eq!(filled, Ok(Filled::NoLease));
+        assert!(leased(&memory, &key("k"), later).is_some());
+    }
+
+    #[test]
+    fn expired_items_are_swept() {
+        let (memory, start) = (Memory::new(1_000_000), Instant::now());
+        for n in 0..100_000u32 {
+            let now = start + FENCE_TTL / 1000 * n;
+            leased(&memory, &key(&format!("k{n}")), now);
+        }
+        let fences = memory.fences.lock();
+        let held = fences.keys.items.len() + fences.leases.items.len();
+        assert!(held < 8_000, "{held} held");
+    }
+}

@@ -1,0 +1,90 @@
+//! The L1: an in-process cache in front of a server that tells which keys change. `RemoteCache` reads
+//! and fills it; the transport's subscription feeds it with the changed names.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::entry::Entry;
+use super::local::LocalCache;
+use oddsd_core::key::{Heard, Key, Tag, Targets};
+
+/// Heartbeats arrive every 25 ms; after this long without one nothing of the L1 is served. With a removal
+/// that was under way for 150 ms before, an old answer is still no older than a quarter of a second.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(70);
+/// No heartbeat arrived on this connection yet.
+const NEVER: i64 = i64::MIN;
+
+/// The L1 serves only while the epoch's heartbeats arrive over the connection that reports changes: a
+/// pause, a gap or a new connection empties it.
+pub(super) struct L1Cache {
+    pub local: LocalCache,
+    /// When the last heartbeat arrived, in ms since `start`.
+    last_heartbeat: AtomicI64,
+    /// When the last heartbeat arrived that came soon after another: after a pause, the changes of the
+    /// meantime arrive together with the first heartbeat, in no order.
+    trusted_at: AtomicI64,
+    start: Instant,
+}
+
+impl L1Cache {
+    pub fn new(max_bytes: u64) -> Self {
+        Self {
+            local: LocalCache::new(max_bytes),
+            last_heartbeat: AtomicI64::new(NEVER),
+            trusted_at: AtomicI64::new(NEVER),
+            start: Instant::now(),
+        }
+    }
+
+    pub fn get(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
+        let trusted_at = match self.trusted_at.load(Ordering::Acquire) {
+            NEVER => return None,
+            ms => Duration::from_millis(ms as u64),
+        };
+        let pause = now
+            .saturating_duration_since(self.start)
+            .saturating_sub(trusted_at);
+        (pause < HEARTBEAT_TIMEOUT)
+            .then(|| self.local.get_fast(key))
+            .flatten()
+    }
+
+    pub fn remove(&self, targets: &Targets) {
+        for key in targets.keys.iter().chain(&targets.stale) {
+            self.local.remove(key);
+        }
+        for tag in &targets.tags {
+            self.local.remove_tag(tag);
+        }
+    }
+
+    /// Applies one message of the server: the stored name that changed.
+    pub fn apply_change(&self, name: &[u8]) {
+        match std::str::from_utf8(name).ok().and_then(Heard::name) {
+            Some(Heard::Key(key)) => {
+                // A stored key is a valid key.
+                if let Some(key) = Key::from_person(key) {
+                    self.local.remove(&key);
+                }
+            }
+            Some(Heard::Tag(tag)) => self.local.remove_tag(&Tag::stored(tag)),
+            Some(Heard::Floor) => self.local.remove_all(),
+            Some(Heard::Beat) => {
+                let ms = self.start.elapsed().as_millis() as i64;
+                let before = self.last_heartbeat.swap(ms, Ordering::AcqRel);
+                if ms.saturating_sub(before) < HEARTBEAT_TIMEOUT.as_millis() as i64 {
+                    self.trusted_at.store(ms, Ordering::Release);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Drops everything after a lost connection or message: no entry is proved valid any more.
+    pub fn reset(&self) {
+        self.last_heartbeat.store(NEVER, Ordering::Release);
+        self.trusted_at.store(NEVER, Ordering::Release);
+        self.local.remove_all();
+    }
+}

@@ -1,0 +1,102 @@
+//! The result of a cache lookup, and the check whether a stored entry may be served. `remote` and
+//! `in_process` create lookups; readers hand them back when they ask for the lease.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::clock::ServerClock;
+use super::entry::{Entry, VERSION_PREFIX};
+use oddsd_core::key::Tag;
+use oddsd_core::model::View;
+
+/// The result of a lookup.
+#[derive(Clone, Debug)]
+pub struct Looked {
+    /// The stored entry, if it is valid.
+    pub entry: Option<Arc<Entry>>,
+    pub(super) seen: SeenVersion,
+}
+
+/// The version that was stored, valid or not: a lease is only given while it still is.
+#[derive(Clone, Debug)]
+pub(super) enum SeenVersion {
+    InProcess(Option<u128>),
+    /// The first bytes of the stored value.
+    Remote(Bytes),
+}
+
+impl Looked {
+    pub(super) fn in_process(entry: Option<Arc<Entry>>) -> Self {
+        let version = entry.as_ref().map(|entry| entry.stamp);
+        Self {
+            entry,
+            seen: SeenVersion::InProcess(version),
+        }
+    }
+}
+
+impl SeenVersion {
+    pub fn version(&self) -> Option<u128> {
+        match self {
+            Self::InProcess(version) => *version,
+            Self::Remote(_) => None,
+        }
+    }
+
+    pub fn prefix(&self) -> Bytes {
+        match self {
+            Self::InProcess(_) => Bytes::new(),
+            Self::Remote(prefix) => prefix.clone(),
+        }
+    }
+}
+
+/// The values that one lookup read from a server, before any check.
+pub(super) struct RawLookup {
+    pub value: Option<Bytes>,
+    pub epoch: Option<String>,
+    /// Fences of the requested tags, in their order.
+    pub tag_fences: Vec<Option<String>>,
+}
+
+impl RawLookup {
+    /// Returns the entry if it belongs to the current epoch on this run of the server, and its database
+    /// snapshot includes the fences of all its tags. A missing fence proves nothing, so it fails the check.
+    pub fn validate(self, tags: &[Tag], run: &str, clock: &ServerClock, now: Instant) -> Looked {
+        let value = self.value.as_deref().unwrap_or_default();
+        let prefix = Bytes::copy_from_slice(&value[..value.len().min(VERSION_PREFIX)]);
+        Looked {
+            entry: self.valid_entry(tags, run, clock, now).map(Arc::new),
+            seen: SeenVersion::Remote(prefix),
+        }
+    }
+
+    fn valid_entry(
+        self,
+        tags: &[Tag],
+        run: &str,
+        clock: &ServerClock,
+        now: Instant,
+    ) -> Option<Entry> {
+        let (value, epoch) = (self.value?, self.epoch?);
+        let (epoch_id, epoch_run) = epoch.split_once(' ')?;
+        if epoch_run != run {
+            return None;
+        }
+        let (entry_epoch, entry) = Entry::decode(&value, now, |ms| clock.age(ms, now))?;
+        let includes_fence = |tag: &Tag| {
+            let at = tags.iter().position(|asked| asked == tag)?;
+            let (fence_epoch, fence) = self.tag_fences.get(at)?.as_deref()?.split_once(' ')?;
+            let fence = (fence_epoch == epoch_id).then(|| View::parse(fence));
+            Some(entry.view.covers(&fence.flatten()?))
+        };
+        let is_valid = entry_epoch == epoch_id
+            && entry
+                .tags
+                .iter()
+                .all(|tag| includes_fence(tag) == Some(true));
+        is_valid.then_some(entry)
+    }
+}

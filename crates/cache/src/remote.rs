@@ -1,0 +1,275 @@
+//! The fenced cache on a server in another process: lookup, lease, fill, removal and epoch, written once
+//! for Redis and Upstash. `Cache` calls it; it decides on replies, the transports only carry them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::command::{CacheCommand, CacheReply, NO_ARGS};
+use super::entry::Entry;
+use super::error::CacheError;
+use super::l1::L1Cache;
+use super::lease::{Filled, Lease, LeaseState, Life, RemoteLease, Taken};
+use super::lookup::{Looked, RawLookup, SeenVersion};
+use super::redis::RedisTransport;
+use super::removal::{self, Removed};
+use super::script;
+use super::transport::Transport;
+use super::upstash::UpstashTransport;
+use oddsd_core::key::{Bucket, Key, Tag, Targets};
+use oddsd_core::model::View;
+
+/// A cache on a Redis or Upstash server, with an in-process L1 in front of it where the server tells
+/// which keys change.
+pub struct RemoteCache {
+    pub(super) transport: Transport,
+    l1: Option<Arc<L1Cache>>,
+}
+
+impl From<RedisTransport> for RemoteCache {
+    fn from(redis: RedisTransport) -> Self {
+        Self {
+            l1: redis.l1(),
+            transport: Transport::Redis(redis),
+        }
+    }
+}
+
+impl From<UpstashTransport> for RemoteCache {
+    fn from(upstash: UpstashTransport) -> Self {
+        Self {
+            l1: None,
+            transport: Transport::Upstash(upstash),
+        }
+    }
+}
+
+impl RemoteCache {
+    /// Returns the L1's entry, or `None` while the L1 cannot be sure to see every removal.
+    pub(super) fn get_l1(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
+        self.l1.as_ref()?.get(key, now)
+    }
+
+    pub(super) async fn get(
+        &self,
+        key: &Key,
+        tags: &[Tag],
+        deadline: Duration,
+    ) -> Result<Looked, CacheError> {
+        // Before the lookup: only what nothing is removed from meanwhile may enter the L1.
+        let generations = self.l1.as_ref().map(|l1| l1.local.generations(key, tags));
+        let run = self.transport.run()?;
+        let mut found = self.read(key, tags, deadline).await?.into_iter();
+        let raw = RawLookup {
+            value: found.next().and_then(CacheReply::bytes),
+            epoch: found.next().and_then(CacheReply::text),
+            tag_fences: found.map(CacheReply::text).collect(),
+        };
+        let looked = raw.validate(tags, &run, self.transport.clock(), Instant::now());
+        if let (Some(l1), Some(generations), Some(entry)) = (&self.l1, generations, &looked.entry) {
+            // An entry that is too large for the L1 stays on the server alone.
+            l1.local.put(key, Arc::clone(entry), generations);
+        }
+        Ok(looked)
+    }
+
+    /// Reads the key's value, the epoch and the tags' fences, in this order.
+    async fn read(
+        &self,
+        key: &Key,
+        tags: &[Tag],
+        deadline: Duration,
+    ) -> Result<Vec<CacheReply>, CacheError> {
+        let limits = self.transport.limits();
+        let bucket = key.bucket(limits.buckets);
+        let mut names = vec![key.value(bucket), bucket.floor()];
+        let fences = tags.iter().map(|tag| tag.fence(tag.bucket(limits.buckets)));
+        if limits.is_cluster && !tags.is_empty() {
+            let mut commands = vec![CacheCommand::named("MGET", names, NO_ARGS)];
+            commands.extend(fences.map(|fence| CacheCommand::named("GET", [fence], NO_ARGS)));
+            let replies = self.transport.pipeline(&commands, deadline).await;
+            let mut replies = replies.into_iter();
+            let first = replies.next().unwrap_or(Ok(CacheReply::Nil))?;
+            let mut found = self.list(first)?;
+            for reply in replies {
+                found.push(reply?);
+            }
+            return Ok(found);
+        }
+        names.extend(fences);
+        if !limits.is_billed {
+            let command = CacheCommand::named("MGET", names, NO_ARGS);
+            return self.list(self.transport.call(&command, deadline).await?);
+        }
+        // Billed by the command: the script reads the values and the time in one.
+        let command = CacheCommand::script(script::LOOKUP, names, NO_ARGS);
+        let reply = self.list(self.transport.call(&command, deadline).await?)?;
+        let Ok([found, now_ms]) = <[CacheReply; 2]>::try_from(reply) else {
+            return Err(self.unexpected_reply());
+        };
+        let now_ms = now_ms.number().unwrap_or_default();
+        self.transport.clock().record(now_ms, Instant::now());
+        self.list(found)
+    }
+
+    pub(super) async fn acquire_lease(
+        &self,
+        key: &Key,
+        tags: &[Tag],
+        seen: &SeenVersion,
+        deadline: Duration,
+    ) -> Result<Taken, CacheError> {
+        let run = self.transport.run()?;
+        let buckets = self.transport.limits().buckets;
+        let bucket = key.bucket(buckets);
+        let mut fences = Vec::new();
+        for tag in tags {
+            let tag_bucket = tag.bucket(buckets);
+            let fence = tag.fence(tag_bucket);
+            if tag_bucket == bucket {
+                fences.push(fence);
+                continue;
+            }
+            let begin = script::begin_fence(tag_bucket, fence);
+            if self.transport.call(&begin, deadline).await? != CacheReply::Number(1) {
+                return Ok(Taken::NoFloor);
+            }
+        }
+        let token = fastrand::u128(..);
+        let token_text = format!("{token:032x}");
+        let acquire = script::acquire_lease(key, bucket, fences, &token_text, &run, seen);
+        let reply = self.list(self.transport.call(&acquire, deadline).await?)?;
+        let mut parts = reply.into_iter();
+        match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(CacheReply::Number(0)), None, ..) => Ok(Taken::Held),
+            (Some(CacheReply::Number(2)), None, ..) => Ok(Taken::NoFloor),
+            (Some(CacheReply::Number(3)), None, ..) => Ok(Taken::Overtaken),
+            (Some(CacheReply::Number(1)), Some(epoch), Some(CacheReply::Number(ms)), None) => {
+                let (acquired_at, server_ms) = (Instant::now(), ms.max(0) as u64);
+                self.transport.clock().record(server_ms, acquired_at);
+                let epoch = epoch.text().ok_or_else(|| self.unexpected_reply())?;
+                Ok(Taken::Mine(Lease(LeaseState::Remote(RemoteLease {
+                    token,
+                    epoch,
+                    server_ms,
+                    acquired_at,
+                }))))
+            }
+            _ => Err(self.unexpected_reply()),
+        }
+    }
+
+    pub(super) async fn put_if_valid(
+        &self,
+        key: &Key,
+        lease: &RemoteLease,
+        entry: &Entry,
+        compress_from: usize,
+        deadline: Duration,
+    ) -> Result<Filled, CacheError> {
+        let limits = self.transport.limits();
+        let stored = entry.encode(
+            lease.epoch_id(),
+            lease.server_ms_now(),
+            compress_from,
+            limits.text_only,
+        );
+        if stored.len() > limits.max_value_bytes {
+            return Err(CacheError::TooLarge {
+                detail: format!(
+                    "the value of {key} has {} bytes, {} stores up to {}",
+                    stored.len(),
+                    limits.backend,
+                    limits.max_value_bytes
+                ),
+            });
+        }
+        let put = script::put_if_valid(key, key.bucket(limits.buckets), lease, entry, stored);
+        let reply = self.transport.call(&put, deadline).await?;
+        let outcome = reply.bytes().and_then(|text| script::put_outcome(&text));
+        outcome.ok_or_else(|| self.unexpected_reply())
+    }
+
+    pub(super) async fn release(&self, key: &Key, lease: &RemoteLease) {
+        let bucket = key.bucket(self.transport.limits().buckets);
+        let release = script::release_lease(key, bucket, lease);
+        // If this is lost, the lease expires by itself.
+        let _ = self.transport.call(&release, self.command_timeout()).await;
+    }
+
+    pub(super) async fn remove(
+        &self,
+        targets: &Targets,
+        view: &View,
+    ) -> Result<Removed, CacheError> {
+        // This process's own L1 need not wait for the server's message.
+        if let Some(l1) = &self.l1 {
+            l1.remove(targets);
+        }
+        removal::remove(&self.transport, targets, view).await
+    }
+
+    pub(super) async fn invalidate_epoch(&self) -> Result<(), CacheError> {
+        let delete = |bucket| CacheCommand::named("DEL", script::epoch_names(bucket), NO_ARGS);
+        self.in_each_bucket(delete).await?;
+        if let Some(l1) = &self.l1 {
+            l1.local.remove_all();
+        }
+        Ok(())
+    }
+
+    pub(super) async fn begin_epoch(&self, view: &View) -> Result<Life, CacheError> {
+        let epoch = Life::new(&self.transport.run()?);
+        let begin = |bucket| script::begin_epoch(bucket, &epoch, view);
+        self.in_each_bucket(begin).await?;
+        Ok(epoch)
+    }
+
+    pub(super) async fn heartbeat(&self, epoch: &Life) -> Result<bool, CacheError> {
+        let heartbeat = |bucket| script::heartbeat(bucket, epoch);
+        let replies = self.in_each_bucket(heartbeat).await?;
+        let same_run = epoch.run() == Some(&*self.transport.run()?);
+        Ok(same_run && replies.iter().all(|reply| *reply == CacheReply::Number(1)))
+    }
+
+    async fn in_each_bucket(
+        &self,
+        command: impl Fn(Bucket) -> CacheCommand,
+    ) -> Result<Vec<CacheReply>, CacheError> {
+        let buckets = Bucket::all(self.transport.limits().buckets);
+        let commands: Vec<CacheCommand> = buckets.map(command).collect();
+        let replies = self.transport.pipeline(&commands, self.command_timeout());
+        replies.await.into_iter().collect()
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), CacheError> {
+        let ping = CacheCommand::named("PING", NO_ARGS, NO_ARGS);
+        let reply = self.transport.call(&ping, self.command_timeout()).await?;
+        match reply.bytes().as_deref() {
+            Some(b"PONG") => Ok(()),
+            _ => Err(self.unexpected_reply()),
+        }
+    }
+
+    /// The stored bytes of a key, unchecked: for inspection, never for a reader.
+    pub(super) async fn stored(&self, key: &Key) -> Result<Option<Bytes>, CacheError> {
+        let name = key.value(key.bucket(self.transport.limits().buckets));
+        let get = CacheCommand::named("GET", [name], NO_ARGS);
+        let reply = self.transport.call(&get, self.command_timeout()).await?;
+        Ok(reply.bytes())
+    }
+
+    fn command_timeout(&self) -> Duration {
+        self.transport.command_timeout()
+    }
+
+    fn list(&self, reply: CacheReply) -> Result<Vec<CacheReply>, CacheError> {
+        reply.list().ok_or_else(|| self.unexpected_reply())
+    }
+
+    fn unexpected_reply(&self) -> CacheError {
+        self.transport
+            .unexpected_reply("what the command documents")
+    }
+}

@@ -1,0 +1,397 @@
+//! Removal on a cache server: fence, lease, value and other programs' unmanaged key of each target in few
+//! scripts, all scripts in few round trips. `RemoteCache` calls it.
+//!
+//! Targets that fail in a script with others are sent once more, each alone, so that one bad target blocks
+//! no other. A removed tag is one fence for managed entries. Unmanaged keys store no database snapshot, so
+//! those that were put under the tag (see `unmanaged`) are unlinked by name: found in the tag's own index, which
+//! the script that raises the fence reads, so that every key that was listed before is found.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::command::{CacheCommand, CacheReply, MAX_SCRIPT_BYTES, NO_ARGS, chunk};
+use super::error::CacheError;
+use super::lease::{FENCE_TTL, TAG_FENCE_TTL};
+use super::script;
+use super::transport::Transport;
+use oddsd_core::key::{Bucket, Tag, Target, Targets};
+use oddsd_core::model::View;
+
+/// COUNT of a ZSCAN page: a table of 16,384 members is read in one page.
+const MEMBERS_AT_ONCE: usize = 20_000;
+/// Members that one script unlinks.
+const MEMBERS_PER_SCRIPT: usize = 500;
+/// The cursor of the last page.
+const LAST_PAGE: &[u8] = b"0";
+
+/// The outcome of a removal, target by target, in the order of the request: the number of entries that
+/// existed, managed and unmanaged. Of a tag only the unmanaged ones are counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Results of the keys to remove.
+    pub keys: Vec<Result<u64, CacheError>>,
+    /// Results of the tags.
+    pub tags: Vec<Result<u64, CacheError>>,
+    /// Results of the keys to mark stale.
+    pub stale: Vec<Result<u64, CacheError>>,
+    /// The cache has lost its memory and waits for a new epoch.
+    pub no_floor: bool,
+}
+
+impl Removed {
+    /// Confirmed, and nothing existed.
+    pub(super) fn nothing(targets: &Targets) -> Self {
+        Self {
+            keys: vec![Ok(0); targets.keys.len()],
+            tags: vec![Ok(0); targets.tags.len()],
+            stale: vec![Ok(0); targets.stale.len()],
+            no_floor: false,
+        }
+    }
+
+    /// The number of entries that existed under all confirmed targets.
+    pub fn existed(&self) -> u64 {
+        self.each().filter_map(|result| result.as_ref().ok()).sum()
+    }
+
+    /// The targets that are not confirmed; `targets` are those of this removal.
+    pub fn failed<'a>(
+        &'a self,
+        targets: &'a Targets,
+    ) -> impl Iterator<Item = (Target<'a>, &'a CacheError)> {
+        let results = self.of(targets);
+        results.filter_map(|(target, result)| Some((target, result.as_ref().err()?)))
+    }
+
+    /// Each target of this removal with its result.
+    pub fn of<'a>(
+        &'a self,
+        targets: &'a Targets,
+    ) -> impl Iterator<Item = (Target<'a>, &'a Result<u64, CacheError>)> {
+        targets.each().zip(self.each())
+    }
+
+    /// The first error of a target; `None`: every target is confirmed.
+    pub fn first_error(&self) -> Option<&CacheError> {
+        self.each().find_map(|result| result.as_ref().err())
+    }
+
+    /// In the order in which the targets are iterated.
+    fn each(&self) -> impl Iterator<Item = &Result<u64, CacheError>> {
+        self.keys.iter().chain(&self.stale).chain(&self.tags)
+    }
+}
+
+/// One target's part of a command.
+#[derive(Clone, Copy)]
+struct TargetOp<'a> {
+    /// The position of the target in the request.
+    at: usize,
+    target: Target<'a>,
+    kind: TargetOpKind,
+}
+
+#[derive(Clone, Copy)]
+enum TargetOpKind {
+    /// Part of a script, with other targets of this bucket.
+    Script(Bucket),
+    /// A command of its own, in a cluster, where the unmanaged key is in another slot.
+    Unlink,
+}
+
+/// One page of the members of a tag that are to be unlinked, and the cursor of the next one.
+struct TagPage<'a> {
+    at: usize,
+    tag: &'a Tag,
+    members: Vec<Bytes>,
+    cursor: Bytes,
+}
+
+pub(super) async fn remove(
+    transport: &Transport,
+    targets: &Targets,
+    view: &View,
+) -> Result<Removed, CacheError> {
+    let mut results = vec![Ok(0); targets.len()];
+    let (mut no_epoch, mut pages) = (false, Vec::new());
+    let view = view.to_string();
+    let (scripts, unlinks) = plan(transport, targets);
+    let build = |ops: &[TargetOp<'_>]| build_command(transport, ops, &view);
+    let mut replies = call_chunks(transport, scripts, build).await;
+    // Afterwards: sent at the same time, while a slot moves, they cost the client library the
+    // connections of the next commands, too.
+    replies.extend(call_chunks(transport, unlinks, build).await);
+    for (ops, reply) in replies {
+        let parsed = reply.and_then(|reply| {
+            let parsed = match ops.first().map(|op| op.kind) {
+                Some(TargetOpKind::Unlink) => reply.number().map(ScriptReply::unlinked),
+                _ => ScriptReply::parse(reply, &ops),
+            };
+            parsed.ok_or_else(|| transport.unexpected_reply("the result of a removal"))
+        });
+        match parsed {
+            Ok(parsed) => {
+                no_epoch |= !parsed.has_epoch;
+                for (op, count) in ops.iter().zip(parsed.counts) {
+                    add(&mut results[op.at], Ok(count));
+                }
+                pages.extend(parsed.pages);
+            }
+            Err(why) => {
+                for op in &ops {
+                    add(&mut results[op.at], Err(why.clone()));
+                }
+            }
+        }
+    }
+    remove_pages(transport, pages, &mut results).await;
+    if let Some(why) = nothing_confirmed(&results) {
+        return Err(why);
+    }
+    let mut results = results.into_iter();
+    let mut next = |many: usize| results.by_ref().take(many).collect();
+    Ok(Removed {
+        keys: next(targets.keys.len()),
+        stale: next(targets.stale.len()),
+        tags: next(targets.tags.len()),
+        no_floor: no_epoch,
+    })
+}
+
+/// Unlinks the unmanaged keys that were put under these tags; returns the number that existed.
+pub(super) async fn remove_members(transport: &Transport, tags: &[Tag]) -> Result<u64, CacheError> {
+    let mut results = vec![Ok(0); tags.len()];
+    let first_pages = tags.iter().enumerate().map(|(at, tag)| TagPage {
+        at,
+        tag,
+        members: Vec::new(),
+        cursor: Bytes::new(),
+    });
+    remove_pages(transport, first_pages.collect(), &mut results).await;
+    results.into_iter().sum()
+}
+
+/// A target with one error has failed.
+fn add(result: &mut Result<u64, CacheError>, more: Result<u64, CacheError>) {
+    match (&mut *result, more) {
+        (Ok(sum), Ok(more)) => *sum += more,
+        (Ok(_), Err(why)) => *result = Err(why),
+        (Err(_), _) => {}
+    }
+}
+
+/// The error to return where every target has one: preferably one that a retry can cure.
+fn nothing_confirmed(results: &[Result<u64, CacheError>]) -> Option<CacheError> {
+    let mut errors = Vec::new();
+    for result in results {
+        errors.push(result.as_ref().err()?);
+    }
+    let retryable = errors.iter().find(|why| why.is_retryable());
+    retryable.or(errors.first()).map(|why| (*why).clone())
+}
+
+/// Sends a command for each chunk. A chunk of several items that is refused is sent once more, item by item.
+pub(super) async fn call_chunks<T: Clone>(
+    transport: &Transport,
+    chunks: Vec<Vec<T>>,
+    build: impl Fn(&[T]) -> CacheCommand,
+) -> Vec<(Vec<T>, Result<CacheReply, CacheError>)> {
+    let commands: Vec<CacheCommand> = chunks.iter().map(|chunk| build(chunk)).collect();
+    let replies = transport.call_all(&commands).await;
+    let (mut done, mut alone) = (Vec::with_capacity(chunks.len()), Vec::new());
+    for (chunk, reply) in chunks.into_iter().zip(replies) {
+        match reply {
+            Err(why) if why.is_answer() && chunk.len() > 1 => {
+                alone.extend(chunk.into_iter().map(|item| vec![item]));
+            }
+            reply => done.push((chunk, reply)),
+        }
+    }
+    if !alone.is_empty() {
+        let commands: Vec<CacheCommand> = alone.iter().map(|chunk| build(chunk)).collect();
+        let replies = transport.call_all(&commands).await;
+        done.extend(alone.into_iter().zip(replies));
+    }
+    done
+}
+
+type Chunks<'a> = Vec<Vec<TargetOp<'a>>>;
+
+/// The operations of each script, and in a cluster the unmanaged keys, one by one.
+fn plan<'a>(transport: &Transport, targets: &'a Targets) -> (Chunks<'a>, Chunks<'a>) {
+    let limits = transport.limits();
+    let mut buckets: BTreeMap<Bucket, Vec<TargetOp<'a>>> = BTreeMap::new();
+    let mut unlinks = Vec::new();
+    for (at, target) in targets.each().enumerate() {
+        let bucket = target.bucket(limits.buckets);
+        let kind = TargetOpKind::Script(bucket);
+        buckets
+            .entry(bucket)
+            .or_default()
+            .push(TargetOp { at, target, kind });
+        if limits.is_cluster && target.key().is_some() {
+            let kind = TargetOpKind::Unlink;
+            unlinks.push(vec![TargetOp { at, target, kind }]);
+        }
+    }
+    // Four names of a key, and their prefixes.
+    let bytes = |op: &TargetOp<'_>| op.target.as_str().len() * 4 + 100;
+    let scripts = buckets
+        .into_values()
+        .flat_map(|ops| chunk(ops, limits.targets_per_script, MAX_SCRIPT_BYTES, bytes));
+    (scripts.collect(), unlinks)
+}
+
+fn build_command(transport: &Transport, ops: &[TargetOp<'_>], view: &str) -> CacheCommand {
+    let named = || ops.iter().filter_map(|op| op.target.key());
+    let bucket = match ops.first().map(|op| op.kind) {
+        Some(TargetOpKind::Script(bucket)) => bucket,
+        _ => {
+            let names = named().map(|key| key.to_string());
+            return CacheCommand::named("UNLINK", names, NO_ARGS);
+        }
+    };
+    let tags = || {
+        ops.iter().filter_map(|op| match op.target {
+            Target::Tag(tag) => Some(tag),
+            _ => None,
+        })
+    };
+    let stale = ops
+        .iter()
+        .filter(|op| matches!(op.target, Target::Stale(_)))
+        .count();
+    let mut keys = vec![bucket.floor(), bucket.horizon()];
+    keys.extend(ops.iter().map(|op| op.target.fence(bucket)));
+    keys.extend(named().map(|key| key.lease(bucket)));
+    keys.extend(tags().map(|tag| tag.members(bucket)));
+    keys.extend(named().map(|key| key.value(bucket)));
+    if !transport.limits().is_cluster {
+        keys.extend(named().map(|key| key.to_string()));
+    }
+    let args = [
+        view.to_owned(),
+        (named().count() - stale).to_string(),
+        stale.to_string(),
+        tags().count().to_string(),
+        FENCE_TTL.as_millis().to_string(),
+        TAG_FENCE_TTL.as_millis().to_string(),
+        MEMBERS_AT_ONCE.to_string(),
+    ];
+    CacheCommand::script(script::REMOVE, keys, args)
+}
+
+struct ScriptReply<'a> {
+    has_epoch: bool,
+    /// The number of entries that existed, by operation.
+    counts: Vec<u64>,
+    pages: Vec<TagPage<'a>>,
+}
+
+impl<'a> ScriptReply<'a> {
+    /// The reply to a single UNLINK.
+    fn unlinked(count: u64) -> Self {
+        Self {
+            has_epoch: true,
+            counts: vec![count],
+            pages: Vec::new(),
+        }
+    }
+
+    fn parse(reply: CacheReply, ops: &[TargetOp<'a>]) -> Option<Self> {
+        let [epoch, counts, lists]: [CacheReply; 3] = reply.list()?.try_into().ok()?;
+        let mut counts: Vec<u64> = counts
+            .list()?
+            .iter()
+            .map(CacheReply::number)
+            .collect::<Option<_>>()?;
+        let mut lists = lists.list()?.into_iter();
+        let mut pages = Vec::new();
+        for op in ops {
+            if let Target::Tag(tag) = op.target {
+                let (cursor, members) = lists.next()?.page(2)?;
+                counts.push(0);
+                pages.push(TagPage {
+                    at: op.at,
+                    tag,
+                    members,
+                    cursor,
+                });
+            }
+        }
+        (counts.len() == ops.len()).then(|| Self {
+            has_epoch: epoch != CacheReply::Number(0),
+            counts,
+            pages,
+        })
+    }
+}
+
+/// Unlinks the members of these pages, then reads and unlinks the next ones.
+///
+/// On one server a member leaves its index in the step that unlinks its key: a crash loses none, and a key
+/// that was put again meanwhile is removed with its entry. In a cluster these are two steps, and a program
+/// that lists a key writes it afterwards: there members leave by their expiry alone.
+async fn remove_pages(
+    transport: &Transport,
+    mut pages: Vec<TagPage<'_>>,
+    results: &mut [Result<u64, CacheError>],
+) {
+    let limits = transport.limits();
+    while !pages.is_empty() {
+        let (mut commands, mut positions) = (Vec::new(), Vec::new());
+        for page in &mut pages {
+            let members = std::mem::take(&mut page.members);
+            let per_command = if limits.is_cluster {
+                1
+            } else {
+                MEMBERS_PER_SCRIPT
+            };
+            for names in chunk(members, per_command, MAX_SCRIPT_BYTES, Bytes::len) {
+                let command = if limits.is_cluster {
+                    CacheCommand::named("UNLINK", names, NO_ARGS)
+                } else {
+                    let index = Bytes::from(page.tag.members(page.tag.bucket(limits.buckets)));
+                    let keys = std::iter::once(index).chain(names);
+                    CacheCommand::script(script::UNLINK_MEMBERS, keys, NO_ARGS)
+                };
+                commands.push(command);
+                positions.push(page.at);
+            }
+        }
+        let replies = transport.call_all(&commands).await;
+        for (at, reply) in positions.into_iter().zip(replies) {
+            let count = reply.and_then(|reply| {
+                let count = reply.number();
+                count.ok_or_else(|| transport.unexpected_reply("a number"))
+            });
+            add(&mut results[at], count);
+        }
+        pages.retain(|page| *page.cursor != *LAST_PAGE && results[page.at].is_ok());
+        let scan = |page: &TagPage<'_>| {
+            let cursor = match page.cursor.is_empty() {
+                true => Bytes::from_static(LAST_PAGE),
+                false => page.cursor.clone(),
+            };
+            let index = page.tag.members(page.tag.bucket(limits.buckets));
+            let args = [cursor, "COUNT".into(), MEMBERS_AT_ONCE.to_string().into()];
+            CacheCommand::named("ZSCAN", [index], args)
+        };
+        let commands: Vec<CacheCommand> = pages.iter().map(scan).collect();
+        let replies = transport.call_all(&commands).await;
+        for (page, reply) in pages.iter_mut().zip(replies) {
+            let read = reply.and_then(|reply| {
+                let read = reply.page(2);
+                read.ok_or_else(|| transport.unexpected_reply("a list"))
+            });
+            match read {
+                Ok((cursor, members)) => (page.cursor, page.members) = (cursor, members),
+                Err(why) => {
+                    add(&mut results[page.at], Err(why));
+                    page.cursor = LAST_PAGE.into();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Single flight: one load for all readers of this process who want the same key at the same time. `Reader` leads
+//! and follows flights.
+//!
+//! No reader gets what was loaded before it arrived, unless the cache accepted the fill after it arrived:
+//! arrivals, lookups and loads are numbered in one sequence, and an accepted fill proves that nothing was
+//! removed until then.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::answer::ReadError;
+use super::entry::Entry;
+use oddsd_core::key::Key;
+
+#[derive(Default)]
+pub(super) struct SingleFlight {
+    flights: Mutex<HashMap<Key, (u64, watch::Receiver<FlightProgress>)>>,
+    last: AtomicU64,
+}
+
+/// The progress that followers see. A flight that ended without a result is a closed channel.
+#[derive(Clone, Debug)]
+enum FlightProgress {
+    /// Another process loads; the leader looks up until the entry is there.
+    Watching,
+    Loading,
+    /// The fill is under way: a reader that arrives now may come after a removal that the fill precedes.
+    Filling,
+    Done(LoadResult),
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum LoadResult {
+    /// Found in the cache.
+    Found {
+        entry: Arc<Entry>,
+        /// The number of the lookup.
+        lookup: u64,
+    },
+    Loaded {
+        entry: Arc<Entry>,
+        /// The number at which the load began.
+        load: u64,
+        /// The cache accepted the fill, so nothing was removed between load and fill.
+        is_stored: bool,
+    },
+    Failed(ReadError),
+}
+
+/// The right to load for all; dropping it ends the flight.
+pub(super) struct FlightLeader {
+    group: Arc<SingleFlight>,
+    key: Key,
+    number: u64,
+    progress: watch::Sender<FlightProgress>,
+}
+
+/// The result of a flight for the reader who leads it.
+pub(super) struct FlightResult(watch::Receiver<FlightProgress>);
+
+/// A reader that waits for the flight of another.
+pub(super) struct FlightFollower {
+    receiver: watch::Receiver<FlightProgress>,
+    /// The fill was not yet under way when this reader joined.
+    joined_before_fill: bool,
+}
+
+impl SingleFlight {
+    /// The next number of the sequence.
+    pub fn next_number(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    fn join(&self, key: &Key) -> Option<FlightFollower> {
+        let receiver = self.flights.lock().get(key)?.1.clone();
+        let joined_before_fill = matches!(
+            *receiver.borrow(),
+            FlightProgress::Watching | FlightProgress::Loading
+        );
+        Some(FlightFollower {
+            receiver,
+            joined_before_fill,
+        })
+    }
+
+    /// Begins a flight, also when one is under way: the holder of a new lease loads, because a second lease
+    /// exists only where a removal ended the first.
+    pub fn lead(self: &Arc<Self>, key: &Key) -> FlightLeader {
+        let (progress, receiver) = watch::channel(FlightProgress::Watching);
+        let number = self.next_number();
+        self.flights.lock().insert(key.clone(), (number, receiver));
+        FlightLeader {
+            group: Arc::clone(self),
+            key: key.clone(),
+            number,
+            progress,
+        }
+    }
+
+    /// Joins the flight that is under way, else leads one.
+    pub fn join_or_lead(self: &Arc<Self>, key: &Key) -> Result<FlightLeader, FlightFollower> {
+        match self.join(key) {
+            Some(follower) => Err(follower),
+            None => Ok(self.lead(key)),
+        }
+    }
+}
+
+impl FlightLeader {
+    pub fn result(&self) -> FlightResult {
+        FlightResult(self.progress.subscribe())
+    }
+
+    /// Reports that the load begins; returns its number.
+    pub fn begin_load(&self) -> u64 {
+        let number = self.group.next_number();
+        self.progress.send_replace(FlightProgress::Loading);
+        number
+    }
+
+    pub fn begin_fill(&self) {
+        self.progress.send_replace(FlightProgress::Filling);
+    }
+
+    pub fn finish(self, result: LoadResult) {
+        self.progress.send_replace(FlightProgress::Done(result));
+    }
+}
+
+impl Drop for FlightLeader {
+    fn drop(&mut self) {
+        let mut flights = self.group.flights.lock();
+        if flights
+            .get(&self.key)
+            .is_some_and(|(number, _)| *number == self.number)
+        {
+            flights.remove(&self.key);
+        }
+    }
+}
+
+impl FlightFollower {
+    /// Waits for the result. Returns `None` if there was none, or if it is too old for a reader that arrived at
+    /// this number: look up again.
+    pub async fn wait(self, arrived: u64) -> Option<LoadResult> {
+        let result = FlightResult(self.receiver).wait().await?;
+        let is_new_enough = match &result {
+            LoadResult::Found { lookup, .. } => *lookup > arrived,
+            LoadResult::Loaded {
+                load, is_stored, ..
+            } => *load > arrived || (self.joined_before_fill && *is_stored),
+            LoadResult::Failed(_) => true,
+        };
+        is_new_enough.then_some(result)
+    }
+}
+
+impl FlightResult {
+    /// Waits for the result; `None`: the flight ended without one.
+    pub async fn wait(mut self) -> Option<LoadResult> {
+        let done = |progress: &FlightProgress| matches!(progress, FlightProgress::Done(_));
+        match self.0.wait_for(done).await.ok().as_deref() {
+            Some(FlightProgress::Done(result)) => Some(result.clone()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The closed set of feeds, what can be requested of them, and the kinds of failure. The poller, recorders and
+//! checks fetch through [`Feed`].
+//!
+//! A failed response is an error, never an empty snapshot: only a well-formed answer can say "no races today".
+
+#[cfg(feature = "betfair")]
+pub mod betfair;
+pub mod http;
+mod json;
+pub mod number;
+pub mod odds_api;
+pub mod racing_api;
+pub mod recording;
+pub mod replay;
+#[cfg(feature = "simulator")]
+pub mod simulator;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use odds_api::OddsApi;
+use oddsd_core::diff::{Collected, Take};
+use oddsd_core::model::{EventId, Look, Snapshot};
+use racing_api::RacingApi;
+use replay::Replay;
+#[cfg(feature = "simulator")]
+use simulator::Simulator;
+use strum::IntoStaticStr;
+use thiserror::Error;
+
+/// The closed set of feeds.
+#[derive(IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum Feed {
+    RacingApi(Box<RacingApi>),
+    OddsApi(Box<OddsApi>),
+    #[cfg(feature = "simulator")]
+    Simulator(Box<Simulator>),
+    Replay(Box<Replay>),
+}
+
+impl Feed {
+    /// Fetches once, and hands the events over as they are parsed. After an error the sink drops what was handed
+    /// over, because it is not an answer.
+    pub async fn read(
+        &mut self,
+        ask: &Ask,
+        now: DateTime<Utc>,
+        to: &mut dyn Take,
+    ) -> Result<Looked, FeedError> {
+        match self {
+            Self::RacingApi(feed) => feed.read(ask, now, to).await,
+            Self::OddsApi(feed) => feed.read(ask, now, to).await,
+            #[cfg(feature = "simulator")]
+            Self::Simulator(feed) => feed.read(ask, now, to).await,
+            Self::Replay(feed) => feed.read(ask, now, to).await,
+        }
+    }
+
+    /// Fetches into memory: for recorders and checks.
+    pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
+        let mut events = Collected::default();
+        let looked = self.read(ask, now, &mut events).await?;
+        Ok(looked.with(events))
+    }
+
+    /// The name in logs and in the table of cycles.
+    pub fn name(&self) -> &'static str {
+        self.into()
+    }
+
+    /// Whether the provider has a call for one event that costs less than the whole answer.
+    pub fn has_one_race_calls(&self) -> bool {
+        !matches!(self, Self::OddsApi(_) | Self::Replay(_))
+    }
+}
+
+/// What to fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// The feed's whole scope: every polled day, or the whole league.
+    Everything,
+    /// Only these events, where the provider has a call for one event.
+    Events(Vec<EventId>),
+}
+
+/// One answer apart from its events, which were handed over.
+#[derive(Debug)]
+pub struct Looked {
+    pub look: Look,
+    /// Raw JSON bodies in the order of arrival, if the feed is set to keep them.
+    pub bodies: Vec<String>,
+}
+
+impl Looked {
+    /// Joins the events that were collected.
+    pub fn with(self, events: Collected) -> Fetched {
+        Fetched {
+            snapshot: events.into_snapshot(self.look),
+            bodies: self.bodies,
+        }
+    }
+}
+
+/// One parsed answer, with the bodies it was parsed from (for `oddsd record`).
+#[derive(Debug)]
+pub struct Fetched {
+    pub snapshot: Snapshot,
+    /// See [`Looked::bodies`].
+    pub bodies: Vec<String>,
+}
+
+impl Fetched {
+    fn hand_over(self, to: &mut dyn Take) -> Looked {
+        let snapshot = self.snapshot;
+        to.begin(snapshot.as_of);
+        for event in snapshot.events {
+            to.take(event, None);
+        }
+        Looked {
+            look: Look {
+                source: snapshot.source,
+                as_of: snapshot.as_of,
+                scope: snapshot.scope,
+                bookmakers: snapshot.bookmakers,
+                rejects: snapshot.rejects,
+            },
+            bodies: self.bodies,
+        }
+    }
+}
+
+/// Why there is no answer: one variant for each reaction. `detail` names the provider and its response, the rest
+/// of the message is the next step.
+#[derive(Clone, Debug, PartialEq, Eq, Error, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum FeedError {
+    /// 401 or 403: the credentials or the plan are wrong. A fast retry does not help.
+    #[error("credentials refused: {detail}")]
+    Unauthorized { detail: String },
+    /// 422 or another 4xx: the provider does not accept the request.
+    #[error("request refused: {detail}; check the feed's settings")]
+    BadRequest { detail: String },
+    /// 404 on one event: the provider no longer knows it.
+    #[error("not found: {detail}; it left the card, or the base URL is wrong")]
+    NotFound { detail: String },
+    /// 429, or the paid quota is spent.
+    #[error("rate limited: {detail}; ask again {}, or lower the request rate", describe_wait(*.retry_after))]
+    RateLimited {
+        retry_after: Option<Duration>,
+        detail: String,
+    },
+    /// 5xx.
+    #[error("the provider failed: {detail}; ask again later")]
+    ServerError { status: u16, detail: String },
+    /// Connection refused, name not found, timeout, connection reset.
+    #[error("no answer: {detail}; check the network and the base URL")]
+    Unreachable { detail: String },
+    /// Not the documented content: HTML, truncated JSON, wrong shape.
+    #[error("unusable answer: {detail}; stored prices stay as they are")]
+    BadAnswer { detail: String },
+    /// A body above the limit, compressed or not.
+    #[error("answer too large: {detail}; ask for smaller pages or fewer regions")]
+    TooLarge { detail: String },
+    #[error("the recording has come to its end")]
+    Ended,
+}
+
+impl FeedError {
+    /// Whether a second attempt may succeed without a change of settings: the failures that a busy provider, a
+    /// lost connection or a proxy causes for a moment.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::RateLimited { .. }
+            | Self::ServerError { .. }
+            | Self::Unreachable { .. }
+            | Self::BadAnswer { .. }
+            | Self::TooLarge { .. } => true,
+            Self::Unauthorized { .. }
+            | Self::BadRequest { .. }
+            | Self::NotFound { .. }
+            | Self::Ended => false,
+        }
+    }
+
+    /// The label in logs and metrics.
+    pub fn outcome(&self) -> &'static str {
+        self.into()
+    }
+}
+
+fn describe_wait(retry_after: Option<Duration>) -> String {
+    match retry_after {
+        Some(wait) => format!("in {} s", wait.as_secs()),
+        None => "later".into(),
+    }
+}

@@ -1,0 +1,194 @@
+//! Converts the provider's fields to the model: ids, times, events and outcomes. `OddsParser` calls it for
+//! each row.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive;
+
+use super::SOURCE;
+use super::fields::{EventJson, OutcomeJson};
+use crate::number;
+use oddsd_core::model::{
+    BookmakerId, Event, EventId, EventStatus, Facts, MarketId, Offer, Selection, SelectionId,
+    SelectionStatus, plain_text,
+};
+
+pub(super) const MAX_TEXT_CHARS: usize = 200;
+pub(super) const MAX_ID_CHARS: usize = 100;
+/// Largest odds and line that are accepted.
+const MAX_ODDS: Decimal = Decimal::from_parts(1_000_000, 0, 0, false, 0);
+/// Names that are searched linearly. An event with more of them is parsed leniently.
+pub(super) const MAX_NAMES: usize = 64;
+/// Sports in which the visitor is named first: "Yankees @ Red Sox".
+const AWAY_FIRST: &[&str] = &["americanfootball", "baseball", "basketball", "icehockey"];
+
+/// The notation of prices, requested with `oddsFormat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OddsFormat {
+    American,
+    Decimal,
+}
+
+impl OddsFormat {
+    /// The value of the request's `oddsFormat`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::American => "american",
+            Self::Decimal => "decimal",
+        }
+    }
+
+    fn offer(self, price: Decimal) -> Option<Offer> {
+        match self {
+            Self::American if price.is_integer() => Offer::american(price.to_i64()?),
+            Self::American => None,
+            Self::Decimal => {
+                (price > Decimal::ONE && price <= MAX_ODDS).then(|| Offer::decimal(price))
+            }
+        }
+    }
+}
+
+/// Returns an outcome's name and offer, or the reason of its rejection.
+pub(super) fn outcome<'a>(
+    wire: &'a OutcomeJson<'_>,
+    format: OddsFormat,
+) -> Result<(Cow<'a, str>, Offer), &'static str> {
+    let name = plain(wire.name.trim());
+    if name.is_empty() {
+        return Err("no_name");
+    }
+    // A player's prop: the player is part of the name, because "Over" alone is ambiguous.
+    let name = match wire.description.as_deref().map(str::trim) {
+        Some(whose) if !whose.is_empty() => Cow::Owned(format!("{} / {name}", plain(whose))),
+        _ => name,
+    };
+    let price = wire.price.and_then(number::exact);
+    let offer = price.and_then(|price| format.offer(price));
+    let mut offer = offer.ok_or("bad_price")?;
+    if let Some(raw) = wire.point {
+        let point = number::exact(raw).filter(|point| point.abs() <= MAX_ODDS);
+        offer.point = Some(point.ok_or("unreadable_point")?);
+    }
+    Ok((name, offer))
+}
+
+/// [`plain_text`], without a copy if the text is plain already.
+fn plain(text: &str) -> Cow<'_, str> {
+    let is_plain = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    match is_plain && text.len() <= MAX_TEXT_CHARS {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(plain_text(text, MAX_TEXT_CHARS)),
+    }
+}
+
+pub(super) fn bookmaker_id(key: &str) -> Option<BookmakerId> {
+    BookmakerId::from_name(key).filter(|id| is_id(id.as_str()))
+}
+
+pub(super) fn selection_of(id: SelectionId, name: &str) -> Selection {
+    Selection {
+        id,
+        name: name.to_owned(),
+        status: SelectionStatus::Active,
+        facts: Facts::new(),
+    }
+}
+
+pub(super) fn event_of<B>(wire: &EventJson<'_, B>, id: EventId) -> Event {
+    let text = |text: &Option<Cow<str>>| {
+        text.as_deref()
+            .map(|text| plain_text(text.trim(), MAX_TEXT_CHARS))
+            .filter(|text| !text.is_empty())
+    };
+    let (home, away) = (text(&wire.home_team), text(&wire.away_team));
+    let sport = match wire.sport_key.split_once('_') {
+        Some((sport, _)) => sport.to_owned(),
+        None => text(&wire.sport_title).unwrap_or_else(|| wire.sport_key.to_string()),
+    };
+    let name = match (&home, &away) {
+        (Some(home), Some(away)) if AWAY_FIRST.contains(&sport.as_str()) => {
+            format!("{away} @ {home}")
+        }
+        (Some(home), Some(away)) => format!("{home} v {away}"),
+        (Some(one), None) | (None, Some(one)) => one.clone(),
+        // Outright markets name no teams.
+        (None, None) => text(&wire.sport_title).unwrap_or_else(|| wire.sport_key.to_string()),
+    };
+    let teams = [("home_team", home), ("away_team", away)];
+    let facts = teams
+        .into_iter()
+        .filter_map(|(fact, team)| Some((fact, team?)))
+        .collect();
+    Event {
+        id,
+        source: Arc::from(SOURCE),
+        sport,
+        league: wire.sport_key.to_string(),
+        venue: String::new(),
+        name,
+        starts_at: instant(wire.commence_time.as_deref()),
+        day: None,
+        status: EventStatus::Scheduled,
+        in_play: false,
+        listed: true,
+        facts,
+    }
+}
+
+/// Ids are stored as they are, so they must be short and printable.
+pub(super) fn is_id(text: &str) -> bool {
+    !text.is_empty() && text.chars().count() <= MAX_ID_CHARS && !text.chars().any(char::is_control)
+}
+
+pub(super) fn instant(text: Option<&str>) -> Option<DateTime<Utc>> {
+    let time = DateTime::parse_from_rfc3339(text?.trim()).ok()?;
+    Some(time.to_utc())
+}
+
+/// Conversions of texts that repeat from row to row.
+#[derive(Default)]
+pub(super) struct ParseCache {
+    keys: Vec<(Box<str>, BookmakerId)>,
+    markets: Vec<MarketId>,
+    time: Option<(Box<str>, Option<DateTime<Utc>>)>,
+}
+
+impl ParseCache {
+    pub(super) fn instant(&mut self, text: Option<&str>) -> Option<DateTime<Utc>> {
+        let text = text?;
+        if let Some((known, time)) = &self.time
+            && **known == *text
+        {
+            return *time;
+        }
+        let time = instant(Some(text));
+        self.time = Some((text.into(), time));
+        time
+    }
+
+    pub(super) fn bookmaker(&mut self, key: &str) -> Option<BookmakerId> {
+        if let Some((_, id)) = self.keys.iter().find(|(known, _)| **known == *key) {
+            return Some(id.clone());
+        }
+        let id = bookmaker_id(key)?;
+        if self.keys.len() < MAX_NAMES {
+            self.keys.push((key.into(), id.clone()));
+        }
+        Some(id)
+    }
+
+    pub(super) fn market(&mut self, key: &str) -> Option<MarketId> {
+        if let Some(id) = self.markets.iter().find(|known| known.as_str() == key) {
+            return Some(id.clone());
+        }
+        let id = is_id(key).then(|| MarketId::new(key))?;
+        if self.markets.len() < MAX_NAMES {
+            self.markets.push(id.clone());
+        }
+        Some(id)
+    }
+}

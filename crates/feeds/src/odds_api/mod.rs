@@ -1,0 +1,298 @@
+//! The Odds API (v4): one call for a whole league. Every call costs paid credits, so the client keeps the number
+//! that is left, reports it, and stops at a limit. The poller reads it through `Feed`.
+//!
+//! The key travels in the query. No message holds a query, and the key is masked in every body before it is parsed.
+
+mod convert;
+mod fields;
+mod parse;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use reqwest::Url;
+use reqwest::header::{HeaderMap, HeaderName};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::http::{Answer, Auth, HttpDoor, MAX_BODY, Provider, Request, base_url, header_text};
+use super::{Ask, FeedError, Fetched, Looked};
+pub use convert::OddsFormat;
+use oddsd_core::diff::{Collected, Take};
+use oddsd_core::model::{Look, Scope};
+use parse::read_merged;
+pub use parse::{Parsed, league_of, parse_odds, read_odds};
+
+pub const SOURCE: &str = "odds_api";
+
+const PROVIDER: &str = "The Odds API";
+const BASE_URL_SETTING: &str = "ODDS_API_URL";
+const KEY_SETTING: &str = "ODDS_API_KEY";
+
+/// Once the credits are spent, no paid request is sent for this long. Then a request for the list of sports,
+/// which is free, reports whether there are new ones (they come with the month, or with a larger plan).
+const SPENT_FOR: Duration = Duration::from_secs(3600);
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `https://api.the-odds-api.com`, without `/v4`.
+    pub base_url: String,
+    pub api_key: SecretString,
+    /// The league: `baseball_mlb`.
+    pub sport: String,
+    /// `us`, `uk`, `eu`, …
+    pub regions: Vec<String>,
+    /// `h2h`, `spreads`, `totals`, …
+    pub markets: Vec<String>,
+    pub odds_format: OddsFormat,
+    /// For one whole request.
+    pub deadline: Duration,
+    /// Stop asking when this many credits are left; 0 spends them all.
+    pub quota_floor: u64,
+    /// Return the bodies too: for a recorder.
+    pub keep_bodies: bool,
+}
+
+/// Paid credits, as the provider reports them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    pub remaining: u64,
+    pub used: Option<u64>,
+    /// Cost of the last call.
+    pub last: Option<u64>,
+}
+
+impl Quota {
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let count = |name: &'static str| {
+            let text = header_text(headers, &HeaderName::from_static(name))?.trim();
+            // Seen as "498" and as "498.0".
+            text.split('.').next()?.parse().ok()
+        };
+        Some(Self {
+            remaining: count("x-requests-remaining")?,
+            used: count("x-requests-used"),
+            last: count("x-requests-last"),
+        })
+    }
+}
+
+/// One league's odds.
+#[derive(Debug)]
+pub struct OddsApi {
+    http: HttpDoor,
+    base: Url,
+    settings: Settings,
+    quota: Option<Quota>,
+    /// The credits are spent; the free request is sent at this time.
+    spent_until: Option<DateTime<Utc>>,
+}
+
+impl OddsApi {
+    pub fn new(settings: Settings) -> Result<Self, FeedError> {
+        let base = base_url(BASE_URL_SETTING, &settings.base_url)?;
+        let provider = Provider {
+            name: PROVIDER,
+            credentials: KEY_SETTING,
+            deadline: settings.deadline,
+        };
+        Ok(Self {
+            http: HttpDoor::new(provider, &base)?,
+            base,
+            settings,
+            quota: None,
+            spent_until: None,
+        })
+    }
+
+    /// As of the last response that reported it.
+    pub fn quota(&self) -> Option<Quota> {
+        self.quota
+    }
+
+    /// Fetches the whole league, or some of its events, and hands them to `to`. `RateLimited` without a request
+    /// while the credits are spent.
+    pub async fn read(
+        &mut self,
+        ask: &Ask,
+        now: DateTime<Utc>,
+        to: &mut dyn Take,
+    ) -> Result<Looked, FeedError> {
+        self.wait_for_credits(now).await?;
+        let mut url = self.url(&["sports", &self.settings.sport, "odds"])?;
+        url.query_pairs_mut()
+            .append_pair("regions", &self.settings.regions.join(","))
+            .append_pair("markets", &self.settings.markets.join(","))
+            .append_pair("oddsFormat", self.settings.odds_format.as_str())
+            .append_pair("dateFormat", "iso");
+        if let Ask::Events(ids) = ask {
+            let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+            url.query_pairs_mut()
+                .append_pair("eventIds", &ids.join(","));
+        }
+        let secrets = self.secrets(&url);
+        let body = self.get(url, now).await?;
+        let settings = &self.settings;
+        // A masked event is parsed every time, because fingerprints stand for unmasked texts.
+        let masked = mask(&body, &secrets);
+        let (sport, format) = (&settings.sport, settings.odds_format);
+        let parsed = match &masked {
+            None => read_odds(&body, now, sport, format, to)?,
+            Some(masked) => read_merged(masked, now, sport, format, to)?,
+        };
+        let mut scope = parsed.scope(sport);
+        if let (Ask::Events(ids), Scope::League(_)) = (ask, &scope) {
+            scope = Scope::Events(ids.clone());
+        }
+        let look = Look {
+            source: Arc::from(SOURCE),
+            as_of: now,
+            scope,
+            bookmakers: parsed.bookmakers,
+            rejects: parsed.rejects,
+        };
+        let bodies = match settings.keep_bodies {
+            true => vec![masked.unwrap_or(body)],
+            false => Vec::new(),
+        };
+        Ok(Looked { look, bodies })
+    }
+
+    /// Fetches into memory.
+    pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
+        let mut events = Collected::default();
+        let looked = self.read(ask, now, &mut events).await?;
+        Ok(looked.with(events))
+    }
+
+    async fn wait_for_credits(&mut self, now: DateTime<Utc>) -> Result<(), FeedError> {
+        let Some(until) = self.spent_until else {
+            return Ok(());
+        };
+        // A clock that was set back must not make the wait longer.
+        let wait = (until - now).to_std().unwrap_or_default().min(SPENT_FOR);
+        if wait > Duration::ZERO {
+            return Err(self.spent(wait));
+        }
+        let url = self.url(&["sports"])?;
+        self.get(url, now).await?;
+        match self.spent_until.filter(|until| *until > now) {
+            Some(_) => Err(self.spent(SPENT_FOR)),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends one GET, and records the credits that its response reports whatever its body holds.
+    async fn get(&mut self, url: Url, now: DateTime<Utc>) -> Result<String, FeedError> {
+        let request = Request {
+            url,
+            auth: self.auth(),
+            known: None,
+            max_body: MAX_BODY,
+        };
+        let (answer, body) = match self.http.get(request, now).await {
+            Ok((answer, body)) => (Ok(answer), body),
+            Err(error) => (Err(error), String::new()),
+        };
+        self.record_credits(answer, now)?;
+        Ok(body)
+    }
+
+    fn auth(&self) -> Auth<'_> {
+        Auth::Query {
+            name: "apiKey",
+            key: &self.settings.api_key,
+        }
+    }
+
+    /// The key, as configured and as encoded in the URL.
+    fn secrets(&self, url: &Url) -> Vec<String> {
+        let key = self.settings.api_key.expose_secret();
+        let mut secrets = vec![key.to_owned(), as_in_url(url, key)];
+        secrets.dedup();
+        secrets.retain(|secret| !secret.is_empty());
+        secrets
+    }
+
+    /// Records the quota that a response reports.
+    fn record_credits(
+        &mut self,
+        answer: Result<Answer, FeedError>,
+        now: DateTime<Utc>,
+    ) -> Result<(), FeedError> {
+        match answer {
+            Ok(Answer::Fresh { headers, .. }) => {
+                self.spent_until = None;
+                if let Some(quota) = Quota::of(&headers) {
+                    self.quota = Some(quota);
+                    let spent = quota.remaining <= self.settings.quota_floor;
+                    self.spent_until = spent.then(|| now + SPENT_FOR);
+                }
+                Ok(())
+            }
+            Ok(Answer::NotModified) => Err(FeedError::BadAnswer {
+                detail: format!("{PROVIDER} answered 304 to an unconditional request"),
+            }),
+            Err(FeedError::Unauthorized { detail }) if is_out_of_credits(&detail) => {
+                self.spent_until = Some(now + SPENT_FOR);
+                Err(FeedError::RateLimited {
+                    retry_after: Some(SPENT_FOR),
+                    detail: format!("the paid quota is spent: {detail}"),
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn spent(&self, wait: Duration) -> FeedError {
+        let left = self.quota.map_or(0, |quota| quota.remaining);
+        FeedError::RateLimited {
+            retry_after: Some(wait),
+            detail: format!(
+                "{PROVIDER} was not asked: {left} credits are left and the floor is {}; they come back with the new month or a larger plan",
+                self.settings.quota_floor
+            ),
+        }
+    }
+
+    fn url(&self, path: &[&str]) -> Result<Url, FeedError> {
+        let mut url = self.base.clone();
+        match url.path_segments_mut() {
+            Ok(mut segments) => segments.pop_if_empty().push("v4").extend(path),
+            Err(()) => {
+                return Err(FeedError::BadRequest {
+                    detail: format!("{BASE_URL_SETTING} cannot have a path"),
+                });
+            }
+        };
+        Ok(url)
+    }
+}
+
+/// Returns the text without the secrets, or `None` if it holds none.
+fn mask(text: &str, secrets: &[String]) -> Option<String> {
+    let found = secrets.iter().filter(|secret| text.contains(*secret));
+    found.fold(None, |masked, secret| {
+        let text = masked.as_deref().unwrap_or(text);
+        Some(text.replace(secret.as_str(), "***"))
+    })
+}
+
+/// The provider refuses a key without credits with 401, like a wrong key; only its message differs.
+fn is_out_of_credits(detail: &str) -> bool {
+    let detail = detail.to_ascii_lowercase();
+    ["out_of_usage_credits", "usage quota", "usage credits"]
+        .iter()
+        .any(|words| detail.contains(words))
+}
+
+/// A text as it is encoded in the query of a URL.
+fn as_in_url(url: &Url, text: &str) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.query_pairs_mut().append_pair("", text);
+    url.query()
+        .unwrap_or_default()
+        .trim_start_matches('=')
+        .to_owned()
+}

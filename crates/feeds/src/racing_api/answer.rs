@@ -1,0 +1,218 @@
+//! Parses one response body: a page of a day's races, or a single race. `RacingApi` hands its pages over with
+//! it; recordings, the simulator and benches call [`parse_cards`] or [`read_cards`].
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::SOURCE;
+use super::fields::{JsonScalar, RawField, RawRows};
+use super::race::{ListPosition, ParseOutcome, RaceParser};
+use crate::FeedError;
+use crate::json::MAX_ROW_BYTES;
+use oddsd_core::diff::{Collected, Take};
+use oddsd_core::model::{Bookmaker, EventSnapshot, Look, Rejects, Scope, Slice, plain_text};
+
+const MAX_RACES: usize = 2_000;
+const MAX_DETAIL_CHARS: usize = 200;
+
+/// One parsed response body.
+#[derive(Clone, Debug, Default)]
+pub struct Parsed {
+    pub events: Vec<EventSnapshot>,
+    /// Each bookmaker once, with the first spelling of its name.
+    pub bookmakers: Vec<Bookmaker>,
+    pub rejects: Rejects,
+    /// A race could not be read: one that is missing here may still be on the card.
+    pub partial: bool,
+    /// Races that the whole day has, over all pages; `None` if the body does not say.
+    pub total: Option<u64>,
+    /// Races listed in this body, usable or not: how far paging has come.
+    pub races_seen: u64,
+    /// Price rows in the body: equals the prices in `events` plus the rows in `rejects`.
+    pub prices_seen: u64,
+}
+
+impl Parsed {
+    /// Appends the next page. A race that is in both pages (it changed its day in between) is kept once.
+    pub(crate) fn append(&mut self, mut page: Self) {
+        let known: HashSet<_> = self.events.iter().map(|e| e.event.id.clone()).collect();
+        page.events.retain(|found| {
+            let new = !known.contains(&found.event.id);
+            if !new {
+                let prices = found.prices.len() as u64;
+                let rows = prices.max(1);
+                page.prices_seen += rows - prices;
+                page.rejects
+                    .add_rows("duplicate_race", rows, &found.event.id);
+            }
+            new
+        });
+        for bookmaker in page.bookmakers {
+            if self.bookmakers.iter().all(|b| b.id != bookmaker.id) {
+                self.bookmakers.push(bookmaker);
+            }
+        }
+        self.events.extend(page.events);
+        self.rejects.merge(page.rejects);
+        self.partial |= page.partial;
+        self.total = page.total.or(self.total);
+        self.races_seen += page.races_seen;
+        self.prices_seen += page.prices_seen;
+    }
+}
+
+/// Parses a body into memory. Fails only if it cannot be a racecard at all.
+pub fn parse_cards(body: &str, as_of: DateTime<Utc>) -> Result<Parsed, FeedError> {
+    let mut events = Collected::default();
+    let mut parser = RaceParser::new(as_of);
+    let page = parse_page(body, &mut parser, &mut events, ListPosition::default())?;
+    Ok(Parsed {
+        events: events.0,
+        bookmakers: parser.bookmakers.listed,
+        rejects: parser.rejects,
+        partial: parser.partial,
+        total: page.total,
+        races_seen: page.races_seen,
+        prices_seen: parser.prices_seen,
+    })
+}
+
+/// Parses a body and hands each race over as soon as it is parsed; a race whose text is stored is not
+/// parsed. The returned scope covers the listed races only: the caller knows what was asked for.
+pub fn read_cards(body: &str, as_of: DateTime<Utc>, to: &mut dyn Take) -> Result<Look, FeedError> {
+    to.begin(as_of);
+    let mut parser = RaceParser::new(as_of);
+    parse_page(body, &mut parser, to, ListPosition::default())?;
+    Ok(Look {
+        source: SOURCE.into(),
+        as_of,
+        scope: Scope::Listed,
+        bookmakers: parser.bookmakers.listed,
+        rejects: parser.rejects,
+    })
+}
+
+/// A page apart from its races.
+#[derive(Debug)]
+pub(super) struct PageSummary {
+    /// See [`Parsed::total`].
+    pub(super) total: Option<u64>,
+    /// See [`Parsed::races_seen`].
+    pub(super) races_seen: u64,
+    /// The fingerprints of its races, in order.
+    pub(super) slices: Arc<[Slice]>,
+    /// Each race was handed over, or skipped because it is stored.
+    pub(super) whole: bool,
+}
+
+/// A day's response. The response for one race is the race itself.
+#[derive(Deserialize)]
+struct CardsEnvelope<'a> {
+    #[serde(borrow)]
+    racecards: Option<RawRows<'a, MAX_RACES>>,
+    #[serde(borrow)]
+    total: RawField<'a>,
+    #[serde(borrow)]
+    race_id: RawField<'a>,
+}
+
+/// Parses one body and hands its races over. Fails only if it cannot be a racecard at all.
+pub(super) fn parse_page(
+    body: &str,
+    parser: &mut RaceParser,
+    to: &mut dyn Take,
+    position: ListPosition,
+) -> Result<PageSummary, FeedError> {
+    if !body.trim_start().starts_with('{') {
+        return Err(bad_answer("something that is not a JSON object"));
+    }
+    let envelope: CardsEnvelope<'_> = serde_json::from_str(body).map_err(invalid_json)?;
+    let races = match envelope.racecards {
+        Some(races) => races,
+        None if envelope.race_id.is_some() => RawRows {
+            kept: vec![serde_json::from_str(body).map_err(invalid_json)?],
+            over: 0,
+        },
+        None => {
+            let names = field_names(body);
+            return Err(bad_answer(format_args!("no \"racecards\", but {names}")));
+        }
+    };
+    let mut usable = 0;
+    let mut whole = races.over == 0;
+    let mut slices = Vec::with_capacity(races.kept.len());
+    for raw in &races.kept {
+        let text = raw.get();
+        if text.len() > MAX_ROW_BYTES {
+            return Err(FeedError::TooLarge {
+                detail: format!(
+                    "The Racing API sent more than {MAX_ROW_BYTES} bytes in one row of its list"
+                ),
+            });
+        }
+        let slice = Slice::of(text.as_bytes());
+        slices.push(slice);
+        // A stored race that is listed twice is parsed, so that its rows are counted.
+        if let Some(id) = to.knows(&slice)
+            && parser.note_unchanged(&id, position)
+        {
+            usable += 1;
+            to.same(&slice);
+            continue;
+        }
+        let rejected = parser.rows_rejected;
+        let race = parser.parse(raw, position);
+        let clean = parser.rows_rejected == rejected;
+        whole &= clean;
+        usable += u64::from(!matches!(race, ParseOutcome::Unreadable));
+        if let ParseOutcome::Race(race) = race {
+            to.take(race, clean.then_some(slice));
+        }
+    }
+    parser.partial |= parser.reject_over(races.over, "races");
+    let races_seen = races.kept.len() as u64 + races.over;
+    if usable == 0 && races_seen > 0 {
+        let rejects = &parser.rejects;
+        return Err(bad_answer(format_args!(
+            "no readable race among {races_seen} ({rejects})"
+        )));
+    }
+    Ok(PageSummary {
+        total: envelope.total.number(),
+        races_seen,
+        slices: slices.into(),
+        whole,
+    })
+}
+
+/// The field names of an object, which help to guess what was sent instead.
+fn field_names(body: &str) -> String {
+    let object: HashMap<String, IgnoredAny> = serde_json::from_str(body).unwrap_or_default();
+    let mut names: Vec<_> = object.keys().map(|name| plain_text(name, 30)).collect();
+    names.sort();
+    names.truncate(8);
+    match names.is_empty() {
+        true => "nothing else either".into(),
+        false => names.join(", "),
+    }
+}
+
+fn bad_answer(what: impl fmt::Display) -> FeedError {
+    FeedError::BadAnswer {
+        detail: format!("The Racing API sent {what}"),
+    }
+}
+
+fn invalid_json(why: serde_json::Error) -> FeedError {
+    // Serde quotes the value that it did not expect.
+    let detail = plain_text(&why.to_string(), MAX_DETAIL_CHARS);
+    match why.is_data() {
+        true => bad_answer(format_args!("\"racecards\" that are not a list ({detail})")),
+        false => bad_answer(format_args!("JSON that cannot be read ({detail})")),
+    }
+}

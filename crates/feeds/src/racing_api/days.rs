@@ -1,0 +1,235 @@
+//! Fetches whole days, page by page. The pages of a day are one list only if nothing moved between the requests:
+//! each page has the same total, no race is on two pages, and no page is empty before the total is reached.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Days, NaiveDate, Utc};
+
+use super::answer::{PageSummary, parse_page};
+use super::race::{ListPosition, RaceParser};
+use super::{CachedResponse, RacingApi, SOURCE, times};
+use crate::http::{Answer, MAX_BODY, Request, Url};
+use crate::{FeedError, Looked};
+use oddsd_core::diff::Take;
+use oddsd_core::model::{Look, Scope};
+
+/// The provider accepts no larger `skip`.
+const MAX_SKIP: u64 = 500;
+/// A list that changes between two pages is read once more from its beginning.
+const ATTEMPTS: usize = 2;
+
+/// One attempt to fetch all days.
+struct DayFetch<'a> {
+    now: DateTime<Utc>,
+    to: &'a mut dyn Take,
+    parser: RaceParser,
+    bodies: Vec<String>,
+}
+
+/// Whether the pages fit together.
+enum PageLoop {
+    Complete,
+    /// The list changed between two requests: how.
+    Changed(String),
+}
+
+impl RacingApi {
+    pub(super) async fn fetch_days(
+        &mut self,
+        now: DateTime<Utc>,
+        to: &mut dyn Take,
+    ) -> Result<Looked, FeedError> {
+        let today = times::uk_date(now);
+        let days: Vec<_> = (0..u64::from(self.settings.days))
+            .filter_map(|n| today.checked_add_days(Days::new(n)))
+            .collect();
+        let mut why = String::new();
+        for _ in 0..ATTEMPTS {
+            to.begin(now);
+            let mut fetch = DayFetch {
+                now,
+                to: &mut *to,
+                parser: RaceParser::new(now),
+                bodies: Vec::new(),
+            };
+            match self.fetch_all_pages(&days, &mut fetch).await? {
+                PageLoop::Complete => return Ok(self.summarize(days, fetch)),
+                PageLoop::Changed(how) => why = how,
+            }
+        }
+        Err(FeedError::BadAnswer {
+            detail: format!("The Racing API's pages for {why}"),
+        })
+    }
+
+    fn summarize(&self, days: Vec<NaiveDate>, fetch: DayFetch<'_>) -> Looked {
+        let parser = fetch.parser;
+        let scope = match parser.partial {
+            // A race that could not be read must not look like one that left the card.
+            true => Scope::Listed,
+            false => Scope::Days {
+                days,
+                regions: self.settings.regions.clone(),
+            },
+        };
+        Looked {
+            look: Look {
+                source: SOURCE.into(),
+                as_of: fetch.now,
+                scope,
+                bookmakers: parser.bookmakers.listed,
+                rejects: parser.rejects,
+            },
+            bodies: fetch.bodies,
+        }
+    }
+
+    async fn fetch_all_pages(
+        &mut self,
+        days: &[NaiveDate],
+        fetch: &mut DayFetch<'_>,
+    ) -> Result<PageLoop, FeedError> {
+        for (n, day) in days.iter().enumerate() {
+            if let PageLoop::Changed(how) = self.fetch_pages(*day, n, fetch).await? {
+                return Ok(PageLoop::Changed(format!(
+                    "{day} do not fit together: {how}"
+                )));
+            }
+        }
+        Ok(PageLoop::Complete)
+    }
+
+    async fn fetch_pages(
+        &mut self,
+        date: NaiveDate,
+        day: usize,
+        fetch: &mut DayFetch<'_>,
+    ) -> Result<PageLoop, FeedError> {
+        let (mut total, mut seen) = (None, 0);
+        for page in 0.. {
+            self.cards.wait().await;
+            let url = self.cards_url(date, seen);
+            let position = ListPosition { day, page };
+            let summary = self.fetch_page(url, position, fetch).await?;
+            if page > 0 && summary.total != total {
+                return Ok(PageLoop::Changed(format!(
+                    "the total changed from {} to {}",
+                    describe_total(total),
+                    describe_total(summary.total)
+                )));
+            }
+            if let Some(id) = fetch.parser.listed_twice.take() {
+                return Ok(PageLoop::Changed(format!("{id} came twice")));
+            }
+            let skipped = seen;
+            seen += summary.races_seen;
+            total = summary.total;
+            let done = match total {
+                Some(total) => seen >= total,
+                None => summary.races_seen < u64::from(self.settings.page_limit),
+            };
+            if done {
+                break;
+            }
+            if summary.races_seen == 0 {
+                return Ok(PageLoop::Changed(format!(
+                    "an empty page after {skipped} of {} races",
+                    describe_total(total)
+                )));
+            }
+            if seen > MAX_SKIP {
+                return Err(FeedError::BadAnswer {
+                    detail: format!(
+                        "The Racing API lists {} races for {date}, more than its paging can reach; \
+                         ask for fewer regions",
+                        describe_total(total)
+                    ),
+                });
+            }
+        }
+        Ok(PageLoop::Complete)
+    }
+
+    /// Sends one request and hands the page's races over, or the cached ones if the page is unmodified.
+    async fn fetch_page(
+        &mut self,
+        url: Url,
+        position: ListPosition,
+        fetch: &mut DayFetch<'_>,
+    ) -> Result<PageSummary, FeedError> {
+        let reusable = self.reusable(&url, fetch.to);
+        let request = Request {
+            url: url.clone(),
+            auth: self.auth(),
+            known: reusable.map(|cached| &cached.validators),
+            max_body: MAX_BODY,
+        };
+        let (answer, body) = self.http.get(request, fetch.now).await?;
+        let Answer::Fresh { validators, .. } = answer else {
+            return Ok(self.hand_over_cached(&url, position, fetch));
+        };
+        let summary = parse_page(&body, &mut fetch.parser, fetch.to, position)?;
+        if self.settings.keep_bodies {
+            fetch.bodies.push(body);
+        }
+        let cached = CachedResponse {
+            validators,
+            slices: Arc::clone(&summary.slices),
+            whole: summary.whole,
+            total: summary.total,
+            requested_at: fetch.now,
+        };
+        self.cached.insert(url, cached);
+        Ok(summary)
+    }
+
+    fn hand_over_cached(
+        &mut self,
+        url: &Url,
+        position: ListPosition,
+        fetch: &mut DayFetch<'_>,
+    ) -> PageSummary {
+        let cached = self
+            .cached
+            .get_mut(url)
+            .expect("only a cached response makes a request conditional");
+        cached.requested_at = fetch.now;
+        for slice in cached.slices.iter() {
+            let Some(id) = fetch.to.knows(slice) else {
+                // It was known when the request was sent. Without it no other race may be taken for gone.
+                fetch.parser.partial = true;
+                continue;
+            };
+            if fetch.parser.note_unchanged(&id, position) {
+                fetch.to.same(slice);
+            } else {
+                // It moved to this day from another one, whose page had listed it already.
+                fetch.parser.reject_repeated(&id, position);
+            }
+        }
+        PageSummary {
+            total: cached.total,
+            races_seen: cached.slices.len() as u64,
+            slices: cached.slices.clone(),
+            whole: cached.whole,
+        }
+    }
+
+    fn cards_url(&self, day: NaiveDate, skip: u64) -> Url {
+        let mut url = self.url(&["racecards", "pro"]);
+        let mut query = url.query_pairs_mut();
+        query.append_pair("date", &day.to_string());
+        for region in &self.settings.regions {
+            query.append_pair("region_codes", region);
+        }
+        query
+            .append_pair("limit", &self.settings.page_limit.to_string())
+            .append_pair("skip", &skip.to_string());
+        drop(query);
+        url
+    }
+}
+
+fn describe_total(total: Option<u64>) -> String {
+    total.map_or_else(|| "an untold number of".into(), |total| total.to_string())
+}

@@ -1,0 +1,171 @@
+//! Fetches each race by its own call. A race that the provider no longer knows is in the scope and absent. A
+//! failure that concerns one race leaves that race out of the scope; one that concerns the provider
+//! (credentials, rate, connection) fails the fetch.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::answer::{Parsed, parse_cards};
+use super::{CachedResponse, RacingApi, SOURCE};
+use crate::http::{Answer, MAX_BODY, Request, Url};
+use crate::{FeedError, Looked};
+use oddsd_core::diff::Take;
+use oddsd_core::model::{EventId, Look, Rejects, Scope, Slice};
+
+/// The result of a call for one race.
+enum RaceFetch {
+    /// The sink knows its text.
+    Unchanged(Slice),
+    Parsed(Box<Parsed>, Option<Slice>),
+}
+
+impl RacingApi {
+    pub(super) async fn fetch_races(
+        &mut self,
+        ids: &[EventId],
+        now: DateTime<Utc>,
+        to: &mut dyn Take,
+    ) -> Result<Looked, FeedError> {
+        to.begin(now);
+        let mut found = Parsed::default();
+        let mut answered = Vec::with_capacity(ids.len());
+        let mut rejects = Rejects::default();
+        let mut first_failure = None;
+        let mut bodies = Vec::new();
+        for id in ids {
+            if answered.contains(id) {
+                continue;
+            }
+            let url = self.race_url(id)?;
+            self.races.wait().await;
+            match self.fetch_race(url, id, now, to, &mut bodies).await {
+                Ok(RaceFetch::Unchanged(slice)) => {
+                    to.same(&slice);
+                    answered.push(id.clone());
+                }
+                Ok(RaceFetch::Parsed(mut race, slice)) => {
+                    let others = keep_only(&mut race, id);
+                    let found_it = !race.events.is_empty();
+                    if !found_it || others > 0 {
+                        rejects.add_rows("not_the_race", others.max(1), id);
+                    }
+                    if found_it {
+                        answered.push(id.clone());
+                    }
+                    for event in race.events.drain(..) {
+                        to.take(event, slice);
+                    }
+                    found.append(*race);
+                }
+                Err(FeedError::NotFound { .. }) => answered.push(id.clone()),
+                Err(
+                    error @ (FeedError::Unauthorized { .. }
+                    | FeedError::RateLimited { .. }
+                    | FeedError::Unreachable { .. }
+                    | FeedError::Ended),
+                ) => return Err(error),
+                Err(
+                    error @ (FeedError::BadRequest { .. }
+                    | FeedError::ServerError { .. }
+                    | FeedError::BadAnswer { .. }
+                    | FeedError::TooLarge { .. }),
+                ) => {
+                    rejects.add("race_failed", &error);
+                    first_failure.get_or_insert(error);
+                }
+            }
+        }
+        found.rejects.merge(rejects);
+        if let Some(error) = first_failure
+            && answered.is_empty()
+        {
+            return Err(error);
+        }
+        let look = Look {
+            source: SOURCE.into(),
+            as_of: now,
+            scope: Scope::Events(answered),
+            bookmakers: found.bookmakers,
+            rejects: found.rejects,
+        };
+        Ok(Looked { look, bodies })
+    }
+
+    /// Hands nothing over: a response that fails while it is parsed must leave nothing behind.
+    async fn fetch_race(
+        &mut self,
+        url: Url,
+        id: &EventId,
+        now: DateTime<Utc>,
+        to: &mut dyn Take,
+        bodies: &mut Vec<String>,
+    ) -> Result<RaceFetch, FeedError> {
+        let is_it = |to: &dyn Take, slice| to.knows(slice).is_some_and(|known| known == *id);
+        let reusable = self.reusable(&url, to);
+        let reusable =
+            reusable.filter(|cached| cached.slices.first().is_some_and(|slice| is_it(to, slice)));
+        let request = Request {
+            url: url.clone(),
+            auth: self.auth(),
+            known: reusable.map(|cached| &cached.validators),
+            max_body: MAX_BODY,
+        };
+        let (answer, body) = self.http.get(request, now).await?;
+        let validators = match answer {
+            Answer::Fresh { validators, .. } => validators,
+            Answer::NotModified => {
+                let cached = self.cached.get_mut(&url);
+                let cached = cached.expect("only a cached response makes a request conditional");
+                cached.requested_at = now;
+                return Ok(RaceFetch::Unchanged(cached.slices[0]));
+            }
+        };
+        let slice = Slice::of(body.as_bytes());
+        let fetched = match is_it(to, &slice) {
+            true => RaceFetch::Unchanged(slice),
+            false => {
+                let race = parse_cards(&body, now)?;
+                let clean = race.rejects.is_empty() && race.races_seen == 1;
+                let clean = clean && race.events.iter().all(|race| race.event.id == *id);
+                RaceFetch::Parsed(Box::new(race), clean.then_some(slice))
+            }
+        };
+        let whole = !matches!(fetched, RaceFetch::Parsed(_, None));
+        let cached = CachedResponse {
+            validators,
+            slices: Arc::new([slice]),
+            whole,
+            total: None,
+            requested_at: now,
+        };
+        self.cached.insert(url, cached);
+        if self.settings.keep_bodies {
+            bodies.push(body);
+        }
+        Ok(fetched)
+    }
+
+    fn race_url(&self, id: &EventId) -> Result<Url, FeedError> {
+        // URLs drop an empty or dotted part, and the rest would request the whole day.
+        if matches!(id.as_str(), "" | "." | "..") {
+            return Err(FeedError::BadRequest {
+                detail: format!("{id:?} is no race id"),
+            });
+        }
+        Ok(self.url(&["racecards", id.as_str(), "pro"]))
+    }
+}
+
+/// Drops other races than the requested one, and returns the number of their prices.
+fn keep_only(page: &mut Parsed, id: &EventId) -> u64 {
+    let prices = |page: &Parsed| {
+        page.events
+            .iter()
+            .map(|e| e.prices.len() as u64)
+            .sum::<u64>()
+    };
+    let before = prices(page);
+    page.events.retain(|found| found.event.id == *id);
+    before - prices(page)
+}

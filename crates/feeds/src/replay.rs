@@ -1,0 +1,321 @@
+//! A recording as a feed: its answers go through the live parsers, and snapshots keep the time at
+//! which they were recorded. `oddsd replay` polls it like any other feed.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use chrono::{DateTime, NaiveDate, Utc};
+
+#[cfg(feature = "betfair")]
+use super::betfair::{LineOutcome, MarketStream};
+use super::odds_api::{self, OddsFormat, league_of, parse_odds};
+use super::racing_api::{self, parse_cards};
+use super::recording::{RecordedAnswer, RecordedFeed, Recording, RecordingEntry};
+use super::{Ask, FeedError, Fetched, Looked};
+use oddsd_core::diff::Take;
+use oddsd_core::model::{Rejects, Scope, Snapshot};
+
+pub struct Replay {
+    recording: Recording,
+    feed: RecordedFeed,
+    #[cfg(feature = "betfair")]
+    stream: MarketStream,
+    /// League of the last answer that named one; an empty answer is taken to be of the same league.
+    league: Option<String>,
+    /// Read, and not yet replayed.
+    ahead: VecDeque<RecordingEntry>,
+    /// Rejected since the last record that was replayed.
+    rejects: Rejects,
+    failure: Option<anyhow::Error>,
+    ended: bool,
+}
+
+/// The result of one record.
+#[derive(Debug)]
+pub struct ReplayedRecord {
+    /// `None` if the record could not be read, or changed neither events nor prices.
+    pub snapshot: Option<Snapshot>,
+    /// Lines and answers that could not be read, up to and including this record. Rejected rows of a
+    /// good answer are in its snapshot.
+    pub rejects: Rejects,
+    /// The raw bodies, as a live feed would have received them.
+    pub bodies: Vec<String>,
+}
+
+impl Replay {
+    /// Opens a recording and detects its feed. Fails if no record of it can be read.
+    pub fn open(path: impl AsRef<Path>) -> anyhow::Result<Self> {
+        Self::new(Recording::open(path)?)
+    }
+
+    /// [`Self::open`] for a recording that is open already.
+    pub fn new(recording: Recording) -> anyhow::Result<Self> {
+        let mut replay = Self {
+            recording,
+            feed: RecordedFeed::OddsApi,
+            #[cfg(feature = "betfair")]
+            stream: MarketStream::default(),
+            league: None,
+            ahead: VecDeque::new(),
+            rejects: Rejects::default(),
+            failure: None,
+            ended: false,
+        };
+        replay.feed = match replay.peek() {
+            Some(RecordingEntry::Answer(answer)) => answer.feed,
+            Some(_) => RecordedFeed::Betfair,
+            None => {
+                let why = match replay.failure.take() {
+                    Some(failure) => failure,
+                    None if replay.rejects.is_empty() => anyhow::anyhow!("it is empty"),
+                    None => anyhow::anyhow!("rejected: {}", replay.rejects),
+                };
+                return Err(why).with_context(|| {
+                    format!(
+                        "{} holds no record of a known shape (The Odds API, The Racing API, the exchange's mcm lines, or what `oddsd record` writes)",
+                        replay.recording.name()
+                    )
+                });
+            }
+        };
+        anyhow::ensure!(
+            cfg!(feature = "betfair") || replay.feed != RecordedFeed::Betfair,
+            "{} is a recording of the exchange, which needs a build with the feature `betfair`",
+            replay.recording.name()
+        );
+        Ok(replay)
+    }
+
+    /// The feed of the first record.
+    pub fn feed(&self) -> RecordedFeed {
+        self.feed
+    }
+
+    /// Changes of last traded prices so far (recordings of the BASIC kind hold nothing else).
+    #[cfg(feature = "betfair")]
+    pub fn ltp_changes(&self) -> u64 {
+        self.stream.ltp_changes()
+    }
+
+    /// Recording time of the next record; `None` at the end.
+    pub fn next_at(&mut self) -> Option<DateTime<Utc>> {
+        match self.peek()? {
+            RecordingEntry::Answer(answer) => Some(answer.fetched_at),
+            RecordingEntry::Message { at, .. } => *at,
+            RecordingEntry::Unreadable { .. } => None,
+        }
+    }
+
+    /// Replays the next record; `None` at the end. A truncated file is an error once, after all that
+    /// could be read, and then the end.
+    #[expect(clippy::should_implement_trait, reason = "it can fail")]
+    pub fn next(&mut self) -> anyhow::Result<Option<ReplayedRecord>> {
+        self.peek();
+        let replayed = match self.ahead.pop_front() {
+            Some(RecordingEntry::Message { line, .. }) => self.apply_message(line),
+            Some(RecordingEntry::Answer(answer)) => self.parse_answer(answer),
+            Some(RecordingEntry::Unreadable { .. }) | None => match self.failure.take() {
+                Some(failure) => return Err(failure),
+                None if self.rejects.is_empty() => return Ok(None),
+                None => (None, Vec::new()),
+            },
+        };
+        let (snapshot, bodies) = replayed;
+        Ok(Some(ReplayedRecord {
+            snapshot,
+            rejects: std::mem::take(&mut self.rejects),
+            bodies,
+        }))
+    }
+
+    /// [`Self::fetch`], event by event.
+    pub async fn read(
+        &mut self,
+        ask: &Ask,
+        now: DateTime<Utc>,
+        to: &mut dyn Take,
+    ) -> Result<Looked, FeedError> {
+        Ok(self.fetch(ask, now).await?.hand_over(to))
+    }
+
+    /// The next snapshot, whatever is asked for. Records that were rejected on the way are among its
+    /// rejects.
+    pub async fn fetch(&mut self, _ask: &Ask, _now: DateTime<Utc>) -> Result<Fetched, FeedError> {
+        let mut rejects = Rejects::default();
+        loop {
+            let replayed = self.next().map_err(|error| FeedError::BadAnswer {
+                detail: format!("{error:#}"),
+            })?;
+            let Some(replayed) = replayed else {
+                if rejects.is_empty() {
+                    return Err(FeedError::Ended);
+                }
+                // The last lines could not be read: an empty snapshot reports them once.
+                let snapshot = Snapshot {
+                    source: "".into(),
+                    as_of: DateTime::UNIX_EPOCH,
+                    scope: Scope::Listed,
+                    events: Vec::new(),
+                    bookmakers: Vec::new(),
+                    rejects,
+                };
+                return Ok(Fetched {
+                    snapshot,
+                    bodies: Vec::new(),
+                });
+            };
+            rejects.merge(replayed.rejects);
+            if let Some(mut snapshot) = replayed.snapshot {
+                snapshot.rejects.merge(rejects);
+                return Ok(Fetched {
+                    snapshot,
+                    bodies: replayed.bodies,
+                });
+            }
+        }
+    }
+
+    /// Reads until a record that can be replayed is ahead.
+    fn peek(&mut self) -> Option<&RecordingEntry> {
+        while self.ahead.is_empty() && !self.ended {
+            match self.recording.read_entry() {
+                Ok(Some(RecordingEntry::Unreadable { reason, sample })) => {
+                    self.rejects.add(reason, sample);
+                }
+                // The bodies of a recorded exchange answer are `mcm` lines.
+                Ok(Some(RecordingEntry::Answer(answer)))
+                    if answer.feed == RecordedFeed::Betfair =>
+                {
+                    let at = Some(answer.fetched_at);
+                    let lines = answer.bodies.into_iter();
+                    self.ahead
+                        .extend(lines.map(|line| RecordingEntry::Message { at, line }));
+                }
+                Ok(Some(record)) => self.ahead.push_back(record),
+                Ok(None) => self.ended = true,
+                Err(failure) => {
+                    self.ended = true;
+                    self.failure = Some(failure);
+                }
+            }
+        }
+        self.ahead.front()
+    }
+
+    #[cfg(not(feature = "betfair"))]
+    fn apply_message(&mut self, line: String) -> (Option<Snapshot>, Vec<String>) {
+        self.rejects
+            .add("unsupported_feed", RecordedFeed::Betfair.as_str());
+        (None, vec![line])
+    }
+
+    #[cfg(feature = "betfair")]
+    fn apply_message(&mut self, line: String) -> (Option<Snapshot>, Vec<String>) {
+        let snapshot = match self.stream.apply_line(&line) {
+            LineOutcome::Snapshot(snapshot) => Some(snapshot),
+            LineOutcome::NoChange => None,
+            LineOutcome::Rejected(rejects) => {
+                self.rejects.merge(rejects);
+                None
+            }
+        };
+        (snapshot, vec![line])
+    }
+
+    fn parse_answer(&mut self, answer: RecordedAnswer) -> (Option<Snapshot>, Vec<String>) {
+        let snapshot = match answer.feed {
+            RecordedFeed::OddsApi => self.parse_odds_api(&answer),
+            RecordedFeed::RacingApi => parse_racing_api(&answer),
+            // `peek` has split it into messages.
+            RecordedFeed::Betfair => return (None, answer.bodies),
+        };
+        let snapshot = snapshot.map_err(|error| self.rejects.add("unusable_answer", error));
+        (snapshot.ok(), answer.bodies)
+    }
+
+    fn parse_odds_api(&mut self, answer: &RecordedAnswer) -> Result<Snapshot, FeedError> {
+        let body = answer.bodies.first().map_or("[]", String::as_str);
+        let league = match &answer.scope {
+            Some(Scope::League(league)) => Some(league.clone()),
+            _ => league_of(body),
+        };
+        if league.is_some() {
+            self.league = league;
+        }
+        let league = self.league.as_deref().unwrap_or_default();
+        let parsed = parse_any_format(body, answer.fetched_at, league)?;
+        let mut snapshot = parsed.into_snapshot(answer.fetched_at, league);
+        match &answer.scope {
+            Some(recorded) => snapshot.scope = recorded.clone(),
+            None if league.is_empty() => snapshot.scope = Scope::Listed,
+            None => {}
+        }
+        Ok(snapshot)
+    }
+}
+
+fn parse_racing_api(answer: &RecordedAnswer) -> Result<Snapshot, FeedError> {
+    let as_of = answer.fetched_at;
+    let mut found = racing_api::Parsed::default();
+    for body in &answer.bodies {
+        found.append(parse_cards(body, as_of)?);
+    }
+    Ok(Snapshot {
+        source: Arc::from(racing_api::SOURCE),
+        as_of,
+        scope: racing_scope(answer, &found),
+        events: found.events,
+        bookmakers: found.bookmakers,
+        rejects: found.rejects,
+    })
+}
+
+/// The requested scope, as far as the record answers it: a page that was not modified has no body,
+/// and what it would have listed is not gone. With fewer bodies than days or races, the scope is
+/// only those that occur.
+fn racing_scope(answer: &RecordedAnswer, found: &racing_api::Parsed) -> Scope {
+    let bodies = answer.bodies.len();
+    let events = &found.events;
+    let days_found: BTreeSet<NaiveDate> = events.iter().filter_map(|e| e.event.day).collect();
+    match answer.scope.clone() {
+        // A race that could not be read must not count as one that left the card.
+        Some(Scope::Days { .. }) | None if found.partial => Scope::Listed,
+        Some(Scope::Days { mut days, regions }) => {
+            if bodies < days.len() {
+                days.retain(|day| days_found.contains(day));
+            }
+            Scope::Days { days, regions }
+        }
+        Some(Scope::Events(mut ids)) => {
+            if bodies < ids.len() {
+                ids.retain(|id| events.iter().any(|e| e.event.id == *id));
+            }
+            Scope::Events(ids)
+        }
+        Some(scope) => scope,
+        None => Scope::Days {
+            days: days_found.into_iter().collect(),
+            regions: Vec::new(),
+        },
+    }
+}
+
+/// A recording does not name the format of its prices. Nearly all prices of an answer are valid in
+/// one format and nearly none in the other.
+fn parse_any_format(
+    body: &str,
+    as_of: DateTime<Utc>,
+    league: &str,
+) -> Result<odds_api::Parsed, FeedError> {
+    let american = parse_odds(body, as_of, league, OddsFormat::American)?;
+    if american.rejects.is_empty() {
+        return Ok(american);
+    }
+    let decimal = parse_odds(body, as_of, league, OddsFormat::Decimal)?;
+    match decimal.rejects.total() < american.rejects.total() {
+        true => Ok(decimal),
+        false => Ok(american),
+    }
+}

@@ -1,0 +1,138 @@
+//! Finds by bisection the rows that only the database refuses (a constraint that an operator added, a number
+//! beyond a column), so that all other rows are stored. `Store::commit` calls it; each try is rolled back.
+
+use std::sync::Arc;
+
+use super::{Result, StoreError};
+use oddsd_core::diff::{Aside, Changes};
+
+/// The name under which such rows are counted as rejected.
+pub const REASON: &str = "refused_by_store";
+/// Tries in one cycle. Sixteen bad rows of a million take 320; beyond that, no single row is the cause.
+const MOST_TRIES: usize = 400;
+
+/// Why a commit failed.
+#[derive(Debug)]
+pub enum CommitError {
+    /// The database refused values: without those rows the commit could work.
+    BadValues(StoreError),
+    Other(StoreError),
+}
+
+impl From<StoreError> for CommitError {
+    fn from(error: StoreError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl CommitError {
+    pub fn into_inner(self) -> StoreError {
+        match self {
+            Self::BadValues(error) | Self::Other(error) => error,
+        }
+    }
+}
+
+/// The outcome of a commit that was rolled back.
+pub type DryRun = std::result::Result<(), CommitError>;
+
+/// Returns the smallest parts of these changes that are refused. `first` is the error of the whole commit.
+pub async fn find_bad_rows<F: Future<Output = DryRun>>(
+    changes: &Changes,
+    first: StoreError,
+    dry_run: impl Fn(Arc<Changes>) -> F,
+) -> Result<Aside> {
+    let mut search = Search {
+        changes,
+        dry_run,
+        tries: 0,
+        aside: Aside::default(),
+    };
+    // When even a cycle without rows is refused, no row is the cause.
+    if search.is_refused(|_| false, |_| false).await? {
+        return Err(first);
+    }
+    let events = changes.events.iter().map(|change| change.row);
+    let selections = changes.selections.iter().map(|change| change.event_row);
+    let prices = changes.prices.iter().map(|change| change.event_row);
+    let mut events: Vec<i64> = events.chain(selections).chain(prices).collect();
+    events.sort_unstable();
+    events.dedup();
+    let mut unsearched = vec![&events[..]];
+    while let Some(part) = unsearched.pop() {
+        if part.is_empty()
+            || !search
+                .is_refused(|row| contains(part, row), |_| true)
+                .await?
+        {
+            continue;
+        }
+        match part {
+            [event] => search.search_event(*event).await?,
+            _ => unsearched.extend([&part[..part.len() / 2], &part[part.len() / 2..]]),
+        }
+    }
+    if search.aside == Aside::default() {
+        // Each part is accepted and the whole is not: no single row is the cause.
+        return Err(first);
+    }
+    Ok(search.aside)
+}
+
+fn contains(sorted: &[i64], row: i64) -> bool {
+    sorted.binary_search(&row).is_ok()
+}
+
+struct Search<'a, R> {
+    changes: &'a Changes,
+    dry_run: R,
+    tries: usize,
+    aside: Aside,
+}
+
+impl<F: Future<Output = DryRun>, R: Fn(Arc<Changes>) -> F> Search<'_, R> {
+    /// Searches the prices of one event; takes the event itself when it is refused without them.
+    async fn search_event(&mut self, event: i64) -> Result<()> {
+        if self.is_refused(|row| row == event, |_| false).await? {
+            self.aside.events.insert(event);
+            return Ok(());
+        }
+        let prices = self.changes.prices.iter();
+        let prices = prices.filter(|change| change.event_row == event);
+        let mut prices: Vec<i64> = prices.map(|change| change.row).collect();
+        prices.sort_unstable();
+        let mut unsearched = vec![&prices[..]];
+        while let Some(part) = unsearched.pop() {
+            let refused = self.is_refused(|row| row == event, |price| contains(part, price.row));
+            if part.is_empty() || !refused.await? {
+                continue;
+            }
+            match part {
+                [price] => {
+                    self.aside.prices.insert(*price);
+                }
+                _ => unsearched.extend([&part[..part.len() / 2], &part[part.len() / 2..]]),
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_refused(
+        &mut self,
+        event: impl Fn(i64) -> bool,
+        price: impl Fn(&oddsd_core::diff::PriceChange) -> bool,
+    ) -> Result<bool> {
+        self.tries += 1;
+        if self.tries > MOST_TRIES {
+            return Err(StoreError::Failed(format!(
+                "the rows of this cycle are refused, and {MOST_TRIES} tries did not find which; look at the \
+                 constraints and triggers on the oddsd tables"
+            )));
+        }
+        match (self.dry_run)(Arc::new(self.changes.part(event, price))).await {
+            Ok(()) => Ok(false),
+            Err(CommitError::BadValues(_)) => Ok(true),
+            Err(CommitError::Other(error)) => Err(error),
+        }
+    }
+}

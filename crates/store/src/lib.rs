@@ -1,0 +1,380 @@
+//! The database: stored state, history, log and outbox. The services (poller, relay, auditor, HTTP API, CLI)
+//! call the methods of [`Store`]; `postgres` and `sqlite` implement them and pass the same tests.
+//!
+//! Every write runs in a task of its own that is never cancelled: a dropped `begin()` or `commit()`
+//! leaves a pooled connection in a state that loses the next write without an error. After any
+//! error the caller discards its in-memory state and loads again: the outcome of that write is unknown.
+
+mod bad_rows;
+mod dialect;
+mod external;
+mod lease;
+mod load;
+mod log;
+mod notify;
+mod outbox;
+mod postgres;
+mod read;
+mod rows;
+mod sqlite;
+mod status;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+use oddsd_core::diff::Changes;
+use oddsd_core::diff::book::Book;
+use oddsd_core::model::Facts;
+
+use bad_rows::CommitError;
+pub use external::{Asked, Installed, Watched};
+use lease::LEASE;
+pub use lease::{Acquired, Lease};
+pub use log::{Removal, RemovalStats, Wanted};
+pub use notify::{Commit, Gone, Poke, Rows, Told};
+pub use outbox::{
+    Again, Backlog, Claim, Claimed, Left, Moved, Place, Purpose, Settlement, Touched,
+};
+pub use postgres::Tls;
+pub use read::{CycleRow, EventPrices, PriceRow, Runner, RunnerPrice, StoreStatus, Viewed};
+pub use status::{Correction, PriceStep, Transition};
+
+/// One database of either backend. Cheap to clone.
+#[derive(Clone)]
+pub enum Store {
+    Postgres(Box<postgres::Postgres>),
+    Sqlite(sqlite::Sqlite),
+}
+
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    pub url: SecretString,
+    pub tls: Tls,
+    pub max_connections: u32,
+    /// The server ends a statement of ours after this long.
+    pub statement_timeout: Duration,
+}
+
+/// Why the database did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The URL or the server can never work as configured: a person must act.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// Not reachable now: try again.
+    #[error("cannot reach the database: {0}")]
+    Down(String),
+    /// The tables are missing, older or newer than this program.
+    #[error("{0}")]
+    Schema(String),
+    /// Another daemon holds the lease: this one must not write.
+    #[error("another daemon has taken the lease; this one stands by")]
+    Fenced,
+    /// Memory and rows disagree, or the server refused the statement: load again.
+    #[error("the database refused: {0}")]
+    Failed(String),
+}
+
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Last-checked times by event row. The cycles collect them and the next renewal of the lease stores them.
+pub type Checks = Arc<Mutex<HashMap<i64, DateTime<Utc>>>>;
+
+/// The stored rows at start, and the number of the next cycle.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    pub book: Book,
+    pub next_cycle: i64,
+}
+
+/// The metadata that a cycle is recorded with, beside its changes.
+#[derive(Clone, Debug, Default)]
+pub struct CycleFacts {
+    pub id: i64,
+    pub feed: String,
+    pub races: i64,
+    pub horses: i64,
+    pub bookmakers: Vec<String>,
+    pub fetch_ms: i64,
+    pub diff_ms: i64,
+}
+
+/// A cycle that was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    pub written: Written,
+    /// Its outbox rows, as if they had just been claimed; `None` where they have to be claimed.
+    pub told: Option<Claim>,
+}
+
+/// Row counts of a commit, as the database counted them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Prices inserted, and prices updated (changed, reopened, withdrawn).
+    pub inserted: u64,
+    pub updated: u64,
+    pub events: u64,
+    pub selections: u64,
+    pub outbox: u64,
+}
+
+impl Written {
+    /// The counts of these changes, if memory and rows agree.
+    fn expected(changes: &Changes, events_told: usize) -> Self {
+        let inserted = changes.counts.inserted;
+        Self {
+            inserted,
+            updated: changes.prices.len() as u64 - inserted,
+            events: changes.events.len() as u64,
+            selections: changes.selections.len() as u64,
+            outbox: events_told as u64,
+        }
+    }
+
+    fn checked(self, changes: &Changes, events_told: usize) -> Result<Self> {
+        let expected = Self::expected(changes, events_told);
+        if self == expected {
+            return Ok(self);
+        }
+        Err(StoreError::Failed(format!(
+            "the commit wrote {self:?} where {expected:?} was expected; somebody else writes to the oddsd tables"
+        )))
+    }
+}
+
+/// How long rows are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    pub history: Duration,
+    pub finished_events: Duration,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Row ids of the events that were deleted.
+    pub events: Vec<i64>,
+    pub history: u64,
+    pub log: u64,
+}
+
+/// Calls the backend of this store.
+macro_rules! dispatch {
+    ($store:expr, $backend:ident => $call:expr) => {
+        match $store {
+            Store::Postgres($backend) => $call,
+            Store::Sqlite($backend) => $call,
+        }
+    };
+}
+use dispatch;
+
+impl Store {
+    /// Connects once to prove the settings. Migrates nothing.
+    pub async fn open(settings: &StoreSettings) -> Result<Self> {
+        let url = settings.url.expose_secret();
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(Self::Postgres(Box::new(
+                postgres::Postgres::open(settings).await?,
+            )));
+        }
+        if url.starts_with("sqlite:") {
+            return Ok(Self::Sqlite(sqlite::Sqlite::open(url).await?));
+        }
+        let scheme = url
+            .split(':')
+            .next()
+            .filter(|s| s.len() < 16 && !s.contains('@'))
+            .unwrap_or("?");
+        Err(StoreError::Misconfigured(format!(
+            "DATABASE_URL starts with \"{scheme}:\"; use postgres://user@host:5432/name or sqlite:path/to/file.db"
+        )))
+    }
+
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => "postgres",
+            Self::Sqlite(_) => "sqlite",
+        }
+    }
+
+    /// Brings the tables to this program's version; returns a line for each step. With `adopt`, tables that
+    /// other programs read under the names of our views are imported and renamed.
+    pub async fn migrate(&self, adopt: bool) -> Result<Vec<String>> {
+        dispatch!(self, db => db.migrate(adopt, TxEnd::Commit).await)
+    }
+
+    /// Does what `migrate` does in a transaction that is rolled back.
+    pub async fn rehearse_migration(&self, adopt: bool) -> Result<Vec<String>> {
+        dispatch!(self, db => db.migrate(adopt, TxEnd::Rollback).await)
+    }
+
+    /// `Schema` when the tables are missing, older or newer than this program.
+    pub async fn check_schema(&self) -> Result<()> {
+        match self {
+            Self::Postgres(db) => db.within_deadline(db.check_schema()).await,
+            Self::Sqlite(db) => db.check_schema().await,
+        }
+    }
+
+    pub async fn load(&self) -> Result<Loaded> {
+        dispatch!(self, db => db.load().await)
+    }
+
+    /// Writes one cycle in one transaction: rows, history, cycle and outbox. A row that only the
+    /// database refuses is taken out of `changes` first and counted there as rejected, so that the
+    /// other rows are stored; afterwards `changes` is what was written.
+    pub async fn commit(
+        &self,
+        lease: &Lease,
+        cycle: &CycleFacts,
+        changes: &mut Changes,
+    ) -> Result<Committed> {
+        let (why, refused) = match self.try_commit(lease, cycle, changes).await {
+            Err(CommitError::BadValues(why)) => (why.to_string(), why),
+            outcome => return outcome.map_err(CommitError::into_inner),
+        };
+        let dry_run = |part| async move {
+            let end = TxEnd::Rollback;
+            let outcome = dispatch!(self, db => db.commit(lease, cycle, &part, end).await);
+            outcome.map(drop)
+        };
+        let aside = bad_rows::find_bad_rows(changes, refused, dry_run).await?;
+        changes.set_aside(&aside, bad_rows::REASON, &why);
+        if changes.is_quiet() {
+            return Ok(Committed::default());
+        }
+        let second = self.try_commit(lease, cycle, changes).await;
+        second.map_err(CommitError::into_inner)
+    }
+
+    /// Shares the changes with the task that writes, without a copy: there can be a million of them.
+    async fn try_commit(
+        &self,
+        lease: &Lease,
+        cycle: &CycleFacts,
+        changes: &mut Changes,
+    ) -> std::result::Result<Committed, CommitError> {
+        let shared = Arc::new(std::mem::take(changes));
+        let outcome = dispatch!(self, db => db.commit(lease, cycle, &shared, TxEnd::Commit).await);
+        *changes = Arc::into_inner(shared).expect("the task that wrote them has ended");
+        outcome
+    }
+
+    /// Deletes the rows that are past their retention at `now`.
+    pub async fn prune(
+        &self,
+        lease: &Lease,
+        keep: Retention,
+        now: DateTime<Utc>,
+    ) -> Result<Pruned> {
+        dispatch!(self, db => db.prune(lease, keep, now).await)
+    }
+
+    pub async fn close(&self) {
+        dispatch!(self, db => db.close().await)
+    }
+}
+
+/// Facts in their stored form.
+fn facts_text(facts: &Facts) -> String {
+    serde_json::to_string(facts).expect("a map of text is JSON")
+}
+
+/// How a transaction ends that succeeded: a dry run is rolled back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TxEnd {
+    Commit,
+    Rollback,
+}
+
+impl TxEnd {
+    async fn apply<DB: sqlx::Database>(self, tx: sqlx::Transaction<'_, DB>) -> sqlx::Result<()> {
+        match self {
+            Self::Commit => tx.commit().await,
+            Self::Rollback => tx.rollback().await,
+        }
+    }
+}
+
+/// Runs a write to its end, also when its caller is cancelled.
+async fn run_detached<T: Send + 'static>(
+    write: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(write).await {
+        Ok(outcome) => outcome,
+        Err(stopped) => Err(StoreError::Failed(format!(
+            "the write did not finish: {stopped}"
+        ))),
+    }
+}
+
+/// The migrations in a folder, `0001_tables.sql` and on, for a module two levels below this one.
+macro_rules! migrations {
+    ($folder:literal: $($version:literal $name:literal),+) => {
+        $crate::Migrations(&[$((
+            $version,
+            $name,
+            include_str!(concat!("../../../../migrations/", $folder, "/000", $version, "_", $name, ".sql")),
+        )),+])
+    };
+}
+use migrations;
+
+/// The migrations of one backend: version, name and SQL, in order.
+struct Migrations(&'static [(i64, &'static str, &'static str)]);
+
+impl Migrations {
+    fn needed(&self) -> i64 {
+        self.0.last().map_or(0, |(version, ..)| *version)
+    }
+
+    fn migrator(&self, table: &'static str) -> Migrator {
+        let migrations = self.0.iter().map(|(version, name, sql)| {
+            let (name, sql) = ((*name).into(), sql.into_sql_str());
+            Migration::new(*version, name, MigrationType::Simple, sql, false)
+        });
+        let mut migrator = Migrator::with_migrations(migrations.collect());
+        migrator.dangerous_set_table_name(table);
+        migrator
+    }
+
+    /// Fails when a newer program has been here.
+    fn refuse_newer(&self, applied: &[i64]) -> Result<()> {
+        match applied.last().filter(|version| **version > self.needed()) {
+            None => Ok(()),
+            Some(version) => Err(StoreError::Schema(format!(
+                "the tables are of version {version}, newer than this program ({}); run the newer oddsd",
+                self.needed()
+            ))),
+        }
+    }
+
+    /// Fails unless the tables fit this program.
+    fn check(&self, applied: &[i64]) -> Result<()> {
+        self.refuse_newer(applied)?;
+        let needed = self.needed();
+        match applied.last() {
+            None => Err(StoreError::Schema(
+                "the database has no oddsd tables yet; run `oddsd migrate`".into(),
+            )),
+            Some(version) if *version < needed => Err(StoreError::Schema(format!(
+                "the tables are of version {version}, this program needs {needed}; run `oddsd migrate`"
+            ))),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// A line for each migration that was not there before.
+    fn report_new(&self, before: &[i64]) -> Vec<String> {
+        let new = self.0.iter();
+        let new = new.filter(|(version, ..)| !before.contains(version));
+        new.map(|(version, name, _)| format!("applied {version:04} {name}"))
+            .collect()
+    }
+}

@@ -1,0 +1,82 @@
+//! Builds the in-memory state from the stored rows, at start and after any database error.
+//! `postgres::load` and `sqlite::load` call it inside one read transaction, and add the prices in their own way.
+
+use chrono::DateTime;
+
+use super::dialect::{DbConnection, only_row};
+use super::rows::{self, Columns, EVENT, SELECTION};
+use super::{Loaded, Result, StoreError};
+use oddsd_core::diff::book::NextRows;
+use oddsd_core::diff::{self, Loading, Orphan};
+use oddsd_core::model::{Bookmaker, BookmakerId};
+
+/// The next row id of each table, and the last cycle.
+const NEXT_ROWS: &str = "SELECT greatest(coalesce(k.next_event, 1), coalesce((SELECT max(id) FROM oddsd.events), 0) + 1) AS event,
+            greatest(coalesce(k.next_selection, 1), coalesce((SELECT max(id) FROM oddsd.selections), 0) + 1) AS selection,
+            greatest(coalesce(k.next_bookmaker, 1), coalesce((SELECT max(id) FROM oddsd.bookmakers), 0) + 1) AS bookmaker,
+            greatest(coalesce(k.next_price, 1), coalesce((SELECT max(id) FROM oddsd.prices), 0) + 1) AS price,
+            coalesce(k.id, 0) AS cycle
+     FROM (SELECT 1) AS one LEFT JOIN (SELECT * FROM oddsd.cycles ORDER BY id DESC LIMIT 1) AS k ON true";
+
+/// Takes rows in the order bookmakers, events, selections, prices.
+#[derive(Default)]
+pub struct StateLoader(Loading);
+
+impl StateLoader {
+    /// Everything but the prices.
+    pub async fn load_catalogue(&mut self, tx: &mut DbConnection<'_>) -> Result<()> {
+        let bookmakers = "SELECT id, key, name FROM oddsd.bookmakers".into();
+        tx.for_each(bookmakers, &[], |row| {
+            let bookmaker = Bookmaker {
+                id: BookmakerId::new(row.text("key")?),
+                name: row.text("name")?.into(),
+            };
+            self.0.bookmaker(row.int("id")?, bookmaker);
+            Ok(())
+        })
+        .await?;
+        let events = format!(
+            "SELECT e.id, {EVENT}, c.checked_at,
+                    e.status = 'suspended' AND 'correction' IS NOT DISTINCT FROM (
+                        SELECT t.source FROM oddsd.transitions t WHERE t.event_id = e.id ORDER BY t.id DESC LIMIT 1) AS corrected
+             FROM oddsd.events e LEFT JOIN oddsd.checks c ON c.event_id = e.id"
+        );
+        tx.for_each(events, &[], |row| {
+            // An event that was never checked is older than any poll.
+            let checked_at = row
+                .maybe_time("checked_at")?
+                .unwrap_or(DateTime::UNIX_EPOCH);
+            let (id, corrected) = (row.int("id")?, row.flag("corrected")?);
+            self.0.event(id, rows::event(&row)?, checked_at, corrected);
+            Ok(())
+        })
+        .await?;
+        let selections = format!("SELECT s.id, s.event_id, {SELECTION} FROM oddsd.selections s");
+        tx.for_each(selections, &[], |row| {
+            let (id, event) = (row.int("id")?, row.int("event_id")?);
+            self.0.selection(id, event, rows::selection(&row)?);
+            Ok(())
+        })
+        .await
+    }
+
+    pub fn price(&mut self, price: &diff::PriceRow<'_>) -> Result<()> {
+        self.0.price(price).map_err(|Orphan| {
+            StoreError::Failed("a price names a selection or bookmaker that is not stored".into())
+        })
+    }
+
+    pub async fn finish(self, tx: &mut DbConnection<'_>) -> Result<Loaded> {
+        let row = only_row(tx.fetch(NEXT_ROWS, &[]).await?)?;
+        let next = NextRows {
+            event: row.int("event")?,
+            selection: row.int("selection")?,
+            bookmaker: row.int("bookmaker")?,
+            price: row.int("price")?,
+        };
+        Ok(Loaded {
+            book: self.0.finish(next),
+            next_cycle: row.int("cycle")? + 1,
+        })
+    }
+}

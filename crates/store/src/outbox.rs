@@ -1,0 +1,575 @@
+//! The outbox: rows written in the change's own transaction, claimed for a while, deleted when settled.
+//! The relay claims and settles them; the poller, the canary and the CLI write them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::dialect::{args, only_row, split_snapshot, with_snapshot};
+use super::rows::{self, Columns, decode_error};
+use super::{Removal, Result, Store, Viewed, dispatch};
+use oddsd_core::diff;
+use oddsd_core::key::{Key, Tag};
+use oddsd_core::model::{ChangeKind, Event, EventId, EventStatus, Fraction, PriceStatus, View};
+use oddsd_core::rules::{Change, Shown};
+
+/// Rows of history that are read for one event. Older prices count as unknown.
+const MAX_HISTORY: i64 = 500;
+
+/// The rows of one event's history, newest first: on Postgres each holds all prices that one cycle changed.
+/// Both statements select a price as it is stored as cycle 0.
+const POSTGRES_PRICE_HISTORY: &str = "
+    WITH event AS (SELECT id FROM oddsd.events WHERE key = $1),
+         page AS MATERIALIZED (
+             SELECT h.* FROM oddsd.history h
+             WHERE h.event_id = (SELECT id FROM event) ORDER BY h.cycle_id DESC LIMIT $3),
+         changed AS MATERIALIZED (SELECT unnest(price_ids) AS price_id FROM page WHERE cycle_id = $2),
+         past AS (SELECT q.*, page.cycle_id FROM page,
+                      unnest(page.price_ids, page.decimals, page.fractionals, page.points, page.statuses)
+                          AS q (price_id, decimal, fractional, point, status)
+                  WHERE q.price_id IN (SELECT price_id FROM changed))
+    SELECT p.id, b.key AS bookmaker, p.market, 0::bigint AS cycle_id, p.decimal::text AS decimal, p.fractional,
+           p.point::text AS point, p.status AS price_status
+    FROM oddsd.prices p JOIN oddsd.bookmakers b ON b.id = p.bookmaker_id
+    WHERE p.id IN (SELECT price_id FROM changed)
+    UNION ALL
+    SELECT price_id, '', '', cycle_id, decimal::text, fractional, point::text, coalesce(status, 'open') FROM past
+    ORDER BY id, cycle_id";
+const SQLITE_PRICE_HISTORY: &str = "
+    WITH known AS (SELECT id FROM prices WHERE event_id = (SELECT id FROM events WHERE key = $1)),
+         changed AS MATERIALIZED (
+             SELECT price_id FROM price_history WHERE cycle_id = $2 AND price_id IN (SELECT id FROM known)),
+         recent AS (SELECT DISTINCT cycle_id FROM price_history WHERE price_id IN (SELECT price_id FROM changed)
+                    ORDER BY cycle_id DESC LIMIT $3)
+    SELECT p.id, b.key AS bookmaker, p.market, 0 AS cycle_id, p.decimal, p.fractional, p.point, p.status AS price_status
+    FROM prices p JOIN bookmakers b ON b.id = p.bookmaker_id WHERE p.id IN (SELECT price_id FROM changed)
+    UNION ALL
+    SELECT price_id, '', '', cycle_id, decimal, fractional, point, status FROM price_history
+    WHERE price_id IN (SELECT price_id FROM changed) AND cycle_id >= (SELECT min(cycle_id) FROM recent)
+    ORDER BY 1, 4";
+
+/// Groups the oldest rows. Two steps, because the first one needs no sorting: few texts of kinds differ.
+const BACKLOG: &str = "
+    SELECT g.*, e.sport, e.league, e.venue, e.status FROM (
+        SELECT CAST(0 AS bigint) AS id, max(cycle_id) AS cycle_id, event_key, string_agg(kinds, ',') AS kinds, keys, detail,
+               CAST(NULL AS text) AS before, CAST(NULL AS text) AS after, CAST(max(attempts) AS bigint) AS attempts,
+               max(xid) AS xid, min(created_at) AS created_at, CAST(sum(looked) AS bigint) AS looked,
+               min(first) AS first, max(last) AS last, string_agg(again, ',') AS again
+        FROM (SELECT max(cycle_id) AS cycle_id, event_key, kinds, keys, detail, max(attempts) AS attempts,
+                     max(xid::text::bigint) AS xid, min(created_at) AS created_at, count(*) AS looked,
+                     min(id) AS first, max(id) AS last,
+                     string_agg(CAST(id AS text), ',') FILTER (WHERE kinds = 'again') AS again
+              FROM (SELECT * FROM oddsd.outbox WHERE kinds <> 'again' OR due_at <= now() ORDER BY id LIMIT $1) page
+              GROUP BY event_key, keys, kinds, detail) by_kinds
+        GROUP BY event_key, keys, detail, CASE WHEN kinds IN ('again', 'canary') THEN kinds END) g
+    LEFT JOIN oddsd.events e ON e.key = g.event_key";
+
+/// One price that a cycle changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moved {
+    pub market: String,
+    pub bookmaker: String,
+    pub withdrawn: bool,
+    /// Its stored value.
+    pub now: Shown,
+    /// Its earlier values, oldest first, each with the cycle that stored it.
+    pub past: Vec<(i64, Shown)>,
+}
+
+/// The purpose of an outbox row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Stored rows changed, or an operator named keys.
+    Change,
+    /// A second removal of keys, for readers that fill a cache on their own.
+    Again,
+    /// A test row: it proves that removals work.
+    Canary,
+}
+
+impl Purpose {
+    /// The column `kinds` names change kinds, or one of the other two purposes.
+    fn from_kinds(kinds: &str) -> Self {
+        match kinds {
+            "again" => Self::Again,
+            "canary" => Self::Canary,
+            _ => Self::Change,
+        }
+    }
+}
+
+/// One outbox row, claimed for a while; or many of one event, keys and purpose, of a `Backlog`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// 0 in a backlog.
+    pub id: i64,
+    /// The transaction that wrote the row, by the numbers of a `View`. In a backlog, the highest.
+    pub transaction: u64,
+    pub created_at: DateTime<Utc>,
+    pub purpose: Purpose,
+    pub cycle: Option<i64>,
+    pub event: Option<EventId>,
+    /// The event's current context; `None` when it is not stored.
+    pub place: Option<Place>,
+    /// Empty unless the purpose is a change.
+    pub kinds: BTreeSet<ChangeKind>,
+    /// Further fields of the change: a JSON object.
+    pub detail: Option<String>,
+    /// The price or status before and after the change.
+    pub before: Option<String>,
+    pub after: Option<String>,
+    /// Named by an operator, to remove again, of the canary, or left over from a removal that succeeded
+    /// for the other targets. Where there are any, no rules apply.
+    pub keys: Vec<Key>,
+    pub tags: Vec<Tag>,
+    pub attempts: i32,
+}
+
+impl Claimed {
+    /// A row that this process has just written.
+    pub fn written(id: i64, transaction: u64, created_at: DateTime<Utc>) -> Self {
+        Self {
+            id,
+            transaction,
+            created_at,
+            purpose: Purpose::Change,
+            cycle: None,
+            event: None,
+            place: None,
+            kinds: BTreeSet::new(),
+            detail: None,
+            before: None,
+            after: None,
+            keys: Vec::new(),
+            tags: Vec::new(),
+            attempts: 1,
+        }
+    }
+
+    /// The row of one event in a cycle that was just committed.
+    pub(super) fn committed(
+        id: i64,
+        transaction: u64,
+        created_at: DateTime<Utc>,
+        cycle: i64,
+        (event, entry): (EventId, diff::Told),
+    ) -> Self {
+        Self {
+            cycle: Some(cycle),
+            event: Some(event),
+            kinds: entry.kinds,
+            before: entry.before,
+            after: entry.after,
+            detail: entry.detail,
+            ..Self::written(id, transaction, created_at)
+        }
+    }
+
+    /// The change with the fields that rules match.
+    pub fn change(&self) -> Change {
+        let mut change = match &self.event {
+            Some(event) => Change::of_event(self.kinds.clone(), event),
+            None => Change {
+                kinds: self.kinds.clone(),
+                ..Change::default()
+            },
+        };
+        if let Some(place) = &self.place {
+            place.tell(&mut change);
+        }
+        match &self.detail {
+            Some(detail) => change.detail(detail),
+            None => change,
+        }
+    }
+}
+
+/// The fields of an event that rules match beside its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub sport: String,
+    pub league: String,
+    pub venue: String,
+    pub status: Option<EventStatus>,
+}
+
+impl Place {
+    pub fn of(event: &Event) -> Self {
+        Self {
+            sport: event.sport.clone(),
+            league: event.league.clone(),
+            venue: event.venue.clone(),
+            status: Some(event.status),
+        }
+    }
+
+    /// Adds its fields to the change.
+    pub fn tell(&self, change: &mut Change) {
+        change.fields.add("sport_id", self.sport.as_str());
+        change.fields.add("league_id", self.league.as_str());
+        change.fields.add("venue", self.venue.as_str());
+        if let Some(status) = self.status {
+            change.fields.add("current_status", status.as_str());
+        }
+    }
+}
+
+/// The outcome of a batch of rows, to be stored as they leave the outbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settlement {
+    /// Lines of the log.
+    pub removals: Vec<Removal>,
+    pub again: Option<Again>,
+    /// Targets that the cache did not confirm, of changes whose other targets it did.
+    pub left: Vec<Left>,
+    /// Targets of movement rules that were kept: their answers may be as old as this cycle.
+    pub held: Vec<(String, i64)>,
+    /// Targets that were removed, so that no old answer is kept under them.
+    pub unmarked: Vec<String>,
+}
+
+impl Settlement {
+    /// Merges the outcome of a later batch into this one.
+    pub fn join(&mut self, next: Self) {
+        self.removals.extend(next.removals);
+        self.left.extend(next.left);
+        match (&mut self.again, next.again) {
+            (Some(again), Some(next)) => {
+                again.keys.extend(next.keys);
+                again.keys.sort();
+                again.keys.dedup();
+            }
+            (again, next) => *again = again.take().or(next),
+        }
+        // The later batch decides whether a target was removed or kept.
+        self.held
+            .retain(|(target, _)| !next.unmarked.contains(target));
+        self.held.extend(next.held);
+        self.unmarked.extend(next.unmarked);
+        self.unmarked
+            .retain(|target| !self.held.iter().any(|(held, _)| held == target));
+    }
+
+    pub(super) fn removals_json(&self) -> serde_json::Value {
+        self.removals.iter().map(Removal::to_json).collect()
+    }
+
+    pub(super) fn left_json(&self) -> serde_json::Value {
+        self.left.iter().map(Left::to_json).collect()
+    }
+
+    pub(super) fn held_json(&self) -> serde_json::Value {
+        let held = self.held.iter();
+        held.map(|(target, cycle)| serde_json::json!({ "target": target, "cycle_id": cycle }))
+            .collect()
+    }
+}
+
+/// Targets of one change that are tried again on their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    pub cycle: Option<i64>,
+    pub event: Option<EventId>,
+    pub kinds: BTreeSet<ChangeKind>,
+    /// The fields of its log line: a JSON object.
+    pub detail: String,
+    pub before: Option<String>,
+    pub after: Option<String>,
+    pub keys: Vec<Key>,
+    pub tags: Vec<Tag>,
+    pub attempts: i32,
+    pub wait: Duration,
+    pub error: String,
+}
+
+impl Left {
+    /// The JSON that the settling statements read.
+    fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "cycle_id": self.cycle, "event_key": self.event, "kinds": kinds_text(&self.kinds),
+            "keys": targets_text(&self.keys, &self.tags), "detail": self.detail, "before": self.before, "after": self.after,
+            "attempts": self.attempts, "wait": self.wait.as_secs_f64(), "error": self.error,
+        })
+    }
+}
+
+/// Rows that were due, and the snapshot of the claim: it includes the transaction of each row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub view: View,
+    pub rows: Vec<Claimed>,
+}
+
+/// Keys that are to be removed a second time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Again {
+    pub keys: Vec<Key>,
+    pub after: Duration,
+}
+
+/// The oldest rows, claimed or not, coalesced by event, keys and purpose. The snapshot includes the
+/// transaction of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    pub view: View,
+    /// The highest row that was read; 0 when there is none.
+    pub through: i64,
+    /// How many rows were read.
+    pub rows: u64,
+    pub changes: Vec<Claimed>,
+    /// The lowest row that was read.
+    pub(super) from: i64,
+    /// The rows of second removals among them: which of them were due cannot be asked later.
+    pub(super) again: Vec<i64>,
+}
+
+impl Backlog {
+    fn empty(view: View) -> Self {
+        Self {
+            view,
+            through: 0,
+            rows: 0,
+            changes: Vec::new(),
+            from: i64::MAX,
+            again: Vec::new(),
+        }
+    }
+}
+
+/// One write of the canary, and its transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touched {
+    pub beat: i64,
+    pub transaction: u64,
+    /// Its outbox row, as if it had just been claimed; `None` where it has to be claimed.
+    pub told: Option<Claim>,
+}
+
+impl Claim {
+    /// The row of a canary that was just written, with the snapshot of its statement.
+    pub(super) fn of_canary(id: i64, transaction: u64, key: &Key, view: &View) -> Option<Self> {
+        let row = Claimed {
+            purpose: Purpose::Canary,
+            keys: vec![key.clone()],
+            ..Claimed::written(id, transaction, Utc::now())
+        };
+        let view = view.and(transaction)?;
+        Some(Self {
+            view,
+            rows: vec![row],
+        })
+    }
+}
+
+impl Store {
+    /// Takes up to `max` due outbox rows; they are due again after `lease_for` unless settled.
+    pub async fn claim(&self, who: &str, max: i64, lease_for: Duration) -> Result<Claim> {
+        dispatch!(self, db => db.claim(who, max, lease_for).await)
+    }
+
+    /// Deletes the rows, logs the removals and inserts rows for the targets that are left, in one
+    /// transaction. Returns the number of removals in the last minute, by all daemons.
+    pub async fn settle(&self, rows: &[i64], done: Settlement) -> Result<u64> {
+        dispatch!(self, db => db.settle(rows, done).await)
+    }
+
+    /// Makes the rows due again after `delay`.
+    pub async fn postpone(&self, rows: &[i64], delay: Duration, error: &str) -> Result<()> {
+        let sql = "UPDATE oddsd.outbox SET due_at = now() + $2 * interval '1 second', last_error = $3 WHERE id = ANY($1)";
+        self.write(sql, args![rows, delay, error]).await.map(drop)
+    }
+
+    /// Reads the oldest `max_rows` rows, due or not, and claims none. A second removal before its
+    /// time is left out.
+    pub async fn backlog(&self, max_rows: i64) -> Result<Backlog> {
+        let sql = with_snapshot(BACKLOG, "ORDER BY r.first");
+        let found = self.read(sql, args![max_rows]).await?;
+        let (view, groups) = split_snapshot(found, "id")?;
+        let mut backlog = Backlog::empty(view);
+        for group in groups {
+            backlog.add(&group)?;
+        }
+        Ok(backlog)
+    }
+
+    /// Settles the rows that were read and no other: a row that was committed since stays, also with a
+    /// lower number. Returns how many were deleted, and the removals of the last minute.
+    pub async fn settle_backlog(&self, backlog: &Backlog, done: Settlement) -> Result<(u64, u64)> {
+        dispatch!(self, db => db.settle_backlog(backlog, done).await)
+    }
+
+    /// Puts targets that an operator named into the outbox; returns the row. `detail` is a JSON object.
+    pub async fn request_removal(
+        &self,
+        keys: &[Key],
+        tags: &[Tag],
+        detail: Option<&str>,
+    ) -> Result<i64> {
+        let sql = "INSERT INTO oddsd.outbox (kinds, keys, detail, created_at, due_at) VALUES ('manual', $1, $2, now(), now())
+             RETURNING id, pg_notify('oddsd_outbox', '')";
+        let stored = self.write(sql, args![targets_text(keys, tags), detail]);
+        only_row(stored.await?)?.int("id")
+    }
+
+    /// The cycle that the answers under these targets may be as old as, where movements were left.
+    pub async fn marks(&self, targets: &[String]) -> Result<HashMap<String, i64>> {
+        let sql = "SELECT target, cycle_id FROM oddsd.marks WHERE target = ANY($1)";
+        let found = self.read(sql, args![targets]).await?;
+        let marks = found.iter();
+        marks
+            .map(|row| Ok((row.text("target")?.into(), row.int("cycle_id")?)))
+            .collect()
+    }
+
+    /// The prices of one event that a cycle changed, with their history.
+    pub async fn moved(&self, event: &EventId, cycle: i64) -> Result<Vec<Moved>> {
+        let sql = match self {
+            Self::Postgres(_) => POSTGRES_PRICE_HISTORY,
+            Self::Sqlite(_) => SQLITE_PRICE_HISTORY,
+        };
+        let args = args![event.as_str(), cycle, MAX_HISTORY];
+        price_histories(&self.read(sql, args).await?)
+    }
+
+    /// False once the row has been settled.
+    pub async fn is_pending(&self, row: i64) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM oddsd.outbox WHERE id = $1) AS pending";
+        self.read_one(sql, args![row]).await?.flag("pending")
+    }
+
+    /// Writes the canary's next beat, with the outbox row that removes `key`.
+    pub async fn touch_canary(&self, key: &Key) -> Result<Touched> {
+        dispatch!(self, db => db.touch_canary(key).await)
+    }
+
+    /// The canary's last beat; 0 before the first.
+    pub async fn canary(&self) -> Result<Viewed<i64>> {
+        let sql = with_snapshot("SELECT beat FROM oddsd.canary WHERE id = 1", "");
+        let row = self.read_one(sql, args![]).await?;
+        Ok(Viewed {
+            view: rows::view(&row)?,
+            value: row.int("beat")?,
+        })
+    }
+}
+
+impl Backlog {
+    /// One group a row: as [`outbox_row`], with `looked` (how many), `first`, `last` (their ids) and
+    /// `again` (the ids of second removals).
+    fn add(&mut self, group: &impl Columns) -> Result<()> {
+        self.changes.push(outbox_row(group)?);
+        self.rows += group.int("looked")? as u64;
+        self.from = self.from.min(group.int("first")?);
+        self.through = self.through.max(group.int("last")?);
+        let again = group.maybe_text("again")?.unwrap_or_default();
+        for id in again.split_terminator(',') {
+            let id = id.parse().map_err(|error| decode_error("again", error))?;
+            self.again.push(id);
+        }
+        Ok(())
+    }
+}
+
+/// Sorts by id: RETURNING promises no order.
+pub(super) fn outbox_rows<'r, R: Columns + 'r>(
+    rows: impl Iterator<Item = &'r R>,
+) -> Result<Vec<Claimed>> {
+    let mut all = rows.map(outbox_row).collect::<Result<Vec<_>>>()?;
+    all.sort_by_key(|row| row.id);
+    Ok(all)
+}
+
+/// Columns `id, cycle_id, event_key, kinds, keys, detail, before, after, attempts, xid, created_at`, and of the
+/// event, if it is stored, `sport, league, venue, status`.
+fn outbox_row(row: &impl Columns) -> Result<Claimed> {
+    let kinds = row.text("kinds")?;
+    let (keys, tags) = read_targets(row.maybe_text("keys")?.unwrap_or_default());
+    Ok(Claimed {
+        id: row.int("id")?,
+        transaction: row.int("xid")? as u64,
+        created_at: row.time("created_at")?,
+        purpose: Purpose::from_kinds(kinds),
+        cycle: row.maybe_int("cycle_id")?,
+        event: row.maybe_text("event_key")?.map(EventId::new),
+        place: match row.maybe_text("sport")? {
+            None => None,
+            Some(sport) => Some(Place {
+                sport: sport.into(),
+                league: row.text("league")?.into(),
+                venue: row.text("venue")?.into(),
+                status: EventStatus::parse(row.text("status")?),
+            }),
+        },
+        kinds: kinds.split(',').filter_map(ChangeKind::parse).collect(),
+        detail: row.maybe_string("detail")?,
+        before: row.maybe_string("before")?,
+        after: row.maybe_string("after")?,
+        keys,
+        tags,
+        attempts: row.int("attempts")? as i32,
+    })
+}
+
+/// Columns `id, bookmaker, market, cycle_id` and of an offer, by id and cycle; cycle 0 is the stored value.
+fn price_histories(rows: &[impl Columns]) -> Result<Vec<Moved>> {
+    let (mut all, mut last): (Vec<Moved>, _) = (Vec::new(), None);
+    for row in rows {
+        let (id, cycle) = (row.int("id")?, row.int("cycle_id")?);
+        let status = rows::price_status(row)?;
+        let shown = Shown {
+            decimal: row.decimal("decimal")?,
+            fractional: row.maybe_text("fractional")?.and_then(Fraction::parse),
+            point: row.maybe_decimal("point")?,
+            open: status == PriceStatus::Open,
+        };
+        match (all.last_mut(), last.replace(id) == Some(id)) {
+            (Some(moved), true) => moved.past.push((cycle, shown)),
+            // The price is no longer stored.
+            (_, false) if cycle > 0 => last = None,
+            _ => all.push(Moved {
+                market: row.text("market")?.into(),
+                bookmaker: row.text("bookmaker")?.into(),
+                withdrawn: status == PriceStatus::Withdrawn,
+                now: shown,
+                past: Vec::new(),
+            }),
+        }
+    }
+    Ok(all)
+}
+
+/// Change kinds in the outbox's text form.
+pub(super) fn kinds_text(kinds: &BTreeSet<ChangeKind>) -> String {
+    kinds
+        .iter()
+        .map(|kind| kind.as_str())
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// Targets in the outbox's text form: one a line, a tag after a tab, which no key holds.
+pub(super) fn targets_text(keys: &[Key], tags: &[Tag]) -> String {
+    let keys = keys.iter().map(ToString::to_string);
+    let tags = tags.iter().map(|tag| format!("\t{tag}"));
+    keys.chain(tags).collect::<Vec<_>>().join("\n")
+}
+
+fn read_targets(text: &str) -> (Vec<Key>, Vec<Tag>) {
+    let (mut keys, mut tags) = (Vec::new(), Vec::new());
+    for line in text.lines() {
+        match line.strip_prefix('\t') {
+            Some(tag) => tags.push(Tag::stored(tag)),
+            None => keys.extend(Key::from_person(line)),
+        }
+    }
+    (keys, tags)
+}
+
+/// The keys of the row for a second removal, if there are any, and its delay.
+pub(super) fn again_row(again: &Option<Again>) -> (Option<String>, Duration) {
+    match again.as_ref().filter(|again| !again.keys.is_empty()) {
+        Some(again) => (Some(targets_text(&again.keys, &[])), again.after),
+        None => (None, Duration::ZERO),
+    }
+}

@@ -1,0 +1,291 @@
+//! Connects to Postgres: options, TLS requirements, and the refusal of transaction-mode poolers.
+//! `Postgres::open` calls it; `migrate` and `watch` open connections of their own with it.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+use super::map_error;
+use crate::{Result, StoreError, StoreSettings};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const TRANSACTION_POOLER_PORT: u16 = 6543;
+/// A dedicated session answers at once; one shared with an open transaction never does.
+const POOLER_ANSWER: Duration = Duration::from_secs(3);
+/// The settings that sqlx accepts in a URL. It logs any other one with its value, so no other one reaches it.
+const URL_SETTINGS: [&str; 19] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+    "options[search_path]",
+];
+
+/// The required security of a connection off loopback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Tls {
+    /// Encrypted, and the certificate names the host. Anything less is refused off loopback.
+    VerifyFull,
+    /// Encrypted, any certificate: for a private network that you trust.
+    Require,
+    /// Plain text: for a private network that you trust.
+    Off,
+}
+
+pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(match map_error(error) {
+            StoreError::Down(why) => StoreError::Down(why + &ipv6_hint(options).await),
+            other => other,
+        }),
+        Err(_) => Err(StoreError::Down(format!(
+            "{}:{} accepts no connection within {} s; check host, port and firewall",
+            options.get_host(),
+            options.get_port(),
+            CONNECT_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+/// Direct hosts of some providers have IPv6 addresses only, and many machines have none: the
+/// system's error ("network is unreachable") does not mention it.
+async fn ipv6_hint(options: &PgConnectOptions) -> String {
+    let asked = tokio::net::lookup_host((options.get_host(), options.get_port())).await;
+    let addresses: Vec<_> = asked.into_iter().flatten().collect();
+    if !addresses.is_empty()
+        && addresses.iter().all(|address| address.is_ipv6())
+        && !is_local(options.get_host())
+    {
+        format!(
+            "; {} has IPv6 addresses only, so a machine without IPv6 cannot reach it: use the session pooler's host (port 5432)",
+            options.get_host()
+        )
+    } else {
+        String::new()
+    }
+}
+
+pub fn connect_options(settings: &StoreSettings) -> Result<PgConnectOptions> {
+    let url = strip_unknown_settings(settings.url.expose_secret());
+    // sqlx's own error can quote the URL, password and all.
+    let options = PgConnectOptions::from_str(&url).map_err(|_| {
+        StoreError::Misconfigured(
+            "DATABASE_URL is not a Postgres URL; the form is postgres://user:password@host:5432/name \
+             (special characters in the password as %XX)"
+                .into(),
+        )
+    })?;
+    // Session poolers refuse unknown start-up settings.
+    let options = options.application_name("oddsd").extra_float_digits(None);
+    if options.get_port() == TRANSACTION_POOLER_PORT {
+        return Err(transaction_pooler(
+            "port 6543 is the transaction-mode pooler of Supabase",
+        ));
+    }
+    let host = options.get_host().to_owned();
+    if is_local(&host) {
+        return Ok(options);
+    }
+    match (settings.tls, requested_ssl_mode(&url)) {
+        // Never less than the URL asks for.
+        (Tls::VerifyFull, None) | (_, Some("verify-full")) => {
+            Ok(options.ssl_mode(PgSslMode::VerifyFull))
+        }
+        (Tls::VerifyFull, Some(weaker)) => Err(StoreError::Misconfigured(format!(
+            "DATABASE_URL asks for sslmode={weaker} to {host}, which does not prove who answers; use \
+             sslmode=verify-full, or say DATABASE_TLS=require (or off) if the network in between is yours"
+        ))),
+        (_, Some("verify-ca")) => Ok(options.ssl_mode(PgSslMode::VerifyCa)),
+        (Tls::Require, _) | (Tls::Off, Some("require")) => Ok(options.ssl_mode(PgSslMode::Require)),
+        (Tls::Off, _) => Ok(options.ssl_mode(PgSslMode::Disable)),
+    }
+}
+
+/// Removes settings of other programs from the URL (`pgbouncer=true`, `channel_binding=…`).
+fn strip_unknown_settings(url: &str) -> String {
+    let Some((base, query)) = url.split_once('?') else {
+        return url.to_owned();
+    };
+    let known: Vec<&str> = query
+        .split('&')
+        .filter(|pair| URL_SETTINGS.contains(&pair.split('=').next().unwrap_or_default()))
+        .collect();
+    if known.is_empty() {
+        base.to_owned()
+    } else {
+        format!("{base}?{}", known.join("&"))
+    }
+}
+
+fn requested_ssl_mode(url: &str) -> Option<&str> {
+    let (_, query) = url.split_once('?')?;
+    query.split('&').rev().find_map(|pair| {
+        pair.strip_prefix("sslmode=")
+            .or_else(|| pair.strip_prefix("ssl-mode="))
+    })
+}
+
+fn is_local(host: &str) -> bool {
+    host == "localhost"
+        || host.starts_with('/')
+        || host
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}
+
+fn transaction_pooler(how: &str) -> StoreError {
+    StoreError::Misconfigured(format!(
+        "{how}: each statement may reach another server session there, and prepared statements then give wrong \
+         values without an error; use the session pooler (port 5432) or the direct connection"
+    ))
+}
+
+/// A session keeps its settings. Behind a transaction-mode pooler the next statement runs in any free
+/// session; an open transaction on a second connection makes it a different one. Where the pooler has only
+/// one session, the next statement never runs.
+pub async fn refuse_transaction_pooler(
+    direct: &mut PgConnection,
+    options: &PgConnectOptions,
+) -> Result<()> {
+    let mark = format!("{:016x}", fastrand::u64(..));
+    let set = format!("SELECT set_config('oddsd.session', '{mark}', false)");
+    // Raw statements: the extended protocol would already fail behind such a pooler.
+    direct
+        .execute(AssertSqlSafe(set))
+        .await
+        .map_err(map_error)?;
+    let mut other = connect(options).await?;
+    other.execute("BEGIN").await.map_err(map_error)?;
+    let kept = sqlx::raw_sql("SELECT coalesce(current_setting('oddsd.session', true), '')");
+    let kept = tokio::time::timeout(POOLER_ANSWER, direct.fetch_one(kept)).await;
+    other.close().await.ok();
+    let kept: String = match kept {
+        Ok(row) => sqlx::Row::try_get(&row.map_err(map_error)?, 0).map_err(map_error)?,
+        Err(_) => String::new(),
+    };
+    if kept == mark {
+        Ok(())
+    } else {
+        Err(transaction_pooler(
+            "the database answers through a transaction-mode pooler",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(url: &str, tls: Tls) -> Result<PgConnectOptions> {
+        connect_options(&StoreSettings {
+            url: url.into(),
+            tls,
+            max_connections: 2,
+            statement_timeout: Duration::from_secs(1),
+        })
+    }
+
+    fn mode(url: &str, tls: Tls) -> String {
+        match options(url, tls) {
+            Ok(options) => format!("{:?}", options.get_ssl_mode()),
+            Err(StoreError::Misconfigured(why)) => why,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn off_loopback_nothing_less_than_a_proven_host_is_taken() {
+        let far = "postgres://u:canary@db.example.com:5432/odds";
+        assert_eq!(mode(far, Tls::VerifyFull), "VerifyFull");
+        for weak in ["disable", "allow", "prefer", "require", "verify-ca"] {
+            for name in ["sslmode", "ssl-mode"] {
+                let why = mode(&format!("{far}?{name}={weak}"), Tls::VerifyFull);
+                assert!(
+                    why.contains("verify-full") && why.contains("db.example.com"),
+                    "{why}"
+                );
+                assert!(!why.contains("canary"), "{why}");
+            }
+        }
+        // A host that hides behind a local one is still far.
+        for hidden in [
+            "postgres://u@localhost/odds?host=db.example.com&sslmode=disable",
+            "postgres://u@127.0.0.1/odds?hostaddr=203.0.113.9&sslmode=disable",
+        ] {
+            assert!(mode(hidden, Tls::VerifyFull).contains("verify-full"));
+        }
+    }
+
+    #[test]
+    fn a_network_that_you_trust_may_ask_for_less_and_the_url_for_more() {
+        let far = "postgres://u@10.0.0.5/odds";
+        assert_eq!(mode(far, Tls::Require), "Require");
+        assert_eq!(mode(far, Tls::Off), "Disable");
+        let proven = format!("{far}?sslmode=verify-full");
+        assert_eq!(mode(&proven, Tls::Off), "VerifyFull");
+        assert_eq!(mode(&format!("{far}?sslmode=require"), Tls::Off), "Require");
+    }
+
+    #[test]
+    fn loopback_is_taken_as_it_is() {
+        for near in ["localhost", "127.0.0.1", "127.9.9.9", "[::1]"] {
+            let url = format!("postgres://u@{near}:5432/odds?sslmode=disable");
+            assert_eq!(mode(&url, Tls::VerifyFull), "Disable", "{near}");
+        }
+    }
+
+    #[test]
+    fn the_transaction_pooler_of_supabase_is_known_by_its_port() {
+        let url = "postgres://u:canary@pooler.example.com:6543/odds?pgbouncer=true";
+        let why = mode(url, Tls::VerifyFull);
+        assert!(why.contains("6543") && why.contains("5432"), "{why}");
+        assert!(!why.contains("canary"), "{why}");
+    }
+
+    #[test]
+    fn what_is_no_url_is_map_errored_without_showing_it() {
+        for odd in [
+            "postgres://u:canary@host:notaport/x",
+            "postgres://u:can ary@[bad/x?sslmode=maybe",
+        ] {
+            let why = mode(odd, Tls::VerifyFull);
+            assert!(
+                why.contains("postgres://user:password@host:5432/name"),
+                "{why}"
+            );
+            assert!(!why.contains("can"), "{why}");
+        }
+    }
+
+    #[test]
+    fn settings_of_other_programs_never_reach_the_driver() {
+        let url = "postgres://u@h/d?pgbouncer=true&sslmode=verify-full&sslpassword=canary";
+        assert_eq!(
+            strip_unknown_settings(url),
+            "postgres://u@h/d?sslmode=verify-full"
+        );
+        assert_eq!(
+            strip_unknown_settings("postgres://u@h/d?token=canary"),
+            "postgres://u@h/d"
+        );
+    }
+}

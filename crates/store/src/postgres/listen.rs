@@ -1,0 +1,68 @@
+//! A session that listens for other writers' commits, for the relay. The relay polls as well, so without it a
+//! change is only found later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{ACQUIRE_TIMEOUT, Postgres, answers, map_error};
+use crate::Result;
+
+/// A transaction that adds outbox rows notifies here at its commit.
+pub const CHANNEL: &str = "oddsd_outbox";
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// A session without a notification for so long is pinged: a lost connection looks the same.
+const PING_AFTER: Duration = Duration::from_secs(30);
+
+impl Postgres {
+    pub async fn listen(&self, bell: Arc<Notify>, stop: CancellationToken) {
+        let mut retry = FIRST_RETRY;
+        loop {
+            let lost = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                lost = self.wait_for_notifications(&bell, &mut retry) => lost,
+            };
+            let Err(why) = lost;
+            tracing::debug!(event = "store.listen_lost", error = %why, "other writers' commits are not heard of at once");
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(retry) => {}
+            }
+            retry = (retry * 2).min(LONGEST_RETRY);
+        }
+    }
+
+    async fn wait_for_notifications(
+        &self,
+        bell: &Notify,
+        retry: &mut Duration,
+    ) -> Result<std::convert::Infallible> {
+        // A pool of its own: sessions of the shared one are reset between statements.
+        let own: PgPool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with((*self.options).clone());
+        let mut listener = PgListener::connect_with(&own).await.map_err(map_error)?;
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await.map_err(map_error)?;
+        *retry = FIRST_RETRY;
+        // Earlier commits send no notification any more.
+        bell.notify_one();
+        loop {
+            match tokio::time::timeout(PING_AFTER, listener.try_recv()).await {
+                Ok(Ok(Some(_))) => bell.notify_one(),
+                Ok(Ok(None)) => return Err(map_error(sqlx::Error::WorkerCrashed)),
+                Ok(Err(why)) => return Err(map_error(why)),
+                Err(_) => {
+                    let asked = sqlx::query("SELECT 1").execute(&mut listener);
+                    answers(asked).await.map_err(map_error)?;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The compatibility views: four names of the former worker's tables, over our narrow tables.
+//! `migrate` creates them.
+//!
+//! A view shows current offers: withdrawn prices, non-runners and races that left the card are not in it
+//! (they are in the tables and their history).
+
+use sqlx::{PgConnection, Row};
+
+use super::{execute, map_error};
+use crate::Result;
+
+/// The comment on a view of ours starts with this.
+pub const MARK: &str = "oddsd:";
+
+pub struct CompatibilityView {
+    pub name: &'static str,
+    /// `(column, expression, type where nothing else is asked for)`.
+    pub columns: &'static [(&'static str, &'static str, &'static str)],
+    from: &'static str,
+}
+
+const LIVE: &str = "oddsd.prices p
+    JOIN oddsd.events e ON e.id = p.event_id
+    JOIN oddsd.selections s ON s.id = p.selection_id
+    JOIN oddsd.bookmakers b ON b.id = p.bookmaker_id
+    LEFT JOIN oddsd.checks c ON c.event_id = e.id
+    WHERE p.status <> 'withdrawn' AND e.listed AND s.status NOT IN ('non_runner', 'removed')";
+
+pub const ALL: &[CompatibilityView] = &[
+    CompatibilityView {
+        name: "ra_odds_live",
+        columns: &[
+            ("id", "p.id", "bigint"),
+            ("race_id", "e.key", "text"),
+            ("horse_id", "s.key", "text"),
+            ("bookmaker_id", "b.key", "text"),
+            ("race_date", "e.day", "date"),
+            ("race_time", "e.facts->>'race_time'", "text"),
+            ("off_dt", "e.starts_at", "timestamptz"),
+            ("course", "e.venue", "text"),
+            ("race_name", "e.name", "text"),
+            ("race_class", "e.facts->>'race_class'", "text"),
+            ("race_type", "e.facts->>'race_type'", "text"),
+            ("distance", "e.facts->>'distance'", "text"),
+            ("going", "e.facts->>'going'", "text"),
+            ("runners", "e.facts->>'field_size'", "integer"),
+            ("horse_name", "s.name", "text"),
+            ("horse_number", "s.facts->>'number'", "text"),
+            ("jockey", "s.facts->>'jockey'", "text"),
+            ("trainer", "s.facts->>'trainer'", "text"),
+            ("draw", "s.facts->>'draw'", "text"),
+            ("weight", "s.facts->>'weight'", "text"),
+            ("age", "s.facts->>'age'", "text"),
+            ("form", "s.facts->>'form'", "text"),
+            ("bookmaker_name", "b.name", "text"),
+            ("bookmaker_type", "b.kind", "text"),
+            ("market_type", "p.market", "text"),
+            ("odds_decimal", "p.decimal", "numeric(10,3)"),
+            ("odds_fractional", "p.fractional", "text"),
+            (
+                "market_status",
+                "CASE WHEN e.status IN ('scheduled', 'upcoming', 'live') THEN p.status ELSE e.status END",
+                "text",
+            ),
+            ("in_play", "e.in_play", "boolean"),
+            ("odds_timestamp", "p.observed_at", "timestamptz"),
+            (
+                "fetched_at",
+                "greatest(c.checked_at, p.updated_at)",
+                "timestamptz",
+            ),
+            ("updated_at", "p.updated_at", "timestamptz"),
+        ],
+        from: LIVE,
+    },
+    CompatibilityView {
+        name: "ra_odds_live_latest",
+        columns: &[
+            ("race_id", "e.key", "text"),
+            ("race_date", "e.day", "date"),
+            ("race_time", "e.facts->>'race_time'", "text"),
+            ("off_dt", "e.starts_at", "timestamptz"),
+            ("course", "e.venue", "text"),
+            ("race_name", "e.name", "text"),
+            ("runners", "e.facts->>'field_size'", "integer"),
+            ("horse_name", "s.name", "text"),
+            ("horse_number", "s.facts->>'number'", "text"),
+            ("odds_decimal", "p.decimal", "numeric(10,3)"),
+            ("odds_fractional", "p.fractional", "text"),
+            ("bookmaker_name", "b.name", "text"),
+            (
+                "fetched_at",
+                "greatest(c.checked_at, p.updated_at)",
+                "timestamptz",
+            ),
+        ],
+        from: LIVE,
+    },
+    CompatibilityView {
+        name: "ra_odds_statistics",
+        columns: &[
+            ("fetch_timestamp", "k.as_of", "timestamptz"),
+            ("race_id", "NULL", "text"),
+            ("races_count", "k.races", "integer"),
+            ("horses_count", "k.horses", "integer"),
+            ("bookmakers_found", "cardinality(k.bookmakers)", "integer"),
+            ("total_odds_fetched", "k.seen", "integer"),
+            ("bookmaker_list", "k.bookmakers", "text[]"),
+            ("fetch_duration_ms", "k.fetch_ms", "integer"),
+            ("errors_count", "k.rejected", "integer"),
+            ("created_at", "k.committed_at", "timestamptz"),
+        ],
+        // Without status changes by the clock: no feed was polled for them.
+        from: "oddsd.cycles k WHERE k.feed <> 'clock'",
+    },
+    CompatibilityView {
+        name: "ra_bookmakers",
+        columns: &[
+            ("bookmaker_id", "b.key", "text"),
+            ("bookmaker_name", "b.name", "text"),
+            ("bookmaker_type", "b.kind", "text"),
+            ("active", "b.active", "boolean"),
+            ("created_at", "b.created_at", "timestamptz"),
+        ],
+        from: "oddsd.bookmakers b",
+    },
+];
+
+/// Creates the view; `backup` is the relation that it replaces: its column types are kept.
+pub async fn create(
+    connection: &mut PgConnection,
+    view: &CompatibilityView,
+    backup: Option<&str>,
+) -> Result<Vec<String>> {
+    let mut types: Vec<(String, String)> = Vec::new();
+    if let Some(backup) = backup {
+        let rows = sqlx::query(
+            "SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type FROM pg_attribute
+             WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        )
+        .bind(backup)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(map_error)?;
+        types = rows
+            .iter()
+            .map(|row| (row.get("name"), row.get("type")))
+            .collect();
+    }
+    let columns: Vec<String> = view
+        .columns
+        .iter()
+        .map(|(name, expression, default)| {
+            let known = types.iter().find(|(column, _)| column == name);
+            let wanted = known.map_or(*default, |(_, wanted)| wanted.as_str());
+            format!("{} AS {name}", cast(expression, default, wanted))
+        })
+        .collect();
+    let (name, columns, from) = (view.name, columns.join(", "), view.from);
+    execute(
+        connection,
+        format!("CREATE VIEW {name} AS SELECT {columns} FROM {from}"),
+    )
+    .await?;
+    let comment = format!("{MARK} a view over schema oddsd; read only");
+    execute(connection, format!("COMMENT ON VIEW {name} IS '{comment}'")).await?;
+    let lost: Vec<&str> = types
+        .iter()
+        .map(|(column, _)| column.as_str())
+        .filter(|column| view.columns.iter().all(|(known, ..)| known != column))
+        .collect();
+    if lost.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![format!(
+        "{name} no longer has {}: no feed of ours fills it",
+        lost.join(", ")
+    )])
+}
+
+/// A cast that can never fail at reading: a saddle-cloth "NR" in an integer column reads as NULL.
+fn cast(expression: &str, own: &str, wanted: &str) -> String {
+    let text = format!("({expression})::text");
+    let when = |pattern: &str| format!("CASE WHEN {text} ~ '{pattern}' THEN {text}::{wanted} END");
+    const NUMBER: &str = "^-?[0-9]{1,30}([.][0-9]{1,30})?$";
+    match wanted {
+        "smallint" => when("^-?[0-9]{1,4}$"),
+        "integer" => when("^-?[0-9]{1,9}$"),
+        "bigint" => when("^-?[0-9]{1,18}$"),
+        "uuid" => format!(
+            "CASE WHEN {text} ~ '^[0-9a-fA-F]{{8}}(-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}$' \
+             THEN {text}::uuid ELSE md5({text})::uuid END"
+        ),
+        "time without time zone" => when("^([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"),
+        "double precision" | "real" | "numeric" => when(NUMBER),
+        _ if wanted == own && !wanted.starts_with("numeric(") => {
+            format!("({expression})::{wanted}")
+        }
+        "date" if own == "text" => when("^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])$"),
+        _ => match precision(wanted) {
+            // The bound leaves room for rounding up; a CASE alone would forget the precision.
+            Some((digits, scale)) => format!(
+                "(CASE WHEN {text} ~ '{NUMBER}' AND abs({text}::numeric) < 1e{} - 1 THEN {text}::{wanted} END)::{wanted}",
+                digits - scale
+            ),
+            None => format!("({expression})::{wanted}"),
+        },
+    }
+}
+
+/// `numeric(10,3)` as (10, 3).
+fn precision(wanted: &str) -> Option<(i32, i32)> {
+    let (digits, scale) = wanted
+        .strip_prefix("numeric(")?
+        .strip_suffix(')')?
+        .split_once(',')?;
+    Some((digits.parse().ok()?, scale.parse().ok()?))
+}

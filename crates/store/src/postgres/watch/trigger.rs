@@ -1,0 +1,179 @@
+//! Generates the function and the triggers that watch one table; `watch` installs them.
+//!
+//! The function has plain statements, which the server plans once a session; a general function would build
+//! its statements at each call. It runs inside another program's write, so it must be cheap and must not fail.
+//! A watched column that was dropped or renamed since resolves to the outer row `gone`, whose columns have a
+//! type that no watched column has. Then the report names no row, which means any row.
+//!
+//! For table `tlog` and column `id`, an insert of one row runs
+//! `INSERT INTO oddsd.outbox (kinds, detail) SELECT 'row_changed', '{"table":"tlog","op":"insert"' || told FROM (…) one`
+//! with `,"row":{"id":7}}` as `told`.
+
+use crate::postgres::listen::CHANNEL;
+
+pub struct TriggerSql<'a> {
+    /// The table's name in its changes.
+    pub table: &'a str,
+    pub columns: &'a [String],
+    pub bulk: u32,
+    pub quiet: bool,
+}
+
+const OLD: &str = "oddsd_old";
+const NEW: &str = "oddsd_new";
+/// A type that no watched column has.
+const MISSING_TYPE: &str = "pg_catalog.tid";
+
+/// Name, events and REFERENCING clause of each trigger.
+pub fn triggers(columns: &[String]) -> Vec<(&'static str, &'static str, String)> {
+    if columns.is_empty() {
+        let each = "INSERT OR UPDATE OR DELETE OR TRUNCATE";
+        return vec![("oddsd_watch", each, String::new())];
+    }
+    // A trigger with transition tables may have one event.
+    vec![
+        (
+            "oddsd_watch_insert",
+            "INSERT",
+            format!(" REFERENCING NEW TABLE AS {NEW}"),
+        ),
+        (
+            "oddsd_watch_update",
+            "UPDATE",
+            format!(" REFERENCING OLD TABLE AS {OLD} NEW TABLE AS {NEW}"),
+        ),
+        (
+            "oddsd_watch_delete",
+            "DELETE",
+            format!(" REFERENCING OLD TABLE AS {OLD}"),
+        ),
+        ("oddsd_watch_truncate", "TRUNCATE", String::new()),
+    ]
+}
+
+impl TriggerSql<'_> {
+    /// SECURITY DEFINER: the application's role needs no rights on our tables.
+    pub fn create(&self, function: &str) -> String {
+        format!(
+            "CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER \
+             SET search_path = pg_catalog, pg_temp AS {}",
+            literal(&self.body())
+        )
+    }
+
+    fn body(&self) -> String {
+        // A condition is evaluated as an expression, which is cheaper than the statement of PERFORM.
+        let notify = match self.quiet {
+            true => String::new(),
+            false => {
+                format!("  IF pg_catalog.pg_notify('{CHANNEL}', '') IS NULL THEN\n  END IF;\n")
+            }
+        };
+        let rows = match self.columns {
+            [] => String::new(),
+            _ => {
+                let (insert, update, delete) = (
+                    self.report_rows("insert", &[NEW]),
+                    self.report_rows("update", &[OLD, NEW]),
+                    self.report_rows("delete", &[OLD]),
+                );
+                format!(
+                    "  IF TG_OP = 'INSERT' THEN\n{insert}  ELSIF TG_OP = 'UPDATE' THEN\n{update}  \
+                     ELSIF TG_OP = 'DELETE' THEN\n{delete}  ELSE\n"
+                )
+            }
+        };
+        let end = if rows.is_empty() { "" } else { "  END IF;\n" };
+        let table = literal(&format!("{{\"table\":{},\"op\":\"", json(self.table)));
+        format!(
+            "#variable_conflict use_column\nDECLARE\n  oddsd_told text[];\n  oddsd_looked bigint;\nBEGIN\n{rows}  \
+             INSERT INTO oddsd.outbox (kinds, detail) VALUES ('row_changed', {table} || lower(TG_OP) || '\"}}');\n\
+             {end}{notify}  RETURN NULL;\nEND"
+        )
+    }
+
+    /// One row, by far the most common, costs one statement. Of many, the first few mostly show that they are
+    /// too many to name.
+    fn report_rows(&self, op: &str, tables: &[&str]) -> String {
+        let head = literal(&format!("{{\"table\":{},\"op\":\"{op}\"", json(self.table)));
+        let last = tables.last().expect("a table");
+        let many = self.bulk;
+        let enough = many + 1;
+        let each = |limit: &str| {
+            let parts = tables.iter().map(|table| self.select_reports(table, limit));
+            parts.collect::<Vec<_>>()
+        };
+        let (all, some) = (
+            each("").join(" UNION ALL "),
+            each(&format!(" LIMIT {enough}")).join(" UNION ALL "),
+        );
+        let single = each("").join(" UNION ");
+        format!(
+            "    INSERT INTO oddsd.outbox (kinds, detail)
+      SELECT 'row_changed', {head} || told FROM ({single}) one
+      WHERE NOT EXISTS (SELECT FROM {last} OFFSET 1);
+    GET DIAGNOSTICS oddsd_looked = ROW_COUNT;
+    IF oddsd_looked = 0 THEN
+      SELECT array_agg(DISTINCT told), count(*) INTO oddsd_told, oddsd_looked FROM ({some}) several;
+      IF oddsd_looked = 0 THEN
+        RETURN NULL;
+      END IF;
+      IF oddsd_looked > {many} AND cardinality(oddsd_told) <= {many} THEN
+        SELECT array_agg(told) INTO oddsd_told FROM (SELECT DISTINCT told FROM ({all}) each LIMIT {enough}) few;
+      END IF;
+      IF cardinality(oddsd_told) <= {many} THEN
+        INSERT INTO oddsd.outbox (kinds, detail) SELECT 'row_changed', {head} || told FROM unnest(oddsd_told) told;
+      ELSE
+        INSERT INTO oddsd.outbox (kinds, detail)
+          SELECT 'row_changed', {head} || ',\"rows\":' || count(*) || '}}' FROM {last};
+      END IF;
+    END IF;
+"
+        )
+    }
+
+    /// Selects the end of the report of each row of a transition table. NULL is left out.
+    fn select_reports(&self, table: &str, limit: &str) -> String {
+        let each = |of: fn(&str) -> String, between: &str| {
+            let columns = self.columns.iter().map(|column| of(column));
+            columns.collect::<Vec<_>>().join(between)
+        };
+        let missing = each(
+            |column| format!("pg_typeof({}) = '{MISSING_TYPE}'::regtype", quoted(column)),
+            " OR ",
+        );
+        let fields = each(
+            |column| {
+                let name = literal(&format!(",{}:", json(column)));
+                format!("{name} || to_json({})::text", quoted(column))
+            },
+            ", ",
+        );
+        let gone = each(
+            |column| format!("'(0,0)'::{MISSING_TYPE} AS {}", quoted(column)),
+            ", ",
+        );
+        format!(
+            "(SELECT (SELECT CASE WHEN {missing} THEN '}}' ELSE ',\"row\":{{' || substr(concat({fields}), 2) || '}}}}' END \
+             FROM (SELECT changed.*) within) COLLATE \"C\" AS told FROM (SELECT {gone}) gone, {table} changed{limit})"
+        )
+    }
+}
+
+fn json(text: &str) -> String {
+    serde_json::to_string(text).expect("text is JSON")
+}
+
+/// Quotes a name for SQL.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Quotes a text for SQL, under either setting of `standard_conforming_strings`.
+pub fn literal(text: &str) -> String {
+    let text = text.replace('\'', "''");
+    match text.contains('\\') {
+        true => format!("E'{}'", text.replace('\\', "\\\\")),
+        false => format!("'{text}'"),
+    }
+}

@@ -13,9 +13,9 @@ use parsers::{fraction, listen, rate, timezone};
 use secrecy::SecretString;
 
 use crate::log::LogFormat;
-use crate::poller::IngestSettings;
+use crate::poller::PollerSettings;
 use oddsd_cache::CacheSettings;
-use oddsd_core::schedule::{Cadence, Plan};
+use oddsd_core::schedule::{Cadence, PollPlanner};
 use oddsd_feeds::odds_api::OddsFormat;
 use oddsd_store::{Retention, StoreSettings, Tls};
 pub use rules::RulesArgs;
@@ -23,7 +23,7 @@ pub use rules::RulesArgs;
 /// An invalid setting with its fix. The program ends with exit code 78.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct BadSetting(pub String);
+pub struct InvalidSetting(pub String);
 
 // Every command accepts every setting; only the long help (`--help`) lists them. This is no doc comment,
 // because clap would make it the description of the program.
@@ -324,17 +324,17 @@ impl Settings {
             enabled: self.cache.cache_enabled,
             command_timeout: Duration::from_millis(self.cache.cache_timeout_ms),
             memory_bytes: self.cache.cache_memory_mb * 1024 * 1024,
-            first_level_bytes: self.cache.cache_first_level_mb * 1024 * 1024,
+            l1_bytes: self.cache.cache_first_level_mb * 1024 * 1024,
         }
     }
 
-    pub fn remove_again(&self) -> Duration {
+    pub fn second_removal_after(&self) -> Duration {
         Duration::from_millis(self.cache.cache_remove_again_ms)
     }
 
-    pub fn ingest(&self) -> IngestSettings {
+    pub fn poller(&self) -> PollerSettings {
         const DAY: u64 = 24 * 60 * 60;
-        IngestSettings {
+        PollerSettings {
             max_removed_fraction: self.feed.max_removed_fraction,
             retention: Retention {
                 history: Duration::from_secs(self.store.history_days * DAY),
@@ -343,8 +343,8 @@ impl Settings {
         }
     }
 
-    pub fn plan(&self) -> Plan {
-        Plan {
+    pub fn plan(&self) -> PollPlanner {
+        PollPlanner {
             cadence: self.schedule.cadence.clone(),
             max_one_race_calls: self.schedule.max_one_race_calls,
             whole_card_every: Duration::from_secs(self.schedule.whole_card_seconds),

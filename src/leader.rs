@@ -12,18 +12,18 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::live::{Activity, Live};
-use oddsd_store::{Acquired, Checks, Lease, Store, StoreError};
+use crate::live::{DaemonEvent, EventBus};
+use oddsd_store::{AcquireResult, LastChecked, Store, StoreError, WriterLease};
 
 /// Renewals within one lease: two may fail before it expires.
 const RENEWALS: u32 = 3;
 
 pub struct Leader {
     pub store: Store,
-    pub live: Live,
+    pub live: EventBus,
     pub holder: String,
     pub ttl: Duration,
-    pub checks: Checks,
+    pub checks: LastChecked,
     /// Notified when an operator's correction waits.
     pub correction: Arc<Notify>,
     /// The daemon's state as JSON, read at each renewal.
@@ -32,14 +32,14 @@ pub struct Leader {
 
 /// The result of one step.
 enum Election {
-    Leading(Lease),
+    Leading(WriterLease),
     StandingBy,
 }
 
 impl Leader {
     /// Publishes in `lease` whether this daemon leads, until `stop`. It does not release the lease then, because
     /// the last cycle may still be writing: see [`Leader::release`].
-    pub async fn run(&self, lease: watch::Sender<Option<Lease>>, stop: CancellationToken) {
+    pub async fn run(&self, lease: watch::Sender<Option<WriterLease>>, stop: CancellationToken) {
         let mut renewed_at = Instant::now();
         let mut other_holder = None;
         let mut failures = 0;
@@ -56,7 +56,7 @@ impl Leader {
                     renewed_at = started_at;
                     if held.as_ref() != Some(&new) {
                         other_holder = None;
-                        self.live.say(Activity::Leading {
+                        self.live.publish(DaemonEvent::Leading {
                             holder: new.holder.clone(),
                             fence: new.epoch as u64,
                         });
@@ -69,7 +69,7 @@ impl Leader {
                     // While this daemon leads, the poller meets the same failure and logs it.
                     if held.is_none() {
                         failures += 1;
-                        self.live.say(Activity::StoreFailed {
+                        self.live.publish(DaemonEvent::StoreFailed {
                             cycle: 0,
                             attempt: failures,
                             retry_ms: wait.as_millis() as u64,
@@ -88,7 +88,7 @@ impl Leader {
     /// Renews a lease that is `held`, else tries to acquire one.
     async fn step(
         &self,
-        held: Option<&Lease>,
+        held: Option<&WriterLease>,
         renewed_at: Instant,
         other_holder: &mut Option<String>,
     ) -> Result<Election, StoreError> {
@@ -101,15 +101,15 @@ impl Leader {
                 Err(_) => return Ok(Election::StandingBy),
             }
         }
-        match self.store.acquire(&self.holder, self.ttl).await? {
-            Acquired::Mine(lease) => {
+        match self.store.acquire_lease(&self.holder, self.ttl).await? {
+            AcquireResult::Granted(lease) => {
                 // At once, so that `oddsd status` shows the new leader's state.
                 self.renew(&lease).await?;
                 Ok(Election::Leading(lease))
             }
-            Acquired::HeldBy { holder, .. } => {
+            AcquireResult::HeldBy { holder, .. } => {
                 if other_holder.as_ref() != Some(&holder) {
-                    self.live.say(Activity::StandingBy {
+                    self.live.publish(DaemonEvent::StandingBy {
                         holder: holder.clone(),
                     });
                     *other_holder = Some(holder);
@@ -119,14 +119,14 @@ impl Leader {
         }
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
+    async fn renew(&self, lease: &WriterLease) -> Result<(), StoreError> {
         let checked: Vec<_> = {
             let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
             checks.drain().collect()
         };
         let renewed = self
             .store
-            .renew(lease, self.ttl, &(self.state)(), &checked)
+            .renew_lease(lease, self.ttl, &(self.state)(), &checked)
             .await;
         if let Ok(true) = renewed {
             self.correction.notify_one();
@@ -142,9 +142,9 @@ impl Leader {
     }
 
     /// Stores the final state and frees the lease for another daemon.
-    pub async fn release(&self, lease: &Lease) {
+    pub async fn release(&self, lease: &WriterLease) {
         let renewed = self.renew(lease).await;
-        if let Err(why) = renewed.and(self.store.release(lease).await) {
+        if let Err(why) = renewed.and(self.store.release_lease(lease).await) {
             tracing::debug!(event = "lease.release_failed", error = %why, "the lease expires by itself");
         }
     }

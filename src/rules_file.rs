@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use oddsd_core::rules::{BadRules, Fault, Rules};
+use oddsd_core::rules::{Diagnostic, Rules, RulesError};
 
 /// The whole text is read each time: a file swapped by rename has another inode and other times, and a rules file
 /// has only a few kilobytes.
@@ -29,7 +29,7 @@ const LARGEST: u64 = 4 * 1024 * 1024;
 
 /// Gives the rules in force. Cheap to clone.
 #[derive(Clone)]
-pub struct Rulebook {
+pub struct RulesHandle {
     rules: watch::Receiver<Arc<Rules>>,
     state: Arc<Mutex<RulesState>>,
 }
@@ -47,7 +47,7 @@ pub struct RulesState {
 }
 
 /// Polls the rules file and puts valid changes in force.
-pub struct RulesKeeper {
+pub struct RulesWatcher {
     path: PathBuf,
     rules: watch::Sender<Arc<Rules>>,
     state: Arc<Mutex<RulesState>>,
@@ -63,9 +63,9 @@ enum FileState {
     Unreadable(String),
 }
 
-impl Rulebook {
+impl RulesHandle {
     /// Rules that never change.
-    pub fn fixed(rules: Arc<Rules>) -> Self {
+    pub fn constant(rules: Arc<Rules>) -> Self {
         let state = Arc::new(Mutex::new(state_of(&rules, None)));
         // The receiver keeps the last value after its sender is gone.
         let (_, rules) = watch::channel(rules);
@@ -73,12 +73,12 @@ impl Rulebook {
     }
 
     pub fn builtin() -> Self {
-        Self::fixed(Arc::clone(Rules::builtin()))
+        Self::constant(Arc::clone(Rules::builtin()))
     }
 
     /// An existing file has to be valid. A missing one is polled until it appears; until then the built-in rules
     /// are in force.
-    pub fn open(path: &Path) -> Result<(Self, RulesKeeper), BadRules> {
+    pub fn open(path: &Path) -> Result<(Self, RulesWatcher), RulesError> {
         let last = FileState::of(read(path));
         let name = path.display().to_string();
         let rules = match &last {
@@ -89,7 +89,7 @@ impl Rulebook {
         let file = (last != FileState::Missing).then_some(name);
         let state = Arc::new(Mutex::new(state_of(&rules, file)));
         let (sender, rules) = watch::channel(rules);
-        let watcher = RulesKeeper {
+        let watcher = RulesWatcher {
             path: path.to_owned(),
             rules: sender,
             state: Arc::clone(&state),
@@ -98,7 +98,7 @@ impl Rulebook {
         Ok((Self { rules, state }, watcher))
     }
 
-    pub fn now(&self) -> Arc<Rules> {
+    pub fn current(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.borrow())
     }
 
@@ -120,7 +120,7 @@ pub enum ReloadOutcome {
     },
 }
 
-impl RulesKeeper {
+impl RulesWatcher {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut polls = tokio::time::interval(POLL_INTERVAL);
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -208,15 +208,15 @@ impl FileState {
     }
 }
 
-fn unreadable(file: String, why: &str) -> BadRules {
-    let fault = Fault {
+fn unreadable(file: String, why: &str) -> RulesError {
+    let fault = Diagnostic {
         line: 1,
         column: 1,
         message: format!("it cannot be read: {why}"),
     };
-    BadRules {
+    RulesError {
         file,
-        faults: vec![fault],
+        diagnostics: vec![fault],
     }
 }
 

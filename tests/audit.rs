@@ -6,32 +6,32 @@ use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use oddsd::audit::{
-    self, AuditOutcome, Audited, Auditor, CHECK_OFFSETS, Canary, Cause, ProbeResult, Report,
-    SampleRate,
+    self, AuditHandle, AuditOutcome, AuditReport, Auditor, CHECK_OFFSETS, Canary, Cause,
+    ProbeResult, SampleRate,
 };
 use oddsd::relay::{Relay, RelayOutcome};
-use oddsd::rules_file::Rulebook;
-use oddsd_cache::{Cache, CacheSettings, Loaded, Policy, Reader};
+use oddsd::rules_file::RulesHandle;
+use oddsd_cache::{Cache, CacheSettings, LoadedValue, Policy, Reader};
 use oddsd_core::key::Key;
-use oddsd_store::{Claim, Commit, Poke, Purpose, Store, Told};
+use oddsd_store::{AuditEvent, ClaimedBatch, CommitEvent, CommitNotifier, Purpose, Store};
 use tokio::sync::mpsc;
 
-use crate::store::fixture::{Backend, Home};
+use crate::store::fixture::{DatabaseBackend, TestDatabase};
 use oddsd_testkit::WAIT_LIMIT as PATIENCE;
-use oddsd_testkit::log::Log;
+use oddsd_testkit::log::CapturedLog;
 use oddsd_testkit::redis::RedisServer;
-use oddsd_testkit::resp::Reply;
+use oddsd_testkit::resp::RespReply;
 
 const MS: Duration = Duration::from_millis(1);
 
 /// A database, a cache with an epoch, a relay that is stepped by hand, and an auditor.
 struct AuditFixture {
-    home: Home,
+    home: TestDatabase,
     redis: RedisServer,
     reader: Reader,
     relay: Relay,
     auditor: Auditor,
-    events: mpsc::Sender<Told>,
+    events: mpsc::Sender<AuditEvent>,
     /// The time of commits and checks, until a test changes it.
     start: Instant,
 }
@@ -50,20 +50,23 @@ async fn open_cache(redis: &RedisServer) -> Arc<Cache> {
 
 impl AuditFixture {
     async fn start() -> Self {
-        let (home, redis) = (Backend::Postgres.fresh().await, RedisServer::start().await);
+        let (home, redis) = (
+            DatabaseBackend::Postgres.migrated().await,
+            RedisServer::start().await,
+        );
         let cache = open_cache(&redis).await;
-        cache.void().await.expect("void");
-        let view = home.store.view().await.expect("a view");
-        cache.found(&view).await.expect("a floor");
+        cache.invalidate_epoch().await.expect("void");
+        let view = home.store.current_snapshot().await.expect("a view");
+        cache.begin_epoch(&view).await.expect("a floor");
         let (events, queue) = audit::channel();
         let reader = Reader::with_budget(cache, PATIENCE);
         let relay = Relay {
             reader: reader.clone(),
-            auditor: Some(events.clone()),
-            ..Relay::alone(
+            audit_events: Some(events.clone()),
+            ..Relay::without_observers(
                 home.store.clone(),
                 reader.cache().clone(),
-                Rulebook::builtin(),
+                RulesHandle::builtin(),
                 "relay".into(),
             )
         };
@@ -71,7 +74,7 @@ impl AuditFixture {
             store: home.store.clone(),
             reader: reader.clone(),
             events: queue,
-            handle: Audited::new(SampleRate::FREE, Rulebook::builtin(), true),
+            handle: AuditHandle::new(SampleRate::FREE, RulesHandle::builtin(), true),
             timeout: PATIENCE,
         };
         Self {
@@ -92,8 +95,8 @@ impl AuditFixture {
         let load = move || {
             let store = store.clone();
             async move {
-                let beat = store.canary().await?;
-                Ok(Loaded::new(beat.value.to_string(), beat.view))
+                let beat = store.last_canary().await?;
+                Ok(LoadedValue::new(beat.value.to_string(), beat.view))
             }
         };
         let served = self.reader.read(key, &policy, load).await.expect("read");
@@ -108,22 +111,22 @@ impl AuditFixture {
     }
 
     /// Writes the canary's row, as a change and not as the canary.
-    async fn write_row(&self, key: &Key) -> Claim {
-        let written = self.home.store.touch_canary(key).await.expect("a commit");
-        let mut claim = written.told.expect("few in between");
+    async fn write_row(&self, key: &Key) -> ClaimedBatch {
+        let written = self.home.store.write_canary(key).await.expect("a commit");
+        let mut claim = written.outbox.expect("few in between");
         claim.rows[0].purpose = Purpose::Change;
         claim
     }
 
-    async fn send_commit(&self, claim: Claim) {
+    async fn send_commit(&self, claim: ClaimedBatch) {
         let committed_at = Utc::now();
-        let commit = Commit {
-            claim,
+        let commit = CommitEvent {
+            batch: claim,
             observed_at: committed_at - TimeDelta::seconds(2),
             committed_at,
             at: self.start,
         };
-        let sent = self.events.send(Told::Committed(commit)).await;
+        let sent = self.events.send(AuditEvent::Committed(commit)).await;
         sent.expect("the auditor receives");
     }
 
@@ -140,7 +143,7 @@ impl AuditFixture {
         self.auditor.step(self.start + after).await
     }
 
-    fn report(&self) -> Report {
+    fn report(&self) -> AuditReport {
         self.auditor.handle.report(self.start)
     }
 
@@ -154,21 +157,27 @@ impl AuditFixture {
 
     /// The stored text under the key.
     async fn stored(&self, key: &Key) -> String {
-        match self.redis.cli(&["GET", &key.value(key.bucket(1))]).await {
-            Reply::Bulk(value) => String::from_utf8(value).expect("small bodies are text"),
+        match self
+            .redis
+            .command(&["GET", &key.value_key(key.shard(1))])
+            .await
+        {
+            RespReply::Bulk(value) => String::from_utf8(value).expect("small bodies are text"),
             other => panic!("{key}: {other:?}"),
         }
     }
 
     /// Stores an old text again, past every fence.
     async fn restore(&self, key: &Key, stored: &str) {
-        let name = key.value(key.bucket(1));
-        let set = self.redis.cli(&["SET", &name, stored]).await;
-        assert_eq!(set, Reply::Status("OK".into()));
+        let name = key.value_key(key.shard(1));
+        let set = self.redis.command(&["SET", &name, stored]).await;
+        assert_eq!(set, RespReply::Status("OK".into()));
     }
 
     async fn delete(&self, key: &Key) {
-        self.redis.cli(&["DEL", &key.value(key.bucket(1))]).await;
+        self.redis
+            .command(&["DEL", &key.value_key(key.shard(1))])
+            .await;
     }
 }
 
@@ -327,10 +336,10 @@ async fn auditor_samples_at_its_rate_and_counts_the_rest() {
 
 /// A canary that reports to the auditor and leaves its rows to the polling path of the relay.
 fn canary(fixture: &AuditFixture, store: &Store) -> Canary {
-    let notifier = Poke {
+    let notifier = CommitNotifier {
         relay: None,
         auditor: Some(fixture.events.clone()),
-        bell: Arc::default(),
+        outbox_wakeup: Arc::default(),
     };
     let (every, handle) = (Duration::from_secs(1), fixture.auditor.handle.clone());
     Canary::new(store.clone(), &fixture.reader, notifier, every, handle)
@@ -352,7 +361,7 @@ async fn until(canary: &mut Canary, fixture: &mut AuditFixture, wanted: ProbeRes
 
 #[tokio::test]
 async fn canary_that_stops_reaching_readers_is_logged_once() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = CapturedLog::start();
     let mut fixture = AuditFixture::start().await;
     let store = fixture.home.store.clone();
     let mut canary = canary(&fixture, &store);
@@ -397,7 +406,7 @@ async fn canary_removed_by_another_daemon_is_not_missed() {
     let mut fixture = AuditFixture::start().await;
     let store = fixture.home.store.clone();
     let mut canary = canary(&fixture, &store);
-    fixture.relay.auditor = None;
+    fixture.relay.audit_events = None;
     until(&mut canary, &mut fixture, ProbeResult::Written).await;
     fixture.remove().await;
     fixture.start += Duration::from_secs(1);

@@ -6,21 +6,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use oddsd_cache::{Bytes, Cache, CacheSettings, Entry, Filled, Lease, Life, Taken, Targets};
+use oddsd_cache::{
+    Bytes, Cache, CacheSettings, Entry, Epoch, FillLease, InvalidationTargets, LeaseOutcome,
+    PutOutcome,
+};
 use oddsd_core::key::{Key, Tag};
-use oddsd_core::model::View;
+use oddsd_core::model::DbSnapshot;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
 use oddsd_testkit::redis::{RedisCluster, RedisServer};
-use oddsd_testkit::resp::Reply;
-use oddsd_testkit::upstash::Upstash;
+use oddsd_testkit::resp::RespReply;
+use oddsd_testkit::upstash::UpstashStandIn;
 
 pub const TTL: Duration = Duration::from_secs(3600);
 const TOKEN: &str = "canary-token";
 
 pub fn key(name: &str) -> Key {
-    Key::from_person(name).expect("a key")
+    Key::from_user_input(name).expect("a key")
 }
 
 pub async fn open(settings: CacheSettings) -> Cache {
@@ -37,7 +40,7 @@ pub async fn open_redis(url: &str) -> Cache {
     .await
 }
 
-pub async fn open_upstash(upstash: &Upstash, token: &str) -> Cache {
+pub async fn open_upstash(upstash: &UpstashStandIn, token: &str) -> Cache {
     open(CacheSettings {
         upstash_url: Some(upstash.url()),
         upstash_token: Some(token.to_owned().into()),
@@ -48,14 +51,14 @@ pub async fn open_upstash(upstash: &Upstash, token: &str) -> Cache {
 }
 
 /// A cache, and the servers behind it.
-pub struct Backend {
+pub struct CacheBackend {
     pub cache: Cache,
     pub redis: Option<RedisServer>,
     pub cluster: Option<RedisCluster>,
-    pub upstash: Option<Upstash>,
+    pub upstash: Option<UpstashStandIn>,
 }
 
-impl Backend {
+impl CacheBackend {
     fn new(cache: Cache) -> Self {
         Self {
             cache,
@@ -93,7 +96,7 @@ impl Backend {
 
     pub async fn upstash() -> Self {
         let redis = RedisServer::start().await;
-        let upstash = Upstash::start(redis.port(), TOKEN).await;
+        let upstash = UpstashStandIn::start(redis.port(), TOKEN).await;
         let cache = open_upstash(&upstash, TOKEN).await;
         floor(&cache).await;
         Self {
@@ -104,13 +107,13 @@ impl Backend {
     }
 
     /// A raw command of another program; `None` where there is no server.
-    pub async fn raw(&self, args: &[&str]) -> Option<Reply> {
+    pub async fn raw(&self, args: &[&str]) -> Option<RespReply> {
         if let Some(redis) = &self.redis {
-            return Some(redis.cli(args).await);
+            return Some(redis.command(args).await);
         }
         for node in &self.cluster.as_ref()?.nodes {
-            match node.cli(args).await {
-                Reply::Error(moved) if moved.starts_with("MOVED") => {}
+            match node.command(args).await {
+                RespReply::Error(moved) if moved.starts_with("MOVED") => {}
                 reply => return Some(reply),
             }
         }
@@ -126,7 +129,7 @@ impl Backend {
         let one = self.redis.iter();
         let nodes = self.cluster.iter().flat_map(|cluster| &cluster.nodes);
         for server in one.chain(nodes) {
-            server.cli(&["FLUSHALL"]).await;
+            server.command(&["FLUSHALL"]).await;
         }
     }
 }
@@ -135,48 +138,60 @@ impl Backend {
 pub fn entry(body: &[u8], commits: u64) -> Arc<Entry> {
     Arc::new(Entry {
         body: Bytes::copy_from_slice(body),
-        stamp: 0,
+        version: 0,
         absent: false,
-        view: View::after(commits),
+        view: DbSnapshot::from_commit_count(commits),
         tags: Vec::new(),
         stored_at: Instant::now(),
         fresh: TTL,
         while_revalidating: Duration::ZERO,
         on_error: Duration::ZERO,
-        load: Duration::ZERO,
+        load_time: Duration::ZERO,
     })
 }
 
 /// Begins an epoch, as the leader does.
-pub async fn floor(cache: &Cache) -> Life {
-    cache.void().await.expect("void");
-    cache.found(&View::after(0)).await.expect("a floor")
+pub async fn floor(cache: &Cache) -> Epoch {
+    cache.invalidate_epoch().await.expect("void");
+    cache
+        .begin_epoch(&DbSnapshot::from_commit_count(0))
+        .await
+        .expect("a floor")
 }
 
 /// Looks the key up and asks for its fill lease.
-pub async fn take(cache: &Cache, key: &Key) -> Taken {
+pub async fn take(cache: &Cache, key: &Key) -> LeaseOutcome {
     take_tagged(cache, key, &[]).await
 }
 
-async fn take_tagged(cache: &Cache, key: &Key, tags: &[Tag]) -> Taken {
-    let looked = cache.look(key, tags).await.expect("an answer");
-    cache.take(key, tags, &looked).await.expect("an answer")
+async fn take_tagged(cache: &Cache, key: &Key, tags: &[Tag]) -> LeaseOutcome {
+    let looked = cache.get(key, tags).await.expect("an answer");
+    cache
+        .acquire_lease(key, tags, &looked)
+        .await
+        .expect("an answer")
 }
 
-pub async fn lease(cache: &Cache, key: &Key) -> Option<Lease> {
+pub async fn lease(cache: &Cache, key: &Key) -> Option<FillLease> {
     match take(cache, key).await {
-        Taken::Mine(lease) => Some(lease),
-        Taken::Held => None,
+        LeaseOutcome::Acquired(lease) => Some(lease),
+        LeaseOutcome::Held => None,
         other => panic!("no lease for {key}: {other:?}"),
     }
 }
 
-pub async fn fill(cache: &Cache, key: &Key, lease: Lease, body: &[u8], commits: u64) -> Filled {
+pub async fn fill(
+    cache: &Cache,
+    key: &Key,
+    lease: FillLease,
+    body: &[u8],
+    commits: u64,
+) -> PutOutcome {
     let entry = Arc::new(Entry {
-        stamp: lease.stamp(),
+        version: lease.version(),
         ..Entry::clone(&entry(body, commits))
     });
-    let filled = cache.fill(key, lease, entry, 1 << 20).await;
+    let filled = cache.put_if_valid(key, lease, entry, 1 << 20).await;
     filled.expect("an answer")
 }
 
@@ -185,33 +200,35 @@ pub async fn put(cache: &Cache, key: &Key, body: &[u8]) {
     let lease = lease(cache, key).await.expect("a lease");
     assert_eq!(
         fill(cache, key, lease, body, 1_000_000).await,
-        Filled::Stored
+        PutOutcome::Stored
     );
 }
 
 pub async fn body(cache: &Cache, key: &Key) -> Option<Vec<u8>> {
-    let found = cache.look(key, &[]).await.expect("an answer");
+    let found = cache.get(key, &[]).await.expect("an answer");
     found.entry.map(|entry| entry.body.to_vec())
 }
 
 /// Removes keys because of the first `commits` commits; returns how many existed.
 pub async fn remove(cache: &Cache, keys: &[Key], commits: u64) -> u64 {
-    let targets = Targets {
+    let targets = InvalidationTargets {
         keys: keys.to_vec(),
-        ..Targets::default()
+        ..InvalidationTargets::default()
     };
-    let removed = cache.remove(&targets, &View::after(commits)).await;
+    let removed = cache
+        .remove(&targets, &DbSnapshot::from_commit_count(commits))
+        .await;
     let removed = removed.expect("removed");
     assert_eq!(removed.first_error(), None);
-    removed.existed()
+    removed.existing_entries()
 }
 
 macro_rules! on_every_backend {
     ($($case:ident)*) => {
-        mod in_process { $(#[tokio::test] async fn $case() { super::$case(super::Backend::memory().await).await })* }
-        mod redis { $(#[tokio::test] async fn $case() { super::$case(super::Backend::redis().await).await })* }
-        mod redis_cluster { $(#[tokio::test] async fn $case() { super::$case(super::Backend::cluster().await).await })* }
-        mod upstash { $(#[tokio::test] async fn $case() { super::$case(super::Backend::upstash().await).await })* }
+        mod in_process { $(#[tokio::test] async fn $case() { super::$case(super::CacheBackend::memory().await).await })* }
+        mod redis { $(#[tokio::test] async fn $case() { super::$case(super::CacheBackend::redis().await).await })* }
+        mod redis_cluster { $(#[tokio::test] async fn $case() { super::$case(super::CacheBackend::cluster().await).await })* }
+        mod upstash { $(#[tokio::test] async fn $case() { super::$case(super::CacheBackend::upstash().await).await })* }
     };
 }
 
@@ -233,20 +250,20 @@ on_every_backend! {
     fence_serves_no_old_value_in_any_interleaving
 }
 
-async fn filled_value_is_served_until_removed(backend: Backend) {
+async fn filled_value_is_served_until_removed(backend: CacheBackend) {
     let (cache, key) = (&backend.cache, Key::races_by_stage());
     assert_eq!(cache.ping().await, Ok(()));
     put(cache, &key, b"{\"races\":1}").await;
-    let entry = cache.look(&key, &[]).await.expect("an answer");
+    let entry = cache.get(&key, &[]).await.expect("an answer");
     let entry = entry.entry.expect("a hit");
     assert_eq!(&entry.body[..], b"{\"races\":1}");
     let age = entry.age(Instant::now());
     assert!(age < TTL / 2, "{age:?}");
     if let Some(left) = backend
-        .raw(&["PTTL", &key.value(key.bucket(backend.buckets()))])
+        .raw(&["PTTL", &key.value_key(key.shard(backend.buckets()))])
         .await
     {
-        assert!(matches!(left, Reply::Int(ms) if ms > 0), "{left:?}");
+        assert!(matches!(left, RespReply::Int(ms) if ms > 0), "{left:?}");
     }
     let one = std::slice::from_ref(&key);
     assert_eq!(remove(cache, one, 1).await, 1);
@@ -255,76 +272,100 @@ async fn filled_value_is_served_until_removed(backend: Backend) {
     assert_eq!(body(cache, &key).await, None);
 }
 
-async fn fill_lease_is_given_to_one_reader(backend: Backend) {
+async fn fill_lease_is_given_to_one_reader(backend: CacheBackend) {
     let (cache, key) = (&backend.cache, key("k"));
     let first = lease(cache, &key).await.expect("the first takes it");
     assert!(lease(cache, &key).await.is_none());
-    assert_eq!(fill(cache, &key, first, b"1", 1).await, Filled::Stored);
+    assert_eq!(fill(cache, &key, first, b"1", 1).await, PutOutcome::Stored);
     assert_eq!(body(cache, &key).await.as_deref(), Some(&b"1"[..]));
 }
 
-async fn fill_lease_is_not_given_for_a_key_filled_meanwhile(backend: Backend) {
+async fn fill_lease_is_not_given_for_a_key_filled_meanwhile(backend: CacheBackend) {
     let (cache, key) = (&backend.cache, key("k"));
-    let looked = cache.look(&key, &[]).await.expect("an answer");
+    let looked = cache.get(&key, &[]).await.expect("an answer");
     put(cache, &key, b"1").await;
-    let taken = cache.take(&key, &[], &looked).await;
-    assert!(matches!(taken, Ok(Taken::Overtaken)), "{taken:?}");
+    let taken = cache.acquire_lease(&key, &[], &looked).await;
+    assert!(matches!(taken, Ok(LeaseOutcome::Superseded)), "{taken:?}");
     // A reader that saw the entry may renew it, once.
-    let looked = cache.look(&key, &[]).await.expect("an answer");
-    let Ok(Taken::Mine(renewal)) = cache.take(&key, &[], &looked).await else {
+    let looked = cache.get(&key, &[]).await.expect("an answer");
+    let Ok(LeaseOutcome::Acquired(renewal)) = cache.acquire_lease(&key, &[], &looked).await else {
         panic!("no lease");
     };
-    assert_eq!(fill(cache, &key, renewal, b"2", 9).await, Filled::Stored);
-    let taken = cache.take(&key, &[], &looked).await;
-    assert!(matches!(taken, Ok(Taken::Overtaken)), "{taken:?}");
+    assert_eq!(
+        fill(cache, &key, renewal, b"2", 9).await,
+        PutOutcome::Stored
+    );
+    let taken = cache.acquire_lease(&key, &[], &looked).await;
+    assert!(matches!(taken, Ok(LeaseOutcome::Superseded)), "{taken:?}");
 }
 
-async fn removal_voids_a_fill_in_flight(backend: Backend) {
+async fn removal_voids_a_fill_in_flight(backend: CacheBackend) {
     let (cache, key) = (&backend.cache, key("k"));
     let old = lease(cache, &key).await.expect("a lease");
     remove(cache, std::slice::from_ref(&key), 1).await;
-    assert_eq!(fill(cache, &key, old, b"old", 0).await, Filled::NoLease);
+    assert_eq!(
+        fill(cache, &key, old, b"old", 0).await,
+        PutOutcome::LeaseEnded
+    );
     let new = lease(cache, &key).await.expect("free again");
-    assert_eq!(fill(cache, &key, new, b"new", 1).await, Filled::Stored);
+    assert_eq!(fill(cache, &key, new, b"new", 1).await, PutOutcome::Stored);
     assert_eq!(body(cache, &key).await.as_deref(), Some(&b"new"[..]));
 }
 
-async fn flush_voids_a_fill_in_flight_and_needs_a_new_epoch(backend: Backend) {
+async fn flush_voids_a_fill_in_flight_and_needs_a_new_epoch(backend: CacheBackend) {
     if backend.cache.backend() == "memory" {
         return; // Nobody else can flush it.
     }
     let (cache, key) = (&backend.cache, key("k"));
     let mut life = floor(cache).await;
-    assert_eq!(cache.beat(&mut life).await, Ok(true));
+    assert_eq!(cache.heartbeat(&mut life).await, Ok(true));
     let old = lease(cache, &key).await.expect("a lease");
     backend.flush().await;
-    assert_eq!(fill(cache, &key, old, b"old", 0).await, Filled::NoLease);
-    assert!(matches!(take(cache, &key).await, Taken::NoFloor));
-    let targets = Targets {
+    assert_eq!(
+        fill(cache, &key, old, b"old", 0).await,
+        PutOutcome::LeaseEnded
+    );
+    assert!(matches!(take(cache, &key).await, LeaseOutcome::NoFloor));
+    let targets = InvalidationTargets {
         keys: vec![key.clone()],
-        ..Targets::default()
+        ..InvalidationTargets::default()
     };
-    let removed = cache.remove(&targets, &View::after(7)).await;
-    assert!(removed.expect("removed").no_floor);
-    assert_eq!(cache.beat(&mut life).await, Ok(false), "another memory");
-    let mut life = cache.found(&View::after(3)).await.expect("a floor");
-    assert_eq!(cache.beat(&mut life).await, Ok(true));
-    assert_eq!(cache.beat(&mut life).await, Ok(true));
+    let removed = cache
+        .remove(&targets, &DbSnapshot::from_commit_count(7))
+        .await;
+    assert!(removed.expect("removed").no_epoch);
+    assert_eq!(
+        cache.heartbeat(&mut life).await,
+        Ok(false),
+        "another memory"
+    );
+    let mut life = cache
+        .begin_epoch(&DbSnapshot::from_commit_count(3))
+        .await
+        .expect("a floor");
+    assert_eq!(cache.heartbeat(&mut life).await, Ok(true));
+    assert_eq!(cache.heartbeat(&mut life).await, Ok(true));
     // The removal before the epoch counts as well.
     let stale = lease(cache, &key).await.expect("a lease");
-    assert_eq!(fill(cache, &key, stale, b"old", 6).await, Filled::TooEarly);
+    assert_eq!(
+        fill(cache, &key, stale, b"old", 6).await,
+        PutOutcome::TooEarly
+    );
     let fresh = lease(cache, &key).await.expect("a lease");
-    assert_eq!(fill(cache, &key, fresh, b"new", 7).await, Filled::Stored);
+    assert_eq!(
+        fill(cache, &key, fresh, b"new", 7).await,
+        PutOutcome::Stored
+    );
 }
 
 /// The lease was taken after the removal, but the loader's snapshot is older.
-async fn fence_refuses_a_fill_that_does_not_include_the_change(backend: Backend) {
+async fn fence_refuses_a_fill_that_does_not_include_the_change(backend: CacheBackend) {
     let (cache, key) = (&backend.cache, key("k"));
-    let view = |text: &str| View::parse(text).expect("a view");
+    let view = |text: &str| DbSnapshot::parse(text).expect("a view");
     let removal = |text: &str| {
-        let targets = Targets {
+        let targets = InvalidationTargets {
             keys: vec![key.clone()],
-            ..Targets::default()
+            ..InvalidationTargets::default()
         };
         let view = view(text);
         async move { cache.remove(&targets, &view).await.expect("removed") }
@@ -338,27 +379,27 @@ async fn fence_refuses_a_fill_that_does_not_include_the_change(backend: Backend)
         async move {
             let lease = lease(cache, &key).await.expect("a lease");
             cache
-                .fill(&key, lease, entry, 1 << 20)
+                .put_if_valid(&key, lease, entry, 1 << 20)
                 .await
                 .expect("an answer")
         }
     };
     // Transaction 12 committed while the older 10 was still running.
     removal("10:13:10").await;
-    assert_eq!(try_with("10:12:10").await, Filled::TooEarly);
-    assert_eq!(try_with("10:20:10,12").await, Filled::TooEarly);
-    assert_eq!(try_with("10:20:10").await, Filled::Stored);
+    assert_eq!(try_with("10:12:10").await, PutOutcome::TooEarly);
+    assert_eq!(try_with("10:20:10,12").await, PutOutcome::TooEarly);
+    assert_eq!(try_with("10:20:10").await, PutOutcome::Stored);
     // Now 10 commits, and the removal of the tenth arrives alone: the highest id alone would not show
     // the ninth.
     removal("11:11:").await;
     assert_eq!(body(cache, &key).await, None);
-    assert_eq!(try_with("10:20:10").await, Filled::TooEarly);
+    assert_eq!(try_with("10:20:10").await, PutOutcome::TooEarly);
     // Either fence alone would let this one pass.
-    assert_eq!(try_with("11:12:").await, Filled::TooEarly);
-    assert_eq!(try_with("20:20:").await, Filled::Stored);
+    assert_eq!(try_with("11:12:").await, PutOutcome::TooEarly);
+    assert_eq!(try_with("20:20:").await, PutOutcome::Stored);
 }
 
-async fn fence_holds_when_removals_come_late_twice_or_reordered(backend: Backend) {
+async fn fence_holds_when_removals_come_late_twice_or_reordered(backend: CacheBackend) {
     let (cache, key) = (&backend.cache, key("k"));
     let one = std::slice::from_ref(&key);
     remove(cache, one, 5).await;
@@ -367,14 +408,20 @@ async fn fence_holds_when_removals_come_late_twice_or_reordered(backend: Backend
     remove(cache, one, 2).await;
     remove(cache, one, 2).await;
     let late = lease(cache, &key).await.expect("a lease");
-    assert_eq!(fill(cache, &key, late, b"old", 4).await, Filled::TooEarly);
+    assert_eq!(
+        fill(cache, &key, late, b"old", 4).await,
+        PutOutcome::TooEarly
+    );
     let fresh = lease(cache, &key).await.expect("a lease");
-    assert_eq!(fill(cache, &key, fresh, b"new", 5).await, Filled::Stored);
+    assert_eq!(
+        fill(cache, &key, fresh, b"new", 5).await,
+        PutOutcome::Stored
+    );
 }
 
-async fn removed_tag_stays_removed_when_its_fence_is_lost(backend: Backend) {
+async fn removed_tag_stays_removed_when_its_fence_is_lost(backend: CacheBackend) {
     let cache = &backend.cache;
-    let tag = |name: &str| Tag::new(name).expect("a tag");
+    let tag = |name: &str| Tag::from_text(name).expect("a tag");
     let (red, blue) = (tag("red"), tag("blue: * {x}"));
     let put = async |name: &str, tags: &[&Tag], commits: u64| {
         let tags: Vec<Tag> = tags.iter().copied().cloned().collect();
@@ -382,35 +429,38 @@ async fn removed_tag_stays_removed_when_its_fence_is_lost(backend: Backend) {
             tags: tags.clone(),
             ..Entry::clone(&entry(name.as_bytes(), commits))
         });
-        let Taken::Mine(lease) = take_tagged(cache, &key(name), &tags).await else {
+        let LeaseOutcome::Acquired(lease) = take_tagged(cache, &key(name), &tags).await else {
             panic!("no lease on {name}");
         };
         cache
-            .fill(&key(name), lease, entry, 1 << 20)
+            .put_if_valid(&key(name), lease, entry, 1 << 20)
             .await
             .expect("an answer")
     };
     let there = async |name: &str, tags: &[&Tag]| {
         let tags: Vec<Tag> = tags.iter().copied().cloned().collect();
         cache
-            .look(&key(name), &tags)
+            .get(&key(name), &tags)
             .await
             .expect("an answer")
             .entry
             .is_some()
     };
     for n in 0..20 {
-        assert_eq!(put(&format!("red {n}"), &[&red], 3).await, Filled::Stored);
+        assert_eq!(
+            put(&format!("red {n}"), &[&red], 3).await,
+            PutOutcome::Stored
+        );
     }
-    assert_eq!(put("both", &[&red, &blue], 3).await, Filled::Stored);
-    assert_eq!(put("blue", &[&blue], 3).await, Filled::Stored);
+    assert_eq!(put("both", &[&red, &blue], 3).await, PutOutcome::Stored);
+    assert_eq!(put("blue", &[&blue], 3).await, PutOutcome::Stored);
     assert!(there("both", &[&red, &blue]).await && there("red 7", &[&red]).await);
-    let targets = Targets {
+    let targets = InvalidationTargets {
         tags: vec![red.clone()],
-        ..Targets::default()
+        ..InvalidationTargets::default()
     };
     cache
-        .remove(&targets, &View::after(4))
+        .remove(&targets, &DbSnapshot::from_commit_count(4))
         .await
         .expect("removed");
     for n in 0..20 {
@@ -428,16 +478,16 @@ async fn removed_tag_stays_removed_when_its_fence_is_lost(backend: Backend) {
         return; // Its fences cannot be lost alone.
     }
     // The fence is lost: the new one begins with a snapshot that includes every removal.
-    let fence = red.fence(red.bucket(backend.buckets()));
-    assert_eq!(backend.raw(&["DEL", &fence]).await, Some(Reply::Int(1)));
+    let fence = red.fence_key(red.shard(backend.buckets()));
+    assert_eq!(backend.raw(&["DEL", &fence]).await, Some(RespReply::Int(1)));
     assert!(!there("red 2", &[&red]).await);
     put("red 3", &[&red], 3).await;
     assert!(!there("red 3", &[&red]).await && !there("red 2", &[&red]).await);
-    assert_eq!(put("red 4", &[&red], 4).await, Filled::Stored);
+    assert_eq!(put("red 4", &[&red], 4).await, PutOutcome::Stored);
     assert!(there("red 4", &[&red]).await);
 }
 
-async fn keys_of_every_kind_are_separate_and_removable(backend: Backend) {
+async fn keys_of_every_kind_are_separate_and_removable(backend: CacheBackend) {
     let cache = &backend.cache;
     let long = "k".repeat(30_000);
     let names = [
@@ -478,12 +528,12 @@ async fn keys_of_every_kind_are_separate_and_removable(backend: Backend) {
     for key in &keys {
         assert_eq!(body(cache, key).await, None);
         if let Some(reply) = backend.raw(&["EXISTS", key.as_str()]).await {
-            assert_eq!(reply, Reply::Int(0), "{key}");
+            assert_eq!(reply, RespReply::Int(0), "{key}");
         }
     }
 }
 
-async fn values_of_any_bytes_and_size_round_trip(backend: Backend) {
+async fn values_of_any_bytes_and_size_round_trip(backend: CacheBackend) {
     let cache = &backend.cache;
     let escapes: String = (0u8..128)
         .map(char::from)
@@ -496,16 +546,16 @@ async fn values_of_any_bytes_and_size_round_trip(backend: Backend) {
             let key = key(&format!("{name} {compress_from}"));
             let lease = lease(cache, &key).await.expect("a lease");
             let filled = cache
-                .fill(&key, lease, entry(body_in, 1), compress_from)
+                .put_if_valid(&key, lease, entry(body_in, 1), compress_from)
                 .await;
-            assert_eq!(filled, Ok(Filled::Stored));
+            assert_eq!(filled, Ok(PutOutcome::Stored));
             let found = body(cache, &key).await.expect("a hit");
             assert!(found == *body_in, "{key}: {} bytes came back", found.len());
         }
     }
 }
 
-async fn removal_of_ten_thousand_keys_takes_few_round_trips(backend: Backend) {
+async fn removal_of_ten_thousand_keys_takes_few_round_trips(backend: CacheBackend) {
     let cache = &backend.cache;
     let keys: Vec<Key> = (0..10_000)
         .map(|n| key(&format!("event:{n}:prices:v1")))
@@ -523,7 +573,7 @@ async fn removal_of_ten_thousand_keys_takes_few_round_trips(backend: Backend) {
     }
 }
 
-async fn unmanaged_value_is_removed_and_never_served(backend: Backend) {
+async fn unmanaged_value_is_removed_and_never_served(backend: CacheBackend) {
     let (cache, key) = (&backend.cache, Key::races_by_stage());
     if backend
         .raw(&["SET", key.as_str(), "theirs"])
@@ -537,14 +587,17 @@ async fn unmanaged_value_is_removed_and_never_served(backend: Backend) {
     let theirs = backend.raw(&["GET", key.as_str()]).await;
     assert_eq!(
         theirs,
-        Some(Reply::Bulk(b"theirs".to_vec())),
+        Some(RespReply::Bulk(b"theirs".to_vec())),
         "nor is it touched"
     );
     assert_eq!(remove(cache, std::slice::from_ref(&key), 1).await, 2);
     backend.raw(&["SET", key.as_str(), "filled late"]).await;
-    let again = cache.remove_plain(std::slice::from_ref(&key)).await;
+    let again = cache.remove_unmanaged(std::slice::from_ref(&key)).await;
     assert_eq!(again, Ok(1), "the second removal is for them");
-    assert_eq!(backend.raw(&["GET", key.as_str()]).await, Some(Reply::Nil));
+    assert_eq!(
+        backend.raw(&["GET", key.as_str()]).await,
+        Some(RespReply::Nil)
+    );
 }
 
 /// An event around one key.
@@ -570,15 +623,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 enum ReaderAt {
     Start,
     Missed,
-    Leased(Lease),
-    Loaded(Lease, u64, View),
+    Leased(FillLease),
+    Loaded(FillLease, u64, DbSnapshot),
 }
 
 #[derive(Clone)]
 enum WriterAt {
     Start,
     Began(u64),
-    Committed(u64, View),
+    Committed(u64, DbSnapshot),
 }
 
 /// A database of one row, as Postgres would keep it.
@@ -590,17 +643,17 @@ struct Database {
 }
 
 impl Database {
-    fn view(&self) -> View {
+    fn view(&self) -> DbSnapshot {
         let xmin = self.running.first().unwrap_or(&self.next);
         let list: Vec<String> = self.running.iter().map(u64::to_string).collect();
-        View::parse(&format!("{xmin}:{}:{}", self.next, list.join(","))).expect("a view")
+        DbSnapshot::parse(&format!("{xmin}:{}:{}", self.next, list.join(","))).expect("a view")
     }
 }
 
 /// Two readers and two writers in any order of {look, lease, load, fill} and {begin, commit, remove}:
 /// no reader is served a value loaded before a commit whose removal was confirmed, and in the end the
 /// last read is the newest value.
-async fn fence_serves_no_old_value_in_any_interleaving(backend: Backend) {
+async fn fence_serves_no_old_value_in_any_interleaving(backend: CacheBackend) {
     let cache = &backend.cache;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let rounds = if cache.backend() == "memory" {
@@ -625,9 +678,9 @@ async fn fence_serves_no_old_value_in_any_interleaving(backend: Backend) {
         let mut writers = [WriterAt::Start, WriterAt::Start];
         let settle = (0..8).map(|n| Step::Writer(n % 2));
         for step in steps.iter().copied().chain(settle) {
-            let targets = Targets {
+            let targets = InvalidationTargets {
                 keys: vec![key.clone()],
-                ..Targets::default()
+                ..InvalidationTargets::default()
             };
             match step {
                 Step::Writer(n) => {
@@ -644,7 +697,7 @@ async fn fence_serves_no_old_value_in_any_interleaving(backend: Backend) {
                             order += 1;
                             commits.insert(id, order);
                             // The committer's own snapshot.
-                            WriterAt::Committed(id, before.and(id).expect("few in between"))
+                            WriterAt::Committed(id, before.with_tx(id).expect("few in between"))
                         }
                         WriterAt::Committed(id, view) => {
                             cache.remove(&targets, &view).await.expect("removed");
@@ -686,7 +739,7 @@ async fn fence_serves_no_old_value_in_any_interleaving(backend: Backend) {
                                 view,
                                 ..Entry::clone(&entry(value.to_string().as_bytes(), 0))
                             });
-                            let filled = cache.fill(&key, lease, entry, 1 << 20).await;
+                            let filled = cache.put_if_valid(&key, lease, entry, 1 << 20).await;
                             filled.expect("an answer");
                             ReaderAt::Start
                         }
@@ -716,7 +769,7 @@ async fn fence_serves_no_old_value_to_parallel_readers() {
                 let (key, mut hits) = (key("k"), 0);
                 for _ in 0..READS {
                     let oldest = removed.load(SeqCst);
-                    match cache.look(&key, &[]).await.expect("an answer").entry {
+                    match cache.get(&key, &[]).await.expect("an answer").entry {
                         Some(entry) => {
                             let bytes = entry.body[..].try_into().expect("eight bytes");
                             let served = u64::from_be_bytes(bytes);
@@ -727,7 +780,7 @@ async fn fence_serves_no_old_value_to_parallel_readers() {
                             hits += 1;
                         }
                         None => match take(&cache, &key).await {
-                            Taken::Mine(lease) => {
+                            LeaseOutcome::Acquired(lease) => {
                                 let seen = stored.load(SeqCst);
                                 fill(&cache, &key, lease, &seen.to_be_bytes(), seen).await;
                             }
@@ -763,14 +816,14 @@ async fn upstash_stand_in_satisfies_the_official_clients() {
         return;
     };
     let redis = RedisServer::start().await;
-    let upstash = Upstash::start(redis.port(), TOKEN).await;
+    let upstash = UpstashStandIn::start(redis.port(), TOKEN).await;
     let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/upstash_clients");
     let clients = [
         (python, format!("{scripts}/client.py")),
         ("node".into(), format!("{scripts}/client.mjs")),
     ];
     for (program, script) in clients {
-        redis.cli(&["FLUSHALL"]).await;
+        redis.command(&["FLUSHALL"]).await;
         let output = tokio::process::Command::new(program)
             .arg(&script)
             .env("UPSTASH_REDIS_REST_URL", upstash.url())

@@ -4,16 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oddsd_cache::{Cache, CacheError, CacheSettings, Filled, Taken, Targets};
+use oddsd_cache::{
+    Cache, CacheError, CacheSettings, InvalidationTargets, LeaseOutcome, PutOutcome,
+};
 use oddsd_core::key::Key;
-use oddsd_core::model::View;
+use oddsd_core::model::DbSnapshot;
 
 use crate::cache::{body, entry, fill, floor, key, lease, open, open_redis, put, take};
 use oddsd_testkit::eventually;
-use oddsd_testkit::log::Log;
+use oddsd_testkit::log::CapturedLog;
 use oddsd_testkit::ports::free_port;
 use oddsd_testkit::redis::{RedisCluster, RedisServer};
-use oddsd_testkit::resp::Reply;
+use oddsd_testkit::resp::RespReply;
 
 pub const CANARY: &str = "canary-5ecret";
 
@@ -22,14 +24,16 @@ pub async fn remove(cache: &Cache, name: &str) -> Result<u64, CacheError> {
 }
 
 async fn remove_all(cache: &Cache, keys: &[Key]) -> Result<u64, CacheError> {
-    let targets = Targets {
+    let targets = InvalidationTargets {
         keys: keys.to_vec(),
-        ..Targets::default()
+        ..InvalidationTargets::default()
     };
-    let removed = cache.remove(&targets, &View::after(1)).await?;
+    let removed = cache
+        .remove(&targets, &DbSnapshot::from_commit_count(1))
+        .await?;
     match removed.first_error() {
         Some(why) => Err(why.clone()),
-        None => Ok(removed.existed()),
+        None => Ok(removed.existing_entries()),
     }
 }
 
@@ -106,7 +110,7 @@ async fn cache_restart_voids_fill_leases_and_reconnects() {
     redis.restart().await;
     recovered(&cache).await;
     let filled = fill(&cache, &key("k"), old, b"old", 9).await;
-    assert_eq!(filled, Filled::NoLease);
+    assert_eq!(filled, PutOutcome::LeaseEnded);
     floor(&cache).await;
     put(&cache, &key("k"), b"new").await;
 }
@@ -143,12 +147,14 @@ async fn replica_refuses_removals() {
     floor(&cache).await;
     put(&cache, &key("k"), b"1").await;
     let old = lease(&cache, &key("other")).await.expect("a lease");
-    redis.cli(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
     refused(remove(&cache, "k").await, "name the primary in REDIS_URL");
-    let filled = cache.fill(&key("other"), old, entry(b"1", 9), 99).await;
+    let filled = cache
+        .put_if_valid(&key("other"), old, entry(b"1", 9), 99)
+        .await;
     refused(filled, "primary");
     assert_eq!(body(&cache, &key("k")).await.as_deref(), Some(&b"1"[..]));
-    redis.cli(&["REPLICAOF", "NO", "ONE"]).await;
+    redis.command(&["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(remove(&cache, "k").await, Ok(1));
 }
 
@@ -159,14 +165,19 @@ async fn full_cache_refuses_fills_and_still_removes() {
     floor(&cache).await;
     put(&cache, &key("k"), b"1").await;
     let lease = lease(&cache, &key("other")).await.expect("a lease");
-    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let filled = cache.fill(&key("other"), lease, entry(b"1", 9), 99).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let filled = cache
+        .put_if_valid(&key("other"), lease, entry(b"1", 9), 99)
+        .await;
     refused(filled, "maxmemory");
-    let looked = cache.look(&key("third"), &[]).await.expect("reading works");
-    refused(cache.take(&key("third"), &[], &looked).await, "maxmemory");
+    let looked = cache.get(&key("third"), &[]).await.expect("reading works");
+    refused(
+        cache.acquire_lease(&key("third"), &[], &looked).await,
+        "maxmemory",
+    );
     assert_eq!(body(&cache, &key("k")).await.as_deref(), Some(&b"1"[..]));
     assert_eq!(remove(&cache, "k").await, Ok(1));
-    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     put(&cache, &key("k"), b"2").await;
 }
 
@@ -178,7 +189,7 @@ async fn wrong_password_is_refused_until_accepted() {
     refused(remove(&cache, "k").await, "Check REDIS_URL");
     assert!(!cache.host().contains(CANARY));
     redis
-        .cli(&["ACL", "SETUSER", "default", &format!(">{CANARY}")])
+        .command(&["ACL", "SETUSER", "default", &format!(">{CANARY}")])
         .await;
     recovered(&cache).await;
     assert_eq!(remove(&cache, "k").await, Ok(0));
@@ -188,12 +199,12 @@ async fn wrong_password_is_refused_until_accepted() {
 async fn user_without_rights_is_refused_with_advice() {
     let redis = RedisServer::start().await;
     let rights = format!("ACL SETUSER odds on >{CANARY} ~* +ping +info +get");
-    redis.cli(&rights.split(' ').collect::<Vec<_>>()).await;
+    redis.command(&rights.split(' ').collect::<Vec<_>>()).await;
     let url = format!("redis://odds:{CANARY}@127.0.0.1:{}", redis.port());
     let cache = open_redis(&url).await;
     refused(remove(&cache, "k").await, "unlink");
     let rights = "ACL SETUSER odds +eval +set +mget +del +unlink +persist +getrange +exists +time";
-    redis.cli(&rights.split(' ').collect::<Vec<_>>()).await;
+    redis.command(&rights.split(' ').collect::<Vec<_>>()).await;
     assert_eq!(remove(&cache, "k").await, Ok(0));
 }
 
@@ -327,7 +338,7 @@ async fn settings_select_the_in_process_cache_or_none() {
     .await;
     assert_eq!(off.backend(), "off");
     assert_eq!(body(&off, &key("k")).await, None);
-    assert!(matches!(take(&off, &key("k")).await, Taken::NoFloor));
+    assert!(matches!(take(&off, &key("k")).await, LeaseOutcome::NoFloor));
     assert_eq!(remove(&off, "k").await, Ok(0));
 }
 
@@ -399,7 +410,7 @@ async fn untrusted_certificate_is_refused() {
 
 #[tokio::test]
 async fn log_has_the_documented_lines_once_and_no_secret() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = CapturedLog::start();
     let redis = RedisServer::with_password(CANARY).await;
     let cache = open_hasty(&redis.url()).await;
     recovered(&cache).await;
@@ -431,35 +442,35 @@ async fn log_has_the_documented_lines_once_and_no_secret() {
 /// `between` happens when the keys have moved and the slot has not.
 async fn move_slot(cluster: &RedisCluster, name: &str, between: impl AsyncFnOnce()) {
     let nodes = &cluster.nodes;
-    let slot = nodes[0].cli(&["CLUSTER", "KEYSLOT", name]).await;
-    let Reply::Int(slot) = slot else {
+    let slot = nodes[0].command(&["CLUSTER", "KEYSLOT", name]).await;
+    let RespReply::Int(slot) = slot else {
         panic!("{slot:?}")
     };
     let from = [5460, 10922, 16383].iter().position(|last| slot <= *last);
     let from = from.expect("a slot");
     let (source, target) = (&nodes[from], &nodes[(from + 1) % 3]);
     let slot = slot.to_string();
-    let id = async |node: &RedisServer| node.cli(&["CLUSTER", "MYID"]).await.text();
+    let id = async |node: &RedisServer| node.command(&["CLUSTER", "MYID"]).await.text();
     let (source_id, target_id) = (id(source).await, id(target).await);
     let set = async |node: &RedisServer, how: &str, id: &str| {
-        let done = node.cli(&["CLUSTER", "SETSLOT", &slot, how, id]).await;
-        assert_eq!(done, Reply::Status("OK".into()));
+        let done = node.command(&["CLUSTER", "SETSLOT", &slot, how, id]).await;
+        assert_eq!(done, RespReply::Status("OK".into()));
     };
     set(target, "IMPORTING", &source_id).await;
     set(source, "MIGRATING", &target_id).await;
     let keys = source
-        .cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "1000"])
+        .command(&["CLUSTER", "GETKEYSINSLOT", &slot, "1000"])
         .await;
-    let Reply::Array(keys) = keys else {
+    let RespReply::Array(keys) = keys else {
         panic!("{keys:?}")
     };
     let port = target.port().to_string();
     for key in keys {
         let key = key.text();
         let moved = source
-            .cli(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"])
+            .command(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"])
             .await;
-        assert_eq!(moved, Reply::Status("OK".into()));
+        assert_eq!(moved, RespReply::Status("OK".into()));
     }
     between().await;
     for node in [target, source] {
@@ -475,13 +486,13 @@ async fn cluster_slot_migration_voids_at_most_the_fill() {
     floor(&cache).await;
     for n in 0..3 {
         let key = key(&format!("moving {n}"));
-        let value = key.value(key.bucket(32));
+        let value = key.value_key(key.shard(32));
         put(&cache, &key, b"before").await;
         assert_eq!(remove_all(&cache, std::slice::from_ref(&key)).await, Ok(1));
         let old = lease(&cache, &key).await.expect("a lease");
         move_slot(&cluster, &value, async || {
             // Half-way, commands may be turned away; none may succeed at the wrong node.
-            let filled = cache.fill(&key, old, entry(b"during", 9), 99).await;
+            let filled = cache.put_if_valid(&key, old, entry(b"during", 9), 99).await;
             if let Err(why) = &filled {
                 assert!(why.is_retryable(), "{why:?}");
             }
@@ -504,9 +515,9 @@ async fn scripts_are_loaded_again_after_a_flush() {
     let cache = open_redis(&redis.url()).await;
     floor(&cache).await;
     for body_in in [b"1", b"2"] {
-        redis.cli(&["SCRIPT", "FLUSH"]).await;
+        redis.command(&["SCRIPT", "FLUSH"]).await;
         put(&cache, &key("k"), body_in).await;
-        redis.cli(&["SCRIPT", "FLUSH"]).await;
+        redis.command(&["SCRIPT", "FLUSH"]).await;
         assert_eq!(remove(&cache, "k").await, Ok(1));
     }
 }

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use oddsd_cache::{
-    Cache, CacheSettings, Level, Loaded, Policy, READ_BUDGET, ReadError, ReadState, Reader, Served,
-    Targets,
+    Cache, CacheLevel, CacheRead, CacheReadState, CacheSettings, InvalidationTargets, LoadedValue,
+    Policy, READ_BUDGET, ReadError, Reader,
 };
 use oddsd_core::key::Tag;
-use oddsd_core::model::View;
+use oddsd_core::model::DbSnapshot;
 use tokio::sync::Notify;
 
 use crate::cache::{TTL, floor, key, open, open_redis, put};
@@ -30,11 +30,11 @@ fn policy() -> Policy {
     }
 }
 
-fn loaded(body: &str) -> Loaded {
-    Loaded::new(body.to_owned(), View::after(ALL))
+fn loaded(body: &str) -> LoadedValue {
+    LoadedValue::new(body.to_owned(), DbSnapshot::from_commit_count(ALL))
 }
 
-async fn reads(reader: &Reader, name: &str, body: &'static str) -> Served {
+async fn reads(reader: &Reader, name: &str, body: &'static str) -> CacheRead {
     let load = move || async move { Ok(loaded(body)) };
     reader
         .read(&key(name), &policy(), load)
@@ -42,16 +42,18 @@ async fn reads(reader: &Reader, name: &str, body: &'static str) -> Served {
         .expect("an answer")
 }
 
-fn is(served: &Served, state: ReadState, body: &str) -> bool {
+fn is(served: &CacheRead, state: CacheReadState, body: &str) -> bool {
     served.state == state && &served.body()[..] == body.as_bytes()
 }
 
 async fn removed(reader: &Reader, name: &str, commits: u64) {
-    let targets = Targets {
+    let targets = InvalidationTargets {
         keys: vec![key(name)],
-        ..Targets::default()
+        ..InvalidationTargets::default()
     };
-    let removed = reader.remove(&targets, &View::after(commits)).await;
+    let removed = reader
+        .remove(&targets, &DbSnapshot::from_commit_count(commits))
+        .await;
     removed.expect("removed");
 }
 
@@ -97,13 +99,13 @@ async fn silent() -> (Cache, tokio::task::JoinHandle<()>) {
 async fn miss_loads_and_the_next_reader_hits() {
     let reader = in_process().await;
     let miss = reads(&reader, "k", "1").await;
-    assert!(is(&miss, ReadState::Miss, "1"), "{miss:?}");
+    assert!(is(&miss, CacheReadState::Miss, "1"), "{miss:?}");
     let hit = reads(&reader, "k", "2").await;
-    assert!(is(&hit, ReadState::Hit, "1"), "{hit:?}");
+    assert!(is(&hit, CacheReadState::Hit, "1"), "{hit:?}");
     assert!(hit.remaining() > TTL / 2 && hit.remaining() <= TTL);
     removed(&reader, "k", 1).await;
     let miss = reads(&reader, "k", "3").await;
-    assert!(is(&miss, ReadState::Miss, "3"), "{miss:?}");
+    assert!(is(&miss, CacheReadState::Miss, "3"), "{miss:?}");
 }
 
 /// So many readers on several threads, spread over the readers of so many processes.
@@ -170,8 +172,8 @@ async fn leader_and_waiter(
     reader: &Reader,
     policy: Policy,
     go_on: &Arc<Notify>,
-    end: fn() -> anyhow::Result<Loaded>,
-) -> [tokio::task::JoinHandle<Result<Served, ReadError>>; 2] {
+    end: fn() -> anyhow::Result<LoadedValue>,
+) -> [tokio::task::JoinHandle<Result<CacheRead, ReadError>>; 2] {
     let loading = Arc::new(Notify::new());
     let leader = tokio::spawn({
         let (reader, loading, go_on) = (reader.clone(), Arc::clone(&loading), Arc::clone(go_on));
@@ -214,7 +216,7 @@ async fn failed_load_reaches_its_waiters_only() {
     }
     let next = reads(&reader, "k", "next").await;
     assert!(
-        is(&next, ReadState::Miss, "next"),
+        is(&next, CacheReadState::Miss, "next"),
         "the lease was given back: {next:?}"
     );
 }
@@ -230,7 +232,7 @@ async fn panicking_load_is_an_error() {
         assert!(matches!(why, ReadError::Panicked), "{why}");
     }
     let next = reads(&reader, "k", "next").await;
-    assert!(is(&next, ReadState::Miss, "next"), "{next:?}");
+    assert!(is(&next, CacheReadState::Miss, "next"), "{next:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -241,7 +243,7 @@ async fn hanging_load_ends_at_its_timeout() {
         load_within: limit,
         ..policy()
     };
-    let hang = || std::future::pending::<anyhow::Result<Loaded>>();
+    let hang = || std::future::pending::<anyhow::Result<LoadedValue>>();
     let why = reader
         .read(&key("k"), &policy, hang)
         .await
@@ -251,7 +253,7 @@ async fn hanging_load_ends_at_its_timeout() {
         "{why}"
     );
     let next = reads(&reader, "k", "next").await;
-    assert!(is(&next, ReadState::Miss, "next"), "{next:?}");
+    assert!(is(&next, CacheReadState::Miss, "next"), "{next:?}");
 }
 
 #[tokio::test]
@@ -268,19 +270,23 @@ async fn cancelled_reader_does_not_cancel_the_load() {
 #[tokio::test]
 async fn removal_during_a_load_voids_its_result() {
     let (reader, go_on) = (in_process().await, Arc::new(Notify::new()));
-    let end = || Ok(Loaded::new("old", View::after(0)));
+    let end = || Ok(LoadedValue::new("old", DbSnapshot::from_commit_count(0)));
     let [leader, waiter] = leader_and_waiter(&reader, policy(), &go_on, end).await;
     removed(&reader, "k", 1).await;
     // This one comes after the removal: it must not wait for the old load.
     let fresh = reads(&reader, "k", "new").await;
-    assert!(is(&fresh, ReadState::Miss, "new"), "{fresh:?}");
+    assert!(is(&fresh, CacheReadState::Miss, "new"), "{fresh:?}");
     go_on.notify_one();
     let old = leader.await.expect("no panic").expect("an answer");
     assert_eq!(&old.body()[..], b"old", "it asked before the removal");
     let waited = waiter.await.expect("no panic").expect("an answer");
-    assert!(is(&waited, ReadState::Hit, "new"), "{waited:?}");
-    assert!(is(&reads(&reader, "k", "x").await, ReadState::Hit, "new"));
-    assert_eq!(reader.reads().refused_lease, 1);
+    assert!(is(&waited, CacheReadState::Hit, "new"), "{waited:?}");
+    assert!(is(
+        &reads(&reader, "k", "x").await,
+        CacheReadState::Hit,
+        "new"
+    ));
+    assert_eq!(reader.stats().refused_lease, 1);
 }
 
 /// A lagging snapshot: the fill lease is younger than the removal, the loaded value is older.
@@ -291,19 +297,23 @@ async fn fence_refused_load_is_served_once_and_not_stored() {
         (reader, Some(redis))
     }] {
         removed(&reader, "k", 7).await;
-        let load = || async { Ok(Loaded::new("old", View::after(6))) };
+        let load = || async { Ok(LoadedValue::new("old", DbSnapshot::from_commit_count(6))) };
         let served = reader
             .read(&key("k"), &policy(), load)
             .await
             .expect("an answer");
-        assert!(is(&served, ReadState::Miss, "old"), "{served:?}");
-        assert_eq!(reader.reads().refused_late, 1);
+        assert!(is(&served, CacheReadState::Miss, "old"), "{served:?}");
+        assert_eq!(reader.stats().refused_late, 1);
         assert!(is(
             &reads(&reader, "k", "new").await,
-            ReadState::Miss,
+            CacheReadState::Miss,
             "new"
         ));
-        assert!(is(&reads(&reader, "k", "x").await, ReadState::Hit, "new"));
+        assert!(is(
+            &reads(&reader, "k", "x").await,
+            CacheReadState::Hit,
+            "new"
+        ));
     }
 }
 
@@ -316,16 +326,28 @@ async fn epoch_missing_bypasses_the_cache() {
     for body in ["1", "2"] {
         assert!(is(
             &reads(&reader, "k", body).await,
-            ReadState::Bypass,
+            CacheReadState::Bypass,
             body
         ));
     }
     floor(reader.cache()).await;
-    assert!(is(&reads(&reader, "k", "3").await, ReadState::Miss, "3"));
-    assert!(is(&reads(&reader, "k", "x").await, ReadState::Hit, "3"));
+    assert!(is(
+        &reads(&reader, "k", "3").await,
+        CacheReadState::Miss,
+        "3"
+    ));
+    assert!(is(
+        &reads(&reader, "k", "x").await,
+        CacheReadState::Hit,
+        "3"
+    ));
     // A new epoch: entries of the old one are not valid.
     floor(reader.cache()).await;
-    assert!(is(&reads(&reader, "k", "4").await, ReadState::Miss, "4"));
+    assert!(is(
+        &reads(&reader, "k", "4").await,
+        CacheReadState::Miss,
+        "4"
+    ));
 }
 
 /// Answers that end at once, so that each read finds them past their time.
@@ -359,12 +381,12 @@ async fn stale_answer_is_labelled_renewed_once_and_removable() {
             .read(&key("k"), &policy, load.clone())
             .await
             .expect("an answer");
-        assert!(is(&miss, ReadState::Miss, "1"), "{miss:?}");
+        assert!(is(&miss, CacheReadState::Miss, "1"), "{miss:?}");
         let stale = reader
             .read(&key("k"), &policy, load.clone())
             .await
             .expect("an answer");
-        assert_eq!(stale.state, ReadState::Stale);
+        assert_eq!(stale.state, CacheReadState::Stale);
         // The renewal comes by itself: later readers see its answer.
         eventually("the answer is renewed", async || {
             let served = reader.read(&key("k"), &policy, load.clone()).await;
@@ -385,7 +407,7 @@ async fn stale_answer_is_labelled_renewed_once_and_removable() {
 #[tokio::test]
 async fn failed_renewal_serves_the_last_answer_for_a_bounded_time() {
     let reader = in_process().await;
-    let fails = || async { Err::<Loaded, _>(anyhow::anyhow!("down")) };
+    let fails = || async { Err::<LoadedValue, _>(anyhow::anyhow!("down")) };
     let kept = Policy {
         fresh: Duration::from_nanos(1),
         ..policy()
@@ -400,7 +422,7 @@ async fn failed_renewal_serves_the_last_answer_for_a_bounded_time() {
         .read(&key("k"), &kept, fails)
         .await
         .expect("the last answer");
-    assert!(is(&stale, ReadState::Stale, "1"), "{stale:?}");
+    assert!(is(&stale, CacheReadState::Stale, "1"), "{stale:?}");
     removed(&reader, "k", 1).await;
     let why = reader
         .read(&key("k"), &kept, fails)
@@ -412,7 +434,7 @@ async fn failed_renewal_serves_the_last_answer_for_a_bounded_time() {
 #[tokio::test]
 async fn negative_answer_is_stored_for_its_own_ttl() {
     let reader = in_process().await;
-    let none = || async { Ok(Loaded::absent(View::after(ALL))) };
+    let none = || async { Ok(LoadedValue::absent(DbSnapshot::from_commit_count(ALL))) };
     let policy = Policy {
         absent: Duration::from_secs(5),
         ..policy()
@@ -424,13 +446,13 @@ async fn negative_answer_is_stored_for_its_own_ttl() {
     assert!(served.entry.absent && served.entry.ttl() <= Duration::from_secs(5));
     let again = reads(&reader, "k", "x").await;
     assert!(
-        again.entry.absent && again.state == ReadState::Hit,
+        again.entry.absent && again.state == CacheReadState::Hit,
         "{again:?}"
     );
     removed(&reader, "k", 1).await;
     assert!(is(
         &reads(&reader, "k", "now there is").await,
-        ReadState::Miss,
+        CacheReadState::Miss,
         "now there is"
     ));
 }
@@ -438,7 +460,7 @@ async fn negative_answer_is_stored_for_its_own_ttl() {
 #[tokio::test]
 async fn hot_key_is_loaded_again_after_a_removal() {
     let (reader, _redis) = over_redis().await;
-    let tag = Tag::new("t").expect("a tag");
+    let tag = Tag::from_text("t").expect("a tag");
     let policy = policy().tagged([tag.clone()]);
     // Each load has seen one commit more.
     let counter = Arc::new(AtomicU64::new(0));
@@ -446,27 +468,34 @@ async fn hot_key_is_loaded_again_after_a_removal() {
         let counter = Arc::clone(&counter);
         move || {
             let n = counter.fetch_add(1, Ordering::SeqCst) + 1;
-            async move { Ok(Loaded::new(n.to_string(), View::after(n))) }
+            async move {
+                Ok(LoadedValue::new(
+                    n.to_string(),
+                    DbSnapshot::from_commit_count(n),
+                ))
+            }
         }
     };
     for _ in 0..20 {
         let read = reader.read(&key("k"), &policy, load.clone()).await;
         assert_eq!(&read.expect("an answer").body()[..], b"1");
     }
-    let targets = Targets {
+    let targets = InvalidationTargets {
         tags: vec![tag.clone()],
-        ..Targets::default()
+        ..InvalidationTargets::default()
     };
-    let removed = reader.remove(&targets, &View::after(2)).await;
+    let removed = reader
+        .remove(&targets, &DbSnapshot::from_commit_count(2))
+        .await;
     removed.expect("removed");
     eventually("it is loaded again", async || {
         let (key, tags) = (key("k"), std::slice::from_ref(&tag));
-        let looked = reader.cache().look(&key, tags).await;
+        let looked = reader.cache().get(&key, tags).await;
         let entry = looked.expect("an answer").entry;
         entry.map(drop).ok_or("no entry")
     })
     .await;
-    assert_eq!(reader.reads().renewed, 1);
+    assert_eq!(reader.stats().renewed, 1);
     assert_eq!(counter.load(Ordering::SeqCst), 2);
 }
 
@@ -479,7 +508,7 @@ async fn l1_drops_removed_values_and_needs_a_heartbeat() {
         let cache = open(CacheSettings {
             redis_url: Some(redis.url().into()),
             command_timeout: Duration::from_secs(10),
-            first_level_bytes: 1 << 20,
+            l1_bytes: 1 << 20,
             ..CacheSettings::default()
         })
         .await;
@@ -492,10 +521,15 @@ async fn l1_drops_removed_values_and_needs_a_heartbeat() {
         let stored = Arc::clone(&stored);
         move || {
             let commits = stored.load(Ordering::SeqCst);
-            async move { Ok(Loaded::new(commits.to_string(), View::after(commits))) }
+            async move {
+                Ok(LoadedValue::new(
+                    commits.to_string(),
+                    DbSnapshot::from_commit_count(commits),
+                ))
+            }
         }
     };
-    let number = |served: &Served| -> u64 {
+    let number = |served: &CacheRead| -> u64 {
         let text = String::from_utf8_lossy(served.body()).into_owned();
         text.parse().expect("a number")
     };
@@ -504,11 +538,11 @@ async fn l1_drops_removed_values_and_needs_a_heartbeat() {
         for reader in &processes {
             eventually("the first level serves the new value", async || {
                 // Without heartbeats the first level is not used.
-                let beaten = processes[0].cache().beat(&mut life).await;
+                let beaten = processes[0].cache().heartbeat(&mut life).await;
                 assert_eq!(beaten, Ok(true));
                 let served = reader.read(&key("k"), &policy(), load.clone()).await;
                 let served = served.expect("an answer");
-                let new = served.level == Level::First && number(&served) == n - 1;
+                let new = served.level == CacheLevel::L1 && number(&served) == n - 1;
                 new.then_some(()).ok_or(served)
             })
             .await;
@@ -525,13 +559,13 @@ async fn l1_drops_removed_values_and_needs_a_heartbeat() {
     }
     // After a flush by another program, heartbeats fail, the epoch is missing, and no old value is
     // served.
-    redis.cli(&["FLUSHALL"]).await;
-    let beaten = processes[0].cache().beat(&mut life).await;
+    redis.command(&["FLUSHALL"]).await;
+    let beaten = processes[0].cache().heartbeat(&mut life).await;
     assert_eq!(beaten, Ok(false), "another memory");
     for reader in &processes {
         eventually("the first level is dropped", async || {
             let served = reads(reader, "k", "9").await;
-            (served.state == ReadState::Bypass)
+            (served.state == CacheReadState::Bypass)
                 .then_some(())
                 .ok_or(served)
         })
@@ -548,7 +582,7 @@ async fn breaker_opens_when_the_cache_hangs() {
     for _ in 0..200 {
         let asked = tokio::time::Instant::now();
         let served = reads(&reader, "k", "1").await;
-        assert!(is(&served, ReadState::Bypass, "1"), "{served:?}");
+        assert!(is(&served, CacheReadState::Bypass, "1"), "{served:?}");
         costs.push(asked.elapsed());
     }
     // Timers tick in whole milliseconds, so one may be late by one.
@@ -583,12 +617,12 @@ async fn breaker_closes_when_the_cache_answers_again() {
     redis.pause();
     for _ in 0..20 {
         let served = reads(&reader, "k", "1").await;
-        assert!(is(&served, ReadState::Bypass, "1"), "{served:?}");
+        assert!(is(&served, CacheReadState::Bypass, "1"), "{served:?}");
     }
     redis.resume();
     eventually("the cache is used again", async || {
         let served = reads(&reader, "k", "1").await;
-        (served.state != ReadState::Bypass)
+        (served.state != CacheReadState::Bypass)
             .then_some(())
             .ok_or(served)
     })
@@ -597,9 +631,9 @@ async fn breaker_closes_when_the_cache_answers_again() {
     // A reader that gave up may have left its fill lease; the removal takes it.
     removed(&reader, "k", 1).await;
     let miss = reads(&reader, "k", "2").await;
-    assert!(is(&miss, ReadState::Miss, "2"), "{miss:?}");
+    assert!(is(&miss, CacheReadState::Miss, "2"), "{miss:?}");
     let hit = reads(&reader, "k", "3").await;
-    assert!(is(&hit, ReadState::Hit, "2"), "{hit:?}");
+    assert!(is(&hit, CacheReadState::Hit, "2"), "{hit:?}");
 }
 
 #[tokio::test]
@@ -609,7 +643,7 @@ async fn unreachable_cache_is_bypassed() {
     let reader = Reader::new(Arc::new(open_redis(&redis.url()).await));
     for _ in 0..10 {
         let served = reads(&reader, "k", "1").await;
-        assert!(is(&served, ReadState::Bypass, "1"), "{served:?}");
+        assert!(is(&served, CacheReadState::Bypass, "1"), "{served:?}");
     }
 }
 
@@ -620,16 +654,16 @@ async fn full_cache_still_serves_stored_values() {
     floor(&cache).await;
     put(&cache, &key("kept"), b"kept").await;
     let reader = patient(cache);
-    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     for _ in 0..10 {
         let bypass = reads(&reader, "new", "1").await;
-        assert!(is(&bypass, ReadState::Bypass, "1"), "{bypass:?}");
+        assert!(is(&bypass, CacheReadState::Bypass, "1"), "{bypass:?}");
         let hit = reads(&reader, "kept", "x").await;
-        assert!(is(&hit, ReadState::Hit, "kept"), "{hit:?}");
+        assert!(is(&hit, CacheReadState::Hit, "kept"), "{hit:?}");
     }
-    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let miss = reads(&reader, "new", "2").await;
-    assert!(is(&miss, ReadState::Miss, "2"), "{miss:?}");
+    assert!(is(&miss, CacheReadState::Miss, "2"), "{miss:?}");
 }
 
 #[tokio::test]
@@ -642,7 +676,7 @@ async fn disabled_cache_gets_no_commands() {
     let reader = Reader::new(Arc::new(off));
     for body in ["1", "2"] {
         let served = reads(&reader, "k", body).await;
-        assert!(is(&served, ReadState::Bypass, body), "{served:?}");
+        assert!(is(&served, CacheReadState::Bypass, body), "{served:?}");
     }
 }
 
@@ -660,6 +694,6 @@ async fn oversized_value_is_served_and_not_stored() {
             .read(&key("k"), &policy(), load)
             .await
             .expect("an answer");
-        assert!(is(&served, ReadState::Miss, &"x".repeat(300_000)));
+        assert!(is(&served, CacheReadState::Miss, &"x".repeat(300_000)));
     }
 }

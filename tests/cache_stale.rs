@@ -5,25 +5,29 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use oddsd_cache::{
-    Cache, CacheSettings, Entry, Filled, Level, Loaded, Policy, ReadState, Reader, Removed, Served,
-    Taken, Targets,
+    Cache, CacheLevel, CacheRead, CacheReadState, CacheSettings, Entry, InvalidationTargets,
+    LeaseOutcome, LoadedValue, Policy, PutOutcome, Reader, Removed,
 };
-use oddsd_core::model::View;
+use oddsd_core::model::DbSnapshot;
 
-use crate::cache::{Backend, TTL, body, entry, fill, floor, key, lease, on_every_backend, open};
+use crate::cache::{
+    CacheBackend, TTL, body, entry, fill, floor, key, lease, on_every_backend, open,
+};
 use oddsd_testkit::redis::RedisServer;
-use oddsd_testkit::resp::Reply;
+use oddsd_testkit::resp::RespReply;
 use oddsd_testkit::{WAIT_LIMIT, eventually};
 
-fn marking(name: &str) -> Targets {
-    Targets {
-        stale: vec![key(name)],
-        ..Targets::default()
+fn marking(name: &str) -> InvalidationTargets {
+    InvalidationTargets {
+        mark_stale: vec![key(name)],
+        ..InvalidationTargets::default()
     }
 }
 
-async fn remove(cache: &Cache, targets: &Targets, commits: u64) -> Removed {
-    let removed = cache.remove(targets, &View::after(commits)).await;
+async fn remove(cache: &Cache, targets: &InvalidationTargets, commits: u64) -> Removed {
+    let removed = cache
+        .remove(targets, &DbSnapshot::from_commit_count(commits))
+        .await;
     removed.expect("an answer")
 }
 
@@ -32,7 +36,7 @@ on_every_backend! {
     stale_answer_is_served_at_once_and_renewed_by_one_load
 }
 
-async fn stale_mark_keeps_the_answer_and_refuses_older_loads(backend: Backend) {
+async fn stale_mark_keeps_the_answer_and_refuses_older_loads(backend: CacheBackend) {
     let (cache, key) = (&backend.cache, key("k"));
     let theirs = backend.raw(&["SET", key.as_str(), "theirs"]).await;
     let longer = |body: &[u8], commits| {
@@ -42,35 +46,40 @@ async fn stale_mark_keeps_the_answer_and_refuses_older_loads(backend: Backend) {
         })
     };
     let first = lease(cache, &key).await.expect("a lease");
-    let filled = cache.fill(&key, first, longer(b"old", 1), 1 << 20).await;
-    assert_eq!(filled, Ok(Filled::Stored));
-    let looked = cache.look(&key, &[]).await.expect("an answer");
-    let Ok(Taken::Mine(early)) = cache.take(&key, &[], &looked).await else {
+    let filled = cache
+        .put_if_valid(&key, first, longer(b"old", 1), 1 << 20)
+        .await;
+    assert_eq!(filled, Ok(PutOutcome::Stored));
+    let looked = cache.get(&key, &[]).await.expect("an answer");
+    let Ok(LeaseOutcome::Acquired(early)) = cache.acquire_lease(&key, &[], &looked).await else {
         panic!("no lease");
     };
     let there = 1 + u64::from(theirs.is_some());
     let removed = remove(cache, &marking("k"), 5).await;
     assert_eq!(removed.stale, [Ok(there)]);
     if let Some(theirs) = backend.raw(&["EXISTS", key.as_str()]).await {
-        assert_eq!(theirs, Reply::Int(0), "nobody can mark it");
+        assert_eq!(theirs, RespReply::Int(0), "nobody can mark it");
     }
-    let looked = cache.look(&key, &[]).await.expect("an answer");
+    let looked = cache.get(&key, &[]).await.expect("an answer");
     let marked = looked.entry.clone().expect("it stays");
     assert_eq!(&marked.body[..], b"old");
     assert_eq!(marked.fresh, Duration::ZERO);
     let age = marked.age(Instant::now());
     assert!(age < marked.while_revalidating, "{marked:?}");
     // The fill lease is void, and a load that excludes the change is refused.
-    let filled = cache.fill(&key, early, longer(b"older", 4), 1 << 20).await;
-    assert_eq!(filled, Ok(Filled::NoLease));
-    for (commits, shown) in [(4, Filled::TooEarly), (5, Filled::Stored)] {
-        let Ok(Taken::Mine(renewal)) = cache.take(&key, &[], &looked).await else {
+    let filled = cache
+        .put_if_valid(&key, early, longer(b"older", 4), 1 << 20)
+        .await;
+    assert_eq!(filled, Ok(PutOutcome::LeaseEnded));
+    for (commits, shown) in [(4, PutOutcome::TooEarly), (5, PutOutcome::Stored)] {
+        let Ok(LeaseOutcome::Acquired(renewal)) = cache.acquire_lease(&key, &[], &looked).await
+        else {
             panic!("no lease");
         };
-        let filled = cache.fill(&key, renewal, longer(b"new", commits), 1 << 20);
+        let filled = cache.put_if_valid(&key, renewal, longer(b"new", commits), 1 << 20);
         assert_eq!(filled.await, Ok(shown));
     }
-    let renewed = cache.look(&key, &[]).await.expect("an answer").entry;
+    let renewed = cache.get(&key, &[]).await.expect("an answer").entry;
     let renewed = renewed.expect("a hit");
     assert_eq!((&renewed.body[..], renewed.fresh), (&b"new"[..], TTL));
     // A mark on an entry without a stale time makes it a miss, and a mark on a missing entry does
@@ -82,7 +91,7 @@ async fn stale_mark_keeps_the_answer_and_refuses_older_loads(backend: Backend) {
     let first = first.expect("a lease");
     fill(cache, &crate::cache::key("short"), first, b"short", 9).await;
     remove(cache, &marking("short"), 9).await;
-    let short = cache.look(&crate::cache::key("short"), &[]).await;
+    let short = cache.get(&crate::cache::key("short"), &[]).await;
     let short = short.expect("an answer").entry;
     assert!(short.is_none_or(|entry| entry.ttl().is_zero()));
 }
@@ -102,18 +111,21 @@ fn counted(loads: &Arc<AtomicU64>) -> impl Fn() -> Loading + Clone + Send + Sync
     let loads = Arc::clone(loads);
     move || {
         let number = loads.fetch_add(1, SeqCst) + 1;
-        std::future::ready(Ok(Loaded::new(number.to_string(), View::after(1_000))))
+        std::future::ready(Ok(LoadedValue::new(
+            number.to_string(),
+            DbSnapshot::from_commit_count(1_000),
+        )))
     }
 }
 
-type Loading = std::future::Ready<anyhow::Result<Loaded>>;
+type Loading = std::future::Ready<anyhow::Result<LoadedValue>>;
 
-fn is(served: &Served, state: ReadState, body: &str) -> bool {
+fn is(served: &CacheRead, state: CacheReadState, body: &str) -> bool {
     served.state == state && &served.body()[..] == body.as_bytes()
 }
 
-async fn stale_answer_is_served_at_once_and_renewed_by_one_load(backend: Backend) {
-    let Backend {
+async fn stale_answer_is_served_at_once_and_renewed_by_one_load(backend: CacheBackend) {
+    let CacheBackend {
         cache,
         redis: _redis,
         cluster: _cluster,
@@ -127,22 +139,24 @@ async fn stale_answer_is_served_at_once_and_renewed_by_one_load(backend: Backend
             let served = reader.read(&name_key, &policy, counted(&loads)).await;
             served.expect("an answer")
         };
-        assert!(is(&read().await, ReadState::Miss, "1"));
-        assert!(is(&read().await, ReadState::Hit, "1"));
-        let marked = reader.remove(&marking(name), &View::after(7)).await;
+        assert!(is(&read().await, CacheReadState::Miss, "1"));
+        assert!(is(&read().await, CacheReadState::Hit, "1"));
+        let marked = reader
+            .remove(&marking(name), &DbSnapshot::from_commit_count(7))
+            .await;
         assert_eq!(marked.expect("marked").stale, [Ok(1)]);
         let first = read().await;
         if after.is_zero() {
-            assert!(is(&first, ReadState::Miss, "2"), "{first:?}");
+            assert!(is(&first, CacheReadState::Miss, "2"), "{first:?}");
         } else {
-            assert!(is(&first, ReadState::Stale, "1"), "{first:?}");
+            assert!(is(&first, CacheReadState::Stale, "1"), "{first:?}");
         }
         eventually("the answer is renewed", async || {
             let served = read().await;
-            if is(&served, ReadState::Hit, "2") {
+            if is(&served, CacheReadState::Hit, "2") {
                 return Ok(());
             }
-            assert!(is(&served, ReadState::Stale, "1"), "{served:?}");
+            assert!(is(&served, CacheReadState::Stale, "1"), "{served:?}");
             Err(served)
         })
         .await;
@@ -159,7 +173,7 @@ async fn l1_of_another_process_honours_a_stale_mark() {
         let cache = open(CacheSettings {
             redis_url: Some(redis.url().into()),
             command_timeout: Duration::from_secs(10),
-            first_level_bytes: 1 << 20,
+            l1_bytes: 1 << 20,
             ..CacheSettings::default()
         })
         .await;
@@ -169,10 +183,10 @@ async fn l1_of_another_process_honours_a_stale_mark() {
     let mut life = floor(readers[0].cache()).await;
     let loads = Arc::new(AtomicU64::new(0));
     let (k, policy) = (key("k"), policy().while_revalidating(TTL));
-    let mut until = async |reader: &Reader, level: Level, body: &str| {
+    let mut until = async |reader: &Reader, level: CacheLevel, body: &str| {
         eventually("the level serves the value", async || {
             // Without heartbeats the first level is not used.
-            let beaten = readers[0].cache().beat(&mut life).await;
+            let beaten = readers[0].cache().heartbeat(&mut life).await;
             assert_eq!(beaten, Ok(true));
             let served = reader.read(&k, &policy, counted(&loads)).await;
             let served = served.expect("an answer");
@@ -184,11 +198,19 @@ async fn l1_of_another_process_honours_a_stale_mark() {
         .await
     };
     for reader in &readers {
-        assert_eq!(until(reader, Level::First, "1").await, ReadState::Hit);
+        assert_eq!(
+            until(reader, CacheLevel::L1, "1").await,
+            CacheReadState::Hit
+        );
     }
-    let marked = readers[0].remove(&marking("k"), &View::after(7)).await;
-    assert_eq!(marked.expect("marked").existed(), 1);
+    let marked = readers[0]
+        .remove(&marking("k"), &DbSnapshot::from_commit_count(7))
+        .await;
+    assert_eq!(marked.expect("marked").existing_entries(), 1);
     for reader in &readers {
-        assert_eq!(until(reader, Level::First, "2").await, ReadState::Hit);
+        assert_eq!(
+            until(reader, CacheLevel::L1, "2").await,
+            CacheReadState::Hit
+        );
     }
 }

@@ -9,12 +9,12 @@ use crate::cache::{open, open_upstash};
 use crate::cache_faults::{CANARY, refused, remove};
 use oddsd_testkit::ports::free_port;
 use oddsd_testkit::redis::RedisServer;
-use oddsd_testkit::upstash::{Fault, Upstash};
+use oddsd_testkit::upstash::{UpstashFault, UpstashStandIn};
 
 #[tokio::test]
 async fn upstash_faults_map_to_their_error_kinds() {
     let redis = RedisServer::start().await;
-    let upstash = Upstash::start(redis.port(), CANARY).await;
+    let upstash = UpstashStandIn::start(redis.port(), CANARY).await;
     let cache = open_upstash(&upstash, CANARY).await;
     // Only a hanging server meets the short timeout; any other answer may take longer.
     let hasty = open(CacheSettings {
@@ -25,20 +25,20 @@ async fn upstash_faults_map_to_their_error_kinds() {
     })
     .await;
     let faults = [
-        (Fault::Unauthorized, "Refused", false),
-        (Fault::NoPerm, "Refused", false),
-        (Fault::Status500, "Down", true),
-        (Fault::ItemErrors, "Protocol", true),
-        (Fault::Unknown400, "Protocol", true),
-        (Fault::Html, "Protocol", true),
-        (Fault::TruncatedJson, "Protocol", true),
-        (Fault::Redirect, "Protocol", true),
-        (Fault::Hang, "Timeout", true),
+        (UpstashFault::Unauthorized, "Refused", false),
+        (UpstashFault::NoPerm, "Refused", false),
+        (UpstashFault::Status500, "Down", true),
+        (UpstashFault::ItemErrors, "Protocol", true),
+        (UpstashFault::Unknown400, "Protocol", true),
+        (UpstashFault::Html, "Protocol", true),
+        (UpstashFault::TruncatedJson, "Protocol", true),
+        (UpstashFault::Redirect, "Protocol", true),
+        (UpstashFault::Hang, "Timeout", true),
     ];
     for (fault, kind, is_retryable) in faults {
         upstash.fail(fault);
         let asked = match fault {
-            Fault::Hang => &hasty,
+            UpstashFault::Hang => &hasty,
             _ => &cache,
         };
         let why = remove(asked, "k").await.expect_err("a fault");
@@ -54,7 +54,7 @@ async fn upstash_faults_map_to_their_error_kinds() {
 #[tokio::test]
 async fn upstash_status_400_for_a_lost_redis_is_retryable() {
     let redis = RedisServer::start().await;
-    let upstash = Upstash::start(redis.port(), CANARY).await;
+    let upstash = UpstashStandIn::start(redis.port(), CANARY).await;
     let cache = open_upstash(&upstash, CANARY).await;
     assert_eq!(remove(&cache, "k").await, Ok(0));
     redis.kill().await;
@@ -67,7 +67,7 @@ async fn upstash_status_400_for_a_lost_redis_is_retryable() {
 #[tokio::test]
 async fn upstash_sync_token_is_sent_back() {
     let redis = RedisServer::start().await;
-    let upstash = Upstash::start(redis.port(), CANARY).await;
+    let upstash = UpstashStandIn::start(redis.port(), CANARY).await;
     let cache = open_upstash(&upstash, CANARY).await;
     for _ in 0..3 {
         assert_eq!(cache.ping().await, Ok(()));
@@ -78,7 +78,7 @@ async fn upstash_sync_token_is_sent_back() {
 #[tokio::test]
 async fn upstash_wrong_token_is_refused_and_not_printed() {
     let redis = RedisServer::start().await;
-    let upstash = Upstash::start(redis.port(), "right").await;
+    let upstash = UpstashStandIn::start(redis.port(), "right").await;
     let cache = open_upstash(&upstash, CANARY).await;
     refused(remove(&cache, "k").await, "Check UPSTASH_REDIS_REST_TOKEN");
 }

@@ -4,8 +4,8 @@
 use std::sync::{Arc, LazyLock};
 
 use oddsd::clock::Clock;
-use oddsd::http::{self, Face};
-use oddsd::live::Live;
+use oddsd::http::{self, AppState};
+use oddsd::live::EventBus;
 use oddsd_cache::{Cache, Reader};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -13,16 +13,16 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::daemon::{Daemon, Settings};
-use crate::store::fixture::{Backend, Home, open};
-use oddsd_testkit::proxy::{Proxy, Wire};
+use crate::harness::daemon::{DaemonEnv, DaemonProcess};
+use crate::store::fixture::{DatabaseBackend, TestDatabase, open};
+use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
 use oddsd_testkit::{WAIT_LIMIT as PATIENCE, eventually};
 
 const TOKEN: &str = "ReportCanary-9f2";
 
 /// The read API on a store of its own, without a relay.
 struct ReportApi {
-    home: Home,
+    home: TestDatabase,
     url: String,
     bell: Arc<Notify>,
     _serving: tokio_util::sync::DropGuard,
@@ -35,25 +35,25 @@ struct ReportResponse {
 }
 
 impl ReportApi {
-    async fn open(backend: Backend) -> Self {
-        let home = backend.fresh().await;
+    async fn open(backend: DatabaseBackend) -> Self {
+        let home = backend.migrated().await;
         let store = home.store.clone();
         Self::serve(home, store, Some(TOKEN)).await
     }
 
-    async fn serve(home: Home, store: oddsd_store::Store, token: Option<&str>) -> Self {
+    async fn serve(home: TestDatabase, store: oddsd_store::Store, token: Option<&str>) -> Self {
         let (bell, stop) = (Arc::new(Notify::new()), CancellationToken::new());
-        let state = Face {
-            rules: oddsd::rules_file::Rulebook::builtin(),
+        let state = AppState {
+            rules: oddsd::rules_file::RulesHandle::builtin(),
             store,
             reader: Reader::new(Arc::new(Cache::Off)),
-            live: Live::new(),
+            events: EventBus::new(),
             clock: Clock::Real,
             simulated: true,
-            audited: None,
-            waiting: Default::default(),
+            audit: None,
+            outbox_gauge: Default::default(),
             report_token: token.map(SecretString::from),
-            bell: Arc::clone(&bell),
+            relay_wakeup: Arc::clone(&bell),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!(
@@ -86,7 +86,7 @@ impl ReportApi {
     async fn stored(&self) -> Vec<String> {
         let mut rows = self
             .home
-            .look("SELECT kinds || ' ' || coalesce(event_key, '-') || ' ' || coalesce(detail, '-') FROM oddsd.outbox")
+            .query("SELECT kinds || ' ' || coalesce(event_key, '-') || ' ' || coalesce(detail, '-') FROM oddsd.outbox")
             .await;
         rows.sort();
         rows
@@ -114,7 +114,7 @@ fn task(run: usize) -> Value {
     json!({ "change": "task_completed", "task": "build_climate", "run_id": format!("ab-{run}") })
 }
 
-async fn change_is_stored_before_the_response(backend: Backend) {
+async fn change_is_stored_before_the_response(backend: DatabaseBackend) {
     let api = ReportApi::open(backend).await;
     let one = api.post(&task(1)).await;
     assert_eq!(
@@ -128,7 +128,7 @@ async fn change_is_stored_before_the_response(backend: Backend) {
     let woken = tokio::time::timeout(PATIENCE, api.bell.notified()).await;
     woken.expect("the relay is woken up");
 
-    api.home.meddle("DELETE FROM oddsd.outbox").await;
+    api.home.write("DELETE FROM oddsd.outbox").await;
     let row = json!({ "change": "row_changed", "table": "tlog", "op": "insert", "row": { "trig_id": 7, "user_id": null, "ok": true } });
     let price = json!({ "change": "price_changed", "event_id": "rac_1" });
     let moved = json!({ "change": "status_changed", "event_id": "rac_1", "market": "win" });
@@ -147,13 +147,13 @@ async fn change_is_stored_before_the_response(backend: Backend) {
         "the same change is stored once"
     );
 
-    api.home.meddle("DELETE FROM oddsd.outbox").await;
+    api.home.write("DELETE FROM oddsd.outbox").await;
     let thousand: Vec<Value> = (0..1_000).map(task).collect();
     assert_eq!(api.post(&json!(thousand)).await.body["accepted"], 1_000);
     assert_eq!(api.home.count("outbox").await, 1_000);
 }
 
-async fn invalid_change_does_not_affect_valid_ones(backend: Backend) {
+async fn invalid_change_does_not_affect_valid_ones(backend: DatabaseBackend) {
     let api = ReportApi::open(backend).await;
     let long = "x".repeat(513);
     let bad = [
@@ -246,7 +246,7 @@ async fn invalid_change_does_not_affect_valid_ones(backend: Backend) {
     assert_eq!(api.home.count("outbox").await, 2);
 }
 
-async fn oversized_request_is_refused_with_the_limit(backend: Backend) {
+async fn oversized_request_is_refused_with_the_limit(backend: DatabaseBackend) {
     let api = ReportApi::open(backend).await;
     let many: Vec<Value> = (0..1_001).map(task).collect();
     let answer = api.post(&json!(many)).await;
@@ -270,7 +270,7 @@ async fn oversized_request_is_refused_with_the_limit(backend: Backend) {
     assert_eq!(api.home.count("outbox").await, 0);
 }
 
-async fn request_without_the_token_is_refused(backend: Backend) {
+async fn request_without_the_token_is_refused(backend: DatabaseBackend) {
     let api = ReportApi::open(backend).await;
     let shown = [
         String::new(),
@@ -307,7 +307,7 @@ async fn request_without_the_token_is_refused(backend: Backend) {
     );
     assert_eq!(api.home.count("outbox").await, 0);
 
-    let home = backend.fresh().await;
+    let home = backend.migrated().await;
     let store = home.store.clone();
     let closed = ReportApi::serve(home, store, None).await;
     let answer = closed.post(&task(1)).await;
@@ -323,10 +323,10 @@ async fn request_without_the_token_is_refused(backend: Backend) {
 macro_rules! on_every_backend {
     ($($story:ident),+ $(,)?) => {
         mod on_postgres {
-            $(#[tokio::test] async fn $story() { super::$story(super::Backend::Postgres).await })+
+            $(#[tokio::test] async fn $story() { super::$story(super::DatabaseBackend::Postgres).await })+
         }
         mod on_sqlite {
-            $(#[tokio::test] async fn $story() { super::$story(super::Backend::Sqlite).await })+
+            $(#[tokio::test] async fn $story() { super::$story(super::DatabaseBackend::Sqlite).await })+
         }
     };
 }
@@ -339,17 +339,17 @@ on_every_backend!(
 
 #[tokio::test]
 async fn report_without_the_database_is_503_and_stores_nothing() {
-    let home = Backend::Postgres.fresh().await;
-    let (proxy, url) = Proxy::before_url(&home.url).await;
+    let home = DatabaseBackend::Postgres.migrated().await;
+    let (proxy, url) = FaultProxy::in_front_of_url(&home.url).await;
     let store = open(&url).await;
     let api = ReportApi::serve(home, store, Some(TOKEN)).await;
-    proxy.set(Wire::Cut);
+    proxy.set(ProxyMode::Cut);
     let away = api.post(&task(1)).await;
     assert_eq!(away.status, 503, "{}", away.body);
     let seconds = away.headers["retry-after"].to_str().expect("text");
     assert!(seconds.parse::<u32>().is_ok(), "{seconds}");
     assert_eq!(api.home.count("outbox").await, 0);
-    proxy.set(Wire::Pass);
+    proxy.set(ProxyMode::Pass);
     assert_eq!(api.post(&task(1)).await.status, 202);
     assert_eq!(api.home.count("outbox").await, 1);
 }
@@ -357,8 +357,8 @@ async fn report_without_the_database_is_503_and_stores_nothing() {
 /// The reported change is relayed, and the token is in no log line at any level.
 #[tokio::test]
 async fn daemon_relays_reports_and_never_logs_the_token() {
-    let home = Backend::Sqlite.fresh().await;
-    let settings = Settings::default()
+    let home = DatabaseBackend::Sqlite.migrated().await;
+    let settings = DaemonEnv::default()
         .with("FEED", "simulator")
         .with("DATABASE_URL", home.url.as_str())
         .with("LISTEN", "127.0.0.1:0")
@@ -366,7 +366,7 @@ async fn daemon_relays_reports_and_never_logs_the_token() {
         .with("AUDIT", "false")
         .with("LOG_FORMAT", "logfmt")
         .with("RUST_LOG", "trace");
-    let mut daemon = Daemon::start(&settings, &["run"]);
+    let mut daemon = DaemonProcess::start(&settings, &["run"]);
     let url = format!("{}/v1/changes", daemon.url().await);
     let bearer = format!("Bearer {TOKEN}");
     let taken = send(&url, &bearer, task(1).to_string()).await;
@@ -384,6 +384,6 @@ async fn daemon_relays_reports_and_never_logs_the_token() {
         rows => Err(rows),
     };
     eventually("the change is relayed", relayed).await;
-    let ended = daemon.stop().await.expect(0);
+    let ended = daemon.stop().await.expect_code(0);
     assert_eq!(ended.count("ReportCanary"), 0);
 }

@@ -6,15 +6,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use chrono::DateTime;
-use oddsd::live::{Activity, Live, ReadOutcome};
+use oddsd::live::{DaemonEvent, EventBus, ReadOutcome};
 use oddsd::log::{FieldValue, LOG_EVENTS, LogFormat, LogLayer, LogRecord, format_record};
 use oddsd_core::key::Key;
-use oddsd_core::model::{Counts, EventStatus, StatusSource};
+use oddsd_core::model::{CycleCounts, EventStatus, StatusSource};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 use tracing_subscriber::layer::SubscriberExt;
 
-use oddsd_testkit::log::hear_all;
+use oddsd_testkit::log::keep_callsites_enabled;
 
 const FORMATS: [LogFormat; 3] = [LogFormat::Pretty, LogFormat::Logfmt, LogFormat::Json];
 
@@ -25,7 +25,7 @@ fn written(format: LogFormat, work: impl FnOnce()) -> Vec<String> {
     let layer = LogLayer::new(format, false, move |text: &str| {
         sink.lock().expect("no panic while writing").push_str(text);
     });
-    hear_all();
+    keep_callsites_enabled();
     let subscriber = tracing_subscriber::registry().with(layer);
     tracing::subscriber::with_default(subscriber, work);
     let text = written.lock().expect("no panic while writing").clone();
@@ -39,8 +39,8 @@ fn without_time(line: &str) -> String {
     }
 }
 
-fn complete(counts: Counts, facts: u64) -> Activity {
-    Activity::CycleComplete {
+fn complete(counts: CycleCounts, facts: u64) -> DaemonEvent {
+    DaemonEvent::CycleComplete {
         cycle: 1042,
         counts,
         facts,
@@ -55,8 +55,8 @@ fn complete(counts: Counts, facts: u64) -> Activity {
     }
 }
 
-fn fetch_failed(needs_person: bool) -> Activity {
-    Activity::FetchFailed {
+fn fetch_failed(needs_person: bool) -> DaemonEvent {
+    DaemonEvent::FetchFailed {
         cycle: 1043,
         feed: "racing_api".into(),
         failure: if needs_person {
@@ -64,15 +64,15 @@ fn fetch_failed(needs_person: bool) -> Activity {
         } else {
             "server_error"
         },
-        needs_person,
+        needs_operator: needs_person,
         attempt: 2,
         retry_ms: 3500,
         error: "HTTP 503 from the feed".into(),
     }
 }
 
-fn invalidated(keys: Vec<Key>, attempts: u32, actor: Option<&str>) -> Activity {
-    Activity::Invalidated {
+fn invalidated(keys: Vec<Key>, attempts: u32, actor: Option<&str>) -> DaemonEvent {
+    DaemonEvent::Invalidated {
         cycle: actor.is_none().then_some(1042),
         rule: "live-odds".into(),
         backend: "upstash",
@@ -85,8 +85,8 @@ fn invalidated(keys: Vec<Key>, attempts: u32, actor: Option<&str>) -> Activity {
     }
 }
 
-fn invalidate_failed() -> Activity {
-    Activity::InvalidateFailed {
+fn invalidate_failed() -> DaemonEvent {
+    DaemonEvent::InvalidateFailed {
         cycle: Some(1044),
         backend: "upstash",
         keys: 4,
@@ -98,19 +98,19 @@ fn invalidate_failed() -> Activity {
 }
 
 /// Published events with their lines.
-fn golden() -> Vec<(Activity, &'static str)> {
-    let counts = Counts {
+fn golden() -> Vec<(DaemonEvent, &'static str)> {
+    let counts = CycleCounts {
         changed: 120,
         reopened: 7,
         unchanged: 2450,
         stale: 3,
         no_price: 4,
-        ..Counts::default()
+        ..CycleCounts::default()
     };
     let event_key = || Key::event_prices(&"rac_1".into());
     vec![
         (
-            Activity::Started {
+            DaemonEvent::Started {
                 version: "0.1.0",
                 feed: "racing_api".into(),
                 store: "postgres".into(),
@@ -123,7 +123,7 @@ fn golden() -> Vec<(Activity, &'static str)> {
             r#"level=info event=cycle.complete msg="Cycle complete: 127 updated | 2457 skipped | 3 races | 33 horses | 26 bookmakers | 0 errors" cycle=1042 inserted=0 updated=127 withdrawn=0 skipped=2457 rejected=0 fetch_ms=412 diff_ms=3 write_ms=38 next_s=10"#,
         ),
         (
-            complete(Counts::default(), 2),
+            complete(CycleCounts::default(), 2),
             r#"level=info event=cycle.complete msg="Cycle complete: 0 updated | 0 skipped | 3 races | 33 horses | 26 bookmakers | 0 errors" cycle=1042 inserted=0 updated=0 withdrawn=0 skipped=0 rejected=0 fetch_ms=412 diff_ms=3 write_ms=38 next_s=10 facts=2"#,
         ),
         (
@@ -155,7 +155,7 @@ fn golden() -> Vec<(Activity, &'static str)> {
             r#"level=error event=cycle.fetch_failed msg="Fetch from racing_api refused; next try in 3.5 s, but it needs a person" cycle=1043 feed=racing_api failure=unauthorized attempt=2 retry_ms=3500 error="HTTP 503 from the feed""#,
         ),
         (
-            Activity::StoreFailed {
+            DaemonEvent::StoreFailed {
                 cycle: 1043,
                 attempt: 1,
                 retry_ms: 2000,
@@ -164,7 +164,7 @@ fn golden() -> Vec<(Activity, &'static str)> {
             r#"level=warn event=cycle.store_failed msg="The database did not confirm; next try in 2 s, from the stored rows" cycle=1043 attempt=1 retry_ms=2000 error="connection reset""#,
         ),
         (
-            Activity::RefusedRemovals {
+            DaemonEvent::RefusedRemovals {
                 cycle: 9,
                 removals: 700,
                 open: 900,
@@ -172,7 +172,7 @@ fn golden() -> Vec<(Activity, &'static str)> {
             r#"level=warn event=cycle.removals_refused msg="Kept 700 of 900 open prices that the answer left out, until a second answer agrees" cycle=9 removals=700 open=900"#,
         ),
         (
-            Activity::Read {
+            DaemonEvent::Read {
                 key: Key::races_by_stage(),
                 state: ReadOutcome::Miss,
                 took_ms: 3,
@@ -181,7 +181,7 @@ fn golden() -> Vec<(Activity, &'static str)> {
             r#"level=debug event=cache.read msg="Cache miss: races:by-stage:v1" key=races:by-stage:v1 state=miss took_ms=3 cycle=5"#,
         ),
         (
-            Activity::PriceMoved {
+            DaemonEvent::PriceMoved {
                 cycle: 5,
                 event: "rac_1".into(),
                 selection: "hrs_2".into(),
@@ -194,20 +194,20 @@ fn golden() -> Vec<(Activity, &'static str)> {
             r#"level=debug event=price.moved msg="bet365: hrs_2 - → 4.5" cycle=5 race=rac_1 runner=hrs_2 bookmaker=bet365 from=- to=4.5 significant=true"#,
         ),
         (
-            Activity::Leading {
+            DaemonEvent::Leading {
                 holder: "a1b2".into(),
                 fence: 4,
             },
             r#"level=info event=lease.leading msg="Holding the lease as a1b2" holder=a1b2 fence=4"#,
         ),
         (
-            Activity::StandingBy {
+            DaemonEvent::StandingBy {
                 holder: "a1b2".into(),
             },
             r#"level=info event=lease.standby msg="Standing by: a1b2 holds the lease" holder=a1b2"#,
         ),
         (
-            Activity::StatusChanged {
+            DaemonEvent::StatusChanged {
                 cycle: 8,
                 status: EventStatus::Live,
                 by: StatusSource::Clock,
@@ -216,7 +216,7 @@ fn golden() -> Vec<(Activity, &'static str)> {
             r#"level=info event=status.changed msg="3 events are live now" cycle=8 status=live by=clock events=3"#,
         ),
         (
-            Activity::Stopped {
+            DaemonEvent::Stopped {
                 reason: "SIGTERM".into(),
             },
             r#"level=info event=daemon.stopped msg="oddsd stopped: SIGTERM" reason=SIGTERM"#,
@@ -227,19 +227,19 @@ fn golden() -> Vec<(Activity, &'static str)> {
 #[test]
 fn published_event_has_exactly_its_line() {
     for (activity, expected) in golden() {
-        let lines = written(LogFormat::Logfmt, || Live::new().say(activity));
+        let lines = written(LogFormat::Logfmt, || EventBus::new().publish(activity));
         assert_eq!(lines, [expected]);
     }
 }
 
 #[test]
 fn repeated_failure_is_one_line_and_a_count_at_its_end() {
-    let live = Live::new();
+    let live = EventBus::new();
     let lines = written(LogFormat::Logfmt, || {
         for _ in 0..28 {
-            live.say(fetch_failed(false));
+            live.publish(fetch_failed(false));
         }
-        live.say(complete(Counts::default(), 0));
+        live.publish(complete(CycleCounts::default(), 0));
     });
     assert_eq!(lines.len(), 3, "{lines:#?}");
     assert_eq!(
@@ -258,11 +258,11 @@ fn repeated_failure_is_one_line_and_a_count_at_its_end() {
 type Emitted = BTreeMap<String, Vec<(String, BTreeSet<String>)>>;
 
 fn emitted_by_golden_lines() -> Emitted {
-    let live = Live::new();
+    let live = EventBus::new();
     let lines = written(LogFormat::Json, || {
-        golden().into_iter().for_each(|(a, _)| live.say(a));
-        live.say(invalidate_failed());
-        live.say(invalidated(vec![Key::races_by_stage()], 1, None));
+        golden().into_iter().for_each(|(a, _)| live.publish(a));
+        live.publish(invalidate_failed());
+        live.publish(invalidated(vec![Key::races_by_stage()], 1, None));
     });
     let mut emitted = Emitted::new();
     for line in &lines {
@@ -450,14 +450,14 @@ fn log_events_have_an_up_to_date_page() {
 
 #[test]
 fn error_text_cannot_forge_a_line() {
-    let forged = Activity::StoreFailed {
+    let forged = DaemonEvent::StoreFailed {
         cycle: 1,
         attempt: 1,
         retry_ms: 1000,
         error: "x\" cycle=9\nts=now event=cycle.complete \u{1b}[2J".into(),
     };
     for format in FORMATS {
-        let lines = written(format, || Live::new().say(forged.clone()));
+        let lines = written(format, || EventBus::new().publish(forged.clone()));
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(!lines[0].contains('\u{1b}'), "{lines:?}");
     }

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use oddsd_core::model::{EventId, Scope};
-use oddsd_feeds::odds_api::{OddsApi, OddsFormat, Quota, Settings, parse_odds};
+use oddsd_feeds::odds_api::{OddsApi, OddsApiSettings, OddsFormat, Quota, parse_odds};
 use oddsd_feeds::replay::Replay;
-use oddsd_feeds::{Ask, Feed, FeedError};
+use oddsd_feeds::{Feed, FeedError, FetchRequest};
 use secrecy::SecretString;
 
-use crate::harness::event_sink::Taker;
+use crate::harness::event_sink::RecordingSink;
 use oddsd_testkit::WAIT_LIMIT;
-use oddsd_testkit::log::Log;
-use oddsd_testkit::odds_provider::{OddsProvider, Reply};
+use oddsd_testkit::log::CapturedLog;
+use oddsd_testkit::odds_provider::{OddsProvider, OddsReply};
 use oddsd_testkit::ports::free_port;
 use oddsd_testkit::recordings;
 
@@ -29,9 +29,9 @@ fn now() -> DateTime<Utc> {
     "2026-08-04T12:00:00Z".parse().expect("valid")
 }
 
-fn settings(url: &str) -> Settings {
+fn settings(url: &str) -> OddsApiSettings {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Settings {
+    OddsApiSettings {
         base_url: url.to_owned(),
         api_key: SecretString::from(CANARY),
         sport: "basketball_wnba".into(),
@@ -44,7 +44,7 @@ fn settings(url: &str) -> Settings {
     }
 }
 
-fn credits(reply: Reply, remaining: &str) -> Reply {
+fn credits(reply: OddsReply, remaining: &str) -> OddsReply {
     reply
         .with("x-requests-remaining", remaining)
         .with("x-requests-used", 2)
@@ -56,10 +56,13 @@ async fn league_is_one_request_with_its_cost() {
     let provider = OddsProvider::start().await;
     let mut feed = OddsApi::new(settings(&provider.url)).expect("settings");
     assert_eq!(feed.quota(), None);
-    provider.next(credits(Reply::says(200, GAMES), "498.0"));
-    let fetched = feed.fetch(&Ask::Everything, now()).await.expect("answers");
+    provider.push_reply(credits(OddsReply::complete(200, GAMES), "498.0"));
+    let fetched = feed
+        .fetch(&FetchRequest::Everything, now())
+        .await
+        .expect("answers");
     assert_eq!(
-        provider.asked(),
+        provider.requests(),
         [format!(
             "/v4/sports/basketball_wnba/odds?regions=us%2Cuk&markets=h2h%2Cspreads&oddsFormat=decimal&dateFormat=iso&apiKey={CANARY}"
         )]
@@ -72,7 +75,7 @@ async fn league_is_one_request_with_its_cost() {
     assert_eq!(feed.quota(), Some(quota));
     let snapshot = fetched.snapshot;
     assert_eq!(snapshot.scope, Scope::League("basketball_wnba".into()));
-    assert!(snapshot.rejects.is_empty(), "{}", snapshot.rejects);
+    assert!(snapshot.rejected.is_empty(), "{}", snapshot.rejected);
     let game = &snapshot.events[0];
     assert_eq!(game.event.name, "Aces @ Lynx");
     assert_eq!(game.event.sport, "basketball");
@@ -99,57 +102,72 @@ async fn league_is_one_request_with_its_cost() {
         ]
     );
 
-    provider.next(Reply::says(200, "[]"));
-    let ask = Ask::Events(vec!["g1".into(), "g2".into()]);
+    provider.push_reply(OddsReply::complete(200, "[]"));
+    let ask = FetchRequest::Events(vec!["g1".into(), "g2".into()]);
     let fetched = feed.fetch(&ask, now()).await.expect("answers");
-    assert!(provider.asked()[1].contains("eventIds=g1%2Cg2"));
+    assert!(provider.requests()[1].contains("eventIds=g1%2Cg2"));
     let ids = vec!["g1".into(), "g2".into()];
     assert_eq!(fetched.snapshot.scope, Scope::Events(ids));
 }
 
 #[tokio::test]
 async fn faults_map_to_their_error_kinds_without_the_key() {
-    let (log, _logging) = Log::start();
+    let (log, _logging) = CapturedLog::start();
     tracing::trace!("the log is on");
     let message = |text: &str| format!(r#"{{"message":"{text} {CANARY}","error_code":"{text}"}}"#);
     let html = format!("<html>{CANARY}</html>");
     let faults = [
-        ("unauthorized", Reply::says(401, message("INVALID_KEY"))),
-        ("unauthorized", Reply::says(403, html.clone())),
+        (
+            "unauthorized",
+            OddsReply::complete(401, message("INVALID_KEY")),
+        ),
+        ("unauthorized", OddsReply::complete(403, html.clone())),
         (
             "rate_limited",
-            Reply::says(401, message("OUT_OF_USAGE_CREDITS")),
+            OddsReply::complete(401, message("OUT_OF_USAGE_CREDITS")),
         ),
         (
             "rate_limited",
-            Reply::says(429, message("EXCEEDED_FREQ_LIMIT")).with("retry-after", 7),
+            OddsReply::complete(429, message("EXCEEDED_FREQ_LIMIT")).with("retry-after", 7),
         ),
-        ("bad_request", Reply::says(422, message("INVALID_MARKET"))),
-        ("not_found", Reply::says(404, message("UNKNOWN_SPORT"))),
-        ("server_error", Reply::says(503, html.clone())),
-        ("bad_answer", Reply::says(200, html)),
-        ("bad_answer", Reply::says(200, &GAMES[..300])),
-        ("bad_answer", Reply::says(200, message("sorry"))),
-        ("bad_answer", Reply::says(200, format!(r#"["{CANARY}"#))),
-        ("bad_answer", Reply::says(200, format!(r#"["{CANARY}"]"#))),
+        (
+            "bad_request",
+            OddsReply::complete(422, message("INVALID_MARKET")),
+        ),
+        (
+            "not_found",
+            OddsReply::complete(404, message("UNKNOWN_SPORT")),
+        ),
+        ("server_error", OddsReply::complete(503, html.clone())),
+        ("bad_answer", OddsReply::complete(200, html)),
+        ("bad_answer", OddsReply::complete(200, &GAMES[..300])),
+        ("bad_answer", OddsReply::complete(200, message("sorry"))),
         (
             "bad_answer",
-            Reply::says(302, "").with("location", format!("/v4?apiKey={CANARY}")),
+            OddsReply::complete(200, format!(r#"["{CANARY}"#)),
         ),
-        ("bad_answer", Reply::says(200, "")),
-        ("unreachable", Reply::BreaksOff),
-        ("unreachable", Reply::Silent),
+        (
+            "bad_answer",
+            OddsReply::complete(200, format!(r#"["{CANARY}"]"#)),
+        ),
+        (
+            "bad_answer",
+            OddsReply::complete(302, "").with("location", format!("/v4?apiKey={CANARY}")),
+        ),
+        ("bad_answer", OddsReply::complete(200, "")),
+        ("unreachable", OddsReply::Truncated),
+        ("unreachable", OddsReply::Hang),
     ];
     for (outcome, reply) in faults {
         // One provider for each: a request that timed out may still arrive late.
         let provider = OddsProvider::start().await;
         let mut settings = settings(&provider.url);
-        if matches!(reply, Reply::Silent) {
+        if matches!(reply, OddsReply::Hang) {
             settings.deadline = Duration::from_millis(100);
         }
         let mut feed = OddsApi::new(settings).expect("settings");
-        provider.next(reply.clone());
-        let result = feed.fetch(&Ask::Everything, now()).await;
+        provider.push_reply(reply.clone());
+        let result = feed.fetch(&FetchRequest::Everything, now()).await;
         let error = result.expect_err("no answer");
         assert_eq!(error.outcome(), outcome, "{reply:?}: {error}");
         for text in [error.to_string(), format!("{error:?}"), format!("{feed:?}")] {
@@ -161,7 +179,7 @@ async fn faults_map_to_their_error_kinds_without_the_key() {
     let closed = settings(&format!("http://127.0.0.1:{}", free_port()));
     let mut closed_port = OddsApi::new(closed).expect("settings");
     let error = closed_port
-        .fetch(&Ask::Everything, now())
+        .fetch(&FetchRequest::Everything, now())
         .await
         .expect_err("closed");
     assert_eq!(error.outcome(), "unreachable");
@@ -171,12 +189,15 @@ async fn faults_map_to_their_error_kinds_without_the_key() {
     let games = GAMES.strip_suffix(']').expect("a list");
     let provider = OddsProvider::start().await;
     let mut feed = OddsApi::new(settings(&provider.url)).expect("settings");
-    provider.next(Reply::says(
+    provider.push_reply(OddsReply::complete(
         200,
         format!(r#"{games},"{CANARY}",{{"id":"{CANARY}","sport_key":"{CANARY}"}}]"#),
     ));
-    let fetched = feed.fetch(&Ask::Everything, now()).await.expect("a list");
-    assert_eq!(fetched.snapshot.rejects.total(), 2);
+    let fetched = feed
+        .fetch(&FetchRequest::Everything, now())
+        .await
+        .expect("a list");
+    assert_eq!(fetched.snapshot.rejected.total(), 2);
     assert!(!format!("{fetched:?}").contains(CANARY));
 
     let log = log.text();
@@ -192,8 +213,8 @@ async fn exhausted_quota_stops_requests() {
     let mut settings = settings(&provider.url);
     settings.quota_floor = 10;
     let mut feed = OddsApi::new(settings).expect("settings");
-    provider.next(credits(Reply::says(200, GAMES), "10"));
-    feed.fetch(&Ask::Everything, now())
+    provider.push_reply(credits(OddsReply::complete(200, GAMES), "10"));
+    feed.fetch(&FetchRequest::Everything, now())
         .await
         .expect("the last one");
 
@@ -203,45 +224,45 @@ async fn exhausted_quota_stops_requests() {
         other => panic!("{other}"),
     };
     let error = feed
-        .fetch(&Ask::Everything, later(20))
+        .fetch(&FetchRequest::Everything, later(20))
         .await
         .expect_err("spent");
     assert_eq!(refused(error), Some(40));
-    assert_eq!(provider.asked().len(), 1);
+    assert_eq!(provider.requests().len(), 1);
 
     // An hour later the free list of sports still shows no credits …
-    provider.next(credits(Reply::says(200, "[]"), "10"));
+    provider.push_reply(credits(OddsReply::complete(200, "[]"), "10"));
     let error = feed
-        .fetch(&Ask::Everything, later(61))
+        .fetch(&FetchRequest::Everything, later(61))
         .await
         .expect_err("spent");
     assert_eq!(refused(error), Some(60));
     // … and another hour later the new month's credits.
-    provider.next(credits(Reply::says(200, "[]"), "500"));
-    provider.next(credits(Reply::says(200, GAMES), "496"));
-    feed.fetch(&Ask::Everything, later(122))
+    provider.push_reply(credits(OddsReply::complete(200, "[]"), "500"));
+    provider.push_reply(credits(OddsReply::complete(200, GAMES), "496"));
+    feed.fetch(&FetchRequest::Everything, later(122))
         .await
         .expect("credits");
-    let asked = provider.asked();
+    let asked = provider.requests();
     assert_eq!(asked.len(), 4);
     assert!(asked[1].starts_with("/v4/sports?") && asked[2].starts_with("/v4/sports?"));
 
     // A refusal for want of credits counts as much as the header does.
-    provider.next(Reply::says(
+    provider.push_reply(OddsReply::complete(
         401,
         r#"{"message":"Usage quota has been reached."}"#,
     ));
     let error = feed
-        .fetch(&Ask::Everything, later(123))
+        .fetch(&FetchRequest::Everything, later(123))
         .await
         .expect_err("spent");
     assert_eq!(refused(error), Some(60));
     let error = feed
-        .fetch(&Ask::Everything, later(124))
+        .fetch(&FetchRequest::Everything, later(124))
         .await
         .expect_err("spent");
     assert_eq!(refused(error), Some(59));
-    assert_eq!(provider.asked().len(), 5);
+    assert_eq!(provider.requests().len(), 5);
 }
 
 #[test]
@@ -341,7 +362,7 @@ fn client(provider: &OddsProvider) -> Feed {
 async fn known_game_is_skipped() {
     let provider = OddsProvider::start().await;
     let mut feed = client(&provider);
-    let mut taker = Taker::default();
+    let mut taker = RecordingSink::default();
     let looks = [
         (games(&["g1", "g2", "g3"], "1.80"), (3, 0)),
         (games(&["g1", "g2", "g3"], "1.80"), (0, 3)),
@@ -355,12 +376,14 @@ async fn known_game_is_skipped() {
     ];
     for (n, (body, expected)) in looks.into_iter().enumerate() {
         let rejected = u64::from(body.contains('?'));
-        provider.next(Reply::says(200, body));
-        let look = taker.look(&mut feed, &Ask::Everything, now()).await;
+        provider.push_reply(OddsReply::complete(200, body));
+        let look = taker
+            .fetch(&mut feed, &FetchRequest::Everything, now())
+            .await;
         let look = look.expect("a list");
         assert_eq!(taker.read_and_same(), expected, "look {n}");
         assert_eq!(look.scope, Scope::League("basketball_wnba".into()));
-        assert_eq!(look.rejects.total(), rejected, "look {n}");
+        assert_eq!(look.rejected.total(), rejected, "look {n}");
     }
 }
 
@@ -368,19 +391,21 @@ async fn known_game_is_skipped() {
 async fn duplicate_game_is_one_game() {
     let provider = OddsProvider::start().await;
     let mut feed = client(&provider);
-    let mut taker = Taker::default();
+    let mut taker = RecordingSink::default();
     // The second listing holds a bookmaker that the first does not.
     let twice = games(&["g1", "g2", "g1"], "1.95").replacen("draftkings", "fanduel", 1);
     for look in 1..=2 {
-        provider.next(Reply::says(200, twice.clone()));
-        let answer = taker.look(&mut feed, &Ask::Everything, now()).await;
+        provider.push_reply(OddsReply::complete(200, twice.clone()));
+        let answer = taker
+            .fetch(&mut feed, &FetchRequest::Everything, now())
+            .await;
         let answer = answer.expect("a list");
         assert_eq!(
-            (taker.begun, provider.asked().len()),
+            (taker.begun, provider.requests().len()),
             (2, look),
             "read once more, and paid for once"
         );
-        assert_eq!(answer.rejects.by_reason["duplicate_event"].rows, 1);
+        assert_eq!(answer.rejected.by_reason["duplicate_event"].rows, 1);
         let game = taker
             .read
             .iter()
@@ -395,11 +420,13 @@ async fn duplicate_game_is_one_game() {
 async fn key_in_a_game_is_masked_every_time() {
     let provider = OddsProvider::start().await;
     let mut feed = client(&provider);
-    let mut taker = Taker::default();
+    let mut taker = RecordingSink::default();
     for _ in 0..2 {
         let body = games(&["g1", "g2"], "1.80").replacen("Lynx", CANARY, 1);
-        provider.next(Reply::says(200, body));
-        let look = taker.look(&mut feed, &Ask::Everything, now()).await;
+        provider.push_reply(OddsReply::complete(200, body));
+        let look = taker
+            .fetch(&mut feed, &FetchRequest::Everything, now())
+            .await;
         look.expect("a list");
         let masked = taker.read.iter().find(|(game, _)| game.event.name == "***");
         let (_, may_be_skipped) = masked.expect("read again");

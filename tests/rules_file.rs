@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use oddsd_core::model::ChangeKind;
-use oddsd_core::rules::{REASONS, Rules, Then};
+use oddsd_core::rules::{Action, REASONS, Rules};
 use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
@@ -86,7 +86,7 @@ fn rules_schema_names_what_the_loader_accepts() {
         BTreeSet::from(kinds)
     );
     let rule = &schema["definitions"]["rule"]["properties"];
-    let then = Then::ALL.map(|then| then.as_str().to_owned());
+    let then = Action::ALL.map(|then| then.as_str().to_owned());
     assert_eq!(words(&rule["then"]["enum"]), BTreeSet::from(then));
     let reasons = REASONS.map(str::to_owned);
     assert_eq!(words(&rule["reason"]["enum"]), BTreeSet::from(reasons));
@@ -195,7 +195,7 @@ fn rules_schema_accepts_the_builtin_and_example_files() {
 #[test]
 fn rules_example_passes_its_own_tests() {
     let rules = Rules::parse("rules.toml", EXAMPLE).unwrap_or_else(|why| panic!("{why}"));
-    let (tests, failed) = rules.test();
+    let (tests, failed) = rules.run_tests();
     assert!(tests >= 6 && failed.is_empty(), "{failed:?}");
     assert!(
         rules.version().starts_with("2024-1 "),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use oddsd::clock::CronTicker;
 use oddsd_core::schedule::{
-    Backoff, Cadence, Cron, DuePoll, FailureKind, Plan, TrackedRace, next_poll,
+    Backoff, Cadence, Cron, DuePoll, FailureKind, PollPlanner, TrackedRace, next_poll,
 };
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
@@ -131,7 +131,7 @@ fn tracked(id: &str, off: i64, checked: Option<i64>) -> TrackedRace {
 }
 
 fn card_just_seen(races: &[TrackedRace]) -> DuePoll {
-    Plan::default().due(now(), races, Some(after(-20)))
+    PollPlanner::default().due(now(), races, Some(after(-20)))
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn plan_polls_many_due_races_as_one_whole_card() {
 
 #[test]
 fn plan_polls_the_whole_card_every_quarter_of_an_hour() {
-    let plan = Plan::default();
+    let plan = PollPlanner::default();
     let at = |card| plan.due(now(), &[], card);
     assert_eq!(at(None), DuePoll::Everything);
     assert_eq!(at(Some(after(-900))), DuePoll::Everything);
@@ -174,7 +174,7 @@ fn plan_after_a_clock_step_back_is_due_at_once() {
     let ahead = tracked("r", 600, Some(3600));
     assert_eq!(card_just_seen(&[ahead]), DuePoll::Races(vec!["r".into()]));
     assert_eq!(
-        Plan::default().due(now(), &[], Some(after(3600))),
+        PollPlanner::default().due(now(), &[], Some(after(3600))),
         DuePoll::Everything
     );
 }
@@ -186,7 +186,7 @@ proptest! {
         races in prop::collection::vec((1i64..12_000, -900i64..=0), 0..12),
         card in -900i64..=0,
     ) {
-        let plan = Plan::default();
+        let plan = PollPlanner::default();
         let races: Vec<_> = races.iter().enumerate()
             .map(|(n, (off, checked))| tracked(&format!("r{n}"), *off, Some(*checked)))
             .collect();

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::harness::program::Oddsd;
+use crate::harness::program::Program;
 use oddsd_testkit::ports::free_port;
 use oddsd_testkit::postgres;
 use oddsd_testkit::redis::RedisServer;
@@ -276,7 +276,7 @@ async fn secrets_stay_out_of_every_commands_output() {
 
     let mut runs = Vec::new();
     for (n, (what, trouble)) in troubles.iter().enumerate() {
-        let mut oddsd = Oddsd::new();
+        let mut oddsd = Program::new();
         for (name, value) in usual.iter().chain(trouble) {
             oddsd.set(name, value);
         }
@@ -314,7 +314,7 @@ async fn secrets_stay_out_of_every_commands_output() {
 /// Help shows the source and the value of a setting, but never the value of a secret.
 #[tokio::test]
 async fn secrets_stay_out_of_help_and_usage_errors() {
-    let mut oddsd = Oddsd::new();
+    let mut oddsd = Program::new();
     for (name, canary) in [
         ("RACING_API_USERNAME", "NameCanary"),
         ("RACING_API_PASSWORD", "PassCanary"),
@@ -347,8 +347,8 @@ async fn secrets_stay_out_of_help_and_usage_errors() {
     let ended = oddsd
         .run(&["status"])
         .await
-        .is(78)
-        .says(&[".env", "NAME=value"]);
+        .expect_code(78)
+        .expect_texts(&[".env", "NAME=value"]);
     seen.extend(shown(".env", &ended.all(), &forbidden));
     assert_eq!(seen, [""; 0]);
 }

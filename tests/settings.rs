@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::CommandFactory;
 use oddsd::cli::Cli;
 
-use crate::harness::program::Oddsd;
+use crate::harness::program::Program;
 
 /// Settings whose values must not be in a file of the repository.
 const SECRETS: [&str; 8] = [
@@ -124,7 +124,7 @@ fn env_example_has_every_setting_with_its_default_and_no_secret() {
 
 #[tokio::test]
 async fn env_example_is_read_by_the_program() {
-    let oddsd = Oddsd::new();
+    let oddsd = Program::new();
     let nothing = oddsd.run(&["check", "--offline", "--json"]).await;
     std::fs::write(oddsd.folder().join(".env"), file(".env.example")).expect("writes");
     let example = oddsd.run(&["check", "--offline", "--json"]).await;
@@ -133,7 +133,7 @@ async fn env_example_is_read_by_the_program() {
     let text = file(".env.example").replace("LISTEN=127.0.0.1:8080", "LISTEN=off");
     std::fs::write(oddsd.folder().join(".env"), text).expect("writes");
     let off = oddsd.run(&["check", "--offline"]).await;
-    off.says(&["off: a worker"]);
+    off.expect_texts(&["off: a worker"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use oddsd_core::model::{EventStatus, SelectionStatus};
-use oddsd_core::stage::{OddsRow, RaceRow, RunnerRow, Stage, payload};
+use oddsd_core::stage::{Stage, StoredOdds, StoredRace, StoredRunner, build_races_by_stage};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
@@ -10,8 +10,8 @@ fn now() -> DateTime<Utc> {
     "2026-03-14T13:00:00Z".parse().expect("valid")
 }
 
-fn race(id: &str, seconds_to_off: i64, runners: Vec<RunnerRow>) -> RaceRow {
-    RaceRow {
+fn race(id: &str, seconds_to_off: i64, runners: Vec<StoredRunner>) -> StoredRace {
+    StoredRace {
         id: id.into(),
         day: Some(now().date_naive()),
         time: Some("14:05".into()),
@@ -28,15 +28,15 @@ fn race(id: &str, seconds_to_off: i64, runners: Vec<RunnerRow>) -> RaceRow {
     }
 }
 
-fn runner(id: &str, number: &str, odds: &[(&str, &str, Option<&str>)]) -> RunnerRow {
-    RunnerRow {
+fn runner(id: &str, number: &str, odds: &[(&str, &str, Option<&str>)]) -> StoredRunner {
+    StoredRunner {
         id: id.into(),
         name: format!("Horse {id}"),
         number: Some(number.into()),
         status: SelectionStatus::Active,
         odds: odds
             .iter()
-            .map(|(bookmaker, decimal, fractional)| OddsRow {
+            .map(|(bookmaker, decimal, fractional)| StoredOdds {
                 bookmaker: (*bookmaker).into(),
                 fractional: fractional.map(Into::into),
                 decimal: decimal.parse().expect("a decimal"),
@@ -47,7 +47,7 @@ fn runner(id: &str, number: &str, odds: &[(&str, &str, Option<&str>)]) -> Runner
 
 #[test]
 fn races_by_stage_has_exactly_its_documented_fields() {
-    let gone = RunnerRow {
+    let gone = StoredRunner {
         status: SelectionStatus::NonRunner,
         ..runner("h9", "9", &[("Bet365", "1.5", None)])
     };
@@ -68,7 +68,8 @@ fn races_by_stage_has_exactly_its_documented_fields() {
         ),
         gone,
     ];
-    let text = serde_json::to_string(&payload([race("r1", 359, runners)], now())).expect("JSON");
+    let text = serde_json::to_string(&build_races_by_stage([race("r1", 359, runners)], now()))
+        .expect("JSON");
     assert_eq!(
         text,
         concat!(
@@ -92,7 +93,8 @@ fn races_by_stage_has_exactly_its_documented_fields() {
 #[test]
 fn races_by_stage_keeps_all_digits_of_a_decimal() {
     let runners = vec![runner("h1", "1", &[("A", "1234567890.123456789", None)])];
-    let text = serde_json::to_string(&payload([race("r1", 60, runners)], now())).expect("JSON");
+    let text = serde_json::to_string(&build_races_by_stage([race("r1", 60, runners)], now()))
+        .expect("JSON");
     assert!(
         text.contains(r#""odds_decimal":1234567890.123456789}"#),
         "{text}"
@@ -106,7 +108,7 @@ fn races_by_stage_marks_all_joint_favourites() {
         runner("h2", "2", &[("A", "3", None), ("B", "3.50", None)]),
         runner("h3", "3", &[("A", "9", None)]),
     ];
-    let answer = payload([race("r1", 60, runners)], now());
+    let answer = build_races_by_stage([race("r1", 60, runners)], now());
     let favourites: Vec<bool> = answer.stages.at_post[0]
         .runners_data
         .iter()
@@ -117,14 +119,14 @@ fn races_by_stage_marks_all_joint_favourites() {
 
 #[test]
 fn races_by_stage_omits_started_and_cancelled_races() {
-    let mut races: Vec<RaceRow> = (0..7).map(|_| race("r", 600, vec![])).collect();
+    let mut races: Vec<StoredRace> = (0..7).map(|_| race("r", 600, vec![])).collect();
     races[0].in_play = true;
     races[1].listed = false;
     races[2].status = EventStatus::Abandoned;
     races[3].status = EventStatus::Live;
     races[4].off = None;
     races[5].off = Some(now());
-    let answer = payload(races, now());
+    let answer = build_races_by_stage(races, now());
     assert_eq!(
         (answer.total_races, answer.stages.going_to_post.len()),
         (1, 1)
@@ -136,12 +138,12 @@ proptest! {
     fn races_by_stage_lists_every_race_to_come_once_and_sorted(
         offs in prop::collection::vec(-3600i64..12_000, 0..40)
     ) {
-        let races: Vec<RaceRow> = offs
+        let races: Vec<StoredRace> = offs
             .iter()
             .enumerate()
             .map(|(n, off)| race(&format!("r{n:02}"), *off, vec![]))
             .collect();
-        let answer = payload(races, now());
+        let answer = build_races_by_stage(races, now());
         let lists = [
             (Stage::AtPost, &answer.stages.at_post),
             (Stage::GoingToPost, &answer.stages.going_to_post),
@@ -172,14 +174,14 @@ proptest! {
     fn races_by_stage_takes_the_highest_price_as_best(prices in prop::collection::vec((1001i64..999_000, 0u32..9), 1..12)) {
         let odds = prices
             .iter()
-            .map(|(thousandths, book)| OddsRow {
+            .map(|(thousandths, book)| StoredOdds {
                 bookmaker: format!("Book {book}"),
                 fractional: None,
                 decimal: Decimal::new(*thousandths, 3),
             })
             .collect();
-        let horse = RunnerRow { odds, ..runner("h", "1", &[]) };
-        let answer = payload([race("r", 60, vec![horse])], now());
+        let horse = StoredRunner { odds, ..runner("h", "1", &[]) };
+        let answer = build_races_by_stage([race("r", 60, vec![horse])], now());
         let runner = &answer.stages.at_post[0].runners_data[0];
         let highest = prices.iter().map(|(t, _)| Decimal::new(*t, 3)).max();
         prop_assert_eq!(runner.best_odds_decimal, highest);

@@ -4,16 +4,16 @@
 use std::sync::Arc;
 
 use oddsd_core::key::Key;
-use oddsd_core::model::{ChangeKind, Reported};
-use oddsd_store::{Asked, Installed, StoreError};
+use oddsd_core::model::{ChangeKind, ExternalChange};
+use oddsd_store::{StoreError, WatchPlan, WatchRequest};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::daemon::{Daemon, Settings};
-use crate::harness::program::Oddsd;
-use crate::store::fixture::{Backend, Home};
+use crate::harness::daemon::{DaemonEnv, DaemonProcess};
+use crate::harness::program::Program;
+use crate::store::fixture::{DatabaseBackend, TestDatabase};
 use oddsd_testkit::postgres;
 use oddsd_testkit::{eventually, within};
 
@@ -21,13 +21,13 @@ const TLOG: &str = "CREATE TABLE tlog (id bigint PRIMARY KEY, user_id int, name 
 
 /// A database with an application's table, and a connection that writes into it.
 struct WatchTest {
-    database: Home,
+    database: TestDatabase,
     writer: PgConnection,
 }
 
 impl WatchTest {
     async fn with(table: &str) -> Self {
-        let database = Backend::Postgres.fresh().await;
+        let database = DatabaseBackend::Postgres.migrated().await;
         let mut test = Self {
             writer: postgres::connect(&database.url).await,
             database,
@@ -43,7 +43,7 @@ impl WatchTest {
         shown.unwrap_or_else(|why| panic!("{sql}: {why}"));
     }
 
-    async fn watch(&self, table: &str, columns: &[&str]) -> Installed {
+    async fn watch(&self, table: &str, columns: &[&str]) -> WatchPlan {
         let done = self
             .database
             .store
@@ -87,8 +87,8 @@ impl WatchTest {
     }
 }
 
-fn asked(table: &str, columns: &[&str]) -> Asked {
-    Asked {
+fn asked(table: &str, columns: &[&str]) -> WatchRequest {
+    WatchRequest {
         table: table.into(),
         columns: columns.iter().map(|column| column.to_string()).collect(),
         bulk: 1_000,
@@ -301,7 +301,7 @@ async fn watched_names_may_be_any_text() {
         "told": 1, "changed": 2, "oddsd_told": 3, "user\"ID": 4, "a.b": 5, "Größe": 6, "twice": 2
     }});
     assert_eq!(test.reported().await, [shown.clone(), shown]);
-    let listed = test.database.store.watched().await.expect("a list");
+    let listed = test.database.store.list_watches().await.expect("a list");
     assert_eq!(listed[0].table, named);
     assert_eq!(listed[0].columns[3], "user\"ID");
     test.database
@@ -337,7 +337,7 @@ async fn dropped_column_breaks_no_write() {
         test.reported().await,
         [any("update"), any("insert"), any("delete")]
     );
-    let listed = test.database.store.watched().await.expect("a list");
+    let listed = test.database.store.list_watches().await.expect("a list");
     assert_eq!(listed[0].missing, ["user_id"]);
 
     test.run("ALTER TABLE tlog RENAME TO trips").await;
@@ -347,7 +347,7 @@ async fn dropped_column_breaks_no_write() {
         [any("update")],
         "rules know it by this name"
     );
-    let listed = test.database.store.watched().await.expect("a list");
+    let listed = test.database.store.list_watches().await.expect("a list");
     assert_eq!(
         (listed[0].table.as_str(), listed[0].told_as.as_str()),
         ("trips", "tlog")
@@ -359,7 +359,10 @@ async fn dropped_column_breaks_no_write() {
         [json!({ "table": "trips", "op": "delete", "row": { "id": 4 } })]
     );
     test.run("DROP TABLE trips").await;
-    assert_eq!(test.database.store.watched().await.expect("a list"), []);
+    assert_eq!(
+        test.database.store.list_watches().await.expect("a list"),
+        []
+    );
 }
 
 #[tokio::test]
@@ -392,7 +395,7 @@ async fn partitions_are_watched_with_their_table() {
         .await;
     test.run("INSERT INTO tlog VALUES (7, 21)").await;
     assert_eq!(test.reported().await, [of("insert", 7)]);
-    let listed = test.database.store.watched().await.expect("a list");
+    let listed = test.database.store.list_watches().await.expect("a list");
     assert_eq!(listed.len(), 1, "{listed:?}");
     assert_eq!(
         (listed[0].partitions, &listed[0].not_covered[..]),
@@ -490,7 +493,7 @@ async fn unwatchable_relation_is_refused_with_the_reason() {
         }
     }
     assert_eq!(leftovers(&mut test).await, (0, 0));
-    let sqlite = Backend::Sqlite.fresh().await;
+    let sqlite = DatabaseBackend::Sqlite.migrated().await;
     let why = sqlite
         .store
         .watch(&asked("tlog", &[]), false)
@@ -547,7 +550,7 @@ async fn commit_of_another_writer_notifies() {
         .await
         .expect("a row");
     notified(&bell).await;
-    let reported = Reported {
+    let reported = ExternalChange {
         kind: ChangeKind::TaskCompleted,
         event: None,
         detail: r#"{"task":"build_climate"}"#.into(),
@@ -567,7 +570,7 @@ async fn commit_of_another_writer_notifies() {
     test.run("INSERT INTO tlog VALUES (2)").await;
     notified(&bell).await;
 
-    let quiet = Asked {
+    let quiet = WatchRequest {
         quiet: true,
         ..asked("tlog", &["id"])
     };
@@ -589,13 +592,13 @@ async fn rows_wait_for_an_absent_daemon() {
     let mut test = WatchTest::with(TLOG).await;
     test.watch("tlog", &["id"]).await;
     test.run("INSERT INTO tlog VALUES (1), (2)").await;
-    let settings = Settings::default()
+    let settings = DaemonEnv::default()
         .with("FEED", "simulator")
         .with("DATABASE_URL", test.database.url.as_str())
         .with("LISTEN", "off")
         .with("LOG_FORMAT", "logfmt")
         .with("AUDIT", "false");
-    let daemon = Daemon::start(&settings, &["run"]);
+    let daemon = DaemonProcess::start(&settings, &["run"]);
     for n in 3..10 {
         test.run(&format!("INSERT INTO tlog VALUES ({n})")).await;
     }
@@ -608,18 +611,18 @@ async fn rows_wait_for_an_absent_daemon() {
         }
     })
     .await;
-    daemon.stop().await.expect(0);
+    daemon.stop().await.expect_code(0);
 }
 
 #[tokio::test]
 async fn watch_command_reports_its_actions() {
     let test = WatchTest::with(TLOG).await;
-    let oddsd = Oddsd::new().with("DATABASE_URL", &test.database.url);
+    let oddsd = Program::new().with("DATABASE_URL", &test.database.url);
     oddsd
         .run(&["watch", "list"])
         .await
-        .is(0)
-        .says(&["no table is watched"]);
+        .expect_code(0)
+        .expect_texts(&["no table is watched"]);
     oddsd
         .run(&[
             "watch",
@@ -630,8 +633,8 @@ async fn watch_command_reports_its_actions() {
             "--dry-run",
         ])
         .await
-        .is(0)
-        .says(&[
+        .expect_code(0)
+        .expect_texts(&[
             "would watch tlog",
             "CREATE TRIGGER oddsd_watch_update",
             "SECURITY DEFINER",
@@ -639,8 +642,8 @@ async fn watch_command_reports_its_actions() {
     oddsd
         .run(&["watch", "list"])
         .await
-        .is(0)
-        .says(&["no table is watched"]);
+        .expect_code(0)
+        .expect_texts(&["no table is watched"]);
     let added = oddsd
         .run(&[
             "watch",
@@ -654,52 +657,56 @@ async fn watch_command_reports_its_actions() {
             "--json",
         ])
         .await
-        .is(0)
+        .expect_code(0)
         .json();
     assert_eq!(added["columns"], json!(["id", "user_id"]));
     assert_eq!(
         (&added["replaced"], &added["dry_run"]),
         (&json!(false), &json!(false))
     );
-    let listed = oddsd.run(&["watch", "list", "--json"]).await.is(0).json();
+    let listed = oddsd
+        .run(&["watch", "list", "--json"])
+        .await
+        .expect_code(0)
+        .json();
     assert_eq!(listed["watched"][0]["table"], "tlog");
     assert_eq!(listed["watched"][0]["bulk"], 50);
     assert_eq!(listed["watched"][0]["quiet"], true);
     oddsd
         .run(&["watch", "add", "tlog"])
         .await
-        .is(0)
-        .says(&["watching tlog", "watched before"]);
+        .expect_code(0)
+        .expect_texts(&["watching tlog", "watched before"]);
     oddsd
         .run(&["watch", "list"])
         .await
-        .is(0)
-        .says(&["tlog: the table alone"]);
+        .expect_code(0)
+        .expect_texts(&["tlog: the table alone"]);
     oddsd
         .run(&["watch", "add", "tlgo"])
         .await
-        .is(78)
-        .says(&["did you mean tlog?"]);
+        .expect_code(78)
+        .expect_texts(&["did you mean tlog?"]);
     oddsd
         .run(&["watch", "remove", "tlog", "--dry-run"])
         .await
-        .is(0)
-        .says(&["would no longer"]);
+        .expect_code(0)
+        .expect_texts(&["would no longer"]);
     oddsd
         .run(&["watch", "remove", "tlog"])
         .await
-        .is(0)
-        .says(&["no longer watching tlog"]);
+        .expect_code(0)
+        .expect_texts(&["no longer watching tlog"]);
     oddsd
         .run(&["watch", "remove", "tlog"])
         .await
-        .is(78)
-        .says(&["not watched"]);
-    let sqlite = Oddsd::new();
-    sqlite.run(&["migrate"]).await.is(0);
+        .expect_code(78)
+        .expect_texts(&["not watched"]);
+    let sqlite = Program::new();
+    sqlite.run(&["migrate"]).await.expect_code(0);
     sqlite
         .run(&["watch", "list"])
         .await
-        .is(78)
-        .says(&["only tables of Postgres"]);
+        .expect_code(78)
+        .expect_texts(&["only tables of Postgres"]);
 }

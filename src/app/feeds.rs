@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 #[cfg(feature = "simulator")]
 use super::SIMULATED;
 use crate::clock::Clock;
-use crate::config::{BadSetting, FeedKind, Settings};
+use crate::config::{FeedKind, InvalidSetting, Settings};
 use oddsd_feeds::Feed;
 use oddsd_feeds::odds_api::{self, OddsApi};
 use oddsd_feeds::racing_api::{RacingApi, RacingApiSettings};
@@ -47,7 +47,7 @@ fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::R
                 filled(&args.racing_api_username),
                 filled(&args.racing_api_password),
             ) else {
-                bail!(BadSetting(
+                bail!(InvalidSetting(
                     "The Racing API needs RACING_API_USERNAME and RACING_API_PASSWORD; set both, or try \
                      `oddsd demo`, which needs no key"
                         .into()
@@ -67,19 +67,19 @@ fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::R
         }
         FeedKind::OddsApi => {
             let Some(key) = filled(&args.odds_api_key) else {
-                bail!(BadSetting("The Odds API needs ODDS_API_KEY".into()))
+                bail!(InvalidSetting("The Odds API needs ODDS_API_KEY".into()))
             };
             let Some(sport) = args
                 .odds_api_sport
                 .as_deref()
                 .filter(|sport| !sport.trim().is_empty())
             else {
-                bail!(BadSetting(
+                bail!(InvalidSetting(
                     "The Odds API needs ODDS_API_SPORT, the league to poll, e.g. baseball_mlb"
                         .into()
                 ));
             };
-            let settings = odds_api::Settings {
+            let settings = odds_api::OddsApiSettings {
                 base_url: args.odds_api_url.clone(),
                 api_key: key.clone(),
                 sport: sport.trim().into(),
@@ -106,7 +106,7 @@ fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::R
             "this build leaves the simulator out; build with the feature `simulator`, or choose another FEED"
                 .into()
         )),
-        FeedKind::Betfair => bail!(BadSetting(
+        FeedKind::Betfair => bail!(InvalidSetting(
             "betfair streams come from recordings: `oddsd replay FILE --feed betfair`".into()
         )),
     }

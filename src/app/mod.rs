@@ -17,22 +17,22 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{self, Audited, Auditor, Canary, SampleRate};
+use crate::audit::{self, AuditHandle, Auditor, Canary, SampleRate};
 use crate::clock::{Clock, CronTicker};
-use crate::config::{BadSetting, Listen, Settings};
+use crate::config::{InvalidSetting, Listen, Settings};
 use crate::leader::Leader;
-use crate::live::{Activity, Live};
-use crate::poller::{Cycle, Ingest, Pace};
-use crate::relay::{DirectPath, RateAlert, Relay, hand_over};
-use crate::rules_file::{Rulebook, RulesKeeper};
+use crate::live::{DaemonEvent, EventBus};
+use crate::poller::{CycleOutcome, PollSchedule, Poller};
+use crate::relay::{DirectPath, RateAlert, Relay, direct_channel};
+use crate::rules_file::{RulesHandle, RulesWatcher};
 use crate::wakeups::Wakeups;
 use oddsd_cache::{Cache, Reader};
 use oddsd_core::key::Key;
 use oddsd_core::schedule::Cron;
 use oddsd_feeds::Feed;
 #[cfg(feature = "simulator")]
-use oddsd_feeds::simulator::Size;
-use oddsd_store::{Acquired, Checks, Poke, Store, StoreError};
+use oddsd_feeds::simulator::RaceDaySize;
+use oddsd_store::{AcquireResult, CommitNotifier, LastChecked, Store, StoreError};
 
 use feeds::filled;
 pub use feeds::{feed, feed_for_recording};
@@ -48,7 +48,7 @@ const ONCE_TRIES: u32 = 3;
 const WARM_QUEUE: usize = 64;
 /// The size of the provider's real days.
 #[cfg(feature = "simulator")]
-const SIMULATED: Size = Size {
+const SIMULATED: RaceDaySize = RaceDaySize {
     races: 57,
     bookmakers: 28,
 };
@@ -57,18 +57,18 @@ const SIMULATED: Size = Size {
 pub struct App {
     pub store: Store,
     pub cache: Arc<Cache>,
-    pub live: Live,
+    pub live: EventBus,
     clock: Clock,
     holder: String,
     lease_ttl: Duration,
-    poller: Ingest,
-    pace: Pace,
+    poller: Poller,
+    pace: PollSchedule,
     relay: Relay,
     direct: DirectPath,
     audit: Option<Audit>,
-    rules_watcher: RulesKeeper,
+    rules_watcher: RulesWatcher,
     warm_queue: mpsc::Receiver<Key>,
-    checks: Checks,
+    checks: LastChecked,
     listener: Option<TcpListener>,
     report_token: Option<SecretString>,
 }
@@ -87,10 +87,10 @@ impl App {
             Some(line) => {
                 let zone = settings.schedule.cron_timezone.name();
                 let cron = Cron::parse(line, zone, Utc::now())
-                    .map_err(|why| BadSetting(format!("CRON: {why:#}")))?;
-                Pace::Cron(Box::new(CronTicker::start(cron).await?))
+                    .map_err(|why| InvalidSetting(format!("CRON: {why:#}")))?;
+                PollSchedule::Cron(Box::new(CronTicker::start(cron).await?))
             }
-            None => Pace::Adaptive(settings.plan()),
+            None => PollSchedule::Adaptive(settings.plan()),
         };
         Self::build_with(settings, feed, Clock::Real, pace).await
     }
@@ -100,18 +100,18 @@ impl App {
         settings: &Settings,
         feed: Feed,
         clock: Clock,
-        pace: Pace,
+        pace: PollSchedule,
     ) -> anyhow::Result<Self> {
-        let live = Live::new();
+        let live = EventBus::new();
         let (rules, rules_watcher) = settings.rules()?;
         let store = open_store(settings).await?;
         let cache = Cache::open(&settings.cache())
             .await
-            .map_err(|why| BadSetting(format!("{why:#}")))?;
+            .map_err(|why| InvalidSetting(format!("{why:#}")))?;
         let cache = Arc::new(cache);
         let listener = bind(settings.daemon.listen).await?;
         let holder = settings.instance();
-        live.say(Activity::Started {
+        live.publish(DaemonEvent::Started {
             version: env!("CARGO_PKG_VERSION"),
             feed: feed.name().into(),
             store: store.backend().into(),
@@ -119,7 +119,7 @@ impl App {
         });
 
         let wakeups = Wakeups::default();
-        let (commits, direct) = hand_over();
+        let (commits, direct) = direct_channel();
         let (warm, warm_queue) = mpsc::channel(WARM_QUEUE);
         let reader = Reader::new(Arc::clone(&cache));
         let (audit_events, audit_queue) = audit::channel();
@@ -128,24 +128,24 @@ impl App {
             reader: reader.clone(),
             live: live.clone(),
             wakeups: wakeups.clone(),
-            auditor: audit_events.clone(),
-            warm: Some(warm),
+            audit_events: audit_events.clone(),
+            warm_queue: Some(warm),
             alert: RateAlert::above(settings.rules.removals_per_minute_warning),
-            again_after: settings.remove_again(),
-            ..Relay::alone(
+            second_removal_after: settings.second_removal_after(),
+            ..Relay::without_observers(
                 store.clone(),
                 Arc::clone(&cache),
                 rules.clone(),
                 holder.clone(),
             )
         };
-        let notifier = Poke {
+        let notifier = CommitNotifier {
             relay: Some(commits),
             auditor: audit_events,
-            bell: Arc::clone(&wakeups.outbox),
+            outbox_wakeup: Arc::clone(&wakeups.outbox),
         };
         let audit = settings.daemon.audit.then(|| {
-            let handle = Audited::new(sample_rate(&cache), rules, matches!(clock, Clock::Real));
+            let handle = AuditHandle::new(sample_rate(&cache), rules, matches!(clock, Clock::Real));
             let every = settings.canary(cache.is_billed());
             let every = every.filter(|_| !matches!(*cache, Cache::Off));
             Audit {
@@ -162,13 +162,13 @@ impl App {
                 },
             }
         });
-        let checks = Checks::default();
-        let poller = Ingest::new(
+        let checks = LastChecked::default();
+        let poller = Poller::new(
             feed,
             store.clone(),
             live.clone(),
             clock.clone(),
-            settings.ingest(),
+            settings.poller(),
             notifier,
             Arc::clone(&checks),
         )
@@ -216,14 +216,18 @@ impl App {
     }
 
     /// One cycle and one drain of the outbox, for an external cron.
-    pub async fn once(mut self, stop: CancellationToken) -> anyhow::Result<Once> {
-        let lease = match self.store.acquire(&self.holder, self.lease_ttl).await? {
-            Acquired::Mine(lease) => lease,
-            Acquired::HeldBy {
+    pub async fn once(mut self, stop: CancellationToken) -> anyhow::Result<OnceOutcome> {
+        let lease = match self
+            .store
+            .acquire_lease(&self.holder, self.lease_ttl)
+            .await?
+        {
+            AcquireResult::Granted(lease) => lease,
+            AcquireResult::HeldBy {
                 holder,
-                for_another,
+                expires_in: for_another,
             } => {
-                return Ok(Once::HeldElsewhere {
+                return Ok(OnceOutcome::HeldElsewhere {
                     holder,
                     for_another,
                 });
@@ -236,7 +240,7 @@ impl App {
             let (leader, stop) = (Arc::clone(&leader), lease_stop.clone());
             async move { leader.run(lease_sender, stop).await }
         });
-        let cycle = self.poller.look(&lease, ONCE_TRIES, &stop).await;
+        let cycle = self.poller.poll_once(&lease, ONCE_TRIES, &stop).await;
         let pending = self.relay.drain_all(ONCE_RELAY).await;
         lease_stop.cancel();
         let _ = leading.await;
@@ -246,10 +250,10 @@ impl App {
         }
         self.cache.close().await;
         self.store.close().await;
-        Ok(Once::Done { cycle, pending })
+        Ok(OnceOutcome::Done { cycle, pending })
     }
 
-    fn leader(&self, audit: Option<Audited>) -> Leader {
+    fn leader(&self, audit: Option<AuditHandle>) -> Leader {
         Leader {
             store: self.store.clone(),
             live: self.live.clone(),
@@ -268,9 +272,9 @@ impl App {
 }
 
 /// The result of [`App::once`].
-pub enum Once {
+pub enum OnceOutcome {
     Done {
-        cycle: Cycle,
+        cycle: CycleOutcome,
         /// Removals that are left to the next run.
         pending: Result<i64, StoreError>,
     },
@@ -311,10 +315,10 @@ fn sample_rate(cache: &Cache) -> SampleRate {
 
 /// The daemon's state as each renewal of the lease stores it; `oddsd status` reads it there.
 fn state_report(
-    live: &Live,
+    live: &EventBus,
     cache: &Arc<Cache>,
-    rules: &Rulebook,
-    audit: Option<Audited>,
+    rules: &RulesHandle,
+    audit: Option<AuditHandle>,
 ) -> impl Fn() -> serde_json::Value + Send + Sync + 'static {
     let (live, cache, started_at) = (live.clone(), Arc::clone(cache), Utc::now());
     let rules = rules.clone();

@@ -11,19 +11,19 @@ use tracing::Instrument;
 
 use super::App;
 use super::watchdog::watchdog;
-use crate::http::{self, Face};
+use crate::http::{self, AppState};
 use crate::leader::Leader;
-use crate::live::{Activity, Live};
-use crate::relay::FloorKeeper;
+use crate::live::{DaemonEvent, EventBus};
+use crate::relay::EpochMonitor;
 use oddsd_cache::Cache;
-use oddsd_store::{Lease, Store, StoreError};
+use oddsd_store::{Store, StoreError, WriterLease};
 
 pub struct Services {
     store: Store,
     cache: Arc<Cache>,
-    live: Live,
+    live: EventBus,
     leader: Arc<Leader>,
-    lease: watch::Receiver<Option<Lease>>,
+    lease: watch::Receiver<Option<WriterLease>>,
     /// Cancelled by the stop signal, and by a critical task that ends.
     closing: CancellationToken,
     poller: JoinHandle<Result<(), StoreError>>,
@@ -52,17 +52,17 @@ impl Services {
         let leader = Arc::new(app.leader(audit.clone()));
         let (relay, mut poller) = (app.relay, app.poller);
         let wakeups = relay.wakeups.clone();
-        let api = Arc::new(Face {
+        let api = Arc::new(AppState {
             store: app.store.clone(),
             reader: relay.reader.clone(),
             rules: relay.rules.clone(),
-            live: app.live.clone(),
+            events: app.live.clone(),
             clock: app.clock,
             simulated: poller.feed_name() == "simulator",
-            audited: audit,
-            waiting: Default::default(),
+            audit,
+            outbox_gauge: Default::default(),
             report_token: app.report_token,
-            bell: Arc::clone(&wakeups.outbox),
+            relay_wakeup: Arc::clone(&wakeups.outbox),
         });
 
         let electing = Arc::clone(&leader);
@@ -78,7 +78,7 @@ impl Services {
             Task::optional("listen", listening),
         ];
 
-        let monitor = FloorKeeper {
+        let monitor = EpochMonitor {
             store: app.store.clone(),
             cache: Arc::clone(&app.cache),
             wakeups,
@@ -164,7 +164,7 @@ impl Services {
             (None, true) => "asked to stop".into(),
             (None, false) => "the feed has ended".into(),
         };
-        self.live.say(Activity::Stopped { reason });
+        self.live.publish(DaemonEvent::Stopped { reason });
         self.cache.close().await;
         self.store.close().await;
         match (panicked, polled) {

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::cause::{AuditLevel, Cause};
 use super::stale::StaleRead;
-use super::state::Audited;
-use oddsd_cache::{Level, Loaded, Policy, Reader};
+use super::state::AuditHandle;
+use oddsd_cache::{CacheLevel, LoadedValue, Policy, Reader};
 use oddsd_core::key::Key;
-use oddsd_store::{Lease, Poke, Store};
+use oddsd_store::{CommitNotifier, Store, WriterLease};
 
 /// Without a clean probe for this long, and for so many intervals, a warning is logged.
 const MISSED_AFTER: Duration = Duration::from_secs(10);
@@ -29,9 +29,9 @@ const FRESH_FOR: Duration = Duration::from_secs(60);
 pub struct Canary {
     store: Store,
     reader: Reader,
-    notifier: Poke,
+    notifier: CommitNotifier,
     every: Duration,
-    handle: Audited,
+    handle: AuditHandle,
     next_at: Option<Instant>,
     pending: Option<PendingProbe>,
     is_missed: bool,
@@ -66,9 +66,9 @@ impl Canary {
     pub fn new(
         store: Store,
         reader: &Reader,
-        notifier: Poke,
+        notifier: CommitNotifier,
         every: Duration,
-        handle: Audited,
+        handle: AuditHandle,
     ) -> Self {
         Self {
             store,
@@ -84,7 +84,11 @@ impl Canary {
     }
 
     /// Works until `stop`, while this daemon leads.
-    pub async fn run(mut self, mut lease: watch::Receiver<Option<Lease>>, stop: CancellationToken) {
+    pub async fn run(
+        mut self,
+        mut lease: watch::Receiver<Option<WriterLease>>,
+        stop: CancellationToken,
+    ) {
         while !stop.is_cancelled() {
             let leads = lease.borrow_and_update().is_some();
             match leads {
@@ -115,12 +119,12 @@ impl Canary {
     async fn write_probe(&mut self, now: Instant) -> ProbeResult {
         self.next_at = Some(now + self.every);
         let key = Key::canary();
-        let write = self.store.touch_canary(&key);
+        let write = self.store.write_canary(&key);
         // A timeout does not cancel the write itself, which runs in a task of its own.
         let Ok(Ok(written)) = tokio::time::timeout(STORE_TIMEOUT, write).await else {
             return ProbeResult::Unknown;
         };
-        let row = written.told.as_ref().and_then(|claim| claim.rows.first());
+        let row = written.outbox.as_ref().and_then(|claim| claim.rows.first());
         let row = row.map(|row| row.id);
         {
             let canary = &mut self.handle.lock().canary;
@@ -133,7 +137,7 @@ impl Canary {
             written_at: now,
             queried_at: now,
         });
-        self.notifier.committed(written.told, Utc::now());
+        self.notifier.notify_commit(written.outbox, Utc::now());
         ProbeResult::Written
     }
 
@@ -146,8 +150,8 @@ impl Canary {
         let load = move || {
             let store = store.clone();
             async move {
-                let beat = store.canary().await?;
-                Ok(Loaded::new(beat.value.to_string(), beat.view))
+                let beat = store.last_canary().await?;
+                Ok(LoadedValue::new(beat.value.to_string(), beat.view))
             }
         };
         let Ok(served) = self.reader.read(&Key::canary(), &policy, load).await else {
@@ -163,8 +167,8 @@ impl Canary {
             return ProbeResult::Clean;
         }
         let (level, cause) = match served.level {
-            Level::First => (AuditLevel::First, Cause::FirstLevelGap),
-            Level::Second | Level::Loader => (AuditLevel::Second, Cause::Lost),
+            CacheLevel::L1 => (AuditLevel::First, Cause::FirstLevelGap),
+            CacheLevel::L2 | CacheLevel::Loader => (AuditLevel::Second, Cause::Lost),
         };
         let age = now.saturating_duration_since(probe.written_at);
         state.stale.add(StaleRead {

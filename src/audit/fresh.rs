@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::histogram::WindowedHistogram;
-use oddsd_store::{Commit, Gone, Purpose, Rows};
+use oddsd_store::{CommitEvent, Purpose, RowSet, SettledRows};
 
 /// The most commits whose removal is awaited. Of more, the oldest are given up and counted.
 const MOST_WAITING: usize = 16 * 1024;
@@ -39,8 +39,8 @@ impl FreshnessTracker {
         }
     }
 
-    pub fn committed(&mut self, commit: &Commit) {
-        let rows = &commit.claim.rows;
+    pub fn committed(&mut self, commit: &CommitEvent) {
+        let rows = &commit.batch.rows;
         let Some(last) = rows.iter().max_by_key(|row| row.id) else {
             return;
         };
@@ -58,12 +58,12 @@ impl FreshnessTracker {
         }
     }
 
-    pub fn removed(&mut self, gone: &Gone) {
+    pub fn removed(&mut self, gone: &SettledRows) {
         let rows = match &gone.rows {
-            Rows::These(rows) => rows.clone(),
-            Rows::Through(last, view) => {
+            RowSet::Ids(rows) => rows.clone(),
+            RowSet::Through(last, view) => {
                 let up_to = self.waiting.range(..=*last);
-                let seen = up_to.filter(|(_, waiting)| view.sees(waiting.transaction));
+                let seen = up_to.filter(|(_, waiting)| view.is_visible(waiting.transaction));
                 seen.map(|(row, _)| *row).collect()
             }
         };

@@ -35,7 +35,7 @@ impl Histogram {
     }
 
     /// Each bound in seconds, with the count of durations up to it.
-    pub fn within(&self) -> impl Iterator<Item = (f64, u64)> {
+    pub fn cumulative_counts(&self) -> impl Iterator<Item = (f64, u64)> {
         BOUNDS
             .iter()
             .zip(&self.counts)
@@ -127,7 +127,7 @@ mod tests {
             let quantile = histogram.quantile(percent as f64 / 100.0).expect("not empty");
             prop_assert!((lower..=upper + 1e-9).contains(&quantile), "{quantile} is not in {lower}..{upper}");
             prop_assert_eq!(histogram.count(), took.len() as u64);
-            let within: Vec<u64> = histogram.within().map(|(_, n)| n).collect();
+            let within: Vec<u64> = histogram.cumulative_counts().map(|(_, n)| n).collect();
             prop_assert!(within.is_sorted() && within.iter().all(|n| *n <= histogram.count()));
         }
     }

@@ -21,16 +21,16 @@ use tokio_util::sync::CancellationToken;
 
 use oddsd_cache::{Entry, Reader};
 use oddsd_core::key::Key;
-use oddsd_store::{Lease, Store, Told};
+use oddsd_store::{AuditEvent, Store, WriterLease};
 
 pub use canary::{Canary, ProbeResult};
 pub use cause::{AuditLevel, Cause};
 use cause::{LevelState, Observation};
 pub use histogram::{BOUNDS, Histogram};
 use sampler::WatchedKey;
-pub use sampler::{CHECK_OFFSETS, SampleRate, SloRatios, WITHIN};
+pub use sampler::{CHECK_OFFSETS, SLO_WINDOWS, SampleRate, SloRatios};
 pub use stale::StaleChange;
-pub use state::{Audited, CanaryReport, Percentiles, Report, Totals};
+pub use state::{AuditHandle, AuditReport, AuditTotals, CanaryReport, Percentiles};
 
 /// Commits and removals that wait for the auditor; those that find the queue full are not audited.
 const QUEUE: usize = 8 * 1024;
@@ -41,15 +41,15 @@ pub const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 const MAX_QUERIES: usize = 64;
 
 /// The queue from committers and relay to the auditor.
-pub fn channel() -> (mpsc::Sender<Told>, mpsc::Receiver<Told>) {
+pub fn channel() -> (mpsc::Sender<AuditEvent>, mpsc::Receiver<AuditEvent>) {
     mpsc::channel(QUEUE)
 }
 
 pub struct Auditor {
     pub store: Store,
     pub reader: Reader,
-    pub events: mpsc::Receiver<Told>,
-    pub handle: Audited,
+    pub events: mpsc::Receiver<AuditEvent>,
+    pub handle: AuditHandle,
     /// [`PROBE_TIMEOUT`].
     pub timeout: Duration,
 }
@@ -67,7 +67,11 @@ pub struct AuditOutcome {
 
 impl Auditor {
     /// Works until `stop`, while this daemon leads.
-    pub async fn run(mut self, lease: watch::Receiver<Option<Lease>>, stop: CancellationToken) {
+    pub async fn run(
+        mut self,
+        lease: watch::Receiver<Option<WriterLease>>,
+        stop: CancellationToken,
+    ) {
         while !stop.is_cancelled() {
             let next = self.handle.lock().sampler.next_due();
             tokio::select! {
@@ -184,10 +188,10 @@ impl<'a> ProbeSession<'a> {
 
     async fn read(&mut self, key: &Key) -> LevelSnapshot {
         // The first level before the second, which fills it.
-        let first = self.reader.peek_first(key);
+        let first = self.reader.peek_l1(key);
         let mut second = Err(());
         if self.cache_answers {
-            let lookup = self.reader.cache().look(key, &[]);
+            let lookup = self.reader.cache().get(key, &[]);
             if let Ok(Ok(found)) = tokio::time::timeout(self.timeout, lookup).await {
                 second = Ok(found.entry);
             }

@@ -8,10 +8,10 @@ use chrono::{DateTime, Utc};
 
 use super::cause::{Assessment, History, Observation, assess};
 use super::stale::StaleRead;
-use crate::rules_file::Rulebook;
+use crate::rules_file::RulesHandle;
 use oddsd_core::key::Key;
-use oddsd_core::rules::{Rules, Then};
-use oddsd_store::{Claimed, Commit, Purpose};
+use oddsd_core::rules::{Action, Rules};
+use oddsd_store::{CommitEvent, OutboxRow, Purpose};
 
 /// When the answers of a change are checked, after its commit.
 pub const CHECK_OFFSETS: [Duration; 5] = [
@@ -22,7 +22,7 @@ pub const CHECK_OFFSETS: [Duration; 5] = [
     Duration::from_secs(60),
 ];
 /// The service-level windows, each with the check that decides it. There is no check at 2 s: the one at 1 s decides.
-pub const WITHIN: [(&str, usize); 4] = [("50ms", 0), ("250ms", 1), ("2s", 2), ("60s", 4)];
+pub const SLO_WINDOWS: [(&str, usize); 4] = [("50ms", 0), ("250ms", 1), ("2s", 2), ("60s", 4)];
 /// The most keys checked for one change; those that most of its rows make wrong come first.
 const MOST_KEYS: usize = 8;
 
@@ -87,13 +87,13 @@ pub(super) struct DueCheck {
 /// each check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SloRatios {
-    pub clean: [(u64, u64); WITHIN.len()],
+    pub clean: [(u64, u64); SLO_WINDOWS.len()],
     pub stale_at: [u64; CHECK_OFFSETS.len()],
 }
 
 pub(super) struct Sampler {
     rate: SampleRate,
-    rules: Rulebook,
+    rules: RulesHandle,
     window: Option<(Instant, u32)>,
     open: VecDeque<SampledChange>,
     closed: SloRatios,
@@ -102,7 +102,7 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    pub fn new(rate: SampleRate, rules: Rulebook) -> Self {
+    pub fn new(rate: SampleRate, rules: RulesHandle) -> Self {
         Self {
             rate,
             rules,
@@ -115,8 +115,8 @@ impl Sampler {
     }
 
     /// Adds a commit to the checks, unless the rate is used up.
-    pub fn sample(&mut self, commit: &Commit) {
-        let keys = watched_keys(commit, self.rate.canaries, &self.rules.now());
+    pub fn sample(&mut self, commit: &CommitEvent) {
+        let keys = watched_keys(commit, self.rate.canaries, &self.rules.current());
         if keys.is_empty() || self.rate.most == 0 {
             return;
         }
@@ -129,7 +129,7 @@ impl Sampler {
         }
         self.window = Some((began, taken + 1));
         self.sampled += 1;
-        let rows = &commit.claim.rows;
+        let rows = &commit.batch.rows;
         self.open.push_back(SampledChange {
             number: self.sampled,
             at: commit.at,
@@ -233,7 +233,7 @@ impl Sampler {
 
 impl SloRatios {
     fn count(&mut self, clean: &[Option<bool>; CHECK_OFFSETS.len()]) {
-        for ((_, check), (clean_so_far, of)) in WITHIN.iter().zip(&mut self.clean) {
+        for ((_, check), (clean_so_far, of)) in SLO_WINDOWS.iter().zip(&mut self.clean) {
             let ever_stale = clean[*check..].contains(&Some(false));
             if ever_stale || clean[*check] == Some(true) {
                 *of += 1;
@@ -246,18 +246,18 @@ impl SloRatios {
     }
 
     /// The share that was clean within each of [`WITHIN`]; `None` of no change.
-    pub fn told(&self) -> impl Iterator<Item = (&'static str, Option<f64>)> {
-        let windows = WITHIN.iter().zip(self.clean);
+    pub fn clean_ratios(&self) -> impl Iterator<Item = (&'static str, Option<f64>)> {
+        let windows = SLO_WINDOWS.iter().zip(self.clean);
         windows.map(|((name, _), (clean, of))| (*name, (of > 0).then(|| clean as f64 / of as f64)))
     }
 }
 
 /// The keys whose answers this commit makes wrong, each with the newest of its rows.
-fn watched_keys(commit: &Commit, canaries: bool, rules: &Rules) -> Vec<WatchedKey> {
+fn watched_keys(commit: &CommitEvent, canaries: bool, rules: &Rules) -> Vec<WatchedKey> {
     let mut keys: BTreeMap<Key, (usize, i64, u64)> = BTreeMap::new();
-    for row in &commit.claim.rows {
+    for row in &commit.batch.rows {
         let named = match row.purpose {
-            Purpose::Again => continue,
+            Purpose::SecondRemoval => continue,
             Purpose::Canary if !canaries => continue,
             Purpose::Canary | Purpose::Change => row.keys.iter().cloned(),
         };
@@ -282,14 +282,14 @@ fn watched_keys(commit: &Commit, canaries: bool, rules: &Rules) -> Vec<WatchedKe
 
 /// Keys that rules remove for this row unconditionally. An answer marked stale may be served, and a movement may be
 /// too small.
-fn removed_keys(row: &Claimed, rules: &Rules) -> Vec<Key> {
+fn removed_keys(row: &OutboxRow, rules: &Rules) -> Vec<Key> {
     if row.purpose != Purpose::Change || !row.keys.is_empty() {
         return Vec::new();
     }
-    let hits = rules.decide(&row.change(), None).into_iter();
+    let hits = rules.match_change(&row.change(), None).into_iter();
     let aims = hits
-        .filter(|hit| hit.rule.then != Then::MarkStale)
-        .flat_map(|hit| hit.aims);
+        .filter(|hit| hit.rule.action != Action::MarkStale)
+        .flat_map(|hit| hit.targets);
     let unconditional = aims.filter(|aim| aim.if_moved.is_none());
     unconditional
         .filter_map(|aim| aim.target.key().cloned())
@@ -316,7 +316,7 @@ mod tests {
         fn a_change_is_clean_once_no_later_check_is_stale(checks in prop::collection::vec(any::<[bool; CHECK_OFFSETS.len()]>(), 1..20)) {
             let changes: Vec<Clean> = checks.iter().map(|checks| checks.map(Some)).collect();
             let ratios = ratios(&changes);
-            for ((_, check), (clean, of)) in WITHIN.iter().zip(ratios.clean) {
+            for ((_, check), (clean, of)) in SLO_WINDOWS.iter().zip(ratios.clean) {
                 let exact = checks.iter().filter(|checks| checks[*check..].iter().all(|clean| *clean)).count();
                 prop_assert_eq!((clean, of), (exact as u64, checks.len() as u64));
             }
@@ -328,7 +328,7 @@ mod tests {
         fn a_missing_check_is_no_proof(checks: [bool; CHECK_OFFSETS.len()], made: [bool; CHECK_OFFSETS.len()]) {
             let all = ratios(&[checks.map(Some)]);
             let some = ratios(&[std::array::from_fn(|n| made[n].then_some(checks[n]))]);
-            for (n, ((_, check), (clean, of))) in WITHIN.iter().zip(some.clean).enumerate() {
+            for (n, ((_, check), (clean, of))) in SLO_WINDOWS.iter().zip(some.clean).enumerate() {
                 prop_assert!(clean <= of && of <= 1);
                 prop_assert!(clean == 0 || made[*check] && checks[*check]);
                 let stale_was_seen = (*check..CHECK_OFFSETS.len()).any(|n| made[n] && !checks[n]);

@@ -14,12 +14,12 @@ use super::fresh::FreshnessTracker;
 use super::histogram::{Histogram, WindowedHistogram};
 use super::sampler::{CHECK_OFFSETS, SampleRate, Sampler, SloRatios};
 use super::stale::{StaleChange, StaleChangeLog};
-use crate::rules_file::Rulebook;
-use oddsd_store::{Gone, Rows, Told};
+use crate::rules_file::RulesHandle;
+use oddsd_store::{AuditEvent, RowSet, SettledRows};
 
 /// A handle to the audit state. Clones share it.
 #[derive(Clone)]
-pub struct Audited(Arc<AuditShared>);
+pub struct AuditHandle(Arc<AuditShared>);
 
 struct AuditShared {
     state: Mutex<AuditState>,
@@ -56,11 +56,11 @@ impl CanaryState {
     }
 
     /// True when the row that the canary waits for is among those.
-    fn note_removed(&mut self, gone: &Gone) -> bool {
+    fn note_removed(&mut self, gone: &SettledRows) -> bool {
         let is_ours = match &gone.rows {
-            Rows::These(rows) => rows.iter().any(|row| self.waits_for == Some(*row)),
+            RowSet::Ids(rows) => rows.iter().any(|row| self.waits_for == Some(*row)),
             // A range may end before the row. The canary then queries the outbox itself.
-            Rows::Through(..) => false,
+            RowSet::Through(..) => false,
         };
         self.is_removed |= is_ours;
         is_ours
@@ -86,7 +86,7 @@ pub struct CanaryReport {
 
 /// How fresh readers are. The field names are those of the API.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
+pub struct AuditReport {
     /// From the feed to readers; `None` where the feed's times are not those of the wall clock.
     pub freshness: Option<Percentiles>,
     pub commit_to_readable: Percentiles,
@@ -105,28 +105,28 @@ pub struct Report {
     pub offenders: Vec<StaleChange>,
 }
 
-impl Report {
+impl AuditReport {
     /// The same with few offenders.
-    pub fn short(mut self) -> Self {
+    pub fn with_few_offenders(mut self) -> Self {
         self.offenders.truncate(5);
         self
     }
 }
 
 /// Totals since start, for the metrics.
-pub struct Totals {
+pub struct AuditTotals {
     /// `None` where the feed's times are not those of the wall clock.
     pub freshness: Option<Histogram>,
     pub commit_to_readable: Histogram,
-    pub shares: SloRatios,
+    pub ratios: SloRatios,
     pub offenders: BTreeMap<Cause, u64>,
     pub canary_age: Option<Duration>,
 }
 
-impl Audited {
+impl AuditHandle {
     /// `real_clock`: the feed's times are those of the wall clock. `rules` decide which answers a change makes
     /// wrong.
-    pub fn new(rate: SampleRate, rules: Rulebook, real_clock: bool) -> Self {
+    pub fn new(rate: SampleRate, rules: RulesHandle, real_clock: bool) -> Self {
         Self(Arc::new(AuditShared {
             state: Mutex::new(AuditState {
                 freshness: FreshnessTracker::new(real_clock),
@@ -138,17 +138,17 @@ impl Audited {
         }))
     }
 
-    pub fn report(&self, now: Instant) -> Report {
+    pub fn report(&self, now: Instant) -> AuditReport {
         let state = self.lock();
         let ratios = state.sampler.ratios();
         let offsets = CHECK_OFFSETS.iter().map(|at| at.as_millis() as u64);
         let freshness = &state.freshness;
-        Report {
+        AuditReport {
             freshness: freshness
                 .real_clock
                 .then(|| percentiles(&freshness.feed, now)),
             commit_to_readable: percentiles(&freshness.commit, now),
-            clean: ratios.told().collect(),
+            clean: ratios.clean_ratios().collect(),
             stale_at_ms: offsets.zip(ratios.stale_at).collect(),
             looked_at: state.sampler.sampled,
             not_looked_at: state.sampler.skipped,
@@ -162,26 +162,26 @@ impl Audited {
         }
     }
 
-    pub fn totals(&self, now: Instant) -> Totals {
+    pub fn totals(&self, now: Instant) -> AuditTotals {
         let state = self.lock();
         let freshness = &state.freshness;
-        Totals {
+        AuditTotals {
             freshness: freshness.real_clock.then(|| freshness.feed.all.clone()),
             commit_to_readable: freshness.commit.all.clone(),
-            shares: state.sampler.ratios(),
+            ratios: state.sampler.ratios(),
             offenders: state.stale.counts(),
             canary_age: state.canary.age(now),
         }
     }
 
-    pub(super) fn apply(&self, event: &Told) {
+    pub(super) fn apply(&self, event: &AuditEvent) {
         let mut state = self.lock();
         match event {
-            Told::Committed(commit) => {
+            AuditEvent::Committed(commit) => {
                 state.freshness.committed(commit);
                 state.sampler.sample(commit);
             }
-            Told::Removed(gone) => {
+            AuditEvent::Removed(gone) => {
                 state.freshness.removed(gone);
                 if state.canary.note_removed(gone) {
                     self.0.canary_removed.notify_one();

@@ -13,9 +13,9 @@ use crate::app;
 use crate::clock::Clock;
 use crate::config::{Listen, Settings};
 use oddsd_cache::{Cache, CacheError};
-use oddsd_core::model::plain_text;
+use oddsd_core::model::sanitize_text;
 use oddsd_core::schedule::Cron;
-use oddsd_feeds::{Ask, Feed, FeedError};
+use oddsd_feeds::{Feed, FeedError, FetchRequest};
 use oddsd_store::{Store, StoreError, StoreStatus};
 
 /// A larger skew puts races into the wrong stage.
@@ -108,7 +108,7 @@ pub async fn check(settings: &Settings, args: &CheckArgs) -> anyhow::Result<Exit
             CheckVerdict::Warn => "warn",
             CheckVerdict::Fail => "FAIL",
         };
-        let (what, says) = (finding.what, plain_text(&finding.says, 600));
+        let (what, says) = (finding.what, sanitize_text(&finding.says, 600));
         out!("{mark}  {what:<9} {says}");
     }
     Ok(ExitCode::from(code))
@@ -119,8 +119,8 @@ fn check_rules(settings: &Settings, report: &mut CheckReport) {
         Ok((book, _)) => (book, settings.rules.rules_file.display()),
         Err(why) => return report.fail("rules", BAD_CONFIGURATION, why.to_string()),
     };
-    let (rules, state) = (book.now(), book.state());
-    let (tests, failed) = rules.test();
+    let (rules, state) = (book.current(), book.state());
+    let (tests, failed) = rules.run_tests();
     match (state.file, failed.first()) {
         (None, _) => report.ok(
             "rules",
@@ -195,7 +195,7 @@ async fn open_cache(settings: &Settings, report: &mut CheckReport) -> Option<Cac
             );
             None
         }
-        Ok(Cache::Memory(_)) => {
+        Ok(Cache::InProcess(_)) => {
             report.warn(
                 "cache",
                 "not configured: answers are cached in the daemon's process, and other programs cannot read them. Set REDIS_URL, or \
@@ -304,11 +304,11 @@ async fn check_database(settings: &Settings, report: &mut CheckReport) {
         }
         Err(why) => report.fail("schema", database_code(&why), why.to_string()),
     }
-    match store.rehearse_migration(false).await {
+    match store.dry_run_migration(false).await {
         Ok(_) => report.ok("rights", "tables and views can be created"),
         Err(why) => report.fail("rights", database_code(&why), why.to_string()),
     }
-    match store.clock().await {
+    match store.server_time().await {
         Ok(theirs) => check_clock(Utc::now() - theirs, report),
         Err(why) => report.fail("clock", database_code(&why), why.to_string()),
     }
@@ -387,17 +387,17 @@ async fn ping_cache(cache: &Cache, report: &mut CheckReport) {
 }
 
 async fn fetch(mut feed: Feed, report: &mut CheckReport) {
-    match feed.fetch(&Ask::Everything, Utc::now()).await {
+    match feed.fetch(&FetchRequest::Everything, Utc::now()).await {
         Ok(fetched) => {
             let (events, prices) = (
                 fetched.snapshot.events.len(),
                 count_prices(&fetched.snapshot),
             );
             report.ok("feed", format!("answers: {events} events, {prices} prices"));
-            if !fetched.snapshot.rejects.is_empty() {
+            if !fetched.snapshot.rejected.is_empty() {
                 report.warn(
                     "feed",
-                    format!("rejected rows: {}", fetched.snapshot.rejects),
+                    format!("rejected rows: {}", fetched.snapshot.rejected),
                 );
             }
             if let Feed::OddsApi(feed) = &feed

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::output::answer;
 use super::{is_led, open_existing, wait_for_daemon};
 use crate::config::Settings;
-use oddsd_core::model::{Event, EventId, EventStatus, plain_text};
+use oddsd_core::model::{Event, EventId, EventStatus, sanitize_text};
 
 #[derive(Debug, clap::Args)]
 pub struct CorrectArgs {
@@ -45,7 +45,7 @@ pub async fn correct(settings: &Settings, args: &CorrectArgs) -> anyhow::Result<
     let Some(found) = found else {
         bail!(
             "no event {:?} is stored; take an id from /v1/races/by-stage (race_id) or /v1/sidebar (event_id)",
-            plain_text(&args.event, 80)
+            sanitize_text(&args.event, 80)
         );
     };
     let (before, after) = (found.event.status.as_str(), args.status.as_str());
@@ -53,7 +53,7 @@ pub async fn correct(settings: &Settings, args: &CorrectArgs) -> anyhow::Result<
         status: args.status,
         ..found.event
     };
-    if let Some(clock) = corrected.moved_by_clock(Utc::now()) {
+    if let Some(clock) = corrected.due_clock_transition(Utc::now()) {
         bail!(
             "by its start {id} would become {} again at once. Use a status that the clock does not change: \
              suspended, postponed, cancelled, abandoned or completed",

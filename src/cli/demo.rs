@@ -18,14 +18,14 @@ use super::{duration, stop_on_signals};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Listen, Settings};
-use crate::live::{Activity, Heard, Live};
-use crate::poller::Pace;
-use oddsd_core::model::plain_text;
+use crate::live::{DaemonEvent, Delivery, EventBus};
+use crate::poller::PollSchedule;
+use oddsd_core::model::sanitize_text;
 use oddsd_feeds::Feed;
-use oddsd_feeds::simulator::{RaceDay, Simulator, Size};
+use oddsd_feeds::simulator::{RaceDay, RaceDaySize, Simulator};
 
 /// A card that fits a screen.
-const SIZE: Size = Size {
+const SIZE: RaceDaySize = RaceDaySize {
     races: 12,
     bookmakers: 12,
 };
@@ -71,7 +71,7 @@ pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCo
         &settings,
         feed,
         clock.clone(),
-        Pace::Adaptive(settings.plan()),
+        PollSchedule::Adaptive(settings.plan()),
     )
     .await?;
     let address = app.address().context("the demo needs a port")?;
@@ -133,20 +133,20 @@ async fn free_port(configured: Listen) -> anyhow::Result<Listen> {
 }
 
 /// Prints the daemon's events for a reader who does not know its log.
-async fn print_events(bus: Live, clock: Clock, stop: CancellationToken) {
-    let mut subscriber = bus.watch();
+async fn print_events(bus: EventBus, clock: Clock, stop: CancellationToken) {
+    let mut subscriber = bus.subscribe();
     loop {
         let published = tokio::select! {
             next = subscriber.next() => match next {
-                Some(Heard::Said(published)) => published,
-                Some(Heard::Missed(_)) => continue,
+                Some(Delivery::Event(published)) => published,
+                Some(Delivery::Missed(_)) => continue,
                 None => return,
             },
             () = stop.cancelled() => return,
         };
         let at = clock.now().with_timezone(&London).format("%H:%M:%S");
-        match &published.activity {
-            Activity::CycleComplete {
+        match &published.event {
+            DaemonEvent::CycleComplete {
                 cycle,
                 counts,
                 facts,
@@ -166,19 +166,19 @@ async fn print_events(bus: Live, clock: Clock, stop: CancellationToken) {
                     counts.withdrawn
                 );
             }
-            Activity::Invalidated { keys, took_ms, .. } => {
+            DaemonEvent::Invalidated { keys, took_ms, .. } => {
                 out!(
                     "{at}  cache    removed {} answers in {took_ms} ms: {}",
                     keys.len(),
                     shown(keys)
                 );
             }
-            Activity::RefusedRemovals { removals, open, .. } => {
+            DaemonEvent::RefusedRemovals { removals, open, .. } => {
                 out!(
                     "{at}  feed     {removals} of {open} prices are missing: kept until a second answer agrees"
                 );
             }
-            Activity::FetchFailed { error, .. } | Activity::StoreFailed { error, .. } => {
+            DaemonEvent::FetchFailed { error, .. } | DaemonEvent::StoreFailed { error, .. } => {
                 out!("{at}  failed   {error}");
             }
             _ => {}
@@ -227,7 +227,7 @@ struct DemoOdds {
 type LastPrices = HashMap<(String, String, String), (f64, String)>;
 
 /// Requests the racecard over HTTP like any other reader, and prints its price moves.
-async fn read(address: SocketAddr, bus: Live, clock: Clock, stop: CancellationToken) {
+async fn read(address: SocketAddr, bus: EventBus, clock: Clock, stop: CancellationToken) {
     let url = format!("http://{address}/v1/races/by-stage");
     let Ok(client) = reqwest::Client::builder()
         .no_proxy()
@@ -264,10 +264,10 @@ async fn read(address: SocketAddr, bus: Live, clock: Clock, stop: CancellationTo
     }
 }
 
-async fn first_cycle(bus: &Live) {
-    let mut subscriber = bus.watch();
+async fn first_cycle(bus: &EventBus) {
+    let mut subscriber = bus.subscribe();
     while let Some(next) = subscriber.next().await {
-        if matches!(next, Heard::Said(published) if matches!(published.activity, Activity::CycleComplete { .. }))
+        if matches!(next, Delivery::Event(published) if matches!(published.event, DaemonEvent::CycleComplete { .. }))
         {
             return;
         }
@@ -296,7 +296,7 @@ fn moves(last: &mut LastPrices, answer: DemoAnswer) -> Vec<String> {
                     Some(fractional) => format!("{} ({fractional})", odds.odds_decimal),
                     None => odds.odds_decimal.to_string(),
                 };
-                let bookmaker = plain_text(&odds.bookmaker, 40);
+                let bookmaker = sanitize_text(&odds.bookmaker, 40);
                 let (race_id, horse_id) = (race.race_id.clone(), runner.horse_id.clone());
                 let key = (race_id, horse_id, odds.bookmaker);
                 let now = (odds.odds_decimal, text.clone());
@@ -310,8 +310,8 @@ fn moves(last: &mut LastPrices, answer: DemoAnswer) -> Vec<String> {
                     };
                     moves.push(format!(
                         "{} ({} {}) {direction} {before_text} -> {text} at {bookmaker}",
-                        plain_text(&runner.horse_name, 40),
-                        plain_text(&race.course, 30),
+                        sanitize_text(&runner.horse_name, 40),
+                        sanitize_text(&race.course, 30),
                         race.race_time.as_deref().unwrap_or("?"),
                     ));
                 }

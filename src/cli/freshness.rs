@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::output::out;
-use oddsd_core::model::plain_text;
+use oddsd_core::model::sanitize_text;
 
 /// Number of stale reads in the text; `--json` has all of them.
 const SHOWN: usize = 5;
@@ -22,7 +22,7 @@ pub fn print_freshness(report: &Value) {
             percentiles(feed)
         ),
     }
-    let shares = crate::audit::WITHIN.iter().map(|(within, _)| {
+    let shares = crate::audit::SLO_WINDOWS.iter().map(|(within, _)| {
         match clean.get(*within).and_then(Value::as_f64) {
             Some(share) => format!("{} % within {within}", percent(share)),
             None => format!("? within {within}"),
@@ -39,7 +39,7 @@ pub fn print_freshness(report: &Value) {
     }
     let offenders = report["offenders"].as_array().into_iter().flatten();
     for offender in offenders.take(SHOWN) {
-        let text = |name: &str| plain_text(offender[name].as_str().unwrap_or("?"), 120);
+        let text = |name: &str| sanitize_text(offender[name].as_str().unwrap_or("?"), 120);
         out!(
             "offender  {} at {}: {} was old at the {} level from {} to {} ms after the commit",
             text("cause"),

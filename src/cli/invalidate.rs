@@ -12,13 +12,13 @@ use serde_json::json;
 use super::output::{answer, err};
 use super::rules::parse_change;
 use super::{DEPENDENCY_DOWN, is_led, open_existing, wait_for_daemon};
-use crate::config::{BadSetting, Settings};
+use crate::config::{InvalidSetting, Settings};
 use crate::relay::Relay;
 use oddsd_cache::Cache;
 use oddsd_core::key::{self, Key, Tag};
-use oddsd_core::model::{ChangeKind, EventId, EventStatus, plain_text};
-use oddsd_core::rules::{Change, Rules, Target};
-use oddsd_store::Place;
+use oddsd_core::model::{ChangeKind, EventId, EventStatus, sanitize_text};
+use oddsd_core::rules::{RuleChange, RuleTarget, Rules};
+use oddsd_store::EventContext;
 
 /// A running daemon polls the outbox every second, so this allows a few polls.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -64,17 +64,17 @@ impl InvalidateArgs {
 pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::Result<ExitCode> {
     let (rules, _) = settings.rules()?;
     let events = event_changes(settings, &args.event).await;
-    let mut targets = named_targets(args, &rules.now(), &events)?;
+    let mut targets = named_targets(args, &rules.current(), &events)?;
     let cache = Cache::open(&settings.cache())
         .await
-        .map_err(|why| BadSetting(format!("{why:#}")))?;
+        .map_err(|why| InvalidSetting(format!("{why:#}")))?;
     if let Some(beginning) = &args.scan {
         targets.extend(scan(&cache, beginning, args.scan_most).await?);
     }
     let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
     let object = json!({ "dry_run": args.dry_run, "keys": names });
     if targets.is_empty() && args.scan.is_none() {
-        bail!(BadSetting(
+        bail!(InvalidSetting(
             "name at least one key, --event, --tag, --sidebar, --change or --scan; e.g. oddsd invalidate races:by-stage:v1".into()
         ));
     }
@@ -87,8 +87,16 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
         answer(args.json, &object, &format!("would remove {names}"));
         return Ok(ExitCode::SUCCESS);
     }
-    let keys: Vec<Key> = targets.iter().filter_map(Target::key).cloned().collect();
-    let tags: Vec<Tag> = targets.iter().filter_map(Target::tag).cloned().collect();
+    let keys: Vec<Key> = targets
+        .iter()
+        .filter_map(RuleTarget::key)
+        .cloned()
+        .collect();
+    let tags: Vec<Tag> = targets
+        .iter()
+        .filter_map(RuleTarget::tag)
+        .cloned()
+        .collect();
     let reason = r#"{"reason":"SIDEBAR_REFRESH"}"#;
     let detail = args.names_only_sidebars().then_some(reason);
     let store = open_existing(settings).await?;
@@ -97,11 +105,12 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
     let led = is_led(&store).await?;
     // Without a cache that other processes see, this process cannot remove anything for readers. The rows
     // stay for a daemon that knows the cache.
-    let has_shared_cache = !matches!(cache, Cache::Memory(_) | Cache::Off);
+    let has_shared_cache = !matches!(cache, Cache::InProcess(_) | Cache::Off);
     if !led && has_shared_cache {
         let _ = tokio::time::timeout(PATIENCE, cache.connected()).await;
         // This process ends before a second removal would be due, so it makes none.
-        let relay = Relay::alone(store.clone(), Arc::new(cache), rules, settings.instance());
+        let relay =
+            Relay::without_observers(store.clone(), Arc::new(cache), rules, settings.instance());
         relay.drain(PATIENCE).await?;
     }
     let patience = if led { PATIENCE } else { Duration::ZERO };
@@ -130,35 +139,35 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
     Ok(code)
 }
 
-async fn scan(cache: &Cache, beginning: &str, limit: usize) -> anyhow::Result<Vec<Target>> {
+async fn scan(cache: &Cache, beginning: &str, limit: usize) -> anyhow::Result<Vec<RuleTarget>> {
     let _ = tokio::time::timeout(PATIENCE, cache.connected()).await;
-    let found = cache.scan(beginning, limit).await?;
-    if found.is_cut_off {
+    let found = cache.scan_unmanaged(beginning, limit).await?;
+    if found.is_truncated {
         err!(
             "there are more than {} keys that begin with {beginning:?}: run it again",
             found.keys.len()
         );
     }
-    Ok(found.keys.into_iter().map(Target::Key).collect())
+    Ok(found.keys.into_iter().map(RuleTarget::Key).collect())
 }
 
 /// The targets that the arguments name, without those of a scan.
 fn named_targets(
     args: &InvalidateArgs,
     rules: &Rules,
-    events: &[Change],
-) -> anyhow::Result<BTreeSet<Target>> {
+    events: &[RuleChange],
+) -> anyhow::Result<BTreeSet<RuleTarget>> {
     let mut targets = BTreeSet::new();
     for text in &args.keys {
         let target = match text.strip_suffix('*') {
-            Some(begin) if begin.ends_with(':') => Tag::family(begin).map(Target::Tag),
-            _ => Key::from_person(text).map(Target::Key),
+            Some(begin) if begin.ends_with(':') => Tag::prefix_tag(begin).map(RuleTarget::Tag),
+            _ => Key::from_user_input(text).map(RuleTarget::Key),
         };
         targets.insert(target.ok_or_else(|| invalid_target(text, "cache key"))?);
     }
     for text in &args.tag {
-        let tag = Tag::new(text.trim()).ok_or_else(|| invalid_target(text, "tag"))?;
-        targets.insert(Target::Tag(tag));
+        let tag = Tag::from_text(text.trim()).ok_or_else(|| invalid_target(text, "tag"))?;
+        targets.insert(RuleTarget::Tag(tag));
     }
     for text in &args.sidebar {
         let prefix = match text.split_once(':') {
@@ -166,19 +175,22 @@ fn named_targets(
             None => format!("{}:", key::escape(text)),
             Some((sport, league)) => format!("{}:{}:", key::escape(sport), key::escape(league)),
         };
-        let tag = Tag::family(&format!("sidebar:{prefix}"));
-        targets.insert(Target::Tag(
+        let tag = Tag::prefix_tag(&format!("sidebar:{prefix}"));
+        targets.insert(RuleTarget::Tag(
             tag.ok_or_else(|| invalid_target(text, "sidebar"))?,
         ));
     }
-    let changes: Vec<Change> = args
+    let changes: Vec<RuleChange> = args
         .change
         .iter()
         .map(|text| parse_change(text))
         .collect::<anyhow::Result<_>>()?;
     for change in changes.iter().chain(events) {
-        for hit in rules.decide(change, None) {
-            let aims = hit.aims.into_iter().filter(|aim| change.holds(aim));
+        for hit in rules.match_change(change, None) {
+            let aims = hit
+                .targets
+                .into_iter()
+                .filter(|aim| change.moved_enough_for(aim));
             targets.extend(aims.map(|aim| aim.target));
         }
     }
@@ -187,7 +199,7 @@ fn named_targets(
 
 /// A change of any kind for each event. The stored event narrows the rules that match; without it or without a
 /// database the change has every status.
-async fn event_changes(settings: &Settings, events: &[String]) -> Vec<Change> {
+async fn event_changes(settings: &Settings, events: &[String]) -> Vec<RuleChange> {
     let kinds = ChangeKind::ALL.into_iter();
     let kinds: BTreeSet<_> = kinds.filter(|kind| *kind != ChangeKind::Manual).collect();
     let store = match events.is_empty() {
@@ -196,14 +208,14 @@ async fn event_changes(settings: &Settings, events: &[String]) -> Vec<Change> {
     };
     let mut changes = Vec::new();
     for id in events.iter().map(EventId::new) {
-        let mut change = Change::of_event(kinds.clone(), &id);
+        let mut change = RuleChange::for_event(kinds.clone(), &id);
         // An id with control characters cannot exist, and Postgres rejects NUL.
         let possible = !id.as_str().chars().any(char::is_control);
         if let Some(store) = store.as_ref().filter(|_| possible)
             && let Ok(found) = store.event_prices(&id).await
             && let Some(found) = found.value
         {
-            Place::of(&found.event).tell(&mut change);
+            EventContext::from_event(&found.event).add_to(&mut change);
         } else {
             for status in EventStatus::ALL {
                 change.fields.add("current_status", status.as_str());
@@ -214,9 +226,9 @@ async fn event_changes(settings: &Settings, events: &[String]) -> Vec<Change> {
     changes
 }
 
-fn invalid_target(text: &str, kind: &str) -> BadSetting {
-    BadSetting(format!(
+fn invalid_target(text: &str, kind: &str) -> InvalidSetting {
+    InvalidSetting(format!(
         "{:?} is not a valid {kind}: it is empty, too long, or holds control characters",
-        plain_text(text, 80)
+        sanitize_text(text, 80)
     ))
 }

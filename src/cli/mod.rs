@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{BadSetting, Settings};
+use crate::config::{InvalidSetting, Settings};
 use crate::log::{self, LogOutput};
 use oddsd_core::model::Snapshot;
 use oddsd_feeds::FeedError;
@@ -164,7 +164,7 @@ fn print_error(why: &anyhow::Error) {
     let text = format!("{why:#}");
     let lines = text
         .lines()
-        .map(|line| oddsd_core::model::plain_text(line, 2_000));
+        .map(|line| oddsd_core::model::sanitize_text(line, 2_000));
     let text = lines.collect::<Vec<_>>().join("\n");
     let next = why.downcast_ref::<StoreError>().map_or("", next_step);
     err!("oddsd: {text}{next}");
@@ -183,7 +183,7 @@ fn exit_code(why: &anyhow::Error) -> u8 {
         if let Some(feed) = cause.downcast_ref::<FeedError>() {
             return feed_code(feed);
         }
-        if cause.is::<BadSetting>() {
+        if cause.is::<InvalidSetting>() {
             return BAD_CONFIGURATION;
         }
     }
@@ -216,7 +216,7 @@ async fn migrate(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
         false => Store::open(&settings.store()).await?,
     };
     let steps = match args.dry_run {
-        true => store.rehearse_migration(args.adopt).await,
+        true => store.dry_run_migration(args.adopt).await,
         false => store.migrate(args.adopt).await,
     };
     store.close().await;
@@ -234,7 +234,7 @@ async fn migrate(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<Exit
 /// Opens the database for a command that must not create one, as SQLite would.
 async fn open_existing(settings: &Settings) -> anyhow::Result<Store> {
     if let Some(file) = missing_file(settings) {
-        anyhow::bail!(BadSetting(format!(
+        anyhow::bail!(InvalidSetting(format!(
             "there is no database {}; create it with `oddsd run` or `oddsd migrate`, or correct DATABASE_URL",
             file.display()
         )));

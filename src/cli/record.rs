@@ -9,12 +9,12 @@ use anyhow::Context;
 use super::output::{err, out};
 use super::{FAILED, count_prices, duration, stop_on_signals};
 use crate::app;
-use crate::clock::{Clock, Wait};
+use crate::clock::{Clock, SleepResult};
 use crate::config::Settings;
-use crate::poller::failure;
+use crate::poller::classify_failure;
 use oddsd_core::schedule::{Backoff, next_poll};
 use oddsd_feeds::recording::{RecordedFeed, Recorder};
-use oddsd_feeds::{Ask, Feed, FeedError};
+use oddsd_feeds::{Feed, FeedError, FetchRequest};
 
 #[derive(Debug, clap::Args)]
 pub struct RecordArgs {
@@ -41,7 +41,7 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
     loop {
         let now = clock.now();
         let fetched = tokio::select! {
-            fetched = feed.fetch(&Ask::Everything, now) => fetched,
+            fetched = feed.fetch(&FetchRequest::Everything, now) => fetched,
             () = stop.cancelled() => break,
         };
         let wait = match fetched {
@@ -68,7 +68,7 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
             Err(FeedError::Ended) => break,
             Err(why) => {
                 failures += 1;
-                let wait = Backoff::FEED.delay(failure(&why), failures, fastrand::f64());
+                let wait = Backoff::FEED.delay(classify_failure(&why), failures, fastrand::f64());
                 err!(
                     "{} not recorded, again in {} s: {why}",
                     now.format("%H:%M:%S"),
@@ -81,7 +81,7 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
                 wait
             }
         };
-        if clock.sleep(wait, &stop).await == Wait::Stopped {
+        if clock.sleep(wait, &stop).await == SleepResult::Stopped {
             break;
         }
     }

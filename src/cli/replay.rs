@@ -12,10 +12,10 @@ use super::output::{err, out};
 use super::{FAILED, stop_on_signals};
 use crate::app::App;
 use crate::clock::Clock;
-use crate::config::{BadSetting, FeedKind, Listen, Settings};
-use crate::live::{Counters, Live};
-use crate::poller::Pace;
-use oddsd_core::model::Counts;
+use crate::config::{FeedKind, InvalidSetting, Listen, Settings};
+use crate::live::{Counters, EventBus};
+use crate::poller::PollSchedule;
+use oddsd_core::model::CycleCounts;
 use oddsd_feeds::Feed;
 use oddsd_feeds::recording::RecordedFeed;
 use oddsd_feeds::replay::Replay;
@@ -46,7 +46,7 @@ fn speed(text: &str) -> Result<f64, String> {
 struct ReplaySummary {
     snapshots: u64,
     #[serde(flatten)]
-    counts: Counts,
+    counts: CycleCounts,
     seconds: f64,
 }
 
@@ -58,13 +58,13 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
         FeedKind::RacingApi => RecordedFeed::RacingApi,
         FeedKind::OddsApi => RecordedFeed::OddsApi,
         FeedKind::Betfair => RecordedFeed::Betfair,
-        FeedKind::Simulator => anyhow::bail!(BadSetting(
+        FeedKind::Simulator => anyhow::bail!(InvalidSetting(
             "recordings of the simulator have the format of The Racing API; pass --feed racing-api"
                 .into()
         )),
     };
     if replay.feed() != wanted {
-        anyhow::bail!(BadSetting(format!(
+        anyhow::bail!(InvalidSetting(format!(
             "{} is a recording of {}, not of {}; pass --feed {}",
             args.file.display(),
             replay.feed().as_str(),
@@ -74,7 +74,7 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
     }
     // The times in a recording are past, so freshness means nothing.
     settings.daemon.audit = false;
-    let pace = Pace::AsRecorded { speed: args.speed };
+    let pace = PollSchedule::AsRecorded { speed: args.speed };
     let stop = stop_on_signals(None)?;
     let app = App::build_with(&settings, Feed::Replay(Box::new(replay)), Clock::Real, pace).await?;
     let live = app.live.clone();
@@ -107,7 +107,7 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
 }
 
 /// Prints the progress: on a terminal in place, elsewhere as lines.
-async fn progress(live: Live) {
+async fn progress(live: EventBus) {
     const TERMINAL_EVERY: Duration = Duration::from_millis(250);
     const LINE_EVERY: Duration = Duration::from_secs(10);
     let terminal = std::io::stderr().is_terminal();
@@ -144,7 +144,7 @@ async fn verify(settings: &Settings) -> anyhow::Result<()> {
     let loaded = store.load().await?;
     let status = store.status().await?;
     store.close().await;
-    let open = loaded.book.open_prices() as i64;
+    let open = loaded.state.open_prices() as i64;
     anyhow::ensure!(
         open == status.open_prices && status.outbox_pending == 0,
         "read back {open} open prices where the tables count {}, with {} removals pending",
@@ -153,7 +153,7 @@ async fn verify(settings: &Settings) -> anyhow::Result<()> {
     );
     err!(
         "verified: {open} open prices of {} events read back, no removal pending",
-        loaded.book.events.len()
+        loaded.state.events.len()
     );
     Ok(())
 }

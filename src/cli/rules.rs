@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::FAILED;
 use super::output::out;
-use crate::config::{BadSetting, Settings};
-use oddsd_core::rules::{Aim, Change, Hit, Rules};
+use crate::config::{InvalidSetting, Settings};
+use oddsd_core::rules::{PlannedTarget, RuleChange, RuleMatch, Rules};
 
 #[derive(Debug, Args)]
 pub struct RulesCommand {
@@ -60,7 +60,7 @@ pub fn rules(settings: &Settings, command: &RulesCommand) -> anyhow::Result<Exit
 
 fn check(settings: &Settings, args: &FileArgs) -> anyhow::Result<ExitCode> {
     let (name, rules) = file(settings, args.file.as_deref())?;
-    let (tests, failed) = rules.test();
+    let (tests, failed) = rules.run_tests();
     if args.json {
         let all: Vec<Value> = rules.iter().map(|rule| json!(&*rule.name)).collect();
         out!(
@@ -85,7 +85,7 @@ fn check(settings: &Settings, args: &FileArgs) -> anyhow::Result<ExitCode> {
 
 fn test(settings: &Settings, args: &FileArgs) -> anyhow::Result<ExitCode> {
     let (name, rules) = file(settings, args.file.as_deref())?;
-    let (tests, failed) = rules.test();
+    let (tests, failed) = rules.run_tests();
     if args.json {
         let failed: Vec<Value> = failed
             .iter()
@@ -117,7 +117,7 @@ fn test(settings: &Settings, args: &FileArgs) -> anyhow::Result<ExitCode> {
 
 /// The keys of a matching rule: those that the change removes, and those whose price has not moved enough.
 struct ExplainedRule<'a> {
-    hit: &'a Hit<'a>,
+    hit: &'a RuleMatch<'a>,
     removed: Vec<String>,
     kept: Vec<String>,
 }
@@ -129,11 +129,15 @@ fn explain(settings: &Settings, args: &ExplainArgs) -> anyhow::Result<ExitCode> 
         (None, false) => Arc::clone(Rules::builtin()),
     };
     let change = parse_change(&args.change)?;
-    let hits = rules.decide(&change, None);
+    let hits = rules.match_change(&change, None);
     let unmet = rules.near_misses(&change);
     let explained = hits.iter().map(|hit| {
-        let (removed, kept): (Vec<_>, Vec<_>) = hit.aims.iter().partition(|aim| change.holds(aim));
-        let texts = |aims: &[&Aim]| aims.iter().map(|aim| aim.target.to_string()).collect();
+        let (removed, kept): (Vec<_>, Vec<_>) = hit
+            .targets
+            .iter()
+            .partition(|aim| change.moved_enough_for(aim));
+        let texts =
+            |aims: &[&PlannedTarget]| aims.iter().map(|aim| aim.target.to_string()).collect();
         let (removed, kept) = (texts(&removed), texts(&kept));
         ExplainedRule { hit, removed, kept }
     });
@@ -144,8 +148,8 @@ fn explain(settings: &Settings, args: &ExplainArgs) -> anyhow::Result<ExitCode> 
             .map(|ExplainedRule { hit, removed, kept }| {
                 let targets: Vec<&str> = hit.rule.targets.iter().map(|target| target.text.as_str()).collect();
                 json!({
-                    "rule": &*hit.rule.name, "then": hit.rule.then.as_str(), "reason": hit.reason, "targets": targets,
-                    "keys": removed, "held": kept, "errors": hit.faults,
+                    "rule": &*hit.rule.name, "then": hit.rule.action.as_str(), "reason": hit.reason, "targets": targets,
+                    "keys": removed, "held": kept, "errors": hit.errors,
                 })
             })
             .collect();
@@ -177,7 +181,7 @@ fn explain(settings: &Settings, args: &ExplainArgs) -> anyhow::Result<ExitCode> 
 
 fn print_rule(ExplainedRule { hit, removed, kept }: &ExplainedRule) {
     let rule = hit.rule;
-    let (reason, then) = (hit.reason, rule.then.as_str());
+    let (reason, then) = (hit.reason, rule.action.as_str());
     out!("rule {} ({reason}, {then})", rule.name);
     for target in &rule.targets {
         out!("  target {}", target.text);
@@ -188,29 +192,29 @@ fn print_rule(ExplainedRule { hit, removed, kept }: &ExplainedRule) {
     for key in kept {
         out!("    keeps {key}: the price has not moved far enough");
     }
-    for fault in &hit.faults {
+    for fault in &hit.errors {
         out!("    error: {fault}");
     }
 }
 
 /// Parses a change from the command line.
-pub fn parse_change(text: &str) -> anyhow::Result<Change> {
+pub fn parse_change(text: &str) -> anyhow::Result<RuleChange> {
     let value: Value = serde_json::from_str(text).map_err(|why| {
-        BadSetting(format!(
+        InvalidSetting(format!(
             "--change is not JSON: {why}; write --change '{{\"change\":\"price_changed\",\"event_id\":\"rac_1\"}}'"
         ))
     })?;
-    Ok(Change::parse(&value).map_err(|why| BadSetting(format!("--change: {why}")))?)
+    Ok(RuleChange::parse(&value).map_err(|why| InvalidSetting(format!("--change: {why}")))?)
 }
 
 fn file(settings: &Settings, path: Option<&Path>) -> anyhow::Result<(String, Rules)> {
     let path = path.unwrap_or(&settings.rules.rules_file);
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|why| {
-        BadSetting(format!(
+        InvalidSetting(format!(
             "cannot read {name}: {why}; pass the rules file, or set RULES_FILE"
         ))
     })?;
-    let rules = Rules::parse(&name, &text).map_err(|why| BadSetting(why.to_string()))?;
+    let rules = Rules::parse(&name, &text).map_err(|why| InvalidSetting(why.to_string()))?;
     Ok((name, rules))
 }

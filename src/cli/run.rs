@@ -11,9 +11,9 @@ use super::output::{err, out};
 use super::{
     DEPENDENCY_DOWN, FAILED, HELD_ELSEWHERE, duration, exit_code, feed_code, stop_on_signals,
 };
-use crate::app::{App, Once};
-use crate::config::{BadSetting, Listen, Settings};
-use crate::poller::Cycle;
+use crate::app::{App, OnceOutcome};
+use crate::config::{InvalidSetting, Listen, Settings};
+use crate::poller::CycleOutcome;
 
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
@@ -39,7 +39,7 @@ pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
     settings.schedule.cron = None;
     let stop = stop_on_signals(None)?;
     match App::build(&settings).await?.once(stop).await? {
-        Once::HeldElsewhere {
+        OnceOutcome::HeldElsewhere {
             holder,
             for_another,
         } => {
@@ -49,12 +49,12 @@ pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
             );
             Ok(ExitCode::from(HELD_ELSEWHERE))
         }
-        Once::Done { cycle, pending } => {
+        OnceOutcome::Done { cycle, pending } => {
             let code = match &cycle {
-                Cycle::Unchanged(_) | Cycle::Committed(..) => 0,
-                Cycle::FetchFailed(why) => feed_code(why),
-                Cycle::StoreFailed(why) => exit_code(&anyhow::Error::new(why.clone())),
-                Cycle::Stopped => FAILED,
+                CycleOutcome::Unchanged(_) | CycleOutcome::Committed(..) => 0,
+                CycleOutcome::FetchFailed(why) => feed_code(why),
+                CycleOutcome::StoreFailed(why) => exit_code(&anyhow::Error::new(why.clone())),
+                CycleOutcome::Stopped => FAILED,
             };
             // The cycle is committed, so a pending removal is no failure.
             match pending {
@@ -80,7 +80,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Requests `/readyz` of the daemon on this machine, so that an image needs no shell and no curl.
 pub async fn healthcheck(settings: &Settings) -> anyhow::Result<ExitCode> {
     let Listen::At(mut address) = settings.daemon.listen else {
-        bail!(BadSetting(
+        bail!(InvalidSetting(
             "the read API is off (LISTEN=off); use `oddsd status`, which reads the database".into()
         ));
     };

@@ -11,8 +11,8 @@ use super::freshness::print_freshness;
 use super::output::{err, out, write_line};
 use super::{duration, open_existing, stop_on_signals};
 use crate::config::Settings;
-use oddsd_core::model::plain_text;
-use oddsd_store::{CycleRow, Removal, RemovalStats, Store, StoreError, StoreStatus, Wanted};
+use oddsd_core::model::sanitize_text;
+use oddsd_store::{CycleRow, LogFilter, Removal, RemovalStats, Store, StoreError, StoreStatus};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of rows of each kind in one poll.
@@ -119,10 +119,10 @@ async fn entries(
         .into_iter()
         .map(TailEntry::Cycle);
     let removals = store
-        .removals(&Wanted {
+        .removals(&LogFilter {
             after: (removal >= 0).then_some(removal),
             limit,
-            ..Wanted::default()
+            ..LogFilter::default()
         })
         .await?
         .into_iter()
@@ -238,7 +238,7 @@ fn print_status(status: &StoreStatus, stats: &RemovalStats, now: DateTime<Utc>) 
     let (pending, age) = (status.outbox_pending, status.outbox_oldest_seconds);
     let error = status.outbox_last_error.as_ref();
     let error = error.map_or(String::new(), |error| {
-        format!("; last error: {}", plain_text(error, 200))
+        format!("; last error: {}", sanitize_text(error, 200))
     });
     out!("outbox    {pending} pending, the oldest for {age:.0} s{error}");
     print_rules(&state["rules"], stats);
@@ -261,7 +261,7 @@ fn print_rules(rules: &serde_json::Value, stats: &RemovalStats) {
         stats.keys_deleted,
         stats.per_minute
     );
-    let text = |name: &str| rules[name].as_str().map(|text| plain_text(text, 600));
+    let text = |name: &str| rules[name].as_str().map(|text| sanitize_text(text, 600));
     let Some(version) = text("version") else {
         return;
     };

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::open_existing;
 use super::output::out;
 use crate::config::Settings;
-use oddsd_store::{Asked, Store, Watched};
+use oddsd_store::{Store, TableWatch, WatchRequest};
 
 #[derive(Debug, clap::Args)]
 pub struct WatchArgs {
@@ -83,7 +83,7 @@ async fn run(store: &Store, action: &WatchAction) -> anyhow::Result<()> {
 }
 
 async fn add(store: &Store, args: &AddArgs) -> anyhow::Result<()> {
-    let asked = Asked {
+    let asked = WatchRequest {
         table: args.table.clone(),
         columns: args.columns.clone(),
         bulk: args.bulk,
@@ -131,7 +131,7 @@ async fn add(store: &Store, args: &AddArgs) -> anyhow::Result<()> {
 }
 
 async fn list(store: &Store, as_json: bool) -> anyhow::Result<()> {
-    let watched = store.watched().await?;
+    let watched = store.list_watches().await?;
     if as_json {
         out!("{}", json!({ "watched": watched }));
         return Ok(());
@@ -166,7 +166,7 @@ async fn list(store: &Store, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn line(table: &Watched) -> String {
+fn line(table: &TableWatch) -> String {
     let mut line = table.table.clone();
     match table.columns.as_slice() {
         [] => line += ": the table alone",

@@ -30,8 +30,8 @@ pub enum Clock {
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    Over,
+pub enum SleepResult {
+    Elapsed,
     Stopped,
 }
 
@@ -65,7 +65,7 @@ impl Clock {
     }
 
     /// `duration` of this clock in real time.
-    pub fn real(&self, duration: Duration) -> Duration {
+    pub fn real_duration(&self, duration: Duration) -> Duration {
         match self {
             Self::Real => duration,
             Self::Scaled { speed, .. } => {
@@ -75,8 +75,8 @@ impl Clock {
     }
 
     /// Waits `duration` of this clock, or until `stop`.
-    pub async fn sleep(&self, duration: Duration, stop: &CancellationToken) -> Wait {
-        sleep_until_either(self.real(duration), || self.now(), duration, stop).await
+    pub async fn sleep(&self, duration: Duration, stop: &CancellationToken) -> SleepResult {
+        sleep_until_either(self.real_duration(duration), || self.now(), duration, stop).await
     }
 }
 
@@ -86,17 +86,17 @@ async fn sleep_until_either(
     wall: impl Fn() -> DateTime<Utc>,
     shown: Duration,
     stop: &CancellationToken,
-) -> Wait {
+) -> SleepResult {
     let (started, wall_started) = (Instant::now(), wall());
     loop {
         let left = real.saturating_sub(started.elapsed());
         let shown_so_far = (wall() - wall_started).to_std().unwrap_or_default();
         if left.is_zero() || shown_so_far >= shown {
-            return Wait::Over;
+            return SleepResult::Elapsed;
         }
         tokio::select! {
             () = tokio::time::sleep(left.min(WALL_CHECK_INTERVAL)) => {}
-            () = stop.cancelled() => return Wait::Stopped,
+            () = stop.cancelled() => return SleepResult::Stopped,
         }
     }
 }
@@ -124,7 +124,7 @@ mod tests {
         let ten_minutes = HOUR / 6;
         let end =
             sleep_until_either(ten_minutes, wall, ten_minutes, &CancellationToken::new()).await;
-        assert_eq!(end, Wait::Over);
+        assert_eq!(end, SleepResult::Elapsed);
         started.elapsed()
     }
 
@@ -143,7 +143,7 @@ mod tests {
         let stop = CancellationToken::new();
         stop.cancel();
         let started = Instant::now();
-        assert_eq!(Clock::Real.sleep(HOUR, &stop).await, Wait::Stopped);
+        assert_eq!(Clock::Real.sleep(HOUR, &stop).await, SleepResult::Stopped);
         assert_eq!(started.elapsed(), Duration::ZERO);
     }
 
@@ -153,7 +153,7 @@ mod tests {
         let started = Instant::now();
         assert_eq!(
             clock.sleep(HOUR, &CancellationToken::new()).await,
-            Wait::Over
+            SleepResult::Elapsed
         );
         assert_eq!(started.elapsed().as_secs(), 120);
         assert_eq!(clock.now().timestamp(), 3600);

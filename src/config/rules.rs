@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{BadSetting, Settings};
-use crate::rules_file::{Rulebook, RulesKeeper};
+use super::{InvalidSetting, Settings};
+use crate::rules_file::{RulesHandle, RulesWatcher};
 
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Invalidation")]
@@ -22,10 +22,10 @@ pub struct RulesArgs {
 
 impl Settings {
     /// Opens the rules and the task that reloads them. An existing but invalid file is an error.
-    pub fn rules(&self) -> Result<(Rulebook, RulesKeeper), BadSetting> {
-        Rulebook::open(&self.rules.rules_file).map_err(|why| {
+    pub fn rules(&self) -> Result<(RulesHandle, RulesWatcher), InvalidSetting> {
+        RulesHandle::open(&self.rules.rules_file).map_err(|why| {
             let file = self.rules.rules_file.display();
-            BadSetting(format!(
+            InvalidSetting(format!(
                 "{why}\ncorrect the file (`oddsd rules check {file}` validates it), or set RULES_FILE"
             ))
         })

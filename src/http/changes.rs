@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
-use super::{Face, Problem, json_response};
-use oddsd_core::model::{ChangeKind, EventId, Reported, nearest, plain_text};
+use super::{AppState, Problem, json_response};
+use oddsd_core::model::{ChangeKind, EventId, ExternalChange, sanitize_text, suggest};
 
 const MAX_CHANGES: usize = 1_000;
 const MAX_BYTES: usize = 1 << 20;
@@ -32,7 +32,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const SHAPE: &str = "send one change, an array of them, or {\"changes\": [...]}, e.g. \
                      {\"change\":\"row_changed\",\"table\":\"tlog\",\"op\":\"insert\",\"row\":{\"user_id\":3}}";
 
-pub async fn report(State(state): State<Arc<Face>>, request: Request) -> Response {
+pub async fn report(State(state): State<Arc<AppState>>, request: Request) -> Response {
     match store_reported(&state, request).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),
@@ -48,7 +48,7 @@ pub async fn method_not_allowed() -> Response {
     ([(header::ALLOW, "POST")], problem).into_response()
 }
 
-async fn store_reported(state: &Face, request: Request) -> Result<Response, Problem> {
+async fn store_reported(state: &AppState, request: Request) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     if let Some(refusal) = check_token(state.report_token.as_ref(), &head.headers) {
         return Ok(refusal);
@@ -76,7 +76,7 @@ async fn store_reported(state: &Face, request: Request) -> Result<Response, Prob
     if let Err(why) = state.store.report(&changes).await {
         return Ok(([(header::RETRY_AFTER, RETRY_AFTER)], Problem::store(&why)).into_response());
     }
-    state.bell.notify_one();
+    state.relay_wakeup.notify_one();
     let body = json!({ "accepted": changes.len(), "rejected": rejected });
     Ok(json_response(StatusCode::ACCEPTED, body.to_string()))
 }
@@ -156,7 +156,7 @@ fn items(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
         changes: Option<Vec<&'a RawValue>>,
     }
     let unreadable = |why: serde_json::Error| {
-        let why = plain_text(&why.to_string(), 200);
+        let why = sanitize_text(&why.to_string(), 200);
         Problem::bad_request(format!("the body cannot be read: {why}"), SHAPE)
     };
     let items: Vec<&RawValue> = match body.trim_ascii_start().first() {
@@ -194,7 +194,7 @@ fn invalid<T>(error: impl Into<String>, hint: impl Into<String>) -> Result<T, In
     Err(InvalidChange { error, hint })
 }
 
-fn parse_change(text: &str) -> Result<Reported, InvalidChange> {
+fn parse_change(text: &str) -> Result<ExternalChange, InvalidChange> {
     let mut fields: Map<String, Value> = match serde_json::from_str(text) {
         Ok(fields) => fields,
         Err(_) => return invalid("a change must be an object", SHAPE),
@@ -242,7 +242,7 @@ fn parse_change(text: &str) -> Result<Reported, InvalidChange> {
             }
         }
     };
-    Ok(Reported {
+    Ok(ExternalChange {
         kind,
         event,
         detail: Value::Object(fields).to_string(),
@@ -262,8 +262,8 @@ fn kind_of(text: &str) -> Result<ChangeKind, InvalidChange> {
     if let Some(kind) = ChangeKind::parse(text).filter(|kind| *kind != ChangeKind::Manual) {
         return Ok(kind);
     }
-    let shown = plain_text(text, MAX_NAME_CHARS);
-    let hint = match nearest(&shown, kinds()) {
+    let shown = sanitize_text(text, MAX_NAME_CHARS);
+    let hint = match suggest(&shown, kinds()) {
         Some(meant) => format!("did you mean {meant:?}?"),
         None => format!("one of {}", kinds().join(", ")),
     };
@@ -280,7 +280,10 @@ fn check_field(name: &str, value: &Value) -> Result<(), InvalidChange> {
         && name.chars().count() <= MAX_NAME_CHARS;
     if !is_name {
         return invalid(
-            format!("{:?} is not a field name", plain_text(name, MAX_NAME_CHARS)),
+            format!(
+                "{:?} is not a field name",
+                sanitize_text(name, MAX_NAME_CHARS)
+            ),
             format!("a letter, then letters, digits and _, at most {MAX_NAME_CHARS}"),
         );
     }
@@ -333,7 +336,7 @@ mod tests {
         let change = parse(r#"{"change":"price_changed","event_id":"rac_1","market":"win"}"#);
         assert_eq!(
             change,
-            Ok(Reported {
+            Ok(ExternalChange {
                 kind: ChangeKind::PriceChanged,
                 event: Some("rac_1".into()),
                 detail: r#"{"market":"win"}"#.into(),

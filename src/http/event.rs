@@ -20,7 +20,7 @@ pub fn event_body(found: &EventPrices) -> Vec<u8> {
         status: &'a str,
         in_play: bool,
         listed: bool,
-        facts: &'a oddsd_core::model::Facts,
+        facts: &'a oddsd_core::model::Attributes,
         checked_at: String,
         selections: Vec<SelectionBody<'a>>,
     }
@@ -29,7 +29,7 @@ pub fn event_body(found: &EventPrices) -> Vec<u8> {
         selection_id: &'a str,
         name: &'a str,
         status: &'a str,
-        facts: &'a oddsd_core::model::Facts,
+        facts: &'a oddsd_core::model::Attributes,
         prices: Vec<PriceBody<'a>>,
     }
     #[derive(serde::Serialize)]
@@ -59,7 +59,7 @@ pub fn event_body(found: &EventPrices) -> Vec<u8> {
         status: event.status.as_str(),
         in_play: event.in_play,
         listed: event.listed,
-        facts: &event.facts,
+        facts: &event.attributes,
         checked_at: rfc3339(found.checked_at),
         selections: found
             .selections
@@ -68,7 +68,7 @@ pub fn event_body(found: &EventPrices) -> Vec<u8> {
                 selection_id: selection.id.as_str(),
                 name: &selection.name,
                 status: selection.status.as_str(),
-                facts: &selection.facts,
+                facts: &selection.attributes,
                 prices: found
                     .prices
                     .iter()

@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{Face, NO_STORE, PROBE_TIMEOUT, Problem, json_response};
-use crate::audit::Report;
+use super::{AppState, NO_STORE, PROBE_TIMEOUT, Problem, json_response};
+use crate::audit::AuditReport;
 
 pub async fn live() -> &'static str {
     "ok\n"
@@ -21,14 +21,14 @@ pub async fn live() -> &'static str {
 /// 200 if the database answers. A cache that is down is reported, but readers are still served, so it
 /// does not make the daemon unready.
 pub async fn ready(
-    State(state): State<Arc<Face>>,
+    State(state): State<Arc<AppState>>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
     if query.contains_key("verbose") {
         return verbose(&state).await;
     }
     // The cheapest query, because balancers repeat it every few seconds.
-    match timeout(PROBE_TIMEOUT, state.store.clock()).await {
+    match timeout(PROBE_TIMEOUT, state.store.server_time()).await {
         Ok(Ok(_)) => (StatusCode::OK, "ready\n").into_response(),
         _ => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -39,7 +39,7 @@ pub async fn ready(
 }
 
 /// How fresh readers are, and the last stale reads.
-pub async fn freshness(State(state): State<Arc<Face>>) -> Result<Response, Problem> {
+pub async fn freshness(State(state): State<Arc<AppState>>) -> Result<Response, Problem> {
     let Some(report) = report(&state) else {
         return Err(Problem::not_found(
             "freshness is not audited (AUDIT=false)",
@@ -50,13 +50,13 @@ pub async fn freshness(State(state): State<Arc<Face>>) -> Result<Response, Probl
     Ok((NO_STORE, json_response(StatusCode::OK, body)).into_response())
 }
 
-fn report(state: &Face) -> Option<Report> {
-    let audited = state.audited.as_ref()?;
-    Some(audited.report(Instant::now()).short())
+fn report(state: &AppState) -> Option<AuditReport> {
+    let audited = state.audit.as_ref()?;
+    Some(audited.report(Instant::now()).with_few_offenders())
 }
 
 /// The state of the database, the cache, the rules, the counters and the audit.
-async fn verbose(state: &Face) -> Response {
+async fn verbose(state: &AppState) -> Response {
     let cache = state.reader.cache();
     let (status, ping) = tokio::join!(
         timeout(PROBE_TIMEOUT, state.store.status()),
@@ -82,7 +82,7 @@ async fn verbose(state: &Face) -> Response {
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
     let body = json!({
-        "ready": code == StatusCode::OK, "database": database, "cache": cache, "counters": state.live.counters(),
+        "ready": code == StatusCode::OK, "database": database, "cache": cache, "counters": state.events.counters(),
         "rules": state.rules.state(), "audit": report(state),
     });
     json_response(code, body.to_string())

@@ -8,16 +8,16 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::{Face, NO_STORE, Problem, json_response};
-use oddsd_core::model::plain_text;
+use super::{AppState, NO_STORE, Problem, json_response};
+use oddsd_core::model::sanitize_text;
 use oddsd_core::rules::{REASONS, suggestion};
-use oddsd_store::Wanted;
+use oddsd_store::LogFilter;
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 1_000;
 
 pub async fn stats(
-    State(state): State<Arc<Face>>,
+    State(state): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     super::read::reject_parameters(query)?;
@@ -31,7 +31,7 @@ pub async fn stats(
 
 /// Returns the newest events, or with `after` those that follow that id; the oldest first.
 pub async fn events(
-    State(state): State<Arc<Face>>,
+    State(state): State<Arc<AppState>>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response, Problem> {
     let wanted = filter(query)?;
@@ -50,10 +50,10 @@ fn answer(body: &serde_json::Value) -> Response {
     (NO_STORE, json_response(StatusCode::OK, body.to_string())).into_response()
 }
 
-fn filter(query: Vec<(String, String)>) -> Result<Wanted, Problem> {
-    let mut wanted = Wanted {
+fn filter(query: Vec<(String, String)>) -> Result<LogFilter, Problem> {
+    let mut wanted = LogFilter {
         limit: DEFAULT_LIMIT,
-        ..Wanted::default()
+        ..LogFilter::default()
     };
     for (name, value) in query {
         match name.as_str() {
@@ -100,7 +100,7 @@ fn filter(query: Vec<(String, String)>) -> Result<Wanted, Problem> {
 
 fn invalid(error: String) -> Problem {
     let hint = "this path accepts limit=, reason=, event_id=, entity= and after=";
-    Problem::bad_request(plain_text(&error, 300), hint)
+    Problem::bad_request(sanitize_text(&error, 300), hint)
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Mutex;
 
-use super::{Face, PROBE_TIMEOUT};
-use crate::audit::{Histogram, Totals};
+use super::{AppState, PROBE_TIMEOUT};
+use crate::audit::{AuditTotals, Histogram};
 use crate::live::Counters;
 use oddsd_cache::Reads;
 use oddsd_store::Store;
@@ -47,7 +47,7 @@ impl OutboxGauge {
     }
 }
 
-pub async fn metrics(State(state): State<Arc<Face>>) -> Response {
+pub async fn metrics(State(state): State<Arc<AppState>>) -> Response {
     let mut text = MetricsText::default();
     let labels = [
         ("version", env!("CARGO_PKG_VERSION")),
@@ -56,23 +56,23 @@ pub async fn metrics(State(state): State<Arc<Face>>) -> Response {
     ];
     let help = "The version and backends of this process.";
     text.gauge("oddsd_build_info", help, &labels, 1.0);
-    if let Some(audited) = &state.audited {
+    if let Some(audited) = &state.audit {
         audit(&mut text, &audited.totals(Instant::now()));
     }
-    if let Some(outbox) = state.waiting.read(&state.store).await {
+    if let Some(outbox) = state.outbox_gauge.read(&state.store).await {
         let help = "Removals that wait in the outbox.";
         text.gauge("oddsd_outbox_pending", help, &[], outbox.rows as f64);
         let help = "Age of the oldest removal in the outbox.";
         let age = outbox.oldest_seconds;
         text.gauge("oddsd_outbox_oldest_seconds", help, &[], age);
     }
-    reads(&mut text, &state.reader.reads());
-    counters(&mut text, &state.live.counters());
+    reads(&mut text, &state.reader.stats());
+    counters(&mut text, &state.events.counters());
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (content_type, text.0).into_response()
 }
 
-fn audit(text: &mut MetricsText, totals: &Totals) {
+fn audit(text: &mut MetricsText, totals: &AuditTotals) {
     if let Some(freshness) = &totals.freshness {
         let help = "Time from the feed's timestamp until every reader gets the change.";
         text.histogram("oddsd_freshness_seconds", help, freshness);
@@ -86,7 +86,7 @@ fn audit(text: &mut MetricsText, totals: &Totals) {
     let name = "oddsd_changes_clean_ratio";
     let help = "Share of the audited changes after which no reader got an old answer once this time since the commit had passed.";
     text.family(name, "gauge", help);
-    for (within, share) in totals.shares.told() {
+    for (within, share) in totals.ratios.clean_ratios() {
         if let Some(share) = share {
             text.sample(name, &[("within", within)], share);
         }
@@ -218,7 +218,7 @@ impl MetricsText {
     fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
         self.family(name, "histogram", help);
         let bucket = format!("{name}_bucket");
-        for (bound, count) in histogram.within() {
+        for (bound, count) in histogram.cumulative_counts() {
             self.sample(&bucket, &[("le", &bound.to_string())], count as f64);
         }
         let count = histogram.count() as f64;

@@ -29,10 +29,10 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::Audited;
+use crate::audit::AuditHandle;
 use crate::clock::Clock;
-use crate::live::Live;
-use crate::rules_file::Rulebook;
+use crate::live::EventBus;
+use crate::rules_file::RulesHandle;
 use oddsd_cache::Reader;
 use oddsd_store::Store;
 
@@ -50,24 +50,24 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const NO_STORE: [(HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
 
 /// The state that all handlers share.
-pub struct Face {
+pub struct AppState {
     pub store: Store,
     pub reader: Reader,
-    pub rules: Rulebook,
-    pub live: Live,
+    pub rules: RulesHandle,
+    pub events: EventBus,
     pub clock: Clock,
     /// The feed is simulated, so the page shows a notice.
     pub simulated: bool,
     /// `None` if `AUDIT=false`.
-    pub audited: Option<Audited>,
-    pub waiting: OutboxGauge,
+    pub audit: Option<AuditHandle>,
+    pub outbox_gauge: OutboxGauge,
     /// The token that reports of changes must carry. `None`: reports are refused.
     pub report_token: Option<SecretString>,
     /// Wakes the relay up when a reported change is in the outbox.
-    pub bell: Arc<Notify>,
+    pub relay_wakeup: Arc<Notify>,
 }
 
-pub fn router(state: Arc<Face>) -> Router {
+pub fn router(state: Arc<AppState>) -> Router {
     use status_routes::{movers, odds, sidebar, transitions};
     const SHARED: &str = "/api/v1/shared/cache/invalidation";
     Router::new()

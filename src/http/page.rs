@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 
-use super::Face;
+use super::AppState;
 
 /// Allows no content from other origins, no frames and no forms.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -29,7 +29,7 @@ fn asset(content_type: &'static str, body: impl Into<Body>) -> impl IntoResponse
 }
 
 /// The document. On a simulated day it begins with a notice.
-pub async fn document(State(state): State<Arc<Face>>) -> impl IntoResponse {
+pub async fn document(State(state): State<Arc<AppState>>) -> impl IntoResponse {
     const SIMULATED: &str = include_str!("page/simulated.html");
     let notice = if state.simulated { SIMULATED } else { "" };
     let page = include_str!("page/index.html").replace("<!-- notice -->", notice);

@@ -10,12 +10,14 @@ use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::event::event_body;
-use super::{Face, Problem, json_response};
-use crate::live::{Activity, ReadOutcome};
-use oddsd_cache::{Bytes, Loaded, Policy, ReadError, ReadState, Served};
+use super::{AppState, Problem, json_response};
+use crate::live::{DaemonEvent, ReadOutcome};
+use oddsd_cache::{Bytes, CacheRead, CacheReadState, LoadedValue, Policy, ReadError};
 use oddsd_core::key::Key;
-use oddsd_core::model::{Event, EventId, EventStatus, plain_text};
-use oddsd_core::stage::{OddsRow, RaceRow, RunnerRow, payload, payload_ttl};
+use oddsd_core::model::{Event, EventId, EventStatus, sanitize_text};
+use oddsd_core::stage::{
+    StoredOdds, StoredRace, StoredRunner, build_races_by_stage, races_by_stage_ttl,
+};
 use oddsd_store::{Runner, StoreError};
 
 /// The card holds races that start within this time: today and tomorrow, at any hour.
@@ -25,7 +27,7 @@ const EVENT_FRESH: Duration = Duration::from_secs(30);
 const RACING: [&str; 2] = ["horse_racing", "greyhounds"];
 
 pub async fn races_by_stage(
-    State(state): State<Arc<Face>>,
+    State(state): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -36,40 +38,40 @@ pub async fn races_by_stage(
     read_through_cache(&state, &headers, &key, &policy, load_card).await
 }
 
-async fn load_card(state: Arc<Face>) -> anyhow::Result<Loaded> {
+async fn load_card(state: Arc<AppState>) -> anyhow::Result<LoadedValue> {
     let now = state.clock.now();
     let found = state.store.runners(now, now + CARD_WINDOW).await?;
     let races = races(found.value, now);
     let starts: Vec<DateTime<Utc>> = races.iter().filter_map(|race| race.off).collect();
     // Without a TTL the next stage begins within a second, so the answer is not stored.
-    let ttl = payload_ttl(now, starts).unwrap_or_default();
-    let body = serde_json::to_vec(&payload(races, now)).expect("the payload is JSON");
-    Ok(Loaded {
-        fresh: Some(state.clock.real(ttl)),
-        ..Loaded::new(body, found.view)
+    let ttl = races_by_stage_ttl(now, starts).unwrap_or_default();
+    let body = serde_json::to_vec(&build_races_by_stage(races, now)).expect("the payload is JSON");
+    Ok(LoadedValue {
+        fresh: Some(state.clock.real_duration(ttl)),
+        ..LoadedValue::new(body, found.view)
     })
 }
 
 pub async fn event_prices(
-    State(state): State<Arc<Face>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     reject_parameters(query)?;
     let id = event_id(id)?;
-    let fresh = state.clock.real(EVENT_FRESH);
+    let fresh = state.clock.real_duration(EVENT_FRESH);
     let policy = Policy::fresh_for(fresh)
         .while_revalidating(fresh)
         .on_error(fresh);
     let key = Key::event_prices(&id);
-    let load = move |state: Arc<Face>| {
+    let load = move |state: Arc<AppState>| {
         let id = id.clone();
         async move {
             let found = state.store.event_prices(&id).await?;
             Ok(match found.value {
-                Some(event) => Loaded::new(event_body(&event), found.view),
-                None => Loaded::absent(found.view),
+                Some(event) => LoadedValue::new(event_body(&event), found.view),
+                None => LoadedValue::absent(found.view),
             })
         }
     };
@@ -78,15 +80,15 @@ pub async fn event_prices(
 
 /// Answers from the cache, or loads the body and stores it. The headers describe how the read went.
 pub(super) async fn read_through_cache<F, Fut>(
-    state: &Arc<Face>,
+    state: &Arc<AppState>,
     headers: &HeaderMap,
     key: &Key,
     policy: &Policy,
     load: F,
 ) -> Result<Response, Problem>
 where
-    F: Fn(Arc<Face>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = anyhow::Result<Loaded>> + Send + 'static,
+    F: Fn(Arc<AppState>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = anyhow::Result<LoadedValue>> + Send + 'static,
 {
     let started = Instant::now();
     let loader_state = Arc::clone(state);
@@ -109,12 +111,12 @@ where
         };
     }
     let outcome = match served.state {
-        ReadState::Hit => ReadOutcome::Hit,
-        ReadState::Stale => ReadOutcome::Stale,
-        ReadState::Miss => ReadOutcome::Miss,
-        ReadState::Bypass => ReadOutcome::Bypass,
+        CacheReadState::Hit => ReadOutcome::Hit,
+        CacheReadState::Stale => ReadOutcome::Stale,
+        CacheReadState::Miss => ReadOutcome::Miss,
+        CacheReadState::Bypass => ReadOutcome::Bypass,
     };
-    state.live.say(Activity::Read {
+    state.events.publish(DaemonEvent::Read {
         key: key.clone(),
         state: outcome,
         took_ms: started.elapsed().as_millis() as u64,
@@ -124,7 +126,7 @@ where
 }
 
 /// The response with its validator and the cache headers, or 304 if the reader has this body.
-fn cached_response(request: &HeaderMap, key: &Key, served: &Served) -> Response {
+fn cached_response(request: &HeaderMap, key: &Key, served: &CacheRead) -> Response {
     let etag = etag(served.body());
     let unchanged = request.get(header::IF_NONE_MATCH).is_some_and(|known| {
         let known = known.to_str().unwrap_or_default();
@@ -145,13 +147,13 @@ fn cached_response(request: &HeaderMap, key: &Key, served: &Served) -> Response 
     let (ttl, age) = (served.remaining().as_secs(), served.age());
     // `Cache-Status` is RFC 9211.
     let (status, cache_status) = match served.state {
-        ReadState::Hit => ("HIT", format!("oddsd; hit; ttl={ttl}")),
-        ReadState::Stale => {
+        CacheReadState::Hit => ("HIT", format!("oddsd; hit; ttl={ttl}")),
+        CacheReadState::Stale => {
             let over = age.saturating_sub(served.entry.fresh).as_secs();
             ("STALE", format!("oddsd; hit; ttl=-{over}"))
         }
-        ReadState::Miss => ("MISS", "oddsd; fwd=uri-miss".into()),
-        ReadState::Bypass => ("BYPASS", "oddsd; fwd=bypass".into()),
+        CacheReadState::Miss => ("MISS", "oddsd; fwd=uri-miss".into()),
+        CacheReadState::Bypass => ("BYPASS", "oddsd; fwd=bypass".into()),
     };
     // A cache between oddsd and the reader must revalidate, because oddsd cannot remove entries there.
     add("cache-control", "no-cache");
@@ -159,7 +161,7 @@ fn cached_response(request: &HeaderMap, key: &Key, served: &Served) -> Response 
     add("x-cache-key", key.as_str());
     add("x-cache-status", status);
     add("cache-status", &cache_status);
-    if matches!(served.state, ReadState::Hit | ReadState::Stale) {
+    if matches!(served.state, CacheReadState::Hit | CacheReadState::Stale) {
         add("x-cache-ttl", &ttl.to_string());
         add("x-cache-age", &age.as_secs().to_string());
     }
@@ -203,7 +205,7 @@ pub(super) fn reject_parameters(query: Option<String>) -> Result<(), Problem> {
     let Some(query) = query.filter(|query| !query.is_empty()) else {
         return Ok(());
     };
-    let name = plain_text(query.split(['=', '&']).next().unwrap_or_default(), 40);
+    let name = sanitize_text(query.split(['=', '&']).next().unwrap_or_default(), 40);
     Err(Problem::bad_request(
         format!("unknown parameter {name:?}"),
         "this path takes no parameters; send the request without them",
@@ -211,8 +213,8 @@ pub(super) fn reject_parameters(query: Option<String>) -> Result<(), Problem> {
 }
 
 /// Groups rows of runners into races.
-fn races(runners: Vec<Runner>, now: DateTime<Utc>) -> Vec<RaceRow> {
-    let mut races: std::collections::BTreeMap<EventId, RaceRow> = Default::default();
+fn races(runners: Vec<Runner>, now: DateTime<Utc>) -> Vec<StoredRace> {
+    let mut races: std::collections::BTreeMap<EventId, StoredRace> = Default::default();
     for runner in runners {
         if !RACING.contains(&runner.event.sport.as_str()) {
             continue;
@@ -221,15 +223,15 @@ fn races(runners: Vec<Runner>, now: DateTime<Utc>) -> Vec<RaceRow> {
             .entry(runner.event.id.clone())
             .or_insert_with(|| race(&runner.event, now));
         race.last_updated = race.last_updated.max(Some(runner.updated_at));
-        race.runners.push(RunnerRow {
+        race.runners.push(StoredRunner {
             id: runner.selection.id,
             name: runner.selection.name,
-            number: runner.selection.facts.get("number").map(Into::into),
+            number: runner.selection.attributes.get("number").map(Into::into),
             status: runner.selection.status,
             odds: runner
                 .prices
                 .into_iter()
-                .map(|price| OddsRow {
+                .map(|price| StoredOdds {
                     bookmaker: price.bookmaker,
                     fractional: price.fractional,
                     decimal: price.decimal,
@@ -240,15 +242,15 @@ fn races(runners: Vec<Runner>, now: DateTime<Utc>) -> Vec<RaceRow> {
     races.into_values().collect()
 }
 
-fn race(event: &Event, now: DateTime<Utc>) -> RaceRow {
-    let fact = |name: &str| event.facts.get(name).map(Into::into);
+fn race(event: &Event, now: DateTime<Utc>) -> StoredRace {
+    let fact = |name: &str| event.attributes.get(name).map(Into::into);
     // The clock made it live, and then its start was postponed, so it is still to be run.
     let postponed = event.status == EventStatus::Live && !event.in_play;
     let status = match event.starts_at {
         Some(off) if postponed && off > now => EventStatus::Upcoming,
         _ => event.status,
     };
-    RaceRow {
+    StoredRace {
         id: event.id.clone(),
         day: event.day,
         time: fact("race_time"),

@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 
 use super::event::{event_body, number};
 use super::read::{event_id, no_such_event, read_through_cache, reject_parameters};
-use super::{Face, Problem, json_response, rfc3339};
-use oddsd_cache::{Loaded, Policy};
+use super::{AppState, Problem, json_response, rfc3339};
+use oddsd_cache::{LoadedValue, Policy};
 use oddsd_core::key::Key;
-use oddsd_core::model::{Event, EventId, EventStatus, plain_text};
-use oddsd_core::stage::{Heading, Mover, Step, mover, movers_from};
+use oddsd_core::model::{Event, EventId, EventStatus, sanitize_text};
+use oddsd_core::stage::{MoveDirection, Mover, OddsStep, detect_mover, mover_window_start};
 use oddsd_store::PriceStep;
 
 /// Time to live of an answer that something does not exist.
@@ -26,7 +26,7 @@ const SIDEBAR_TTL: Duration = Duration::from_secs(60);
 const MOVERS_TTL: Duration = Duration::from_secs(30);
 
 pub async fn odds(
-    State(state): State<Arc<Face>>,
+    State(state): State<Arc<AppState>>,
     Path((status, id)): Path<(String, String)>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -35,27 +35,27 @@ pub async fn odds(
     let Some(status) = EventStatus::parse(&status) else {
         let all: Vec<&str> = EventStatus::ALL.iter().map(|s| s.as_str()).collect();
         return Err(Problem::not_found(
-            format!("unknown status {:?}", plain_text(&status, 40)),
+            format!("unknown status {:?}", sanitize_text(&status, 40)),
             format!("use one of {}", all.join(", ")),
         ));
     };
     let id = event_id(id)?;
     let policy = Policy {
         absent: ABSENT_TTL,
-        ..Policy::fresh_for(state.clock.real(status.ttl()))
+        ..Policy::fresh_for(state.clock.real_duration(status.ttl()))
     };
     let key = Key::odds(status, &id);
-    let load = move |state: Arc<Face>| {
+    let load = move |state: Arc<AppState>| {
         let id = id.clone();
         async move {
             let found = state.store.event_prices(&id).await?;
             Ok(match found.value {
                 Some(event) if event.event.status == status => {
-                    Loaded::new(event_body(&event), found.view)
+                    LoadedValue::new(event_body(&event), found.view)
                 }
-                other => Loaded {
+                other => LoadedValue {
                     absent: true,
-                    ..Loaded::new(
+                    ..LoadedValue::new(
                         wrong_status(status, other.map(|o| o.event.status)),
                         found.view,
                     )
@@ -87,7 +87,7 @@ pub struct SidebarPath {
 }
 
 pub async fn sidebar(
-    State(state): State<Arc<Face>>,
+    State(state): State<Arc<AppState>>,
     Path(SidebarPath { sport, league }): Path<SidebarPath>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -105,19 +105,19 @@ pub async fn sidebar(
     let key = Key::sidebar(sport.as_deref(), league.as_deref());
     let policy = Policy {
         // Rules remove it by these tags.
-        tags: key.families(),
-        ..Policy::fresh_for(state.clock.real(SIDEBAR_TTL))
+        tags: key.prefix_tags(),
+        ..Policy::fresh_for(state.clock.real_duration(SIDEBAR_TTL))
     };
-    let load = move |state: Arc<Face>| {
+    let load = move |state: Arc<AppState>| {
         let (sport, league) = (sport.clone(), league.clone());
         async move {
             let (sport, league) = (sport.as_deref(), league.as_deref());
             let found = state.store.open_events(sport, league).await?;
             let body = grouped(&found.value).to_string();
-            Ok(Loaded {
+            Ok(LoadedValue {
                 // Unknown names must not fill the cache.
                 fresh: found.value.is_empty().then_some(ABSENT_TTL),
-                ..Loaded::new(body.into_bytes(), found.view)
+                ..LoadedValue::new(body.into_bytes(), found.view)
             })
         }
     };
@@ -149,23 +149,23 @@ fn grouped(events: &[Event]) -> Value {
 }
 
 pub async fn movers(
-    State(state): State<Arc<Face>>,
+    State(state): State<Arc<AppState>>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     reject_parameters(query)?;
-    let policy = Policy::fresh_for(state.clock.real(MOVERS_TTL));
+    let policy = Policy::fresh_for(state.clock.real_duration(MOVERS_TTL));
     let key = Key::movers();
     read_through_cache(&state, &headers, &key, &policy, load_movers).await
 }
 
-async fn load_movers(state: Arc<Face>) -> anyhow::Result<Loaded> {
+async fn load_movers(state: Arc<AppState>) -> anyhow::Result<LoadedValue> {
     let now = state.clock.now();
     // The view of the first query is the answer's; the second one sees at least as much.
     let events = state.store.open_events(None, None).await?;
-    let steps = state.store.price_steps(movers_from(now)).await?;
+    let steps = state.store.price_steps(mover_window_start(now)).await?;
     let body = movers_body(&events.value, &steps, now).to_string();
-    Ok(Loaded::new(body.into_bytes(), events.view))
+    Ok(LoadedValue::new(body.into_bytes(), events.view))
 }
 
 fn movers_body(events: &[Event], steps: &[PriceStep], now: DateTime<Utc>) -> Value {
@@ -179,30 +179,33 @@ fn movers_body(events: &[Event], steps: &[PriceStep], now: DateTime<Utc>) -> Val
     };
     let mut found: Vec<(Mover, &PriceStep, &Event)> = Vec::new();
     for line in steps.chunk_by(|a, b| price_line(a) == price_line(b)) {
-        let steps: Vec<Step> = line
+        let steps: Vec<OddsStep> = line
             .iter()
-            .map(|step| Step {
+            .map(|step| OddsStep {
                 price: step.price,
                 at: step.at,
                 odds: step.odds,
                 first: step.first,
             })
             .collect();
-        if let (Some(mover), Some(event)) = (mover(&steps, now), events.get(&line[0].event)) {
+        if let (Some(mover), Some(event)) = (detect_mover(&steps, now), events.get(&line[0].event))
+        {
             found.push((mover, &line[0], event));
         }
     }
     // The largest movement comes first.
     found.sort_by_key(|(mover, ..)| std::cmp::Reverse(mover.since_open.abs()));
-    let heading = |heading: Heading| -> Vec<Value> {
-        let movers = found.iter().filter(|(mover, ..)| mover.heading == heading);
+    let heading = |heading: MoveDirection| -> Vec<Value> {
+        let movers = found
+            .iter()
+            .filter(|(mover, ..)| mover.direction == heading);
         movers
             .map(|(mover, step, event)| mover_body(mover, step, event))
             .collect()
     };
     json!({
-        "steamers": heading(Heading::Steaming),
-        "drifters": heading(Heading::Drifting),
+        "steamers": heading(MoveDirection::Steaming),
+        "drifters": heading(MoveDirection::Drifting),
         "timestamp": rfc3339(now),
     })
 }
@@ -232,7 +235,7 @@ fn mover_body(mover: &Mover, step: &PriceStep, event: &Event) -> Value {
 
 /// Not cached, because only operators request it.
 pub async fn transitions(
-    State(state): State<Arc<Face>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {

@@ -10,11 +10,11 @@ use hyper_util::service::TowerToHyperService;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Face, router};
+use super::{AppState, router};
 use oddsd_core::key::Key;
 
 /// Runs until `stop` is cancelled.
-pub async fn warm(state: Arc<Face>, mut keys: mpsc::Receiver<Key>, stop: CancellationToken) {
+pub async fn warm(state: Arc<AppState>, mut keys: mpsc::Receiver<Key>, stop: CancellationToken) {
     let router = TowerToHyperService::new(router(state));
     loop {
         let key = tokio::select! {
@@ -25,7 +25,7 @@ pub async fn warm(state: Arc<Face>, mut keys: mpsc::Receiver<Key>, stop: Cancell
             return stop.cancelled().await;
         };
         let request = key
-            .path()
+            .api_path()
             .map(|path| Request::get(path).body(Body::empty()));
         if let Some(Ok(request)) = request {
             let Ok(answer) = router.call(request).await;

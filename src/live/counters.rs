@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::{Activity, ReadOutcome};
-use oddsd_core::model::Counts;
+use super::{DaemonEvent, ReadOutcome};
+use oddsd_core::model::CycleCounts;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
@@ -18,7 +18,7 @@ pub struct Counters {
     pub store_failures: u64,
     /// Prices by outcome.
     #[serde(flatten)]
-    pub prices: Counts,
+    pub prices: CycleCounts,
     /// Rows of events and selections that were written.
     pub facts: u64,
     /// Confirmed removals, and the keys in them.
@@ -45,9 +45,9 @@ pub(super) struct EventCounters {
 }
 
 impl EventCounters {
-    pub(super) fn count(&self, event: &Activity) {
+    pub(super) fn count(&self, event: &DaemonEvent) {
         match event {
-            Activity::Read { state, .. } => {
+            DaemonEvent::Read { state, .. } => {
                 let reads = match state {
                     ReadOutcome::Hit => &self.hits,
                     ReadOutcome::Stale => &self.stale,
@@ -56,28 +56,28 @@ impl EventCounters {
                 };
                 reads.fetch_add(1, Relaxed);
             }
-            Activity::CycleComplete { counts, facts, .. } => {
+            DaemonEvent::CycleComplete { counts, facts, .. } => {
                 let mut totals = self.per_cycle.lock();
                 totals.cycles += 1;
                 totals.quiet_cycles += u64::from(counts.written() + facts == 0);
                 totals.prices.add(counts);
                 totals.facts += facts;
             }
-            Activity::FetchFailed { .. } => self.per_cycle.lock().fetch_failures += 1,
-            Activity::StoreFailed { .. } => self.per_cycle.lock().store_failures += 1,
-            Activity::RefusedRemovals { .. } => self.per_cycle.lock().refused_removals += 1,
-            Activity::Invalidated { keys, .. } => {
+            DaemonEvent::FetchFailed { .. } => self.per_cycle.lock().fetch_failures += 1,
+            DaemonEvent::StoreFailed { .. } => self.per_cycle.lock().store_failures += 1,
+            DaemonEvent::RefusedRemovals { .. } => self.per_cycle.lock().refused_removals += 1,
+            DaemonEvent::Invalidated { keys, .. } => {
                 let mut totals = self.per_cycle.lock();
                 totals.removals += 1;
                 totals.removed_keys += keys.len() as u64;
             }
-            Activity::InvalidateFailed { .. } => self.per_cycle.lock().removal_failures += 1,
-            Activity::Started { .. }
-            | Activity::Stopped { .. }
-            | Activity::PriceMoved { .. }
-            | Activity::StatusChanged { .. }
-            | Activity::Leading { .. }
-            | Activity::StandingBy { .. } => {}
+            DaemonEvent::InvalidateFailed { .. } => self.per_cycle.lock().removal_failures += 1,
+            DaemonEvent::Started { .. }
+            | DaemonEvent::Stopped { .. }
+            | DaemonEvent::PriceMoved { .. }
+            | DaemonEvent::StatusChanged { .. }
+            | DaemonEvent::Leading { .. }
+            | DaemonEvent::StandingBy { .. } => {}
         }
     }
 

@@ -5,12 +5,14 @@ use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
 
 use oddsd_core::key::Key;
-use oddsd_core::model::{BookmakerId, Counts, EventId, EventStatus, SelectionId, StatusSource};
+use oddsd_core::model::{
+    BookmakerId, CycleCounts, EventId, EventStatus, SelectionId, StatusSource,
+};
 
 /// Something that the daemon did. It is serialised without its name, which [`super::Said`] adds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum Activity {
+pub enum DaemonEvent {
     Started {
         version: &'static str,
         feed: String,
@@ -24,7 +26,7 @@ pub enum Activity {
     CycleComplete {
         cycle: u64,
         #[serde(flatten)]
-        counts: Counts,
+        counts: CycleCounts,
         /// Rows of events and selections that were written: going, jockey, start time, status.
         facts: u64,
         races: u64,
@@ -43,7 +45,7 @@ pub enum Activity {
         /// `unauthorized`, `rate_limited`, `server_error`, …
         failure: &'static str,
         /// A retry alone cannot succeed (wrong credentials or settings), so it is logged as an error.
-        needs_person: bool,
+        needs_operator: bool,
         attempt: u32,
         retry_ms: u64,
         error: String,
@@ -145,7 +147,7 @@ pub enum ReadOutcome {
     Bypass,
 }
 
-impl Activity {
+impl DaemonEvent {
     /// The event name, documented in [`crate::log::LOG_EVENTS`].
     pub fn name(&self) -> &'static str {
         match self {

@@ -4,20 +4,20 @@
 use rust_decimal::Decimal;
 use tracing::{debug, error, info, warn};
 
-use super::Activity;
+use super::DaemonEvent;
 use super::dedup::HeldLines;
 use oddsd_core::key::Key;
-use oddsd_core::model::{Counts, plain_text};
+use oddsd_core::model::{CycleCounts, sanitize_text};
 
 /// Longest error text of an upstream in one line.
 const ERROR_CHARS: usize = 400;
 
 /// Writes the line of an event. `held` is the number of equal lines that were held back since the last.
-pub(super) fn write(published: &Activity, held: u64) {
+pub(super) fn write(published: &DaemonEvent, held: u64) {
     let event = published.name();
     let log_lines = (held > 0).then_some(held);
     match published {
-        Activity::Started {
+        DaemonEvent::Started {
             version,
             feed,
             store,
@@ -28,8 +28,8 @@ pub(super) fn write(published: &Activity, held: u64) {
                 version, feed, store, cache, "oddsd {version} started: {feed} → {store} → {cache}"
             );
         }
-        Activity::Stopped { reason } => info!(event, reason, "oddsd stopped: {reason}"),
-        Activity::CycleComplete {
+        DaemonEvent::Stopped { reason } => info!(event, reason, "oddsd stopped: {reason}"),
+        DaemonEvent::CycleComplete {
             cycle,
             counts,
             facts,
@@ -60,11 +60,11 @@ pub(super) fn write(published: &Activity, held: u64) {
                  {horses} horses | {bookmakers} bookmakers | {errors} errors"
             );
         }
-        Activity::FetchFailed {
+        DaemonEvent::FetchFailed {
             cycle,
             feed,
             failure,
-            needs_person,
+            needs_operator: needs_person,
             attempt,
             retry_ms,
             error,
@@ -99,7 +99,7 @@ pub(super) fn write(published: &Activity, held: u64) {
                 );
             }
         }
-        Activity::StoreFailed {
+        DaemonEvent::StoreFailed {
             cycle,
             attempt,
             retry_ms,
@@ -115,7 +115,7 @@ pub(super) fn write(published: &Activity, held: u64) {
             seconds(*retry_ms),
             more(held)
         ),
-        Activity::RefusedRemovals {
+        DaemonEvent::RefusedRemovals {
             cycle,
             removals,
             open,
@@ -127,7 +127,7 @@ pub(super) fn write(published: &Activity, held: u64) {
             "Kept {removals} of {open} open prices that the answer left out, until a second \
              answer agrees"
         ),
-        Activity::Invalidated {
+        DaemonEvent::Invalidated {
             cycle,
             rule,
             backend,
@@ -150,7 +150,7 @@ pub(super) fn write(published: &Activity, held: u64) {
             "{}",
             removed(keys, tags)
         ),
-        Activity::InvalidateFailed {
+        DaemonEvent::InvalidateFailed {
             cycle,
             backend,
             keys,
@@ -170,7 +170,7 @@ pub(super) fn write(published: &Activity, held: u64) {
             "Invalidation failed, will retry; readers may see data up to {stale_s} s old{}",
             more(held)
         ),
-        Activity::Read {
+        DaemonEvent::Read {
             key,
             state,
             took_ms,
@@ -179,7 +179,7 @@ pub(super) fn write(published: &Activity, held: u64) {
             let (key, state): (_, &str) = (key.as_str(), state.into());
             debug!(event, key, state, took_ms, cycle, "Cache {state}: {key}");
         }
-        Activity::PriceMoved {
+        DaemonEvent::PriceMoved {
             cycle,
             event: race,
             selection,
@@ -205,7 +205,7 @@ pub(super) fn write(published: &Activity, held: u64) {
                 price(to.as_ref())
             );
         }
-        Activity::StatusChanged {
+        DaemonEvent::StatusChanged {
             cycle,
             status,
             by,
@@ -221,10 +221,10 @@ pub(super) fn write(published: &Activity, held: u64) {
                 cycle, status, by, events, "{events} {are} {status} now"
             );
         }
-        Activity::Leading { holder, fence } => {
+        DaemonEvent::Leading { holder, fence } => {
             info!(event, holder, fence, "Holding the lease as {holder}");
         }
-        Activity::StandingBy { holder } => {
+        DaemonEvent::StandingBy { holder } => {
             info!(event, holder, "Standing by: {holder} holds the lease");
         }
     }
@@ -247,12 +247,12 @@ pub(super) fn write_held(held: &HeldLines) {
 }
 
 /// Stored prices that changed.
-fn updated(counts: &Counts) -> u64 {
+fn updated(counts: &CycleCounts) -> u64 {
     counts.changed + counts.reopened
 }
 
 /// Prices that needed no write, so that seen = inserted + updated + skipped + rejected.
-fn skipped(counts: &Counts) -> u64 {
+fn skipped(counts: &CycleCounts) -> u64 {
     counts.unchanged + counts.stale + counts.no_price
 }
 
@@ -279,7 +279,7 @@ fn more(held: u64) -> String {
 }
 
 fn plain(error: &str) -> String {
-    plain_text(error, ERROR_CHARS)
+    sanitize_text(error, ERROR_CHARS)
 }
 
 fn seconds(ms: u64) -> Decimal {

@@ -18,7 +18,7 @@ use tokio::sync::broadcast;
 pub use counters::Counters;
 use counters::EventCounters;
 use dedup::{LogDecision, LogDeduplicator};
-pub use event::{Activity, ReadOutcome};
+pub use event::{DaemonEvent, ReadOutcome};
 
 /// Events that are kept for a slow subscriber. One that falls further behind gets the number of the
 /// events it missed; the daemon never waits for it.
@@ -26,19 +26,19 @@ const BACKLOG: usize = 1024;
 
 /// A clone publishes to the same subscribers.
 #[derive(Clone)]
-pub struct Live(Arc<SharedBus>);
+pub struct EventBus(Arc<SharedBus>);
 
 struct SharedBus {
     /// Guards numbering and sending together, so that subscribers get events in the order of `seq`.
     seq: Mutex<u64>,
-    sender: broadcast::Sender<Arc<Said>>,
+    sender: broadcast::Sender<Arc<PublishedEvent>>,
     counters: EventCounters,
     dedup: Mutex<LogDeduplicator>,
 }
 
 /// An event with its number and time.
 #[derive(Clone, Debug, Serialize)]
-pub struct Said {
+pub struct PublishedEvent {
     /// 1, 2, 3, … since the start. A gap is an event that the subscriber missed.
     pub seq: u64,
     pub at: DateTime<Utc>,
@@ -46,10 +46,10 @@ pub struct Said {
     #[serde(rename = "activity")]
     pub name: &'static str,
     #[serde(flatten)]
-    pub activity: Activity,
+    pub event: DaemonEvent,
 }
 
-impl Live {
+impl EventBus {
     pub fn new() -> Self {
         Self(Arc::new(SharedBus {
             seq: Mutex::new(0),
@@ -60,17 +60,17 @@ impl Live {
     }
 
     /// Counts the event, writes its log line and sends it to the subscribers, without waiting for any.
-    pub fn say(&self, activity: Activity) {
+    pub fn publish(&self, activity: DaemonEvent) {
         self.0.counters.count(&activity);
         self.log(&activity);
         let mut seq = self.0.seq.lock();
         *seq += 1;
         if self.0.sender.receiver_count() > 0 {
-            let published = Said {
+            let published = PublishedEvent {
                 seq: *seq,
                 at: Utc::now(),
                 name: activity.name(),
-                activity,
+                event: activity,
             };
             // An error means that the last subscriber has just left.
             let _ = self.0.sender.send(Arc::new(published));
@@ -78,8 +78,8 @@ impl Live {
     }
 
     /// Subscribes to the events that are published from now on.
-    pub fn watch(&self) -> Watcher {
-        Watcher(self.0.sender.subscribe())
+    pub fn subscribe(&self) -> Subscriber {
+        Subscriber(self.0.sender.subscribe())
     }
 
     /// Totals since the start.
@@ -89,7 +89,7 @@ impl Live {
 
     /// Writes the line of an event. Equal failures share a line; a success first writes the counts of
     /// the lines that its failures held back.
-    fn log(&self, event: &Activity) {
+    fn log(&self, event: &DaemonEvent) {
         if let Some(error) = event.error() {
             let decision = self
                 .0
@@ -109,28 +109,28 @@ impl Live {
     }
 }
 
-impl Default for Live {
+impl Default for EventBus {
     fn default() -> Self {
         Self::new()
     }
 }
 
 /// Receives the events of one subscription.
-pub struct Watcher(broadcast::Receiver<Arc<Said>>);
+pub struct Subscriber(broadcast::Receiver<Arc<PublishedEvent>>);
 
 #[derive(Clone, Debug)]
-pub enum Heard {
-    Said(Arc<Said>),
+pub enum Delivery {
+    Event(Arc<PublishedEvent>),
     /// The subscriber was too slow for this many events, so it must read the current state again.
     Missed(u64),
 }
 
-impl Watcher {
+impl Subscriber {
     /// Returns the next event, or `None` once every [`Live`] is dropped. Cancel safe.
-    pub async fn next(&mut self) -> Option<Heard> {
+    pub async fn next(&mut self) -> Option<Delivery> {
         match self.0.recv().await {
-            Ok(published) => Some(Heard::Said(published)),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Heard::Missed(missed)),
+            Ok(published) => Some(Delivery::Event(published)),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Delivery::Missed(missed)),
             Err(broadcast::error::RecvError::Closed) => None,
         }
     }
@@ -141,8 +141,8 @@ mod tests {
     use super::*;
     use oddsd_core::key::Key;
 
-    fn read(state: ReadOutcome) -> Activity {
-        Activity::Read {
+    fn read(state: ReadOutcome) -> DaemonEvent {
+        DaemonEvent::Read {
             key: Key::races_by_stage(),
             state,
             took_ms: 1,
@@ -152,15 +152,15 @@ mod tests {
 
     #[tokio::test]
     async fn subscriber_gets_later_events_in_order() {
-        let bus = Live::new();
-        bus.say(read(ReadOutcome::Miss));
-        let mut subscriber = bus.watch();
-        bus.clone().say(read(ReadOutcome::Hit));
-        bus.say(read(ReadOutcome::Bypass));
+        let bus = EventBus::new();
+        bus.publish(read(ReadOutcome::Miss));
+        let mut subscriber = bus.subscribe();
+        bus.clone().publish(read(ReadOutcome::Hit));
+        bus.publish(read(ReadOutcome::Bypass));
         drop(bus);
         for expected in [2, 3] {
             match subscriber.next().await {
-                Some(Heard::Said(published)) => assert_eq!(published.seq, expected),
+                Some(Delivery::Event(published)) => assert_eq!(published.seq, expected),
                 other => panic!("expected event {expected}, got {other:?}"),
             }
         }
@@ -169,14 +169,14 @@ mod tests {
 
     #[tokio::test]
     async fn slow_subscriber_gets_the_number_of_missed_events_and_then_the_rest() {
-        let bus = Live::new();
-        let mut subscriber = bus.watch();
+        let bus = EventBus::new();
+        let mut subscriber = bus.subscribe();
         for _ in 0..BACKLOG + 3 {
-            bus.say(read(ReadOutcome::Hit));
+            bus.publish(read(ReadOutcome::Hit));
         }
-        assert!(matches!(subscriber.next().await, Some(Heard::Missed(3))));
+        assert!(matches!(subscriber.next().await, Some(Delivery::Missed(3))));
         assert!(
-            matches!(subscriber.next().await, Some(Heard::Said(published)) if published.seq == 4)
+            matches!(subscriber.next().await, Some(Delivery::Event(published)) if published.seq == 4)
         );
         assert_eq!(bus.counters().hits, BACKLOG as u64 + 3);
     }
@@ -184,11 +184,11 @@ mod tests {
     #[test]
     fn serialised_event_has_the_name_of_its_log_line() {
         let activity = read(ReadOutcome::Hit);
-        let published = Said {
+        let published = PublishedEvent {
             seq: 1,
             at: DateTime::UNIX_EPOCH,
             name: activity.name(),
-            activity,
+            event: activity,
         };
         assert_eq!(
             serde_json::to_value(&published).expect("serialises"),

@@ -8,16 +8,18 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Cycle, Ingest, Pace, RECHECK_AFTER};
-use crate::clock::Wait;
-use crate::live::Activity;
-use oddsd_core::diff::book::Book;
-use oddsd_core::diff::{Changes, Differ, Guard, HeldBack, PriceChangeKind, Take};
-use oddsd_core::model::{Event, EventId, EventSnapshot, Look, PriceStatus, Rejects, Slice};
-use oddsd_core::rules::{Movement, Shown};
+use super::{CycleOutcome, PollSchedule, Poller, RECHECK_AFTER};
+use crate::clock::SleepResult;
+use crate::live::DaemonEvent;
+use oddsd_core::diff::stored_state::Book;
+use oddsd_core::diff::{Changes, Differ, EventSink, PendingRemovals, PriceChangeKind, ShrinkGuard};
+use oddsd_core::model::{
+    Event, EventId, EventSnapshot, Fingerprint, PriceStatus, RejectedRows, SnapshotMeta,
+};
+use oddsd_core::rules::{DisplayedPrice, PriceDelta};
 use oddsd_core::schedule::{Backoff, FailureKind, TrackedRace};
-use oddsd_feeds::{Ask, FeedError};
-use oddsd_store::{Claim, CycleFacts, Lease, Loaded, Place, StoreError};
+use oddsd_feeds::{FeedError, FetchRequest};
+use oddsd_store::{ClaimedBatch, CycleMeta, EventContext, InitialState, StoreError, WriterLease};
 
 /// How often everything is parsed and compared whatever the fingerprints, in case a fingerprint is wrong.
 const FULL_READ_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -27,21 +29,21 @@ const PUBLISHED_MOVES: usize = 6;
 /// An answer of the feed, compared with the stored state.
 struct Compared {
     changes: Changes,
-    cycle: CycleFacts,
+    cycle: CycleMeta,
     /// Whether everything was read, whatever the fingerprints.
     full: bool,
 }
 
-impl Ingest {
+impl Poller {
     /// One poll of the feed and everything that follows from it. `pace` is only for the log, which states when the
     /// next poll is due; `once` has none.
-    pub async fn cycle(
+    pub async fn run_cycle(
         &mut self,
-        lease: &Lease,
-        ask: &Ask,
-        pace: Option<&Pace>,
+        lease: &WriterLease,
+        ask: &FetchRequest,
+        pace: Option<&PollSchedule>,
         stop: &CancellationToken,
-    ) -> Cycle {
+    ) -> CycleOutcome {
         let mut state = match self.load_state().await {
             Ok(state) => state,
             Err(why) => return self.report_store_failure(0, why),
@@ -50,7 +52,7 @@ impl Ingest {
             compared = self.fetch_and_compare(&state, ask) => compared,
             () = stop.cancelled() => {
                 self.state = Some(state);
-                return Cycle::Stopped;
+                return CycleOutcome::Stopped;
             }
         };
         let Compared {
@@ -69,10 +71,10 @@ impl Ingest {
 
         let started = Instant::now();
         let mut written = None;
-        if !changes.is_quiet() {
+        if !changes.is_empty() {
             match self.store.commit(lease, &cycle, &mut changes).await {
                 Ok(committed) => {
-                    self.notify_committed(committed.told, &state.book, &changes);
+                    self.notify_committed(committed.outbox, &state.state, &changes);
                     written = Some(committed.written);
                 }
                 Err(why) => return self.report_store_failure(cycle.id, why),
@@ -82,7 +84,7 @@ impl Ingest {
 
         // Committed, or nothing to commit: the mirror may follow.
         self.failures = 0;
-        let withheld = changes.held_back.take();
+        let withheld = changes.pending_removals.take();
         let rejects = std::mem::take(&mut changes.rejects);
         let counts = changes.counts;
         let facts = (changes.events.len() + changes.selections.len()) as u64;
@@ -92,11 +94,11 @@ impl Ingest {
         self.report_rejects(cycle.id, &rejects);
         self.withhold(cycle.id, withheld);
         let outcome = match written {
-            None => Cycle::Unchanged(counts),
-            Some(written) => Cycle::Committed(counts, written),
+            None => CycleOutcome::Unchanged(counts),
+            Some(written) => CycleOutcome::Committed(counts, written),
         };
         let next = pace.map(|pace| self.wait_after(&outcome, pace));
-        self.live.say(Activity::CycleComplete {
+        self.live.publish(DaemonEvent::CycleComplete {
             cycle: cycle.id as u64,
             counts,
             facts,
@@ -115,28 +117,28 @@ impl Ingest {
     /// Fetches the feed. The answer is compared event by event while it arrives.
     async fn fetch_and_compare(
         &mut self,
-        state: &Loaded,
-        ask: &Ask,
+        state: &InitialState,
+        ask: &FetchRequest,
     ) -> Result<Compared, FeedError> {
         let asked_at = self.clock.now();
         let started = Instant::now();
-        let mut differ = Differ::new(&state.book);
+        let mut differ = Differ::new(&state.state);
         let is_due = |at: Instant| at.elapsed() >= FULL_READ_INTERVAL;
-        let full = *ask == Ask::Everything && self.full_read_at.is_none_or(is_due);
+        let full = *ask == FetchRequest::Everything && self.full_read_at.is_none_or(is_due);
         if full {
-            differ = differ.reading_everything();
+            differ = differ.without_skipping();
         }
         let mut sink = TimedSink::new(differ);
         // Boxed: the futures of a feed nest too deep for the compiler's default recursion limit.
         let looked = Box::pin(self.feed.read(ask, asked_at, &mut sink)).await?;
         let took = started.elapsed();
-        let guard = Guard {
+        let guard = ShrinkGuard {
             max_removed_fraction: self.settings.max_removed_fraction,
-            first_look: self.withheld.as_ref(),
+            previous_missing: self.withheld.as_ref(),
         };
         let (mut changes, comparing) = sink.finish(looked.look, &guard);
-        let extent = std::mem::take(&mut changes.extent);
-        let cycle = CycleFacts {
+        let extent = std::mem::take(&mut changes.stats);
+        let cycle = CycleMeta {
             id: state.next_cycle,
             feed: self.feed.name().into(),
             races: extent.events as i64,
@@ -155,26 +157,26 @@ impl Ingest {
     /// Brings the mirror and what depends on it to the committed changes.
     fn apply(
         &mut self,
-        mut state: Loaded,
+        mut state: InitialState,
         changes: Changes,
-        ask: &Ask,
-        pace: Option<&Pace>,
+        ask: &FetchRequest,
+        pace: Option<&PollSchedule>,
         full: bool,
     ) {
         if !changes.events.is_empty() {
             self.timer.invalidate();
         }
         self.note_checked(&state, &changes);
-        if *ask == Ask::Everything {
+        if *ask == FetchRequest::Everything {
             self.whole_card_at = Some(changes.as_of);
         }
         if full {
             self.full_read_at = Some(Instant::now());
         }
-        state.book.apply(changes);
+        state.state.apply(changes);
         // A cron line and a recording have their own times; only the plan polls single races.
-        if let Some(Pace::Adaptive(_)) = pace {
-            let events = state.book.events.values();
+        if let Some(PollSchedule::Adaptive(_)) = pace {
+            let events = state.state.events.values();
             self.tracked = events
                 .filter_map(|stored| tracked_race(&stored.event, stored.checked_at))
                 .collect();
@@ -184,21 +186,32 @@ impl Ingest {
 
     /// One poll of the whole card for an external cron. A temporary failure is retried, and a short answer is
     /// fetched again, because the next run of this program has no memory of this one.
-    pub async fn look(&mut self, lease: &Lease, tries: u32, stop: &CancellationToken) -> Cycle {
+    pub async fn poll_once(
+        &mut self,
+        lease: &WriterLease,
+        tries: u32,
+        stop: &CancellationToken,
+    ) -> CycleOutcome {
         let mut tries_left = tries.max(1);
         let cycle = loop {
             tries_left -= 1;
-            let cycle = self.cycle(lease, &Ask::Everything, None, stop).await;
+            let cycle = self
+                .run_cycle(lease, &FetchRequest::Everything, None, stop)
+                .await;
             let wait = match &cycle {
                 _ if tries_left == 0 => break cycle,
-                Cycle::FetchFailed(why) if why.is_retryable() => self.retry,
-                Cycle::StoreFailed(StoreError::Down(_) | StoreError::Failed(_)) => self.retry,
-                Cycle::Unchanged(_) | Cycle::Committed(..) if self.withheld.is_some() => {
+                CycleOutcome::FetchFailed(why) if why.is_retryable() => self.retry,
+                CycleOutcome::StoreFailed(StoreError::Down(_) | StoreError::Failed(_)) => {
+                    self.retry
+                }
+                CycleOutcome::Unchanged(_) | CycleOutcome::Committed(..)
+                    if self.withheld.is_some() =>
+                {
                     RECHECK_AFTER
                 }
                 _ => break cycle,
             };
-            if self.clock.sleep(wait, stop).await == Wait::Stopped {
+            if self.clock.sleep(wait, stop).await == SleepResult::Stopped {
                 break cycle;
             }
         };
@@ -209,7 +222,7 @@ impl Ingest {
     }
 
     /// The stored state: from memory, or loaded from the database.
-    pub(super) async fn load_state(&mut self) -> Result<Loaded, StoreError> {
+    pub(super) async fn load_state(&mut self) -> Result<InitialState, StoreError> {
         if let Some(state) = self.state.take() {
             return Ok(state);
         }
@@ -217,37 +230,37 @@ impl Ingest {
         self.store.load().await
     }
 
-    fn report_fetch_failure(&mut self, cycle: i64, why: FeedError) -> Cycle {
+    fn report_fetch_failure(&mut self, cycle: i64, why: FeedError) -> CycleOutcome {
         if why == FeedError::Ended {
-            return Cycle::FetchFailed(why);
+            return CycleOutcome::FetchFailed(why);
         }
         self.failures += 1;
-        self.retry = Backoff::FEED.delay(failure(&why), self.failures, fastrand::f64());
-        self.live.say(Activity::FetchFailed {
+        self.retry = Backoff::FEED.delay(classify_failure(&why), self.failures, fastrand::f64());
+        self.live.publish(DaemonEvent::FetchFailed {
             cycle: cycle as u64,
             feed: self.feed.name().into(),
             failure: why.outcome(),
-            needs_person: !why.is_retryable(),
+            needs_operator: !why.is_retryable(),
             attempt: self.failures,
             retry_ms: self.retry.as_millis() as u64,
             error: why.to_string(),
         });
-        Cycle::FetchFailed(why)
+        CycleOutcome::FetchFailed(why)
     }
 
-    pub(super) fn report_store_failure(&mut self, cycle: i64, why: StoreError) -> Cycle {
+    pub(super) fn report_store_failure(&mut self, cycle: i64, why: StoreError) -> CycleOutcome {
         self.failures += 1;
         self.retry = Backoff::FEED.delay(FailureKind::Temporary, self.failures, fastrand::f64());
-        self.live.say(Activity::StoreFailed {
+        self.live.publish(DaemonEvent::StoreFailed {
             cycle: cycle as u64,
             attempt: self.failures,
             retry_ms: self.retry.as_millis() as u64,
             error: why.to_string(),
         });
-        Cycle::StoreFailed(why)
+        CycleOutcome::StoreFailed(why)
     }
 
-    fn report_rejects(&self, cycle: i64, rejects: &Rejects) {
+    fn report_rejects(&self, cycle: i64, rejects: &RejectedRows) {
         if !rejects.is_empty() {
             tracing::warn!(
                 event = "cycle.rows_rejected",
@@ -260,9 +273,9 @@ impl Ingest {
     }
 
     /// Remembers the removals that the guard withheld, for the comparison with the next answer.
-    fn withhold(&mut self, cycle: i64, held_back: Option<HeldBack>) {
+    fn withhold(&mut self, cycle: i64, held_back: Option<PendingRemovals>) {
         self.withheld = held_back.map(|held| {
-            self.live.say(Activity::RefusedRemovals {
+            self.live.publish(DaemonEvent::RefusedRemovals {
                 cycle: cycle as u64,
                 removals: held.prices as u64,
                 open: held.open_prices as u64,
@@ -271,10 +284,10 @@ impl Ingest {
         });
     }
 
-    fn note_checked(&self, state: &Loaded, changes: &Changes) {
+    fn note_checked(&self, state: &InitialState, changes: &Changes) {
         let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
         for id in &changes.checked {
-            if let Some(stored) = state.book.events.get(id) {
+            if let Some(stored) = state.state.events.get(id) {
                 checks.insert(stored.row, changes.as_of);
             }
         }
@@ -285,7 +298,12 @@ impl Ingest {
 
     /// Notifies relay and auditor of a commit. Each row gets the context of its event, so that the relay need not
     /// read it. To be called before the mirror follows: a new event is in the changes, an old one in the mirror.
-    pub(super) fn notify_committed(&self, told: Option<Claim>, book: &Book, changes: &Changes) {
+    pub(super) fn notify_committed(
+        &self,
+        told: Option<ClaimedBatch>,
+        book: &Book,
+        changes: &Changes,
+    ) {
         let changed: HashMap<&EventId, &Event> = changes
             .events
             .iter()
@@ -297,15 +315,15 @@ impl Ingest {
                     let stored = || Some(&book.events.get(id)?.event);
                     changed.get(id).copied().or_else(stored)
                 });
-                row.place = event.map(Place::of);
+                row.context = event.map(EventContext::from_event);
             }
             claim
         });
-        self.notifier.committed(claim, changes.as_of);
+        self.notifier.notify_commit(claim, changes.as_of);
     }
 
     /// To be called before the mirror follows, which still has the names of the prices.
-    fn publish_moves(&self, cycle: i64, state: &Loaded, changes: &Changes) {
+    fn publish_moves(&self, cycle: i64, state: &InitialState, changes: &Changes) {
         let moves = changes.prices.iter().filter(|change| {
             matches!(
                 change.kind,
@@ -313,22 +331,22 @@ impl Ingest {
             )
         });
         for change in moves.take(PUBLISHED_MOVES) {
-            let Some(key) = state.book.key_of(change) else {
+            let Some(key) = state.state.key_of(change) else {
                 continue;
             };
             let is_withdrawn = change.kind == PriceChangeKind::Withdrawn;
-            let shown = |decimal| Shown {
+            let shown = |decimal| DisplayedPrice {
                 decimal,
                 fractional: None,
                 point: change.offer.point,
                 open: true,
             };
-            let now = (change.status == PriceStatus::Open).then(|| Shown {
+            let now = (change.status == PriceStatus::Open).then(|| DisplayedPrice {
                 fractional: change.offer.fractional,
                 ..shown(change.offer.decimal)
             });
-            let moved = Movement::between(change.before.map(shown).as_ref(), now.as_ref());
-            self.live.say(Activity::PriceMoved {
+            let moved = PriceDelta::between(change.before.map(shown).as_ref(), now.as_ref());
+            self.live.publish(DaemonEvent::PriceMoved {
                 cycle: cycle as u64,
                 event: change.event.clone(),
                 selection: key.selection,
@@ -336,7 +354,7 @@ impl Ingest {
                 from: change.before,
                 to: (!is_withdrawn).then_some(change.offer.decimal),
                 percent: moved.percent(),
-                significant: moved.is_over(Movement::SIGNIFICANT),
+                significant: moved.exceeds(PriceDelta::SIGNIFICANT),
             });
         }
     }
@@ -356,25 +374,25 @@ impl<'a> TimedSink<'a> {
         }
     }
 
-    fn finish(self, look: Look, guard: &Guard) -> (Changes, Duration) {
+    fn finish(self, look: SnapshotMeta, guard: &ShrinkGuard) -> (Changes, Duration) {
         (self.differ.finish(look, guard), self.spent)
     }
 }
 
-impl Take for TimedSink<'_> {
-    fn begin(&mut self, as_of: DateTime<Utc>) {
-        self.differ.begin(as_of);
+impl EventSink for TimedSink<'_> {
+    fn start(&mut self, as_of: DateTime<Utc>) {
+        self.differ.start(as_of);
     }
 
-    fn knows(&self, slice: &Slice) -> Option<EventId> {
+    fn knows(&self, slice: &Fingerprint) -> Option<EventId> {
         self.differ.knows(slice)
     }
 
-    fn same(&mut self, slice: &Slice) {
+    fn same(&mut self, slice: &Fingerprint) {
         self.differ.same(slice);
     }
 
-    fn take(&mut self, event: EventSnapshot, slice: Option<Slice>) {
+    fn take(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
         let started = Instant::now();
         self.differ.take(event, slice);
         self.spent += started.elapsed();
@@ -391,7 +409,7 @@ fn tracked_race(event: &Event, checked_at: DateTime<Utc>) -> Option<TrackedRace>
 }
 
 /// The kind of delay that a feed's failure needs.
-pub fn failure(why: &FeedError) -> FailureKind {
+pub fn classify_failure(why: &FeedError) -> FailureKind {
     match why {
         FeedError::Unauthorized { .. } | FeedError::BadRequest { .. } => FailureKind::Refused,
         FeedError::RateLimited { retry_after, .. } => FailureKind::RateLimited {

@@ -16,15 +16,18 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{Clock, CronTicker, Wait};
-use crate::live::Live;
-use oddsd_core::diff::Missing;
-use oddsd_core::model::Counts;
-use oddsd_core::schedule::{DuePoll, Plan, TrackedRace};
-use oddsd_feeds::{Ask, Feed, FeedError};
-use oddsd_store::{Checks, Lease, Loaded, Poke, Retention, Store, StoreError, Written};
+use crate::clock::{Clock, CronTicker, SleepResult};
+use crate::live::EventBus;
+use oddsd_core::diff::MissingRows;
+use oddsd_core::model::CycleCounts;
+use oddsd_core::schedule::{DuePoll, PollPlanner, TrackedRace};
+use oddsd_feeds::{Feed, FeedError, FetchRequest};
+use oddsd_store::{
+    CommitNotifier, InitialState, LastChecked, Retention, Store, StoreError, WriteCounts,
+    WriterLease,
+};
 
-pub use cycle::failure;
+pub use cycle::classify_failure;
 use status::TransitionTimer;
 
 /// The pause before a suspiciously short answer is fetched again.
@@ -33,24 +36,24 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// The result of one cycle.
 #[derive(Debug)]
-pub enum Cycle {
-    Unchanged(Counts),
-    Committed(Counts, Written),
+pub enum CycleOutcome {
+    Unchanged(CycleCounts),
+    Committed(CycleCounts, WriteCounts),
     FetchFailed(FeedError),
     StoreFailed(StoreError),
     /// A stop was requested before anything was written.
     Stopped,
 }
 
-impl Cycle {
+impl CycleOutcome {
     fn is_failed(&self) -> bool {
         matches!(self, Self::FetchFailed(_) | Self::StoreFailed(_))
     }
 }
 
 /// The rule by which the feed is polled.
-pub enum Pace {
-    Adaptive(Plan),
+pub enum PollSchedule {
+    Adaptive(PollPlanner),
     Cron(Box<CronTicker>),
     /// A recording: at this many times its own speed, or without a pause.
     AsRecorded {
@@ -58,30 +61,30 @@ pub enum Pace {
     },
 }
 
-impl Pace {
+impl PollSchedule {
     fn is_recorded(&self) -> bool {
         matches!(self, Self::AsRecorded { .. })
     }
 }
 
-pub struct IngestSettings {
+pub struct PollerSettings {
     /// See [`Guard`](oddsd_core::diff::Guard); 1 trusts every answer at once.
     pub max_removed_fraction: f64,
     pub retention: Retention,
 }
 
-pub struct Ingest {
+pub struct Poller {
     feed: Feed,
     store: Store,
-    live: Live,
+    live: EventBus,
     clock: Clock,
-    settings: IngestSettings,
-    notifier: Poke,
-    checks: Checks,
+    settings: PollerSettings,
+    notifier: CommitNotifier,
+    checks: LastChecked,
     /// The mirror of the stored state; `None`: to be loaded.
-    state: Option<Loaded>,
+    state: Option<InitialState>,
     /// Removals that the last short answer implied and that were withheld.
-    withheld: Option<Missing>,
+    withheld: Option<MissingRows>,
     /// Known races, kept through failures: a race starts whether or not the database answers.
     tracked: Vec<TrackedRace>,
     whole_card_at: Option<DateTime<Utc>>,
@@ -116,15 +119,15 @@ impl LivenessProbe {
     }
 }
 
-impl Ingest {
+impl Poller {
     pub fn new(
         feed: Feed,
         store: Store,
-        live: Live,
+        live: EventBus,
         clock: Clock,
-        settings: IngestSettings,
-        notifier: Poke,
-        checks: Checks,
+        settings: PollerSettings,
+        notifier: CommitNotifier,
+        checks: LastChecked,
     ) -> Self {
         Self {
             feed,
@@ -166,20 +169,20 @@ impl Ingest {
     /// whose rows could not be stored: a recording has no second chance.
     pub async fn run(
         &mut self,
-        mut lease: watch::Receiver<Option<Lease>>,
-        mut pace: Pace,
+        mut lease: watch::Receiver<Option<WriterLease>>,
+        mut pace: PollSchedule,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
-        if let Pace::Adaptive(plan) = &mut pace
-            && !self.feed.has_one_race_calls()
+        if let PollSchedule::Adaptive(plan) = &mut pace
+            && !self.feed.has_single_event_calls()
         {
             plan.max_one_race_calls = 0;
         }
-        let mut ask = Ask::Everything;
+        let mut ask = FetchRequest::Everything;
         let mut again = None;
         loop {
             // The tick before the lease: while another daemon leads, missed ticks collapse into this one.
-            if let (Pace::Cron(ticker), None) = (&mut pace, again)
+            if let (PollSchedule::Cron(ticker), None) = (&mut pace, again)
                 && self
                     .run_while_waiting(&lease, stop, ticker.next(stop))
                     .await
@@ -191,12 +194,14 @@ impl Ingest {
                 return Ok(());
             };
             if self.discard_state_of_other_epoch(&held) {
-                ask = Ask::Everything;
+                ask = FetchRequest::Everything;
             }
             let cycle = self.step(&held, &ask, &pace, stop).await;
             match cycle {
-                Cycle::FetchFailed(FeedError::Ended) | Cycle::Stopped => return Ok(()),
-                Cycle::StoreFailed(why) if pace.is_recorded() => return Err(why),
+                CycleOutcome::FetchFailed(FeedError::Ended) | CycleOutcome::Stopped => {
+                    return Ok(());
+                }
+                CycleOutcome::StoreFailed(why) if pace.is_recorded() => return Err(why),
                 _ => {}
             }
             again = self.again_after(&cycle);
@@ -210,16 +215,16 @@ impl Ingest {
     /// One cycle, and the work that is due after it: status transitions and retention.
     async fn step(
         &mut self,
-        lease: &Lease,
-        ask: &Ask,
-        pace: &Pace,
+        lease: &WriterLease,
+        ask: &FetchRequest,
+        pace: &PollSchedule,
         stop: &CancellationToken,
-    ) -> Cycle {
+    ) -> CycleOutcome {
         self.liveness.begin();
-        let cycle = self.cycle(lease, ask, Some(pace), stop).await;
+        let cycle = self.run_cycle(lease, ask, Some(pace), stop).await;
         let is_over = match &cycle {
-            Cycle::FetchFailed(FeedError::Ended) | Cycle::Stopped => true,
-            Cycle::StoreFailed(_) => pace.is_recorded(),
+            CycleOutcome::FetchFailed(FeedError::Ended) | CycleOutcome::Stopped => true,
+            CycleOutcome::StoreFailed(_) => pace.is_recorded(),
             _ => false,
         };
         if !is_over {
@@ -242,17 +247,17 @@ impl Ingest {
     /// Waits until the next poll is due and returns its request; `None` after `stop`.
     async fn wait_for_next(
         &mut self,
-        ask: Ask,
-        cycle: &Cycle,
-        pace: &Pace,
-        lease: &watch::Receiver<Option<Lease>>,
+        ask: FetchRequest,
+        cycle: &CycleOutcome,
+        pace: &PollSchedule,
+        lease: &watch::Receiver<Option<WriterLease>>,
         stop: &CancellationToken,
-    ) -> Option<Ask> {
+    ) -> Option<FetchRequest> {
         let wait = match pace {
-            Pace::AsRecorded { speed } => self.recorded_gap(*speed),
+            PollSchedule::AsRecorded { speed } => self.recorded_gap(*speed),
             // The ticker waits in its own time.
-            Pace::Cron(_) if self.again_after(cycle).is_none() => Duration::ZERO,
-            Pace::Adaptive(_) | Pace::Cron(_) => self.wait_after(cycle, pace),
+            PollSchedule::Cron(_) if self.again_after(cycle).is_none() => Duration::ZERO,
+            PollSchedule::Adaptive(_) | PollSchedule::Cron(_) => self.wait_after(cycle, pace),
         };
         if !wait.is_zero() {
             let clock = self.clock.clone();
@@ -261,12 +266,12 @@ impl Ingest {
                 true => over.await,
                 false => self.run_while_waiting(lease, stop, over).await,
             };
-            if ended == Wait::Stopped {
+            if ended == SleepResult::Stopped {
                 return None;
             }
         }
         match (pace, &self.withheld) {
-            (Pace::Adaptive(plan), None) => self.wait_until_due(plan, lease, stop).await,
+            (PollSchedule::Adaptive(plan), None) => self.wait_until_due(plan, lease, stop).await,
             // A short answer is fetched again with the same request.
             _ => Some(ask),
         }
@@ -275,20 +280,20 @@ impl Ingest {
     /// The request that is due by the plan, as soon as one is; `None` after `stop`.
     async fn wait_until_due(
         &mut self,
-        plan: &Plan,
-        lease: &watch::Receiver<Option<Lease>>,
+        plan: &PollPlanner,
+        lease: &watch::Receiver<Option<WriterLease>>,
         stop: &CancellationToken,
-    ) -> Option<Ask> {
+    ) -> Option<FetchRequest> {
         let clock = self.clock.clone();
         loop {
             let now = clock.now();
             let until = match plan.due(now, &self.tracked, self.whole_card_at) {
-                DuePoll::Races(ids) => return Some(Ask::Events(ids)),
-                DuePoll::Everything => return Some(Ask::Everything),
+                DuePoll::Races(ids) => return Some(FetchRequest::Events(ids)),
+                DuePoll::Everything => return Some(FetchRequest::Everything),
                 DuePoll::Nothing { until } => until,
             };
             let over = clock.sleep((until - now).to_std().unwrap_or_default(), stop);
-            if self.run_while_waiting(lease, stop, over).await == Wait::Stopped {
+            if self.run_while_waiting(lease, stop, over).await == SleepResult::Stopped {
                 return None;
             }
         }
@@ -296,7 +301,7 @@ impl Ingest {
 
     /// True when this is the first call under this lease. Another daemon may have written before, so the state is
     /// not valid any more.
-    fn discard_state_of_other_epoch(&mut self, held: &Lease) -> bool {
+    fn discard_state_of_other_epoch(&mut self, held: &WriterLease) -> bool {
         let is_new = self.epoch.replace(held.epoch) != Some(held.epoch);
         if is_new {
             self.state = None;
@@ -322,7 +327,7 @@ impl Ingest {
     }
 
     /// The delay before a failed poll is retried or a short answer is fetched again; `None` after a usual cycle.
-    fn again_after(&self, cycle: &Cycle) -> Option<Duration> {
+    fn again_after(&self, cycle: &CycleOutcome) -> Option<Duration> {
         match cycle.is_failed() {
             true => Some(self.retry),
             false => self.withheld.as_ref().map(|_| RECHECK_AFTER),
@@ -330,16 +335,18 @@ impl Ingest {
     }
 
     /// The time until the next poll.
-    fn wait_after(&self, cycle: &Cycle, pace: &Pace) -> Duration {
+    fn wait_after(&self, cycle: &CycleOutcome, pace: &PollSchedule) -> Duration {
         let now = self.clock.now();
         let due = match pace {
-            Pace::Adaptive(_) if cycle.is_failed() => None,
-            Pace::Adaptive(plan) => match plan.due(now, &self.tracked, self.whole_card_at) {
-                DuePoll::Nothing { until } => Some(until),
-                DuePoll::Races(_) | DuePoll::Everything => Some(now),
-            },
-            Pace::Cron(ticker) => ticker.expected(),
-            Pace::AsRecorded { .. } => return Duration::ZERO,
+            PollSchedule::Adaptive(_) if cycle.is_failed() => None,
+            PollSchedule::Adaptive(plan) => {
+                match plan.due(now, &self.tracked, self.whole_card_at) {
+                    DuePoll::Nothing { until } => Some(until),
+                    DuePoll::Races(_) | DuePoll::Everything => Some(now),
+                }
+            }
+            PollSchedule::Cron(ticker) => ticker.expected(),
+            PollSchedule::AsRecorded { .. } => return Duration::ZERO,
         };
         let due = due.map(|due| (due - now).to_std().unwrap_or_default());
         let waits = due.into_iter().chain(self.again_after(cycle));
@@ -347,7 +354,7 @@ impl Ingest {
     }
 
     /// Applies retention, at most once in [`PRUNE_INTERVAL`].
-    async fn prune(&mut self, lease: &Lease) {
+    async fn prune(&mut self, lease: &WriterLease) {
         if (self.pruned_at).is_some_and(|at| at.elapsed() < PRUNE_INTERVAL) {
             return;
         }
@@ -358,7 +365,7 @@ impl Ingest {
         let (keep, now) = (self.settings.retention, self.clock.now());
         match self.store.prune(lease, keep, now).await {
             Ok(pruned) => {
-                state.book.forget(&pruned.events);
+                state.state.forget(&pruned.events);
                 self.timer.invalidate();
                 if pruned.events.len() as u64 + pruned.history + pruned.log > 0 {
                     tracing::info!(
@@ -382,9 +389,9 @@ impl Ingest {
 
 /// Waits until this daemon holds the lease; `None` when `stop` comes first.
 async fn wait_to_lead(
-    lease: &mut watch::Receiver<Option<Lease>>,
+    lease: &mut watch::Receiver<Option<WriterLease>>,
     stop: &CancellationToken,
-) -> Option<Lease> {
+) -> Option<WriterLease> {
     tokio::select! {
         biased;
         () = stop.cancelled() => None,

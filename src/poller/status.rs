@@ -9,12 +9,12 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::Ingest;
-use crate::clock::{Clock, Wait};
-use crate::live::Activity;
-use oddsd_core::diff::{Changes, moves};
+use super::Poller;
+use crate::clock::{Clock, SleepResult};
+use crate::live::DaemonEvent;
+use oddsd_core::diff::{Changes, status_transitions};
 use oddsd_core::model::StatusSource;
-use oddsd_store::{CycleFacts, Lease, StoreError};
+use oddsd_store::{CycleMeta, StoreError, WriterLease};
 
 /// The feed's name in the row of such a cycle.
 const CLOCK: &str = "clock";
@@ -41,11 +41,11 @@ impl TransitionTimer {
     }
 }
 
-impl Ingest {
+impl Poller {
     /// Waits for `over`, and updates statuses meanwhile.
     pub(super) async fn run_while_waiting<T>(
         &mut self,
-        lease: &watch::Receiver<Option<Lease>>,
+        lease: &watch::Receiver<Option<WriterLease>>,
         stop: &CancellationToken,
         over: impl Future<Output = T>,
     ) -> T {
@@ -87,12 +87,12 @@ impl Ingest {
     }
 
     fn next_transition(&mut self) -> Option<DateTime<Utc>> {
-        let book = &self.state.as_ref()?.book;
+        let book = &self.state.as_ref()?.state;
         *self.timer.next.get_or_insert_with(|| book.next_move())
     }
 
     /// Commits the transitions that are due at `now` and the corrections that wait.
-    pub(super) async fn update_statuses(&mut self, lease: &Lease, now: DateTime<Utc>) {
+    pub(super) async fn update_statuses(&mut self, lease: &WriterLease, now: DateTime<Utc>) {
         let due = self.state.is_none() || self.next_transition().is_some_and(|at| at <= now);
         if (due || !self.timer.corrections_known)
             && let Err(why) = self.commit_transitions(lease, now).await
@@ -105,7 +105,7 @@ impl Ingest {
 
     async fn commit_transitions(
         &mut self,
-        lease: &Lease,
+        lease: &WriterLease,
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
         let mut state = self.load_state().await?;
@@ -117,19 +117,19 @@ impl Ingest {
             .into_iter()
             .map(|c| (c.id, c.event, c.status))
             .collect();
-        let mut changes = moves(&state.book, &corrections, now);
-        if !changes.is_quiet() {
-            let cycle = CycleFacts {
+        let mut changes = status_transitions(&state.state, &corrections, now);
+        if !changes.is_empty() {
+            let cycle = CycleMeta {
                 id: state.next_cycle,
                 feed: CLOCK.into(),
                 races: changes.events.len() as i64,
-                ..CycleFacts::default()
+                ..CycleMeta::default()
             };
             state.next_cycle += 1;
             let committed = self.store.commit(lease, &cycle, &mut changes).await?;
-            self.notify_committed(committed.told, &state.book, &changes);
+            self.notify_committed(committed.outbox, &state.state, &changes);
             self.publish_statuses(cycle.id, &changes);
-            state.book.apply(changes);
+            state.state.apply(changes);
             self.timer.invalidate();
         }
         self.timer.corrections_known = true;
@@ -141,14 +141,14 @@ impl Ingest {
     pub(super) fn publish_statuses(&self, cycle: i64, changes: &Changes) {
         let mut counts: BTreeMap<(&str, &str), (u64, _)> = BTreeMap::new();
         for change in &changes.events {
-            if let Some((Some(_), status)) = change.transition() {
+            if let Some((Some(_), status)) = change.status_transition() {
                 let by: StatusSource = change.status_by;
                 let count = counts.entry((status.as_str(), by.as_str()));
                 count.or_insert((0, (status, by))).0 += 1;
             }
         }
         for (events, (status, by)) in counts.into_values() {
-            self.live.say(Activity::StatusChanged {
+            self.live.publish(DaemonEvent::StatusChanged {
                 cycle: cycle as u64,
                 status,
                 by,
@@ -161,7 +161,7 @@ impl Ingest {
 /// Pending for ever without a `wait`, and after `stop`: then `over` ends as well.
 async fn sleep(clock: &Clock, wait: Option<Duration>, stop: &CancellationToken) {
     match wait {
-        Some(wait) if clock.sleep(wait, stop).await == Wait::Over => {}
+        Some(wait) if clock.sleep(wait, stop).await == SleepResult::Elapsed => {}
         _ => std::future::pending().await,
     }
 }

@@ -31,7 +31,7 @@ impl RateAlert {
         if last_minute <= self.threshold || self.raised.swap(true, Ordering::Relaxed) {
             return;
         }
-        if let Ok(true) = store.raise_alarm(NAME).await {
+        if let Ok(true) = store.raise_alert(NAME).await {
             tracing::warn!(
                 event = "cache.removal_rate_high",
                 per_minute = last_minute,
@@ -51,10 +51,10 @@ impl RateAlert {
             return;
         };
         let last_minute = stats.per_minute.max(0) as u64;
-        match store.is_alarmed(NAME).await {
+        match store.is_alert_raised(NAME).await {
             Ok(true) if last_minute > self.threshold => return,
             Ok(true) => {
-                if let Ok(true) = store.lower_alarm(NAME).await {
+                if let Ok(true) = store.clear_alert(NAME).await {
                     tracing::info!(
                         event = "cache.removal_rate_normal",
                         per_minute = last_minute,

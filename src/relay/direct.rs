@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Relay, RemovedBatch};
-use oddsd_store::Claim;
+use oddsd_store::ClaimedBatch;
 
 /// Commits that wait for the relay; the polling path takes those that find the queue full.
 const QUEUE: usize = 1024;
@@ -21,12 +21,12 @@ const AT_ONCE: usize = 256;
 
 /// The receiving end of the queue.
 pub struct DirectPath {
-    commits: mpsc::Receiver<Claim>,
+    commits: mpsc::Receiver<ClaimedBatch>,
     removed: Option<mpsc::UnboundedSender<RemovedBatch>>,
 }
 
 /// The queue from those who commit to the relay.
-pub fn hand_over() -> (mpsc::Sender<Claim>, DirectPath) {
+pub fn direct_channel() -> (mpsc::Sender<ClaimedBatch>, DirectPath) {
     let (sender, commits) = mpsc::channel(QUEUE);
     let removed = None;
     (sender, DirectPath { commits, removed })
@@ -80,7 +80,7 @@ impl DirectPath {
     /// Waits for a commit and removes the answers that it and all others in the queue make wrong. Pending for ever
     /// once no committer is left.
     pub(super) async fn remove_next(&mut self, relay: &Relay) {
-        let Some(Claim { mut rows, mut view }) = self.commits.recv().await else {
+        let Some(ClaimedBatch { mut rows, mut view }) = self.commits.recv().await else {
             return std::future::pending().await;
         };
         for _ in 1..AT_ONCE {
@@ -88,7 +88,7 @@ impl DirectPath {
                 break;
             };
             rows.extend(next.rows);
-            view = view.join(&next.view);
+            view = view.merge(&next.view);
         }
         match relay.remove(&rows, &view, None).await {
             Ok(batch) => {
@@ -110,7 +110,7 @@ async fn settle(relay: Relay, mut removed: mpsc::UnboundedReceiver<RemovedBatch>
     while let Some(mut batch) = removed.recv().await {
         while let Ok(next) = removed.try_recv() {
             batch.rows.extend(next.rows);
-            batch.settlement.join(next.settlement);
+            batch.settlement.merge(next.settlement);
         }
         let settled = relay.store.settle(&batch.rows, batch.settlement).await;
         // Rows that could not be settled are claimed and removed once more, which is harmless.

@@ -12,13 +12,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::wakeups::Wakeups;
-use oddsd_cache::{Cache, Life};
-use oddsd_store::{Lease, Store};
+use oddsd_cache::{Cache, Epoch};
+use oddsd_store::{Store, WriterLease};
 
 /// The least pause between two attempts while the cache or the database is unreachable.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-pub struct FloorKeeper {
+pub struct EpochMonitor {
     pub store: Store,
     pub cache: Arc<Cache>,
     pub wakeups: Wakeups,
@@ -34,10 +34,10 @@ pub enum EpochStatus {
     Unknown,
 }
 
-impl FloorKeeper {
+impl EpochMonitor {
     /// Works until `stop`, while this daemon leads.
-    pub async fn run(self, lease: watch::Receiver<Option<Lease>>, stop: CancellationToken) {
-        let Some(every) = self.cache.beat_every() else {
+    pub async fn run(self, lease: watch::Receiver<Option<WriterLease>>, stop: CancellationToken) {
+        let Some(every) = self.cache.heartbeat_interval() else {
             return stop.cancelled().await;
         };
         let (mut epoch, mut was_unknown) = (None, false);
@@ -65,9 +65,9 @@ impl FloorKeeper {
     }
 
     /// Sends a heartbeat. Where the epoch is unknown or another one, it begins a new epoch.
-    pub async fn check(&self, epoch: &mut Option<Life>) -> EpochStatus {
+    pub async fn check(&self, epoch: &mut Option<Epoch>) -> EpochStatus {
         if let Some(known) = epoch {
-            match self.cache.beat(known).await {
+            match self.cache.heartbeat(known).await {
                 Ok(true) => return EpochStatus::Current,
                 Ok(false) => *epoch = None,
                 Err(_) => return EpochStatus::Unknown,
@@ -91,10 +91,10 @@ impl FloorKeeper {
         }
     }
 
-    async fn begin_epoch(&self) -> anyhow::Result<Life> {
-        self.cache.void().await?;
+    async fn begin_epoch(&self) -> anyhow::Result<Epoch> {
+        self.cache.invalidate_epoch().await?;
         // Read after the void: the snapshot includes every removal that the old memory may have missed.
-        let snapshot = self.store.view().await?;
-        Ok(self.cache.found(&snapshot).await?)
+        let snapshot = self.store.current_snapshot().await?;
+        Ok(self.cache.begin_epoch(&snapshot).await?)
     }
 }

@@ -18,18 +18,21 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::live::{Activity, Live};
-use crate::rules_file::Rulebook;
+use crate::live::{DaemonEvent, EventBus};
+use crate::rules_file::RulesHandle;
 use crate::wakeups::Wakeups;
 use oddsd_cache::{Cache, CacheError, Reader, Removed};
 use oddsd_core::key::Key;
-use oddsd_core::model::View;
+use oddsd_core::model::DbSnapshot;
 use oddsd_core::schedule::{Backoff, FailureKind};
-use oddsd_store::{Claimed, Gone, Lease, Purpose, Rows, Settlement, Store, StoreError, Told};
+use oddsd_store::{
+    AuditEvent, BatchOutcome, OutboxRow, Purpose, RowSet, SettledRows, Store, StoreError,
+    WriterLease,
+};
 
 pub use alert::RateAlert;
-pub use direct::{DirectPath, InFlight, hand_over};
-pub use epoch::{EpochStatus, FloorKeeper};
+pub use direct::{DirectPath, InFlight, direct_channel};
+pub use epoch::{EpochMonitor, EpochStatus};
 use plan::{FailedTargets, InvalidationPlan, RemovalContext};
 
 /// Rows claimed at once. After a full batch the whole backlog is read, coalesced by the database.
@@ -70,44 +73,49 @@ pub struct Relay {
     pub store: Store,
     pub reader: Reader,
     /// Which targets a change makes wrong.
-    pub rules: Rulebook,
-    pub live: Live,
+    pub rules: RulesHandle,
+    pub live: EventBus,
     /// The name under which rows are claimed.
     pub holder: String,
     pub wakeups: Wakeups,
     /// Receives the rows that were removed.
-    pub auditor: Option<mpsc::Sender<Told>>,
+    pub audit_events: Option<mpsc::Sender<AuditEvent>>,
     /// Receives the keys to load again. A key lost to a full queue is loaded by its next reader.
-    pub warm: Option<mpsc::Sender<Key>>,
+    pub warm_queue: Option<mpsc::Sender<Key>>,
     pub alert: RateAlert,
     /// Rows that the direct path has removed and not settled yet; a claim may return them.
     pub in_flight: InFlight,
     /// Keys are removed a second time after this, for programs that fill the cache on their own. Zero: never.
-    pub again_after: Duration,
+    pub second_removal_after: Duration,
 }
 
 /// A removal that the cache answered, and the changes to the outbox that follow from it.
 struct RemovedBatch {
     rows: Vec<i64>,
     targets: usize,
-    settlement: Settlement,
+    settlement: BatchOutcome,
 }
 
 impl Relay {
     /// A relay for a command that ends: without auditor, warming and second removals.
-    pub fn alone(store: Store, cache: Arc<Cache>, rules: Rulebook, holder: String) -> Self {
+    pub fn without_observers(
+        store: Store,
+        cache: Arc<Cache>,
+        rules: RulesHandle,
+        holder: String,
+    ) -> Self {
         Self {
             store,
             reader: Reader::new(cache),
             rules,
-            live: Live::new(),
+            live: EventBus::new(),
             holder,
             wakeups: Wakeups::default(),
-            auditor: None,
-            warm: None,
+            audit_events: None,
+            warm_queue: None,
             alert: RateAlert::above(u64::MAX),
             in_flight: InFlight::default(),
-            again_after: Duration::ZERO,
+            second_removal_after: Duration::ZERO,
         }
     }
 
@@ -119,7 +127,7 @@ impl Relay {
     pub async fn run(
         self,
         mut direct: DirectPath,
-        lease: watch::Receiver<Option<Lease>>,
+        lease: watch::Receiver<Option<WriterLease>>,
         stop: CancellationToken,
     ) {
         let is_ours = || self.cache().is_shared() || lease.borrow().is_some();
@@ -211,7 +219,7 @@ impl Relay {
             removed |= matches!(last, RelayOutcome::Removed { .. });
             if left == 0 && removed && self.removes_again() {
                 // No other process may be there when the second removals are due.
-                tokio::time::sleep(self.again_after + pause).await;
+                tokio::time::sleep(self.second_removal_after + pause).await;
                 self.drain(deadline).await?;
                 removed = false;
             }
@@ -262,7 +270,7 @@ impl Relay {
     async fn remove_backlog(&self) -> Result<RelayOutcome, StoreError> {
         let mut page = FIRST_PAGE;
         loop {
-            let mut backlog = self.store.backlog(page).await?;
+            let mut backlog = self.store.read_backlog(page).await?;
             for change in &mut backlog.changes {
                 // A claim counts the attempt; these rows were not claimed.
                 change.attempts += 1;
@@ -271,7 +279,7 @@ impl Relay {
                 return Ok(RelayOutcome::Idle);
             }
             let changes = backlog.changes.len() as i64;
-            let rows = Rows::Through(backlog.through, backlog.view.clone());
+            let rows = RowSet::Through(backlog.through, backlog.view.clone());
             let removing = self.remove(&backlog.changes, &backlog.view, Some(rows));
             let batch = match removing.await {
                 Ok(batch) => batch,
@@ -301,11 +309,11 @@ impl Relay {
     /// `backlog`: the rows as a range, where they have no numbers of their own.
     async fn remove(
         &self,
-        rows: &[Claimed],
-        view: &View,
-        backlog: Option<Rows>,
+        rows: &[OutboxRow],
+        view: &DbSnapshot,
+        backlog: Option<RowSet>,
     ) -> Result<RemovedBatch, CacheError> {
-        let rules = self.rules.now();
+        let rules = self.rules.current();
         let plan = InvalidationPlan::build(rows, &rules, &self.store).await;
         for fault in &plan.faults {
             tracing::warn!(
@@ -318,20 +326,20 @@ impl Relay {
         let started = Instant::now();
         if !plan.again.is_empty() {
             // Second removals are for other programs' keys; our own readers need none.
-            self.cache().remove_plain(&plan.again).await?;
+            self.cache().remove_unmanaged(&plan.again).await?;
         }
         let removed = match plan.targets.is_empty() {
             true => Removed::default(),
             false => self.reader.remove(&plan.targets, view).await?,
         };
-        if removed.no_floor {
+        if removed.no_epoch {
             self.wakeups.epoch_missing.notify_one();
         }
         let took = started.elapsed();
         let failed = plan.failed(&removed);
         let rows: Vec<i64> = rows.iter().map(|row| row.id).collect();
         self.notify_auditor(&plan, &failed, &rows, backlog);
-        if let Some(warm) = &self.warm {
+        if let Some(warm) = &self.warm_queue {
             for key in &plan.warm {
                 let _ = warm.try_send(key.clone());
             }
@@ -345,7 +353,7 @@ impl Relay {
                 failed: &failed,
                 backend: self.cache().backend(),
                 took,
-                again_after: self.removes_again().then_some(self.again_after),
+                again_after: self.removes_again().then_some(self.second_removal_after),
             }),
         })
     }
@@ -357,9 +365,9 @@ impl Relay {
         plan: &InvalidationPlan,
         failed: &FailedTargets,
         rows: &[i64],
-        backlog: Option<Rows>,
+        backlog: Option<RowSet>,
     ) {
-        let Some(auditor) = &self.auditor else {
+        let Some(auditor) = &self.audit_events else {
             return;
         };
         let left = plan.rows_left(failed);
@@ -368,16 +376,16 @@ impl Relay {
             Some(backlog) => backlog,
             None => {
                 let gone = rows.iter().filter(|row| !left.contains(row));
-                Rows::These(gone.copied().collect())
+                RowSet::Ids(gone.copied().collect())
             }
         };
-        let _ = auditor.try_send(Told::Removed(Gone::now(gone)));
+        let _ = auditor.try_send(AuditEvent::Removed(SettledRows::settled_now(gone)));
     }
 
     /// Only a shared cache has readers in other programs.
     fn removes_again(&self) -> bool {
         let is_shared = matches!(**self.cache(), Cache::Remote(_));
-        is_shared && !self.again_after.is_zero()
+        is_shared && !self.second_removal_after.is_zero()
     }
 
     fn report_removal(&self, plan: &InvalidationPlan, failed: &FailedTargets, took: Duration) {
@@ -391,8 +399,13 @@ impl Relay {
         if failed.len() == plan.targets.len() {
             return;
         }
-        let keys = plan.targets.keys.iter().chain(&plan.targets.stale).cloned();
-        self.live.say(Activity::Invalidated {
+        let keys = plan
+            .targets
+            .keys
+            .iter()
+            .chain(&plan.targets.mark_stale)
+            .cloned();
+        self.live.publish(DaemonEvent::Invalidated {
             cycle: plan.cycle(),
             rule: plan.rules(),
             backend: self.cache().backend(),
@@ -406,7 +419,7 @@ impl Relay {
     }
 
     /// Logs that the cache as a whole did not answer; returns the delay of the next attempt.
-    fn report_failure(&self, rows: &[Claimed], why: &CacheError) -> Duration {
+    fn report_failure(&self, rows: &[OutboxRow], why: &CacheError) -> Duration {
         let attempt = rows.iter().map(|row| row.attempts).max().unwrap_or(1);
         let retry = retry_delay(attempt, why);
         // The canary logs its own failures.
@@ -426,7 +439,7 @@ impl Relay {
         retry: Duration,
         why: &CacheError,
     ) {
-        self.live.say(Activity::InvalidateFailed {
+        self.live.publish(DaemonEvent::InvalidateFailed {
             cycle,
             backend: self.cache().backend(),
             keys: waiting as u64,

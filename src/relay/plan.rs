@@ -9,13 +9,16 @@ use chrono::Utc;
 use serde_json::json;
 
 use super::retry_delay;
-use oddsd_cache::{CacheError, Removed, Targets};
+use oddsd_cache::{CacheError, InvalidationTargets, Removed};
 use oddsd_core::key::Key;
 use oddsd_core::model::{ChangeKind, EventId, EventStatus};
 use oddsd_core::rules::{
-    self, Aim, Change, IfMoved, Line, MANUAL, Movement, REASONS, Rules, Target, Then,
+    self, Action, MANUAL_RULE, MovementThreshold, PlannedTarget, PriceDelta, PriceLine, REASONS,
+    RuleChange, RuleTarget, Rules,
 };
-use oddsd_store::{Again, Claimed, Left, Moved, Purpose, Removal, Settlement, Store};
+use oddsd_store::{
+    BatchOutcome, DelayedRemoval, OutboxRow, PriceHistory, Purpose, Removal, RetryEntry, Store,
+};
 
 /// Targets that a record of the removal log lists; the others are only counted.
 const MOST_NAMED: usize = 500;
@@ -24,7 +27,7 @@ const LOOK_BACK: usize = 16;
 
 #[derive(Default)]
 pub(super) struct InvalidationPlan {
-    pub targets: Targets,
+    pub targets: InvalidationTargets,
     /// Other programs' keys, for their second removal.
     pub again: Vec<Key>,
     /// To be loaded again after the removal.
@@ -46,7 +49,7 @@ struct PlannedRemoval {
     reason: &'static str,
     rules: BTreeSet<String>,
     kinds: BTreeSet<ChangeKind>,
-    targets: BTreeSet<Target>,
+    targets: BTreeSet<RuleTarget>,
     rows: Vec<i64>,
     cycle: Option<i64>,
     before: Option<String>,
@@ -66,16 +69,16 @@ impl PlannedRemoval {
     }
 
     /// The outbox row of the targets that failed, to be retried on their own.
-    fn retry(&self, failed: &[Target], why: &CacheError) -> Left {
-        Left {
+    fn retry(&self, failed: &[RuleTarget], why: &CacheError) -> RetryEntry {
+        RetryEntry {
             cycle: self.cycle,
             event: self.event.clone(),
             kinds: self.kinds.clone(),
             detail: self.detail(),
             before: self.before.clone(),
             after: self.after.clone(),
-            keys: failed.iter().filter_map(Target::key).cloned().collect(),
-            tags: failed.iter().filter_map(Target::tag).cloned().collect(),
+            keys: failed.iter().filter_map(RuleTarget::key).cloned().collect(),
+            tags: failed.iter().filter_map(RuleTarget::tag).cloned().collect(),
             attempts: self.attempts,
             wait: retry_delay(self.attempts, why),
             error: why.detail().to_owned(),
@@ -85,7 +88,7 @@ impl PlannedRemoval {
     /// The record of the targets that are gone, of which `existed` were in the cache.
     fn into_record(
         self,
-        gone: &[Target],
+        gone: &[RuleTarget],
         existed: i64,
         version: &str,
         done: &RemovalContext,
@@ -127,35 +130,35 @@ pub(super) struct RemovalContext<'a> {
 }
 
 /// Targets that the cache did not confirm, with the error.
-pub(super) type FailedTargets = BTreeMap<Target, CacheError>;
+pub(super) type FailedTargets = BTreeMap<RuleTarget, CacheError>;
 
 impl InvalidationPlan {
     /// Reads from the database only for rules with conditions on single prices. A condition that cannot be read
     /// counts as met.
-    pub async fn build(rows: &[Claimed], rules: &Rules, store: &Store) -> Self {
+    pub async fn build(rows: &[OutboxRow], rules: &Rules, store: &Store) -> Self {
         let mut plan = Self {
-            tracks_movement: rules.watch_movement(),
+            tracks_movement: rules.tracks_movement(),
             version: Arc::clone(rules.version()),
             ..Self::default()
         };
         let (mut removed, mut stale) = (BTreeSet::new(), BTreeSet::new());
         for row in rows {
             match row.purpose {
-                Purpose::Again => plan.again.extend(row.keys.iter().cloned()),
-                Purpose::Canary => removed.extend(row.keys.iter().cloned().map(Target::Key)),
+                Purpose::SecondRemoval => plan.again.extend(row.keys.iter().cloned()),
+                Purpose::Canary => removed.extend(row.keys.iter().cloned().map(RuleTarget::Key)),
                 Purpose::Change if row.keys.is_empty() && row.tags.is_empty() => {
                     plan.add_by_rules(row, rules, store, &mut removed, &mut stale)
                         .await;
                 }
                 Purpose::Change => {
-                    let keys = row.keys.iter().cloned().map(Target::Key);
-                    let tags = row.tags.iter().cloned().map(Target::Tag);
-                    let targets: BTreeSet<Target> = keys.chain(tags).collect();
+                    let keys = row.keys.iter().cloned().map(RuleTarget::Key);
+                    let tags = row.tags.iter().cloned().map(RuleTarget::Tag);
+                    let targets: BTreeSet<RuleTarget> = keys.chain(tags).collect();
                     let change = row.change();
-                    let reason = rules::reason(row.kinds.iter().copied(), status(row));
+                    let reason = rules::removal_reason(row.kinds.iter().copied(), status(row));
                     let reason = requested_reason(&change).unwrap_or(reason);
                     let rule = change.fields.get("rule").first();
-                    let rule = rule.map_or(MANUAL, String::as_str);
+                    let rule = rule.map_or(MANUAL_RULE, String::as_str);
                     plan.add_removal(row, change.entity(), reason, rule, &targets);
                     removed.extend(targets);
                 }
@@ -163,14 +166,14 @@ impl InvalidationPlan {
         }
         for target in &removed {
             match target {
-                Target::Key(key) => plan.targets.keys.push(key.clone()),
-                Target::Tag(tag) => plan.targets.tags.push(tag.clone()),
+                RuleTarget::Key(key) => plan.targets.keys.push(key.clone()),
+                RuleTarget::Tag(tag) => plan.targets.tags.push(tag.clone()),
             }
         }
         let only_stale = stale
             .into_iter()
-            .filter(|key| !removed.contains(&Target::Key(key.clone())));
-        plan.targets.stale.extend(only_stale);
+            .filter(|key| !removed.contains(&RuleTarget::Key(key.clone())));
+        plan.targets.mark_stale.extend(only_stale);
         plan.again.sort();
         plan.again.dedup();
         plan
@@ -178,41 +181,41 @@ impl InvalidationPlan {
 
     async fn add_by_rules(
         &mut self,
-        row: &Claimed,
+        row: &OutboxRow,
         rules: &Rules,
         store: &Store,
-        removed: &mut BTreeSet<Target>,
+        removed: &mut BTreeSet<RuleTarget>,
         stale: &mut BTreeSet<Key>,
     ) {
         let mut change = row.change();
         let moved = match (&row.event, row.cycle) {
             // A coalesced row (id 0) stands for many cycles.
-            (Some(event), Some(cycle)) if row.id > 0 && rules.ask_for_lines(&change) => store
-                .moved(event, cycle)
+            (Some(event), Some(cycle)) if row.id > 0 && rules.needs_price_changes(&change) => store
+                .price_histories_of(event, cycle)
                 .await
                 .ok()
                 .filter(|moved| !moved.is_empty()),
             _ => None,
         };
         if let Some(moved) = &moved {
-            change.lines = Some(moved.iter().map(line).collect());
+            change.prices = Some(moved.iter().map(line).collect());
         }
-        let hits = rules.decide(&change, status(row));
-        let waiting = hits.iter().flat_map(|hit| &hit.aims);
+        let hits = rules.match_change(&change, status(row));
+        let waiting = hits.iter().flat_map(|hit| &hit.targets);
         let waiting = waiting.filter(|aim| aim.if_moved.is_some());
         let waiting: Vec<String> = waiting.map(|aim| aim.target.to_string()).collect();
         let marks = match waiting.is_empty() {
             true => HashMap::new(),
-            false => store.marks(&waiting).await.unwrap_or_default(),
+            false => store.last_shown(&waiting).await.unwrap_or_default(),
         };
         for hit in hits {
             self.faults.extend(
-                hit.faults
+                hit.errors
                     .iter()
                     .map(|why| format!("{}: {why}", hit.rule.name)),
             );
             let mut targets = BTreeSet::new();
-            for Aim { target, if_moved } in hit.aims {
+            for PlannedTarget { target, if_moved } in hit.targets {
                 if let Some(if_moved) = &if_moved {
                     let name = target.to_string();
                     let before = row.cycle.unwrap_or_default() - 1;
@@ -230,12 +233,12 @@ impl InvalidationPlan {
             let reason = requested_reason(&change).unwrap_or(hit.reason);
             self.add_removal(row, change.entity(), reason, &hit.rule.name, &targets);
             for target in targets {
-                match (hit.rule.then, target) {
-                    (Then::MarkStale, Target::Key(key)) => {
+                match (hit.rule.action, target) {
+                    (Action::MarkStale, RuleTarget::Key(key)) => {
                         stale.insert(key);
                     }
                     (then, target) => {
-                        if let (Then::RemoveAndWarm, Target::Key(key)) = (then, &target) {
+                        if let (Action::RemoveAndWarm, RuleTarget::Key(key)) = (then, &target) {
                             self.warm.push(key.clone());
                         }
                         removed.insert(target);
@@ -247,11 +250,11 @@ impl InvalidationPlan {
 
     fn add_removal(
         &mut self,
-        row: &Claimed,
+        row: &OutboxRow,
         entity: Option<(&'static str, &str)>,
         reason: &'static str,
         rule: &str,
-        targets: &BTreeSet<Target>,
+        targets: &BTreeSet<RuleTarget>,
     ) {
         let entity = entity.map(|(field, value)| (field, value.to_owned()));
         let is_same =
@@ -328,7 +331,7 @@ impl InvalidationPlan {
     }
 
     pub fn failed(&self, removed: &Removed) -> FailedTargets {
-        let failed = removed.failed(&self.targets);
+        let failed = removed.failures(&self.targets);
         failed
             .map(|(target, why)| (target.into(), why.clone()))
             .collect()
@@ -344,14 +347,14 @@ impl InvalidationPlan {
     }
 
     /// The changes to outbox, removal log and movement marks, to be written in one transaction.
-    pub fn into_settlement(self, done: &RemovalContext) -> Settlement {
-        let counts = done.removed.of(&self.targets);
+    pub fn into_settlement(self, done: &RemovalContext) -> BatchOutcome {
+        let counts = done.removed.results(&self.targets);
         let counts =
             counts.filter_map(|(target, count)| Some((target.into(), *count.as_ref().ok()?)));
-        let mut existed: HashMap<Target, u64> = counts.collect();
+        let mut existed: HashMap<RuleTarget, u64> = counts.collect();
         let (mut removals, mut left) = (Vec::new(), Vec::new());
         for removal in self.removals {
-            let (failed, gone): (Vec<Target>, Vec<Target>) = removal
+            let (failed, gone): (Vec<RuleTarget>, Vec<RuleTarget>) = removal
                 .targets
                 .iter()
                 .cloned()
@@ -365,16 +368,16 @@ impl InvalidationPlan {
                 removals.push(removal.into_record(&gone, existed, &self.version, done));
             }
         }
-        let keys = self.targets.keys.iter().chain(&self.targets.stale);
+        let keys = self.targets.keys.iter().chain(&self.targets.mark_stale);
         // No other program fills the canary.
         let keys = keys.filter(|key| **key != Key::canary());
-        let again = done.again_after.map(|after| Again {
+        let again = done.again_after.map(|after| DelayedRemoval {
             keys: keys.cloned().collect(),
             after,
         });
         let unmarked: Vec<String> = match self.tracks_movement {
             true => {
-                let targets = self.targets.each().map(Target::from);
+                let targets = self.targets.iter().map(RuleTarget::from);
                 targets.map(|target| target.to_string()).collect()
             }
             false => Vec::new(),
@@ -383,30 +386,30 @@ impl InvalidationPlan {
         held.sort();
         held.dedup_by(|a, b| a.0 == b.0);
         held.retain(|(target, _)| !unmarked.contains(target));
-        Settlement {
+        BatchOutcome {
             removals,
-            again,
-            left,
-            held,
-            unmarked,
+            second_removal: again,
+            retries: left,
+            kept_targets: held,
+            removed_targets: unmarked,
         }
     }
 }
 
 /// The reason that the requester of a removal gave.
-fn requested_reason(change: &Change) -> Option<&'static str> {
+fn requested_reason(change: &RuleChange) -> Option<&'static str> {
     let given = change.fields.get("reason").first()?;
     REASONS.into_iter().find(|reason| reason == given)
 }
 
 /// The status after the change.
-fn status(row: &Claimed) -> Option<EventStatus> {
+fn status(row: &OutboxRow) -> Option<EventStatus> {
     let changed = row.after.as_deref().and_then(EventStatus::parse);
-    changed.or(row.place.as_ref().and_then(|place| place.status))
+    changed.or(row.context.as_ref().and_then(|place| place.status))
 }
 
-fn line(moved: &Moved) -> Line {
-    Line {
+fn line(moved: &PriceHistory) -> PriceLine {
+    PriceLine {
         market: moved.market.clone(),
         bookmaker: moved.bookmaker.clone(),
         kind: match moved.withdrawn {
@@ -420,20 +423,22 @@ fn line(moved: &Moved) -> Line {
 /// Whether a price moved far enough from any price that the target may show. The target was last known to show
 /// cycle `since` and may have been filled at any time after it. So the price is compared with each one since then,
 /// and the largest difference counts.
-fn exceeds_threshold(if_moved: &IfMoved, moved: &[Moved], since: i64) -> bool {
-    let mut lines = if_moved.lines.iter().map(|at| moved.get(*at));
+fn exceeds_threshold(if_moved: &MovementThreshold, moved: &[PriceHistory], since: i64) -> bool {
+    let mut lines = if_moved.prices.iter().map(|at| moved.get(*at));
     lines.any(|line| {
-        line.is_none_or(|line| movements_since(line, since).any(|by| by.is_over(if_moved.over)))
+        line.is_none_or(|line| {
+            movements_since(line, since).any(|by| by.exceeds(if_moved.threshold))
+        })
     })
 }
 
-fn movements_since(line: &Moved, since: i64) -> impl Iterator<Item = Movement> {
-    let shown_then = line.past.iter().rposition(|(cycle, _)| *cycle <= since);
+fn movements_since(line: &PriceHistory, since: i64) -> impl Iterator<Item = PriceDelta> {
+    let shown_then = line.earlier.iter().rposition(|(cycle, _)| *cycle <= since);
     // No price of that time is known: a change of state.
-    let unknown = shown_then.is_none().then_some(Movement::State);
-    let later = &line.past[shown_then.unwrap_or(0)..];
+    let unknown = shown_then.is_none().then_some(PriceDelta::StateChange);
+    let later = &line.earlier[shown_then.unwrap_or(0)..];
     let compared = later
         .iter()
-        .map(|(_, shown)| Movement::between(Some(shown), Some(&line.now)));
+        .map(|(_, shown)| PriceDelta::between(Some(shown), Some(&line.current)));
     unknown.into_iter().chain(compared)
 }

@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use crate::harness::daemon::{Daemon, Settings};
-use crate::harness::program::Oddsd;
+use crate::harness::daemon::{DaemonEnv, DaemonProcess};
+use crate::harness::program::Program;
 use oddsd_testkit::eventually;
 use oddsd_testkit::postgres;
 
@@ -89,11 +89,11 @@ impl Role {
 #[tokio::test]
 async fn bench_write_takes_every_measure_and_verifies_rows() {
     let mut role = Role::new("whole", "CREATEDB").await;
-    let oddsd = Oddsd::new();
+    let oddsd = Program::new();
     let reported = oddsd
         .run(&["bench", "--quick", "--json", "--database-url", &role.url])
         .await
-        .is(0);
+        .expect_code(0);
     let report = reported.json();
     assert_eq!(report["runs"], 2);
     assert_eq!(report["machine"]["sizes"]["quick"], true);
@@ -140,14 +140,14 @@ async fn bench_write_takes_every_measure_and_verifies_rows() {
     assert!(measured("statements_a_cycle") >= 1.0);
     assert!(measured("wal_10800") > 0.0);
     assert_eq!(role.databases().await, [""; 0], "left behind");
-    assert_eq!(oddsd.left_behind(), [""; 0]);
+    assert_eq!(oddsd.temporary_files(), [""; 0]);
 }
 
 /// Without a URL the bench starts a server in a temporary folder.
 #[tokio::test]
 async fn bench_without_a_url_starts_a_private_server() {
     // A server that is not run as root has to get into the folder, too.
-    let oddsd = Oddsd::new();
+    let oddsd = Program::new();
     let open = std::fs::Permissions::from_mode(0o711);
     std::fs::set_permissions(oddsd.folder(), open).expect("our folder");
     // DATABASE_URL may name real prices, so the bench ignores it.
@@ -155,21 +155,21 @@ async fn bench_without_a_url_starts_a_private_server() {
     let reported = oddsd
         .run(&["bench", "--quick", "--only", "quiet_body"])
         .await;
-    let reported = reported.is(0).says(&[
+    let reported = reported.expect_code(0).expect_texts(&[
         "starting a private PostgreSQL",
         "quiet_body_equal",
         "server_version",
         "ms CPU",
     ]);
-    reported.says_not(&["write_12k"]);
-    assert_eq!(oddsd.left_behind(), [""; 0]);
+    reported.expect_none_of(&["write_12k"]);
+    assert_eq!(oddsd.temporary_files(), [""; 0]);
 }
 
 #[tokio::test]
 async fn bench_stops_on_a_signal_and_cleans_up() {
     let mut role = Role::new("stopped", "CREATEDB").await;
-    let mut bench = Daemon::start(
-        &Settings::default(),
+    let mut bench = DaemonProcess::start(
+        &DaemonEnv::default(),
         &[
             "bench",
             "--quick",
@@ -181,13 +181,13 @@ async fn bench_stops_on_a_signal_and_cleans_up() {
             &role.url,
         ],
     );
-    bench.says("1/1: rss_12k").await;
+    bench.wait_for_log("1/1: rss_12k").await;
     eventually("the bench makes a database", async || {
         let made = role.databases().await;
         (!made.is_empty()).then_some(()).ok_or(made)
     })
     .await;
-    let ended = bench.stop().await.expect(1);
+    let ended = bench.stop().await.expect_code(1);
     assert!(
         ended.text().contains("stopped before the end"),
         "{}",
@@ -200,8 +200,8 @@ async fn bench_stops_on_a_signal_and_cleans_up() {
 #[tokio::test]
 async fn bench_fails_when_stored_rows_are_wrong() {
     let mut role = Role::new("meddled", "CREATEDB").await;
-    let bench = Daemon::start(
-        &Settings::default(),
+    let bench = DaemonProcess::start(
+        &DaemonEnv::default(),
         &[
             "bench",
             "--quick",
@@ -217,7 +217,7 @@ async fn bench_fails_when_stored_rows_are_wrong() {
         delete_price(&mut role).await
     })
     .await;
-    let ended = bench.ends().await.expect(1);
+    let ended = bench.wait_for_exit().await.expect_code(1);
     assert_eq!(ended.count("quiet_12k  "), 0, "{}", ended.text());
     assert_eq!(role.databases().await, [""; 0], "left behind");
 }
@@ -241,7 +241,7 @@ async fn delete_price(role: &mut Role) -> Result<(), Vec<String>> {
 #[tokio::test]
 async fn bench_names_missing_rights_and_wrong_arguments() {
     let role = Role::new("plain", "NOCREATEDB").await;
-    let oddsd = Oddsd::new();
+    let oddsd = Program::new();
     oddsd
         .run(&[
             "bench",
@@ -252,18 +252,18 @@ async fn bench_names_missing_rights_and_wrong_arguments() {
             &role.url,
         ])
         .await
-        .is(1)
-        .says(&["cannot create a database", "CREATEDB", "private server"]);
+        .expect_code(1)
+        .expect_texts(&["cannot create a database", "CREATEDB", "private server"]);
     oddsd
         .run(&["bench", "--database-url", "sqlite:odds.db"])
         .await
-        .is(78)
-        .says(&["postgres://"]);
+        .expect_code(78)
+        .expect_texts(&["postgres://"]);
     oddsd
         .run(&["bench", "--only", "quantum"])
         .await
-        .is(78)
-        .says(&["quantum", "write_12k_90_vs_copy"]);
+        .expect_code(78)
+        .expect_texts(&["quantum", "write_12k_90_vs_copy"]);
     assert!(!oddsd.folder().join("odds.db").exists());
 }
 
@@ -281,9 +281,12 @@ const OTHER_SCHEMES: [&str; 3] = ["remove_after_commit", "timestamps", "leases"]
 #[tokio::test]
 async fn bench_freshness_sees_no_stale_read_under_faults() {
     let mut role = Role::new("fresh", "CREATEDB").await;
-    let oddsd = Oddsd::new();
+    let oddsd = Program::new();
     let args = ["bench", "freshness", "--quick", "--json", "--database-url"];
-    let reported = oddsd.run(&[&args[..], &[&role.url]].concat()).await.is(0);
+    let reported = oddsd
+        .run(&[&args[..], &[&role.url]].concat())
+        .await
+        .expect_code(0);
     let report = reported.json();
     assert_eq!(report["machine"]["sizes"]["quick"], true);
     assert!(report["machine"]["sizes"]["seed"].is_u64(), "{report}");
@@ -310,18 +313,18 @@ async fn bench_freshness_sees_no_stale_read_under_faults() {
         }
     }
     assert_eq!(role.databases().await, [""; 0], "left behind");
-    assert_eq!(oddsd.left_behind(), [""; 0]);
+    assert_eq!(oddsd.temporary_files(), [""; 0]);
 }
 
 #[tokio::test]
 async fn bench_freshness_without_redis_names_the_package() {
     let role = Role::new("noredis", "CREATEDB").await;
-    Oddsd::new()
+    Program::new()
         .with("PATH", "/nowhere")
         .run(&["bench", "freshness", "--quick", "--database-url", &role.url])
         .await
-        .is(1)
-        .says(&["redis-server", "install"]);
+        .expect_code(1)
+        .expect_texts(&["redis-server", "install"]);
 }
 
 /// Every measure of `bench invalidation`.
@@ -343,7 +346,7 @@ const INVALIDATION: [&str; 11] = [
 #[tokio::test]
 async fn bench_invalidation_takes_every_measure() {
     let mut role = Role::new("others", "CREATEDB").await;
-    let oddsd = Oddsd::new();
+    let oddsd = Program::new();
     let args = [
         "bench",
         "invalidation",
@@ -351,7 +354,10 @@ async fn bench_invalidation_takes_every_measure() {
         "--json",
         "--database-url",
     ];
-    let reported = oddsd.run(&[&args[..], &[&role.url]].concat()).await.is(0);
+    let reported = oddsd
+        .run(&[&args[..], &[&role.url]].concat())
+        .await
+        .expect_code(0);
     let report = reported.json();
     assert_eq!(report["machine"]["sizes"]["quick"], true);
     let measures = report["measures"].as_array().expect("a list");
@@ -367,5 +373,5 @@ async fn bench_invalidation_takes_every_measure() {
         );
     }
     assert_eq!(role.databases().await, [""; 0], "left behind");
-    assert_eq!(oddsd.left_behind(), [""; 0]);
+    assert_eq!(oddsd.temporary_files(), [""; 0]);
 }

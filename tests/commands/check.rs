@@ -3,17 +3,17 @@
 use serde_json::Value;
 
 use super::simulated;
-use crate::harness::program::{Ended, Oddsd};
-use oddsd_testkit::odds_provider::{OddsProvider, Reply};
+use crate::harness::program::{Program, ProgramOutput};
+use oddsd_testkit::odds_provider::{OddsProvider, OddsReply};
 use oddsd_testkit::ports::free_port;
 use oddsd_testkit::postgres;
-use oddsd_testkit::racing_provider::{Fault, PASSWORD, RacingProvider, USERNAME};
+use oddsd_testkit::racing_provider::{PASSWORD, RacingFault, RacingProvider, USERNAME};
 use oddsd_testkit::redis::RedisServer;
 
 /// Invalid settings, and the words that the finding must contain.
 type InvalidSettings<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
 
-fn verdicts(ended: &Ended, what: &str) -> Vec<(String, String)> {
+fn verdicts(ended: &ProgramOutput, what: &str) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().expect("text").to_owned();
     let output = ended.json();
     let findings = output["findings"].as_array().expect("findings").iter();
@@ -27,8 +27,8 @@ fn verdicts(ended: &Ended, what: &str) -> Vec<(String, String)> {
 async fn all_servers_up_is_ok() {
     let redis = RedisServer::start().await;
     let oddsd = super::on_postgres().await.with("REDIS_URL", redis.url());
-    oddsd.run(&["migrate"]).await.is(0);
-    let output = oddsd.run(&["check", "--json"]).await.is(0);
+    oddsd.run(&["migrate"]).await.expect_code(0);
+    let output = oddsd.run(&["check", "--json"]).await.expect_code(0);
     assert_eq!(output.json()["ok"], true);
     for what in [
         "schedule", "feed", "cache", "listen", "database", "schema", "rights", "clock",
@@ -41,29 +41,29 @@ async fn all_servers_up_is_ok() {
         );
     }
     // The check changes nothing: no cycle, no lease.
-    let status = oddsd.run(&["status", "--json"]).await.is(0).json();
+    let status = oddsd.run(&["status", "--json"]).await.expect_code(0).json();
     assert_eq!(status["holder"], Value::Null);
 }
 
 #[tokio::test]
 async fn check_creates_no_database_file() {
     let oddsd = simulated();
-    let output = oddsd.run(&["check"]).await.is(0);
-    output.says(&["oddsd.db does not exist yet", "oddsd run"]);
+    let output = oddsd.run(&["check"]).await.expect_code(0);
+    output.expect_texts(&["oddsd.db does not exist yet", "oddsd run"]);
     assert!(!oddsd.folder().join("oddsd.db").exists());
     let nowhere = simulated().with("DATABASE_URL", "sqlite:not/here/odds.db");
     nowhere
         .run(&["check"])
         .await
-        .is(78)
-        .says(&["no folder not/here"]);
+        .expect_code(78)
+        .expect_texts(&["no folder not/here"]);
 }
 
 #[tokio::test]
 async fn offline_check_makes_no_connection() {
     let provider = RacingProvider::start().await;
     let unused = free_port();
-    let oddsd = Oddsd::new()
+    let oddsd = Program::new()
         .with("RACING_API_URL", provider.base_url())
         .with("RACING_API_USERNAME", USERNAME)
         .with("RACING_API_PASSWORD", PASSWORD)
@@ -72,9 +72,9 @@ async fn offline_check_makes_no_connection() {
             format!("postgres://me@127.0.0.1:{unused}/odds"),
         )
         .with("REDIS_URL", format!("redis://127.0.0.1:{unused}"));
-    oddsd.run(&["check", "--offline"]).await.is(0);
+    oddsd.run(&["check", "--offline"]).await.expect_code(0);
     assert_eq!(provider.requests().len(), 0);
-    oddsd.run(&["check"]).await.is(69);
+    oddsd.run(&["check"]).await.expect_code(69);
     assert_eq!(provider.requests().len(), 2, "today and tomorrow");
 }
 
@@ -137,8 +137,8 @@ async fn invalid_settings_are_named_with_their_fix() {
         for (name, value) in *settings {
             oddsd.set(name, value);
         }
-        let output = oddsd.run(&["check"]).await.is(78);
-        output.says(&["FAIL"]).says(words);
+        let output = oddsd.run(&["check"]).await.expect_code(78);
+        output.expect_texts(&["FAIL"]).expect_texts(words);
     }
 }
 
@@ -146,7 +146,7 @@ async fn invalid_settings_are_named_with_their_fix() {
 async fn database_down_is_69_and_wrong_password_78() {
     let unreachable = format!("postgres://me@127.0.0.1:{}/odds", free_port());
     let output = simulated().with("DATABASE_URL", unreachable);
-    output.run(&["check"]).await.is(69).says(&[
+    output.run(&["check"]).await.expect_code(69).expect_texts(&[
         "FAIL  database",
         "Connection refused",
         "DATABASE_URL",
@@ -158,12 +158,16 @@ async fn database_down_is_69_and_wrong_password_78() {
         .run(&["check"])
         .await;
     output
-        .is(78)
-        .says(&["FAIL  database", "password"])
-        .says_not(&["wrong-word"]);
+        .expect_code(78)
+        .expect_texts(&["FAIL  database", "password"])
+        .expect_none_of(&["wrong-word"]);
     let (base, _) = server.rsplit_once('/').expect("a name");
     let missing = simulated().with("DATABASE_URL", format!("{base}/not_there"));
-    missing.run(&["check"]).await.is(78).says(&["not_there"]);
+    missing
+        .run(&["check"])
+        .await
+        .expect_code(78)
+        .expect_texts(&["not_there"]);
 }
 
 #[tokio::test]
@@ -172,20 +176,24 @@ async fn cache_down_is_69_and_wrong_password_78() {
     let wrong = format!("redis://:wrong-word@127.0.0.1:{}", redis.port());
     let output = simulated().with("REDIS_URL", wrong).run(&["check"]).await;
     output
-        .is(78)
-        .says(&["FAIL  cache", "password"])
-        .says_not(&["wrong-word"]);
+        .expect_code(78)
+        .expect_texts(&["FAIL  cache", "password"])
+        .expect_none_of(&["wrong-word"]);
     let oddsd = simulated().with("REDIS_URL", redis.url());
-    oddsd.run(&["check"]).await.is(0).says(&["answers in"]);
+    oddsd
+        .run(&["check"])
+        .await
+        .expect_code(0)
+        .expect_texts(&["answers in"]);
     redis.kill().await;
-    let output = oddsd.run(&["check"]).await.is(69);
-    output.says(&["FAIL  cache", "outbox until it is back"]);
+    let output = oddsd.run(&["check"]).await.expect_code(69);
+    output.expect_texts(&["FAIL  cache", "outbox until it is back"]);
 }
 
 #[tokio::test]
 async fn feed_down_is_69_and_wrong_credentials_78() {
     let provider = RacingProvider::start().await;
-    let racing = Oddsd::new()
+    let racing = Program::new()
         .with("LISTEN", "off")
         .with("RACING_API_URL", provider.base_url())
         .with("RACING_API_USERNAME", USERNAME)
@@ -193,48 +201,48 @@ async fn feed_down_is_69_and_wrong_credentials_78() {
     racing
         .run(&["check"])
         .await
-        .is(0)
-        .says(&["answers: 0 events"]);
-    provider.fault(Fault::Unauthorized).await;
-    let output = racing.run(&["check"]).await.is(78);
-    output.says(&["FAIL  feed", "401", "RACING_API_USERNAME"]);
-    provider.fault(Fault::Status(503)).await;
+        .expect_code(0)
+        .expect_texts(&["answers: 0 events"]);
+    provider.fault(RacingFault::Unauthorized).await;
+    let output = racing.run(&["check"]).await.expect_code(78);
+    output.expect_texts(&["FAIL  feed", "401", "RACING_API_USERNAME"]);
+    provider.fault(RacingFault::Status(503)).await;
     racing
         .run(&["check"])
         .await
-        .is(69)
-        .says(&["FAIL  feed", "503"]);
-    provider.fault(Fault::Refuse).await;
+        .expect_code(69)
+        .expect_texts(&["FAIL  feed", "503"]);
+    provider.fault(RacingFault::Refuse).await;
     racing
         .run(&["check"])
         .await
-        .is(69)
-        .says(&["FAIL  feed", "cannot be reached"]);
+        .expect_code(69)
+        .expect_texts(&["FAIL  feed", "cannot be reached"]);
 }
 
 #[tokio::test]
 async fn quota_is_shown_and_a_spent_one_is_69() {
     let provider = OddsProvider::start().await;
-    let league = Oddsd::new()
+    let league = Program::new()
         .with("LISTEN", "off")
         .with("FEED", "odds-api")
         .with("ODDS_API_URL", &provider.url)
         .with("ODDS_API_KEY", "k3y-of-a-story")
         .with("ODDS_API_SPORT", "baseball_mlb");
-    let answer = Reply::says(200, "[]")
+    let answer = OddsReply::complete(200, "[]")
         .with("x-requests-remaining", 499)
         .with("x-requests-used", 1)
         .with("x-requests-last", 1);
-    provider.next(answer);
-    let output = league.run(&["check"]).await.is(0);
-    output.says(&["499 paid requests left, this request cost 1"]);
-    provider.next(Reply::says(
+    provider.push_reply(answer);
+    let output = league.run(&["check"]).await.expect_code(0);
+    output.expect_texts(&["499 paid requests left, this request cost 1"]);
+    provider.push_reply(OddsReply::complete(
         401,
         r#"{"message":"Usage quota has been reached.","error_code":"OUT_OF_USAGE_CREDITS"}"#,
     ));
     let output = league.run(&["check"]).await;
     output
-        .is(69)
-        .says(&["FAIL  feed", "quota"])
-        .says_not(&["k3y-of-a-story"]);
+        .expect_code(69)
+        .expect_texts(&["FAIL  feed", "quota"])
+        .expect_none_of(&["k3y-of-a-story"]);
 }

@@ -1,16 +1,16 @@
 //! `invalidate`: the removal is durable before it is attempted, and is retried until it is confirmed.
 
 use super::on_postgres;
-use crate::harness::daemon::{Daemon, Settings};
+use crate::harness::daemon::{DaemonEnv, DaemonProcess};
 use oddsd_testkit::postgres;
 use oddsd_testkit::redis::RedisServer;
-use oddsd_testkit::resp::Reply;
+use oddsd_testkit::resp::RespReply;
 
 const KEY: &str = "races:by-stage:v1";
 
 async fn put(redis: &RedisServer) {
-    let put = redis.cli(&["SET", KEY, "stale"]).await;
-    assert_eq!(put, Reply::Status("OK".into()));
+    let put = redis.command(&["SET", KEY, "stale"]).await;
+    assert_eq!(put, RespReply::Status("OK".into()));
 }
 
 #[tokio::test]
@@ -18,7 +18,7 @@ async fn dry_run_prints_the_keys_and_removes_nothing() {
     let redis = RedisServer::start().await;
     put(&redis).await;
     let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
-    oddsd.run(&["migrate"]).await.is(0);
+    oddsd.run(&["migrate"]).await.expect_code(0);
     let args = [
         "invalidate",
         "--dry-run",
@@ -27,7 +27,7 @@ async fn dry_run_prints_the_keys_and_removes_nothing() {
         "rac_1",
         "a:key",
     ];
-    let output = oddsd.run(&args).await.is(0).json();
+    let output = oddsd.run(&args).await.expect_code(0).json();
     assert_eq!(output["dry_run"], true);
     let keys = output["keys"].as_array().expect("keys");
     for key in [
@@ -39,19 +39,19 @@ async fn dry_run_prints_the_keys_and_removes_nothing() {
     ] {
         assert!(keys.contains(&key.into()), "{key} is not in {keys:?}");
     }
-    assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(1));
+    assert_eq!(redis.command(&["EXISTS", KEY]).await, RespReply::Int(1));
     let status = oddsd.run(&["status", "--json"]).await.json();
     assert_eq!(status["outbox_pending"], 0);
     oddsd
         .run(&["invalidate"])
         .await
-        .is(78)
-        .says(&["at least one key", KEY]);
+        .expect_code(78)
+        .expect_texts(&["at least one key", KEY]);
     oddsd
         .run(&["invalidate", " "])
         .await
-        .is(78)
-        .says(&["not a valid cache key"]);
+        .expect_code(78)
+        .expect_texts(&["not a valid cache key"]);
 }
 
 #[tokio::test]
@@ -59,12 +59,16 @@ async fn without_a_daemon_the_command_removes_and_logs() {
     let redis = RedisServer::start().await;
     put(&redis).await;
     let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
-    oddsd.run(&["migrate"]).await.is(0);
-    let output = oddsd.run(&["invalidate", KEY, "--json"]).await.is(0).json();
+    oddsd.run(&["migrate"]).await.expect_code(0);
+    let output = oddsd
+        .run(&["invalidate", KEY, "--json"])
+        .await
+        .expect_code(0)
+        .json();
     assert_eq!(output["confirmed"], true);
-    assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(0));
+    assert_eq!(redis.command(&["EXISTS", KEY]).await, RespReply::Int(0));
     let rule = ["tail", "--for", "100ms", "--json", "--rule", "manual"];
-    let lines = oddsd.run(&rule).await.is(0).json_lines();
+    let lines = oddsd.run(&rule).await.expect_code(0).json_lines();
     assert_eq!(lines.len(), 1);
     assert_eq!(lines[0]["removal"]["targets"], serde_json::json!([KEY]));
 }
@@ -75,49 +79,52 @@ async fn without_a_cache_the_removal_waits_for_the_daemon() {
     let redis = RedisServer::start().await;
     put(&redis).await;
     let mut oddsd = on_postgres().await;
-    oddsd.run(&["migrate"]).await.is(0);
-    let output = oddsd.run(&["invalidate", KEY]).await.is(69);
-    output.says(&["not removed yet", "outbox", "REDIS_URL"]);
+    oddsd.run(&["migrate"]).await.expect_code(0);
+    let output = oddsd.run(&["invalidate", KEY]).await.expect_code(69);
+    output.expect_texts(&["not removed yet", "outbox", "REDIS_URL"]);
     let status = oddsd.run(&["status", "--json"]).await.json();
     assert_eq!(status["outbox_pending"], 1);
-    assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(1));
+    assert_eq!(redis.command(&["EXISTS", KEY]).await, RespReply::Int(1));
     oddsd.set("REDIS_URL", redis.url());
-    oddsd.run(&["once"]).await.is(0);
-    assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(0));
+    oddsd.run(&["once"]).await.expect_code(0);
+    assert_eq!(redis.command(&["EXISTS", KEY]).await, RespReply::Int(0));
 }
 
 #[tokio::test]
 async fn removal_stays_in_the_outbox_while_the_cache_is_down() {
     let mut redis = RedisServer::start().await;
     let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
-    oddsd.run(&["migrate"]).await.is(0);
+    oddsd.run(&["migrate"]).await.expect_code(0);
     redis.kill().await;
-    let output = oddsd.run(&["invalidate", KEY]).await.is(69);
-    output.says(&["not confirmed yet", "outbox", "oddsd status"]);
-    let status = oddsd.run(&["status", "--json"]).await.is(0).json();
+    let output = oddsd.run(&["invalidate", KEY]).await.expect_code(69);
+    output.expect_texts(&["not confirmed yet", "outbox", "oddsd status"]);
+    let status = oddsd.run(&["status", "--json"]).await.expect_code(0).json();
     assert_eq!(status["outbox_pending"], 1);
-    oddsd.run(&["status"]).await.says(&["outbox    1 pending"]);
+    oddsd
+        .run(&["status"])
+        .await
+        .expect_texts(&["outbox    1 pending"]);
 }
 
 #[tokio::test]
 async fn running_daemon_removes_the_key() {
     let redis = RedisServer::start().await;
     let database = postgres::database().await;
-    let settings = Settings::default()
+    let settings = DaemonEnv::default()
         .with("FEED", "simulator")
         .with("DATABASE_URL", database.as_str())
         .with("REDIS_URL", redis.url())
         .with("LISTEN", "off")
         .with("LOG_FORMAT", "logfmt");
-    let mut daemon = Daemon::start(&settings, &["run"]);
+    let mut daemon = DaemonProcess::start(&settings, &["run"]);
     let lines = ["event=cycle.complete", "event=cache.invalidated"];
-    daemon.says_all(lines).await;
+    daemon.wait_for_logs(lines).await;
     put(&redis).await;
     // The command knows the database only.
-    let elsewhere = crate::harness::program::Oddsd::new().with("DATABASE_URL", &database);
-    let output = elsewhere.run(&["invalidate", KEY]).await.is(0);
-    output.says(&["removed races:by-stage:v1"]);
-    assert_eq!(redis.cli(&["EXISTS", KEY]).await, Reply::Int(0));
-    daemon.says("rule=manual").await;
+    let elsewhere = crate::harness::program::Program::new().with("DATABASE_URL", &database);
+    let output = elsewhere.run(&["invalidate", KEY]).await.expect_code(0);
+    output.expect_texts(&["removed races:by-stage:v1"]);
+    assert_eq!(redis.command(&["EXISTS", KEY]).await, RespReply::Int(0));
+    daemon.wait_for_log("rule=manual").await;
     daemon.stop().await;
 }

@@ -11,15 +11,17 @@ mod status;
 mod targets;
 mod usage;
 
-use crate::harness::program::Oddsd;
+use crate::harness::program::Program;
 use oddsd_testkit::postgres;
 
 /// A simulated race day in SQLite, without a read API.
-fn simulated() -> Oddsd {
-    Oddsd::new().with("FEED", "simulator").with("LISTEN", "off")
+fn simulated() -> Program {
+    Program::new()
+        .with("FEED", "simulator")
+        .with("LISTEN", "off")
 }
 
 /// The same on a new Postgres database.
-async fn on_postgres() -> Oddsd {
+async fn on_postgres() -> Program {
     simulated().with("DATABASE_URL", postgres::database().await)
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::program::Oddsd;
+use crate::harness::program::Program;
 
 const RULES: &str = r#"version = 3
 [[rule]]
@@ -24,25 +24,29 @@ removes = ["climate:7:v2", "overview"]
 "#;
 
 /// A folder with this text as its rules file.
-fn with(text: &str) -> Oddsd {
-    let oddsd = Oddsd::new();
+fn with(text: &str) -> Program {
+    let oddsd = Program::new();
     write(&oddsd, "rules.toml", text);
     oddsd
 }
 
-fn write(oddsd: &Oddsd, name: &str, text: &str) {
+fn write(oddsd: &Program, name: &str, text: &str) {
     std::fs::write(oddsd.folder().join(name), text).expect("written");
 }
 
 #[tokio::test]
 async fn valid_file_passes_check_and_test() {
     let oddsd = with(RULES);
-    oddsd.run(&["rules", "check"]).await.is(0).says(&[
-        "rules.toml: valid",
-        "5 rules",
-        "version 3 ",
-    ]);
-    let output = oddsd.run(&["rules", "check", "--json"]).await.is(0).json();
+    oddsd
+        .run(&["rules", "check"])
+        .await
+        .expect_code(0)
+        .expect_texts(&["rules.toml: valid", "5 rules", "version 3 "]);
+    let output = oddsd
+        .run(&["rules", "check", "--json"])
+        .await
+        .expect_code(0)
+        .json();
     assert_eq!(
         output["rules"],
         json!(["live-odds", "event", "sidebar", "climate", "moved"])
@@ -54,12 +58,12 @@ async fn valid_file_passes_check_and_test() {
     oddsd
         .run(&["rules", "test"])
         .await
-        .is(0)
-        .says(&["1 tests pass"]);
+        .expect_code(0)
+        .expect_texts(&["1 tests pass"]);
     let output = oddsd
         .run(&["rules", "test", "rules.toml", "--json"])
         .await
-        .is(0)
+        .expect_code(0)
         .json();
     assert_eq!(
         (&output["tests"], &output["failed"]),
@@ -74,19 +78,19 @@ async fn valid_file_passes_check_and_test() {
     oddsd
         .run(&["rules", "check", "other.json"])
         .await
-        .is(0)
-        .says(&["other.json: valid", "4 rules"]);
+        .expect_code(0)
+        .expect_texts(&["other.json: valid", "4 rules"]);
     let oddsd = oddsd.with("RULES_FILE", "other.json");
     oddsd
         .run(&["rules", "check"])
         .await
-        .is(0)
-        .says(&["other.json: valid"]);
+        .expect_code(0)
+        .expect_texts(&["other.json: valid"]);
     oddsd
         .run(&["rules", "test"])
         .await
-        .is(0)
-        .says(&["holds no tests", "[[test]]"]);
+        .expect_code(0)
+        .expect_texts(&["holds no tests", "[[test]]"]);
 }
 
 #[tokio::test]
@@ -99,23 +103,23 @@ async fn invalid_file_is_reported_fault_by_fault() {
         &["rules", "test", "rules.toml"],
         &["rules", "check", "--json"],
     ] {
-        let output = oddsd.run(command).await.is(78);
-        output.says(&[
+        let output = oddsd.run(command).await.expect_code(78);
+        output.expect_texts(&[
             "rules.toml:3:7: unknown change \"odd_move\"",
             "rules.toml:5:1: unknown then \"warm\"",
         ]);
     }
-    let nowhere = Oddsd::new();
+    let nowhere = Program::new();
     for command in [
         &["rules", "check"][..],
         &["rules", "test"],
         &["rules", "check", "nowhere.toml"],
     ] {
-        nowhere
-            .run(command)
-            .await
-            .is(78)
-            .says(&["cannot read", ".toml", "RULES_FILE"]);
+        nowhere.run(command).await.expect_code(78).expect_texts(&[
+            "cannot read",
+            ".toml",
+            "RULES_FILE",
+        ]);
     }
 }
 
@@ -128,11 +132,15 @@ async fn failing_test_is_reported_with_its_line() {
     oddsd
         .run(&["rules", "check"])
         .await
-        .is(0)
-        .says(&["1 of its 1 tests fail"]);
-    let output = oddsd.run(&["rules", "test"]).await.is(1);
-    output.says(&["rules.toml:14: test \"a run\" fails; not removed: climate:8:v2; removed as well: climate:7:v2", "1 of 1 tests fail"]);
-    let output = oddsd.run(&["rules", "test", "--json"]).await.is(1).json();
+        .expect_code(0)
+        .expect_texts(&["1 of its 1 tests fail"]);
+    let output = oddsd.run(&["rules", "test"]).await.expect_code(1);
+    output.expect_texts(&["rules.toml:14: test \"a run\" fails; not removed: climate:8:v2; removed as well: climate:7:v2", "1 of 1 tests fail"]);
+    let output = oddsd
+        .run(&["rules", "test", "--json"])
+        .await
+        .expect_code(1)
+        .json();
     let failed = &output["failed"][0];
     assert_eq!(
         (&failed["line"], &failed["name"]),
@@ -151,8 +159,8 @@ async fn explain_lists_matching_rules_and_keys() {
     let output = oddsd
         .run(&["rules", "explain", "--change", task])
         .await
-        .is(0);
-    output.says(&[
+        .expect_code(0);
+    output.expect_texts(&[
         "rule climate (TASK_COMPLETED, remove)",
         "target climate:{run_id}:v2",
         "-> climate:ab-12:v2",
@@ -161,7 +169,7 @@ async fn explain_lists_matching_rules_and_keys() {
     let output = oddsd
         .run(&["rules", "explain", "--change", task, "--json"])
         .await
-        .is(0)
+        .expect_code(0)
         .json();
     assert_eq!(output["matched"].as_array().map(Vec::len), Some(1));
     let rule = &output["matched"][0];
@@ -186,14 +194,14 @@ async fn explain_lists_matching_rules_and_keys() {
     oddsd
         .run(&["rules", "explain", "--change", task])
         .await
-        .is(0)
-        .says(&["-> overview", "error:", "run_id"]);
+        .expect_code(0)
+        .expect_texts(&["-> overview", "error:", "run_id"]);
     let other = r#"{"change":"task_completed","task":"other"}"#;
     oddsd
         .run(&["rules", "explain", "--change", other])
         .await
-        .is(0)
-        .says(&[
+        .expect_code(0)
+        .expect_texts(&[
             "removes nothing",
             "climate does not match: only for task build_climate",
         ]);
@@ -201,23 +209,23 @@ async fn explain_lists_matching_rules_and_keys() {
     let output = oddsd
         .run(&["rules", "explain", "--change", small])
         .await
-        .is(0);
+        .expect_code(0);
     output
-        .says(&["-> odds:live:e%2A", "only for movements over 10 %"])
-        .says_not(&["-> best:"]);
+        .expect_texts(&["-> odds:live:e%2A", "only for movements over 10 %"])
+        .expect_none_of(&["-> best:"]);
     let large = small.replace("\"10%\"", "\"10.01%\"");
     oddsd
         .run(&["rules", "explain", "--change", &large])
         .await
-        .is(0)
-        .says(&["rule moved (ODDS_MOVEMENT, remove)", "-> best:e%2A:b"]);
+        .expect_code(0)
+        .expect_texts(&["rule moved (ODDS_MOVEMENT, remove)", "-> best:e%2A:b"]);
     // Without a file the built-in rules apply.
-    let none = Oddsd::new();
+    let none = Program::new();
     let added = r#"{"change":"event_added","event_id":"e","sport_id":"s","league_id":"l"}"#;
     none.run(&["rules", "explain", "--change", added])
         .await
-        .is(0)
-        .says(&["rule sidebar", "-> sidebar:s:l:*", "-> odds:postponed:e"]);
+        .expect_code(0)
+        .expect_texts(&["rule sidebar", "-> sidebar:s:l:*", "-> odds:postponed:e"]);
     for (change, word) in [
         ("{", "not JSON"),
         (r#"{"change":"odd_move"}"#, "unknown change"),
@@ -225,7 +233,7 @@ async fn explain_lists_matching_rules_and_keys() {
     ] {
         none.run(&["rules", "explain", "--change", change])
             .await
-            .is(78)
-            .says(&["--change", word]);
+            .expect_code(78)
+            .expect_texts(&["--change", word]);
     }
 }

@@ -3,21 +3,21 @@
 use serde_json::{Value, json};
 
 use super::on_postgres;
-use crate::harness::program::Oddsd;
+use crate::harness::program::Program;
 use oddsd_testkit::redis::RedisServer;
-use oddsd_testkit::resp::Reply;
+use oddsd_testkit::resp::RespReply;
 
-async fn migrated_with_redis() -> (RedisServer, Oddsd) {
+async fn migrated_with_redis() -> (RedisServer, Program) {
     let redis = RedisServer::start().await;
     let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
-    oddsd.run(&["migrate"]).await.is(0);
+    oddsd.run(&["migrate"]).await.expect_code(0);
     (redis, oddsd)
 }
 
 /// The keys that a dry run prints.
-async fn dry(oddsd: &Oddsd, args: &[&str]) -> Value {
+async fn dry(oddsd: &Program, args: &[&str]) -> Value {
     let args = [&["invalidate", "--dry-run", "--json"], args].concat();
-    let output = oddsd.run(&args).await.is(0).json();
+    let output = oddsd.run(&args).await.expect_code(0).json();
     assert_eq!(output["dry_run"], true);
     output["keys"].clone()
 }
@@ -74,8 +74,8 @@ async fn dry_run_shows_the_targets_of_each_argument() {
     oddsd
         .run(&["invalidate", "--change", "{"])
         .await
-        .is(78)
-        .says(&["not JSON"]);
+        .expect_code(78)
+        .expect_texts(&["not JSON"]);
 }
 
 /// The sport and league of a stored event are known, so other sidebars are kept.
@@ -83,11 +83,11 @@ async fn dry_run_shows_the_targets_of_each_argument() {
 async fn stored_event_removes_only_its_own_sidebars() {
     let redis = RedisServer::start().await;
     let oddsd = super::simulated().with("REDIS_URL", redis.url());
-    oddsd.run(&["once"]).await.is(0);
+    oddsd.run(&["once"]).await.expect_code(0);
     let tail = oddsd
         .run(&["tail", "--for", "100ms", "--json"])
         .await
-        .is(0)
+        .expect_code(0)
         .json_lines();
     let mut entities = tail
         .iter()
@@ -112,14 +112,17 @@ async fn sidebar_removal_has_its_own_reason() {
     let output = oddsd
         .run(&["invalidate", "--sidebar", "horse_racing:GB", "--json"])
         .await
-        .is(0)
+        .expect_code(0)
         .json();
     assert_eq!(output["confirmed"], true);
-    oddsd.run(&["invalidate", "--tag", "t", "x"]).await.is(0);
+    oddsd
+        .run(&["invalidate", "--tag", "t", "x"])
+        .await
+        .expect_code(0);
     let lines = oddsd
         .run(&["tail", "--for", "100ms", "--json"])
         .await
-        .is(0)
+        .expect_code(0)
         .json_lines();
     let reasons: Vec<&Value> = lines
         .iter()
@@ -137,16 +140,16 @@ async fn scan_removes_keys_by_beginning_up_to_its_limit() {
     let (redis, oddsd) = migrated_with_redis().await;
     for n in 0..30 {
         assert_eq!(
-            redis.cli(&["SET", &format!("x:*:{n}"), "1"]).await,
-            Reply::Status("OK".into())
+            redis.command(&["SET", &format!("x:*:{n}"), "1"]).await,
+            RespReply::Status("OK".into())
         );
         assert_eq!(
-            redis.cli(&["SET", &format!("x:a:{n}"), "1"]).await,
-            Reply::Status("OK".into())
+            redis.command(&["SET", &format!("x:a:{n}"), "1"]).await,
+            RespReply::Status("OK".into())
         );
     }
-    let left = async |pattern: &str| match redis.cli(&["KEYS", pattern]).await {
-        Reply::Array(keys) => keys.len(),
+    let left = async |pattern: &str| match redis.command(&["KEYS", pattern]).await {
+        RespReply::Array(keys) => keys.len(),
         other => panic!("{other:?}"),
     };
     assert_eq!(dry(&oddsd, &["--scan", "nothing:"]).await, json!([]));
@@ -161,19 +164,19 @@ async fn scan_removes_keys_by_beginning_up_to_its_limit() {
     let cut = oddsd
         .run(&["invalidate", "--scan", "x:*:", "--scan-most", "10"])
         .await
-        .is(0);
-    cut.says(&["more than", "run it again"]);
+        .expect_code(0);
+    cut.expect_texts(&["more than", "run it again"]);
     assert!((1..30).contains(&left(r"x:\*:*").await));
     oddsd
         .run(&["invalidate", "--scan", "x:*:"])
         .await
-        .is(0)
-        .says(&["removed"])
-        .says_not(&["run it again"]);
+        .expect_code(0)
+        .expect_texts(&["removed"])
+        .expect_none_of(&["run it again"]);
     assert_eq!((left(r"x:\*:*").await, left("x:a:*").await), (0, 30));
     oddsd
         .run(&["invalidate", "--scan", "x:*:"])
         .await
-        .is(0)
-        .says(&["nothing to remove"]);
+        .expect_code(0)
+        .expect_texts(&["nothing to remove"]);
 }

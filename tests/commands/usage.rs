@@ -4,11 +4,11 @@
 use std::process::Stdio;
 
 use super::simulated;
-use crate::harness::program::Oddsd;
+use crate::harness::program::Program;
 
 #[tokio::test]
 async fn invalid_argument_is_2_with_a_suggestion() {
-    let oddsd = Oddsd::new();
+    let oddsd = Program::new();
     for (args, words) in [
         (&["chekc"][..], "'check'"),
         (&["run", "--databse-url", "x"], "'--database-url'"),
@@ -18,9 +18,17 @@ async fn invalid_argument_is_2_with_a_suggestion() {
         (&["record"], "--out"),
         (&["replay", "x", "--speed", "0"], "above zero"),
     ] {
-        oddsd.run(args).await.is(2).says(&[words, "--help"]);
+        oddsd
+            .run(args)
+            .await
+            .expect_code(2)
+            .expect_texts(&[words, "--help"]);
     }
-    oddsd.run(&[]).await.is(2).says(&["oddsd demo"]);
+    oddsd
+        .run(&[])
+        .await
+        .expect_code(2)
+        .expect_texts(&["oddsd demo"]);
 }
 
 #[tokio::test]
@@ -59,7 +67,11 @@ async fn invalid_variable_is_78_and_named_with_its_fix() {
     ];
     for (name, value, words) in wrong {
         let output = simulated().with(name, value);
-        let output = output.run(&["check", "--offline"]).await.is(78).says(words);
+        let output = output
+            .run(&["check", "--offline"])
+            .await
+            .expect_code(78)
+            .expect_texts(words);
         assert!(
             output.all().contains(name),
             "{name} is not named:\n{output}"
@@ -88,21 +100,24 @@ async fn empty_variable_is_unset() {
     ] {
         empty.set(name, "");
     }
-    let empty = empty.run(&["check", "--offline", "--json"]).await.is(0);
+    let empty = empty
+        .run(&["check", "--offline", "--json"])
+        .await
+        .expect_code(0);
     assert_eq!(empty.json(), plain.json());
-    let feed = Oddsd::new()
+    let feed = Program::new()
         .with("RACING_API_USERNAME", "")
         .with("RACING_API_PASSWORD", "");
-    let output = feed.run(&["check", "--offline"]).await.is(78);
-    output.says(&["RACING_API_USERNAME and RACING_API_PASSWORD", "oddsd demo"]);
+    let output = feed.run(&["check", "--offline"]).await.expect_code(78);
+    output.expect_texts(&["RACING_API_USERNAME and RACING_API_PASSWORD", "oddsd demo"]);
 }
 
 #[tokio::test]
 async fn flag_overrides_the_environment_and_the_env_file() {
-    let oddsd = Oddsd::new();
+    let oddsd = Program::new();
     std::fs::write(oddsd.folder().join(".env"), "FEED=simulator\nLISTEN=off\n").expect("writes");
-    let output = oddsd.run(&["check", "--offline"]).await.is(0);
-    output.says(&["simulator: settings are complete", "off: a worker"]);
+    let output = oddsd.run(&["check", "--offline"]).await.expect_code(0);
+    output.expect_texts(&["simulator: settings are complete", "off: a worker"]);
     let flag = [
         "check",
         "--offline",
@@ -110,16 +125,20 @@ async fn flag_overrides_the_environment_and_the_env_file() {
         "127.0.0.1:9",
         "--feed=racing-api",
     ];
-    oddsd.run(&flag).await.is(78).says_not(&["off: a worker"]);
+    oddsd
+        .run(&flag)
+        .await
+        .expect_code(78)
+        .expect_none_of(&["off: a worker"]);
     let oddsd = oddsd.with("LISTEN", "127.0.0.1:0");
-    let output = oddsd.run(&["check", "--offline"]).await.is(0);
-    output.says_not(&["off: a worker"]);
+    let output = oddsd.run(&["check", "--offline"]).await.expect_code(0);
+    output.expect_none_of(&["off: a worker"]);
 }
 
 #[tokio::test]
 async fn help_fits_a_terminal_and_lists_every_command() {
-    let oddsd = Oddsd::new();
-    let output = oddsd.run(&["-h"]).await.is(0);
+    let oddsd = Program::new();
+    let output = oddsd.run(&["-h"]).await.expect_code(0);
     assert!(output.stdout.lines().count() < 30, "{output}");
     for command in [
         "run",
@@ -139,8 +158,8 @@ async fn help_fits_a_terminal_and_lists_every_command() {
             output.stdout.contains(&format!("\n  {command} ")),
             "{command}"
         );
-        let long = oddsd.run(&[command, "--help"]).await.is(0);
-        let settings = long.says(&["[env: DATABASE_URL]", "[env: CADENCE=]", "[default: "]);
+        let long = oddsd.run(&[command, "--help"]).await.expect_code(0);
+        let settings = long.expect_texts(&["[env: DATABASE_URL]", "[env: CADENCE=]", "[default: "]);
         assert!(
             settings
                 .stdout
@@ -148,15 +167,15 @@ async fn help_fits_a_terminal_and_lists_every_command() {
                 .all(|line| line.chars().count() <= 100)
         );
     }
-    let long = oddsd.run(&["--help"]).await.is(0);
-    long.says(&["Exit codes: 0 ok", "69 a dependency is down", "78 bad"]);
+    let long = oddsd.run(&["--help"]).await.expect_code(0);
+    long.expect_texts(&["Exit codes: 0 ok", "69 a dependency is down", "78 bad"]);
 }
 
 /// As in `oddsd tail | head -n 1`.
 #[tokio::test]
 async fn closed_stdout_causes_no_panic() {
     let oddsd = simulated();
-    oddsd.run(&["once"]).await.is(0);
+    oddsd.run(&["once"]).await.expect_code(0);
     for args in [
         &["--help"][..],
         &["status"],

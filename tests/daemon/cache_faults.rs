@@ -1,18 +1,18 @@
 //! Tests of the daemon while the cache fails: cycles go on, and removals wait in the outbox until they
 //! are confirmed.
 
-use super::Town;
-use super::fixture::{HASTY, INVALIDATED, get};
-use crate::harness::daemon::{Daemon, field};
+use super::DaemonStack;
+use super::fixture::{INVALIDATED, SHORT_TIMEOUT_MS, get};
+use crate::harness::daemon::{DaemonProcess, field};
 use oddsd_testkit::redis::RedisServer;
-use oddsd_testkit::upstash::{Fault, Upstash};
+use oddsd_testkit::upstash::{UpstashFault, UpstashStandIn};
 
 #[tokio::test]
 async fn once_commits_while_the_cache_is_down_and_the_next_run_removes() {
-    let (mut stack, card) = Town::racing().await;
-    stack.settings = stack.settings.with("CACHE_TIMEOUT_MS", HASTY);
+    let (mut stack, card) = DaemonStack::with_card().await;
+    stack.settings = stack.settings.with("CACHE_TIMEOUT_MS", SHORT_TIMEOUT_MS);
     stack.redis.kill().await;
-    let run = stack.once().await.expect(0);
+    let run = stack.run_once().await.expect_code(0);
     let failed = "Redis connection failed (cache invalidation queued)";
     assert!(run.count(failed) >= 1, "{}", run.text());
     assert_eq!(
@@ -21,12 +21,12 @@ async fn once_commits_while_the_cache_is_down_and_the_next_run_removes() {
         "{}",
         run.text()
     );
-    stack.is_right(&card).await;
+    stack.assert_stored(&card).await;
     assert_eq!(stack.outbox().await, 4, "a row for each race");
 
     stack.redis.restart().await;
-    stack.put_foreign("stale").await;
-    let next = stack.once().await.expect(0);
+    stack.put_unmanaged("stale").await;
+    let next = stack.run_once().await.expect_code(0);
     assert_eq!(next.count("inserted=0 updated=0"), 1, "{}", next.text());
     assert_eq!(next.count(INVALIDATED), 1, "{}", next.text());
     assert_eq!(stack.cached().await, None);
@@ -35,14 +35,14 @@ async fn once_commits_while_the_cache_is_down_and_the_next_run_removes() {
 
 #[tokio::test]
 async fn outbox_keeps_removals_through_a_cache_outage_and_a_crash() {
-    let (mut stack, mut card) = Town::racing().await;
-    stack.settings = stack.settings.with("CACHE_TIMEOUT_MS", HASTY);
+    let (mut stack, mut card) = DaemonStack::with_card().await;
+    stack.settings = stack.settings.with("CACHE_TIMEOUT_MS", SHORT_TIMEOUT_MS);
     stack.redis.kill().await;
     let mut daemon = stack.run();
     let url = daemon.url().await;
-    daemon.says("inserted=48").await;
+    daemon.wait_for_log("inserted=48").await;
     let answer = get(&format!("{url}/v1/races/by-stage")).await;
-    assert_eq!((answer.status, answer.cache()), (200, "BYPASS"));
+    assert_eq!((answer.status, answer.cache_status()), (200, "BYPASS"));
     assert_eq!(get(&format!("{url}/readyz")).await.status, 200);
     let verbose = get(&format!("{url}/readyz?verbose")).await;
     assert_eq!(verbose.status, 200);
@@ -55,101 +55,106 @@ async fn outbox_keeps_removals_through_a_cache_outage_and_a_crash() {
     let mut daemon = stack.run();
     card.set_price("4.5");
     stack.serve(&card);
-    daemon.says("Cycle complete: 1 updated").await;
+    daemon.wait_for_log("Cycle complete: 1 updated").await;
     assert_eq!(stack.outbox().await, 5);
     // The cache returns with old answers, and the daemon is not restarted.
     stack.redis.restart().await;
-    stack.put_foreign("from before").await;
-    daemon.says(INVALIDATED).await;
+    stack.put_unmanaged("from before").await;
+    daemon.wait_for_log(INVALIDATED).await;
     stack.settled().await;
-    daemon.stop().await.expect(0);
+    daemon.stop().await.expect_code(0);
     assert_eq!(stack.cached().await, None);
-    stack.is_right(&card).await;
+    stack.assert_stored(&card).await;
 }
 
 #[tokio::test]
 async fn hanging_cache_delays_no_cycle() {
-    let (mut stack, mut card) = Town::racing().await;
-    stack.settings = stack.settings.with("CACHE_TIMEOUT_MS", HASTY);
+    let (mut stack, mut card) = DaemonStack::with_card().await;
+    stack.settings = stack.settings.with("CACHE_TIMEOUT_MS", SHORT_TIMEOUT_MS);
     let mut daemon = stack.run();
     let url = daemon.url().await;
-    daemon.says(INVALIDATED).await;
-    stack.put_foreign("stale").await;
+    daemon.wait_for_log(INVALIDATED).await;
+    stack.put_unmanaged("stale").await;
     stack.redis.pause();
     card.set_price("4.5");
     stack.serve(&card);
-    daemon.says("Cycle complete: 1 updated").await;
+    daemon.wait_for_log("Cycle complete: 1 updated").await;
     // The relay is stuck on the removal of this; cycles and readers are not.
     for price in ["5.5", "6.5", "7.5"] {
         card.set_price(price);
         stack.serve(&card);
-        let line = daemon.says("Cycle complete: 1 updated").await;
+        let line = daemon.wait_for_log("Cycle complete: 1 updated").await;
         // Due within its second, or already on a machine that was slow.
         let next = field(&line, "next_s");
         assert!(matches!(next, Some("0" | "1")), "{line}");
         let answer = get(&format!("{url}/v1/races/by-stage")).await;
-        assert_eq!((answer.status, answer.cache()), (200, "BYPASS"));
+        assert_eq!((answer.status, answer.cache_status()), (200, "BYPASS"));
     }
     assert_eq!(daemon.count(INVALIDATED), 1);
-    daemon.has_said("Invalidation failed, will retry").await;
+    daemon
+        .ensure_logged("Invalidation failed, will retry")
+        .await;
     stack.redis.resume();
-    daemon.says(INVALIDATED).await;
+    daemon.wait_for_log(INVALIDATED).await;
     // Removals that failed at different times are due at different times.
     stack.settled().await;
-    daemon.stop().await.expect(0);
+    daemon.stop().await.expect_code(0);
     assert_eq!(stack.cached().await, None);
     assert_eq!(stack.outbox().await, 0);
-    stack.is_right(&card).await;
+    stack.assert_stored(&card).await;
 }
 
 #[tokio::test]
 async fn upstash_removal_is_retried_until_confirmed() {
-    let (mut stack, mut card) = Town::racing().await;
-    let upstash = Upstash::start(stack.redis.port(), "up-secret").await;
+    let (mut stack, mut card) = DaemonStack::with_card().await;
+    let upstash = UpstashStandIn::start(stack.redis.port(), "up-secret").await;
     stack.settings = stack
         .settings
         .with("REDIS_URL", "")
         .with("UPSTASH_REDIS_REST_URL", upstash.url())
         .with("UPSTASH_REDIS_REST_TOKEN", "up-secret");
     let mut daemon = stack.run();
-    daemon.says(INVALIDATED).await;
+    daemon.wait_for_log(INVALIDATED).await;
     let faults = [
-        Fault::Status500,
-        Fault::ItemErrors,
-        Fault::Html,
-        Fault::TruncatedJson,
-        Fault::Unknown400,
+        UpstashFault::Status500,
+        UpstashFault::ItemErrors,
+        UpstashFault::Html,
+        UpstashFault::TruncatedJson,
+        UpstashFault::Unknown400,
     ];
     for (n, fault) in faults.into_iter().enumerate() {
         upstash.fail(fault);
-        stack.put_foreign("stale").await;
+        stack.put_unmanaged("stale").await;
         card.set_price(&format!("{}.5", n + 4));
         stack.serve(&card);
         let reported = [
             "Cycle complete: 1 updated",
             "Invalidation failed, will retry",
         ];
-        daemon.says_all(reported).await;
+        daemon.wait_for_logs(reported).await;
         assert!(stack.cached().await.is_some(), "{fault:?}");
         upstash.fail(None);
-        let line = daemon.says(INVALIDATED).await;
+        let line = daemon.wait_for_log(INVALIDATED).await;
         assert!(line.contains("attempts="), "{line}");
         assert_eq!(stack.cached().await, None, "{fault:?}");
     }
-    let ended = daemon.stop().await.expect(0);
+    let ended = daemon.stop().await.expect_code(0);
     assert_eq!(ended.count("up-secret"), 0, "{}", ended.text());
     assert_eq!(stack.outbox().await, 0);
 }
 
 #[tokio::test]
 async fn cache_refusal_is_logged_and_fails_no_cycle() {
-    let (mut stack, card) = Town::racing().await;
+    let (mut stack, card) = DaemonStack::with_card().await;
     stack.redis = RedisServer::with_password("right").await;
     let url = format!("redis://:wrong-secret@127.0.0.1:{}", stack.redis.port());
     let settings = stack.settings.with("REDIS_URL", url);
-    let settings = settings.with("CACHE_TIMEOUT_MS", HASTY);
-    let run = Daemon::start(&settings, &["once"]).ends().await.expect(0);
-    stack.is_right(&card).await;
+    let settings = settings.with("CACHE_TIMEOUT_MS", SHORT_TIMEOUT_MS);
+    let run = DaemonProcess::start(&settings, &["once"])
+        .wait_for_exit()
+        .await
+        .expect_code(0);
+    stack.assert_stored(&card).await;
     assert!(
         run.count("WRONGPASS") + run.count("password") >= 1,
         "{}",

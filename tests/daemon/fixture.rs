@@ -12,31 +12,31 @@ use rust_decimal::Decimal;
 use serde_json::{Value, json};
 use sqlx::{PgConnection, Row};
 
-use crate::harness::daemon::{Daemon, Ended, Settings};
+use crate::harness::daemon::{DaemonEnv, DaemonExit, DaemonProcess};
 use oddsd_testkit::racing_provider::{PASSWORD, RacingProvider, USERNAME};
 use oddsd_testkit::redis::RedisServer;
-use oddsd_testkit::resp::Reply;
+use oddsd_testkit::resp::RespReply;
 use oddsd_testkit::{eventually, postgres};
 
 pub const KEY: &str = "races:by-stage:v1";
 /// The cache timeout in milliseconds, for tests of a cache that does not answer.
-pub const HASTY: &str = "1000";
+pub const SHORT_TIMEOUT_MS: &str = "1000";
 pub const INVALIDATED: &str = "Invalidated races cache - next API request will fetch fresh data";
 
-pub struct Town {
+pub struct DaemonStack {
     pub provider: RacingProvider,
     pub redis: RedisServer,
     pub database: String,
-    pub settings: Settings,
+    pub settings: DaemonEnv,
 }
 
-impl Town {
+impl DaemonStack {
     /// Postgres and Redis, and nothing on the card yet.
     pub async fn build() -> Self {
         let provider = RacingProvider::start().await;
         let redis = RedisServer::start().await;
         let database = postgres::database().await;
-        let settings = Settings::default()
+        let settings = DaemonEnv::default()
             .with("RACING_API_URL", provider.base_url())
             .with("RACING_API_USERNAME", USERNAME)
             .with("RACING_API_PASSWORD", PASSWORD)
@@ -64,22 +64,24 @@ impl Town {
     }
 
     /// As `build`, with a small card being served.
-    pub async fn racing() -> (Self, Card) {
-        let (stack, card) = (Self::build().await, Card::of(4));
+    pub async fn with_card() -> (Self, SmallCard) {
+        let (stack, card) = (Self::build().await, SmallCard::with_races(4));
         stack.serve(&card);
         (stack, card)
     }
 
-    pub fn serve(&self, card: &Card) {
+    pub fn serve(&self, card: &SmallCard) {
         self.provider.serve_cards(card.races.clone());
     }
 
-    pub fn run(&self) -> Daemon {
-        Daemon::start(&self.settings, &["run"])
+    pub fn run(&self) -> DaemonProcess {
+        DaemonProcess::start(&self.settings, &["run"])
     }
 
-    pub async fn once(&self) -> Ended {
-        Daemon::start(&self.settings, &["once"]).ends().await
+    pub async fn run_once(&self) -> DaemonExit {
+        DaemonProcess::start(&self.settings, &["once"])
+            .wait_for_exit()
+            .await
     }
 
     pub async fn db(&self) -> PgConnection {
@@ -87,15 +89,15 @@ impl Town {
     }
 
     /// Stores another program's value under the unmanaged key.
-    pub async fn put_foreign(&self, value: &str) {
-        let put = self.redis.cli(&["SET", KEY, value]).await;
-        assert_eq!(put, Reply::Status("OK".into()));
+    pub async fn put_unmanaged(&self, value: &str) {
+        let put = self.redis.command(&["SET", KEY, value]).await;
+        assert_eq!(put, RespReply::Status("OK".into()));
     }
 
     pub async fn cached(&self) -> Option<Vec<u8>> {
-        match self.redis.cli(&["GET", KEY]).await {
-            Reply::Bulk(value) => Some(value),
-            Reply::Nil => None,
+        match self.redis.command(&["GET", KEY]).await {
+            RespReply::Bulk(value) => Some(value),
+            RespReply::Nil => None,
             other => panic!("GET {KEY}: {other:?}"),
         }
     }
@@ -134,12 +136,12 @@ impl Town {
     }
 
     /// Asserts that the stored prices equal the card and that history repeats no value.
-    pub async fn is_right(&self, card: &Card) {
+    pub async fn assert_stored(&self, card: &SmallCard) {
         assert_same(&self.stored().await, &open_prices(&card.races));
-        self.has_no_repeats().await;
+        self.assert_no_repeats().await;
     }
 
-    pub async fn has_no_repeats(&self) {
+    pub async fn assert_no_repeats(&self) {
         let repeats = self
             .number(
                 "SELECT count(*) FROM (SELECT (decimal, fractional, ew_places, ew_denom, status)
@@ -227,13 +229,13 @@ pub fn tomorrow() -> NaiveDate {
 
 /// A small card.
 #[derive(Clone)]
-pub struct Card {
+pub struct SmallCard {
     pub races: Vec<Value>,
 }
 
-impl Card {
+impl SmallCard {
     /// So many races of three runners at four bookmakers.
-    pub fn of(races: usize) -> Self {
+    pub fn with_races(races: usize) -> Self {
         Self {
             races: (0..races).map(race).collect(),
         }
@@ -285,19 +287,19 @@ fn runner(race: usize, n: usize) -> Value {
 }
 
 /// One answer of the read API.
-pub struct Answer {
+pub struct HttpAnswer {
     pub status: u16,
     pub headers: HashMap<String, String>,
     pub body: String,
 }
 
-impl Answer {
+impl HttpAnswer {
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
     /// MISS, HIT or BYPASS.
-    pub fn cache(&self) -> &str {
+    pub fn cache_status(&self) -> &str {
         self.header("x-cache-status")
     }
 
@@ -306,11 +308,11 @@ impl Answer {
     }
 }
 
-pub async fn get(url: &str) -> Answer {
-    ask(reqwest::Method::GET, url, &[]).await
+pub async fn get(url: &str) -> HttpAnswer {
+    request(reqwest::Method::GET, url, &[]).await
 }
 
-pub async fn ask(method: reqwest::Method, url: &str, headers: &[(&str, &str)]) -> Answer {
+pub async fn request(method: reqwest::Method, url: &str, headers: &[(&str, &str)]) -> HttpAnswer {
     // Made once, because that is slow. Connections are not pooled, because each test has its own
     // runtime.
     static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
@@ -324,7 +326,7 @@ pub async fn ask(method: reqwest::Method, url: &str, headers: &[(&str, &str)]) -
     }
     let answer = request.send().await.expect("an answer");
     let headers = answer.headers().iter();
-    Answer {
+    HttpAnswer {
         status: answer.status().as_u16(),
         headers: headers
             .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or("?").to_owned()))

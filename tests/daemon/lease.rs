@@ -1,57 +1,60 @@
 //! Tests of two daemons on one database: one leads, the other takes over, and only the leader writes.
 
-use super::Town;
+use super::DaemonStack;
 use super::fixture::INVALIDATED;
-use crate::harness::daemon::Daemon;
+use crate::harness::daemon::DaemonProcess;
 
 /// Lease seconds: long enough for a slow machine. The standby asks every third of it.
 const LONG: &str = "9";
 
-fn named(stack: &Town, name: &str) -> Daemon {
-    Daemon::start(&stack.settings.with("INSTANCE", name), &["run"])
+fn named(stack: &DaemonStack, name: &str) -> DaemonProcess {
+    DaemonProcess::start(&stack.settings.with("INSTANCE", name), &["run"])
 }
 
 #[tokio::test]
 async fn standby_takes_over_after_a_crash_and_at_once_after_a_shutdown() {
-    let (mut stack, mut card) = Town::racing().await;
+    let (mut stack, mut card) = DaemonStack::with_card().await;
     stack.settings = stack.settings.with("LEASE_SECONDS", LONG);
     let mut first = named(&stack, "first");
-    first.says("inserted=48").await;
+    first.wait_for_log("inserted=48").await;
     let mut second = named(&stack, "second");
-    let line = second.says("event=lease.standby").await;
+    let line = second.wait_for_log("event=lease.standby").await;
     assert!(line.contains("first"), "{line}");
     card.set_price("4.5");
     stack.serve(&card);
-    first.says("Cycle complete: 1 updated").await;
+    first.wait_for_log("Cycle complete: 1 updated").await;
     assert_eq!(second.count("Cycle complete"), 0);
 
     first.crash().await;
     stack.end_lease().await;
-    second.says("event=lease.leading").await;
+    second.wait_for_log("event=lease.leading").await;
     card.set_price("5.5");
     stack.serve(&card);
-    second.says("Cycle complete: 1 updated").await;
-    stack.is_right(&card).await;
+    second.wait_for_log("Cycle complete: 1 updated").await;
+    stack.assert_stored(&card).await;
 
     // A lease of ten minutes: only a release can end it during this test.
-    second.stop().await.expect(0);
+    second.stop().await.expect_code(0);
     stack.settings = stack.settings.with("LEASE_SECONDS", "600");
     let mut third = named(&stack, "third");
-    third.says("Cycle complete").await;
-    third.stop().await.expect(0);
+    third.wait_for_log("Cycle complete").await;
+    third.stop().await.expect_code(0);
     let mut fourth = named(&stack, "fourth");
-    fourth.says("Cycle complete").await;
-    fourth.stop().await.expect(0);
+    fourth.wait_for_log("Cycle complete").await;
+    fourth.stop().await.expect_code(0);
 }
 
 #[tokio::test]
 async fn once_beside_a_leader_does_nothing_and_reports_it() {
-    let (stack, mut card) = Town::racing().await;
+    let (stack, mut card) = DaemonStack::with_card().await;
     let mut daemon = named(&stack, "leader");
-    daemon.says(INVALIDATED).await;
+    daemon.wait_for_log(INVALIDATED).await;
     let settings = stack.settings.with("CADENCE", "*=900s");
     let cycles = stack.number("SELECT count(*) FROM oddsd.cycles").await;
-    let run = Daemon::start(&settings, &["once"]).ends().await.expect(75);
+    let run = DaemonProcess::start(&settings, &["once"])
+        .wait_for_exit()
+        .await
+        .expect_code(75);
     assert!(run.text().contains("leader"), "{}", run.text());
     assert_eq!(run.count("Cycle complete"), 0, "{}", run.text());
     assert_eq!(
@@ -60,44 +63,44 @@ async fn once_beside_a_leader_does_nothing_and_reports_it() {
     );
     card.set_price("4.5");
     stack.serve(&card);
-    daemon.says("Cycle complete: 1 updated").await;
-    daemon.stop().await.expect(0);
+    daemon.wait_for_log("Cycle complete: 1 updated").await;
+    daemon.stop().await.expect_code(0);
 }
 
 #[tokio::test]
 async fn expired_leader_writes_nothing_and_reloads_its_state() {
-    let (mut stack, mut card) = Town::racing().await;
+    let (mut stack, mut card) = DaemonStack::with_card().await;
     stack.settings = stack.settings.with("LEASE_SECONDS", LONG);
     let mut sleeper = named(&stack, "sleeper");
-    sleeper.says("inserted=48").await;
+    sleeper.wait_for_log("inserted=48").await;
     let mut second = named(&stack, "second");
-    second.says("event=lease.standby").await;
+    second.wait_for_log("event=lease.standby").await;
     sleeper.signal("-STOP");
     stack.end_lease().await;
-    second.says("event=lease.leading").await;
+    second.wait_for_log("event=lease.leading").await;
     card.set_price("4.5");
     stack.serve(&card);
-    second.says("Cycle complete: 1 updated").await;
-    sleeper.listen_anew();
+    second.wait_for_log("Cycle complete: 1 updated").await;
+    sleeper.skip_log();
     sleeper.signal("-CONT");
-    sleeper.says("event=lease.standby").await;
+    sleeper.wait_for_log("event=lease.standby").await;
     assert_eq!(stack.number("SELECT count(*) FROM oddsd.cycles").await, 2);
 
     // It leads again. The card equals its old state in memory, not the stored rows.
     card.set_price("3.0");
     stack
         .provider
-        .fault(oddsd_testkit::racing_provider::Fault::Status(503))
+        .fault(oddsd_testkit::racing_provider::RacingFault::Status(503))
         .await;
     second.crash().await;
     stack.end_lease().await;
     stack.serve(&card);
     stack.provider.clear().await;
-    sleeper.says("event=lease.leading").await;
-    sleeper.says("Cycle complete: 1 updated").await;
-    stack.is_right(&card).await;
+    sleeper.wait_for_log("event=lease.leading").await;
+    sleeper.wait_for_log("Cycle complete: 1 updated").await;
+    stack.assert_stored(&card).await;
     // The crashed one may have held a claimed removal.
     stack.settled().await;
-    sleeper.stop().await.expect(0);
+    sleeper.stop().await.expect_code(0);
     assert_eq!(stack.outbox().await, 0);
 }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::Town;
+use super::DaemonStack;
 use super::fixture::{INVALIDATED, get};
-use crate::harness::daemon::Daemon;
-use crate::harness::program::Oddsd;
+use crate::harness::daemon::DaemonProcess;
+use crate::harness::program::Program;
 use oddsd_testkit::eventually;
 
 /// A parsed page of metrics. The parser is strict: each sample belongs to the family that was announced just
@@ -158,7 +158,7 @@ async fn metrics(url: &str) -> Metrics {
 
 #[tokio::test]
 async fn metrics_exist_from_the_start_and_count_changes() {
-    let (mut town, mut card) = Town::racing().await;
+    let (mut town, mut card) = DaemonStack::with_card().await;
     town.settings = town.settings.with("AUDIT", "true");
     let mut daemon = town.run();
     let url = daemon.url().await;
@@ -186,11 +186,11 @@ async fn metrics_exist_from_the_start_and_count_changes() {
     ];
     assert_eq!(first.value("oddsd_build_info", &build), 1.0);
 
-    daemon.says(INVALIDATED).await;
+    daemon.wait_for_log(INVALIDATED).await;
     card.set_price("7.5");
     town.serve(&card);
     daemon
-        .says_all(["Cycle complete: 1 updated", INVALIDATED])
+        .wait_for_logs(["Cycle complete: 1 updated", INVALIDATED])
         .await;
     get(&format!("{url}/v1/races/by-stage")).await;
     let second = async || {
@@ -222,16 +222,16 @@ async fn metrics_exist_from_the_start_and_count_changes() {
     let share = eventually("an audited change", audited).await;
     assert!((0.0..=1.0).contains(&share), "{share}");
     seen.value("oddsd_canary_age_seconds", &[]);
-    daemon.stop().await.expect(0);
+    daemon.stop().await.expect_code(0);
 }
 
 #[tokio::test]
 async fn freshness_is_in_the_api_the_readiness_check_and_the_status() {
-    let (mut town, _card) = Town::racing().await;
+    let (mut town, _card) = DaemonStack::with_card().await;
     town.settings = town.settings.with("AUDIT", "true");
     let mut daemon = town.run();
     let url = daemon.url().await;
-    daemon.says(INVALIDATED).await;
+    daemon.wait_for_log(INVALIDATED).await;
     let fresh = async || {
         let report = get(&format!("{url}/v1/freshness")).await.json();
         let known = report["freshness"]["changes"].as_u64() >= Some(1);
@@ -248,14 +248,14 @@ async fn freshness_is_in_the_api_the_readiness_check_and_the_status() {
     let page = get(&url).await.body;
     assert!(page.contains("Freshness p50 / p99"), "{page}");
     // The last report is stored with the lease.
-    daemon.stop().await.expect(0);
-    let oddsd = Oddsd::new().with("DATABASE_URL", &town.database);
-    let status = oddsd.run(&["status", "--json"]).await.is(0).json();
+    daemon.stop().await.expect_code(0);
+    let oddsd = Program::new().with("DATABASE_URL", &town.database);
+    let status = oddsd.run(&["status", "--json"]).await.expect_code(0).json();
     let audit = &status["state"]["audit"];
     assert!(audit["canary"]["beats"].as_u64() >= Some(1), "{audit}");
     assert!(audit["offenders"].is_array() && audit["clean"].is_object());
-    let output = oddsd.run(&["status"]).await.is(0);
-    output.says(&[
+    let output = oddsd.run(&["status"]).await.expect_code(0);
+    output.expect_texts(&[
         "fresh     feed to readable p50 ",
         "clean     ",
         " within 250ms",
@@ -268,11 +268,11 @@ async fn freshness_is_in_the_api_the_readiness_check_and_the_status() {
 
 #[tokio::test]
 async fn freshness_without_audit_is_404() {
-    let (mut town, _card) = Town::racing().await;
+    let (mut town, _card) = DaemonStack::with_card().await;
     town.settings = town.settings.with("AUDIT", "false");
-    let mut daemon: Daemon = town.run();
+    let mut daemon: DaemonProcess = town.run();
     let url = daemon.url().await;
-    daemon.says(INVALIDATED).await;
+    daemon.wait_for_log(INVALIDATED).await;
     let answer = get(&format!("{url}/v1/freshness")).await;
     assert_eq!(answer.status, 404);
     assert!(
@@ -285,7 +285,7 @@ async fn freshness_without_audit_is_404() {
     seen.value("oddsd_outbox_pending", &[]);
     let verbose = get(&format!("{url}/readyz?verbose")).await.json();
     assert_eq!(verbose["audit"], Value::Null);
-    daemon.stop().await.expect(0);
+    daemon.stop().await.expect_code(0);
     let beat = "SELECT beat FROM oddsd.canary";
     assert_eq!(town.number(beat).await, 0, "no canary without an audit");
 }

@@ -15,4 +15,4 @@ mod rules;
 mod shutdown;
 mod status;
 
-use fixture::Town;
+use fixture::DaemonStack;

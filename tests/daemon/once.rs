@@ -3,17 +3,17 @@
 use std::path::Path;
 
 use chrono::{NaiveTime, TimeZone, Utc};
-use oddsd_feeds::simulator::{RaceDay, Size};
+use oddsd_feeds::simulator::{RaceDay, RaceDaySize};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Row};
 
-use super::Town;
-use super::fixture::{Card, INVALIDATED, KEY, assert_same, open_prices, tomorrow};
-use crate::harness::daemon::{Daemon, Settings};
+use super::DaemonStack;
+use super::fixture::{INVALIDATED, KEY, SmallCard, assert_same, open_prices, tomorrow};
+use crate::harness::daemon::{DaemonEnv, DaemonProcess};
 use crate::harness::racing::simulated;
 use oddsd_testkit::recordings;
 use oddsd_testkit::redis::RedisServer;
-use oddsd_testkit::upstash::Upstash;
+use oddsd_testkit::upstash::UpstashStandIn;
 
 const TABLES: [&str; 8] = [
     "bookmakers",
@@ -28,7 +28,7 @@ const TABLES: [&str; 8] = [
 
 /// A fingerprint of every row with the transaction that wrote it, so that an equal rewrite is detected.
 /// The lease and the "last checked" times change with every run.
-async fn tables(stack: &Town) -> Vec<(&'static str, String)> {
+async fn tables(stack: &DaemonStack) -> Vec<(&'static str, String)> {
     let mut db = stack.db().await;
     let mut prints = Vec::new();
     for table in TABLES {
@@ -42,12 +42,12 @@ async fn tables(stack: &Town) -> Vec<(&'static str, String)> {
 }
 
 /// One run on a fresh database with another program's value under the key, and a second run.
-async fn twice(stack: &Town, races: &[Value]) {
+async fn twice(stack: &DaemonStack, races: &[Value]) {
     let served = open_prices(races);
-    stack.put_foreign("stale").await;
-    let first = stack.once().await.expect(0);
+    stack.put_unmanaged("stale").await;
+    let first = stack.run_once().await.expect_code(0);
     assert_same(&stack.stored().await, &served);
-    stack.has_no_repeats().await;
+    stack.assert_no_repeats().await;
     assert_eq!(stack.cached().await, None, "the stale value is gone");
     assert_eq!(stack.outbox().await, 0);
 
@@ -72,9 +72,9 @@ async fn twice(stack: &Town, races: &[Value]) {
         first.text()
     );
 
-    stack.put_foreign("fresh").await;
+    stack.put_unmanaged("fresh").await;
     let before = tables(stack).await;
-    let second = stack.once().await.expect(0);
+    let second = stack.run_once().await.expect_code(0);
     assert_eq!(tables(stack).await, before, "a second run wrote something");
     assert_eq!(stack.cached().await.as_deref(), Some(&b"fresh"[..]));
     let quiet = format!(
@@ -140,7 +140,7 @@ async fn once_stores_a_recorded_day_and_removes_once() {
             return;
         };
         let file = folder.join(file);
-        let (stack, mut races) = (Town::build().await, moved_to_tomorrow(&file));
+        let (stack, mut races) = (DaemonStack::build().await, moved_to_tomorrow(&file));
         stack.provider.serve_cards(races.clone());
         // The requests are for Britain and Ireland, and the stand-in filters (one recorded race is
         // French).
@@ -152,8 +152,8 @@ async fn once_stores_a_recorded_day_and_removes_once() {
 
 #[tokio::test]
 async fn once_stores_a_simulated_day_and_removes_once() {
-    let stack = Town::build().await;
-    let size = Size {
+    let stack = DaemonStack::build().await;
+    let size = RaceDaySize {
         races: 12,
         bookmakers: 12,
     };
@@ -172,11 +172,11 @@ async fn once_stores_a_simulated_day_and_removes_once() {
 
 #[tokio::test]
 async fn once_logs_the_documented_lines_and_no_secret() {
-    let (mut stack, card) = Town::racing().await;
+    let (mut stack, card) = DaemonStack::with_card().await;
     stack.redis = RedisServer::with_password("red-secret").await;
     stack.settings = stack.settings.with("REDIS_URL", stack.redis.url());
-    let run = stack.once().await.expect(0);
-    stack.is_right(&card).await;
+    let run = stack.run_once().await.expect_code(0);
+    stack.assert_stored(&card).await;
     let connected = format!(
         "Redis cache invalidation connected: 127.0.0.1:{}",
         stack.redis.port()
@@ -190,45 +190,50 @@ async fn once_logs_the_documented_lines_and_no_secret() {
 
 #[tokio::test]
 async fn upstash_once_costs_one_command_and_none_without_changes() {
-    let (mut stack, mut card) = Town::racing().await;
-    let upstash = Upstash::start(stack.redis.port(), "up-secret").await;
+    let (mut stack, mut card) = DaemonStack::with_card().await;
+    let upstash = UpstashStandIn::start(stack.redis.port(), "up-secret").await;
     stack.settings = stack
         .settings
         .with("REDIS_URL", "")
         .with("UPSTASH_REDIS_REST_URL", upstash.url())
         .with("UPSTASH_REDIS_REST_TOKEN", "up-secret");
-    stack.put_foreign("stale").await;
-    let first = stack.once().await.expect(0);
-    stack.is_right(&card).await;
+    stack.put_unmanaged("stale").await;
+    let first = stack.run_once().await.expect_code(0);
+    stack.assert_stored(&card).await;
     assert_eq!(stack.cached().await, None);
     assert_eq!(first.count(INVALIDATED), 1, "{}", first.text());
     assert_eq!(first.count("up-secret"), 0, "{}", first.text());
     assert_eq!(upstash.billed(), 1, "one removal");
 
-    let quiet = stack.once().await.expect(0);
+    let quiet = stack.run_once().await.expect_code(0);
     assert_eq!(quiet.count("Invalidated"), 0, "{}", quiet.text());
     assert_eq!(upstash.billed(), 1, "nothing changed, nothing was asked");
 
-    stack.put_foreign("stale again").await;
+    stack.put_unmanaged("stale again").await;
     card.set_price("9.5");
     stack.serve(&card);
-    let next = stack.once().await.expect(0);
+    let next = stack.run_once().await.expect_code(0);
     assert_eq!(next.count(INVALIDATED), 1, "{}", next.text());
     assert_eq!(stack.cached().await, None);
     assert_eq!(upstash.billed(), 2);
-    stack.is_right(&card).await;
+    stack.assert_stored(&card).await;
 }
 
 #[tokio::test]
 async fn once_runs_on_sqlite_without_any_server() {
-    let (stack, card) = Town::racing().await;
+    let (stack, card) = DaemonStack::with_card().await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("odds.db");
-    let settings: Settings = stack
+    let settings: DaemonEnv = stack
         .settings
         .with("REDIS_URL", "")
         .with("DATABASE_URL", format!("sqlite:{}", file.display()));
-    let once = || async { Daemon::start(&settings, &["once"]).ends().await.expect(0) };
+    let once = || async {
+        DaemonProcess::start(&settings, &["once"])
+            .wait_for_exit()
+            .await
+            .expect_code(0)
+    };
     let first = once().await;
     let served = open_prices(&card.races).len();
     assert_eq!(
@@ -244,8 +249,10 @@ async fn once_runs_on_sqlite_without_any_server() {
         "{}",
         second.text()
     );
-    let status = Daemon::start(&settings, &["status", "--json"]).ends().await;
-    let status = status.expect(0).text();
+    let status = DaemonProcess::start(&settings, &["status", "--json"])
+        .wait_for_exit()
+        .await;
+    let status = status.expect_code(0).text();
     let status: Value = serde_json::from_str(&status).unwrap_or_else(|e| panic!("{e}: {status}"));
     assert!(
         status.to_string().contains("\"outbox_pending\":0"),
@@ -255,10 +262,10 @@ async fn once_runs_on_sqlite_without_any_server() {
 
 #[tokio::test]
 async fn malformed_runner_is_rejected_alone() {
-    let (stack, mut card) = Town::racing().await;
+    let (stack, mut card) = DaemonStack::with_card().await;
     // Varied text, because a repeated one would be refused as a compression bomb.
     let huge: String = (0..20_000).map(|n| format!("{n} ")).collect();
-    let poison = |card: &mut Card, race: usize, field: &str, value: &str| {
+    let poison = |card: &mut SmallCard, race: usize, field: &str, value: &str| {
         card.races[race]["runners"][0][field] = json!(value);
     };
     poison(
@@ -273,8 +280,8 @@ async fn malformed_runner_is_rejected_alone() {
     card.odds(3, 0, 1)["bookmaker"] = json!("Co\u{0}ral");
     card.odds(3, 1, 0)["decimal"] = json!("NaN");
     stack.serve(&card);
-    stack.put_foreign("stale").await;
-    let run = stack.once().await.expect(0);
+    stack.put_unmanaged("stale").await;
+    let run = stack.run_once().await.expect_code(0);
     assert_eq!(stack.cached().await, None, "{KEY}");
     assert!(
         !run.text().contains('\u{1b}') && !run.text().contains('\u{0}'),
@@ -282,7 +289,7 @@ async fn malformed_runner_is_rejected_alone() {
         run.text()
     );
     let stored = stack.stored().await;
-    let mut clean = open_prices(&Card::of(4).races);
+    let mut clean = open_prices(&SmallCard::with_races(4).races);
     // Malformed rows may be missing; all others are stored.
     clean.retain(|(race, horse, _), _| {
         let poisoned = horse.ends_with("_0") || (race == "rac_3" && horse == "hrs_3_1");
@@ -296,6 +303,6 @@ async fn malformed_runner_is_rejected_alone() {
         .number("SELECT max(length(name))::bigint FROM oddsd.selections")
         .await;
     assert!(longest < 1_000, "a name of {longest} characters is stored");
-    let again = stack.once().await.expect(0);
+    let again = stack.run_once().await.expect_code(0);
     assert_eq!(again.count("inserted=0 updated=0"), 1, "{}", again.text());
 }

@@ -4,19 +4,19 @@
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use super::Town;
-use super::fixture::{Card, HASTY, ask, get};
-use crate::harness::daemon::Daemon;
-use oddsd_testkit::proxy::{Proxy, Wire};
-use oddsd_testkit::racing_provider::Fault;
+use super::DaemonStack;
+use super::fixture::{SHORT_TIMEOUT_MS, SmallCard, get, request};
+use crate::harness::daemon::DaemonProcess;
+use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
+use oddsd_testkit::racing_provider::RacingFault;
 
 const STEPS: usize = 30;
 
 struct FaultRun {
-    stack: Town,
-    proxy: Proxy,
-    card: Card,
-    daemon: Daemon,
+    stack: DaemonStack,
+    proxy: FaultProxy,
+    card: SmallCard,
+    daemon: DaemonProcess,
     url: String,
     rng: Rng,
     cache_is_up: bool,
@@ -24,16 +24,16 @@ struct FaultRun {
 
 impl FaultRun {
     async fn begin(seed: u64) -> Self {
-        let (mut stack, card) = Town::racing().await;
-        let (proxy, database) = Proxy::before_url(&stack.database).await;
+        let (mut stack, card) = DaemonStack::with_card().await;
+        let (proxy, database) = FaultProxy::in_front_of_url(&stack.database).await;
         stack.settings = stack
             .settings
             .with("DATABASE_URL", database)
-            .with("CACHE_TIMEOUT_MS", HASTY)
+            .with("CACHE_TIMEOUT_MS", SHORT_TIMEOUT_MS)
             .with("LEASE_SECONDS", "1");
         let mut daemon = stack.run();
         let url = daemon.url().await;
-        daemon.says("inserted=48").await;
+        daemon.wait_for_log("inserted=48").await;
         Self {
             stack,
             proxy,
@@ -54,7 +54,10 @@ impl FaultRun {
             0 => self.card.races[race]["going"] = json!(format!("Good {decimal}")),
             1 => self.card.odds(race, runner, bookmaker)["decimal"] = json!("-"),
             2 if self.card.races[race]["runners"][0]["number"] == "1" => self.card.scratch(race, 0),
-            2 => self.card.races[race]["runners"][0] = Card::of(4).races[race]["runners"][0].take(),
+            2 => {
+                self.card.races[race]["runners"][0] =
+                    SmallCard::with_races(4).races[race]["runners"][0].take()
+            }
             _ => self.card.odds(race, runner, bookmaker)["decimal"] = json!(decimal),
         }
         // In any case one price changes.
@@ -69,8 +72,8 @@ impl FaultRun {
     }
 
     async fn a_cycle(&mut self) {
-        self.daemon.listen_anew();
-        self.daemon.says("Cycle complete").await;
+        self.daemon.skip_log();
+        self.daemon.wait_for_log("Cycle complete").await;
     }
 
     /// Waits for the next request to the provider. A repeated failure is not logged again, so its line
@@ -98,7 +101,11 @@ impl FaultRun {
                 "cycle, read"
             }
             6 => {
-                let faults = [Fault::Status(500), Fault::Html, Fault::Truncated];
+                let faults = [
+                    RacingFault::Status(500),
+                    RacingFault::Html,
+                    RacingFault::Truncated,
+                ];
                 let fault = self.rng.choice(faults).expect("some");
                 self.stack.provider.fault(fault).await;
                 self.a_request().await;
@@ -108,20 +115,20 @@ impl FaultRun {
                 "feed"
             }
             7 => {
-                self.proxy.set(Wire::CutAnswerTo("price_changed"));
+                self.proxy.set(ProxyMode::CutAnswerTo("price_changed"));
                 self.change();
                 self.proxy.until_cut().await;
                 // The database stays unreachable for a while.
                 assert_eq!(get(&format!("{}/readyz", self.url)).await.status, 503);
-                self.proxy.set(Wire::Pass);
+                self.proxy.set(ProxyMode::Pass);
                 self.a_cycle().await;
                 "database"
             }
             8 => {
-                self.proxy.set(Wire::CutAnswerTo("price_changed"));
+                self.proxy.set(ProxyMode::CutAnswerTo("price_changed"));
                 self.change();
                 self.proxy.until_cut().await;
-                self.proxy.set(Wire::Pass);
+                self.proxy.set(ProxyMode::Pass);
                 self.a_cycle().await;
                 "commit"
             }
@@ -138,7 +145,7 @@ impl FaultRun {
                 let crashed = std::mem::replace(&mut self.daemon, self.stack.run());
                 crashed.crash().await;
                 self.url = self.daemon.url().await;
-                self.daemon.says("Cycle complete").await;
+                self.daemon.wait_for_log("Cycle complete").await;
                 "crash"
             }
         }
@@ -171,18 +178,18 @@ async fn random_faults_leave_the_right_rows_and_cache() {
     run.change();
     run.a_cycle().await;
     // The first poll may have begun before the change; the second one includes it.
-    run.daemon.says("Cycle complete").await;
+    run.daemon.wait_for_log("Cycle complete").await;
     run.stack.settled().await;
-    run.stack.is_right(&run.card).await;
+    run.stack.assert_stored(&run.card).await;
     let path = format!("{}/v1/races/by-stage", run.url);
     let cached = get(&path).await;
-    let fresh = ask(
+    let fresh = request(
         reqwest::Method::GET,
         &path,
         &[("cache-control", "no-cache")],
     )
     .await;
-    assert_eq!(fresh.cache(), "BYPASS");
+    assert_eq!(fresh.cache_status(), "BYPASS");
     assert_eq!(reported(&cached.json()), reported(&fresh.json()));
-    run.daemon.stop().await.expect(0);
+    run.daemon.stop().await.expect_code(0);
 }

@@ -5,23 +5,23 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::Town;
+use super::DaemonStack;
 use super::fixture::get;
-use crate::harness::daemon::Daemon;
-use crate::harness::program::Oddsd;
+use crate::harness::daemon::DaemonProcess;
+use crate::harness::program::Program;
 use oddsd_testkit::eventually;
 
 const TOKEN: &str = "RulesCanary-77";
 
 struct Ruled {
-    stack: Town,
+    stack: DaemonStack,
     file: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Ruled {
     async fn build() -> Self {
-        let (mut stack, _) = Town::racing().await;
+        let (mut stack, _) = DaemonStack::with_card().await;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("rules.toml");
         stack.settings = stack
@@ -52,9 +52,9 @@ impl Ruled {
     }
 
     async fn status_shows(&self, texts: &[&str]) {
-        let oddsd = Oddsd::new().with("DATABASE_URL", &self.stack.database);
+        let oddsd = Program::new().with("DATABASE_URL", &self.stack.database);
         eventually("oddsd status shows the rules", async || {
-            let shown = oddsd.run(&["status"]).await.is(0).all();
+            let shown = oddsd.run(&["status"]).await.expect_code(0).all();
             let all = texts.iter().all(|text| shown.contains(text));
             all.then_some(()).ok_or(shown)
         })
@@ -83,7 +83,7 @@ async fn done(url: &str) {
 }
 
 /// The next removal for that job.
-async fn removed(daemon: &mut Daemon, url: &str) -> (String, Value) {
+async fn removed(daemon: &mut DaemonProcess, url: &str) -> (String, Value) {
     let events = format!("{url}/v1/invalidations/events?entity=build");
     let count = async || {
         get(&events).await.json()["count"]
@@ -97,7 +97,7 @@ async fn removed(daemon: &mut Daemon, url: &str) -> (String, Value) {
         (now != before).then_some(()).ok_or(now)
     })
     .await;
-    daemon.listen_anew();
+    daemon.skip_log();
     let page = get(&events).await.json();
     let last = page["events"]
         .as_array()
@@ -118,11 +118,11 @@ async fn rules_reload_while_running_and_invalid_ones_are_refused() {
     let ruled = Ruled::build().await;
     let mut daemon = ruled.stack.run();
     let url = daemon.url().await;
-    daemon.says("Cycle complete").await;
+    daemon.wait_for_log("Cycle complete").await;
     assert_eq!(ruled.shown(&url).await["version"], "built-in");
 
     ruled.write(&rule("a:v1"));
-    daemon.says("event=rules.loaded").await;
+    daemon.wait_for_log("event=rules.loaded").await;
     let (first, targets) = removed(&mut daemon, &url).await;
     assert_eq!(targets, json!(["a:v1"]));
     let shown = ruled.shown(&url).await;
@@ -132,13 +132,13 @@ async fn rules_reload_while_running_and_invalid_ones_are_refused() {
     );
 
     ruled.swap(&rule("b:v1"));
-    daemon.says("event=rules.loaded").await;
+    daemon.wait_for_log("event=rules.loaded").await;
     let (second, targets) = removed(&mut daemon, &url).await;
     assert_eq!(targets, json!(["b:v1"]));
     assert_ne!(first, second);
 
     ruled.swap("[[rule]]\nname = \"task\"\non = [\"task_complete\"]\nkeys = [\"c:v1\"]\n");
-    let line = daemon.says("event=rules.refused").await;
+    let line = daemon.wait_for_log("event=rules.refused").await;
     assert!(
         line.contains("rules.toml:3:7: unknown change") && line.contains("did you mean"),
         "{line}"
@@ -164,10 +164,10 @@ async fn rules_reload_while_running_and_invalid_ones_are_refused() {
         .await;
 
     ruled.write(&rule("c:v1"));
-    daemon.says("event=rules.loaded").await;
+    daemon.wait_for_log("event=rules.loaded").await;
     assert_eq!(removed(&mut daemon, &url).await.1, json!(["c:v1"]));
     assert_eq!(ruled.shown(&url).await["error"], Value::Null);
-    let reported = daemon.stop().await.expect(0);
+    let reported = daemon.stop().await.expect_code(0);
     assert_eq!(reported.count("event=rules.refused"), 1);
     assert_eq!(reported.count("event=rules.loaded"), 3);
 }
@@ -183,9 +183,9 @@ async fn invalid_rules_file_prevents_the_start() {
         ),
     ] {
         ruled.write(text);
-        let ended = ruled.stack.run().ends().await.expect(78);
+        let ended = ruled.stack.run().wait_for_exit().await.expect_code(78);
         assert!(ended.text().contains(place), "{}", ended.text());
-        let ended = ruled.stack.once().await.expect(78);
+        let ended = ruled.stack.run_once().await.expect_code(78);
         assert!(
             ended.text().contains("oddsd rules check"),
             "{}",
@@ -196,5 +196,5 @@ async fn invalid_rules_file_prevents_the_start() {
     let mut daemon = ruled.stack.run();
     let url = daemon.url().await;
     assert_eq!(removed(&mut daemon, &url).await.1, json!(["a:v1"]));
-    daemon.stop().await.expect(0);
+    daemon.stop().await.expect_code(0);
 }

@@ -3,11 +3,11 @@
 
 use tokio::net::TcpStream;
 
-use super::Town;
-use super::fixture::{HASTY, INVALIDATED, get};
-use crate::harness::daemon::Daemon;
+use super::DaemonStack;
+use super::fixture::{INVALIDATED, SHORT_TIMEOUT_MS, get};
+use crate::harness::daemon::DaemonProcess;
 use oddsd_testkit::eventually;
-use oddsd_testkit::proxy::{Proxy, Wire};
+use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
 
 /// Waits until new connections are refused: the signal has arrived.
 async fn until_closed(url: &str) {
@@ -24,29 +24,29 @@ async fn until_closed(url: &str) {
 
 #[tokio::test]
 async fn shutdown_during_a_commit_finishes_it_and_its_removals() {
-    let (mut stack, mut card) = Town::racing().await;
-    let (proxy, url) = Proxy::before_url(&stack.database).await;
+    let (mut stack, mut card) = DaemonStack::with_card().await;
+    let (proxy, url) = FaultProxy::in_front_of_url(&stack.database).await;
     stack.settings = stack.settings.with("DATABASE_URL", url);
     let mut daemon = stack.run();
     let url = daemon.url().await;
-    daemon.says(INVALIDATED).await;
+    daemon.wait_for_log(INVALIDATED).await;
     // The statement that settles the first removal mentions prices, too.
     stack.settled().await;
-    stack.put_foreign("stale").await;
+    stack.put_unmanaged("stale").await;
     // The commit's answer is on its way when the signal comes.
-    proxy.set(Wire::HoldAnswerTo("price_changed"));
+    proxy.set(ProxyMode::HoldAnswerTo("price_changed"));
     card.set_price("4.5");
     stack.serve(&card);
     proxy.until_held().await;
     daemon.signal("-TERM");
     daemon.signal("-TERM");
     until_closed(&url).await;
-    proxy.set(Wire::Pass);
-    let ended = daemon.ends().await.expect(0);
+    proxy.set(ProxyMode::Pass);
+    let ended = daemon.wait_for_exit().await.expect_code(0);
     assert_eq!(ended.count("event=daemon.stopped"), 1, "{}", ended.text());
     let finished = ended.count("Cycle complete: 1 updated");
     assert_eq!(finished, 1, "{}", ended.text());
-    stack.is_right(&card).await;
+    stack.assert_stored(&card).await;
     assert_eq!(stack.cached().await, None);
     assert_eq!(stack.outbox().await, 0);
     let held = "SELECT count(*) FROM oddsd.leases WHERE expires_at > now()";
@@ -55,77 +55,77 @@ async fn shutdown_during_a_commit_finishes_it_and_its_removals() {
 
 #[tokio::test]
 async fn shutdown_answers_requests_in_flight() {
-    let (mut stack, _card) = Town::racing().await;
-    let (proxy, url) = Proxy::before_url(&stack.database).await;
+    let (mut stack, _card) = DaemonStack::with_card().await;
+    let (proxy, url) = FaultProxy::in_front_of_url(&stack.database).await;
     stack.settings = stack
         .settings
         .with("DATABASE_URL", url)
         .with("CACHE_ENABLED", "false");
     let mut daemon = stack.run();
     let url = daemon.url().await;
-    daemon.says("inserted=48").await;
-    daemon.says("Cycle complete").await;
+    daemon.wait_for_log("inserted=48").await;
+    daemon.wait_for_log("Cycle complete").await;
     // While nothing changes, only a reader names a race to the database.
-    proxy.set(Wire::HoldAnswerTo("rac_0"));
+    proxy.set(ProxyMode::HoldAnswerTo("rac_0"));
     let prices = format!("{url}/v1/events/rac_0/prices");
     let reading = tokio::spawn(async move { get(&prices).await });
     proxy.until_held().await;
     daemon.signal("-TERM");
     until_closed(&url).await;
-    proxy.set(Wire::Pass);
-    let ended = daemon.ends().await.expect(0);
+    proxy.set(ProxyMode::Pass);
+    let ended = daemon.wait_for_exit().await.expect_code(0);
     assert_eq!(ended.count("event=http.cut_off"), 0, "{}", ended.text());
     assert_eq!(reading.await.expect("a reader").status, 200);
 }
 
 #[tokio::test]
 async fn run_ends_after_its_configured_duration() {
-    let (stack, card) = Town::racing().await;
-    stack.once().await.expect(0);
+    let (stack, card) = DaemonStack::with_card().await;
+    stack.run_once().await.expect_code(0);
     // The number of cycles in a second depends on the machine.
-    let ended = Daemon::start(&stack.settings, &["run", "--for", "1s"])
-        .ends()
+    let ended = DaemonProcess::start(&stack.settings, &["run", "--for", "1s"])
+        .wait_for_exit()
         .await
-        .expect(0);
+        .expect_code(0);
     assert_eq!(ended.count("event=daemon.stopped"), 1, "{}", ended.text());
-    stack.is_right(&card).await;
+    stack.assert_stored(&card).await;
     assert_eq!(stack.outbox().await, 0);
 }
 
 #[tokio::test]
 async fn shutdown_is_bounded_while_the_cache_hangs_and_keeps_removals() {
-    let (mut stack, mut card) = Town::racing().await;
-    stack.settings = stack.settings.with("CACHE_TIMEOUT_MS", HASTY);
+    let (mut stack, mut card) = DaemonStack::with_card().await;
+    stack.settings = stack.settings.with("CACHE_TIMEOUT_MS", SHORT_TIMEOUT_MS);
     let mut daemon = stack.run();
-    daemon.says(INVALIDATED).await;
+    daemon.wait_for_log(INVALIDATED).await;
     stack.redis.pause();
     card.set_price("4.5");
     stack.serve(&card);
-    daemon.says("Cycle complete: 1 updated").await;
-    daemon.stop().await.expect(0);
+    daemon.wait_for_log("Cycle complete: 1 updated").await;
+    daemon.stop().await.expect_code(0);
     assert_eq!(stack.outbox().await, 1);
     stack.redis.resume();
-    stack.is_right(&card).await;
+    stack.assert_stored(&card).await;
 }
 
 #[tokio::test]
 async fn cron_schedule_polls_and_retries_a_failed_poll() {
-    let (stack, mut card) = Town::racing().await;
-    let mut daemon = Daemon::start(&stack.settings, &["run", "--cron", "* * * * * *"]);
-    daemon.says("inserted=48").await;
+    let (stack, mut card) = DaemonStack::with_card().await;
+    let mut daemon = DaemonProcess::start(&stack.settings, &["run", "--cron", "* * * * * *"]);
+    daemon.wait_for_log("inserted=48").await;
     for price in ["4.5", "5.5"] {
         card.set_price(price);
         stack.serve(&card);
-        daemon.says("Cycle complete: 1 updated").await;
+        daemon.wait_for_log("Cycle complete: 1 updated").await;
     }
-    daemon.stop().await.expect(0);
-    stack.is_right(&card).await;
+    daemon.stop().await.expect_code(0);
+    stack.assert_stored(&card).await;
 }
 
 /// Only the number of single-race and whole-card requests counts here.
 #[tokio::test]
 async fn due_races_are_polled_alone() {
-    let (mut stack, mut card) = Town::racing().await;
+    let (mut stack, mut card) = DaemonStack::with_card().await;
     // One race starts in forty minutes; the others are tomorrow's.
     let off = chrono::Utc::now() + chrono::TimeDelta::minutes(40);
     let day = off.with_timezone(&chrono_tz::Europe::London).date_naive();
@@ -137,15 +137,15 @@ async fn due_races_are_polled_alone() {
         .with("CADENCE", "60=1s,*=900s")
         .with("WHOLE_CARD_SECONDS", "900");
     let mut daemon = stack.run();
-    daemon.says("inserted=48").await;
+    daemon.wait_for_log("inserted=48").await;
     for price in ["4.5", "5.5", "6.5"] {
         card.set_price(price);
         stack.serve(&card);
-        let line = daemon.says("Cycle complete: 1 updated").await;
+        let line = daemon.wait_for_log("Cycle complete: 1 updated").await;
         assert!(line.contains("| 1 races | 3 horses |"), "{line}");
     }
-    daemon.stop().await.expect(0);
-    stack.is_right(&card).await;
+    daemon.stop().await.expect_code(0);
+    stack.assert_stored(&card).await;
     let requests = stack.provider.requests();
     let whole = requests
         .iter()

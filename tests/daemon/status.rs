@@ -4,18 +4,18 @@
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
-use super::Town;
-use super::fixture::{Answer, Card, ask, get};
-use crate::harness::program::Oddsd;
+use super::DaemonStack;
+use super::fixture::{HttpAnswer, SmallCard, get, request};
+use crate::harness::program::Program;
 use oddsd_testkit::eventually;
-use oddsd_testkit::racing_provider::Fault;
+use oddsd_testkit::racing_provider::RacingFault;
 
 const FRESH: [(&str, &str); 1] = [("cache-control", "no-cache")];
 
 /// Requests past the cache until the response has this status.
-async fn answers(url: &str, status: u16) -> Answer {
+async fn answers(url: &str, status: u16) -> HttpAnswer {
     eventually(&format!("status {status} of {url}"), async || {
-        let answer = ask(reqwest::Method::GET, url, &FRESH).await;
+        let answer = request(reqwest::Method::GET, url, &FRESH).await;
         match answer.status == status {
             true => Ok(answer),
             false => Err(answer.status),
@@ -24,7 +24,7 @@ async fn answers(url: &str, status: u16) -> Answer {
     .await
 }
 
-impl Town {
+impl DaemonStack {
     async fn moved(&self, sql: &str) {
         let moved = sqlx::query(AssertSqlSafe(sql.to_owned()));
         let moved = moved.execute(&mut self.db().await).await;
@@ -33,7 +33,7 @@ impl Town {
 
     /// Races as stored yesterday: one is past its start, one starts in a moment.
     async fn with_races_that_are_due(&self) {
-        self.once().await.expect(0);
+        self.run_once().await.expect_code(0);
         for (race, start) in [
             ("rac_0", "- interval '1 minute'"),
             ("rac_1", "+ interval '7202 seconds'"),
@@ -44,8 +44,8 @@ impl Town {
         }
     }
 
-    fn oddsd(&self) -> Oddsd {
-        Oddsd::new().with("DATABASE_URL", &self.database)
+    fn oddsd(&self) -> Program {
+        Program::new().with("DATABASE_URL", &self.database)
     }
 }
 
@@ -72,14 +72,14 @@ fn lines(lines: &[[&str; 3]]) -> Vec<[String; 3]> {
 
 #[tokio::test]
 async fn status_moves_with_the_clock_while_the_feed_is_down() {
-    let (stack, _) = Town::racing().await;
+    let (stack, _) = DaemonStack::with_card().await;
     stack.with_races_that_are_due().await;
-    stack.provider.fault(Fault::Status(503)).await;
+    stack.provider.fault(RacingFault::Status(503)).await;
     let mut daemon = stack.run();
     let url = daemon.url().await;
     answers(&format!("{url}/v1/odds/live/rac_0"), 200).await;
     answers(&format!("{url}/v1/odds/upcoming/rac_1"), 200).await;
-    daemon.has_said("1 event is live now").await;
+    daemon.ensure_logged("1 event is live now").await;
     assert_eq!(daemon.count("Cycle complete"), 0);
     assert_eq!(
         transitions(&url, "rac_0").await,
@@ -92,7 +92,7 @@ async fn status_moves_with_the_clock_while_the_feed_is_down() {
             ["scheduled", "upcoming", "clock"]
         ])
     );
-    let reported = daemon.stop().await.expect(0);
+    let reported = daemon.stop().await.expect_code(0);
     assert_eq!(
         reported.count("event=status.changed"),
         reported.count("by=clock"),
@@ -104,7 +104,7 @@ async fn status_moves_with_the_clock_while_the_feed_is_down() {
 /// The next poll is months away, and so is the first.
 #[tokio::test]
 async fn status_moves_with_the_clock_between_cron_ticks() {
-    let (mut stack, _) = Town::racing().await;
+    let (mut stack, _) = DaemonStack::with_card().await;
     stack.with_races_that_are_due().await;
     stack.settings = stack.settings.with("CRON", "0 0 0 29 2 *");
     let mut daemon = stack.run();
@@ -113,37 +113,37 @@ async fn status_moves_with_the_clock_between_cron_ticks() {
     answers(&format!("{url}/v1/odds/upcoming/rac_1"), 200).await;
     let card = format!("{url}/v1/races/by-stage");
     let races =
-        async || ask(reqwest::Method::GET, &card, &FRESH).await.json()["total_races"].clone();
+        async || request(reqwest::Method::GET, &card, &FRESH).await.json()["total_races"].clone();
     assert_eq!(races().await, 3, "one is off");
     // A postponed start: the race is scheduled again.
     let put_back =
         "UPDATE oddsd.events SET starts_at = now() + interval '1 hour' WHERE key = 'rac_0'";
     stack.moved(put_back).await;
     assert_eq!(races().await, 4);
-    let reported = daemon.stop().await.expect(0);
+    let reported = daemon.stop().await.expect_code(0);
     assert_eq!(reported.count("Cycle complete"), 0, "{}", reported.text());
 }
 
 #[tokio::test]
 async fn correction_reopens_an_event() {
-    let (mut stack, mut card) = Town::racing().await;
+    let (mut stack, mut card) = DaemonStack::with_card().await;
     card.races[0]["is_abandoned"] = true.into();
     stack.serve(&card);
     // The daemon reads it when it renews its lease.
     stack.settings = stack.settings.with("LEASE_SECONDS", "6");
     let oddsd = stack.oddsd();
-    stack.once().await.expect(0);
+    stack.run_once().await.expect_code(0);
 
     oddsd
         .run(&["correct", "rac_99", "--status", "live"])
         .await
-        .is(1)
-        .says(&["rac_99", "/v1/sidebar"]);
+        .expect_code(1)
+        .expect_texts(&["rac_99", "/v1/sidebar"]);
     oddsd
         .run(&["correct", "rac_0", "--status", "suspendet"])
         .await
-        .is(2)
-        .says(&["suspended"]);
+        .expect_code(2)
+        .expect_texts(&["suspended"]);
     let dry = [
         "correct",
         "rac_0",
@@ -152,13 +152,13 @@ async fn correction_reopens_an_event() {
         "--dry-run",
         "--json",
     ];
-    let reported = oddsd.run(&dry).await.is(0).json();
+    let reported = oddsd.run(&dry).await.expect_code(0).json();
     assert_eq!(
         (&reported["before"], &reported["after"]),
         (&"abandoned".into(), &"live".into())
     );
     let asked = ["correct", "rac_0", "--status", "suspended", "--json"];
-    let reported = oddsd.run(&asked).await.is(0).json();
+    let reported = oddsd.run(&asked).await.expect_code(0).json();
     assert_eq!(
         reported["state"], "waiting",
         "nobody is there to carry it out"
@@ -169,15 +169,15 @@ async fn correction_reopens_an_event() {
     stack.serve(&card);
     let mut daemon = stack.run();
     let url = daemon.url().await;
-    daemon.says("1 event is suspended now").await;
+    daemon.wait_for_log("1 event is suspended now").await;
     let path = format!("{url}/v1/odds/suspended/rac_0");
     answers(&path, 200).await;
     // A feed without a status for it does not undo it.
-    daemon.says("Cycle complete").await;
+    daemon.wait_for_log("Cycle complete").await;
     assert_eq!(answers(&path, 200).await.json()["status"], "suspended");
     // The next reported status counts again.
     stack.serve(&before);
-    daemon.says("1 event is abandoned now").await;
+    daemon.wait_for_log("1 event is abandoned now").await;
     assert_eq!(
         transitions(&url, "rac_0").await,
         lines(&[
@@ -188,24 +188,24 @@ async fn correction_reopens_an_event() {
     );
     // With a running daemon the correction is applied when the command ends, or soon after.
     let asked = ["correct", "rac_1", "--status", "cancelled"];
-    oddsd.run(&asked).await.is(0);
-    daemon.says("1 event is cancelled now").await;
-    daemon.stop().await.expect(0);
+    oddsd.run(&asked).await.expect_code(0);
+    daemon.wait_for_log("1 event is cancelled now").await;
+    daemon.stop().await.expect_code(0);
 }
 
 #[tokio::test]
 async fn events_are_filtered_by_status_and_league() {
-    let stack = Town::build().await;
-    let mut card = Card::of(3);
+    let stack = DaemonStack::build().await;
+    let mut card = SmallCard::with_races(3);
     card.races[2]["is_abandoned"] = true.into();
     card.races[1]["region"] = "IRE".into();
     stack.serve(&card);
     let mut daemon = stack.run();
     let url = daemon.url().await;
-    daemon.says("Cycle complete").await;
+    daemon.wait_for_log("Cycle complete").await;
 
     let odds = get(&format!("{url}/v1/odds/scheduled/rac_0")).await;
-    let prices = ask(
+    let prices = request(
         reqwest::Method::GET,
         &format!("{url}/v1/events/rac_0/prices"),
         &FRESH,
@@ -279,9 +279,9 @@ async fn events_are_filtered_by_status_and_league() {
         }
         card.odds(0, 2, 1)["decimal"] = longer.into();
         stack.serve(&card);
-        daemon.says("Cycle complete: 5 updated").await;
+        daemon.wait_for_log("Cycle complete: 5 updated").await;
     }
-    let movers = ask(reqwest::Method::GET, &format!("{url}/v1/movers"), &FRESH).await;
+    let movers = request(reqwest::Method::GET, &format!("{url}/v1/movers"), &FRESH).await;
     assert_eq!(movers.status, 200, "{}", movers.body);
     let movers = movers.json();
     let named = |list: &str| {
@@ -303,5 +303,5 @@ async fn events_are_filtered_by_status_and_league() {
         named("drifters"),
         [("hrs_0_2".to_owned(), "22.64".to_owned())]
     );
-    daemon.stop().await.expect(0);
+    daemon.stop().await.expect_code(0);
 }

@@ -2,9 +2,9 @@
 
 use oddsd_core::key::Key;
 
-use super::{Backend, Engine, on_every_backend};
-use crate::daemon::fixture::{Answer, get};
-use crate::store::fixture::{Daemon, Day, offer};
+use super::{DatabaseBackend, Engine, on_every_backend};
+use crate::daemon::fixture::{HttpAnswer, get};
+use crate::store::fixture::{StateWriter, TestDay, offer};
 use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 
 on_every_backend!(
@@ -20,7 +20,7 @@ fn then(what: &str) -> String {
 }
 
 /// Reads until an answer matches. Redis may answer later than the reader's budget; then the database answers.
-async fn until(url: &str, is: impl Fn(&Answer) -> bool) -> Answer {
+async fn until(url: &str, is: impl Fn(&HttpAnswer) -> bool) -> HttpAnswer {
     let reading = async {
         loop {
             let answer = get(url).await;
@@ -34,24 +34,24 @@ async fn until(url: &str, is: impl Fn(&Answer) -> bool) -> Answer {
     read.unwrap_or_else(|_| panic!("{url} never matches"))
 }
 
-async fn removed_answer_is_warmed_without_a_reader(backend: Backend) {
+async fn removed_answer_is_warmed_without_a_reader(backend: DatabaseBackend) {
     let mut engine = Engine::with(backend, &then("remove_and_warm")).await;
     let api = engine.serve_api().await;
-    let mut ann = Daemon::start(&engine.home.store, "ann").await;
-    let mut day = Day::of(1, 1, 1);
-    ann.see(&day.snapshot()).await;
+    let mut ann = StateWriter::start(&engine.home.store, "ann").await;
+    let mut day = TestDay::with_races(1, 1, 1);
+    ann.commit_snapshot(&day.snapshot()).await;
     engine.drain().await;
     engine.begin_epoch().await;
     let url = format!("{}/v1/events/rac_0/prices", api.url);
-    until(&url, |answer| answer.cache() == "HIT").await;
-    day.pass(10);
+    until(&url, |answer| answer.cache_status() == "HIT").await;
+    day.advance(10);
     day.set(0, 0, Some(offer(777)));
-    ann.see(&day.snapshot()).await;
+    ann.commit_snapshot(&day.snapshot()).await;
     engine.drain().await;
     let key = Key::event_prices(&"rac_0".into());
     let waiting = async {
         loop {
-            let looked = engine.cache().look(&key, &[]).await.expect("an answer");
+            let looked = engine.cache().get(&key, &[]).await.expect("an answer");
             if let Some(entry) = looked.entry {
                 return entry;
             }
@@ -68,12 +68,12 @@ async fn removed_answer_is_warmed_without_a_reader(backend: Backend) {
     );
 }
 
-async fn answer_marked_stale_is_served_until_the_new_one_is_loaded(backend: Backend) {
+async fn answer_marked_stale_is_served_until_the_new_one_is_loaded(backend: DatabaseBackend) {
     let mut engine = Engine::with(backend, &then("mark_stale")).await;
     let api = engine.serve_api().await;
-    let mut ann = Daemon::start(&engine.home.store, "ann").await;
-    let mut day = Day::of(1, 1, 1);
-    ann.see(&day.snapshot()).await;
+    let mut ann = StateWriter::start(&engine.home.store, "ann").await;
+    let mut day = TestDay::with_races(1, 1, 1);
+    ann.commit_snapshot(&day.snapshot()).await;
     engine.drain().await;
     engine.begin_epoch().await;
     let url = format!("{}/v1/events/rac_0/prices", api.url);
@@ -82,13 +82,13 @@ async fn answer_marked_stale_is_served_until_the_new_one_is_loaded(backend: Back
     for round in 0..50 {
         let (old, new) = (100 + round * 2, 101 + round * 2);
         for cents in [old, new] {
-            day.pass(10);
+            day.advance(10);
             day.set(0, 0, Some(offer(200 + cents)));
-            ann.see(&day.snapshot()).await;
+            ann.commit_snapshot(&day.snapshot()).await;
             engine.drain().await;
             let shows = format!("{}", f64::from(200 + cents as i32) / 100.0);
             let answer = get(&url).await;
-            match answer.cache() {
+            match answer.cache_status() {
                 "STALE" => {
                     assert!(
                         !answer.body.contains(&shows),
@@ -100,11 +100,11 @@ async fn answer_marked_stale_is_served_until_the_new_one_is_loaded(backend: Back
                 _ => assert!(
                     answer.body.contains(&shows),
                     "{} {}",
-                    answer.cache(),
+                    answer.cache_status(),
                     answer.body
                 ),
             }
-            let new = until(&url, |answer| answer.cache() == "HIT").await;
+            let new = until(&url, |answer| answer.cache_status() == "HIT").await;
             assert!(new.body.contains(&shows), "{shows} {}", new.body);
         }
         if seen_stale {

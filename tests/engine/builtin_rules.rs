@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 
 use chrono::{SubsecRound, TimeDelta, Utc};
-use oddsd_core::key::{Key, READERS};
+use oddsd_core::key::{BUILTIN_KEYS, Key};
 use oddsd_core::model::{ChangeKind, EventId, EventStatus};
-use oddsd_core::rules::{Change, Rules, Target};
+use oddsd_core::rules::{RuleChange, RuleTarget, Rules};
 use serde_json::Value;
 
-use super::{ApiServer, Backend, Engine, on_every_backend};
-use crate::daemon::fixture::{Answer, ask, get};
-use crate::store::fixture::{Daemon, Day, offer};
+use super::{ApiServer, DatabaseBackend, Engine, on_every_backend};
+use crate::daemon::fixture::{HttpAnswer, get, request};
+use crate::store::fixture::{StateWriter, TestDay, offer};
 use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 
 on_every_backend!(answers_equal_the_database_after_any_change,);
@@ -44,8 +44,8 @@ fn all_keys() -> BTreeSet<Key> {
     few.into_iter().chain(odds).chain(sidebars()).collect()
 }
 
-fn change(kind: ChangeKind) -> Change {
-    let mut change = Change::of_event(BTreeSet::from([kind]), &EventId::new(ID));
+fn change(kind: ChangeKind) -> RuleChange {
+    let mut change = RuleChange::for_event(BTreeSet::from([kind]), &EventId::new(ID));
     for (name, value) in [
         ("sport_id", "s:1"),
         ("league_id", "l*"),
@@ -57,23 +57,23 @@ fn change(kind: ChangeKind) -> Change {
     change
 }
 
-fn targets(change: &Change) -> BTreeSet<Target> {
-    let hits = Rules::builtin().decide(change, None);
-    assert!(hits.iter().all(|hit| hit.faults.is_empty()), "{hits:?}");
-    let aims = hits.into_iter().flat_map(|hit| hit.aims);
+fn targets(change: &RuleChange) -> BTreeSet<RuleTarget> {
+    let hits = Rules::builtin().match_change(change, None);
+    assert!(hits.iter().all(|hit| hit.errors.is_empty()), "{hits:?}");
+    let aims = hits.into_iter().flat_map(|hit| hit.targets);
     aims.inspect(|aim| assert_eq!(aim.if_moved, None))
         .map(|aim| aim.target)
         .collect()
 }
 
-fn removes(target: &Target, key: &Key) -> bool {
+fn removes(target: &RuleTarget, key: &Key) -> bool {
     match target {
-        Target::Key(target) => target == key,
-        Target::Tag(tag) => key.families().contains(tag),
+        RuleTarget::Key(target) => target == key,
+        RuleTarget::Tag(tag) => key.prefix_tags().contains(tag),
     }
 }
 
-fn removed(change: &Change) -> BTreeSet<Key> {
+fn removed(change: &RuleChange) -> BTreeSet<Key> {
     let targets = targets(change);
     let removed = all_keys().into_iter();
     removed
@@ -99,7 +99,7 @@ fn reader_templates_match_the_keys_that_are_made() {
         ("{sport_id}", "s"),
         ("{league_id}", "l"),
     ];
-    let spelt = READERS.map(|template| {
+    let spelt = BUILTIN_KEYS.map(|template| {
         let filled = values
             .iter()
             .fold(template.to_owned(), |text, (name, value)| {
@@ -110,7 +110,7 @@ fn reader_templates_match_the_keys_that_are_made() {
     });
     assert_eq!(made.each_ref().map(Key::to_string), spelt);
     for key in made.into_iter().chain(all_keys()) {
-        assert!(key.path().is_some(), "{key} is asked for nowhere");
+        assert!(key.api_path().is_some(), "{key} is asked for nowhere");
     }
 }
 
@@ -143,10 +143,10 @@ fn event_change_removes_the_answers_that_contain_it() {
 #[test]
 fn change_of_an_unknown_event_removes_all_answers_that_may_contain_it() {
     for kind in EVENT {
-        let unknown = Change::of_event(BTreeSet::from([kind]), &EventId::new(ID));
+        let unknown = RuleChange::for_event(BTreeSet::from([kind]), &EventId::new(ID));
         assert_eq!(removed(&unknown), all_keys(), "{kind:?}");
     }
-    let unknown = Change::of_event(BTreeSet::from(PRICES), &EventId::new(ID));
+    let unknown = RuleChange::for_event(BTreeSet::from(PRICES), &EventId::new(ID));
     let odds = EventStatus::ALL.map(|status| Key::odds(status, &EventId::new(ID)));
     assert!(removed(&unknown).is_superset(&BTreeSet::from(odds)));
     let other = Key::odds(EventStatus::Live, &"another".into());
@@ -189,11 +189,11 @@ fn paths() -> Vec<String> {
     let lists = lists.map(|(sport, league)| Key::sidebar(sport, league));
     let few = [Key::races_by_stage(), Key::event_prices(&id), Key::movers()];
     let keys = few.into_iter().chain(odds).chain(lists);
-    keys.map(|key| key.path().expect("a path")).collect()
+    keys.map(|key| key.api_path().expect("a path")).collect()
 }
 
 /// Without what says when it was made.
-fn plain(answer: &Answer) -> (u16, Value) {
+fn plain(answer: &HttpAnswer) -> (u16, Value) {
     fn strip(value: &mut Value) {
         if let Value::Object(members) = value {
             members.retain(|name, _| {
@@ -220,7 +220,7 @@ async fn filled(api: &ApiServer) {
             // That there is none is kept as well, and bears no label.
             loop {
                 let answer = get(&url).await;
-                if answer.cache() == "HIT" || answer.status == 404 {
+                if answer.cache_status() == "HIT" || answer.status == 404 {
                     return;
                 }
             }
@@ -230,22 +230,22 @@ async fn filled(api: &ApiServer) {
     }
 }
 
-async fn answers_equal_the_database_after_any_change(backend: Backend) {
+async fn answers_equal_the_database_after_any_change(backend: DatabaseBackend) {
     let mut engine = Engine::start(backend).await;
     let api = engine.serve_api().await;
-    let mut ann = Daemon::start(&engine.home.store, "ann").await;
-    let mut day = Day::of(2, 3, 3);
+    let mut ann = StateWriter::start(&engine.home.store, "ann").await;
+    let mut day = TestDay::with_races(2, 3, 3);
     // On the card of today, and far from any stage's end.
     let soon = Utc::now().trunc_subsecs(0) + TimeDelta::hours(3);
     for race in &mut day.races {
         race.event.starts_at = Some(soon);
         race.event.day = Some(soon.date_naive());
     }
-    ann.see(&day.snapshot()).await;
+    ann.commit_snapshot(&day.snapshot()).await;
     engine.drain().await;
     engine.begin_epoch().await;
 
-    type Step = (&'static str, fn(&mut Day));
+    type Step = (&'static str, fn(&mut TestDay));
     let steps: [Step; 12] = [
         ("a price", |day| day.set(0, 0, Some(offer(777)))),
         ("the best price", |day| day.set(0, 1, Some(offer(9_999)))),
@@ -273,7 +273,7 @@ async fn answers_equal_the_database_after_any_change(backend: Backend) {
         }),
         ("it is gone", |day| drop(day.races.remove(0))),
         ("it is there again", |day| {
-            let mut fresh = Day::of(1, 1, 1).races.remove(0);
+            let mut fresh = TestDay::with_races(1, 1, 1).races.remove(0);
             fresh.event.starts_at = day.races[0].event.starts_at;
             fresh.event.day = day.races[0].event.day;
             day.races.push(fresh);
@@ -281,19 +281,19 @@ async fn answers_equal_the_database_after_any_change(backend: Backend) {
     ];
     for (what, step) in steps {
         filled(&api).await;
-        day.pass(10);
+        day.advance(10);
         step(&mut day);
-        ann.see(&day.snapshot()).await;
+        ann.commit_snapshot(&day.snapshot()).await;
         engine.drain().await;
         for path in paths() {
             let url = format!("{}{path}", api.url);
             let cached = get(&url).await;
-            let fresh = ask(reqwest::Method::GET, &url, &[("cache-control", "no-cache")]).await;
+            let fresh = request(reqwest::Method::GET, &url, &[("cache-control", "no-cache")]).await;
             assert_eq!(
                 plain(&cached),
                 plain(&fresh),
                 "{what}: {path} ({})",
-                cached.cache()
+                cached.cache_status()
             );
         }
     }

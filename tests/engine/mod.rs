@@ -14,30 +14,30 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use oddsd::clock::Clock;
-use oddsd::http::{self, Face};
-use oddsd::relay::{FloorKeeper, Relay, RelayOutcome};
-use oddsd::rules_file::{Rulebook, RulesKeeper};
+use oddsd::http::{self, AppState};
+use oddsd::relay::{EpochMonitor, Relay, RelayOutcome};
+use oddsd::rules_file::{RulesHandle, RulesWatcher};
 use oddsd_cache::Cache;
 use oddsd_core::key::Key;
-use oddsd_core::model::{ChangeKind, Reported};
+use oddsd_core::model::{ChangeKind, ExternalChange};
 use oddsd_store::Removal;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::cache::open_redis;
-use crate::store::fixture::{Backend, Home};
+use crate::store::fixture::{DatabaseBackend, TestDatabase};
 use crate::store::{log_page, on_every_backend};
 use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 use oddsd_testkit::redis::RedisServer;
-use oddsd_testkit::resp::Reply;
+use oddsd_testkit::resp::RespReply;
 
 /// A database, a Redis and a relay between them, with rules from a file.
 struct Engine {
-    home: Home,
+    home: TestDatabase,
     redis: RedisServer,
     relay: Relay,
-    watcher: RulesKeeper,
+    watcher: RulesWatcher,
     /// The rules file.
     rules: PathBuf,
     _folder: tempfile::TempDir,
@@ -45,25 +45,25 @@ struct Engine {
 
 impl Engine {
     /// Without a file: the built-in rules.
-    async fn start(backend: Backend) -> Self {
+    async fn start(backend: DatabaseBackend) -> Self {
         Self::by(backend, "rules.toml", None).await
     }
 
-    async fn with(backend: Backend, rules: &str) -> Self {
+    async fn with(backend: DatabaseBackend, rules: &str) -> Self {
         Self::by(backend, "rules.toml", Some(rules)).await
     }
 
-    async fn by(backend: Backend, name: &str, text: Option<&str>) -> Self {
+    async fn by(backend: DatabaseBackend, name: &str, text: Option<&str>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let rules = folder.path().join(name);
         if let Some(text) = text {
             std::fs::write(&rules, text).expect("written");
         }
-        let (book, watcher) = Rulebook::open(&rules).unwrap_or_else(|why| panic!("{why}"));
-        let (home, redis) = (backend.fresh().await, RedisServer::start().await);
+        let (book, watcher) = RulesHandle::open(&rules).unwrap_or_else(|why| panic!("{why}"));
+        let (home, redis) = (backend.migrated().await, RedisServer::start().await);
         let cache = Arc::new(open_redis(&redis.url()).await);
         cache.connected().await;
-        let relay = Relay::alone(home.store.clone(), cache, book, "ann".into());
+        let relay = Relay::without_observers(home.store.clone(), cache, book, "ann".into());
         Self {
             home,
             redis,
@@ -80,7 +80,7 @@ impl Engine {
 
     /// Begins an epoch: from here on the cache keeps answers.
     async fn begin_epoch(&self) {
-        let monitor = FloorKeeper {
+        let monitor = EpochMonitor {
             store: self.home.store.clone(),
             cache: Arc::clone(self.cache()),
             wakeups: self.relay.wakeups.clone(),
@@ -101,7 +101,7 @@ impl Engine {
         let mut detail = change.as_object().expect("an object").clone();
         detail.remove("change");
         let event = detail.remove("event_id");
-        let reported = Reported {
+        let reported = ExternalChange {
             kind: kind.expect("a kind"),
             event: event.map(|id| id.as_str().expect("an id").into()),
             detail: Value::Object(detail).to_string(),
@@ -123,15 +123,15 @@ impl Engine {
     /// Makes all rows of the outbox due.
     async fn make_all_due(&self) {
         self.home
-            .meddle("UPDATE oddsd.outbox SET due_at = created_at")
+            .write("UPDATE oddsd.outbox SET due_at = created_at")
             .await;
     }
 
     /// Stores keys of another program.
     async fn put(&self, names: &[&str]) {
         for name in names {
-            let put = self.redis.cli(&["SET", name, "theirs"]).await;
-            assert_eq!(put, Reply::Status("OK".into()), "{name}");
+            let put = self.redis.command(&["SET", name, "theirs"]).await;
+            assert_eq!(put, RespReply::Status("OK".into()), "{name}");
         }
     }
 
@@ -139,7 +139,7 @@ impl Engine {
     async fn left<'a>(&self, names: &[&'a str]) -> Vec<&'a str> {
         let mut left = Vec::new();
         for name in names {
-            if self.redis.cli(&["EXISTS", name]).await == Reply::Int(1) {
+            if self.redis.command(&["EXISTS", name]).await == RespReply::Int(1) {
                 left.push(*name);
             }
         }
@@ -165,19 +165,19 @@ impl Engine {
     /// Serves the read API.
     async fn serve_api(&mut self) -> ApiServer {
         let (warm, keys) = tokio::sync::mpsc::channel::<Key>(64);
-        self.relay.warm = Some(warm);
+        self.relay.warm_queue = Some(warm);
         let stop = CancellationToken::new();
-        let face = Arc::new(Face {
+        let face = Arc::new(AppState {
             store: self.home.store.clone(),
             reader: self.relay.reader.clone(),
             rules: self.relay.rules.clone(),
-            live: self.relay.live.clone(),
+            events: self.relay.live.clone(),
             clock: Clock::Real,
             simulated: false,
-            audited: None,
-            waiting: Default::default(),
+            audit: None,
+            outbox_gauge: Default::default(),
             report_token: None,
-            bell: Arc::clone(&self.relay.wakeups.outbox),
+            relay_wakeup: Arc::clone(&self.relay.wakeups.outbox),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));

@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 use oddsd_core::model::{Fraction, Offer};
 use serde_json::Value;
 
-use super::{Backend, Engine, on_every_backend};
-use crate::store::fixture::{Daemon, Day, decimal, offer};
+use super::{DatabaseBackend, Engine, on_every_backend};
+use crate::store::fixture::{StateWriter, TestDay, decimal, offer};
 
 on_every_backend!(
     movement_of_several_small_steps_adds_up,
@@ -28,15 +28,15 @@ keys = ["best:{event_id}"]
 
 struct Race {
     engine: Engine,
-    ann: Daemon,
-    day: Day,
+    ann: StateWriter,
+    day: TestDay,
     known: usize,
 }
 
 impl Race {
-    async fn begin(backend: Backend, rules: &str, day: Day) -> Self {
+    async fn begin(backend: DatabaseBackend, rules: &str, day: TestDay) -> Self {
         let engine = Engine::with(backend, rules).await;
-        let ann = Daemon::start(&engine.home.store, "ann").await;
+        let ann = StateWriter::start(&engine.home.store, "ann").await;
         let mut race = Self {
             engine,
             ann,
@@ -49,15 +49,15 @@ impl Race {
 
     /// Runs a cycle and returns the targets that were removed for it.
     async fn look(&mut self) -> Vec<String> {
-        self.day.pass(10);
-        self.ann.see(&self.day.snapshot()).await;
+        self.day.advance(10);
+        self.ann.commit_snapshot(&self.day.snapshot()).await;
         self.engine.drain().await;
         assert_eq!(self.engine.home.outbox().await, [0; 0]);
         self.engine.gone(&mut self.known).await
     }
 
     async fn goes_to(&mut self, nth: usize, offer: Offer) -> Vec<String> {
-        self.day.pass(10);
+        self.day.advance(10);
         self.day.set(0, nth, Some(offer));
         self.look().await
     }
@@ -65,7 +65,7 @@ impl Race {
     async fn marks(&self) -> Vec<String> {
         self.engine
             .home
-            .look("SELECT target FROM oddsd.marks ORDER BY target")
+            .query("SELECT target FROM oddsd.marks ORDER BY target")
             .await
     }
 }
@@ -75,15 +75,15 @@ fn at(price: &str) -> Offer {
 }
 
 /// One runner at one bookmaker, at this price.
-fn one(first: Offer) -> Day {
-    let mut day = Day::of(1, 1, 1);
+fn one(first: Offer) -> TestDay {
+    let mut day = TestDay::with_races(1, 1, 1);
     day.set(0, 0, Some(first));
     day
 }
 
 const NOTHING: [&str; 0] = [];
 
-async fn movement_of_several_small_steps_adds_up(backend: Backend) {
+async fn movement_of_several_small_steps_adds_up(backend: DatabaseBackend) {
     let mut race = Race::begin(backend, MOVED, one(at("10"))).await;
     let lines = race.engine.log().await.len();
     let mut removed = Vec::new();
@@ -112,7 +112,7 @@ async fn movement_of_several_small_steps_adds_up(backend: Backend) {
     );
 }
 
-async fn movement_of_exactly_the_threshold_removes_nothing(backend: Backend) {
+async fn movement_of_exactly_the_threshold_removes_nothing(backend: DatabaseBackend) {
     let mut race = Race::begin(backend, MOVED, one(at("10"))).await;
     assert_eq!(race.goes_to(0, at("11")).await, NOTHING);
     assert_eq!(race.marks().await, ["best:rac_0"]);
@@ -135,8 +135,8 @@ async fn movement_of_exactly_the_threshold_removes_nothing(backend: Backend) {
     );
 }
 
-async fn movement_rule_removes_at_a_change_of_state(backend: Backend) {
-    let mut day = Day::of(1, 2, 1);
+async fn movement_rule_removes_at_a_change_of_state(backend: DatabaseBackend) {
+    let mut day = TestDay::with_races(1, 2, 1);
     for nth in 0..2 {
         day.set(0, nth, Some(at("10")));
     }
@@ -155,7 +155,7 @@ async fn movement_rule_removes_at_a_change_of_state(backend: Backend) {
     assert_eq!(race.goes_to(1, at("10.1")).await, NOTHING);
 }
 
-async fn movement_of_fractions_is_exact(backend: Backend) {
+async fn movement_of_fractions_is_exact(backend: DatabaseBackend) {
     let five = MOVED.replace("\"significant\"", "\"5%\"");
     let american = |odds: i64| Offer::american(odds).expect("valid");
     let mut race = Race::begin(backend, &five, one(american(-105))).await;
@@ -184,7 +184,7 @@ async fn movement_of_fractions_is_exact(backend: Backend) {
     assert_eq!(race.goes_to(0, fraction(3)).await, ["best:rac_0"]);
 }
 
-async fn movement_is_measured_from_the_last_removal(backend: Backend) {
+async fn movement_is_measured_from_the_last_removal(backend: DatabaseBackend) {
     let rules = format!(
         "{MOVED}\n[[rule]]\nname = \"event\"\non = [\"event_changed\"]\nkeys = [\"best:{{event_id}}\"]\n"
     );
@@ -200,7 +200,7 @@ async fn movement_is_measured_from_the_last_removal(backend: Backend) {
     assert_eq!(race.marks().await, NOTHING);
     // By hand.
     assert_eq!(race.goes_to(0, at("13")).await, NOTHING);
-    let key = oddsd_core::key::Key::from_person("best:rac_0").expect("a key");
+    let key = oddsd_core::key::Key::from_user_input("best:rac_0").expect("a key");
     let asked = race
         .engine
         .home
@@ -218,7 +218,7 @@ async fn movement_is_measured_from_the_last_removal(backend: Backend) {
     );
 }
 
-async fn movement_is_measured_by_bookmaker_and_market(backend: Backend) {
+async fn movement_is_measured_by_bookmaker_and_market(backend: DatabaseBackend) {
     const RULES: &str = r#"
 builtin = false
 [movement]
@@ -234,7 +234,7 @@ on = ["price_changed"]
 when = { market = ["place", "each_way"] }
 keys = ["places:{event_id}:{market}"]
 "#;
-    let mut day = Day::of(1, 1, 4);
+    let mut day = TestDay::with_races(1, 1, 4);
     for nth in 0..4 {
         day.set(0, nth, Some(at("10")));
     }

@@ -8,11 +8,11 @@ use oddsd_core::key::Tag;
 use oddsd_store::Removal;
 use serde_json::json;
 
-use super::{Backend, Engine, on_every_backend};
+use super::{DatabaseBackend, Engine, on_every_backend};
 use crate::cache::open;
 use oddsd_testkit::WAIT_LIMIT as PATIENCE;
-use oddsd_testkit::log::Log;
-use oddsd_testkit::resp::Reply;
+use oddsd_testkit::log::CapturedLog;
+use oddsd_testkit::resp::RespReply;
 
 on_every_backend!(
     failed_key_is_retried_alone,
@@ -35,18 +35,21 @@ impl Engine {
         let names: Vec<String> = names.iter().map(|name| format!("~{name}")).collect();
         let mut rights = vec!["ACL", "SETUSER", "default", "resetkeys", "~oddsd:*"];
         rights.extend(names.iter().map(String::as_str));
-        assert_eq!(self.redis.cli(&rights).await, Reply::Status("OK".into()));
+        assert_eq!(
+            self.redis.command(&rights).await,
+            RespReply::Status("OK".into())
+        );
     }
 
     /// The targets of each row of the outbox.
     async fn waiting(&self) -> Vec<String> {
-        let rows = self.home.look("SELECT keys FROM oddsd.outbox ORDER BY id");
+        let rows = self.home.query("SELECT keys FROM oddsd.outbox ORDER BY id");
         rows.await
     }
 }
 
-async fn failed_key_is_retried_alone(backend: Backend) {
-    let (log, _listening) = Log::start();
+async fn failed_key_is_retried_alone(backend: DatabaseBackend) {
+    let (log, _listening) = CapturedLog::start();
     let engine = Engine::with(backend, RULES).await;
     engine.begin_epoch().await;
     let theirs = ["good", "bad", "stats:7"];
@@ -97,11 +100,11 @@ async fn failed_key_is_retried_alone(backend: Backend) {
     assert_eq!(of(1), of(0));
 }
 
-async fn failed_tag_is_retried_alone(backend: Backend) {
+async fn failed_tag_is_retried_alone(backend: DatabaseBackend) {
     let engine = Engine::with(backend, RULES).await;
     engine.begin_epoch().await;
-    let tag = Tag::new("run:7").expect("a tag");
-    let members = tag.members(tag.bucket(1));
+    let tag = Tag::from_text("run:7").expect("a tag");
+    let members = tag.members_key(tag.shard(1));
     // A member list of the wrong type.
     engine.put(&[&members, "good", "bad", "stats:7"]).await;
     let done = json!({ "change": "task_completed", "task": "build", "run_id": "7" });
@@ -109,7 +112,10 @@ async fn failed_tag_is_retried_alone(backend: Backend) {
     engine.drain().await;
     assert_eq!(engine.left(&["good", "bad", "stats:7"]).await, [""; 0]);
     assert_eq!(engine.waiting().await, ["\trun:7"]);
-    assert_eq!(engine.redis.cli(&["DEL", &members]).await, Reply::Int(1));
+    assert_eq!(
+        engine.redis.command(&["DEL", &members]).await,
+        RespReply::Int(1)
+    );
     engine.make_all_due().await;
     engine.drain().await;
     assert_eq!(engine.waiting().await, [""; 0]);
@@ -118,7 +124,7 @@ async fn failed_tag_is_retried_alone(backend: Backend) {
     assert_eq!((log.len(), &log[1].keys[..]), (2, &last[..]));
 }
 
-async fn unreachable_cache_postpones_all_targets(backend: Backend) {
+async fn unreachable_cache_postpones_all_targets(backend: DatabaseBackend) {
     let mut engine = Engine::with(backend, RULES).await;
     engine.redis.kill().await;
     engine
@@ -129,7 +135,7 @@ async fn unreachable_cache_postpones_all_targets(backend: Backend) {
         ..CacheSettings::default()
     });
     let cache: Arc<Cache> = Arc::new(hasty.await);
-    let relay = Relay::alone(
+    let relay = Relay::without_observers(
         engine.home.store.clone(),
         cache,
         engine.relay.rules.clone(),

@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-use oddsd::relay::{RateAlert, Relay, hand_over};
+use oddsd::relay::{RateAlert, Relay, direct_channel};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Backend, Engine, on_every_backend};
+use super::{DatabaseBackend, Engine, on_every_backend};
 use crate::store::fixture::lease;
 use oddsd_testkit::WAIT_LIMIT as PATIENCE;
-use oddsd_testkit::log::Log;
+use oddsd_testkit::log::CapturedLog;
 
 on_every_backend!(rate_alert_of_several_daemons_is_one_warning,);
 
 const RULES: &str = "[[rule]]\nname = \"a\"\non = [\"row_changed\"]\nkeys = [\"rows:{id}\"]\n";
 
 /// The alert's lines in their order: h for high, n for normal.
-fn alerts(log: &Log) -> String {
+fn alerts(log: &CapturedLog) -> String {
     let word = |line: &str| if line.contains("_high") { 'h' } else { 'n' };
     log.lines("cache.removal_rate_")
         .iter()
@@ -35,8 +35,8 @@ async fn until(what: &str, is: impl AsyncFn() -> bool) {
     waited.unwrap_or_else(|_| panic!("timed out: {what}"));
 }
 
-async fn rate_alert_of_several_daemons_is_one_warning(backend: Backend) {
-    let (log, _listening) = Log::start();
+async fn rate_alert_of_several_daemons_is_one_warning(backend: DatabaseBackend) {
+    let (log, _listening) = CapturedLog::start();
     let engine = Engine::with(backend, RULES).await;
     let stop = CancellationToken::new();
     let (_leading, leads) = watch::channel(Some(lease(&engine.home.store, "ann").await));
@@ -45,7 +45,7 @@ async fn rate_alert_of_several_daemons_is_one_warning(backend: Backend) {
     for who in ["ann", "bob"] {
         let relay = Relay {
             alert: RateAlert::above(10),
-            ..Relay::alone(
+            ..Relay::without_observers(
                 engine.home.another().await,
                 engine.cache().clone(),
                 engine.relay.rules.clone(),
@@ -54,7 +54,7 @@ async fn rate_alert_of_several_daemons_is_one_warning(backend: Backend) {
         };
         bells.push(relay.wakeups.outbox.clone());
         // The other end of the queue has to stay.
-        let (told, direct) = hand_over();
+        let (told, direct) = direct_channel();
         working.push((
             told,
             tokio::spawn(relay.run(direct, leads.clone(), stop.clone())),
@@ -80,7 +80,7 @@ async fn rate_alert_of_several_daemons_is_one_warning(backend: Backend) {
         log.text()
     );
 
-    engine.home.meddle("DELETE FROM oddsd.removal_counts").await;
+    engine.home.write("DELETE FROM oddsd.removal_counts").await;
     until("back to normal", async || alerts(&log).ends_with('n')).await;
     assert_eq!(engine.home.count("alarms").await, 0);
     let normals = alerts(&log).matches('n').count();

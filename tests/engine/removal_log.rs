@@ -11,9 +11,9 @@ use oddsd_core::model::EventStatus;
 use oddsd_store::{Removal, Retention};
 use serde_json::{Value, json};
 
-use super::{ApiServer, Backend, Engine, on_every_backend};
+use super::{ApiServer, DatabaseBackend, Engine, on_every_backend};
 use crate::daemon::fixture::get;
-use crate::store::fixture::{Daemon, Day, at, offer};
+use crate::store::fixture::{StateWriter, TestDay, at, offer};
 use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 
 on_every_backend!(
@@ -53,9 +53,9 @@ impl Engine {
     async fn ask_for(&self, keys: &[&str], tags: &[&str], detail: Option<&str>) {
         let keys: Vec<Key> = keys
             .iter()
-            .filter_map(|key| Key::from_person(key))
+            .filter_map(|key| Key::from_user_input(key))
             .collect();
-        let tags: Vec<Tag> = tags.iter().filter_map(|tag| Tag::new(tag)).collect();
+        let tags: Vec<Tag> = tags.iter().filter_map(|tag| Tag::from_text(tag)).collect();
         let row = self.home.store.request_removal(&keys, &tags, detail).await;
         row.expect("a row");
     }
@@ -67,8 +67,8 @@ fn reasons(names: &[&str]) -> BTreeSet<String> {
 
 struct Race {
     engine: Engine,
-    ann: Daemon,
-    day: Day,
+    ann: StateWriter,
+    day: TestDay,
     known: usize,
 }
 
@@ -79,8 +79,8 @@ impl Race {
     /// Runs a cycle and returns the reasons of its removals.
     fn look(&mut self) -> Later<'_, BTreeSet<String>> {
         Box::pin(async {
-            self.day.pass(10);
-            self.ann.see(&self.day.snapshot()).await;
+            self.day.advance(10);
+            self.ann.commit_snapshot(&self.day.snapshot()).await;
             self.engine.reasons(&mut self.known).await
         })
     }
@@ -90,13 +90,13 @@ impl Race {
     }
 }
 
-async fn removal_log_has_a_reason_for_each_kind_of_change(backend: Backend) {
+async fn removal_log_has_a_reason_for_each_kind_of_change(backend: DatabaseBackend) {
     let engine = Engine::with(backend, RULES).await;
-    let ann = Daemon::start(&engine.home.store, "ann").await;
+    let ann = StateWriter::start(&engine.home.store, "ann").await;
     let mut race = Race {
         engine,
         ann,
-        day: Day::of(2, 2, 2),
+        day: TestDay::with_races(2, 2, 2),
         known: 0,
     };
     let first = race.look().await;
@@ -143,7 +143,7 @@ async fn removal_log_has_a_reason_for_each_kind_of_change(backend: Backend) {
     );
 }
 
-async fn removal_log_has_a_reason_for_each_request(backend: Backend) {
+async fn removal_log_has_a_reason_for_each_request(backend: DatabaseBackend) {
     let engine = Engine::with(backend, RULES).await;
     let known = &mut 0;
     let row = json!({ "change": "row_changed", "table": "tlog", "row": { "id": 1 } });
@@ -159,10 +159,10 @@ async fn removal_log_has_a_reason_for_each_request(backend: Backend) {
     }
 }
 
-async fn removal_counts_include_all_daemons(backend: Backend) {
+async fn removal_counts_include_all_daemons(backend: DatabaseBackend) {
     let engine = Engine::with(backend, RULES).await;
     let other = engine.home.another().await;
-    let bob = Relay::alone(
+    let bob = Relay::without_observers(
         other,
         engine.cache().clone(),
         engine.relay.rules.clone(),
@@ -229,7 +229,7 @@ async fn json_of(api: &ApiServer, path: &str) -> Value {
 const EVENTS: &str = "/v1/invalidations/events";
 const TWIN: &str = "/api/v1/shared/cache/invalidation";
 
-async fn removal_log_is_read_page_by_page(backend: Backend) {
+async fn removal_log_is_read_page_by_page(backend: DatabaseBackend) {
     let mut engine = Engine::with(backend, RULES).await;
     let api = engine.serve_api().await;
     let none = json_of(&api, EVENTS).await;
@@ -276,16 +276,16 @@ async fn removal_log_is_read_page_by_page(backend: Backend) {
     );
 }
 
-async fn removal_log_filters_and_rejects_invalid_queries(backend: Backend) {
+async fn removal_log_filters_and_rejects_invalid_queries(backend: DatabaseBackend) {
     let mut engine = Engine::with(backend, RULES).await;
     let api = engine.serve_api().await;
-    let mut ann = Daemon::start(&engine.home.store, "ann").await;
-    let mut day = Day::of(2, 2, 2);
-    ann.see(&day.snapshot()).await;
+    let mut ann = StateWriter::start(&engine.home.store, "ann").await;
+    let mut day = TestDay::with_races(2, 2, 2);
+    ann.commit_snapshot(&day.snapshot()).await;
     engine.drain().await;
-    day.pass(10);
+    day.advance(10);
     day.set(1, 0, Some(offer(902)));
-    ann.see(&day.snapshot()).await;
+    ann.commit_snapshot(&day.snapshot()).await;
     engine
         .report(json!({ "change": "row_changed", "table": "t b/c", "row": { "id": 1 } }))
         .await;
@@ -320,7 +320,7 @@ async fn removal_log_filters_and_rejects_invalid_queries(backend: Backend) {
     );
     assert_eq!(
         text("rules_version"),
-        engine.relay.rules.now().version().as_ref()
+        engine.relay.rules.current().version().as_ref()
     );
     for number in ["id", "keys_removed", "attempts", "took_ms"] {
         assert!(event[number].is_i64(), "{number}: {event}");

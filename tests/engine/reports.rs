@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::{Backend, Engine, on_every_backend};
-use oddsd_testkit::log::Log;
+use super::{DatabaseBackend, Engine, on_every_backend};
+use oddsd_testkit::log::CapturedLog;
 
 on_every_backend!(
     reported_task_removes_its_keys_and_no_others,
@@ -36,7 +36,7 @@ when = { task = "build_climate" }
 keys = ["climate:{run_id}:v2"]
 "#;
 
-async fn reported_task_removes_its_keys_and_no_others(backend: Backend) {
+async fn reported_task_removes_its_keys_and_no_others(backend: DatabaseBackend) {
     let done = json!({ "change": "task_completed", "task": "build_climate", "run_id": "ab-12" });
     let others = [
         "climate:ab-1:v2",
@@ -71,12 +71,12 @@ async fn reported_task_removes_its_keys_and_no_others(backend: Backend) {
             log.iter()
                 .all(|line| line.entity.as_deref() == Some("build_climate"))
         );
-        let version = engine.relay.rules.now().version().to_string();
+        let version = engine.relay.rules.current().version().to_string();
         assert!(log.iter().all(|line| line.rules == version), "{log:?}");
     }
 }
 
-async fn reported_id_with_special_characters_removes_only_its_own_key(backend: Backend) {
+async fn reported_id_with_special_characters_removes_only_its_own_key(backend: DatabaseBackend) {
     let engine = Engine::with(backend, ROWS).await;
     for id in ["*", "?", "[ab]", "a\\", "{x}", "a:b", "%2A", " "] {
         let row = json!({ "change": "row_changed", "table": "tlog", "row": { "user_id": id } });
@@ -100,7 +100,7 @@ async fn reported_id_with_special_characters_removes_only_its_own_key(backend: B
     );
 }
 
-async fn reported_unknown_task_is_settled_without_a_removal(backend: Backend) {
+async fn reported_unknown_task_is_settled_without_a_removal(backend: DatabaseBackend) {
     let engine = Engine::by(backend, "rules.json", Some(TASKS)).await;
     engine.put(&["overview"]).await;
     for task in ["build_nothing", "nobody_knows_it"] {
@@ -117,8 +117,8 @@ async fn reported_unknown_task_is_settled_without_a_removal(backend: Backend) {
     assert_eq!(engine.log().await, []);
 }
 
-async fn target_that_cannot_be_rendered_does_not_stop_the_others(backend: Backend) {
-    let (log, _listening) = Log::start();
+async fn target_that_cannot_be_rendered_does_not_stop_the_others(backend: DatabaseBackend) {
+    let (log, _listening) = CapturedLog::start();
     let engine = Engine::by(backend, "rules.json", Some(TASKS)).await;
     engine.put(&["overview", "climate::v2"]).await;
     engine
@@ -145,7 +145,7 @@ async fn target_that_cannot_be_rendered_does_not_stop_the_others(backend: Backen
     );
 }
 
-async fn repeated_report_is_harmless(backend: Backend) {
+async fn repeated_report_is_harmless(backend: DatabaseBackend) {
     let engine = Engine::with(backend, ROWS).await;
     let row = json!({ "change": "row_changed", "table": "tlog", "row": { "user_id": 7 } });
     engine.put(&["stats:7", "stats:site"]).await;
@@ -163,22 +163,22 @@ async fn repeated_report_is_harmless(backend: Backend) {
     assert_eq!((log.len(), log[1].existed), (2, 0));
 }
 
-async fn report_writes_only_our_own_tables(backend: Backend) {
+async fn report_writes_only_our_own_tables(backend: DatabaseBackend) {
     let engine = Engine::with(backend, ROWS).await;
     let home = &engine.home;
     // The words of the application that reports.
-    home.meddle("CREATE TABLE tlog (id bigint PRIMARY KEY, user_id bigint)")
+    home.write("CREATE TABLE tlog (id bigint PRIMARY KEY, user_id bigint)")
         .await;
-    home.meddle("CREATE TABLE background_tasks (task_name text PRIMARY KEY, enabled bool)")
+    home.write("CREATE TABLE background_tasks (task_name text PRIMARY KEY, enabled bool)")
         .await;
-    home.meddle("INSERT INTO tlog VALUES (1, 7)").await;
-    home.meddle("INSERT INTO background_tasks VALUES ('build_climate', true)")
+    home.write("INSERT INTO tlog VALUES (1, 7)").await;
+    home.write("INSERT INTO background_tasks VALUES ('build_climate', true)")
         .await;
     let rows = [
         "SELECT CAST(id AS text) || ' ' || CAST(user_id AS text) FROM tlog",
         "SELECT task_name || ' ' || CAST(enabled AS text) FROM background_tasks",
     ];
-    let before = [home.look(rows[0]).await, home.look(rows[1]).await];
+    let before = [home.query(rows[0]).await, home.query(rows[1]).await];
     for n in 0..20 {
         engine
             .report(json!({ "change": "task_completed", "task": "build_climate", "run_id": n }))
@@ -189,5 +189,8 @@ async fn report_writes_only_our_own_tables(backend: Backend) {
     }
     engine.drain().await;
     assert!(!engine.log().await.is_empty());
-    assert_eq!([home.look(rows[0]).await, home.look(rows[1]).await], before);
+    assert_eq!(
+        [home.query(rows[0]).await, home.query(rows[1]).await],
+        before
+    );
 }

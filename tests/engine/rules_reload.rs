@@ -1,10 +1,10 @@
 //! The rules in force while their file is missing, invalid, edited, swapped or deleted.
 
-use oddsd::rules_file::{ReloadOutcome, Rulebook};
+use oddsd::rules_file::{ReloadOutcome, RulesHandle};
 use serde_json::json;
 
-use super::{Backend, Engine, on_every_backend};
-use oddsd_testkit::log::Log;
+use super::{DatabaseBackend, Engine, on_every_backend};
+use oddsd_testkit::log::CapturedLog;
 
 on_every_backend!(removal_records_the_rules_version_in_force,);
 
@@ -37,8 +37,8 @@ impl File {
     }
 }
 
-fn names(handle: &Rulebook) -> Vec<String> {
-    let rules = handle.now();
+fn names(handle: &RulesHandle) -> Vec<String> {
+    let rules = handle.current();
     let own = rules.iter().skip(3);
     own.map(|rule| rule.name.to_string()).collect()
 }
@@ -46,8 +46,8 @@ fn names(handle: &Rulebook) -> Vec<String> {
 #[tokio::test]
 async fn missing_rules_file_is_loaded_when_it_appears() {
     let file = File::new();
-    let (handle, mut watcher) = Rulebook::open(&file.path).expect("a missing file is allowed");
-    assert_eq!(&**handle.now().version(), "built-in");
+    let (handle, mut watcher) = RulesHandle::open(&file.path).expect("a missing file is allowed");
+    assert_eq!(&**handle.current().version(), "built-in");
     assert_eq!(handle.state().file, None);
     for _ in 0..3 {
         assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged);
@@ -65,7 +65,7 @@ async fn missing_rules_file_is_loaded_when_it_appears() {
 async fn edited_rules_file_is_loaded_however_it_is_written() {
     let file = File::new();
     file.write(rule("a", "x"));
-    let (handle, mut watcher) = Rulebook::open(&file.path).expect("valid");
+    let (handle, mut watcher) = RulesHandle::open(&file.path).expect("valid");
     assert_eq!(
         (names(&handle), watcher.poll().await),
         (vec!["a".into()], ReloadOutcome::Unchanged)
@@ -95,11 +95,11 @@ async fn edited_rules_file_is_loaded_however_it_is_written() {
 
 #[tokio::test]
 async fn invalid_rules_leave_the_last_valid_ones_in_force() {
-    let (log, _listening) = Log::start();
+    let (log, _listening) = CapturedLog::start();
     let file = File::new();
     file.write(rule("a", "x"));
-    let (handle, mut watcher) = Rulebook::open(&file.path).expect("valid");
-    let good = handle.now().version().clone();
+    let (handle, mut watcher) = RulesHandle::open(&file.path).expect("valid");
+    let good = handle.current().version().clone();
     let refused = |look: ReloadOutcome| match look {
         ReloadOutcome::Rejected { error } => error,
         other => panic!("{other:?}"),
@@ -112,7 +112,7 @@ async fn invalid_rules_leave_the_last_valid_ones_in_force() {
         file.write(&text);
         let error = refused(watcher.poll().await);
         assert!(error.contains(why), "{error}");
-        assert_eq!(*handle.now().version(), good);
+        assert_eq!(*handle.current().version(), good);
         assert_eq!(handle.state().error, Some(error));
         assert_eq!(handle.state().version, *good);
         assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged, "said once");
@@ -136,7 +136,7 @@ async fn invalid_rules_leave_the_last_valid_ones_in_force() {
 async fn deleted_rules_file_leaves_its_rules_in_force() {
     let file = File::new();
     file.write(rule("a", "x"));
-    let (handle, mut watcher) = Rulebook::open(&file.path).expect("valid");
+    let (handle, mut watcher) = RulesHandle::open(&file.path).expect("valid");
     std::fs::remove_file(&file.path).expect("removed");
     assert!(matches!(
         watcher.poll().await,
@@ -158,16 +158,20 @@ async fn deleted_rules_file_leaves_its_rules_in_force() {
 async fn unreadable_rules_file_is_an_error_at_start() {
     let file = File::new();
     file.write(b"version = \"\xff\"");
-    let why = Rulebook::open(&file.path).map(drop).expect_err("no text");
+    let why = RulesHandle::open(&file.path)
+        .map(drop)
+        .expect_err("no text");
     assert!(why.to_string().contains("UTF-8"), "{why}");
     std::fs::remove_file(&file.path).expect("removed");
     std::fs::create_dir(&file.path).expect("made");
-    let why = Rulebook::open(&file.path).map(drop).expect_err("a folder");
+    let why = RulesHandle::open(&file.path)
+        .map(drop)
+        .expect_err("a folder");
     assert!(why.to_string().contains("rules.toml"), "{why}");
     std::fs::remove_dir(&file.path).expect("removed");
     std::os::unix::fs::symlink("nowhere", &file.path).expect("linked");
     let (handle, mut watcher) =
-        Rulebook::open(&file.path).expect("the target of a link may come later");
+        RulesHandle::open(&file.path).expect("the target of a link may come later");
     assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged);
     std::fs::write(file.folder.path().join("nowhere"), b"\xff").expect("written");
     assert!(matches!(
@@ -179,7 +183,7 @@ async fn unreadable_rules_file_is_an_error_at_start() {
     assert!(matches!(watcher.poll().await, ReloadOutcome::Loaded { .. }));
 }
 
-async fn removal_records_the_rules_version_in_force(backend: Backend) {
+async fn removal_records_the_rules_version_in_force(backend: DatabaseBackend) {
     let mut engine = Engine::start(backend).await;
     let mut expected = Vec::new();
     let done =
@@ -205,7 +209,7 @@ async fn removal_records_the_rules_version_in_force(backend: Backend) {
             _ => "z",
         };
         expected.push((
-            engine.relay.rules.now().version().to_string(),
+            engine.relay.rules.current().version().to_string(),
             vec![key.to_owned()],
         ));
     }

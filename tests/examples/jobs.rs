@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::{Pages, file, set, shell_lines, text, words};
-use crate::harness::daemon::{Daemon, Settings};
-use crate::harness::program::Oddsd;
-use crate::store::fixture::{Backend, Home};
+use crate::harness::daemon::{DaemonEnv, DaemonProcess};
+use crate::harness::program::Program;
+use crate::store::fixture::{DatabaseBackend, TestDatabase};
 use oddsd_testkit::eventually;
 
 const RULES: &str = "examples/jobs/rules.json";
@@ -94,7 +94,7 @@ fn hits(target: &str, key: &str) -> bool {
 }
 
 struct Reporter {
-    database: Home,
+    database: TestDatabase,
     pages: Pages,
     pipeline: Pipeline,
     client: reqwest::Client,
@@ -142,9 +142,9 @@ fn sent() -> String {
 
 #[tokio::test]
 async fn task_report_removes_exactly_its_caches() {
-    let database = Backend::Sqlite.fresh().await;
+    let database = DatabaseBackend::Sqlite.migrated().await;
     let pages = Pages::open().await;
-    let settings = Settings::default()
+    let settings = DaemonEnv::default()
         .with("FEED", "simulator")
         .with("DATABASE_URL", database.url.as_str())
         .with("REDIS_URL", pages.server.url())
@@ -156,7 +156,7 @@ async fn task_report_removes_exactly_its_caches() {
         // A second removal would meet the keys of the next step, and a slow machine is no fault.
         .with("CACHE_REMOVE_AGAIN_MS", "0")
         .with("CACHE_TIMEOUT_MS", "60000");
-    let mut daemon = Daemon::start(&settings, &["run"]);
+    let mut daemon = DaemonProcess::start(&settings, &["run"]);
     let url = format!("{}/v1/changes", daemon.url().await);
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().build();
@@ -195,21 +195,21 @@ async fn task_report_removes_exactly_its_caches() {
     let maps = set(&["climate:ab-12:v1", "runs:ab-12:status"]);
     assert!(by_hand.is_superset(&maps) && at_once.is_superset(&by_hand));
     assert!(at_once.contains("report:ab-13:page:1"));
-    daemon.stop().await.expect(0);
+    daemon.stop().await.expect_code(0);
 }
 
 #[tokio::test]
 async fn task_targets_are_explained_before_the_removal() {
     let pipeline = Pipeline::read();
-    let oddsd = Oddsd::new();
+    let oddsd = Program::new();
     let rules = file(RULES).display().to_string();
-    oddsd.run(&["rules", "check", &rules]).await.is(0);
+    oddsd.run(&["rules", "check", &rules]).await.expect_code(0);
     for task in pipeline.tasks.keys() {
         let change = done(task, "ab-12").to_string();
         let explain = [
             "rules", "explain", "--rules", &rules, "--change", &change, "--json",
         ];
-        let reported = oddsd.run(&explain).await.is(0).json();
+        let reported = oddsd.run(&explain).await.expect_code(0).json();
         let hits = reported["matched"].as_array().expect("rules").iter();
         let keys = hits.flat_map(|hit| hit["keys"].as_array().expect("keys"));
         let keys: BTreeSet<String> = keys
@@ -221,8 +221,8 @@ async fn task_targets_are_explained_before_the_removal() {
     oddsd
         .run(&["rules", "explain", "--rules", &rules, "--change", &change])
         .await
-        .is(0)
-        .says(&["no rule is for this change"]);
+        .expect_code(0)
+        .expect_texts(&["no rule is for this change"]);
 
     // The README shows the same command and its exact answer.
     let readme = text(README);
@@ -232,6 +232,6 @@ async fn task_targets_are_explained_before_the_removal() {
     let named = shown.iter_mut().find(|word| *word == RULES);
     *named.expect("the file is named") = rules;
     let args: Vec<&str> = shown[1..].iter().map(String::as_str).collect();
-    let shown = oddsd.run(&args).await.is(0).stdout;
+    let shown = oddsd.run(&args).await.expect_code(0).stdout;
     assert!(readme.contains(shown.trim()), "{shown}");
 }

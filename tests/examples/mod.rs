@@ -7,9 +7,9 @@ mod web_app;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::harness::program::Oddsd;
+use crate::harness::program::Program;
 use oddsd_testkit::redis::RedisServer;
-use oddsd_testkit::resp::{Reply, Resp};
+use oddsd_testkit::resp::{RespClient, RespReply};
 
 const PUT: &str = include_str!("../../deploy/put.lua");
 /// Longer than any test.
@@ -58,13 +58,13 @@ fn words(line: &str) -> Vec<String> {
 /// The application's cache.
 struct Pages {
     server: RedisServer,
-    wire: Resp,
+    wire: RespClient,
 }
 
 impl Pages {
     async fn open() -> Self {
         let server = RedisServer::start().await;
-        let wire = Resp::connect(server.port()).await.expect("Redis");
+        let wire = RespClient::connect(server.port()).await.expect("Redis");
         Self { server, wire }
     }
 
@@ -84,15 +84,15 @@ impl Pages {
             }
         };
         let done = done.expect("an answer");
-        assert!(!matches!(done, Reply::Error(_)), "{key}: {done:?}");
+        assert!(!matches!(done, RespReply::Error(_)), "{key}: {done:?}");
     }
 
     /// All names that are not oddsd's own.
     async fn names(&mut self) -> BTreeSet<String> {
         match self.wire.command(&["KEYS", "*"]).await.expect("an answer") {
-            Reply::Array(names) => names
+            RespReply::Array(names) => names
                 .iter()
-                .map(Reply::text)
+                .map(RespReply::text)
                 .filter(|name| !name.starts_with("oddsd:"))
                 .collect(),
             other => panic!("no names: {other:?}"),
@@ -103,7 +103,7 @@ impl Pages {
 /// The rules that the documents show are rules, and pass their tests.
 #[tokio::test]
 async fn documents_show_working_commands() {
-    let oddsd = Oddsd::new();
+    let oddsd = Program::new();
     let path = oddsd.folder().join("shown");
     let shown = path.display().to_string();
     let mut blocks = 0;
@@ -116,7 +116,7 @@ async fn documents_show_working_commands() {
                 continue;
             };
             std::fs::write(&path, block).expect("a file");
-            oddsd.run(&["rules", "test", &shown]).await.is(0);
+            oddsd.run(&["rules", "test", &shown]).await.expect_code(0);
             blocks += 1;
         }
     }

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 use super::{Pages, file, set, shell_lines, text, words};
-use crate::harness::daemon::{Daemon, Settings};
-use crate::harness::program::Oddsd;
+use crate::harness::daemon::{DaemonEnv, DaemonProcess};
+use crate::harness::program::Program;
 use oddsd_testkit::eventually;
 use oddsd_testkit::postgres;
 
@@ -57,7 +57,7 @@ struct Application {
     database: String,
     client: PgConnection,
     pages: Pages,
-    settings: Settings,
+    settings: DaemonEnv,
 }
 
 impl Application {
@@ -69,7 +69,7 @@ impl Application {
         // A schema with the role's own name would come first in the search path.
         write(&mut client, "SET search_path = public").await;
         let rules = file("examples/web_app/rules.toml").display().to_string();
-        let oddsd = Oddsd::new()
+        let oddsd = Program::new()
             .with("DATABASE_URL", &database)
             .with("REDIS_URL", pages.server.url())
             .with("RULES_FILE", &rules);
@@ -82,14 +82,14 @@ impl Application {
                 ("psql", _) => write(&mut client, &text("examples/web_app/tables.sql")).await,
                 ("oddsd", Some(&("run" | "tail"))) => {}
                 ("oddsd", _) => {
-                    oddsd.run(&rest).await.is(0);
+                    oddsd.run(&rest).await.expect_code(0);
                     commands += 1;
                 }
                 _ => {}
             }
         }
         assert_eq!(commands, 8, "test, migrate, four watches, list, explain");
-        let settings = Settings::default()
+        let settings = DaemonEnv::default()
             .with("FEED", "simulator")
             .with("DATABASE_URL", database.as_str())
             .with("REDIS_URL", pages.server.url())
@@ -109,8 +109,8 @@ impl Application {
         }
     }
 
-    fn daemon(&self) -> Daemon {
-        Daemon::start(&self.settings, &["run"])
+    fn daemon(&self) -> DaemonProcess {
+        DaemonProcess::start(&self.settings, &["run"])
     }
 
     /// All pages are in the cache.
@@ -233,7 +233,7 @@ async fn watched_write_removes_exactly_its_pages() {
     .await;
     app.removes("UPDATE items SET views = 9 WHERE id = 999", &[])
         .await;
-    daemon.stop().await.expect(0);
+    daemon.stop().await.expect_code(0);
 }
 
 #[tokio::test]
@@ -252,7 +252,7 @@ async fn rolled_back_write_removes_nothing() {
         &["stats:site", "user:5", "users:list:*"],
     )
     .await;
-    daemon.stop().await.expect(0);
+    daemon.stop().await.expect_code(0);
 }
 
 #[tokio::test]
@@ -299,5 +299,5 @@ async fn bulk_write_waits_as_one_row_for_an_absent_daemon() {
     app.are_gone("all that was written meanwhile", &all).await;
     let reported = app.logged_for_logs().await - before;
     assert_eq!(reported, 2, "one line for each update");
-    daemon.stop().await.expect(0);
+    daemon.stop().await.expect_code(0);
 }

@@ -11,9 +11,9 @@ use super::RUN_LIMIT;
 
 /// The program's environment. A later setting of the same name wins.
 #[derive(Clone, Default)]
-pub struct Settings(Vec<(String, String)>);
+pub struct DaemonEnv(Vec<(String, String)>);
 
-impl Settings {
+impl DaemonEnv {
     pub fn with(&self, name: &str, value: impl Into<String>) -> Self {
         let mut settings = self.clone();
         settings.0.retain(|(known, _)| known != name);
@@ -23,7 +23,7 @@ impl Settings {
 }
 
 /// A running oddsd. Dropped, it is killed.
-pub struct Daemon {
+pub struct DaemonProcess {
     child: Child,
     pid: String,
     log: LogReader,
@@ -31,12 +31,12 @@ pub struct Daemon {
 }
 
 /// A program's exit status and all lines of its output.
-pub struct Ended {
+pub struct DaemonExit {
     pub status: ExitStatus,
     pub lines: Vec<String>,
 }
 
-impl Ended {
+impl DaemonExit {
     pub fn code(&self) -> Option<i32> {
         self.status.code()
     }
@@ -51,14 +51,14 @@ impl Ended {
     }
 
     #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
+    pub fn expect_code(self, code: i32) -> Self {
         assert_eq!(self.code(), Some(code), "its output:\n{}", self.text());
         self
     }
 }
 
-impl Daemon {
-    pub fn start(settings: &Settings, args: &[&str]) -> Self {
+impl DaemonProcess {
+    pub fn start(settings: &DaemonEnv, args: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut child = Command::new(env!("CARGO_BIN_EXE_oddsd"))
             .args(args)
@@ -84,7 +84,7 @@ impl Daemon {
 
     /// Waits for the next line, after the last one that was waited for, that contains `text`.
     #[track_caller]
-    pub fn says(&mut self, text: &str) -> impl Future<Output = String> {
+    pub fn wait_for_log(&mut self, text: &str) -> impl Future<Output = String> {
         let caller = Location::caller();
         async move {
             let found = self.log.wait_for(text).await;
@@ -93,12 +93,12 @@ impl Daemon {
     }
 
     /// As [`Daemon::says`], for lines that come in any order.
-    pub async fn says_all<const N: usize>(&mut self, texts: [&str; N]) -> [String; N] {
+    pub async fn wait_for_logs<const N: usize>(&mut self, texts: [&str; N]) -> [String; N] {
         let (from, mut to) = (self.log.position(), self.log.position());
         let mut found = [const { String::new() }; N];
         for (text, line) in texts.iter().zip(&mut found) {
             self.log.set_position(from);
-            *line = self.says(text).await;
+            *line = self.wait_for_log(text).await;
             to = to.max(self.log.position());
         }
         self.log.set_position(to);
@@ -106,14 +106,14 @@ impl Daemon {
     }
 
     /// As [`Daemon::says`]; a line at any earlier time is enough.
-    pub async fn has_said(&mut self, text: &str) {
+    pub async fn ensure_logged(&mut self, text: &str) {
         if self.count(text) == 0 {
-            self.says(text).await;
+            self.wait_for_log(text).await;
         }
     }
 
     /// Skips the lines so far: the next [`Daemon::says`] waits for a new one.
-    pub fn listen_anew(&mut self) {
+    pub fn skip_log(&mut self) {
         self.log.skip_to_end();
     }
 
@@ -124,7 +124,7 @@ impl Daemon {
 
     /// The URL of the read API, as soon as it listens.
     pub async fn url(&mut self) -> String {
-        let line = self.says("event=http.listening").await;
+        let line = self.wait_for_log("event=http.listening").await;
         let address = field(&line, "address").expect("an address");
         format!("http://{address}")
     }
@@ -145,19 +145,19 @@ impl Daemon {
         self.child.kill().await.expect("kill oddsd");
     }
 
-    pub async fn stop(self) -> Ended {
+    pub async fn stop(self) -> DaemonExit {
         self.signal("-TERM");
-        self.ends().await
+        self.wait_for_exit().await
     }
 
     /// Waits until it has ended by itself.
-    pub async fn ends(mut self) -> Ended {
+    pub async fn wait_for_exit(mut self) -> DaemonExit {
         let waited = tokio::time::timeout(RUN_LIMIT, self.child.wait()).await;
         let Ok(status) = waited else {
             panic!("it does not end:\n{}", self.log.text());
         };
         self.log.finish().await;
-        Ended {
+        DaemonExit {
             status: status.expect("a status"),
             lines: self.log.lines(),
         }

@@ -4,31 +4,31 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use oddsd_core::diff::Take;
-use oddsd_core::model::{EventId, EventSnapshot, Look, Slice};
-use oddsd_feeds::{Ask, Feed, FeedError};
+use oddsd_core::diff::EventSink;
+use oddsd_core::model::{EventId, EventSnapshot, Fingerprint, SnapshotMeta};
+use oddsd_feeds::{Feed, FeedError, FetchRequest};
 
 /// The events of one fetch.
 #[derive(Default)]
-pub struct Taker {
-    known: HashMap<Slice, EventId>,
-    slices: Vec<(Slice, EventId)>,
+pub struct RecordingSink {
+    known: HashMap<Fingerprint, EventId>,
+    slices: Vec<(Fingerprint, EventId)>,
     /// Events that were read, and whether an equal text may be skipped from now on.
     pub read: Vec<(EventSnapshot, bool)>,
     /// Events that were skipped, because their text was known.
-    pub same: Vec<EventId>,
+    pub skipped: Vec<EventId>,
     /// Answers that were begun.
     pub begun: usize,
 }
 
-impl Taker {
+impl RecordingSink {
     /// Fetches once. The texts of a complete answer are known from then on.
-    pub async fn look(
+    pub async fn fetch(
         &mut self,
         feed: &mut Feed,
-        ask: &Ask,
+        ask: &FetchRequest,
         now: DateTime<Utc>,
-    ) -> Result<Look, FeedError> {
+    ) -> Result<SnapshotMeta, FeedError> {
         self.begun = 0;
         let looked = feed.read(ask, now, self).await?;
         assert!(self.begun > 0, "a fetch begins");
@@ -43,28 +43,28 @@ impl Taker {
 
     /// The numbers of events that were read and skipped.
     pub fn read_and_same(&self) -> (usize, usize) {
-        (self.read.len(), self.same.len())
+        (self.read.len(), self.skipped.len())
     }
 }
 
-impl Take for Taker {
-    fn begin(&mut self, _: DateTime<Utc>) {
+impl EventSink for RecordingSink {
+    fn start(&mut self, _: DateTime<Utc>) {
         self.begun += 1;
         self.slices.clear();
         self.read.clear();
-        self.same.clear();
+        self.skipped.clear();
     }
 
-    fn knows(&self, slice: &Slice) -> Option<EventId> {
+    fn knows(&self, slice: &Fingerprint) -> Option<EventId> {
         self.known.get(slice).cloned()
     }
 
-    fn same(&mut self, slice: &Slice) {
+    fn same(&mut self, slice: &Fingerprint) {
         let id = self.knows(slice).expect("only what is known is the same");
-        self.same.push(id);
+        self.skipped.push(id);
     }
 
-    fn take(&mut self, event: EventSnapshot, slice: Option<Slice>) {
+    fn take(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
         let id = event.event.id.clone();
         self.slices.extend(slice.map(|slice| (slice, id)));
         self.read.push((event, slice.is_some()));

@@ -10,19 +10,19 @@ use tokio::process::Command;
 use super::RUN_LIMIT;
 
 /// A folder and an environment. Nothing of this process' environment reaches the program.
-pub struct Oddsd {
+pub struct Program {
     folder: tempfile::TempDir,
     env: Vec<(String, String)>,
 }
 
 #[derive(Debug)]
-pub struct Ended {
+pub struct ProgramOutput {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Oddsd {
+impl Program {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let temp = folder.path().join("tmp");
@@ -47,7 +47,7 @@ impl Oddsd {
     }
 
     /// Files that it left in the folder for temporary files.
-    pub fn left_behind(&self) -> Vec<String> {
+    pub fn temporary_files(&self) -> Vec<String> {
         std::fs::read_dir(self.folder.path().join("tmp"))
             .expect("the folder is there")
             .map(|entry| entry.expect("readable").file_name().display().to_string())
@@ -68,12 +68,12 @@ impl Oddsd {
         command
     }
 
-    pub async fn run(&self, args: &[&str]) -> Ended {
+    pub async fn run(&self, args: &[&str]) -> ProgramOutput {
         let output = tokio::time::timeout(RUN_LIMIT, self.command(args).output()).await;
         let output = output
             .unwrap_or_else(|_| panic!("oddsd {} does not end", args.join(" ")))
             .expect("oddsd starts");
-        Ended {
+        ProgramOutput {
             code: output.status.code().expect("it ends by itself"),
             stdout: String::from_utf8(output.stdout).expect("UTF-8"),
             stderr: String::from_utf8(output.stderr).expect("UTF-8"),
@@ -81,9 +81,13 @@ impl Oddsd {
     }
 }
 
-impl Oddsd {
+impl Program {
     /// Starts it, and sends SIGTERM as soon as either stream holds enough.
-    pub async fn run_until(&self, args: &[&str], enough: impl Fn(&str) -> bool) -> Ended {
+    pub async fn run_until_output(
+        &self,
+        args: &[&str],
+        enough: impl Fn(&str) -> bool,
+    ) -> ProgramOutput {
         let what = args.join(" ");
         let mut child = self.command(args).spawn().expect("oddsd starts");
         let mut out = BufReader::new(child.stdout.take().expect("piped")).lines();
@@ -112,7 +116,7 @@ impl Oddsd {
         let Ok(status) = tokio::time::timeout(RUN_LIMIT, end).await else {
             panic!("oddsd {what} does not end; its output:\n{stdout}\n{stderr}");
         };
-        Ended {
+        ProgramOutput {
             code: status.code().expect("it ends by itself"),
             stdout,
             stderr,
@@ -120,17 +124,17 @@ impl Oddsd {
     }
 }
 
-impl Ended {
+impl ProgramOutput {
     /// Asserts its exit code.
     #[track_caller]
-    pub fn is(self, code: i32) -> Self {
+    pub fn expect_code(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self}");
         self
     }
 
     /// Asserts that each text is on either stream.
     #[track_caller]
-    pub fn says(self, words: &[&str]) -> Self {
+    pub fn expect_texts(self, words: &[&str]) -> Self {
         let all = self.all();
         for word in words {
             assert!(all.contains(word), "{word:?} is missing in:\n{self}");
@@ -139,7 +143,7 @@ impl Ended {
     }
 
     #[track_caller]
-    pub fn says_not(self, words: &[&str]) -> Self {
+    pub fn expect_none_of(self, words: &[&str]) -> Self {
         let all = self.all();
         for word in words {
             assert!(!all.contains(word), "{word:?} is in:\n{self}");
@@ -170,7 +174,7 @@ impl Ended {
     }
 }
 
-impl std::fmt::Display for Ended {
+impl std::fmt::Display for ProgramOutput {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,

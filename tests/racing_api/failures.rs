@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use oddsd_core::model::Scope;
-use oddsd_feeds::http::{Auth, HttpDoor, MAX_BODY, Provider, Request};
+use oddsd_feeds::http::{Auth, MAX_BODY, ProviderClient, ProviderInfo, ProviderRequest};
 use oddsd_feeds::racing_api::RacingApi;
-use oddsd_feeds::{Ask, FeedError};
+use oddsd_feeds::{FeedError, FetchRequest};
 
 use super::{now, race};
 use crate::harness::racing::feed_settings;
-use oddsd_testkit::racing_provider::{Fault, PASSWORD, RacingProvider};
+use oddsd_testkit::racing_provider::{PASSWORD, RacingFault, RacingProvider};
 
 async fn provider_with_races() -> RacingProvider {
     let provider = RacingProvider::start().await;
@@ -18,13 +18,13 @@ async fn provider_with_races() -> RacingProvider {
 }
 
 /// The error of a fetch with this fault.
-async fn failure(fault: Fault, deadline: Duration) -> FeedError {
+async fn failure(fault: RacingFault, deadline: Duration) -> FeedError {
     let provider = provider_with_races().await;
     provider.fault(fault.clone()).await;
     let mut settings = feed_settings(&provider);
     settings.deadline = deadline;
     let mut feed = RacingApi::new(settings).expect("valid settings");
-    match feed.fetch(&Ask::Everything, now()).await {
+    match feed.fetch(&FetchRequest::Everything, now()).await {
         Ok(fetched) => panic!("{fault:?} gave an answer: {:?}", fetched.snapshot.scope),
         Err(error) => error,
     }
@@ -35,92 +35,117 @@ async fn faults_have_their_error_kind_and_advice_and_no_secret() {
     let patient = Duration::from_secs(20);
     let hasty = Duration::from_millis(200);
     let cases = [
-        (Fault::Refuse, patient, "unreachable", "check the network"),
         (
-            Fault::Unauthorized,
+            RacingFault::Refuse,
+            patient,
+            "unreachable",
+            "check the network",
+        ),
+        (
+            RacingFault::Unauthorized,
             patient,
             "unauthorized",
             "check RACING_API_USERNAME and RACING_API_PASSWORD",
         ),
         (
-            Fault::Forbidden,
+            RacingFault::Forbidden,
             patient,
             "unauthorized",
             "Pro plan required",
         ),
-        (Fault::NotFound, patient, "not_found", "answered 404"),
+        (RacingFault::NotFound, patient, "not_found", "answered 404"),
         (
-            Fault::Unprocessable,
+            RacingFault::Unprocessable,
             patient,
             "bad_request",
             "invalid date format",
         ),
-        (Fault::Status(418), patient, "bad_request", "answered 418"),
         (
-            Fault::TooMany { retry_after: None },
+            RacingFault::Status(418),
+            patient,
+            "bad_request",
+            "answered 418",
+        ),
+        (
+            RacingFault::TooMany { retry_after: None },
             patient,
             "rate_limited",
             "lower the request rate",
         ),
-        (Fault::Status(500), patient, "server_error", "answered 500"),
         (
-            Fault::Status(503),
+            RacingFault::Status(500),
+            patient,
+            "server_error",
+            "answered 500",
+        ),
+        (
+            RacingFault::Status(503),
             patient,
             "server_error",
             "ask again later",
         ),
-        (Fault::Html, patient, "bad_answer", "HTML instead of JSON"),
-        (Fault::Truncated, patient, "bad_answer", "cannot be read"),
         (
-            Fault::WrongShape,
+            RacingFault::Html,
+            patient,
+            "bad_answer",
+            "HTML instead of JSON",
+        ),
+        (
+            RacingFault::Truncated,
+            patient,
+            "bad_answer",
+            "cannot be read",
+        ),
+        (
+            RacingFault::WrongShape,
             patient,
             "bad_answer",
             "no \"racecards\", but results, total",
         ),
         (
-            Fault::Redirect,
+            RacingFault::Redirect,
             patient,
             "bad_answer",
             "redirect to elsewhere.example",
         ),
         (
-            Fault::DeepJson,
+            RacingFault::DeepJson,
             patient,
             "bad_answer",
             "no readable race among",
         ),
         (
-            Fault::ShortPage,
+            RacingFault::ShortPage,
             patient,
             "bad_answer",
             "an empty page after 2 of 4 races",
         ),
         (
-            Fault::DropConnection,
+            RacingFault::DropConnection,
             patient,
             "unreachable",
             "broke off in the middle",
         ),
         (
-            Fault::Hang,
+            RacingFault::Hang,
             hasty,
             "unreachable",
             "no complete answer within 200 ms",
         ),
         (
-            Fault::SlowDrip,
+            RacingFault::SlowDrip,
             hasty,
             "unreachable",
             "no complete answer within 200 ms",
         ),
         (
-            Fault::Bomb,
+            RacingFault::Bomb,
             patient,
             "too_large",
             "100 times the compressed size",
         ),
         (
-            Fault::Oversize,
+            RacingFault::Oversize,
             patient,
             "too_large",
             "sent more than 16777216 bytes in one row",
@@ -154,7 +179,7 @@ async fn status_429_gives_the_time_to_wait() {
         (None, None),
     ];
     for (sent, expected) in cases {
-        let fault = Fault::TooMany { retry_after: sent };
+        let fault = RacingFault::TooMany { retry_after: sent };
         match failure(fault, Duration::from_secs(20)).await {
             FeedError::RateLimited { retry_after, .. } => assert_eq!(retry_after, expected),
             other => panic!("{other}"),
@@ -166,12 +191,16 @@ async fn status_429_gives_the_time_to_wait() {
 async fn recovered_provider_is_read_again() {
     let provider = provider_with_races().await;
     let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
-    for fault in [Fault::Refuse, Fault::Status(500), Fault::DropConnection] {
+    for fault in [
+        RacingFault::Refuse,
+        RacingFault::Status(500),
+        RacingFault::DropConnection,
+    ] {
         provider.fault(fault).await;
-        assert!(feed.fetch(&Ask::Everything, now()).await.is_err());
+        assert!(feed.fetch(&FetchRequest::Everything, now()).await.is_err());
         provider.clear().await;
         let fetched = feed
-            .fetch(&Ask::Everything, now())
+            .fetch(&FetchRequest::Everything, now())
             .await
             .expect("it is back");
         assert_eq!(fetched.snapshot.events.len(), 4);
@@ -182,10 +211,10 @@ async fn recovered_provider_is_read_again() {
 async fn empty_and_half_cards_are_valid_answers() {
     let provider = provider_with_races().await;
     let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
-    for (fault, races) in [(Fault::EmptyCards, 0), (Fault::HalfCards, 2)] {
+    for (fault, races) in [(RacingFault::EmptyCards, 0), (RacingFault::HalfCards, 2)] {
         provider.fault(fault).await;
         let fetched = feed
-            .fetch(&Ask::Everything, now())
+            .fetch(&FetchRequest::Everything, now())
             .await
             .expect("an answer");
         assert_eq!(fetched.snapshot.events.len(), races);
@@ -221,24 +250,24 @@ async fn invalid_settings_are_refused_before_a_request() {
 async fn key_in_the_query_is_sent_and_never_printed() {
     let provider = provider_with_races().await;
     let base = provider.base_url().parse().expect("a URL");
-    let words = Provider {
+    let words = ProviderInfo {
         name: "The Provider",
         credentials: "SOME_KEY",
         deadline: Duration::from_secs(20),
     };
-    let door = HttpDoor::new(words, &base).expect("a client");
+    let door = ProviderClient::new(words, &base).expect("a client");
     let key = PASSWORD.to_owned().into();
     let auth = Auth::Query {
         name: "apiKey",
         key: &key,
     };
     // The stand-in requires Basic credentials: each request fails, and the key was sent with it.
-    for fault in [Fault::Status(200), Fault::Refuse] {
+    for fault in [RacingFault::Status(200), RacingFault::Refuse] {
         provider.fault(fault).await;
-        let request = Request {
+        let request = ProviderRequest {
             url: base.clone(),
             auth,
-            known: None,
+            validators: None,
             max_body: MAX_BODY,
         };
         let error = door.get(request, now()).await;

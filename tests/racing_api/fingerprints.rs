@@ -1,20 +1,20 @@
 //! Tests of skipped texts: a known race is not parsed again, and not even sent where the provider
 //! supports ETags.
 
-use oddsd_core::model::{EventId, Look, Scope};
+use oddsd_core::model::{EventId, Scope, SnapshotMeta};
 use oddsd_feeds::racing_api::{RacingApi, RacingApiSettings};
-use oddsd_feeds::{Ask, Feed, FeedError};
+use oddsd_feeds::{Feed, FeedError, FetchRequest};
 use serde_json::{Value, json};
 
 use super::{now, odds, race, runner};
-use crate::harness::event_sink::Taker;
+use crate::harness::event_sink::RecordingSink;
 use crate::harness::racing::feed_settings;
-use oddsd_testkit::racing_provider::{Fault, RacingProvider};
+use oddsd_testkit::racing_provider::{RacingFault, RacingProvider};
 
 struct FetchTest {
     provider: RacingProvider,
     feed: Feed,
-    taker: Taker,
+    taker: RecordingSink,
 }
 
 impl FetchTest {
@@ -27,18 +27,20 @@ impl FetchTest {
         let feed = RacingApi::new(settings).expect("valid settings");
         Self {
             feed: Feed::RacingApi(Box::new(feed)),
-            taker: Taker::default(),
+            taker: RecordingSink::default(),
             provider,
         }
     }
 
-    async fn look(&mut self, races: Vec<Value>) -> Look {
+    async fn look(&mut self, races: Vec<Value>) -> SnapshotMeta {
         self.provider.serve_cards(races);
         self.again().await
     }
 
-    async fn again(&mut self) -> Look {
-        let look = self.taker.look(&mut self.feed, &Ask::Everything, now());
+    async fn again(&mut self) -> SnapshotMeta {
+        let look = self
+            .taker
+            .fetch(&mut self.feed, &FetchRequest::Everything, now());
         look.await.expect("an answer")
     }
 
@@ -48,7 +50,7 @@ impl FetchTest {
     }
 
     fn same(&self) -> Vec<&str> {
-        self.taker.same.iter().map(EventId::as_str).collect()
+        self.taker.skipped.iter().map(EventId::as_str).collect()
     }
 
     /// Whether the last request asked only for what was modified.
@@ -81,7 +83,7 @@ async fn known_race_is_skipped_at_any_position() {
     let again = test.again().await;
     assert_eq!((test.read(), test.same()), (vec![], names.to_vec()));
     assert_eq!(again.scope, first.scope);
-    assert!(again.rejects.is_empty());
+    assert!(again.rejected.is_empty());
 
     let other_order = ["rac_4", "rac_1", "rac_5", "rac_2", "rac_3"];
     test.look(races(&other_order)).await;
@@ -115,7 +117,7 @@ async fn race_with_a_rejected_row_is_read_every_time() {
     let cards = vec![race("rac_1"), with_decimal("rac_2", "evens"), race("rac_3")];
     for look in 0..3 {
         let answer = test.look(cards.clone()).await;
-        assert_eq!(answer.rejects.total(), 1, "look {look}");
+        assert_eq!(answer.rejected.total(), 1, "look {look}");
         let bad = test
             .taker
             .read
@@ -124,7 +126,7 @@ async fn race_with_a_rejected_row_is_read_every_time() {
         let (bad, may_be_skipped) = bad.expect("read");
         assert!(!bad.complete && !may_be_skipped);
         assert!(!test.was_conditional(), "look {look}");
-        assert_eq!(test.taker.same.len(), if look == 0 { 0 } else { 2 });
+        assert_eq!(test.taker.skipped.len(), if look == 0 { 0 } else { 2 });
     }
 }
 
@@ -134,7 +136,7 @@ async fn duplicate_race_is_counted_every_time() {
     test.provider.use_etags();
     for _ in 0..3 {
         let answer = test.look(races(&["rac_1", "rac_2", "rac_1"])).await;
-        assert_eq!(answer.rejects.by_reason["duplicate_race"].rows, 2);
+        assert_eq!(answer.rejected.by_reason["duplicate_race"].rows, 2);
         assert!(!test.was_conditional());
         let (read, same) = test.taker.read_and_same();
         assert_eq!(read + same, 2, "each once");
@@ -181,9 +183,12 @@ async fn recorder_gets_every_body() {
     let mut test = FetchTest::with(|settings| settings.keep_bodies = true).await;
     test.provider.use_etags();
     test.provider.serve_cards(races(&["rac_1"]));
-    let mut taker = Taker::default();
+    let mut taker = RecordingSink::default();
     for _ in 0..2 {
-        let looked = test.feed.read(&Ask::Everything, now(), &mut taker).await;
+        let looked = test
+            .feed
+            .read(&FetchRequest::Everything, now(), &mut taker)
+            .await;
         let bodies = looked.expect("an answer").bodies;
         assert_eq!(bodies.len(), 1);
         assert!(bodies[0].contains("\"rac_1\""));
@@ -197,7 +202,9 @@ async fn moving_pages_are_discarded_and_read_again() {
     test.provider.move_pages();
     test.provider
         .serve_cards((1..=40).map(|n| race(&format!("rac_{n}"))).collect());
-    let look = test.taker.look(&mut test.feed, &Ask::Everything, now());
+    let look = test
+        .taker
+        .fetch(&mut test.feed, &FetchRequest::Everything, now());
     let error = look.await.expect_err("no answer");
     assert!(matches!(error, FeedError::BadAnswer { .. }), "{error}");
     assert_eq!(test.taker.begun, 2);
@@ -214,9 +221,9 @@ async fn single_race_is_known_by_its_body() {
             .map(|name| EventId::new(*name))
             .collect::<Vec<_>>()
     };
-    let ask = Ask::Events(ids(&["rac_1", "rac_2"]));
+    let ask = FetchRequest::Events(ids(&["rac_1", "rac_2"]));
     for (look, expected) in [(2, 0), (0, 2), (0, 2)].into_iter().enumerate() {
-        let answer = test.taker.look(&mut test.feed, &ask, now()).await;
+        let answer = test.taker.fetch(&mut test.feed, &ask, now()).await;
         assert_eq!(
             answer.expect("races").scope,
             Scope::Events(ids(&["rac_1", "rac_2"]))
@@ -226,14 +233,14 @@ async fn single_race_is_known_by_its_body() {
     }
 
     // The single-race request of one of them fails: the scope holds only the other.
-    test.provider.fault_on("/rac_2/", Fault::Truncated);
+    test.provider.fault_on("/rac_2/", RacingFault::Truncated);
     test.taker.forget();
     let answer = test
         .taker
-        .look(&mut test.feed, &ask, now())
+        .fetch(&mut test.feed, &ask, now())
         .await
         .expect("one race");
     assert_eq!(answer.scope, Scope::Events(ids(&["rac_1"])));
     assert_eq!(test.read(), ["rac_1"]);
-    assert_eq!(answer.rejects.by_reason["race_failed"].rows, 1);
+    assert_eq!(answer.rejected.by_reason["race_failed"].rows, 1);
 }

@@ -2,19 +2,19 @@
 
 use oddsd_core::model::{EachWay, EventStatus, SelectionStatus};
 use oddsd_feeds::FeedError;
-use oddsd_feeds::racing_api::{Parsed, parse_cards};
+use oddsd_feeds::racing_api::{ParsedCards, parse_cards};
 use serde_json::{Value, json};
 
 use super::{now, odds, price, race, runner, utc};
 
-fn parse(races: Value) -> Parsed {
+fn parse(races: Value) -> ParsedCards {
     let body = json!({"racecards": races, "total": 1, "limit": 500, "skip": 0, "query": []});
     let parsed = parse_cards(&body.to_string(), now()).expect("a card");
     assert_accounted(&parsed);
     parsed
 }
 
-pub(super) fn assert_accounted(parsed: &Parsed) {
+pub(super) fn assert_accounted(parsed: &ParsedCards) {
     let prices: usize = parsed.events.iter().map(|e| e.prices.len()).sum();
     assert_eq!(parsed.prices_seen, prices as u64 + parsed.rejects.total());
 }
@@ -26,7 +26,7 @@ fn with_odds(rows: Value) -> Value {
     race
 }
 
-fn rejected(parsed: &Parsed, reason: &str) -> u64 {
+fn rejected(parsed: &ParsedCards, reason: &str) -> u64 {
     parsed.rejects.by_reason.get(reason).map_or(0, |r| r.rows)
 }
 
@@ -52,9 +52,9 @@ fn race_maps_to_the_domain_model() {
     );
     assert_eq!(event.status, EventStatus::Scheduled);
     assert!(event.listed && !event.in_play && found.complete);
-    let facts = |facts: &oddsd_core::model::Facts| serde_json::to_value(facts).expect("text");
+    let facts = |facts: &oddsd_core::model::Attributes| serde_json::to_value(facts).expect("text");
     assert_eq!(
-        facts(&event.facts),
+        facts(&event.attributes),
         json!({
             "race_date": "2025-10-13", "race_time": "3:05", "race_class": "Class 4",
             "race_type": "Hurdle", "distance": "2m53y", "going": "Good", "surface": "Turf",
@@ -65,7 +65,7 @@ fn race_maps_to_the_domain_model() {
     assert_eq!(selection.name, "Quiet Kettle");
     assert_eq!(selection.status, SelectionStatus::Active);
     assert_eq!(
-        facts(&selection.facts),
+        facts(&selection.attributes),
         json!({
             "number": "1", "draw": "0", "jockey": "Isla Hexley", "trainer": "Ned Vaisey",
             "weight": "158", "age": "5", "form": "542-",
@@ -265,7 +265,7 @@ fn null_or_missing_field_affects_only_itself() {
     // Without a date the day is the UK date of the off.
     let day = parsed.events[2].event.day.map(|d| d.to_string());
     assert_eq!(day.as_deref(), Some("2025-10-14"));
-    assert!(parsed.events[0].event.facts.is_empty());
+    assert!(parsed.events[0].event.attributes.is_empty());
 }
 
 #[test]

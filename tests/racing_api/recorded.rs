@@ -1,6 +1,6 @@
 //! Recorded answers: every odds row of them is accounted for.
 
-use oddsd_feeds::Ask;
+use oddsd_feeds::FetchRequest;
 use oddsd_feeds::racing_api::{RacingApi, parse_cards};
 use serde_json::Value;
 
@@ -112,7 +112,7 @@ async fn recorded_day_arrives_unchanged_over_http() {
     let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
     let asked_at = utc("2025-10-13T13:11:20Z");
     let fetched = feed
-        .fetch(&Ask::Everything, asked_at)
+        .fetch(&FetchRequest::Everything, asked_at)
         .await
         .expect("Hereford");
     let race = &fetched.snapshot.events[0];

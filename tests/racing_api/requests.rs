@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use chrono::NaiveDate;
 use oddsd_core::model::{EventId, Scope};
-use oddsd_feeds::racing_api::{RacingApi, Spacing};
-use oddsd_feeds::{Ask, FeedError};
+use oddsd_feeds::racing_api::{RacingApi, RateLimiter};
+use oddsd_feeds::{FeedError, FetchRequest};
 use proptest::prelude::*;
 
 use super::{now, prices, race, utc};
 use crate::harness::racing::feed_settings;
-use oddsd_testkit::racing_provider::{Fault, RacingProvider};
+use oddsd_testkit::racing_provider::{RacingFault, RacingProvider};
 
 async fn provider_with(races: usize) -> RacingProvider {
     let provider = RacingProvider::start().await;
@@ -26,7 +26,7 @@ async fn pages_are_read_until_the_total() {
     settings.keep_bodies = true;
     let mut feed = RacingApi::new(settings).expect("valid settings");
     let fetched = feed
-        .fetch(&Ask::Everything, now())
+        .fetch(&FetchRequest::Everything, now())
         .await
         .expect("five races");
 
@@ -62,7 +62,9 @@ async fn request_date_is_the_date_in_britain() {
     let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
     // Half past midnight in Britain's summer is still yesterday in UTC.
     let late = utc("2025-07-01T23:30:00Z");
-    feed.fetch(&Ask::Everything, late).await.expect("an answer");
+    feed.fetch(&FetchRequest::Everything, late)
+        .await
+        .expect("an answer");
     let asked = provider.requests();
     assert!(asked[0].query.starts_with("date=2025-07-02&"), "{asked:?}");
     assert!(asked[1].query.starts_with("date=2025-07-03&"), "{asked:?}");
@@ -76,9 +78,12 @@ async fn race_on_two_days_is_stored_once() {
     dateless["date"] = serde_json::Value::Null;
     provider.serve_cards(vec![dateless]);
     let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
-    let fetched = feed.fetch(&Ask::Everything, now()).await.expect("races");
+    let fetched = feed
+        .fetch(&FetchRequest::Everything, now())
+        .await
+        .expect("races");
     assert_eq!(fetched.snapshot.events.len(), 1);
-    let again = &fetched.snapshot.rejects.by_reason["duplicate_race"];
+    let again = &fetched.snapshot.rejected.by_reason["duplicate_race"];
     assert_eq!(again.rows, 2);
     assert_eq!(again.sample, "rac_1");
 }
@@ -86,12 +91,12 @@ async fn race_on_two_days_is_stored_once() {
 #[tokio::test]
 async fn failed_page_fails_the_whole_fetch() {
     let provider = provider_with(5).await;
-    provider.fault_on("skip=4", Fault::Status(502));
+    provider.fault_on("skip=4", RacingFault::Status(502));
     let mut settings = feed_settings(&provider);
     settings.page_limit = 2;
     let mut feed = RacingApi::new(settings).expect("valid settings");
     let error = feed
-        .fetch(&Ask::Everything, now())
+        .fetch(&FetchRequest::Everything, now())
         .await
         .expect_err("no answer");
     assert_eq!(error.outcome(), "server_error");
@@ -105,7 +110,7 @@ async fn moving_pages_are_read_once_more_and_not_forever() {
     settings.page_limit = 2;
     let mut feed = RacingApi::new(settings).expect("valid settings");
     let error = feed
-        .fetch(&Ask::Everything, now())
+        .fetch(&FetchRequest::Everything, now())
         .await
         .expect_err("no answer");
     assert!(matches!(error, FeedError::BadAnswer { .. }), "{error}");
@@ -116,10 +121,10 @@ async fn moving_pages_are_read_once_more_and_not_forever() {
 #[tokio::test]
 async fn single_race_requests_scope_the_races_that_answered() {
     let provider = provider_with(3).await;
-    provider.fault_on("/rac_3/", Fault::Status(500));
+    provider.fault_on("/rac_3/", RacingFault::Status(500));
     let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
     let ids = |names: &[&str]| names.iter().map(|n| EventId::new(*n)).collect::<Vec<_>>();
-    let ask = Ask::Events(ids(&["rac_1", "rac_gone", "rac_3", "rac/../2"]));
+    let ask = FetchRequest::Events(ids(&["rac_1", "rac_gone", "rac_3", "rac/../2"]));
     let fetched = feed.fetch(&ask, now()).await.expect("two that answered");
 
     let snapshot = fetched.snapshot;
@@ -130,15 +135,17 @@ async fn single_race_requests_scope_the_races_that_answered() {
     );
     assert_eq!(snapshot.events.len(), 1);
     assert_eq!(prices(&snapshot), 2);
-    assert_eq!(snapshot.rejects.by_reason["race_failed"].rows, 1);
+    assert_eq!(snapshot.rejected.by_reason["race_failed"].rows, 1);
     assert_eq!(provider.requests()[3].path, "/racecards/rac%2F..%2F2/pro");
 
-    let failed = feed.fetch(&Ask::Events(ids(&["rac_3"])), now()).await;
+    let failed = feed
+        .fetch(&FetchRequest::Events(ids(&["rac_3"])), now())
+        .await;
     assert_eq!(
         failed.expect_err("nothing answered").outcome(),
         "server_error"
     );
-    let nonsense = feed.fetch(&Ask::Events(ids(&[".."])), now()).await;
+    let nonsense = feed.fetch(&FetchRequest::Events(ids(&[".."])), now()).await;
     assert_eq!(
         nonsense.expect_err("would be the whole day").outcome(),
         "bad_request"
@@ -150,12 +157,12 @@ async fn single_race_requests_stop_when_the_provider_refuses() {
     let provider = provider_with(3).await;
     provider.fault_on(
         "/rac_2/",
-        Fault::TooMany {
+        RacingFault::TooMany {
             retry_after: Some("3"),
         },
     );
     let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
-    let ask = Ask::Events(["rac_1", "rac_2", "rac_3"].map(EventId::new).to_vec());
+    let ask = FetchRequest::Events(["rac_1", "rac_2", "rac_3"].map(EventId::new).to_vec());
     let error = feed.fetch(&ask, now()).await.expect_err("rate limited");
     let wait = Duration::from_secs(3);
     assert!(matches!(error, FeedError::RateLimited { retry_after: Some(w), .. } if w == wait));
@@ -171,7 +178,7 @@ async fn rate_limit_spaces_requests() {
     settings.cards_per_second = 50.0;
     let mut feed = RacingApi::new(settings).expect("valid settings");
     let began = Instant::now();
-    feed.fetch(&Ask::Everything, now())
+    feed.fetch(&FetchRequest::Everything, now())
         .await
         .expect("four pages");
     // A lower bound that no slow machine can break: the fourth may not leave before this.
@@ -182,7 +189,7 @@ async fn rate_limit_spaces_requests() {
 #[test]
 fn rate_limit_of_zero_is_refused() {
     for rate in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-300] {
-        assert!(Spacing::per_second(rate).is_none(), "{rate}");
+        assert!(RateLimiter::per_second(rate).is_none(), "{rate}");
     }
 }
 
@@ -192,7 +199,7 @@ proptest! {
         waits in prop::collection::vec(0u64..2_000, 1..60),
         rate in 1u32..50,
     ) {
-        let mut spacing = Spacing::per_second(f64::from(rate)).expect("a rate");
+        let mut spacing = RateLimiter::per_second(f64::from(rate)).expect("a rate");
         let mut asked = tokio::time::Instant::now();
         let mut last: Option<tokio::time::Instant> = None;
         for wait in waits {

@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use oddsd_core::model::{EventSnapshot, EventStatus, SelectionStatus};
-use oddsd_feeds::Ask;
+use oddsd_feeds::FetchRequest;
 use oddsd_feeds::racing_api::{RacingApi, parse_cards};
-use oddsd_feeds::simulator::{RaceDay, Simulator, Size, Twist, TwistKind};
+use oddsd_feeds::simulator::{RaceDay, RaceDaySize, ScriptedEvent, ScriptedEventKind, Simulator};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
@@ -15,7 +15,7 @@ use super::{prices, utc};
 use crate::harness::racing::{feed_settings, simulated};
 use oddsd_testkit::racing_provider::RacingProvider;
 
-const SMALL: Size = Size {
+const SMALL: RaceDaySize = RaceDaySize {
     races: 3,
     bookmakers: 6,
 };
@@ -24,12 +24,12 @@ fn date() -> NaiveDate {
     NaiveDate::from_ymd_opt(2026, 4, 18).expect("a date")
 }
 
-fn day(seed: u64, size: Size) -> RaceDay {
+fn day(seed: u64, size: RaceDaySize) -> RaceDay {
     RaceDay::new(seed, date(), size)
 }
 
-fn find(day: &RaceDay, what: impl Fn(&TwistKind) -> bool) -> Twist {
-    let found = day.twists().iter().find(|twist| what(&twist.kind));
+fn find(day: &RaceDay, what: impl Fn(&ScriptedEventKind) -> bool) -> ScriptedEvent {
+    let found = day.scripted_events().iter().find(|twist| what(&twist.kind));
     found.expect("every day has one").clone()
 }
 
@@ -53,9 +53,9 @@ fn best(race: &EventSnapshot, horse: &str) -> Decimal {
 /// The best price at the start of a plot and after each of its steps.
 fn followed(seed: u64, shortens: bool) -> Vec<Decimal> {
     let mut day = day(seed, SMALL);
-    let horse_of = |kind: &TwistKind| match kind {
-        TwistKind::Shortens { horse_id } if shortens => Some(horse_id.clone()),
-        TwistKind::Lengthens { horse_id } if !shortens => Some(horse_id.clone()),
+    let horse_of = |kind: &ScriptedEventKind| match kind {
+        ScriptedEventKind::Shortens { horse_id } if shortens => Some(horse_id.clone()),
+        ScriptedEventKind::Lengthens { horse_id } if !shortens => Some(horse_id.clone()),
         _ => None,
     };
     let first = find(&day, |kind| horse_of(kind).is_some());
@@ -115,8 +115,8 @@ fn simulated_day_has_every_special_case() {
     let mut day = day(7, SMALL);
     let minute = TimeDelta::minutes(1);
 
-    let late = find(&day, |kind| matches!(kind, TwistKind::Opens { .. }));
-    let TwistKind::Opens { bookmaker } = late.kind else {
+    let late = find(&day, |kind| matches!(kind, ScriptedEventKind::Opens { .. }));
+    let ScriptedEventKind::Opens { bookmaker } = late.kind else {
         unreachable!("just matched")
     };
     let id = oddsd_core::model::BookmakerId::from_name(bookmaker).expect("a name");
@@ -130,8 +130,10 @@ fn simulated_day_has_every_special_case() {
     );
     assert!(priced(&race_at(&mut day, &late.race_id, late.at)) > 0);
 
-    let out = find(&day, |kind| matches!(kind, TwistKind::NonRunner { .. }));
-    let TwistKind::NonRunner { horse_id } = &out.kind else {
+    let out = find(&day, |kind| {
+        matches!(kind, ScriptedEventKind::NonRunner { .. })
+    });
+    let ScriptedEventKind::NonRunner { horse_id } = &out.kind else {
         unreachable!("just matched")
     };
     let race = race_at(&mut day, &out.race_id, out.at);
@@ -146,14 +148,14 @@ fn simulated_day_has_every_special_case() {
         .filter(|p| p.key.selection.as_str() == horse_id);
     assert!(offered.into_iter().all(|p| p.offer.is_none()));
 
-    let change = find(&day, |kind| matches!(kind, TwistKind::Going { .. }));
-    let TwistKind::Going { going } = change.kind else {
+    let change = find(&day, |kind| matches!(kind, ScriptedEventKind::Going { .. }));
+    let ScriptedEventKind::Going { going } = change.kind else {
         unreachable!("just matched")
     };
     let race = race_at(&mut day, &change.race_id, change.at);
-    assert_eq!(race.event.facts.get("going"), Some(going));
+    assert_eq!(race.event.attributes.get("going"), Some(going));
 
-    let lost = find(&day, |kind| *kind == TwistKind::Abandoned);
+    let lost = find(&day, |kind| *kind == ScriptedEventKind::Abandoned);
     let race = race_at(&mut day, &lost.race_id, lost.at);
     assert_eq!(race.event.status, EventStatus::Abandoned);
     assert!(race.prices.iter().all(|p| p.offer.is_none()));
@@ -163,7 +165,7 @@ fn simulated_day_has_every_special_case() {
 fn simulated_prices_are_on_the_ladder_in_both_formats() {
     let mut day = day(
         3,
-        Size {
+        RaceDaySize {
             races: 8,
             bookmakers: 28,
         },
@@ -193,13 +195,13 @@ async fn simulated_day_is_equal_over_http_and_in_process() {
     provider.serve_day(simulated(day(5, SMALL)), at);
     let mut wire = RacingApi::new(feed_settings(&provider)).expect("valid settings");
     let wired = wire
-        .fetch(&Ask::Everything, at)
+        .fetch(&FetchRequest::Everything, at)
         .await
         .expect("a card")
         .snapshot;
     let mut simulator = Simulator::new(day(5, SMALL));
     let mut simulated = simulator
-        .fetch(&Ask::Everything, at)
+        .fetch(&FetchRequest::Everything, at)
         .await
         .expect("a card")
         .snapshot;
@@ -213,7 +215,7 @@ async fn simulated_day_is_equal_over_http_and_in_process() {
 
     let id = simulated.events[1].event.id.clone();
     let one = simulator
-        .fetch(&Ask::Events(vec![id.clone()]), at)
+        .fetch(&FetchRequest::Events(vec![id.clone()]), at)
         .await
         .expect("a race");
     assert_eq!(one.snapshot.events.len(), 1);
@@ -223,15 +225,18 @@ async fn simulated_day_is_equal_over_http_and_in_process() {
 #[tokio::test]
 async fn simulated_full_day_fits_the_http_limits() {
     let at = utc("2026-04-18T12:50:00Z");
-    let size = Size {
+    let size = RaceDaySize {
         races: 57,
         bookmakers: 28,
     };
     let provider = RacingProvider::start().await;
     provider.serve_day(simulated(day(11, size)), at);
     let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
-    let fetched = feed.fetch(&Ask::Everything, at).await.expect("a card");
+    let fetched = feed
+        .fetch(&FetchRequest::Everything, at)
+        .await
+        .expect("a card");
     assert_eq!(fetched.snapshot.events.len(), 57);
     assert!(prices(&fetched.snapshot) > 8_000);
-    assert!(fetched.snapshot.rejects.is_empty());
+    assert!(fetched.snapshot.rejected.is_empty());
 }

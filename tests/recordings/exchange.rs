@@ -99,7 +99,7 @@ fn replay_market(path: &Path, market: &str) -> Value {
         let Some(snapshot) = replayed.snapshot else {
             continue;
         };
-        assert!(snapshot.rejects.is_empty(), "{}", snapshot.rejects);
+        assert!(snapshot.rejected.is_empty(), "{}", snapshot.rejected);
         open.apply(&snapshot);
         for delta in snapshot.events {
             assert_eq!(delta.event.id.as_str(), market);
@@ -132,7 +132,7 @@ fn replay_market(path: &Path, market: &str) -> Value {
     };
     let bsp: BTreeMap<_, _> = selections
         .values()
-        .filter_map(|s| Some((s.id.to_string(), s.facts.get("bsp")?)))
+        .filter_map(|s| Some((s.id.to_string(), s.attributes.get("bsp")?)))
         .collect();
     json!({
         "messages": messages,
@@ -180,7 +180,7 @@ fn exchange_line_becomes_a_delta() {
                     format!("{} {} {best}", p.key.selection, p.key.market)
                 })
                 .collect();
-            (prices, event.event.status, snapshot.rejects.total())
+            (prices, event.event.status, snapshot.rejected.total())
         }
         other => panic!("{line} became {other:?}"),
     };

@@ -6,7 +6,7 @@ use oddsd_core::model::Scope;
 use oddsd_feeds::odds_api::{OddsFormat, parse_odds};
 use oddsd_feeds::recording::{RecordedFeed, Recorder, Recording, RecordingEntry};
 use oddsd_feeds::replay::Replay;
-use oddsd_feeds::{Ask, FeedError};
+use oddsd_feeds::{FeedError, FetchRequest};
 
 use super::exchange::MCM;
 use super::{T0, game, snapshots, t0};
@@ -180,15 +180,15 @@ async fn replay_ends_after_the_last_record() {
     let mut replay = Replay::open(&path).expect("opens");
     let (mut polls, mut rejected) = (0, 0);
     let end = loop {
-        match replay.fetch(&Ask::Everything, t0()).await {
+        match replay.fetch(&FetchRequest::Everything, t0()).await {
             // An empty snapshot reports the last lines, which could not be read.
             Ok(fetched) if fetched.bodies.is_empty() => {
                 assert!(fetched.snapshot.events.is_empty());
-                rejected += fetched.snapshot.rejects.total();
+                rejected += fetched.snapshot.rejected.total();
             }
             Ok(fetched) => {
                 polls += 1;
-                rejected += fetched.snapshot.rejects.total();
+                rejected += fetched.snapshot.rejected.total();
                 assert_eq!(fetched.bodies.len(), 1);
                 assert_eq!(&*fetched.snapshot.source, "betfair");
             }
@@ -197,7 +197,7 @@ async fn replay_ends_after_the_last_record() {
     };
     assert_eq!((polls, rejected, end), (4, 3, FeedError::Ended));
     assert_eq!(
-        replay.fetch(&Ask::Everything, t0()).await.err(),
+        replay.fetch(&FetchRequest::Everything, t0()).await.err(),
         Some(FeedError::Ended)
     );
 }

@@ -39,7 +39,7 @@ fn assert_leagues(folder: &Path, leagues: &[&str]) {
         while let Some(replayed) = replay.next().expect("reads") {
             assert!(replayed.rejects.is_empty(), "{}", replayed.rejects);
             let snapshot = replayed.snapshot.expect("a snapshot");
-            assert!(snapshot.rejects.is_empty(), "{}", snapshot.rejects);
+            assert!(snapshot.rejected.is_empty(), "{}", snapshot.rejected);
             polls += 1;
             for event in &snapshot.events {
                 seen += event.prices.len() as u64;

@@ -6,13 +6,13 @@ use chrono::{DateTime, Utc};
 use oddsd_core::model::Scope;
 use oddsd_feeds::recording::{RecordedFeed, Recorder};
 use oddsd_feeds::replay::Replay;
-use oddsd_feeds::simulator::{RaceDay, Size};
+use oddsd_feeds::simulator::{RaceDay, RaceDaySize};
 
 use super::{shipped, snapshots, t0};
 use oddsd_testkit::recordings;
 
 /// The shipped card: the simulated day, polled around its scripted events.
-const CARD_SIZE: Size = Size {
+const CARD_SIZE: RaceDaySize = RaceDaySize {
     races: 2,
     bookmakers: 2,
 };
@@ -59,7 +59,7 @@ fn shipped_card_replays_every_price() {
     let replayed = snapshots(&shipped("racing_api").join("card.jsonl.zst"));
     assert_eq!(replayed.len(), CARD_POLLS.len());
     for snapshot in replayed {
-        assert!(snapshot.rejects.is_empty(), "{}", snapshot.rejects);
+        assert!(snapshot.rejected.is_empty(), "{}", snapshot.rejected);
         assert_eq!(snapshot.events.len(), CARD_SIZE.races);
         for race in snapshot.events {
             let rows = race.selections.len() * CARD_SIZE.bookmakers;
@@ -89,7 +89,7 @@ fn private_cards_replay_every_price() {
         let replayed = replay.next().expect("reads").expect("one");
         assert!(replayed.rejects.is_empty(), "{}", replayed.rejects);
         let snapshot = replayed.snapshot.expect("cards");
-        assert!(snapshot.rejects.is_empty(), "{}", snapshot.rejects);
+        assert!(snapshot.rejected.is_empty(), "{}", snapshot.rejected);
         let days = vec![day.parse().expect("a date")];
         assert!(matches!(&snapshot.scope, Scope::Days { days: d, .. } if *d == days));
         assert_eq!(snapshot.events.len(), races, "{file}");

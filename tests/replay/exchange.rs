@@ -61,7 +61,7 @@ async fn assert_markets(backend: Backend, folder: &Path, under: &str, most: usiz
     let target = ReplayTarget::new(backend).await;
     for file in truth.as_array().expect("a list").iter().take(most) {
         let path = path_of(folder, under, file);
-        let outcome = target.replay(&path, "betfair").await.is(0).json();
+        let outcome = target.replay(&path, "betfair").await.expect_code(0).json();
         let mut changes = 0;
         for (market, truth) in file["markets"].as_object().expect("markets") {
             changes += truth["best_price_changes"].as_u64().expect("a count");

@@ -41,8 +41,8 @@ async fn every_league(test: &str, backend: Backend) {
 async fn assert_league(backend: Backend, folder: &Path, name: &str) {
     let target = ReplayTarget::new(backend).await;
     let file = folder.join(format!("{name}.jsonl.zst"));
-    let outcome = target.replay(&file, "odds-api").await.is(0);
-    let outcome = outcome.says(&["verified: "]).json();
+    let outcome = target.replay(&file, "odds-api").await.expect_code(0);
+    let outcome = outcome.expect_texts(&["verified: "]).json();
     let truth = json_file(&folder.join(format!("{name}.truth.json")));
     assert_counts(&outcome, &truth, name);
     assert_eq!(open_prices(&target).await, last_poll(&file), "{name}");

@@ -27,12 +27,12 @@ async fn assert_replayed_again(file: &Path) {
     let last_poll = outcomes(lines(file).last().expect("a poll"));
     for backend in [Backend::Postgres, Backend::Sqlite] {
         let target = ReplayTarget::new(backend).await;
-        target.replay(file, "odds-api").await.is(0);
+        target.replay(file, "odds-api").await.expect_code(0);
         let everything = "SELECT CAST(p.id AS text), CAST(p.decimal AS text), p.status, CAST(p.updated_at AS text), CAST(p.observed_at AS text) FROM prices p ORDER BY p.id";
         let before = target.rows(everything).await;
         let history = target.number("SELECT count(*) FROM price_history").await;
 
-        let outcome = target.replay(file, "odds-api").await.is(0).json();
+        let outcome = target.replay(file, "odds-api").await.expect_code(0).json();
         for kind in ["inserted", "reopened", "changed", "withdrawn", "rejected"] {
             assert_eq!(count(&outcome, kind), 0, "{kind} in {outcome}");
         }
@@ -78,8 +78,8 @@ async fn assert_truncated(file: &Path) {
     file.write_all(&last[..last.len() / 2]).expect("writes");
     drop(file);
 
-    let outcome = target.replay(&torn, "odds-api").await.is(1);
-    let outcome = outcome.says(&["torn.zst", "ends badly", "what came before is good"]);
+    let outcome = target.replay(&torn, "odds-api").await.expect_code(1);
+    let outcome = outcome.expect_texts(&["torn.zst", "ends badly", "what came before is good"]);
     assert_eq!(count(&outcome.json(), "snapshots"), 20, "{outcome}");
     let open = target.number("SELECT count(*) FROM prices WHERE status = 'open'");
     assert_eq!(open.await as u64, outcomes(&whole[19]), "{outcome}");
@@ -105,7 +105,7 @@ async fn assert_unreadable_line(file: &Path) {
     lines.insert(2, lines[2][..300].to_owned());
     let file = target.oddsd.folder().join("one-bad-line.jsonl");
     std::fs::write(&file, lines.join("\n")).expect("writes");
-    let outcome = target.replay(&file, "odds-api").await.is(0).json();
+    let outcome = target.replay(&file, "odds-api").await.expect_code(0).json();
     assert_eq!(count(&outcome, "snapshots"), 5);
     assert_eq!(count(&outcome, "rejected"), 1, "{outcome}");
 }
@@ -121,20 +121,24 @@ async fn recording_of_another_feed_is_refused_with_the_right_name() {
         ("betfair", "--feed odds-api"),
         ("simulator", "--feed racing-api"),
     ] {
-        target.replay(&file, feed).await.is(78).says(&[words]);
+        target
+            .replay(&file, feed)
+            .await
+            .expect_code(78)
+            .expect_texts(&[words]);
     }
-    target.replay(&file, "odds-api").await.is(0);
+    target.replay(&file, "odds-api").await.expect_code(0);
 }
 
 #[tokio::test]
 async fn missing_and_empty_file_are_refused_with_the_reason() {
     let target = ReplayTarget::new(Backend::Sqlite).await;
     let empty = target.oddsd.folder().join("empty.jsonl");
-    let outcome = target.replay(&empty, "odds-api").await.is(1);
-    outcome.says(&["empty.jsonl", "cannot open", "No such file"]);
+    let outcome = target.replay(&empty, "odds-api").await.expect_code(1);
+    outcome.expect_texts(&["empty.jsonl", "cannot open", "No such file"]);
     std::fs::write(&empty, "").expect("writes");
-    let outcome = target.replay(&empty, "odds-api").await.is(1);
-    outcome.says(&["empty.jsonl", "it is empty", "oddsd record"]);
+    let outcome = target.replay(&empty, "odds-api").await.expect_code(1);
+    outcome.expect_texts(&["empty.jsonl", "it is empty", "oddsd record"]);
     // Neither has created a database.
     assert!(!target.oddsd.folder().join("odds.db").exists());
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
-use crate::harness::program::{Ended, Oddsd};
+use crate::harness::program::{Program, ProgramOutput};
 use crate::recordings::json_file;
 use oddsd_testkit::postgres;
 
@@ -45,14 +45,14 @@ enum Backend {
 
 /// The program with a database of its own.
 struct ReplayTarget {
-    oddsd: Oddsd,
+    oddsd: Program,
     backend: Backend,
     url: String,
 }
 
 impl ReplayTarget {
     async fn new(backend: Backend) -> Self {
-        let oddsd = Oddsd::new();
+        let oddsd = Program::new();
         let url = match backend {
             Backend::Postgres => postgres::database().await,
             Backend::Sqlite => format!("sqlite:{}", oddsd.folder().join("odds.db").display()),
@@ -66,7 +66,7 @@ impl ReplayTarget {
     }
 
     /// Replays a file with the shrink guard off, so that every answer counts as complete.
-    async fn replay(&self, file: &Path, feed: &str) -> Ended {
+    async fn replay(&self, file: &Path, feed: &str) -> ProgramOutput {
         let file = file.to_str().expect("UTF-8");
         let no_guard = "--max-removed-fraction=1";
         let args = [

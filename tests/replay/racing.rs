@@ -30,7 +30,11 @@ async fn shipped_card_is_stored_price_for_price() {
     }
     for backend in [Backend::Postgres, Backend::Sqlite] {
         let target = ReplayTarget::new(backend).await;
-        let outcome = target.replay(&file, "racing-api").await.is(0).json();
+        let outcome = target
+            .replay(&file, "racing-api")
+            .await
+            .expect_code(0)
+            .json();
         let context = format!("{backend:?}: {outcome}");
         assert_eq!(count(&outcome, "prices_seen"), rows, "{context}");
         assert_eq!(count(&outcome, "inserted"), keys.len() as u64, "{context}");
@@ -53,7 +57,11 @@ async fn private_cards_are_stored_price_for_price() {
             let target = ReplayTarget::new(backend).await;
             let file = folder.join(name);
             let (written, empty) = prices(&json_file(&file)["body"]);
-            let outcome = target.replay(&file, "racing-api").await.is(0).json();
+            let outcome = target
+                .replay(&file, "racing-api")
+                .await
+                .expect_code(0)
+                .json();
             let context = format!("{name} on {backend:?}: {outcome}");
             assert_eq!(
                 count(&outcome, "inserted"),
@@ -80,8 +88,8 @@ async fn private_results_are_refused_as_unknown_shape() {
     };
     let target = ReplayTarget::new(Backend::Sqlite).await;
     let file = folder.join("results_2025-10-13.json");
-    let outcome = target.replay(&file, "racing-api").await.is(1);
-    outcome.says(&[
+    let outcome = target.replay(&file, "racing-api").await.expect_code(1);
+    outcome.expect_texts(&[
         "results_2025-10-13.json",
         "no record of a known shape",
         "The Racing API",

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use oddsd_core::model::{EventStatus, status_at};
+use oddsd_core::model::{EventStatus, compute_status};
 use serde_json::Value;
 
 use super::exchange::path_of;
@@ -50,7 +50,7 @@ async fn assert_markets(backend: Backend, folder: &Path, under: &str, most: usiz
     let target = ReplayTarget::new(backend).await;
     for file in truth.as_array().expect("a list").iter().take(most) {
         let path = path_of(folder, under, file);
-        target.replay(&path, "betfair").await.is(0);
+        target.replay(&path, "betfair").await.expect_code(0);
         for (market, truth) in file["markets"].as_object().expect("markets") {
             assert_log(&target, market, truth).await;
         }
@@ -155,11 +155,11 @@ fn private_football_evening_never_leaves_a_final_status() {
             }
             let [finished, period] = &current;
             let source = match finished.as_str() {
-                "yes" => EventStatus::from_source("finished"),
-                _ => EventStatus::from_source(period),
+                "yes" => EventStatus::from_source_word("finished"),
+                _ => EventStatus::from_source_word(period),
             };
             let before = statuses.get(&id).copied();
-            let after = status_at(source, before, kick_off(game), true, now);
+            let after = compute_status(source, before, kick_off(game), true, now);
             statuses.insert(id, after);
             if let Some(before) = before.filter(|before| *before != after) {
                 assert!(!before.is_final(), "{before:?} became {after:?}");

@@ -5,11 +5,11 @@ use oddsd_core::model::{Fraction, Offer};
 use oddsd_store::StoreError;
 use sqlx::{AssertSqlSafe, Executor};
 
-use super::fixture::{Backend, Daemon, Day, Home, decimal};
+use super::fixture::{DatabaseBackend, StateWriter, TestDatabase, TestDay, decimal};
 use oddsd_testkit::postgres;
 
 /// A typical existing table, with `rows` prices of races, runners and bookmakers by their number.
-async fn old_table(database: &Home, id: &str, rows: usize) {
+async fn old_table(database: &TestDatabase, id: &str, rows: usize) {
     let mut admin = postgres::connect(&database.url).await;
     let table = format!(
         "CREATE TABLE ra_odds_live (
@@ -43,9 +43,9 @@ fn shown(outcome: Result<Vec<String>, StoreError>) -> String {
 }
 
 /// Everything that could have been changed: relations with their kinds and ids, and the rows.
-async fn picture(database: &Home) -> Vec<String> {
+async fn picture(database: &TestDatabase) -> Vec<String> {
     let mut all = database
-        .look(
+        .query(
             "SELECT concat_ws(' ', n.nspname, relname, relkind, c.oid, relacl) FROM pg_class c
              JOIN pg_namespace n ON n.oid = relnamespace
              WHERE n.nspname IN ('public', 'oddsd') ORDER BY 1",
@@ -53,7 +53,7 @@ async fn picture(database: &Home) -> Vec<String> {
         .await;
     all.extend(
         database
-            .look("SELECT md5(string_agg(o::text, '|' ORDER BY o::text)) FROM ra_odds_live o")
+            .query("SELECT md5(string_agg(o::text, '|' ORDER BY o::text)) FROM ra_odds_live o")
             .await,
     );
     all
@@ -61,10 +61,10 @@ async fn picture(database: &Home) -> Vec<String> {
 
 #[tokio::test]
 async fn existing_table_stops_the_migration_untouched() {
-    let database = Backend::Postgres.empty().await;
+    let database = DatabaseBackend::Postgres.empty().await;
     old_table(&database, "bigserial PRIMARY KEY", 50).await;
     database
-        .meddle("CREATE VIEW ra_odds_live_latest AS SELECT race_id, odds_decimal FROM ra_odds_live")
+        .write("CREATE VIEW ra_odds_live_latest AS SELECT race_id, odds_decimal FROM ra_odds_live")
         .await;
     let before = picture(&database).await;
     let why = shown(database.store.migrate(false).await);
@@ -87,7 +87,7 @@ async fn existing_table_stops_the_migration_untouched() {
 
 #[tokio::test]
 async fn adoption_keeps_rows_types_and_readers() {
-    let database = Backend::Postgres.empty().await;
+    let database = DatabaseBackend::Postgres.empty().await;
     old_table(&database, "bigserial PRIMARY KEY", 480).await;
     let (reader, web) = (
         format!("reader_{}", fastrand::u32(..)),
@@ -109,7 +109,7 @@ async fn adoption_keeps_rows_types_and_readers() {
     admin.execute(AssertSqlSafe(rights)).await.expect("rights");
     let types = "SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
                  WHERE attrelid = 'ra_odds_live'::regclass AND attnum > 0 AND attname <> 'region' ORDER BY attnum";
-    let (before, rows) = (database.look(types).await, live(&database).await);
+    let (before, rows) = (database.query(types).await, live(&database).await);
 
     let shown = database
         .store
@@ -126,7 +126,7 @@ async fn adoption_keeps_rows_types_and_readers() {
         assert!(shown.contains(line), "no {line:?} in:\n{shown}");
     }
     database.store.check_schema().await.expect("fits");
-    assert_eq!(database.look(types).await, before);
+    assert_eq!(database.query(types).await, before);
     let now: Vec<String> = live(&database).await;
     let renamed = rows
         .iter()
@@ -137,7 +137,7 @@ async fn adoption_keeps_rows_types_and_readers() {
     assert_eq!(now, kept);
     assert_eq!(
         database
-            .one("SELECT count(*)::text FROM ra_odds_live_before_oddsd")
+            .query_one("SELECT count(*)::text FROM ra_odds_live_before_oddsd")
             .await,
         "480"
     );
@@ -165,28 +165,28 @@ async fn adoption_keeps_rows_types_and_readers() {
     database.store.load().await.expect("the rows load");
 }
 
-async fn live(database: &Home) -> Vec<String> {
+async fn live(database: &TestDatabase) -> Vec<String> {
     let rows = "SELECT concat_ws(' ', race_id, horse_id, bookmaker_id, odds_decimal, horse_number, draw, race_time, runners)
                 FROM ra_odds_live";
-    let mut rows = database.look(rows).await;
+    let mut rows = database.query(rows).await;
     rows.sort();
     rows
 }
 
 #[tokio::test]
 async fn adoption_takes_a_table_with_uuids() {
-    let database = Backend::Postgres.empty().await;
+    let database = DatabaseBackend::Postgres.empty().await;
     old_table(&database, "uuid PRIMARY KEY DEFAULT gen_random_uuid()", 48).await;
     database.store.migrate(true).await.expect("adopted");
     assert_eq!(
         database
-            .one("SELECT count(DISTINCT id)::text FROM ra_odds_live")
+            .query_one("SELECT count(DISTINCT id)::text FROM ra_odds_live")
             .await,
         "48"
     );
     assert_eq!(
         database
-            .one("SELECT DISTINCT pg_typeof(id)::text FROM ra_odds_live")
+            .query_one("SELECT DISTINCT pg_typeof(id)::text FROM ra_odds_live")
             .await,
         "uuid"
     );
@@ -204,9 +204,9 @@ async fn failed_adoption_changes_nothing() {
             "ra_odds_live_before_oddsd exists already",
         ),
     ] {
-        let database = Backend::Postgres.empty().await;
+        let database = DatabaseBackend::Postgres.empty().await;
         old_table(&database, "bigserial PRIMARY KEY", 50).await;
-        database.meddle(spoil).await;
+        database.write(spoil).await;
         let before = picture(&database).await;
         let why = shown(database.store.migrate(true).await);
         assert!(
@@ -219,15 +219,15 @@ async fn failed_adoption_changes_nothing() {
 
 #[tokio::test]
 async fn adoption_is_followed_by_a_cycle_without_changes() {
-    let database = Backend::Postgres.empty().await;
+    let database = DatabaseBackend::Postgres.empty().await;
     old_table(&database, "bigserial PRIMARY KEY", 12_000).await;
     let began = std::time::Instant::now();
     database.store.migrate(true).await.expect("adopted");
     println!("adopted 12,000 rows in {:?}", began.elapsed());
-    let mut leader = Daemon::start(&database.store, "leader").await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
     assert_eq!(leader.book.open_prices(), 12_000);
-    let mut day = Day::of(50, 10, 24);
-    day.pass(3600);
+    let mut day = TestDay::with_races(50, 10, 24);
+    day.advance(3600);
     for n in 0..12_000 {
         let odds = decimal("1.5") + rust_decimal::Decimal::new((n % 900) as i64, 2);
         day.set(
@@ -243,15 +243,18 @@ async fn adoption_is_followed_by_a_cycle_without_changes() {
     assert_eq!(changes.counts.unchanged, 12_000);
     assert_eq!(changes.counts.written(), 0);
     let written = leader
-        .see(&day.snapshot())
+        .commit_snapshot(&day.snapshot())
         .await
         .expect("facts that the old table did not have");
     assert_eq!((written.inserted, written.updated), (0, 0));
-    day.pass(10);
-    assert_eq!(leader.see(&day.snapshot()).await, None);
+    day.advance(10);
+    assert_eq!(leader.commit_snapshot(&day.snapshot()).await, None);
     // Later cycles continue, with the adopted price as the first of its history.
     day.set(0, 0, Some(Offer::decimal(decimal("3"))));
-    leader.see(&day.snapshot()).await.expect("a move");
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("a move");
     let found = database.prices_of("rac_0").await;
     assert_eq!(
         (found.prices[0].opening, found.prices[0].offer.decimal),

@@ -7,10 +7,10 @@ use oddsd_core::key::Key;
 use oddsd_core::model::ChangeKind::{
     EventAdded, Manual, PriceChanged, PriceWithdrawn, SelectionChanged,
 };
-use oddsd_store::{Again, Claimed, Purpose};
+use oddsd_store::{DelayedRemoval, OutboxRow, Purpose};
 use sqlx::{Connection, Executor, Row};
 
-use super::fixture::{Backend, Daemon, Day, LATER, SOON, offer};
+use super::fixture::{DatabaseBackend, LATER, SOON, StateWriter, TestDay, offer};
 use super::outbox::removal;
 use super::{log_page, on_every_backend, settlement};
 use oddsd_testkit::postgres;
@@ -23,29 +23,29 @@ on_every_backend!(
     backlog_of_nothing_is_empty,
 );
 
-fn again(key: &Key, after: std::time::Duration) -> Option<Again> {
+fn again(key: &Key, after: std::time::Duration) -> Option<DelayedRemoval> {
     let keys = vec![key.clone()];
-    Some(Again { keys, after })
+    Some(DelayedRemoval { keys, after })
 }
 
-async fn backlog_merges_rows_of_one_event(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(2, 1, 2);
-    leader.see(&day.snapshot()).await;
+async fn backlog_merges_rows_of_one_event(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(2, 1, 2);
+    leader.commit_snapshot(&day.snapshot()).await;
     // Claimed rows are read as well.
     database.claim(1, LATER).await;
     for cents in 0..4 {
-        day.pass(10);
+        day.advance(10);
         day.set(0, 0, Some(offer(500 + cents)));
-        leader.see(&day.snapshot()).await;
+        leader.commit_snapshot(&day.snapshot()).await;
     }
-    day.pass(10);
+    day.advance(10);
     day.set(0, 1, None);
-    leader.see(&day.snapshot()).await;
+    leader.commit_snapshot(&day.snapshot()).await;
     let (one, other) = (
         Key::races_by_stage(),
-        Key::from_person("other").expect("a key"),
+        Key::from_user_input("other").expect("a key"),
     );
     for key in [&one, &other, &one] {
         let named = std::slice::from_ref(key);
@@ -56,8 +56,8 @@ async fn backlog_merges_rows_of_one_event(backend: Backend) {
             .expect("a row");
     }
     let beats = [
-        database.store.touch_canary(&one).await.expect("touched"),
-        database.store.touch_canary(&one).await.expect("touched"),
+        database.store.write_canary(&one).await.expect("touched"),
+        database.store.write_canary(&one).await.expect("touched"),
     ];
     database
         .store
@@ -65,9 +65,9 @@ async fn backlog_merges_rows_of_one_event(backend: Backend) {
         .await
         .expect("settled");
 
-    let backlog = database.store.backlog(1000).await.expect("a backlog");
+    let backlog = database.store.read_backlog(1000).await.expect("a backlog");
     assert_eq!(backlog.rows as i64, database.count("outbox").await);
-    let shape = |change: &Claimed| {
+    let shape = |change: &OutboxRow| {
         let event = change.event.as_ref().map(|event| event.to_string());
         let keys: Vec<String> = change.keys.iter().map(Key::to_string).collect();
         let reported = event.unwrap_or(keys.join(" "));
@@ -93,7 +93,7 @@ async fn backlog_merges_rows_of_one_event(backend: Backend) {
             (one.to_string(), Change, manual.clone(), None),
             (other.to_string(), Change, manual, None),
             (one.to_string(), Canary, BTreeSet::new(), None),
-            (one.to_string(), Again, BTreeSet::new(), None),
+            (one.to_string(), SecondRemoval, BTreeSet::new(), None),
         ]
     );
     let attempts: Vec<i32> = backlog.changes.iter().map(|one| one.attempts).collect();
@@ -110,7 +110,7 @@ async fn backlog_merges_rows_of_one_event(backend: Backend) {
     let rows = database.claim(1000, SOON).await.rows;
     assert_eq!(rows.len() as u64, backlog.rows);
     for change in &backlog.changes {
-        let same = |row: &&Claimed| {
+        let same = |row: &&OutboxRow| {
             (&row.event, &row.keys, row.purpose) == (&change.event, &change.keys, change.purpose)
         };
         let its = || rows.iter().filter(same);
@@ -119,7 +119,7 @@ async fn backlog_merges_rows_of_one_event(backend: Backend) {
         assert_eq!(Some(change.transaction), newest);
         let oldest = its().map(|row| row.created_at).min();
         assert_eq!(Some(change.created_at), oldest);
-        assert!(its().all(|row| backlog.view.sees(row.transaction)));
+        assert!(its().all(|row| backlog.view.is_visible(row.transaction)));
     }
 
     let done = database
@@ -130,7 +130,7 @@ async fn backlog_merges_rows_of_one_event(backend: Backend) {
         )
         .await;
     assert_eq!(done.map(|(rows, _)| rows), Ok(backlog.rows));
-    let left = database.store.backlog(10).await.expect("a backlog");
+    let left = database.store.read_backlog(10).await.expect("a backlog");
     assert_eq!((left.rows, left.changes.len()), (0, 0));
     assert_eq!(
         database.count("outbox").await,
@@ -148,10 +148,10 @@ async fn backlog_merges_rows_of_one_event(backend: Backend) {
     );
 }
 
-async fn backlog_is_settled_page_by_page(backend: Backend) {
-    let database = backend.fresh().await;
+async fn backlog_is_settled_page_by_page(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     for n in 0..7 {
-        let key = Key::from_person(&format!("key:{}", n % 2)).expect("a key");
+        let key = Key::from_user_input(&format!("key:{}", n % 2)).expect("a key");
         database
             .store
             .request_removal(&[key], &[], None)
@@ -160,7 +160,7 @@ async fn backlog_is_settled_page_by_page(backend: Backend) {
     }
     let mut pages = Vec::new();
     loop {
-        let page = database.store.backlog(3).await.expect("a backlog");
+        let page = database.store.read_backlog(3).await.expect("a backlog");
         if page.rows == 0 {
             break;
         }
@@ -177,15 +177,15 @@ async fn backlog_is_settled_page_by_page(backend: Backend) {
     assert!(pages.is_sorted_by_key(|page| page.2));
 }
 
-async fn backlog_keeps_rows_inserted_meanwhile(backend: Backend) {
-    let database = backend.fresh().await;
+async fn backlog_keeps_rows_inserted_meanwhile(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let key = [Key::races_by_stage()];
     database
         .store
         .request_removal(&key, &[], None)
         .await
         .expect("a row");
-    let backlog = database.store.backlog(100).await.expect("a backlog");
+    let backlog = database.store.read_backlog(100).await.expect("a backlog");
     let later = database
         .store
         .request_removal(&key, &[], None)
@@ -210,7 +210,7 @@ async fn backlog_keeps_rows_inserted_meanwhile(backend: Backend) {
 /// Not on SQLite: its writers take turns.
 #[tokio::test]
 async fn backlog_keeps_a_lower_id_that_commits_later() {
-    let database = Backend::Postgres.fresh().await;
+    let database = DatabaseBackend::Postgres.migrated().await;
     let key = [Key::races_by_stage()];
     let low = database
         .store
@@ -230,7 +230,7 @@ async fn backlog_keeps_a_lower_id_that_commits_later() {
         .await
         .expect("a row");
     assert!(low < late && late < high);
-    let backlog = database.store.backlog(100).await.expect("a backlog");
+    let backlog = database.store.read_backlog(100).await.expect("a backlog");
     assert_eq!((backlog.rows, backlog.through), (2, high));
     open.commit().await.expect("committed");
     let done = database
@@ -240,14 +240,14 @@ async fn backlog_keeps_a_lower_id_that_commits_later() {
         .map(|(rows, _)| rows);
     assert_eq!(done, Ok(2));
     assert!(database.store.is_pending(late).await.expect("an answer"));
-    let rest = database.store.backlog(100).await.expect("a backlog");
+    let rest = database.store.read_backlog(100).await.expect("a backlog");
     assert_eq!((rest.rows, rest.through), (1, late));
-    assert!(rest.view.sees(rest.changes[0].transaction));
-    assert!(!backlog.view.sees(rest.changes[0].transaction));
+    assert!(rest.view.is_visible(rest.changes[0].transaction));
+    assert!(!backlog.view.is_visible(rest.changes[0].transaction));
 }
 
-async fn backlog_keeps_a_second_removal_before_its_time(backend: Backend) {
-    let database = backend.fresh().await;
+async fn backlog_keeps_a_second_removal_before_its_time(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let key = Key::races_by_stage();
     for _ in 0..2 {
         let one = again(&key, LATER);
@@ -264,14 +264,14 @@ async fn backlog_keeps_a_second_removal_before_its_time(backend: Backend) {
         .await
         .expect("settled");
     // They take no space in the page, and may be older than its rows.
-    let backlog = database.store.backlog(1).await.expect("a backlog");
+    let backlog = database.store.read_backlog(1).await.expect("a backlog");
     assert_eq!((backlog.rows, backlog.through), (1, 3));
     database
         .store
         .request_removal(&[key], &[], None)
         .await
         .expect("a row");
-    let backlog = database.store.backlog(100).await.expect("a backlog");
+    let backlog = database.store.read_backlog(100).await.expect("a backlog");
     assert_eq!((backlog.rows, backlog.through), (2, 4));
     // One of them is due since then: it was not read all the same.
     let come = database
@@ -286,13 +286,13 @@ async fn backlog_keeps_a_second_removal_before_its_time(backend: Backend) {
         .map(|(rows, _)| rows);
     assert_eq!(done, Ok(2));
     assert_eq!(database.outbox().await, [1, 2]);
-    let rest = database.store.backlog(100).await.expect("a backlog");
+    let rest = database.store.read_backlog(100).await.expect("a backlog");
     assert_eq!((rest.rows, rest.through), (1, 2));
 }
 
-async fn backlog_of_nothing_is_empty(backend: Backend) {
-    let database = backend.fresh().await;
-    let backlog = database.store.backlog(100).await.expect("a backlog");
+async fn backlog_of_nothing_is_empty(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let backlog = database.store.read_backlog(100).await.expect("a backlog");
     assert_eq!((backlog.rows, backlog.through), (0, 0));
     assert_eq!(backlog.changes, []);
     let key = Key::races_by_stage();

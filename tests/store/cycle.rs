@@ -4,7 +4,7 @@ use oddsd_core::diff::PriceChangeKind;
 use oddsd_core::model::{Price, SelectionStatus};
 use oddsd_store::StoreError;
 
-use super::fixture::{Backend, Daemon, Day, Home, cycle, decimal, offer};
+use super::fixture::{DatabaseBackend, StateWriter, TestDatabase, TestDay, cycle, decimal, offer};
 use super::on_every_backend;
 
 on_every_backend!(
@@ -17,7 +17,7 @@ on_every_backend!(
     rejected_row_does_not_block_the_others,
 );
 
-async fn sizes(database: &Home) -> Vec<i64> {
+async fn sizes(database: &TestDatabase) -> Vec<i64> {
     let mut sizes = Vec::new();
     for table in "bookmakers events selections prices price_history cycles outbox checks".split(' ')
     {
@@ -33,10 +33,10 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> String {
     }
 }
 
-async fn cycle_is_not_written_twice(backend: Backend) {
-    let database = backend.fresh().await;
-    let leader = Daemon::start(&database.store, "leader").await;
-    let mut changes = leader.changes(&Day::of(2, 3, 2).snapshot());
+async fn cycle_is_not_written_twice(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let leader = StateWriter::start(&database.store, "leader").await;
+    let mut changes = leader.changes(&TestDay::with_races(2, 3, 2).snapshot());
     let first = database
         .store
         .commit(&leader.lease, &cycle(1), &mut changes)
@@ -59,13 +59,13 @@ async fn cycle_is_not_written_twice(backend: Backend) {
     assert_eq!(sizes(&database).await, before);
 }
 
-async fn cycle_with_an_invalid_row_writes_nothing(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(2, 3, 2);
-    leader.see(&day.snapshot()).await;
+async fn cycle_with_an_invalid_row_writes_nothing(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(2, 3, 2);
+    leader.commit_snapshot(&day.snapshot()).await;
     let before = sizes(&database).await;
-    day.pass(10);
+    day.advance(10);
     day.set(0, 0, Some(offer(444)));
     let twin = day.races[1].prices[0].clone();
     day.races[1].prices.push(Price {
@@ -88,32 +88,38 @@ async fn cycle_with_an_invalid_row_writes_nothing(backend: Backend) {
     );
     assert!(why.to_lowercase().contains("unique"), "{why}");
     assert_eq!(sizes(&database).await, before);
-    let book = database.store.load().await.expect("the rows load").book;
+    let book = database.store.load().await.expect("the rows load").state;
     assert_eq!(book.open_prices(), leader.book.open_prices());
 }
 
-async fn cycle_counts_come_from_the_database(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(2, 3, 2);
-    let written = leader.see(&day.snapshot()).await.expect("a first look");
+async fn cycle_counts_come_from_the_database(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(2, 3, 2);
+    let written = leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("a first look");
     assert_eq!((written.inserted, written.updated), (12, 0));
     assert_eq!(
         (written.events, written.selections, written.outbox),
         (2, 6, 2)
     );
-    day.pass(10);
+    day.advance(10);
     day.set(0, 0, Some(offer(444)));
     day.set(0, 1, None);
-    day.races[1].event.facts.insert("going", "Heavy");
+    day.races[1].event.attributes.insert("going", "Heavy");
     day.races[1].selections[2].status = SelectionStatus::NonRunner;
-    let written = leader.see(&day.snapshot()).await.expect("changes");
+    let written = leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("changes");
     assert_eq!((written.inserted, written.updated), (0, 2));
     assert_eq!(
         (written.events, written.selections, written.outbox),
         (1, 1, 2)
     );
-    assert_eq!(leader.see(&day.snapshot()).await, None);
+    assert_eq!(leader.commit_snapshot(&day.snapshot()).await, None);
     let cycles = database.store.cycles(-1, 10).await.expect("cycles");
     let counts: Vec<_> = cycles
         .iter()
@@ -126,15 +132,15 @@ async fn cycle_counts_come_from_the_database(backend: Backend) {
     );
 }
 
-async fn cycle_detects_rows_deleted_by_others(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(1, 2, 2);
-    leader.see(&day.snapshot()).await;
+async fn cycle_detects_rows_deleted_by_others(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(1, 2, 2);
+    leader.commit_snapshot(&day.snapshot()).await;
     database
-        .meddle("DELETE FROM oddsd.prices WHERE id = 1")
+        .write("DELETE FROM oddsd.prices WHERE id = 1")
         .await;
-    day.pass(10);
+    day.advance(10);
     day.set(0, 0, Some(offer(444)));
     day.set(0, 1, Some(offer(445)));
     let mut changes = leader.changes(&day.snapshot());
@@ -149,36 +155,42 @@ async fn cycle_detects_rows_deleted_by_others(backend: Backend) {
         "{why}"
     );
     // The caller then loads the rows and compares again.
-    let mut again = Daemon::start(&database.store, "leader").await;
-    again.see(&day.snapshot()).await.expect("what was missing");
-    let rows = database.store.load().await.expect("the rows load").book;
+    let mut again = StateWriter::start(&database.store, "leader").await;
+    again
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("what was missing");
+    let rows = database.store.load().await.expect("the rows load").state;
     assert_eq!(rows.open_prices(), 4);
 }
 
 const LONG_AGO: &str = "(SELECT min(created_at) FROM oddsd.bookmakers)";
 
-async fn cycle_writes_only_changed_rows(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(3, 3, 2);
-    leader.see(&day.snapshot()).await;
+async fn cycle_writes_only_changed_rows(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(3, 3, 2);
+    leader.commit_snapshot(&day.snapshot()).await;
     for table in ["prices", "selections", "events"] {
         database
-            .meddle(&format!("UPDATE oddsd.{table} SET updated_at = {LONG_AGO}"))
+            .write(&format!("UPDATE oddsd.{table} SET updated_at = {LONG_AGO}"))
             .await;
     }
     let fresh = |table: &str| format!("{table} WHERE updated_at > {LONG_AGO}");
-    day.pass(10);
+    day.advance(10);
     // Times of an unchanged price may move; that is not worth a write.
     for race in 0..3 {
         for nth in 0..6 {
             day.price(race, nth);
         }
     }
-    assert_eq!(leader.see(&day.snapshot()).await, None);
+    assert_eq!(leader.commit_snapshot(&day.snapshot()).await, None);
     day.set(1, 4, Some(offer(777)));
-    day.races[2].event.facts.insert("going", "Firm");
-    leader.see(&day.snapshot()).await.expect("changes");
+    day.races[2].event.attributes.insert("going", "Firm");
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("changes");
     assert_eq!(database.count(&fresh("prices")).await, 1);
     assert_eq!(
         database.count(&fresh("events")).await,
@@ -187,7 +199,7 @@ async fn cycle_writes_only_changed_rows(backend: Backend) {
     );
     assert_eq!(database.count(&fresh("selections")).await, 0);
     let history = "SELECT CAST(cycle_id AS TEXT) FROM oddsd.price_history ORDER BY cycle_id";
-    let history = database.look(history).await;
+    let history = database.query(history).await;
     assert_eq!(
         history.len(),
         19,
@@ -196,17 +208,20 @@ async fn cycle_writes_only_changed_rows(backend: Backend) {
     assert_eq!(history[17..], ["1", "2"]);
 }
 
-async fn withdrawn_price_keeps_its_last_offer(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(2, 1, 3);
+async fn withdrawn_price_keeps_its_last_offer(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(2, 1, 3);
     day.set(0, 0, Some(offer(850)));
-    leader.see(&day.snapshot()).await;
-    day.pass(10);
+    leader.commit_snapshot(&day.snapshot()).await;
+    day.advance(10);
     day.set(0, 0, None); // said so
     day.races[0].prices.remove(1); // left out
     day.races.remove(1); // gone with its race
-    let written = leader.see(&day.snapshot()).await.expect("changes");
+    let written = leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("changes");
     assert_eq!(written.updated, 5);
     let open = database.count("prices WHERE status = 'open'").await;
     assert_eq!(open, 1);
@@ -217,15 +232,19 @@ async fn withdrawn_price_keeps_its_last_offer(backend: Backend) {
     assert_eq!(price.offer.decimal, decimal("8.5"));
     let gone = database.count("prices WHERE status = 'withdrawn'").await;
     assert_eq!(gone, 5);
-    assert_eq!(leader.see(&day.snapshot()).await, None, "written once");
+    assert_eq!(
+        leader.commit_snapshot(&day.snapshot()).await,
+        None,
+        "written once"
+    );
 }
 
-async fn rejected_row_does_not_block_the_others(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(4, 2, 2);
-    leader.see(&day.snapshot()).await;
-    day.pass(10);
+async fn rejected_row_does_not_block_the_others(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(4, 2, 2);
+    leader.commit_snapshot(&day.snapshot()).await;
+    day.advance(10);
     // A bad name of a race that we know, a bad id of one that we do not.
     day.races[0].event.name = "Red\0 Rum".into();
     day.races[1].event.id = "rac\u{0}1".into();
@@ -248,10 +267,10 @@ async fn rejected_row_does_not_block_the_others(backend: Backend) {
     // Four prices each of two races, a runner, a price; and the name that is too long.
     assert_eq!(reported, [("control_character", 10), ("id_too_long", 1)]);
     leader
-        .see(&day.snapshot())
+        .commit_snapshot(&day.snapshot())
         .await
         .expect("the good rows go in");
-    let book = database.store.load().await.expect("the rows load").book;
+    let book = database.store.load().await.expect("the rows load").state;
     assert_eq!(book.next, leader.book.next);
     let now = |race: &str| {
         let prices = book.events[race].prices.iter();

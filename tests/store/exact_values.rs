@@ -2,13 +2,13 @@
 
 use oddsd_core::model::{EachWay, Fraction, Offer, PriceKey};
 
-use super::fixture::{Backend, Daemon, Day, decimal};
+use super::fixture::{DatabaseBackend, StateWriter, TestDay, decimal};
 use super::on_every_backend;
 
 on_every_backend!(odds_round_trip_exactly, names_round_trip_exactly);
 
-async fn odds_round_trip_exactly(backend: Backend) {
-    let database = backend.fresh().await;
+async fn odds_round_trip_exactly(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let odds = [
         "1.952380952",
         "2.50",
@@ -19,7 +19,7 @@ async fn odds_round_trip_exactly(backend: Backend) {
         "9999999.999999999",
         "1.01",
     ];
-    let mut day = Day::of(1, 1, odds.len());
+    let mut day = TestDay::with_races(1, 1, odds.len());
     for (nth, odd) in odds.iter().enumerate() {
         day.set(0, nth, Some(Offer::decimal(decimal(odd))));
     }
@@ -44,20 +44,23 @@ async fn odds_round_trip_exactly(backend: Backend) {
             ..Offer::decimal(decimal("1000"))
         }),
     );
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    leader.see(&day.snapshot()).await;
-    let loaded = database.store.load().await.expect("the rows load").book;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    leader.commit_snapshot(&day.snapshot()).await;
+    let loaded = database.store.load().await.expect("the rows load").state;
     for price in &day.races[0].prices {
         let stored = loaded.price("rac_0", &price.key).expect("stored");
         assert_eq!(Some(stored.offer), price.offer);
     }
     // 2.5 and 2.50 are one price; a step in the ninth place is another.
-    day.pass(10);
+    day.advance(10);
     day.set(0, 1, Some(Offer::decimal(decimal("2.5000"))));
-    let mut again = Daemon::start(&database.store, "leader").await;
-    assert_eq!(again.see(&day.snapshot()).await, None);
+    let mut again = StateWriter::start(&database.store, "leader").await;
+    assert_eq!(again.commit_snapshot(&day.snapshot()).await, None);
     day.set(0, 3, Some(Offer::decimal(decimal("1.000000002"))));
-    let written = again.see(&day.snapshot()).await.expect("a step");
+    let written = again
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("a step");
     assert_eq!(written.updated, 1);
     let found = database.prices_of("rac_0").await;
     let stepped = &found.prices[3];
@@ -67,8 +70,8 @@ async fn odds_round_trip_exactly(backend: Backend) {
     );
 }
 
-async fn names_round_trip_exactly(backend: Backend) {
-    let database = backend.fresh().await;
+async fn names_round_trip_exactly(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let names = [
         "L'Arc de Triomphe \"Prix\"",
         "C:\\new\\table",
@@ -84,7 +87,7 @@ async fn names_round_trip_exactly(backend: Backend) {
         "\u{202e}esrever",
         "ünïcode\u{301}",
     ];
-    let mut day = Day::of(names.len(), 1, 1);
+    let mut day = TestDay::with_races(names.len(), 1, 1);
     for (race, name) in day.races.iter_mut().zip(names) {
         // An id must be something, and holds no control characters.
         let id: String = format!("id {name}")
@@ -94,10 +97,10 @@ async fn names_round_trip_exactly(backend: Backend) {
         race.event.id = id.as_str().into();
         race.event.name = name.into();
         race.event.venue = name.into();
-        race.event.facts.insert(name, name);
+        race.event.attributes.insert(name, name);
         race.selections[0].id = id.as_str().into();
         race.selections[0].name = name.into();
-        race.selections[0].facts.insert(name, name);
+        race.selections[0].attributes.insert(name, name);
         let bookmaker = id.as_str().into();
         race.prices[0].key = PriceKey {
             market: id.as_str().into(),
@@ -105,13 +108,20 @@ async fn names_round_trip_exactly(backend: Backend) {
             bookmaker,
         };
     }
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    leader.see(&day.snapshot()).await.expect("a first look");
-    let loaded = database.store.load().await.expect("the rows load").book;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("a first look");
+    let loaded = database.store.load().await.expect("the rows load").state;
     assert_eq!(loaded.bookmakers, leader.book.bookmakers);
     for race in &day.races {
         let stored = &loaded.events[&race.event.id];
-        assert!(stored.event.same_facts(&race.event), "{:?}", stored.event);
+        assert!(
+            stored.event.equals_except_status(&race.event),
+            "{:?}",
+            stored.event
+        );
         assert_eq!(stored.selections[0].selection, race.selections[0]);
         assert_eq!(
             loaded

@@ -5,31 +5,33 @@ use std::future::ready;
 use std::time::Duration;
 
 use oddsd_core::diff::Changes;
-use oddsd_core::diff::book::Book;
+use oddsd_core::diff::stored_state::Book;
 use oddsd_core::key::Key;
 use oddsd_store::{Store, StoreError};
 use sqlx::{AssertSqlSafe, Executor};
 
-use super::fixture::{Backend, Daemon, Day, Home, cycle, offer, open, settings};
-use oddsd_testkit::proxy::{Proxy, Wire};
+use super::fixture::{
+    DatabaseBackend, StateWriter, TestDatabase, TestDay, cycle, offer, open, settings,
+};
+use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
 use oddsd_testkit::{eventually, postgres};
 
 /// A writer behind a proxy, with a cycle to commit.
 struct CommitTest {
-    database: Home,
-    proxy: Proxy,
-    leader: Daemon,
-    day: Day,
+    database: TestDatabase,
+    proxy: FaultProxy,
+    leader: StateWriter,
+    day: TestDay,
     changes: Changes,
 }
 
 async fn test() -> CommitTest {
-    let database = Backend::Postgres.fresh().await;
-    let (proxy, url) = Proxy::before_url(&database.url).await;
-    let mut leader = Daemon::start(&open(&url).await, "leader").await;
-    let mut day = Day::of(3, 4, 4);
-    leader.see(&day.snapshot()).await;
-    day.pass(10);
+    let database = DatabaseBackend::Postgres.migrated().await;
+    let (proxy, url) = FaultProxy::in_front_of_url(&database.url).await;
+    let mut leader = StateWriter::start(&open(&url).await, "leader").await;
+    let mut day = TestDay::with_races(3, 4, 4);
+    leader.commit_snapshot(&day.snapshot()).await;
+    day.advance(10);
     for race in 0..3 {
         day.set(race, 5, Some(offer(4321)));
         day.set(race, 6, None);
@@ -58,8 +60,8 @@ impl CommitTest {
     /// The daemon's recovery after any error: it takes the lease anew, loads, and compares again. The
     /// rows hold the cycle or do not; after it they hold it.
     async fn recover(mut self) -> bool {
-        self.proxy.set(Wire::Pass);
-        let mut again = Daemon::start(&open(&self.database.url).await, "leader").await;
+        self.proxy.set(ProxyMode::Pass);
+        let mut again = StateWriter::start(&open(&self.database.url).await, "leader").await;
         let went_in = odds(&again.book) != odds(&self.leader.book);
         self.leader.book.apply(self.changes.clone());
         let after = odds(&self.leader.book);
@@ -69,7 +71,10 @@ impl CommitTest {
         } else {
             assert_eq!(again.cycle, self.leader.cycle);
         }
-        assert_eq!(again.see(&self.day.snapshot()).await.is_none(), went_in);
+        assert_eq!(
+            again.commit_snapshot(&self.day.snapshot()).await.is_none(),
+            went_in
+        );
         assert_eq!(
             odds(
                 &self
@@ -78,7 +83,7 @@ impl CommitTest {
                     .load()
                     .await
                     .expect("the rows load")
-                    .book
+                    .state
             ),
             after
         );
@@ -120,7 +125,7 @@ async fn lost_server_is_reported_with_its_cause() {
         );
     }
     assert!(why.to_lowercase().contains("refused"), "{why}");
-    let (mut proxy, gone) = Proxy::before_url(&test.database.url).await;
+    let (mut proxy, gone) = FaultProxy::in_front_of_url(&test.database.url).await;
     proxy.refuse().await;
     let why = down(Store::open(&settings(&gone)).await);
     assert!(why.to_lowercase().contains("refused"), "{why}");
@@ -129,7 +134,7 @@ async fn lost_server_is_reported_with_its_cause() {
 #[tokio::test]
 async fn hanging_server_is_a_bounded_wait() {
     let test = test().await;
-    test.proxy.set(Wire::Hang);
+    test.proxy.set(ProxyMode::Hang);
     // The paused clock advances as soon as every task waits.
     tokio::time::pause();
     let why = down(test.commit().await);
@@ -146,7 +151,7 @@ async fn hanging_server_is_a_bounded_wait() {
 #[tokio::test]
 async fn remote_server_only_costs_latency() {
     let test = test().await;
-    test.proxy.set(Wire::Slow(Duration::from_millis(20)));
+    test.proxy.set(ProxyMode::Slow(Duration::from_millis(20)));
     assert_eq!(test.commit().await, Ok(()));
     assert!(test.recover().await);
 }
@@ -155,7 +160,7 @@ async fn remote_server_only_costs_latency() {
 async fn commit_with_a_lost_answer_is_all_or_nothing() {
     let test = test().await;
     // Only the cycle itself names its feed.
-    test.proxy.set(Wire::CutAnswerTo("racing_api"));
+    test.proxy.set(ProxyMode::CutAnswerTo("racing_api"));
     let failed = test.commit().await;
     assert!(matches!(failed, Err(StoreError::Down(_))), "{failed:?}");
     test.proxy.until_cut().await;
@@ -166,7 +171,7 @@ async fn commit_with_a_lost_answer_is_all_or_nothing() {
 async fn commit_cut_at_any_byte_is_all_or_nothing() {
     for bytes in [1, 5, 60, 700, 2500, 4000] {
         let test = test().await;
-        test.proxy.set(Wire::CutAfter(bytes));
+        test.proxy.set(ProxyMode::CutAfter(bytes));
         match test.commit().await {
             Ok(()) => assert!(test.recover().await, "{bytes}: it was confirmed"),
             Err(StoreError::Down(_)) => drop(test.recover().await),
@@ -197,7 +202,7 @@ async fn cancelled_commit_is_finished() {
         .await;
         test.leader.book.apply(test.changes.clone());
         test.leader.cycle += 1;
-        test.day.pass(10);
+        test.day.advance(10);
         test.day.set(0, 1, Some(offer(1000 + n)));
         test.changes = test.leader.changes(&test.day.snapshot());
     }
@@ -207,7 +212,7 @@ async fn cancelled_commit_is_finished() {
         .load()
         .await
         .expect("the rows load")
-        .book;
+        .state;
     assert_eq!(odds(&rows), odds(&test.leader.book));
 }
 
@@ -222,7 +227,7 @@ async fn write_after_a_cancelled_read_is_not_lost() {
         abandon(store.status()).await;
         abandon(store.event_prices(&"rac_0".into())).await;
         abandon(store.claim("nobody", 0, Duration::ZERO)).await;
-        let key = Key::from_person(&format!("key:{n}")).expect("a key");
+        let key = Key::from_user_input(&format!("key:{n}")).expect("a key");
         asked.push(
             store
                 .request_removal(&[key], &[], None)
@@ -257,7 +262,7 @@ async fn terminated_sessions_are_replaced() {
 
 #[tokio::test]
 async fn refused_login_gives_advice_and_no_password() {
-    let database = Backend::Postgres.empty().await;
+    let database = DatabaseBackend::Postgres.empty().await;
     let mut admin = postgres::connect(&database.url).await;
     let role = "DROP ROLE IF EXISTS oddsd_by_password; CREATE ROLE oddsd_by_password LOGIN PASSWORD 'canary-right'";
     admin

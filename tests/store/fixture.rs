@@ -5,14 +5,15 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use oddsd_core::diff::book::Book;
-use oddsd_core::diff::{Changes, Guard, diff};
+use oddsd_core::diff::stored_state::Book;
+use oddsd_core::diff::{Changes, ShrinkGuard, compute_changes};
 use oddsd_core::model::{
-    Bookmaker, EachWay, Event, EventSnapshot, EventStatus, Facts, Fraction, Offer, Price, PriceKey,
-    Rejects, Scope, Selection, SelectionId, SelectionStatus, Snapshot,
+    Attributes, Bookmaker, EachWay, Event, EventSnapshot, EventStatus, Fraction, Offer, Price,
+    PriceKey, RejectedRows, Scope, Selection, SelectionId, SelectionStatus, Snapshot,
 };
 use oddsd_store::{
-    Acquired, Claim, CycleFacts, EventPrices, Lease, Store, StoreSettings, Tls, Written,
+    AcquireResult, ClaimedBatch, CycleMeta, EventPrices, Store, StoreSettings, Tls, WriteCounts,
+    WriterLease,
 };
 use rust_decimal::Decimal;
 use secrecy::SecretString;
@@ -22,14 +23,14 @@ use oddsd_testkit::WAIT_LIMIT;
 use oddsd_testkit::postgres;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
+pub enum DatabaseBackend {
     Postgres,
     Sqlite,
 }
 
 /// A database of its own, open and migrated.
-pub struct Home {
-    pub backend: Backend,
+pub struct TestDatabase {
+    pub backend: DatabaseBackend,
     pub store: Store,
     pub url: String,
     _folder: Option<tempfile::TempDir>,
@@ -50,9 +51,9 @@ pub async fn open(url: &str) -> Store {
         .expect("the database opens")
 }
 
-impl Backend {
+impl DatabaseBackend {
     /// An empty database, not yet migrated.
-    pub async fn empty(self) -> Home {
+    pub async fn empty(self) -> TestDatabase {
         let (url, folder) = match self {
             Self::Postgres => (postgres::database().await, None),
             Self::Sqlite => {
@@ -62,7 +63,7 @@ impl Backend {
             }
         };
         let store = open(&url).await;
-        Home {
+        TestDatabase {
             backend: self,
             store,
             url,
@@ -70,7 +71,7 @@ impl Backend {
         }
     }
 
-    pub async fn fresh(self) -> Home {
+    pub async fn migrated(self) -> TestDatabase {
         let database = self.empty().await;
         database
             .store
@@ -81,7 +82,7 @@ impl Backend {
     }
 }
 
-impl Home {
+impl TestDatabase {
     /// A second daemon on the same database.
     pub async fn another(&self) -> Store {
         open(&self.url).await
@@ -94,14 +95,14 @@ impl Home {
     }
 
     /// Claims what is due, up to `max` rows.
-    pub async fn claim(&self, max: i64, lease_for: Duration) -> Claim {
+    pub async fn claim(&self, max: i64, lease_for: Duration) -> ClaimedBatch {
         let claim = self.store.claim("leader", max, lease_for).await;
         claim.expect("a claim")
     }
 
     /// Ids of all rows of the outbox, claimed or not, lowest first.
     pub async fn outbox(&self) -> Vec<i64> {
-        let rows = self.look("SELECT CAST(id AS TEXT) FROM oddsd.outbox ORDER BY outbox.id");
+        let rows = self.query("SELECT CAST(id AS TEXT) FROM oddsd.outbox ORDER BY outbox.id");
         let rows = rows.await;
         rows.iter()
             .map(|id| id.parse().expect("a number"))
@@ -109,9 +110,9 @@ impl Home {
     }
 
     /// The first column of each row, as text, read past the store.
-    pub async fn look(&self, sql: &str) -> Vec<String> {
+    pub async fn query(&self, sql: &str) -> Vec<String> {
         match self.backend {
-            Backend::Postgres => {
+            DatabaseBackend::Postgres => {
                 let mut eye = postgres::connect(&self.url).await;
                 let rows = sqlx::query(AssertSqlSafe(sql.to_owned()))
                     .fetch_all(&mut eye)
@@ -121,7 +122,7 @@ impl Home {
                     .map(|row| row.get::<Option<String>, _>(0).unwrap_or("NULL".into()))
                     .collect()
             }
-            Backend::Sqlite => {
+            DatabaseBackend::Sqlite => {
                 let mut eye = sqlx::SqliteConnection::connect(&self.url)
                     .await
                     .expect("the file opens");
@@ -136,20 +137,20 @@ impl Home {
         }
     }
 
-    pub async fn one(&self, sql: &str) -> String {
-        self.look(sql).await.pop().unwrap_or_default()
+    pub async fn query_one(&self, sql: &str) -> String {
+        self.query(sql).await.pop().unwrap_or_default()
     }
 
     pub async fn count(&self, from: &str) -> i64 {
         let count = self
-            .one(&format!("SELECT CAST(count(*) AS TEXT) FROM oddsd.{from}"))
+            .query_one(&format!("SELECT CAST(count(*) AS TEXT) FROM oddsd.{from}"))
             .await;
         count.parse().expect("a number")
     }
 
     /// Writes past the store.
-    pub async fn meddle(&self, sql: &str) {
-        self.look(sql).await;
+    pub async fn write(&self, sql: &str) {
+        self.query(sql).await;
     }
 }
 
@@ -157,15 +158,19 @@ pub const SOON: Duration = Duration::ZERO;
 pub const LATER: Duration = Duration::from_secs(3600);
 pub const TTL: Duration = Duration::from_secs(60);
 
-pub async fn lease(store: &Store, holder: &str) -> Lease {
-    match store.acquire(holder, TTL).await.expect("the lease answers") {
-        Acquired::Mine(lease) => lease,
+pub async fn lease(store: &Store, holder: &str) -> WriterLease {
+    match store
+        .acquire_lease(holder, TTL)
+        .await
+        .expect("the lease answers")
+    {
+        AcquireResult::Granted(lease) => lease,
         held => panic!("the lease is not free: {held:?}"),
     }
 }
 
-pub fn cycle(id: i64) -> CycleFacts {
-    CycleFacts {
+pub fn cycle(id: i64) -> CycleMeta {
+    CycleMeta {
         id,
         feed: "racing_api".into(),
         races: 2,
@@ -177,33 +182,33 @@ pub fn cycle(id: i64) -> CycleFacts {
 }
 
 /// A writer's state in memory beside its store.
-pub struct Daemon {
+pub struct StateWriter {
     pub store: Store,
-    pub lease: Lease,
+    pub lease: WriterLease,
     pub book: Book,
     pub cycle: i64,
 }
 
-impl Daemon {
+impl StateWriter {
     pub async fn start(store: &Store, holder: &str) -> Self {
         let lease = lease(store, holder).await;
         let loaded = store.load().await.expect("the rows load");
         Self {
             store: store.clone(),
             lease,
-            book: loaded.book,
+            book: loaded.state,
             cycle: loaded.next_cycle,
         }
     }
 
     pub fn changes(&self, snapshot: &Snapshot) -> Changes {
-        diff(&self.book, snapshot, &Guard::OFF)
+        compute_changes(&self.book, snapshot, &ShrinkGuard::OFF)
     }
 
     /// Commits one cycle and returns the database's counts, or `None` when nothing changed.
-    pub async fn see(&mut self, snapshot: &Snapshot) -> Option<Written> {
+    pub async fn commit_snapshot(&mut self, snapshot: &Snapshot) -> Option<WriteCounts> {
         let mut changes = self.changes(snapshot);
-        let written = if changes.is_quiet() {
+        let written = if changes.is_empty() {
             None
         } else {
             let written = self
@@ -219,7 +224,7 @@ impl Daemon {
 }
 
 /// Asserts that memory and rows agree, except "last checked", which is written with the lease.
-pub fn same_rows(memory: &Book, rows: &Book) {
+pub fn assert_same_rows(memory: &Book, rows: &Book) {
     assert_eq!(memory.next, rows.next);
     assert_eq!(memory.events.len(), rows.events.len());
     for (id, event) in &memory.events {
@@ -246,15 +251,15 @@ pub fn decimal(text: &str) -> Decimal {
 
 /// A race day that tests move forward and take snapshots of.
 #[derive(Clone, Debug)]
-pub struct Day {
+pub struct TestDay {
     pub now: DateTime<Utc>,
     pub races: Vec<EventSnapshot>,
     pub bookmakers: Vec<Bookmaker>,
 }
 
-impl Day {
+impl TestDay {
     /// `races` races of `runners` runners, each priced by `bookmakers` bookmakers.
-    pub fn of(races: usize, runners: usize, bookmakers: usize) -> Self {
+    pub fn with_races(races: usize, runners: usize, bookmakers: usize) -> Self {
         let bookmakers: Vec<Bookmaker> = (0..bookmakers)
             .map(|n| Bookmaker {
                 id: format!("bookie{n}").as_str().into(),
@@ -269,7 +274,7 @@ impl Day {
         }
     }
 
-    pub fn pass(&mut self, seconds: i64) {
+    pub fn advance(&mut self, seconds: i64) {
         self.now += TimeDelta::seconds(seconds);
     }
 
@@ -280,7 +285,7 @@ impl Day {
             scope: Scope::League("GB".into()),
             events: self.races.clone(),
             bookmakers: self.bookmakers.clone(),
-            rejects: Rejects::default(),
+            rejected: RejectedRows::default(),
         }
     }
 
@@ -326,7 +331,7 @@ fn race(n: usize, runners: usize, bookmakers: &[Bookmaker]) -> EventSnapshot {
             status: EventStatus::Scheduled,
             in_play: false,
             listed: true,
-            facts: Facts::from([
+            attributes: Attributes::from([
                 ("going", "Good".to_owned()),
                 ("field_size", runners.to_string()),
             ]),
@@ -342,7 +347,7 @@ fn runner(race: usize, n: usize) -> Selection {
         id: SelectionId::new(format!("hrs_{race}_{n}")),
         name: format!("Runner {n}"),
         status: SelectionStatus::Active,
-        facts: Facts::from([("number", (n + 1).to_string())]),
+        attributes: Attributes::from([("number", (n + 1).to_string())]),
     }
 }
 

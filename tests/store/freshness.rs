@@ -5,11 +5,13 @@ use std::collections::HashMap;
 
 use chrono::Utc;
 use oddsd_core::key::Key;
-use oddsd_core::model::{EventId, View};
-use oddsd_store::{Again, Purpose, Store};
+use oddsd_core::model::{DbSnapshot, EventId};
+use oddsd_store::{DelayedRemoval, Purpose, Store};
 use sqlx::{Connection, Executor, Row};
 
-use super::fixture::{Backend, Daemon, Day, Home, LATER, SOON, at, decimal, offer};
+use super::fixture::{
+    DatabaseBackend, LATER, SOON, StateWriter, TestDatabase, TestDay, at, decimal, offer,
+};
 use super::{on_every_backend, settlement};
 use oddsd_testkit::postgres;
 
@@ -23,31 +25,31 @@ on_every_backend!(
 );
 
 fn keys(names: &[&str]) -> Vec<Key> {
-    let key = |name: &&str| Key::from_person(name).expect("a key");
+    let key = |name: &&str| Key::from_user_input(name).expect("a key");
     names.iter().map(key).collect()
 }
 
 /// The database snapshot of each kind of load.
-async fn loads(store: &Store) -> [View; 6] {
+async fn loads(store: &Store) -> [DbSnapshot; 6] {
     let (from, to) = (at(0), at(86_400));
     let (known, unknown) = (EventId::from("rac_0"), EventId::from("rac_404"));
     [
-        store.view().await.expect("a view"),
+        store.current_snapshot().await.expect("a view"),
         store.runners(from, to).await.expect("runners").view,
         store.runners(from, from).await.expect("none").view,
         store.event_prices(&known).await.expect("prices").view,
         store.event_prices(&unknown).await.expect("none").view,
-        store.canary().await.expect("a beat").view,
+        store.last_canary().await.expect("a beat").view,
     ]
 }
 
-async fn snapshot_sees_earlier_commits_only(backend: Backend) {
-    let database = backend.fresh().await;
+async fn snapshot_sees_earlier_commits_only(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     // Without any change there is a snapshot as well.
-    let first = database.store.view().await.expect("a view");
-    Daemon::start(&database.store, "leader")
+    let first = database.store.current_snapshot().await.expect("a view");
+    StateWriter::start(&database.store, "leader")
         .await
-        .see(&Day::of(2, 2, 2).snapshot())
+        .commit_snapshot(&TestDay::with_races(2, 2, 2).snapshot())
         .await;
     for _ in 0..3 {
         let before = loads(&database.store).await;
@@ -60,31 +62,34 @@ async fn snapshot_sees_earlier_commits_only(backend: Backend) {
         let newest = rows.last().expect("a row").transaction;
         let after = loads(&database.store).await;
         for (before, after) in before.iter().zip(&after) {
-            assert!(!before.sees(newest), "{before} and {newest}");
-            assert!(after.sees(newest), "{after} and {newest}");
-            assert!(after.covers(before) && !before.covers(after));
-            assert!(before.covers(&first));
+            assert!(!before.is_visible(newest), "{before} and {newest}");
+            assert!(after.is_visible(newest), "{after} and {newest}");
+            assert!(after.includes(before) && !before.includes(after));
+            assert!(before.includes(&first));
         }
     }
 }
 
 /// A writer moves a price cycle by cycle, and the canary with it, while readers read.
-async fn answer_includes_everything_in_its_snapshot(backend: Backend) {
+async fn answer_includes_everything_in_its_snapshot(backend: DatabaseBackend) {
     const CYCLES: i64 = 40;
-    let database = backend.fresh().await;
+    let database = backend.migrated().await;
     let store = database.another().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(1, 1, 1);
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(1, 1, 1);
     day.set(0, 0, Some(offer(1001)));
-    leader.see(&day.snapshot()).await;
+    leader.commit_snapshot(&day.snapshot()).await;
     let writer = tokio::spawn(async move {
         let mut beats = Vec::new();
         for cycle in 2..=CYCLES {
-            day.pass(10);
+            day.advance(10);
             day.set(0, 0, Some(offer(1000 + cycle)));
-            leader.see(&day.snapshot()).await.expect("a move");
+            leader
+                .commit_snapshot(&day.snapshot())
+                .await
+                .expect("a move");
             let key = Key::races_by_stage();
-            beats.push(leader.store.touch_canary(&key).await.expect("a beat"));
+            beats.push(leader.store.write_canary(&key).await.expect("a beat"));
         }
         beats
     });
@@ -96,7 +101,7 @@ async fn answer_includes_everything_in_its_snapshot(backend: Backend) {
         let race = store.event_prices(&"rac_0".into()).await.expect("prices");
         let known = race.value.expect("known");
         parts.push((race.view, cycle_of(known.prices[0].offer.decimal)));
-        beats.push(store.canary().await.expect("a beat"));
+        beats.push(store.last_canary().await.expect("a beat"));
     }
     let touched = writer.await.expect("no panic");
     let rows = database.claim(1000, LATER).await.rows;
@@ -107,21 +112,31 @@ async fn answer_includes_everything_in_its_snapshot(backend: Backend) {
     assert_eq!(cycles.len() as i64, CYCLES);
     for (cycle, transaction) in cycles {
         for (view, held) in &whole {
-            assert_eq!(view.sees(transaction), *held >= cycle.into(), "{view}");
+            assert_eq!(
+                view.is_visible(transaction),
+                *held >= cycle.into(),
+                "{view}"
+            );
         }
         for (view, held) in &parts {
-            assert!(!view.sees(transaction) || *held >= cycle.into(), "{view}");
+            assert!(
+                !view.is_visible(transaction) || *held >= cycle.into(),
+                "{view}"
+            );
         }
     }
     for touch in touched {
         for seen in &beats {
-            assert_eq!(seen.view.sees(touch.transaction), seen.value >= touch.beat);
+            assert_eq!(
+                seen.view.is_visible(touch.transaction),
+                seen.value >= touch.beat
+            );
         }
     }
 }
 
-async fn claim_snapshot_includes_every_claimed_row(backend: Backend) {
-    let database = backend.fresh().await;
+async fn claim_snapshot_includes_every_claimed_row(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let empty = database.claim(10, LATER).await;
     assert_eq!(empty.rows, []);
     for name in ["a", "b", "c"] {
@@ -134,7 +149,7 @@ async fn claim_snapshot_includes_every_claimed_row(backend: Backend) {
     let claim = database.claim(2, LATER).await;
     assert_eq!(claim.rows.len(), 2);
     for row in &claim.rows {
-        assert!(claim.view.sees(row.transaction) && !empty.view.sees(row.transaction));
+        assert!(claim.view.is_visible(row.transaction) && !empty.view.is_visible(row.transaction));
         assert_eq!(row.purpose, Purpose::Change);
         assert!((Utc::now() - row.created_at).num_minutes().abs() < 60);
     }
@@ -143,13 +158,13 @@ async fn claim_snapshot_includes_every_claimed_row(backend: Backend) {
     assert_eq!(last.rows.len(), 1);
     let nothing = database.claim(2, LATER).await;
     assert_eq!(nothing.rows, []);
-    assert!(nothing.view.sees(last.rows[0].transaction));
+    assert!(nothing.view.is_visible(last.rows[0].transaction));
 }
 
 /// Not on SQLite: its writers take turns.
 #[tokio::test]
 async fn snapshot_excludes_older_transactions_that_commit_later() {
-    let database = Backend::Postgres.fresh().await;
+    let database = DatabaseBackend::Postgres.migrated().await;
     let mut slow = postgres::connect(&database.url).await;
     let mut open = slow.begin().await.expect("a transaction");
     let older = open
@@ -167,28 +182,37 @@ async fn snapshot_excludes_older_transactions_that_commit_later() {
     let younger = young.rows[0].transaction;
     assert!(older < younger);
     for view in loads(&database.store).await.iter().chain([&young.view]) {
-        assert!(view.sees(younger) && !view.sees(older), "{view}");
+        assert!(
+            view.is_visible(younger) && !view.is_visible(older),
+            "{view}"
+        );
     }
     open.commit().await.expect("committed");
     let old = database.claim(10, LATER).await;
     assert_eq!(old.rows[0].transaction, older);
-    assert!(old.view.sees(older) && old.view.covers(&young.view) && !young.view.covers(&old.view));
+    assert!(
+        old.view.is_visible(older)
+            && old.view.includes(&young.view)
+            && !young.view.includes(&old.view)
+    );
     for view in loads(&database.store).await {
-        assert!(view.sees(younger) && view.sees(older), "{view}");
+        assert!(view.is_visible(younger) && view.is_visible(older), "{view}");
     }
 }
 
-async fn canary_takes_the_path_of_every_change(backend: Backend) {
-    let database = backend.fresh().await;
-    let before = database.store.canary().await.expect("a beat");
+async fn canary_takes_the_path_of_every_change(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let before = database.store.last_canary().await.expect("a beat");
     assert_eq!(before.value, 0);
     let key = keys(&["oddsd:canary"]);
-    let first = database.store.touch_canary(&key[0]).await.expect("touched");
-    let second = database.store.touch_canary(&key[0]).await.expect("touched");
+    let first = database.store.write_canary(&key[0]).await.expect("touched");
+    let second = database.store.write_canary(&key[0]).await.expect("touched");
     assert_eq!((first.beat, second.beat), (1, 2));
-    let after = database.store.canary().await.expect("a beat");
+    let after = database.store.last_canary().await.expect("a beat");
     assert_eq!(after.value, 2);
-    assert!(!before.view.sees(first.transaction) && after.view.sees(second.transaction));
+    assert!(
+        !before.view.is_visible(first.transaction) && after.view.is_visible(second.transaction)
+    );
     let rows = database.claim(10, LATER).await.rows;
     let shape: Vec<(u64, Purpose, &[Key])> = rows
         .iter()
@@ -199,7 +223,7 @@ async fn canary_takes_the_path_of_every_change(backend: Backend) {
     assert!(rows[0].kinds.is_empty() && rows[0].event.is_none());
 }
 
-async fn pending(database: &Home) -> i64 {
+async fn pending(database: &TestDatabase) -> i64 {
     database
         .store
         .status()
@@ -208,11 +232,11 @@ async fn pending(database: &Home) -> i64 {
         .outbox_pending
 }
 
-async fn second_removal_waits_for_its_time(backend: Backend) {
-    let database = backend.fresh().await;
+async fn second_removal_waits_for_its_time(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let named = keys(&["races:by-stage:v1", "it's {one} *"]);
     let again = |keys: &[Key], after| {
-        Some(Again {
+        Some(DelayedRemoval {
             keys: keys.to_vec(),
             after,
         })
@@ -252,17 +276,20 @@ async fn second_removal_waits_for_its_time(backend: Backend) {
     let claim = database.claim(10, LATER).await;
     assert_eq!(claim.rows.len(), 1);
     let row = &claim.rows[0];
-    assert_eq!((row.purpose, &*row.keys), (Purpose::Again, &named[1..]));
+    assert_eq!(
+        (row.purpose, &*row.keys),
+        (Purpose::SecondRemoval, &named[1..])
+    );
     assert!(row.kinds.is_empty() && row.cycle.is_none() && row.attempts == 1);
-    assert!(claim.view.sees(row.transaction));
+    assert!(claim.view.is_visible(row.transaction));
 }
 
-async fn pending_removals_count_only_late_rows(backend: Backend) {
-    let database = backend.fresh().await;
+async fn pending_removals_count_only_late_rows(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let named = keys(&["a", "b"]);
     let settle = async |after| {
         let keys = named.clone();
-        let again = Some(Again { keys, after });
+        let again = Some(DelayedRemoval { keys, after });
         database
             .store
             .settle(&[], settlement(&[], again))
@@ -272,7 +299,7 @@ async fn pending_removals_count_only_late_rows(backend: Backend) {
     settle(LATER).await;
     database
         .store
-        .touch_canary(&named[0])
+        .write_canary(&named[0])
         .await
         .expect("touched");
     assert_eq!(database.count("outbox").await, 2);

@@ -2,17 +2,19 @@
 
 use oddsd_store::StoreError;
 
-use super::fixture::{Backend, Daemon, Day, Home, cycle, offer, open, same_rows};
-use oddsd_testkit::proxy::{Proxy, Wire};
+use super::fixture::{
+    DatabaseBackend, StateWriter, TestDatabase, TestDay, assert_same_rows, cycle, offer, open,
+};
+use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
 
 /// Above the size that is sent in arrays.
 const RACES: usize = 250;
 const PRICES: usize = RACES * 240;
 
 /// The same day, every price moved.
-fn moved(day: &Day) -> Day {
+fn moved(day: &TestDay) -> TestDay {
     let mut day = day.clone();
-    day.pass(10);
+    day.advance(10);
     for race in 0..RACES {
         for nth in 0..240 {
             let odds = offer(2000 + ((race + nth * 7) % 800) as i64);
@@ -22,7 +24,7 @@ fn moved(day: &Day) -> Day {
     day
 }
 
-async fn sizes(database: &Home) -> Vec<i64> {
+async fn sizes(database: &TestDatabase) -> Vec<i64> {
     let mut sizes = Vec::new();
     for table in "bookmakers events selections prices price_history cycles outbox".split(' ') {
         sizes.push(database.count(table).await);
@@ -33,27 +35,33 @@ async fn sizes(database: &Home) -> Vec<i64> {
 /// Postgres stages such a cycle; SQLite writes it as any other.
 #[tokio::test]
 async fn large_cycle_is_stored_completely() {
-    for backend in [Backend::Postgres, Backend::Sqlite] {
-        let database = backend.fresh().await;
-        let mut leader = Daemon::start(&database.store, "leader").await;
-        let day = Day::of(RACES, 10, 24);
-        let written = leader.see(&day.snapshot()).await.expect("a first look");
+    for backend in [DatabaseBackend::Postgres, DatabaseBackend::Sqlite] {
+        let database = backend.migrated().await;
+        let mut leader = StateWriter::start(&database.store, "leader").await;
+        let day = TestDay::with_races(RACES, 10, 24);
+        let written = leader
+            .commit_snapshot(&day.snapshot())
+            .await
+            .expect("a first look");
         assert_eq!(written.inserted as usize, PRICES);
         let mut day = moved(&day);
         day.races[3].prices.truncate(100);
         let written = leader
-            .see(&day.snapshot())
+            .commit_snapshot(&day.snapshot())
             .await
             .expect("all moved or gone");
         assert_eq!(written.updated as usize, PRICES);
         // All of it gone at once.
         let mut empty = day.clone();
-        empty.pass(10);
+        empty.advance(10);
         empty.races.clear();
-        let written = leader.see(&empty.snapshot()).await.expect("all gone");
+        let written = leader
+            .commit_snapshot(&empty.snapshot())
+            .await
+            .expect("all gone");
         assert_eq!(written.updated as usize, PRICES - 140);
         let loaded = database.store.load().await.expect("the rows load");
-        same_rows(&leader.book, &loaded.book);
+        assert_same_rows(&leader.book, &loaded.state);
         assert_eq!(
             database.count("price_history").await as usize,
             3 * PRICES - 140
@@ -74,13 +82,16 @@ async fn large_cycle_is_stored_completely() {
 
 #[tokio::test]
 async fn large_cycle_without_the_lease_writes_nothing() {
-    let database = Backend::Postgres.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let day = Day::of(RACES, 10, 24);
-    leader.see(&day.snapshot()).await.expect("a first look");
+    let database = DatabaseBackend::Postgres.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let day = TestDay::with_races(RACES, 10, 24);
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("a first look");
     let before = sizes(&database).await;
     // The same name, another epoch.
-    let standby = Daemon::start(&database.another().await, "leader").await;
+    let standby = StateWriter::start(&database.another().await, "leader").await;
     let mut changes = leader.changes(&moved(&day).snapshot());
     let facts = cycle(leader.cycle);
     let refused = leader
@@ -91,35 +102,38 @@ async fn large_cycle_without_the_lease_writes_nothing() {
     assert_eq!(changes.prices.len(), PRICES, "they are the caller's again");
     assert_eq!(sizes(&database).await, before);
     let rows = database.store.load().await.expect("the rows load");
-    same_rows(&standby.book, &rows.book);
+    assert_same_rows(&standby.book, &rows.state);
 }
 
 #[tokio::test]
 async fn large_cycle_cut_anywhere_is_all_or_nothing() {
-    let database = Backend::Postgres.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(RACES, 10, 24);
-    leader.see(&day.snapshot()).await.expect("a first look");
+    let database = DatabaseBackend::Postgres.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(RACES, 10, 24);
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("a first look");
     day = moved(&day);
     for bytes in [40, 300, 700_000, 3_000_000] {
-        let (proxy, url) = Proxy::before_url(&database.url).await;
+        let (proxy, url) = FaultProxy::in_front_of_url(&database.url).await;
         let store = open(&url).await;
         day.set(0, 0, Some(offer(100_000 + bytes as i64)));
         let mut changes = leader.changes(&day.snapshot());
-        store.clock().await.expect("a session is open");
-        proxy.set(Wire::CutAfter(bytes));
+        store.server_time().await.expect("a session is open");
+        proxy.set(ProxyMode::CutAfter(bytes));
         let cut = store
             .commit(&leader.lease, &cycle(leader.cycle), &mut changes)
             .await;
         assert!(matches!(cut, Err(StoreError::Down(_))), "{bytes}: {cut:?}");
         let rows = database.store.load().await.expect("the rows load");
-        same_rows(&leader.book, &rows.book);
+        assert_same_rows(&leader.book, &rows.state);
         assert_eq!(rows.next_cycle, leader.cycle);
     }
     leader
-        .see(&day.snapshot())
+        .commit_snapshot(&day.snapshot())
         .await
         .expect("and then all of it");
     let rows = database.store.load().await.expect("the rows load");
-    same_rows(&leader.book, &rows.book);
+    assert_same_rows(&leader.book, &rows.state);
 }

@@ -2,7 +2,7 @@
 
 use oddsd_store::StoreError;
 
-use super::fixture::{Backend, Daemon, Day};
+use super::fixture::{DatabaseBackend, StateWriter, TestDay};
 use super::on_every_backend;
 
 on_every_backend!(
@@ -12,16 +12,16 @@ on_every_backend!(
 );
 
 /// The report of a first migration.
-fn applied(backend: Backend) -> &'static [&'static str] {
+fn applied(backend: DatabaseBackend) -> &'static [&'static str] {
     match backend {
-        Backend::Postgres => &[
+        DatabaseBackend::Postgres => &[
             "applied 0001 tables",
             "applied 0002 history",
             "applied 0003 canary",
             "applied 0004 rules",
             "applied 0005 status",
         ],
-        Backend::Sqlite => &[
+        DatabaseBackend::Sqlite => &[
             "applied 0001 tables",
             "applied 0002 counts",
             "applied 0003 canary",
@@ -38,14 +38,16 @@ fn schema(outcome: Result<impl std::fmt::Debug, StoreError>) -> String {
     }
 }
 
-async fn migration_is_idempotent(backend: Backend) {
+async fn migration_is_idempotent(backend: DatabaseBackend) {
     let database = backend.empty().await;
     assert_eq!(
         database.store.migrate(false).await.expect("migrated"),
         applied(backend)
     );
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    leader.see(&Day::of(1, 1, 1).snapshot()).await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    leader
+        .commit_snapshot(&TestDay::with_races(1, 1, 1).snapshot())
+        .await;
     assert_eq!(
         database.store.migrate(false).await.expect("migrated"),
         [""; 0]
@@ -54,7 +56,7 @@ async fn migration_is_idempotent(backend: Backend) {
     assert_eq!(database.count("prices").await, 1);
 }
 
-async fn migration_state_names_missing_or_newer_tables(backend: Backend) {
+async fn migration_state_names_missing_or_newer_tables(backend: DatabaseBackend) {
     let database = backend.empty().await;
     let why = schema(database.store.check_schema().await);
     assert!(
@@ -72,7 +74,7 @@ async fn migration_state_names_missing_or_newer_tables(backend: Backend) {
         );
     }
     database.store.migrate(false).await.expect("migrated");
-    database.meddle("UPDATE oddsd.migrations SET version = 9 WHERE version = (SELECT max(version) FROM oddsd.migrations)").await;
+    database.write("UPDATE oddsd.migrations SET version = 9 WHERE version = (SELECT max(version) FROM oddsd.migrations)").await;
     for newer in [
         schema(database.store.check_schema().await),
         schema(database.store.migrate(false).await),
@@ -86,7 +88,7 @@ async fn migration_state_names_missing_or_newer_tables(backend: Backend) {
         );
     }
     database
-        .meddle("UPDATE oddsd.migrations SET version = version - 9")
+        .write("UPDATE oddsd.migrations SET version = version - 9")
         .await;
     let older = schema(database.store.check_schema().await);
     assert!(
@@ -95,7 +97,7 @@ async fn migration_state_names_missing_or_newer_tables(backend: Backend) {
     );
 }
 
-async fn migration_runs_once_for_two_daemons(backend: Backend) {
+async fn migration_runs_once_for_two_daemons(backend: DatabaseBackend) {
     let database = backend.empty().await;
     let others = [
         database.another().await,
@@ -117,20 +119,20 @@ async fn migration_runs_once_for_two_daemons(backend: Backend) {
 /// History of the first version, one row a price, is carried over completely.
 #[tokio::test]
 async fn migration_carries_over_row_history() {
-    let database = Backend::Postgres.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(2, 2, 3);
-    leader.see(&day.snapshot()).await;
-    day.pass(86_400);
+    let database = DatabaseBackend::Postgres.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(2, 2, 3);
+    leader.commit_snapshot(&day.snapshot()).await;
+    day.advance(86_400);
     day.set(0, 1, None);
     day.set(1, 2, Some(super::fixture::offer(999)));
-    leader.see(&day.snapshot()).await;
+    leader.commit_snapshot(&day.snapshot()).await;
     let columns =
         "price_id, cycle_id, observed_at, decimal, fractional, point, ew_places, ew_denom, status";
     let rows = format!(
         "SELECT concat_ws(' ', {columns}) FROM oddsd.price_history ORDER BY cycle_id, price_id"
     );
-    let before = database.look(&rows).await;
+    let before = database.query(&rows).await;
     assert_eq!(before.len(), 14);
     for back in [
         &format!("CREATE TABLE oddsd.by_row AS SELECT {columns} FROM oddsd.price_history"),
@@ -142,18 +144,21 @@ async fn migration_carries_over_row_history() {
         "ALTER TABLE oddsd.cycles DROP COLUMN open_prices",
         "DELETE FROM oddsd.migrations WHERE version = 2",
     ] {
-        database.meddle(back).await;
+        database.write(back).await;
     }
     assert_eq!(
         database.store.migrate(false).await.expect("migrated"),
         ["applied 0002 history"]
     );
-    assert_eq!(database.look(&rows).await, before);
-    let mut again = Daemon::start(&database.another().await, "leader").await;
-    super::fixture::same_rows(&leader.book, &again.book);
-    day.pass(10);
+    assert_eq!(database.query(&rows).await, before);
+    let mut again = StateWriter::start(&database.another().await, "leader").await;
+    super::fixture::assert_same_rows(&leader.book, &again.book);
+    day.advance(10);
     day.set(1, 2, Some(super::fixture::offer(998)));
-    again.see(&day.snapshot()).await.expect("it goes on");
+    again
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("it goes on");
     let found = database.prices_of("rac_1").await;
     let price = &found.prices[2];
     assert_eq!(price.high, super::fixture::decimal("9.99"));

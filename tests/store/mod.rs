@@ -22,24 +22,24 @@ mod sqlite;
 mod status;
 mod views;
 
-pub use fixture::Backend;
-use oddsd_store::{Again, Removal, Settlement, Wanted};
+pub use fixture::DatabaseBackend;
+use oddsd_store::{BatchOutcome, DelayedRemoval, LogFilter, Removal};
 
 /// The settlement of confirmed removals.
-pub fn settlement(removals: &[Removal], again: Option<Again>) -> Settlement {
-    Settlement {
+pub fn settlement(removals: &[Removal], again: Option<DelayedRemoval>) -> BatchOutcome {
+    BatchOutcome {
         removals: removals.to_vec(),
-        again,
-        ..Settlement::default()
+        second_removal: again,
+        ..BatchOutcome::default()
     }
 }
 
 /// Log entries after this one; -1 asks for the newest.
-pub fn log_page(after: i64, limit: i64) -> Wanted {
-    Wanted {
+pub fn log_page(after: i64, limit: i64) -> LogFilter {
+    LogFilter {
         after: (after >= 0).then_some(after),
         limit,
-        ..Wanted::default()
+        ..LogFilter::default()
     }
 }
 
@@ -47,10 +47,10 @@ pub fn log_page(after: i64, limit: i64) -> Wanted {
 macro_rules! on_every_backend {
     ($($case:ident),+ $(,)?) => {
         mod on_postgres {
-            $(#[tokio::test] async fn $case() { super::$case($crate::store::Backend::Postgres).await })+
+            $(#[tokio::test] async fn $case() { super::$case($crate::store::DatabaseBackend::Postgres).await })+
         }
         mod on_sqlite {
-            $(#[tokio::test] async fn $case() { super::$case($crate::store::Backend::Sqlite).await })+
+            $(#[tokio::test] async fn $case() { super::$case($crate::store::DatabaseBackend::Sqlite).await })+
         }
     };
 }

@@ -6,7 +6,7 @@ use oddsd_core::key::Key;
 use oddsd_core::model::{ChangeKind, EventId};
 use oddsd_store::Removal;
 
-use super::fixture::{Backend, Daemon, Day, LATER, SOON, at, offer};
+use super::fixture::{DatabaseBackend, LATER, SOON, StateWriter, TestDay, at, offer};
 use super::{log_page, on_every_backend, settlement};
 
 on_every_backend!(
@@ -33,18 +33,18 @@ pub fn removal(keys: &[&str]) -> Removal {
     }
 }
 
-async fn outbox_has_one_row_for_each_event_and_cycle(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(3, 2, 2);
-    leader.see(&day.snapshot()).await;
-    day.pass(10);
+async fn outbox_has_one_row_for_each_event_and_cycle(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(3, 2, 2);
+    leader.commit_snapshot(&day.snapshot()).await;
+    day.advance(10);
     day.set(0, 0, Some(offer(444)));
     day.set(0, 1, Some(offer(445)));
     day.set(1, 1, None);
     day.races[1].event.in_play = true;
     day.races.remove(2);
-    leader.see(&day.snapshot()).await;
+    leader.commit_snapshot(&day.snapshot()).await;
 
     let rows = database
         .store
@@ -79,8 +79,8 @@ async fn outbox_has_one_row_for_each_event_and_cycle(backend: Backend) {
     assert_eq!(status.outbox_pending, 6, "claimed is not settled");
 }
 
-async fn claimed_row_is_given_again_only_when_due(backend: Backend) {
-    let database = backend.fresh().await;
+async fn claimed_row_is_given_again_only_when_due(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let row = database
         .store
         .request_removal(&[Key::races_by_stage()], &[], None)
@@ -112,8 +112,8 @@ async fn claimed_row_is_given_again_only_when_due(backend: Backend) {
     );
 }
 
-async fn parallel_claims_get_different_rows(backend: Backend) {
-    let database = backend.fresh().await;
+async fn parallel_claims_get_different_rows(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let mut all = BTreeSet::new();
     for _ in 0..60 {
         all.insert(
@@ -150,8 +150,8 @@ async fn parallel_claims_get_different_rows(backend: Backend) {
     assert_eq!(BTreeSet::from_iter(got), all, "none missed");
 }
 
-async fn settlement_removes_and_logs_together(backend: Backend) {
-    let database = backend.fresh().await;
+async fn settlement_removes_and_logs_together(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let keys = [Key::races_by_stage()];
     let first = database
         .store
@@ -214,8 +214,8 @@ async fn settlement_removes_and_logs_together(backend: Backend) {
     );
 }
 
-async fn postponed_row_waits_with_its_reason(backend: Backend) {
-    let database = backend.fresh().await;
+async fn postponed_row_waits_with_its_reason(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let row = database
         .store
         .request_removal(&[Key::races_by_stage()], &[], None)
@@ -257,8 +257,8 @@ async fn postponed_row_waits_with_its_reason(backend: Backend) {
     assert!(status.outbox_oldest_seconds >= 0.0);
 }
 
-async fn requested_removal_keeps_its_keys(backend: Backend) {
-    let database = backend.fresh().await;
+async fn requested_removal_keeps_its_keys(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let spelt = [
         "races:by-stage:v1",
         "a b",
@@ -274,7 +274,7 @@ async fn requested_removal_keeps_its_keys(backend: Backend) {
     ];
     let keys: Vec<Key> = spelt
         .iter()
-        .map(|key| Key::from_person(key).expect("a key"))
+        .map(|key| Key::from_user_input(key).expect("a key"))
         .collect();
     database
         .store

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use oddsd_store::{Store, StoreError};
 
-use super::fixture::{Backend, Daemon, Day, offer, open, settings};
+use super::fixture::{DatabaseBackend, StateWriter, TestDay, offer, open, settings};
 use oddsd_testkit::eventually;
 use oddsd_testkit::ports::free_port;
 
@@ -90,7 +90,7 @@ fn start(folder: &Path, ini: &Path) -> Command {
 
 #[tokio::test]
 async fn transaction_pooler_is_refused() {
-    let database = Backend::Postgres.fresh().await;
+    let database = DatabaseBackend::Postgres.migrated().await;
     for sessions in [1, 2, 20] {
         let pooler = pgbouncer(&database.url, "transaction", sessions).await;
         match Store::open(&settings(&pooler.url)).await {
@@ -108,18 +108,21 @@ async fn transaction_pooler_is_refused() {
 
 #[tokio::test]
 async fn session_pooler_works() {
-    let database = Backend::Postgres.empty().await;
+    let database = DatabaseBackend::Postgres.empty().await;
     let pooler = pgbouncer(&database.url, "session", 20).await;
     let store = open(&pooler.url).await;
     store.migrate(false).await.expect("migrated");
-    let mut leader = Daemon::start(&store, "leader").await;
-    let mut day = Day::of(2, 2, 2);
+    let mut leader = StateWriter::start(&store, "leader").await;
+    let mut day = TestDay::with_races(2, 2, 2);
     for n in 0..10 {
-        day.pass(10);
+        day.advance(10);
         day.set(0, 0, Some(offer(500 + n)));
-        leader.see(&day.snapshot()).await.expect("a move");
+        leader
+            .commit_snapshot(&day.snapshot())
+            .await
+            .expect("a move");
     }
-    let book = database.store.load().await.expect("the rows load").book;
+    let book = database.store.load().await.expect("the rows load").state;
     assert_eq!(book.open_prices(), 8);
     store.close().await;
 }

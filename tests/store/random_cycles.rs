@@ -3,10 +3,10 @@
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use fastrand::Rng;
 use oddsd_core::diff::Changes;
-use oddsd_core::diff::book::Book;
+use oddsd_core::diff::stored_state::Book;
 use oddsd_core::model::{Bookmaker, EventStatus, SelectionStatus};
 
-use super::fixture::{Backend, Daemon, Day, cycle, decimal, lease, offer};
+use super::fixture::{DatabaseBackend, StateWriter, TestDay, cycle, decimal, lease, offer};
 use super::on_every_backend;
 
 on_every_backend!(
@@ -16,30 +16,30 @@ on_every_backend!(
 
 const CYCLES: usize = 40;
 
-async fn loaded_state_equals_the_mirror_after_random_cycles(backend: Backend) {
+async fn loaded_state_equals_the_mirror_after_random_cycles(backend: DatabaseBackend) {
     for seed in [1, 2, 3, oddsd_testkit::seed()] {
         println!("seed {seed} on {backend:?}");
         let mut luck = Rng::with_seed(seed);
-        let database = backend.fresh().await;
-        let mut leader = Daemon::start(&database.store, "leader").await;
-        let mut day = Day::of(4, 4, 3);
+        let database = backend.migrated().await;
+        let mut leader = StateWriter::start(&database.store, "leader").await;
+        let mut day = TestDay::with_races(4, 4, 3);
         for _ in 0..CYCLES {
             something_happens(&mut day, &mut luck);
             let changes = leader.changes(&day.snapshot());
-            let written = leader.see(&day.snapshot()).await;
-            assert_eq!(written.is_none(), changes.is_quiet());
+            let written = leader.commit_snapshot(&day.snapshot()).await;
+            assert_eq!(written.is_none(), changes.is_empty());
             let loaded = database.store.load().await.expect("the rows load");
             assert_eq!(loaded.next_cycle, leader.cycle, "seed {seed}");
-            same(&leader.book, &loaded.book, &changes, seed);
+            same(&leader.book, &loaded.state, &changes, seed);
             if luck.u8(..) < 60 {
-                leader = Daemon::start(&database.store, "leader").await;
+                leader = StateWriter::start(&database.store, "leader").await;
             }
         }
     }
 }
 
 /// One step of a race day in which everything that can happen does.
-fn something_happens(day: &mut Day, luck: &mut Rng) {
+fn something_happens(day: &mut TestDay, luck: &mut Rng) {
     day.now += TimeDelta::nanoseconds(luck.i64(1_000_000_000..60_000_000_000));
     for _ in 0..luck.usize(0..6) {
         let race = luck.usize(..day.races.len());
@@ -67,7 +67,9 @@ fn something_happens(day: &mut Day, luck: &mut Rng) {
             }
             8 => {
                 let event = &mut day.races[race].event;
-                event.facts.insert("going", format!("Soft {}", luck.u8(..)));
+                event
+                    .attributes
+                    .insert("going", format!("Soft {}", luck.u8(..)));
                 event.starts_at = event.starts_at.map(|at| at + TimeDelta::minutes(1));
             }
             9 => {
@@ -92,9 +94,9 @@ fn something_happens(day: &mut Day, luck: &mut Rng) {
             }
             _ if day.races.len() > 1 => drop(day.races.remove(race)),
             _ => {
-                *day = Day {
+                *day = TestDay {
                     now,
-                    ..Day::of(4, 4, 3)
+                    ..TestDay::with_races(4, 4, 3)
                 }
             }
         }
@@ -131,11 +133,11 @@ fn same(memory: &Book, rows: &Book, changes: &Changes, seed: u64) {
 }
 
 /// 12,000 prices, in an unoptimised build; what takes seconds here takes the daemon's cycle apart.
-async fn full_card_is_written_and_loaded(backend: Backend) {
-    let database = backend.fresh().await;
+async fn full_card_is_written_and_loaded(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let leader = lease(&database.store, "leader").await;
-    let mut memory = Daemon::start(&database.store, "leader").await;
-    let day = Day::of(50, 10, 24);
+    let mut memory = StateWriter::start(&database.store, "leader").await;
+    let day = TestDay::with_races(50, 10, 24);
     let changes = memory.changes(&day.snapshot());
     let began = std::time::Instant::now();
     let stale = database
@@ -143,7 +145,10 @@ async fn full_card_is_written_and_loaded(backend: Backend) {
         .commit(&leader, &cycle(1), &mut changes.clone())
         .await;
     stale.expect_err("leader took the lease anew");
-    let written = memory.see(&day.snapshot()).await.expect("a first look");
+    let written = memory
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("a first look");
     let wrote = began.elapsed();
     assert_eq!(written.inserted, 12_000);
     let loaded = database.store.load().await.expect("the rows load");
@@ -151,20 +156,23 @@ async fn full_card_is_written_and_loaded(backend: Backend) {
         "{backend:?}: refused and wrote in {wrote:?}, loaded in {:?}",
         began.elapsed() - wrote
     );
-    assert_eq!(loaded.book.open_prices(), 12_000);
-    same(&memory.book, &loaded.book, &changes, 0);
+    assert_eq!(loaded.state.open_prices(), 12_000);
+    same(&memory.book, &loaded.state, &changes, 0);
 
     let mut moved = day.clone();
-    moved.pass(10);
+    moved.advance(10);
     for race in 0..50 {
         for nth in 0..240 {
             let cents = moved.races[race].prices[nth].offer.expect("a price");
             moved.set(race, nth, Some(offer_plus(cents.decimal)));
         }
     }
-    let written = memory.see(&moved.snapshot()).await.expect("all moved");
+    let written = memory
+        .commit_snapshot(&moved.snapshot())
+        .await
+        .expect("all moved");
     assert_eq!(written.updated, 12_000);
-    let quiet = memory.see(&moved.snapshot()).await;
+    let quiet = memory.commit_snapshot(&moved.snapshot()).await;
     assert_eq!(quiet, None);
 }
 

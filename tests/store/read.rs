@@ -5,7 +5,7 @@ use std::time::Duration;
 use oddsd_core::model::{EventStatus, Offer, SelectionStatus};
 use oddsd_store::Runner;
 
-use super::fixture::{Backend, Daemon, Day, at, decimal, offer};
+use super::fixture::{DatabaseBackend, StateWriter, TestDay, at, decimal, offer};
 use super::{log_page, on_every_backend, settlement};
 
 on_every_backend!(
@@ -15,10 +15,10 @@ on_every_backend!(
     status_reports_the_current_state,
 );
 
-async fn runners_in_the_window_have_their_open_win_prices(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(4, 3, 3);
+async fn runners_in_the_window_have_their_open_win_prices(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(4, 3, 3);
     let (from, to) = (at(3600), at(3600 + 1800));
     let mut place = day.races[0].prices[0].clone();
     place.key.market = "place".into();
@@ -30,11 +30,11 @@ async fn runners_in_the_window_have_their_open_win_prices(backend: Backend) {
         .retain(|price| price.key.selection.as_str() != "hrs_0_2");
     day.races[0].selections[1].status = SelectionStatus::NonRunner;
     day.races[2].event.status = EventStatus::Abandoned;
-    leader.see(&day.snapshot()).await;
-    day.pass(10);
+    leader.commit_snapshot(&day.snapshot()).await;
+    day.advance(10);
     day.set(0, 2, None);
     day.races.remove(1);
-    leader.see(&day.snapshot()).await;
+    leader.commit_snapshot(&day.snapshot()).await;
 
     let mut runners = database
         .store
@@ -71,21 +71,21 @@ async fn runners_in_the_window_have_their_open_win_prices(backend: Backend) {
     );
 }
 
-async fn race_shows_price_movements_since_opening(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(2, 1, 2);
+async fn race_shows_price_movements_since_opening(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(2, 1, 2);
     // As text, 9 is above 10.
     for odds in ["9", "10", "11.5", "8.25", "9.75"] {
-        day.pass(10);
+        day.advance(10);
         day.set(0, 0, Some(Offer::decimal(decimal(odds))));
-        leader.see(&day.snapshot()).await;
+        leader.commit_snapshot(&day.snapshot()).await;
     }
     let seen = [(leader.book.events["rac_0"].row, day.now)];
     let word = serde_json::Value::Null;
     database
         .store
-        .renew(&leader.lease, Duration::from_secs(60), &word, &seen)
+        .renew_lease(&leader.lease, Duration::from_secs(60), &word, &seen)
         .await
         .expect("held");
     let found = database.prices_of("rac_0").await;
@@ -119,14 +119,14 @@ async fn race_shows_price_movements_since_opening(backend: Backend) {
     );
 }
 
-async fn log_pages_start_at_the_newest_or_after_an_id(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(1, 1, 1);
+async fn log_pages_start_at_the_newest_or_after_an_id(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(1, 1, 1);
     for cents in 0..5 {
-        day.pass(10);
+        day.advance(10);
         day.set(0, 0, Some(offer(500 + cents)));
-        leader.see(&day.snapshot()).await;
+        leader.commit_snapshot(&day.snapshot()).await;
     }
     let page = async |after, limit| {
         let cycles = database.store.cycles(after, limit).await.expect("cycles");
@@ -184,20 +184,20 @@ async fn log_pages_start_at_the_newest_or_after_an_id(backend: Backend) {
     );
 }
 
-async fn status_reports_the_current_state(backend: Backend) {
-    let database = backend.fresh().await;
+async fn status_reports_the_current_state(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
     let empty = database.store.status().await.expect("a status");
     assert_eq!(
         (empty.holder, empty.last_cycle, empty.events),
         (None, None, 0)
     );
     assert_eq!(empty.state, serde_json::json!({}));
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(2, 2, 2);
-    leader.see(&day.snapshot()).await;
-    day.pass(10);
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(2, 2, 2);
+    leader.commit_snapshot(&day.snapshot()).await;
+    day.advance(10);
     day.races.remove(1);
-    leader.see(&day.snapshot()).await;
+    leader.commit_snapshot(&day.snapshot()).await;
     let status = database.store.status().await.expect("a status");
     assert_eq!(
         (status.events, status.open_prices, status.outbox_pending),
@@ -205,6 +205,6 @@ async fn status_reports_the_current_state(backend: Backend) {
     );
     assert_eq!(status.last_cycle.expect("two").counts.withdrawn, 4);
     assert!(status.outbox_oldest_seconds < 600.0);
-    let skew = database.store.clock().await.expect("a clock") - chrono::Utc::now();
+    let skew = database.store.server_time().await.expect("a clock") - chrono::Utc::now();
     assert!(skew.num_seconds().abs() < 60, "one machine: {skew}");
 }

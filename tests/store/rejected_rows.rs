@@ -2,7 +2,9 @@
 
 use oddsd_store::StoreError;
 
-use super::fixture::{Backend, Daemon, Day, Home, cycle, offer, same_rows};
+use super::fixture::{
+    DatabaseBackend, StateWriter, TestDatabase, TestDay, assert_same_rows, cycle, offer,
+};
 use super::on_every_backend;
 
 on_every_backend!(
@@ -12,17 +14,17 @@ on_every_backend!(
 );
 
 /// A constraint of the database's owner that the daemon cannot know.
-async fn forbid(database: &Home, table: &str, column: &str, condition: &str) {
+async fn forbid(database: &TestDatabase, table: &str, column: &str, condition: &str) {
     match database.backend {
-        Backend::Postgres => {
+        DatabaseBackend::Postgres => {
             let check = format!(
                 "ALTER TABLE oddsd.{table} ADD CONSTRAINT house_rule CHECK (NOT ({column} {condition}))"
             );
-            database.meddle(&check).await;
+            database.write(&check).await;
         }
-        Backend::Sqlite => {
+        DatabaseBackend::Sqlite => {
             for (name, on) in [("insert", "INSERT"), ("update", "UPDATE")] {
-                database.meddle(&format!(
+                database.write(&format!(
                     "CREATE TRIGGER house_rule_{name} BEFORE {on} ON {table} WHEN NEW.{column} {condition}
                      BEGIN SELECT raise(ABORT, 'house_rule'); END"
                 ))
@@ -32,13 +34,16 @@ async fn forbid(database: &Home, table: &str, column: &str, condition: &str) {
     }
 }
 
-async fn refused_rows_are_excluded_and_the_others_stored(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(42, 10, 24);
-    leader.see(&day.snapshot()).await.expect("a first look");
+async fn refused_rows_are_excluded_and_the_others_stored(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(42, 10, 24);
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("a first look");
     forbid(&database, "prices", "decimal", "= '777.77'").await;
-    day.pass(10);
+    day.advance(10);
     for race in 0..42 {
         for nth in 0..240 {
             day.set(race, nth, Some(offer(5000 + (race * 240 + nth) as i64)));
@@ -70,7 +75,7 @@ async fn refused_rows_are_excluded_and_the_others_stored(backend: Backend) {
     leader.book.apply(changes);
     leader.cycle += 1;
     let rows = database.store.load().await.expect("the rows load");
-    same_rows(&leader.book, &rows.book);
+    assert_same_rows(&leader.book, &rows.state);
     let cycles = database.store.cycles(-1, 1).await.expect("cycles");
     assert_eq!(
         (cycles[0].counts.changed, cycles[0].counts.rejected),
@@ -78,51 +83,57 @@ async fn refused_rows_are_excluded_and_the_others_stored(backend: Backend) {
     );
 
     // It is tried again, alone; and once it can be stored it is.
-    day.pass(10);
-    assert_eq!(leader.see(&day.snapshot()).await, Some(Default::default()));
+    day.advance(10);
+    assert_eq!(
+        leader.commit_snapshot(&day.snapshot()).await,
+        Some(Default::default())
+    );
     leader.cycle -= 1;
     match backend {
-        Backend::Postgres => {
+        DatabaseBackend::Postgres => {
             database
-                .meddle("ALTER TABLE oddsd.prices DROP CONSTRAINT house_rule")
+                .write("ALTER TABLE oddsd.prices DROP CONSTRAINT house_rule")
                 .await
         }
-        Backend::Sqlite => database.meddle("DROP TRIGGER house_rule_update").await,
+        DatabaseBackend::Sqlite => database.write("DROP TRIGGER house_rule_update").await,
     }
     assert_eq!(
         leader
-            .see(&day.snapshot())
+            .commit_snapshot(&day.snapshot())
             .await
             .expect("the three")
             .updated,
         3
     );
     let rows = database.store.load().await.expect("the rows load");
-    same_rows(&leader.book, &rows.book);
+    assert_same_rows(&leader.book, &rows.state);
 }
 
-async fn refused_event_excludes_its_prices(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
+async fn refused_event_excludes_its_prices(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
     forbid(&database, "events", "name", "= 'The 2th Stakes'").await;
-    let day = Day::of(5, 3, 3);
-    let written = leader.see(&day.snapshot()).await.expect("the others");
+    let day = TestDay::with_races(5, 3, 3);
+    let written = leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("the others");
     assert_eq!(
         (written.events, written.inserted, written.outbox),
         (4, 36, 4)
     );
-    let book = database.store.load().await.expect("the rows load").book;
-    same_rows(&leader.book, &book);
+    let book = database.store.load().await.expect("the rows load").state;
+    assert_same_rows(&leader.book, &book);
     assert!(!book.events.contains_key("rac_2"));
 }
 
-async fn failure_without_a_bad_row_excludes_none(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(3, 3, 3);
-    leader.see(&day.snapshot()).await;
+async fn failure_without_a_bad_row_excludes_none(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(3, 3, 3);
+    leader.commit_snapshot(&day.snapshot()).await;
     forbid(&database, "cycles", "id", "= 2").await;
-    day.pass(10);
+    day.advance(10);
     day.set(0, 0, Some(offer(444)));
     let mut changes = leader.changes(&day.snapshot());
     let refused = database
@@ -135,5 +146,5 @@ async fn failure_without_a_bad_row_excludes_none(backend: Backend) {
     );
     assert_eq!(changes.counts.rejected, 0);
     let rows = database.store.load().await.expect("the rows load");
-    same_rows(&leader.book, &rows.book);
+    assert_same_rows(&leader.book, &rows.state);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use oddsd_store::Retention;
 
-use super::fixture::{Backend, Daemon, Day, at, offer};
+use super::fixture::{DatabaseBackend, StateWriter, TestDay, at, offer};
 use super::on_every_backend;
 
 on_every_backend!(
@@ -20,16 +20,16 @@ const KEEP: Retention = Retention {
     finished_events: DAY.saturating_mul(7),
 };
 
-async fn retention_deletes_finished_events_and_old_history(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(3, 2, 2);
+async fn retention_deletes_finished_events_and_old_history(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(3, 2, 2);
     day.races[1].event.starts_at = Some(at(20 * 86_400));
     day.races[2].event.starts_at = Some(at(8 * 86_400));
-    leader.see(&day.snapshot()).await;
-    day.pass(86_400);
+    leader.commit_snapshot(&day.snapshot()).await;
+    day.advance(86_400);
     day.set(1, 0, Some(offer(700)));
-    leader.see(&day.snapshot()).await;
+    leader.commit_snapshot(&day.snapshot()).await;
 
     let nothing = database
         .store
@@ -45,7 +45,7 @@ async fn retention_deletes_finished_events_and_old_history(backend: Backend) {
     assert_eq!(pruned.events, [leader.book.events["rac_0"].row]);
     assert_eq!(pruned.history, 0);
     leader.book.forget(&pruned.events);
-    let rows = database.store.load().await.expect("the rows load").book;
+    let rows = database.store.load().await.expect("the rows load").state;
     assert_eq!(rows.next, leader.book.next);
     assert_eq!(rows.events.len(), leader.book.events.len());
     assert_eq!(
@@ -73,14 +73,14 @@ async fn retention_deletes_finished_events_and_old_history(backend: Backend) {
     assert_eq!(database.count("price_history").await, 1);
 }
 
-async fn retention_never_reuses_ids(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(2, 2, 2);
-    leader.see(&day.snapshot()).await;
-    day.pass(10);
+async fn retention_never_reuses_ids(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(2, 2, 2);
+    leader.commit_snapshot(&day.snapshot()).await;
+    day.advance(10);
     day.set(0, 0, Some(offer(123)));
-    leader.see(&day.snapshot()).await;
+    leader.commit_snapshot(&day.snapshot()).await;
     let next = leader.book.next;
     // Everything is over, and the log is old as well (the log's own time is the real one).
     let far = chrono::Utc::now() + TimeDelta::days(9000);
@@ -99,12 +99,12 @@ async fn retention_never_reuses_ids(backend: Backend) {
         9,
         "history outlives its prices"
     );
-    let mut later = Daemon::start(&database.store, "leader").await;
+    let mut later = StateWriter::start(&database.store, "leader").await;
     assert_eq!(later.book.next, next);
     assert_eq!(later.cycle, 3);
     assert!(later.book.events.is_empty());
     later
-        .see(&Day::of(2, 2, 2).snapshot())
+        .commit_snapshot(&TestDay::with_races(2, 2, 2).snapshot())
         .await
         .expect("a new day");
     let found = database.prices_of("rac_0").await;
@@ -140,22 +140,22 @@ const PARTITIONS: &str =
 /// Old days go whole: nothing is left to be vacuumed, and the coming days are there beforehand.
 #[tokio::test]
 async fn retention_drops_history_by_day() {
-    let database = Backend::Postgres.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(2, 2, 2);
+    let database = DatabaseBackend::Postgres.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(2, 2, 2);
     for race in 0..2 {
         day.races[race].event.starts_at = Some(at(30 * 86_400));
     }
     for cents in [200, 300, 250] {
         day.set(0, 0, Some(offer(cents)));
-        leader.see(&day.snapshot()).await;
-        day.pass(86_400);
+        leader.commit_snapshot(&day.snapshot()).await;
+        day.advance(86_400);
     }
     let names = |days: &[&str]| -> Vec<String> {
         days.iter().map(|day| format!("history_{day}")).collect()
     };
     assert_eq!(
-        database.look(PARTITIONS).await,
+        database.query(PARTITIONS).await,
         names(&["20270115", "20270116", "20270117"])
     );
 
@@ -170,7 +170,7 @@ async fn retention_drops_history_by_day() {
         .expect("pruned");
     assert_eq!(pruned.history, 8);
     let left = ["20270116", "20270117", "20270118", "20270119", "20270120"];
-    assert_eq!(database.look(PARTITIONS).await, names(&left));
+    assert_eq!(database.query(PARTITIONS).await, names(&left));
     // Opening, highest and lowest of what is kept.
     let found = database.prices_of("rac_0").await;
     let first = &found.prices[0];
@@ -187,22 +187,25 @@ async fn retention_drops_history_by_day() {
     let later = at(4 * 86_400);
     let busy = database.store.prune(&leader.lease, keep, later).await;
     assert_eq!(busy.expect("pruned").history, 0);
-    assert_eq!(database.look(PARTITIONS).await[0], "history_20270116");
+    assert_eq!(database.query(PARTITIONS).await[0], "history_20270116");
     reading.rollback().await.expect("done");
     database
         .store
         .prune(&leader.lease, keep, later)
         .await
         .expect("pruned");
-    assert_eq!(database.look(PARTITIONS).await[0], "history_20270117");
+    assert_eq!(database.query(PARTITIONS).await[0], "history_20270117");
 
     // A recording that is played again brings days of its own.
     day.now = at(-1000 * 86_400);
-    let mut old = Day::of(1, 1, 1);
+    let mut old = TestDay::with_races(1, 1, 1);
     old.now = day.now;
     old.races[0].event.id = "rac_old".into();
     let mut snapshot = old.snapshot();
     snapshot.scope = oddsd_core::model::Scope::Listed;
-    leader.see(&snapshot).await.expect("an old race");
-    assert_eq!(database.look(PARTITIONS).await[0], "history_20240420");
+    leader
+        .commit_snapshot(&snapshot)
+        .await
+        .expect("an old race");
+    assert_eq!(database.query(PARTITIONS).await[0], "history_20240420");
 }

@@ -1,8 +1,8 @@
 //! Tests of the cost of a cycle: round trips to a remote database, HOT updates and bytes of WAL.
 
-use super::fixture::{Backend, Daemon, Day, offer, open};
+use super::fixture::{DatabaseBackend, StateWriter, TestDay, offer, open};
 use oddsd_testkit::eventually;
-use oddsd_testkit::proxy::Proxy;
+use oddsd_testkit::proxy::FaultProxy;
 
 #[tokio::test]
 async fn round_trips_are_zero_without_changes_and_few_with() {
@@ -10,17 +10,17 @@ async fn round_trips_are_zero_without_changes_and_few_with() {
     // Sessions learn the statement, at two round trips each; the staged ones begin, make the
     // staging table, copy, write and commit.
     for (races, moved, cycles, most) in [(20, 6, 40, 3.5), (50, 216, 10, 3.5), (250, 240, 4, 9.0)] {
-        let database = Backend::Postgres.fresh().await;
-        let (proxy, url) = Proxy::before_url(&database.url).await;
+        let database = DatabaseBackend::Postgres.migrated().await;
+        let (proxy, url) = FaultProxy::in_front_of_url(&database.url).await;
         let store = open(&url).await;
-        let mut leader = Daemon::start(&store, "leader").await;
-        let mut day = Day::of(races, 10, 24);
-        leader.see(&day.snapshot()).await;
+        let mut leader = StateWriter::start(&store, "leader").await;
+        let mut day = TestDay::with_races(races, 10, 24);
+        leader.commit_snapshot(&day.snapshot()).await;
         quiet(&proxy).await;
         let (trips, bytes) = (proxy.round_trips(), proxy.bytes_sent());
         for _ in 0..5 {
-            day.pass(10);
-            assert_eq!(leader.see(&day.snapshot()).await, None);
+            day.advance(10);
+            assert_eq!(leader.commit_snapshot(&day.snapshot()).await, None);
         }
         assert_eq!(
             (proxy.round_trips(), proxy.bytes_sent()),
@@ -28,13 +28,16 @@ async fn round_trips_are_zero_without_changes_and_few_with() {
             "a quiet look asks nothing"
         );
         for cycle in 0..cycles {
-            day.pass(10);
+            day.advance(10);
             for race in 0..races {
                 for nth in 0..moved {
                     day.set(race, nth, Some(offer(2000 + (cycle * 500 + nth) as i64)));
                 }
             }
-            let written = leader.see(&day.snapshot()).await.expect("moves");
+            let written = leader
+                .commit_snapshot(&day.snapshot())
+                .await
+                .expect("moves");
             assert_eq!(written.updated as usize, races * moved);
         }
         // The pool checks its connections behind our back: closing waits for that.
@@ -55,12 +58,12 @@ async fn round_trips_are_zero_without_changes_and_few_with() {
 /// those that found no page with room left from the beginning.
 #[tokio::test]
 async fn updates_are_hot_and_write_little_wal() {
-    let database = Backend::Postgres.fresh().await;
-    let mut day = Day::of(50, 10, 24);
+    let database = DatabaseBackend::Postgres.migrated().await;
+    let mut day = TestDay::with_races(50, 10, 24);
     let store = database.another().await;
-    Daemon::start(&store, "leader")
+    StateWriter::start(&store, "leader")
         .await
-        .see(&day.snapshot())
+        .commit_snapshot(&day.snapshot())
         .await;
     store.close().await;
     let log = "SELECT (pg_current_wal_insert_lsn() - '0/0')::text";
@@ -68,26 +71,30 @@ async fn updates_are_hot_and_write_little_wal() {
                    WHERE relid = 'oddsd.prices'::regclass";
     let (mut written, mut hot, mut before) = (Vec::new(), Vec::new(), 0);
     for cycle in 0..8 {
-        day.pass(10);
+        day.advance(10);
         for race in 0..50 {
             for nth in 0..216 {
                 day.set(race, nth, Some(offer((2000 + cycle * 500 + nth) as i64)));
             }
         }
         let store = database.another().await;
-        let mut leader = Daemon::start(&store, "leader").await;
-        let start: i64 = database.one(log).await.parse().expect("a number");
+        let mut leader = StateWriter::start(&store, "leader").await;
+        let start: i64 = database.query_one(log).await.parse().expect("a number");
         assert_eq!(
-            leader.see(&day.snapshot()).await.expect("moves").updated,
+            leader
+                .commit_snapshot(&day.snapshot())
+                .await
+                .expect("moves")
+                .updated,
             10_800
         );
-        let end: i64 = database.one(log).await.parse().expect("a number");
+        let end: i64 = database.query_one(log).await.parse().expect("a number");
         written.push(end - start);
         // A session reports its counts when it ends.
         store.close().await;
         let all = format!("{} ", (cycle + 1) * 10_800);
         let so_far = eventually("the server has counted the updates", async || {
-            let counted = database.one(updates).await;
+            let counted = database.query_one(updates).await;
             let hot = counted.strip_prefix(&all).map(str::parse::<i64>);
             hot.map(|hot| hot.expect("a number")).ok_or(counted)
         })
@@ -103,7 +110,7 @@ async fn updates_are_hot_and_write_little_wal() {
 }
 
 /// Waits until the pool has tidied up the connections that came back to it.
-async fn quiet(proxy: &Proxy) {
+async fn quiet(proxy: &FaultProxy) {
     let (mut last, mut same) = (proxy.round_trips(), 0);
     eventually("the pool is idle", async || {
         let now = proxy.round_trips();

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use oddsd_core::key::Key;
 use oddsd_store::{Store, StoreError};
 
-use super::fixture::{Backend, Daemon, Day, offer, open, settings};
+use super::fixture::{DatabaseBackend, StateWriter, TestDay, offer, open, settings};
 
 async fn refused(url: &str) -> String {
     match Store::open(&settings(url)).await {
@@ -45,12 +45,15 @@ async fn sqlite_file_error_names_path_and_reason() {
 
 #[tokio::test]
 async fn sqlite_read_only_file_is_reported() {
-    let database = Backend::Sqlite.fresh().await;
+    let database = DatabaseBackend::Sqlite.migrated().await;
     database.store.close().await;
     let url = format!("{}?mode=ro", database.url);
     // Root may write read-only files, so the mode is checked.
     let outcome = match Store::open(&settings(&url)).await {
-        Ok(store) => store.acquire("leader", super::fixture::TTL).await.map(drop),
+        Ok(store) => store
+            .acquire_lease("leader", super::fixture::TTL)
+            .await
+            .map(drop),
         Err(why) => Err(why),
     };
     let why = outcome.expect_err("read-only").to_string();
@@ -68,26 +71,26 @@ async fn sqlite_read_only_file_is_reported() {
 
 #[tokio::test]
 async fn sqlite_writers_wait_for_each_other() {
-    let database = Backend::Sqlite.fresh().await;
-    assert_eq!(database.one("PRAGMA journal_mode").await, "wal");
-    let mut leader = Daemon::start(&database.store, "leader").await;
+    let database = DatabaseBackend::Sqlite.migrated().await;
+    assert_eq!(database.query_one("PRAGMA journal_mode").await, "wal");
+    let mut leader = StateWriter::start(&database.store, "leader").await;
     let other = database.another().await;
     let writer = tokio::spawn(async move {
         for n in 0..50 {
-            let key = Key::from_person(&format!("key:{n}")).expect("a key");
+            let key = Key::from_user_input(&format!("key:{n}")).expect("a key");
             other
                 .request_removal(&[key], &[], None)
                 .await
                 .expect("it waits its turn");
         }
     });
-    let mut day = Day::of(4, 4, 4);
-    leader.see(&day.snapshot()).await;
+    let mut day = TestDay::with_races(4, 4, 4);
+    leader.commit_snapshot(&day.snapshot()).await;
     for n in 0..20 {
-        day.pass(10);
+        day.advance(10);
         day.set(1, 1, Some(offer(300 + n)));
         leader
-            .see(&day.snapshot())
+            .commit_snapshot(&day.snapshot())
             .await
             .expect("it waits its turn");
     }
@@ -99,5 +102,5 @@ async fn sqlite_writers_wait_for_each_other() {
         .load()
         .await
         .expect("the rows load");
-    assert_eq!(later.book.open_prices(), 64);
+    assert_eq!(later.state.open_prices(), 64);
 }

@@ -2,11 +2,13 @@
 //! written once with its log and outbox rows.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use oddsd_core::diff::{Word, moves};
+use oddsd_core::diff::{StatusCorrection, status_transitions};
 use oddsd_core::model::{ChangeKind, EventStatus, StatusSource};
-use oddsd_store::{CycleFacts, Retention, Transition};
+use oddsd_store::{CycleMeta, Retention, Transition};
 
-use super::fixture::{Backend, Daemon, Day, LATER, TTL, at, offer, same_rows};
+use super::fixture::{
+    DatabaseBackend, LATER, StateWriter, TTL, TestDay, assert_same_rows, at, offer,
+};
 use super::on_every_backend;
 
 on_every_backend!(
@@ -27,24 +29,24 @@ type Line = (
     DateTime<Utc>,
 );
 
-async fn log(daemon: &Daemon, event: &str) -> Vec<Line> {
+async fn log(daemon: &StateWriter, event: &str) -> Vec<Line> {
     let found = daemon.store.transitions(&event.into()).await;
     let found = found.expect("a log").expect("a known event");
     let line = |t: &Transition| (t.before, t.after, t.source, t.feed_time);
     found.iter().map(line).collect()
 }
 
-impl Daemon {
+impl StateWriter {
     /// Applies the clock and these corrections at `now`; returns the number of changed events.
-    async fn pass(&mut self, words: &[Word], now: DateTime<Utc>) -> usize {
-        let mut changes = moves(&self.book, words, now);
-        if changes.is_quiet() {
+    async fn pass(&mut self, words: &[StatusCorrection], now: DateTime<Utc>) -> usize {
+        let mut changes = status_transitions(&self.book, words, now);
+        if changes.is_empty() {
             return 0;
         }
-        let facts = CycleFacts {
+        let facts = CycleMeta {
             id: self.cycle,
             feed: "clock".into(),
-            ..CycleFacts::default()
+            ..CycleMeta::default()
         };
         let committed = self.store.commit(&self.lease, &facts, &mut changes).await;
         committed.expect("the moves commit");
@@ -55,37 +57,49 @@ impl Daemon {
     }
 }
 
-async fn status_change_is_logged_once(backend: Backend) {
+async fn status_change_is_logged_once(backend: DatabaseBackend) {
     use EventStatus::*;
     use StatusSource::{Clock, Feed};
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(1, 2, 2);
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(1, 2, 2);
     day.races[0].event.starts_at = Some(at(3 * 3600));
-    leader.see(&day.snapshot()).await.expect("written");
-    day.pass(10);
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("written");
+    day.advance(10);
     assert_eq!(
-        leader.see(&day.snapshot()).await,
+        leader.commit_snapshot(&day.snapshot()).await,
         None,
         "the same again is nothing"
     );
-    day.pass(3590);
-    leader.see(&day.snapshot()).await.expect("upcoming");
-    day.pass(10);
-    assert_eq!(leader.see(&day.snapshot()).await, None);
+    day.advance(3590);
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("upcoming");
+    day.advance(10);
+    assert_eq!(leader.commit_snapshot(&day.snapshot()).await, None);
     day.races[0].event.status = Suspended;
-    leader.see(&day.snapshot()).await.expect("suspended");
-    day.pass(10);
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("suspended");
+    day.advance(10);
     day.races[0].event.status = Scheduled;
     day.races[0].event.in_play = true;
-    leader.see(&day.snapshot()).await.expect("in play");
-    day.pass(10);
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("in play");
+    day.advance(10);
     day.races[0].event.status = Completed;
-    leader.see(&day.snapshot()).await.expect("over");
-    day.pass(10);
+    leader.commit_snapshot(&day.snapshot()).await.expect("over");
+    day.advance(10);
     day.races[0].event.status = Live;
     assert_eq!(
-        leader.see(&day.snapshot()).await,
+        leader.commit_snapshot(&day.snapshot()).await,
         None,
         "what is over stays over"
     );
@@ -101,18 +115,24 @@ async fn status_change_is_logged_once(backend: Backend) {
     );
     let closed_port = leader.store.transitions(&"rac_9".into()).await;
     assert_eq!(closed_port, Ok(None));
-    same_rows(&leader.book, &leader.store.load().await.expect("rows").book);
+    assert_same_rows(
+        &leader.book,
+        &leader.store.load().await.expect("rows").state,
+    );
 }
 
-async fn status_moves_with_the_clock(backend: Backend) {
+async fn status_moves_with_the_clock(backend: DatabaseBackend) {
     use EventStatus::*;
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(3, 1, 1);
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(3, 1, 1);
     for (race, hours) in day.races.iter_mut().zip([3, 3, 5]) {
         race.event.starts_at = Some(at(hours * 3600));
     }
-    leader.see(&day.snapshot()).await.expect("written");
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("written");
     assert_eq!(leader.book.next_move(), Some(at(3600)));
     assert_eq!(leader.pass(&[], at(3599)).await, 0);
     assert_eq!(leader.pass(&[], at(3600)).await, 2);
@@ -124,7 +144,7 @@ async fn status_moves_with_the_clock(backend: Backend) {
     assert_eq!(leader.book.next_move(), Some(at(3 * 3600)));
     // Asleep for long: it takes the last of what it missed.
     assert_eq!(leader.pass(&[], at(30 * 3600)).await, 3);
-    let statuses = |leader: &Daemon| {
+    let statuses = |leader: &StateWriter| {
         let mut all: Vec<_> = leader.book.events.values().collect();
         all.sort_by_key(|stored| stored.row);
         all.iter()
@@ -134,19 +154,25 @@ async fn status_moves_with_the_clock(backend: Backend) {
     assert_eq!(statuses(&leader), [Live; 3], "still listed");
     assert_eq!(leader.book.next_move(), None);
     // The source stops listing two of them; the clock goes on.
-    day.pass(6 * 3600);
+    day.advance(6 * 3600);
     day.races.truncate(1);
-    leader.see(&day.snapshot()).await.expect("two are gone");
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("two are gone");
     assert_eq!(statuses(&leader), [Live, Live, Live]);
     assert_eq!(leader.book.next_move(), Some(at(7 * 3600)));
     assert_eq!(leader.pass(&[], at(7 * 3600)).await, 1);
     assert_eq!(statuses(&leader), [Live, Completed, Live]);
-    same_rows(&leader.book, &leader.store.load().await.expect("rows").book);
+    assert_same_rows(
+        &leader.book,
+        &leader.store.load().await.expect("rows").state,
+    );
 
     // No poll took place, and no "last checked" claims one.
     let checked = "SELECT CAST(count(DISTINCT checked_at) AS TEXT) FROM oddsd.checks";
     assert_eq!(
-        database.one(checked).await,
+        database.query_one(checked).await,
         "2",
         "the first look and the last one"
     );
@@ -154,19 +180,22 @@ async fn status_moves_with_the_clock(backend: Backend) {
     assert_eq!(looks.len(), 2);
 }
 
-async fn correction_reopens_an_event(backend: Backend) {
+async fn correction_reopens_an_event(backend: DatabaseBackend) {
     use EventStatus::*;
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(1, 1, 1);
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(1, 1, 1);
     day.races[0].event.status = Abandoned;
-    leader.see(&day.snapshot()).await.expect("written");
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("written");
     let closed_port = leader.store.request_correction(&"rac_7".into(), Live).await;
     assert_eq!(closed_port, Ok(None));
     let nothing = serde_json::json!({});
-    let waits = |leader: &Daemon| {
+    let waits = |leader: &StateWriter| {
         let (store, lease, nothing) = (leader.store.clone(), leader.lease.clone(), nothing.clone());
-        async move { store.renew(&lease, TTL, &nothing, &[]).await }
+        async move { store.renew_lease(&lease, TTL, &nothing, &[]).await }
     };
     assert_eq!(waits(&leader).await, Ok(false));
     let asked = leader
@@ -177,7 +206,7 @@ async fn correction_reopens_an_event(backend: Backend) {
     assert_eq!(waits(&leader).await, Ok(true), "told with the lease");
 
     let words = leader.store.corrections().await.expect("words");
-    let words: Vec<Word> = words
+    let words: Vec<StatusCorrection> = words
         .into_iter()
         .map(|c| (c.id, c.event, c.status))
         .collect();
@@ -193,9 +222,9 @@ async fn correction_reopens_an_event(backend: Backend) {
     );
 
     // The next reported status counts again, and the same status twice is written once.
-    day.pass(60);
+    day.advance(60);
     day.races[0].event.status = Completed;
-    leader.see(&day.snapshot()).await.expect("over");
+    leader.commit_snapshot(&day.snapshot()).await.expect("over");
     assert_eq!(leader.book.events["rac_0"].event.status, Completed);
     let same = leader
         .store
@@ -212,12 +241,15 @@ async fn correction_reopens_an_event(backend: Backend) {
     assert_eq!(log(&leader, "rac_0").await.len(), 3);
 }
 
-async fn outbox_row_has_old_and_new_status(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(4, 1, 2);
-    leader.see(&day.snapshot()).await.expect("written");
-    day.pass(10);
+async fn outbox_row_has_old_and_new_status(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(4, 1, 2);
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("written");
+    day.advance(10);
     day.set(0, 0, Some(offer(444)));
     day.races[0].event.status = EventStatus::Suspended;
     day.set(1, 1, Some(offer(250)));
@@ -228,7 +260,7 @@ async fn outbox_row_has_old_and_new_status(backend: Backend) {
         .store
         .commit(&leader.lease, &super::fixture::cycle(2), &mut changes)
         .await;
-    let rows = committed.expect("it commits").told.expect("rows").rows;
+    let rows = committed.expect("it commits").outbox.expect("rows").rows;
     let text = |text: &Option<String>| text.clone().unwrap_or("-".into());
     let reported: Vec<[String; 3]> = rows
         .iter()
@@ -251,7 +283,7 @@ async fn outbox_row_has_old_and_new_status(backend: Backend) {
     let stored = "SELECT coalesce(before, '-') || ' ' || coalesce(after, '-') || ' ' || coalesce(detail, '-')
                   FROM oddsd.outbox WHERE cycle_id = 2 ORDER BY outbox.id";
     let reported: Vec<String> = reported.iter().map(|row| row.join(" ")).collect();
-    assert_eq!(database.look(stored).await, reported);
+    assert_eq!(database.query(stored).await, reported);
     leader
         .store
         .claim("leader", 100, LATER)
@@ -259,12 +291,15 @@ async fn outbox_row_has_old_and_new_status(backend: Backend) {
         .expect("a claim");
 }
 
-async fn status_log_is_deleted_with_its_event(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(2, 1, 1);
+async fn status_log_is_deleted_with_its_event(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(2, 1, 1);
     day.races[1].event.starts_at = Some(at(90 * 86_400));
-    leader.see(&day.snapshot()).await.expect("written");
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("written");
     let asked = leader
         .store
         .request_correction(&"rac_0".into(), EventStatus::Live)
@@ -291,18 +326,24 @@ async fn status_log_is_deleted_with_its_event(backend: Backend) {
     assert_eq!(database.count("corrections").await, 0);
 }
 
-async fn open_events_are_listed_and_not_final(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(6, 1, 1);
+async fn open_events_are_listed_and_not_final(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(6, 1, 1);
     day.races[1].event.status = EventStatus::Cancelled;
     day.races[2].event.starts_at = Some(at(60));
     day.races[3].event.starts_at = None;
     day.races[4].event.sport = "greyhounds".into();
-    leader.see(&day.snapshot()).await.expect("written");
-    day.pass(10);
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("written");
+    day.advance(10);
     day.races.remove(5);
-    leader.see(&day.snapshot()).await.expect("one is gone");
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("one is gone");
     let ids = |sport: Option<&'static str>, league: Option<&'static str>| {
         let store = leader.store.clone();
         async move {
@@ -320,17 +361,23 @@ async fn open_events_are_listed_and_not_final(backend: Backend) {
     assert_eq!(ids(Some("horse_racing"), Some("' OR 1=1")).await, [""; 0]);
 }
 
-async fn price_history_covers_the_movers_window(backend: Backend) {
-    let database = backend.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(2, 1, 1);
+async fn price_history_covers_the_movers_window(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(2, 1, 1);
     day.races[1].event.status = EventStatus::Completed;
     day.set(0, 0, Some(offer(500)));
-    leader.see(&day.snapshot()).await.expect("written");
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("written");
     for cents in [Some(450), Some(440), None, Some(400)] {
-        day.pass(100);
+        day.advance(100);
         day.set(0, 0, cents.map(offer));
-        leader.see(&day.snapshot()).await.expect("written");
+        leader
+            .commit_snapshot(&day.snapshot())
+            .await
+            .expect("written");
     }
     let found = leader.store.price_steps(at(250)).await.expect("steps");
     let steps: Vec<_> = found

@@ -2,12 +2,12 @@
 
 use oddsd_core::model::SelectionStatus;
 
-use super::fixture::{Backend, Daemon, Day, Home, decimal, offer};
+use super::fixture::{DatabaseBackend, StateWriter, TestDatabase, TestDay, decimal, offer};
 use oddsd_core::model::Offer;
 
-async fn shape(database: &Home, view: &str) -> Vec<String> {
+async fn shape(database: &TestDatabase, view: &str) -> Vec<String> {
     database
-        .look(&format!(
+        .query(&format!(
             "SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
          WHERE attrelid = '{view}'::regclass AND attnum > 0 ORDER BY attnum"
         ))
@@ -16,7 +16,7 @@ async fn shape(database: &Home, view: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn views_have_the_documented_columns() {
-    let database = Backend::Postgres.fresh().await;
+    let database = DatabaseBackend::Postgres.migrated().await;
     assert_eq!(
         shape(&database, "ra_odds_live").await,
         [
@@ -102,35 +102,41 @@ async fn views_have_the_documented_columns() {
 /// The user of the tests is called like our schema, which is then first in its search path.
 #[tokio::test]
 async fn views_are_in_the_search_path() {
-    let database = Backend::Postgres.fresh().await;
-    assert_eq!(database.one("SELECT current_user::text").await, "oddsd");
+    let database = DatabaseBackend::Postgres.migrated().await;
+    assert_eq!(
+        database.query_one("SELECT current_user::text").await,
+        "oddsd"
+    );
     let schemas = "SELECT DISTINCT schemaname::text FROM pg_views WHERE viewname LIKE 'ra_%'";
-    assert_eq!(database.look(schemas).await, ["public"]);
+    assert_eq!(database.query(schemas).await, ["public"]);
 }
 
 #[tokio::test]
 async fn views_show_only_current_offers() {
-    let database = Backend::Postgres.fresh().await;
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(3, 2, 2);
+    let database = DatabaseBackend::Postgres.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(3, 2, 2);
     day.set(0, 0, Some(Offer::decimal(decimal("1.952380952"))));
     day.price(0, 1).suspended = true;
     // A number that is no number, and odds beyond numeric(10,3): the view still reads.
-    day.races[0].event.facts.insert("field_size", "NR");
-    day.races[1].event.facts.insert("field_size", "99999999999");
+    day.races[0].event.attributes.insert("field_size", "NR");
+    day.races[1]
+        .event
+        .attributes
+        .insert("field_size", "99999999999");
     day.set(1, 0, Some(Offer::decimal(decimal("123456789012"))));
-    leader.see(&day.snapshot()).await;
-    day.pass(10);
+    leader.commit_snapshot(&day.snapshot()).await;
+    day.advance(10);
     day.races[0].selections[1].status = SelectionStatus::NonRunner;
     day.set(1, 1, None);
     day.races.remove(2);
-    leader.see(&day.snapshot()).await;
+    leader.commit_snapshot(&day.snapshot()).await;
     for view in ["ra_odds_live", "ra_odds_live_latest"] {
         let rows = format!(
             "SELECT concat_ws(' ', race_id, horse_name, bookmaker_name, odds_decimal, runners) FROM {view} ORDER BY 1"
         );
         assert_eq!(
-            database.look(&rows).await,
+            database.query(&rows).await,
             [
                 "rac_0 Runner 0 Bookie 0 1.952",
                 "rac_0 Runner 0 Bookie 1 1.610",
@@ -142,13 +148,13 @@ async fn views_show_only_current_offers() {
         );
     }
     let status = "SELECT market_status FROM ra_odds_live WHERE bookmaker_id = 'bookie1' AND race_id = 'rac_0'";
-    assert_eq!(database.look(status).await, ["suspended"]);
+    assert_eq!(database.query(status).await, ["suspended"]);
     let cycle = "SELECT concat_ws(' ', races_count, horses_count, bookmakers_found, bookmaker_list, fetch_duration_ms)
                  FROM ra_odds_statistics ORDER BY fetch_timestamp LIMIT 1";
-    assert_eq!(database.look(cycle).await, ["2 9 2 {bet365,betfair} 41"]);
+    assert_eq!(database.query(cycle).await, ["2 9 2 {bet365,betfair} 41"]);
     assert_eq!(
         database
-            .look("SELECT bookmaker_id FROM ra_bookmakers ORDER BY 1")
+            .query("SELECT bookmaker_id FROM ra_bookmakers ORDER BY 1")
             .await,
         ["bookie0", "bookie1"]
     );
@@ -156,11 +162,11 @@ async fn views_show_only_current_offers() {
 
 #[tokio::test]
 async fn views_are_read_only_under_any_default_privileges() {
-    let database = Backend::Postgres.empty().await;
+    let database = DatabaseBackend::Postgres.empty().await;
     let role = format!("web_{}", fastrand::u32(..));
-    database.meddle(&format!("CREATE ROLE {role}")).await;
+    database.write(&format!("CREATE ROLE {role}")).await;
     database
-        .meddle(&format!(
+        .write(&format!(
             "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {role}"
         ))
         .await;
@@ -169,15 +175,15 @@ async fn views_are_read_only_under_any_default_privileges() {
         "SELECT DISTINCT privilege_type::text FROM information_schema.role_table_grants
          WHERE grantee = '{role}' AND table_name = 'ra_bookmakers'"
     );
-    assert_eq!(database.look(&rights).await, ["SELECT"]);
-    database.meddle(&format!("DROP OWNED BY {role}")).await;
-    database.meddle(&format!("DROP ROLE {role}")).await;
+    assert_eq!(database.query(&rights).await, ["SELECT"]);
+    database.write(&format!("DROP OWNED BY {role}")).await;
+    database.write(&format!("DROP ROLE {role}")).await;
 }
 
 #[tokio::test]
 async fn views_dropped_or_replaced_are_detected() {
-    let database = Backend::Postgres.fresh().await;
-    database.meddle("DROP VIEW ra_bookmakers").await;
+    let database = DatabaseBackend::Postgres.migrated().await;
+    database.write("DROP VIEW ra_bookmakers").await;
     let missing = database
         .store
         .check_schema()
@@ -191,13 +197,13 @@ async fn views_dropped_or_replaced_are_detected() {
     );
     database.store.migrate(false).await.expect("migrated");
     database.store.check_schema().await.expect("fits");
-    let mut leader = Daemon::start(&database.store, "leader").await;
-    let mut day = Day::of(1, 1, 1);
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(1, 1, 1);
     day.set(0, 0, Some(offer(200)));
-    leader.see(&day.snapshot()).await;
+    leader.commit_snapshot(&day.snapshot()).await;
     assert_eq!(
         database
-            .look("SELECT bookmaker_id FROM ra_bookmakers")
+            .query("SELECT bookmaker_id FROM ra_bookmakers")
             .await,
         ["bookie0"]
     );

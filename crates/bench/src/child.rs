@@ -17,11 +17,13 @@ use super::machine::{peak_memory, process_cpu};
 use super::provider::Provider;
 use crate::output::print_line;
 use oddsd::clock::Clock;
-use oddsd::live::Live;
-use oddsd::poller::{Cycle, Ingest, IngestSettings};
+use oddsd::live::EventBus;
+use oddsd::poller::{CycleOutcome, Poller, PollerSettings};
 use oddsd_feeds::racing_api::{RacingApi, RacingApiSettings};
-use oddsd_feeds::{Ask, Feed};
-use oddsd_store::{Acquired, Checks, Poke, Retention, Store, StoreSettings, Tls};
+use oddsd_feeds::{Feed, FetchRequest};
+use oddsd_store::{
+    AcquireResult, CommitNotifier, LastChecked, Retention, Store, StoreSettings, Tls,
+};
 
 /// What a running thread used is only known after it has rested.
 const REST: Duration = Duration::from_millis(10);
@@ -167,27 +169,34 @@ async fn look(task: Looking, lines: Lines<StdinLock<'static>>) -> anyhow::Result
     })
     .await?;
     let lease = match store
-        .acquire(&format!("child-{}", std::process::id()), LEASE_FOR)
+        .acquire_lease(&format!("child-{}", std::process::id()), LEASE_FOR)
         .await?
     {
-        Acquired::Mine(lease) => lease,
-        Acquired::HeldBy { holder, .. } => bail!("{holder} holds the lease"),
+        AcquireResult::Granted(lease) => lease,
+        AcquireResult::HeldBy { holder, .. } => bail!("{holder} holds the lease"),
     };
-    let mut ingest = ingest(task.provider, task.days, store.clone(), Poke::default())?;
+    let mut ingest = ingest(
+        task.provider,
+        task.days,
+        store.clone(),
+        CommitNotifier::default(),
+    )?;
     let stop = CancellationToken::new();
     for line in lines {
         line?;
         tokio::time::sleep(REST).await;
         let (cpu, started) = (process_cpu(), Instant::now());
-        let cycle = ingest.cycle(&lease, &Ask::Everything, None, &stop).await;
+        let cycle = ingest
+            .run_cycle(&lease, &FetchRequest::Everything, None, &stop)
+            .await;
         let seconds = started.elapsed().as_secs_f64();
         tokio::time::sleep(REST).await;
         let cpu = process_cpu().and_then(|after| after.checked_sub(cpu?));
         let (counts, error) = match cycle {
-            Cycle::Unchanged(counts) | Cycle::Committed(counts, _) => (counts, None),
-            Cycle::FetchFailed(why) => (Default::default(), Some(why.to_string())),
-            Cycle::StoreFailed(why) => (Default::default(), Some(why.to_string())),
-            Cycle::Stopped => bail!("nobody asked to stop"),
+            CycleOutcome::Unchanged(counts) | CycleOutcome::Committed(counts, _) => (counts, None),
+            CycleOutcome::FetchFailed(why) => (Default::default(), Some(why.to_string())),
+            CycleOutcome::StoreFailed(why) => (Default::default(), Some(why.to_string())),
+            CycleOutcome::Stopped => bail!("nobody asked to stop"),
         };
         print_line(serde_json::to_string(&Looked {
             changed: counts.written(),
@@ -203,27 +212,32 @@ async fn look(task: Looking, lines: Lines<StdinLock<'static>>) -> anyhow::Result
 }
 
 /// The daemon's cycle, looking at `provider` as often as it likes.
-pub fn ingest(provider: String, days: u16, store: Store, poke: Poke) -> anyhow::Result<Ingest> {
+pub fn ingest(
+    provider: String,
+    days: u16,
+    store: Store,
+    poke: CommitNotifier,
+) -> anyhow::Result<Poller> {
     let feed = RacingApi::new(RacingApiSettings {
         base_url: provider,
         days,
         cards_per_second: UNLIMITED,
         ..RacingApiSettings::new("bench".to_owned().into(), "bench".to_owned().into())
     })?;
-    let settings = IngestSettings {
+    let settings = PollerSettings {
         max_removed_fraction: 0.5,
         retention: Retention {
             history: YEAR,
             finished_events: YEAR,
         },
     };
-    Ok(Ingest::new(
+    Ok(Poller::new(
         Feed::RacingApi(Box::new(feed)),
         store,
-        Live::new(),
+        EventBus::new(),
         Clock::Real,
         settings,
         poke,
-        Checks::default(),
+        LastChecked::default(),
     ))
 }

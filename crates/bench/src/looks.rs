@@ -9,18 +9,18 @@ use anyhow::{bail, ensure};
 use chrono::{DateTime, NaiveDate, Utc};
 
 use super::card::Card;
-use oddsd_core::diff::{Changes, Differ, Guard, diff};
+use oddsd_core::diff::{Changes, Differ, ShrinkGuard, compute_changes};
 use oddsd_core::model::{Scope, Snapshot};
 use oddsd_feeds::racing_api::{self, parse_cards, read_cards};
-use oddsd_store::{Acquired, CycleFacts, Lease, Loaded, Store};
+use oddsd_store::{AcquireResult, CycleMeta, InitialState, Store, WriterLease};
 
 const LEASE_FOR: Duration = Duration::from_secs(3600);
 
 /// A daemon without its loops.
 pub struct Daemon {
     pub store: Store,
-    lease: Lease,
-    loaded: Loaded,
+    lease: WriterLease,
+    loaded: InitialState,
 }
 
 /// What one look cost.
@@ -40,9 +40,9 @@ impl Looked {
 impl Daemon {
     pub async fn start(store: Store) -> anyhow::Result<Self> {
         let who = format!("bench-{}", std::process::id());
-        let lease = match store.acquire(&who, LEASE_FOR).await? {
-            Acquired::Mine(lease) => lease,
-            Acquired::HeldBy { holder, .. } => {
+        let lease = match store.acquire_lease(&who, LEASE_FOR).await? {
+            AcquireResult::Granted(lease) => lease,
+            AcquireResult::HeldBy { holder, .. } => {
                 bail!("{holder} holds the lease of a fresh database")
             }
         };
@@ -56,14 +56,14 @@ impl Daemon {
 
     /// Lets go of the lease, for whoever is next.
     pub async fn leave(self) -> anyhow::Result<()> {
-        self.store.release(&self.lease).await?;
+        self.store.release_lease(&self.lease).await?;
         self.store.close().await;
         Ok(())
     }
 
     /// What a look at this card would write. Changes nothing.
     pub fn compare(&self, observed: &Snapshot) -> Changes {
-        diff(&self.loaded.book, observed, &Guard::OFF)
+        compute_changes(&self.loaded.state, observed, &ShrinkGuard::OFF)
     }
 
     /// A look at what has been read already.
@@ -83,19 +83,19 @@ impl Daemon {
     /// A look at an answer in which nothing moved: all that is left to do with its bytes.
     pub fn quiet(&mut self, body: &str, day: NaiveDate) -> anyhow::Result<()> {
         let changes = self.read(body, day)?;
-        ensure!(changes.is_quiet(), "a quiet look found something to write");
-        self.loaded.book.apply(changes);
+        ensure!(changes.is_empty(), "a quiet look found something to write");
+        self.loaded.state.apply(changes);
         Ok(())
     }
 
     fn read(&mut self, body: &str, day: NaiveDate) -> anyhow::Result<Changes> {
-        let mut differ = Differ::new(&self.loaded.book);
+        let mut differ = Differ::new(&self.loaded.state);
         let mut look = read_cards(body, Utc::now(), &mut differ)?;
         look.scope = Scope::Days {
             days: vec![day],
             regions: Vec::new(),
         };
-        Ok(differ.finish(look, &Guard::OFF))
+        Ok(differ.finish(look, &ShrinkGuard::OFF))
     }
 
     async fn commit(&mut self, mut changes: Changes, diff: Duration) -> anyhow::Result<Looked> {
@@ -105,9 +105,9 @@ impl Daemon {
             "the bench's own card was not read whole: {}",
             changes.rejects
         );
-        if !changes.is_quiet() {
-            let extent = &changes.extent;
-            let facts = CycleFacts {
+        if !changes.is_empty() {
+            let extent = &changes.stats;
+            let facts = CycleMeta {
                 id: self.loaded.next_cycle,
                 feed: racing_api::SOURCE.into(),
                 races: extent.events as i64,
@@ -120,7 +120,7 @@ impl Daemon {
             self.store.commit(&self.lease, &facts, &mut changes).await?;
         }
         let commit = started.elapsed();
-        self.loaded.book.apply(changes);
+        self.loaded.state.apply(changes);
         Ok(Looked {
             diff,
             commit,
@@ -141,7 +141,7 @@ pub fn observed(card: &Card) -> anyhow::Result<Snapshot> {
                 snapshot.bookmakers.push(bookmaker);
             }
         }
-        snapshot.rejects.merge(page.rejects);
+        snapshot.rejected.merge(page.rejects);
     }
     // As in production: what is stored of these days and is missing here would be gone.
     let days: BTreeSet<_> = snapshot.events.iter().filter_map(|e| e.event.day).collect();
@@ -159,6 +159,6 @@ fn empty(now: DateTime<Utc>) -> Snapshot {
         scope: Scope::Listed,
         events: Vec::new(),
         bookmakers: Vec::new(),
-        rejects: Default::default(),
+        rejected: Default::default(),
     }
 }

@@ -52,10 +52,14 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
 /// What is stored is what was observed: looking at it once more finds nothing to do.
 async fn holds(store: &Store, observed: &Snapshot) -> anyhow::Result<()> {
     let stored = store.load().await?;
-    let again = oddsd_core::diff::diff(&stored.book, observed, &oddsd_core::diff::Guard::OFF);
+    let again = oddsd_core::diff::compute_changes(
+        &stored.state,
+        observed,
+        &oddsd_core::diff::ShrinkGuard::OFF,
+    );
     store.close().await;
     ensure!(
-        again.is_quiet() && again.counts.stale == 0,
+        again.is_empty() && again.counts.stale == 0,
         "the file does not hold what was observed"
     );
     Ok(())

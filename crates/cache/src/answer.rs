@@ -9,16 +9,16 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::entry::Entry;
-use oddsd_core::model::View;
+use oddsd_core::model::DbSnapshot;
 
 /// A loader, shared by the tasks that may run it.
 pub(super) type Load = Arc<dyn Fn() -> LoadFuture + Send + Sync>;
-type LoadFuture = Pin<Box<dyn Future<Output = anyhow::Result<Loaded>> + Send>>;
+type LoadFuture = Pin<Box<dyn Future<Output = anyhow::Result<LoadedValue>> + Send>>;
 
 pub(super) fn boxed<F, Fut>(load: F) -> Load
 where
     F: Fn() -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = anyhow::Result<Loaded>> + Send + 'static,
+    Fut: Future<Output = anyhow::Result<LoadedValue>> + Send + 'static,
 {
     Arc::new(move || Box::pin(load()))
 }
@@ -26,20 +26,20 @@ where
 /// A loaded value, with the database snapshot that it includes at least: taken before the data or
 /// in the same statement, never after.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub struct LoadedValue {
     /// The answer.
     pub body: Bytes,
     /// The database snapshot.
-    pub view: View,
+    pub view: DbSnapshot,
     /// There is no such thing: kept for a short time only.
     pub absent: bool,
     /// A shorter fresh time than the policy's, where the answer itself knows its end. Zero: not kept.
     pub fresh: Option<Duration>,
 }
 
-impl Loaded {
+impl LoadedValue {
     /// A value, fresh for as long as the policy says.
-    pub fn new(body: impl Into<Bytes>, view: View) -> Self {
+    pub fn new(body: impl Into<Bytes>, view: DbSnapshot) -> Self {
         Self {
             body: body.into(),
             view,
@@ -49,7 +49,7 @@ impl Loaded {
     }
 
     /// The answer "there is none".
-    pub fn absent(view: View) -> Self {
+    pub fn absent(view: DbSnapshot) -> Self {
         Self {
             absent: true,
             ..Self::new(Bytes::new(), view)
@@ -59,16 +59,16 @@ impl Loaded {
 
 /// The answer that a reader gets.
 #[derive(Clone, Debug)]
-pub struct Served {
+pub struct CacheRead {
     /// The body and its times.
     pub entry: Arc<Entry>,
     /// Whether the cache had it.
-    pub state: ReadState,
+    pub state: CacheReadState,
     /// Where it came from.
-    pub level: Level,
+    pub level: CacheLevel,
 }
 
-impl Served {
+impl CacheRead {
     /// The body of the answer.
     pub fn body(&self) -> &Bytes {
         &self.entry.body
@@ -87,7 +87,7 @@ impl Served {
 
 /// Whether the cache had the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadState {
+pub enum CacheReadState {
     /// From the cache, and fresh.
     Hit,
     /// From the cache, past its fresh time, as the policy allows: while it is renewed, or because the renewal
@@ -101,11 +101,11 @@ pub enum ReadState {
 
 /// Where an answer came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
+pub enum CacheLevel {
     /// This process's memory.
-    First,
+    L1,
     /// The cache server.
-    Second,
+    L2,
     /// The loader.
     Loader,
 }

@@ -9,17 +9,17 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::entry::Entry;
 use super::error::CacheError;
-use super::in_process::Memory;
-use super::lease::{Filled, Lease, LeaseState, Life, Taken};
-use super::lookup::Looked;
+use super::in_process::InProcessCache;
+use super::lease::{Epoch, FillLease, LeaseOutcome, LeaseState, PutOutcome};
+use super::lookup::Lookup;
 use super::redis::RedisTransport;
 use super::remote::RemoteCache;
 use super::removal::{self, Removed};
 use super::transport::Transport;
-use super::unmanaged::{self, Scanned};
+use super::unmanaged::{self, ScanResult};
 use super::upstash::UpstashTransport;
-use oddsd_core::key::{Key, Tag, Targets};
-use oddsd_core::model::View;
+use oddsd_core::key::{InvalidationTargets, Key, Tag};
+use oddsd_core::model::DbSnapshot;
 
 /// The deadline of a single lookup, lease or fill outside a request; inside one, the reader's budget rules.
 const GET_TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ pub enum Cache {
     /// Caching is switched off: no server is contacted, nothing is stored.
     Off,
     /// In this process alone.
-    Memory(Memory),
+    InProcess(InProcessCache),
     /// On a Redis or Upstash server.
     Remote(RemoteCache),
 }
@@ -49,7 +49,7 @@ pub struct CacheSettings {
     /// Bound of the in-process cache in bytes, keys and bodies together.
     pub memory_bytes: u64,
     /// Bound of the L1 in front of Redis in bytes; 0: no L1.
-    pub first_level_bytes: u64,
+    pub l1_bytes: u64,
 }
 
 impl Default for CacheSettings {
@@ -61,7 +61,7 @@ impl Default for CacheSettings {
             enabled: true,
             command_timeout: Duration::from_secs(2),
             memory_bytes: 64 * 1024 * 1024,
-            first_level_bytes: 0,
+            l1_bytes: 0,
         }
     }
 }
@@ -81,9 +81,9 @@ impl Cache {
         let token = present(settings.upstash_token.as_ref());
         let timeout = settings.command_timeout;
         match (redis, url, token) {
-            (None, None, None) => Ok(Self::Memory(Memory::new(settings.memory_bytes))),
+            (None, None, None) => Ok(Self::InProcess(InProcessCache::new(settings.memory_bytes))),
             (Some(redis), None, None) => {
-                let redis = RedisTransport::open(redis, timeout, settings.first_level_bytes);
+                let redis = RedisTransport::open(redis, timeout, settings.l1_bytes);
                 Ok(Self::Remote(redis.await?.into()))
             }
             (None, Some(url), Some(token)) => {
@@ -103,7 +103,7 @@ impl Cache {
     }
 
     /// Looks up the entry of a key that has these tags. Returns it only if it is valid.
-    pub async fn look(&self, key: &Key, tags: &[Tag]) -> Result<Looked, CacheError> {
+    pub async fn get(&self, key: &Key, tags: &[Tag]) -> Result<Lookup, CacheError> {
         self.get_within(key, tags, GET_TIMEOUT).await
     }
 
@@ -112,30 +112,32 @@ impl Cache {
         key: &Key,
         tags: &[Tag],
         deadline: Duration,
-    ) -> Result<Looked, CacheError> {
+    ) -> Result<Lookup, CacheError> {
         match self {
-            Self::Off => Ok(Looked::in_process(None)),
-            Self::Memory(memory) => Ok(Looked::in_process(memory.get(key))),
+            Self::Off => Ok(Lookup::in_process(None)),
+            Self::InProcess(memory) => Ok(Lookup::in_process(memory.get(key))),
             Self::Remote(remote) => remote.get(key, tags, deadline).await,
         }
     }
 
     /// Asks for the right to fill a key, after a lookup that found nothing usable and before the load begins.
-    pub async fn take(
+    pub async fn acquire_lease(
         &self,
         key: &Key,
         tags: &[Tag],
-        looked: &Looked,
-    ) -> Result<Taken, CacheError> {
+        looked: &Lookup,
+    ) -> Result<LeaseOutcome, CacheError> {
         let seen = &looked.seen;
         match self {
-            Self::Off => Ok(Taken::NoFloor),
-            Self::Memory(memory) => {
+            Self::Off => Ok(LeaseOutcome::NoFloor),
+            Self::InProcess(memory) => {
                 let lease = memory.acquire_lease(key, tags, seen.version(), Instant::now());
                 Ok(match lease {
-                    Ok(Some(lease)) => Taken::Mine(Lease(LeaseState::InProcess(lease))),
-                    Ok(None) => Taken::Held,
-                    Err(_) => Taken::Overtaken,
+                    Ok(Some(lease)) => {
+                        LeaseOutcome::Acquired(FillLease(LeaseState::InProcess(lease)))
+                    }
+                    Ok(None) => LeaseOutcome::Held,
+                    Err(_) => LeaseOutcome::Superseded,
                 })
             }
             Self::Remote(remote) => remote.acquire_lease(key, tags, seen, GET_TIMEOUT).await,
@@ -144,13 +146,13 @@ impl Cache {
 
     /// Stores `entry` if it is certain that no removal so far makes it wrong. Bodies from `compress_from` bytes on
     /// are compressed.
-    pub async fn fill(
+    pub async fn put_if_valid(
         &self,
         key: &Key,
-        lease: Lease,
+        lease: FillLease,
         entry: Arc<Entry>,
         compress_from: usize,
-    ) -> Result<Filled, CacheError> {
+    ) -> Result<PutOutcome, CacheError> {
         self.put_within(key, lease, entry, compress_from, GET_TIMEOUT)
             .await
     }
@@ -158,13 +160,13 @@ impl Cache {
     pub(super) async fn put_within(
         &self,
         key: &Key,
-        lease: Lease,
+        lease: FillLease,
         entry: Arc<Entry>,
         compress_from: usize,
         deadline: Duration,
-    ) -> Result<Filled, CacheError> {
+    ) -> Result<PutOutcome, CacheError> {
         match (self, lease.0) {
-            (Self::Memory(memory), LeaseState::InProcess(lease)) => {
+            (Self::InProcess(memory), LeaseState::InProcess(lease)) => {
                 memory.put_if_valid(key, lease, entry, Instant::now())
             }
             (Self::Remote(remote), LeaseState::Remote(lease)) => {
@@ -172,14 +174,14 @@ impl Cache {
                     .put_if_valid(key, &lease, &entry, compress_from, deadline)
                     .await
             }
-            _ => Ok(Filled::NoLease),
+            _ => Ok(PutOutcome::LeaseEnded),
         }
     }
 
     /// Releases a lease whose load failed, so that the next reader need not wait until it expires.
-    pub(super) async fn release(&self, key: &Key, lease: Lease) {
+    pub(super) async fn release(&self, key: &Key, lease: FillLease) {
         match (self, lease.0) {
-            (Self::Memory(memory), LeaseState::InProcess(lease)) => memory.release(key, &lease),
+            (Self::InProcess(memory), LeaseState::InProcess(lease)) => memory.release(key, &lease),
             (Self::Remote(remote), LeaseState::Remote(lease)) => remote.release(key, &lease).await,
             _ => {}
         }
@@ -188,24 +190,28 @@ impl Cache {
     /// Removes entries, or marks them stale, and ends the leases of fills that are under way. `view` has to include
     /// every change that this removal is for. Each target has a result of its own: `Ok` is confirmed. `Err` when
     /// the cache confirmed no target.
-    pub async fn remove(&self, targets: &Targets, view: &View) -> Result<Removed, CacheError> {
+    pub async fn remove(
+        &self,
+        targets: &InvalidationTargets,
+        view: &DbSnapshot,
+    ) -> Result<Removed, CacheError> {
         match self {
             Self::Off => Ok(Removed::nothing(targets)),
-            Self::Memory(memory) => Ok(memory.remove(targets, view, Instant::now())),
+            Self::InProcess(memory) => Ok(memory.remove(targets, view, Instant::now())),
             Self::Remote(remote) => remote.remove(targets, view).await,
         }
     }
 
     fn transport(&self) -> Option<&Transport> {
         match self {
-            Self::Off | Self::Memory(_) => None,
+            Self::Off | Self::InProcess(_) => None,
             Self::Remote(remote) => Some(&remote.transport),
         }
     }
 
     /// Removes unmanaged keys, those that other programs write under their plain names. Returns the number that
     /// existed; after an error, the keys that could be removed are.
-    pub async fn remove_plain(&self, keys: &[Key]) -> Result<u64, CacheError> {
+    pub async fn remove_unmanaged(&self, keys: &[Key]) -> Result<u64, CacheError> {
         match self.transport() {
             Some(transport) => unmanaged::remove(transport, keys).await,
             None => Ok(0),
@@ -214,7 +220,7 @@ impl Cache {
 
     /// Removes the unmanaged keys that were put under these tags, and no managed entry. Returns the number that
     /// existed.
-    pub async fn remove_members(&self, tags: &[Tag]) -> Result<u64, CacheError> {
+    pub async fn remove_tag_members(&self, tags: &[Tag]) -> Result<u64, CacheError> {
         match self.transport() {
             Some(transport) => removal::remove_members(transport, tags).await,
             None => Ok(0),
@@ -223,7 +229,7 @@ impl Cache {
 
     /// Puts an unmanaged key for `ttl` (1 ms to a week), so that removing one of its tags removes it. Does
     /// nothing in process, where no other program could read it. `deploy/put.lua` does the same for other programs.
-    pub async fn put_plain(
+    pub async fn put_unmanaged(
         &self,
         key: &Key,
         body: &Bytes,
@@ -238,34 +244,34 @@ impl Cache {
 
     /// Lists unmanaged keys that begin with `prefix`, up to `max`, in order. For an operator only: the server looks
     /// at every name it has.
-    pub async fn scan(&self, prefix: &str, max: usize) -> Result<Scanned, CacheError> {
+    pub async fn scan_unmanaged(&self, prefix: &str, max: usize) -> Result<ScanResult, CacheError> {
         match self.transport() {
             Some(transport) => unmanaged::scan(transport, prefix, max).await,
-            None => Ok(Scanned::default()),
+            None => Ok(ScanResult::default()),
         }
     }
 
     /// Ends the epoch of the cache's memory: nothing is filled and nothing is served until the next one begins.
-    pub async fn void(&self) -> Result<(), CacheError> {
+    pub async fn invalidate_epoch(&self) -> Result<(), CacheError> {
         match self {
-            Self::Off | Self::Memory(_) => Ok(()),
+            Self::Off | Self::InProcess(_) => Ok(()),
             Self::Remote(remote) => remote.invalidate_epoch().await,
         }
     }
 
     /// Begins an epoch. `view` has to be taken from the primary database after the last epoch was ended.
-    pub async fn found(&self, view: &View) -> Result<Life, CacheError> {
+    pub async fn begin_epoch(&self, view: &DbSnapshot) -> Result<Epoch, CacheError> {
         match self {
-            Self::Off | Self::Memory(_) => Ok(Life::new("here")),
+            Self::Off | Self::InProcess(_) => Ok(Epoch::new("here")),
             Self::Remote(remote) => remote.begin_epoch(view).await,
         }
     }
 
     /// Sends the next heartbeat. Returns whether the cache's memory is still the one of this epoch and of
     /// its last heartbeat.
-    pub async fn beat(&self, life: &mut Life) -> Result<bool, CacheError> {
+    pub async fn heartbeat(&self, life: &mut Epoch) -> Result<bool, CacheError> {
         let is_same = match self {
-            Self::Off | Self::Memory(_) => true,
+            Self::Off | Self::InProcess(_) => true,
             Self::Remote(remote) => remote.heartbeat(life).await?,
         };
         life.heartbeat += 1;
@@ -274,7 +280,7 @@ impl Cache {
 
     /// The interval between heartbeats: for this long a memory that was replaced may still be served. Upstash bills
     /// each. `None`: no heartbeats are needed.
-    pub fn beat_every(&self) -> Option<Duration> {
+    pub fn heartbeat_interval(&self) -> Option<Duration> {
         let transport = self.transport()?;
         Some(transport.limits().heartbeat_interval)
     }
@@ -282,7 +288,7 @@ impl Cache {
     /// Returns the entry that this process holds without asking a server: valid, but maybe past its time to live.
     pub(super) fn get_l1(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
         match self {
-            Self::Memory(memory) => memory.get_fast(key),
+            Self::InProcess(memory) => memory.get_fast(key),
             Self::Remote(remote) => remote.get_l1(key, now),
             Self::Off => None,
         }
@@ -299,7 +305,7 @@ impl Cache {
     /// Sends a PING.
     pub async fn ping(&self) -> Result<(), CacheError> {
         match self {
-            Self::Off | Self::Memory(_) => Ok(()),
+            Self::Off | Self::InProcess(_) => Ok(()),
             Self::Remote(remote) => remote.ping().await,
         }
     }
@@ -311,14 +317,14 @@ impl Cache {
 
     /// Whether other processes may see its entries.
     pub fn is_shared(&self) -> bool {
-        !matches!(self, Self::Memory(_))
+        !matches!(self, Self::InProcess(_))
     }
 
     /// For logs and metrics: `redis`, `upstash`, `memory` or `off`.
     pub fn backend(&self) -> &'static str {
         match self {
             Self::Off => "off",
-            Self::Memory(_) => "memory",
+            Self::InProcess(_) => "memory",
             Self::Remote(remote) => remote.transport.limits().backend,
         }
     }
@@ -327,7 +333,7 @@ impl Cache {
     pub fn host(&self) -> String {
         match self {
             Self::Off => "none".into(),
-            Self::Memory(_) => "in-process".into(),
+            Self::InProcess(_) => "in-process".into(),
             Self::Remote(remote) => remote.transport.host().into(),
         }
     }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 
 use oddsd_core::key::Tag;
-use oddsd_core::model::View;
+use oddsd_core::model::DbSnapshot;
 
 /// The format of a stored entry; another one is a miss. The removal script depends on it, and on the
 /// position of the mark in the line.
@@ -31,11 +31,11 @@ pub struct Entry {
     /// The answer.
     pub body: Bytes,
     /// The version, which is the token of the lease that filled it: no two entries have the same.
-    pub stamp: u128,
+    pub version: u128,
     /// The answer is "there is none"; the body may be empty.
     pub absent: bool,
     /// The database snapshot that the load included at least.
-    pub view: View,
+    pub view: DbSnapshot,
     /// Removing one of these removes the entry.
     pub tags: Vec<Tag>,
     /// When its load began.
@@ -47,7 +47,7 @@ pub struct Entry {
     /// How long after `fresh` it may be served when the load fails.
     pub on_error: Duration,
     /// How long the load took.
-    pub load: Duration,
+    pub load_time: Duration,
 }
 
 impl Entry {
@@ -64,7 +64,7 @@ impl Entry {
     /// Whether to renew it now although it is still fresh (XFetch); `draw` is uniform in 0..1.
     pub fn wants_renewal(&self, age: Duration, early: f64, draw: impl FnOnce() -> f64) -> bool {
         let left = self.fresh.saturating_sub(age).as_secs_f64();
-        let load = self.load.as_secs_f64() * early;
+        let load = self.load_time.as_secs_f64() * early;
         // Beyond twenty loads from the end the probability is below 10^-8: skip draw and logarithm.
         left <= load * 20.0 && load * -draw().max(f64::MIN_POSITIVE).ln() >= left
     }
@@ -112,11 +112,11 @@ impl Entry {
         let _ = write!(
             line,
             "{FORMAT} {epoch_id} {:032x} {UNMARKED} {server_ms} {} {} {} {} {} {form} {}",
-            self.stamp,
+            self.version,
             ms(self.fresh),
             ms(self.while_revalidating),
             ms(self.on_error),
-            self.load.as_micros(),
+            self.load_time.as_micros(),
             self.view,
             if self.absent { 'a' } else { '-' },
         );
@@ -152,10 +152,10 @@ impl Entry {
         let mut number = || words.next()?.parse::<u64>().ok();
         let (fresh, while_revalidating, on_error) = (number()?, number()?, number()?);
         let load = number()?;
-        let view = View::parse(words.next()?)?;
+        let view = DbSnapshot::parse(words.next()?)?;
         let form = words.next()?;
         let absent = words.next()? == "a";
-        let tags: Vec<Tag> = words.map(Tag::stored).collect();
+        let tags: Vec<Tag> = words.map(Tag::from_stored).collect();
         let body = stored.slice(end + 1..);
         let body = match form {
             "-" => body,
@@ -166,7 +166,7 @@ impl Entry {
         };
         let entry = Self {
             body,
-            stamp,
+            version: stamp,
             absent,
             view,
             tags,
@@ -174,7 +174,7 @@ impl Entry {
             fresh: Duration::from_millis(fresh),
             while_revalidating: Duration::from_millis(while_revalidating),
             on_error: Duration::from_millis(on_error),
-            load: Duration::from_micros(load),
+            load_time: Duration::from_micros(load),
         };
         let entry = match marked_ms {
             0 => entry,
@@ -199,15 +199,15 @@ mod tests {
     fn entry(body: &[u8]) -> Entry {
         Entry {
             body: Bytes::copy_from_slice(body),
-            stamp: 7,
+            version: 7,
             absent: false,
-            view: View::parse("3:9:3,5").expect("a view"),
+            view: DbSnapshot::parse("3:9:3,5").expect("a view"),
             tags: vec![Tag::event(&"rac 1".into()), Tag::event(&"x".into())],
             stored_at: Instant::now(),
             fresh: Duration::from_secs(30),
             while_revalidating: Duration::from_secs(20),
             on_error: Duration::from_secs(30),
-            load: Duration::from_millis(3),
+            load_time: Duration::from_millis(3),
         }
     }
 
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(marked.fresh, Duration::ZERO);
         assert_eq!(seconds(marked.while_revalidating), 10 + 20);
         assert_eq!(seconds(marked.on_error), 10 + 30);
-        assert_eq!((&marked.body, marked.stamp), (&entry.body, entry.stamp));
+        assert_eq!((&marked.body, marked.version), (&entry.body, entry.version));
         // A mark after the fresh time does not change the end; nor does a second mark.
         let late = entry.clone().marked_stale(Duration::from_secs(40));
         assert_eq!(late.ttl(), entry.ttl());

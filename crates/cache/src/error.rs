@@ -1,7 +1,7 @@
 //! Why a cache operation failed, and how a Redis error reply maps to it. Every backend returns
 //! these errors; the relay and the reader decide by their variant.
 
-use oddsd_core::model::plain_text;
+use oddsd_core::model::sanitize_text;
 
 /// Replies are quoted in logs: long enough for every reply that Redis has.
 const REPLY_CHARS: usize = 200;
@@ -69,7 +69,7 @@ impl CacheError {
     /// Maps an error reply of `host`, by RESP or REST. `credentials` names the setting that an operator
     /// would correct.
     pub(super) fn from_reply(host: &str, credentials: &str, reply: &str) -> Self {
-        let reply = plain_text(reply, REPLY_CHARS);
+        let reply = sanitize_text(reply, REPLY_CHARS);
         // Redis names an error in capitals, mostly as its first word; inside a script's error it may
         // come later, so the first known capital word decides.
         let mut words = reply.split(|c: char| !c.is_ascii_uppercase());

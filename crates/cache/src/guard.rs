@@ -12,8 +12,8 @@ use super::breaker::{Breaker, BreakerTransition};
 use super::entry::Entry;
 use super::error::CacheError;
 use super::latency::LatencyTracker;
-use super::lease::{Filled, Lease, Taken};
-use super::lookup::Looked;
+use super::lease::{FillLease, LeaseOutcome, PutOutcome};
+use super::lookup::Lookup;
 use super::policy::Policy;
 use super::read_stats::ReadMetrics;
 use oddsd_core::key::Key;
@@ -36,7 +36,7 @@ impl GuardedCache {
     }
 
     /// `None`: the cache did not answer, or was not asked.
-    pub async fn get(&self, key: &Key, policy: &Policy, budget: &mut Duration) -> Option<Looked> {
+    pub async fn get(&self, key: &Key, policy: &Policy, budget: &mut Duration) -> Option<Lookup> {
         if !self.may_ask(*budget) {
             return None;
         }
@@ -60,7 +60,7 @@ impl GuardedCache {
         key: &Key,
         policy: &Policy,
         budget: &mut Duration,
-    ) -> Result<(Looked, Duration), CacheError> {
+    ) -> Result<(Lookup, Duration), CacheError> {
         let asked = Instant::now();
         let get = self.cache.get_within(key, &policy.tags, *budget);
         let answer = within(*budget, get).await;
@@ -74,9 +74,9 @@ impl GuardedCache {
         &self,
         key: &Key,
         policy: &Policy,
-        looked: &Looked,
+        looked: &Lookup,
         budget: &mut Duration,
-    ) -> Option<Taken> {
+    ) -> Option<LeaseOutcome> {
         if !self.may_ask(*budget) {
             return None;
         }
@@ -91,20 +91,20 @@ impl GuardedCache {
         &self,
         key: &Key,
         policy: &Policy,
-        looked: &Looked,
+        looked: &Lookup,
         budget: Duration,
-    ) -> Result<Taken, CacheError> {
+    ) -> Result<LeaseOutcome, CacheError> {
         let (cache, key, tags) = (Arc::clone(&self.cache), key.clone(), policy.tags.clone());
         let looked = looked.clone();
         let mut asking = Box::pin(async move {
-            let taken = cache.take(&key, &tags, &looked).await;
+            let taken = cache.acquire_lease(&key, &tags, &looked).await;
             (cache, key, taken)
         });
         match tokio::time::timeout(budget, asking.as_mut()).await {
             Ok((_, _, taken)) => taken,
             Err(_) => {
                 tokio::spawn(async move {
-                    if let (cache, key, Ok(Taken::Mine(lease))) = asking.await {
+                    if let (cache, key, Ok(LeaseOutcome::Acquired(lease))) = asking.await {
                         cache.release(&key, lease).await;
                     }
                 });
@@ -114,7 +114,7 @@ impl GuardedCache {
     }
 
     /// Releases the lease in the background, so that the answer does not wait for it.
-    fn release_later(&self, key: &Key, lease: Lease) {
+    fn release_later(&self, key: &Key, lease: FillLease) {
         let (cache, key) = (Arc::clone(&self.cache), key.clone());
         tokio::spawn(async move { cache.release(&key, lease).await });
     }
@@ -123,7 +123,7 @@ impl GuardedCache {
     pub async fn put(
         &self,
         key: &Key,
-        lease: Lease,
+        lease: FillLease,
         entry: &Arc<Entry>,
         policy: &Policy,
         budget: &mut Duration,
@@ -140,7 +140,7 @@ impl GuardedCache {
         let ttl_s = entry.ttl().as_secs();
         let put = cache.put_within(key, lease, entry, policy.compress_from, *budget);
         match within(*budget, put).await {
-            Ok(Filled::Stored) => {
+            Ok(PutOutcome::Stored) => {
                 self.record_success();
                 tracing::debug!(event = "cache.miss_stored", alias = "cache_miss_stored", %key, ttl_s, "stored");
                 true

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::answer::Load;
 use super::policy::Policy;
-use oddsd_core::key::{Key, Targets};
+use oddsd_core::key::{InvalidationTargets, Key};
 
 /// Keys that are tracked.
 const TRACKED: usize = 256;
@@ -56,12 +56,12 @@ impl HotKeys {
     }
 
     /// Returns the most read of the keys that were removed, and resets their counters.
-    pub fn take_removed(&self, removed: &Targets) -> Vec<(Key, Policy, Load)> {
+    pub fn take_removed(&self, removed: &InvalidationTargets) -> Vec<(Key, Policy, Load)> {
         let mut tracked = self.0.lock();
         let by_key = removed
             .keys
             .iter()
-            .chain(&removed.stale)
+            .chain(&removed.mark_stale)
             .filter(|key| tracked.contains_key(*key))
             .cloned();
         let by_tag = tracked.iter().filter(|(_, hot)| {

@@ -12,17 +12,17 @@ use parking_lot::Mutex;
 
 use super::entry::Entry;
 use super::error::CacheError;
-use super::lease::{FENCE_TTL, Filled, LEASE_TTL, LocalLease};
+use super::lease::{FENCE_TTL, LEASE_TTL, LocalLease, PutOutcome};
 use super::local::LocalCache;
 use super::removal::Removed;
-use oddsd_core::key::{Key, Tag, Targets};
-use oddsd_core::model::View;
+use oddsd_core::key::{InvalidationTargets, Key, Tag};
+use oddsd_core::model::DbSnapshot;
 
 /// Expired items are swept when a map holds more than this many.
 const BEFORE_SWEEP: usize = 1024;
 
 /// A cache in this process's memory.
-pub struct Memory {
+pub struct InProcessCache {
     local: LocalCache,
     /// Every fill and removal holds this lock: check and store are one step, as they are in the scripts of
     /// the remote cache.
@@ -31,10 +31,10 @@ pub struct Memory {
 
 struct FenceTable {
     /// The join of the database snapshots of all removals: a missing fence begins with it.
-    watermark: View,
+    watermark: DbSnapshot,
     leases: TtlMap<Key, u128>,
-    keys: TtlMap<Key, View>,
-    tags: TtlMap<Tag, View>,
+    keys: TtlMap<Key, DbSnapshot>,
+    tags: TtlMap<Tag, DbSnapshot>,
 }
 
 /// A map whose items expire.
@@ -47,13 +47,13 @@ struct TtlMap<K, V> {
 #[derive(Debug)]
 pub(super) struct Superseded;
 
-impl Memory {
+impl InProcessCache {
     /// `max_bytes` bounds keys and bodies together.
     pub fn new(max_bytes: u64) -> Self {
         Self {
             local: LocalCache::new(max_bytes),
             fences: Mutex::new(FenceTable {
-                watermark: View::after(0),
+                watermark: DbSnapshot::from_commit_count(0),
                 leases: TtlMap::default(),
                 keys: TtlMap::default(),
                 tags: TtlMap::default(),
@@ -79,7 +79,7 @@ impl Memory {
         now: Instant,
     ) -> Result<Option<LocalLease>, Superseded> {
         let mut fences = self.fences.lock();
-        if self.local.get(key).map(|entry| entry.stamp) != seen {
+        if self.local.get(key).map(|entry| entry.version) != seen {
             return Err(Superseded);
         }
         if fences.leases.get(key, now).is_some() {
@@ -111,23 +111,24 @@ impl Memory {
         lease: LocalLease,
         entry: Arc<Entry>,
         now: Instant,
-    ) -> Result<Filled, CacheError> {
+    ) -> Result<PutOutcome, CacheError> {
         let mut fences = self.fences.lock();
         if fences.leases.get(key, now) != Some(&lease.token) {
-            return Ok(Filled::NoLease);
+            return Ok(PutOutcome::LeaseEnded);
         }
         fences.leases.items.remove(key);
-        let includes = |fence: Option<&View>| fence.is_some_and(|fence| entry.view.covers(fence));
+        let includes =
+            |fence: Option<&DbSnapshot>| fence.is_some_and(|fence| entry.view.includes(fence));
         let tags_included = entry
             .tags
             .iter()
             .all(|tag| includes(fences.tags.get(tag, now)));
         if !tags_included || !includes(fences.keys.get(key, now)) {
-            return Ok(Filled::TooEarly);
+            return Ok(PutOutcome::TooEarly);
         }
         let bytes = entry.body.len();
         match self.local.put(key, entry, lease.generations) {
-            true => Ok(Filled::Stored),
+            true => Ok(PutOutcome::Stored),
             false => Err(CacheError::TooLarge {
                 detail: format!(
                     "the value of {key} has {bytes} bytes, the in-process cache keeps values up to {} (a quarter of its bound): raise the bound",
@@ -144,16 +145,21 @@ impl Memory {
         }
     }
 
-    pub(super) fn remove(&self, targets: &Targets, view: &View, now: Instant) -> Removed {
+    pub(super) fn remove(
+        &self,
+        targets: &InvalidationTargets,
+        view: &DbSnapshot,
+        now: Instant,
+    ) -> Removed {
         let mut fences = self.fences.lock();
-        fences.watermark = fences.watermark.join(view);
+        fences.watermark = fences.watermark.merge(view);
         let mut removed = Removed::nothing(targets);
         for (key, existed) in targets.keys.iter().zip(&mut removed.keys) {
             fences.leases.items.remove(key);
             fences.keys.raise(key, view, now);
             *existed = Ok(u64::from(self.local.remove(key)));
         }
-        for (key, existed) in targets.stale.iter().zip(&mut removed.stale) {
+        for (key, existed) in targets.mark_stale.iter().zip(&mut removed.stale) {
             fences.leases.items.remove(key);
             fences.keys.raise(key, view, now);
             let entry = self.local.get(key);
@@ -202,10 +208,10 @@ impl<K: Hash + Eq + Clone, V> TtlMap<K, V> {
     }
 }
 
-impl<K: Hash + Eq + Clone> TtlMap<K, View> {
-    fn raise(&mut self, key: &K, view: &View, now: Instant) {
+impl<K: Hash + Eq + Clone> TtlMap<K, DbSnapshot> {
+    fn raise(&mut self, key: &K, view: &DbSnapshot, now: Instant) {
         let raised = match self.get(key, now) {
-            Some(old) => old.join(view),
+            Some(old) => old.merge(view),
             None => view.clone(),
         };
         self.put(key, raised, now + FENCE_TTL, now);
@@ -221,13 +227,13 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> Key {
-        Key::from_person(name).expect("a plain name")
+        Key::from_user_input(name).expect("a plain name")
     }
 
-    fn entry(bytes: usize, view: View) -> Arc<Entry> {
+    fn entry(bytes: usize, view: DbSnapshot) -> Arc<Entry> {
         Arc::new(Entry {
             body: Bytes::from(vec![b'x'; bytes]),
-            stamp: 0,
+            version: 0,
             absent: false,
             view,
             tags: Vec::new(),
@@ -235,11 +241,11 @@ mod tests {
             fresh: Duration::from_secs(60),
             while_revalidating: Duration::ZERO,
             on_error: Duration::ZERO,
-            load: Duration::ZERO,
+            load_time: Duration::ZERO,
         })
     }
 
-    fn leased(memory: &Memory, key: &Key, now: Instant) -> Option<LocalLease> {
+    fn leased(memory: &InProcessCache, key: &Key, now: Instant) -> Option<LocalLease> {
         memory
             .acquire_lease(key, &[], None, now)
             .expect("nothing there")
@@ -247,12 +253,17 @@ mod tests {
 
     #[test]
     fn memory_stays_within_its_bound() {
-        let (memory, now) = (Memory::new(1_000_000), Instant::now());
+        let (memory, now) = (InProcessCache::new(1_000_000), Instant::now());
         for n in 0..500 {
             let key = key(&format!("k{n}"));
             let lease = leased(&memory, &key, now).expect("a lease");
-            let filled = memory.put_if_valid(&key, lease, entry(10_000, View::after(1)), now);
-            assert_eq!(filled, Ok(Filled::Stored));
+            let filled = memory.put_if_valid(
+                &key,
+                lease,
+                entry(10_000, DbSnapshot::from_commit_count(1)),
+                now,
+            );
+            assert_eq!(filled, Ok(PutOutcome::Stored));
         }
         assert!(memory.bytes() <= 1_000_000, "{} bytes", memory.bytes());
         assert!(memory.bytes() > 500_000, "{} bytes", memory.bytes());
@@ -260,18 +271,23 @@ mod tests {
 
     #[test]
     fn an_expired_lease_neither_fills_nor_blocks() {
-        let (memory, start) = (Memory::new(1_000_000), Instant::now());
+        let (memory, start) = (InProcessCache::new(1_000_000), Instant::now());
         let first = leased(&memory, &key("k"), start).expect("a lease");
         assert!(leased(&memory, &key("k"), start).is_none());
         let later = start + LEASE_TTL;
-        let filled = memory.put_if_valid(&key("k"), first, entry(1, View::after(1)), later);
-        assert_eq!(filled, Ok(Filled::NoLease));
+        let filled = memory.put_if_valid(
+            &key("k"),
+            first,
+            entry(1, DbSnapshot::from_commit_count(1)),
+            later,
+        );
+        assert_eq!(filled, Ok(PutOutcome::LeaseEnded));
         assert!(leased(&memory, &key("k"), later).is_some());
     }
 
     #[test]
     fn expired_items_are_swept() {
-        let (memory, start) = (Memory::new(1_000_000), Instant::now());
+        let (memory, start) = (InProcessCache::new(1_000_000), Instant::now());
         for n in 0..100_000u32 {
             let now = start + FENCE_TTL / 1000 * n;
             leased(&memory, &key(&format!("k{n}")), now);

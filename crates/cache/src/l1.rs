@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::entry::Entry;
 use super::local::LocalCache;
-use oddsd_core::key::{Heard, Key, Tag, Targets};
+use oddsd_core::key::{InvalidationTargets, Key, Tag, TrackedKey};
 
 /// Heartbeats arrive every 25 ms; after this long without one nothing of the L1 is served. With a removal
 /// that was under way for 150 ms before, an old answer is still no older than a quarter of a second.
@@ -50,8 +50,8 @@ impl L1Cache {
             .flatten()
     }
 
-    pub fn remove(&self, targets: &Targets) {
-        for key in targets.keys.iter().chain(&targets.stale) {
+    pub fn remove(&self, targets: &InvalidationTargets) {
+        for key in targets.keys.iter().chain(&targets.mark_stale) {
             self.local.remove(key);
         }
         for tag in &targets.tags {
@@ -61,16 +61,16 @@ impl L1Cache {
 
     /// Applies one message of the server: the stored name that changed.
     pub fn apply_change(&self, name: &[u8]) {
-        match std::str::from_utf8(name).ok().and_then(Heard::name) {
-            Some(Heard::Key(key)) => {
+        match std::str::from_utf8(name).ok().and_then(TrackedKey::parse) {
+            Some(TrackedKey::Fence(key)) => {
                 // A stored key is a valid key.
-                if let Some(key) = Key::from_person(key) {
+                if let Some(key) = Key::from_user_input(key) {
                     self.local.remove(&key);
                 }
             }
-            Some(Heard::Tag(tag)) => self.local.remove_tag(&Tag::stored(tag)),
-            Some(Heard::Floor) => self.local.remove_all(),
-            Some(Heard::Beat) => {
+            Some(TrackedKey::TagFence(tag)) => self.local.remove_tag(&Tag::from_stored(tag)),
+            Some(TrackedKey::Epoch) => self.local.remove_all(),
+            Some(TrackedKey::Heartbeat) => {
                 let ms = self.start.elapsed().as_millis() as i64;
                 let before = self.last_heartbeat.swap(ms, Ordering::AcqRel);
                 if ms.saturating_sub(before) < HEARTBEAT_TIMEOUT.as_millis() as i64 {

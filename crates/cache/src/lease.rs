@@ -21,24 +21,24 @@ pub(super) const LONGEST_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The outcome of asking for the lease of a missing key.
 #[derive(Debug)]
-pub enum Taken {
+pub enum LeaseOutcome {
     /// This reader has the lease: load the value, and fill with it.
-    Mine(Lease),
+    Acquired(FillLease),
     /// Another reader holds the lease.
     Held,
     /// The stored value changed since the lookup: look up again.
-    Overtaken,
+    Superseded,
     /// The cache's memory has no valid epoch: load the value, and do not fill.
     NoFloor,
 }
 
 /// The right to fill one key, until a removal, a flush or the lease's time (10 s) ends it.
 #[derive(Debug)]
-pub struct Lease(pub(super) LeaseState);
+pub struct FillLease(pub(super) LeaseState);
 
-impl Lease {
+impl FillLease {
     /// The version of the entry that this lease fills.
-    pub fn stamp(&self) -> u128 {
+    pub fn version(&self) -> u128 {
         match &self.0 {
             LeaseState::InProcess(lease) => lease.token,
             LeaseState::Remote(lease) => lease.token,
@@ -94,11 +94,11 @@ impl RemoteLease {
 
 /// The outcome of a fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filled {
+pub enum PutOutcome {
     /// The entry is stored.
     Stored,
     /// A removal or a flush ended the lease, or it has expired.
-    NoLease,
+    LeaseEnded,
     /// The load's database snapshot does not include everything that the key's removals saw.
     TooEarly,
     /// The epoch that gave the lease has ended.
@@ -107,13 +107,13 @@ pub enum Filled {
 
 /// One epoch of a cache's memory: its id, the server run it began on, and its heartbeat counter.
 #[derive(Clone, Debug)]
-pub struct Life {
+pub struct Epoch {
     /// `epoch-id run`, as it is stored.
     pub(super) record: String,
     pub(super) heartbeat: u64,
 }
 
-impl Life {
+impl Epoch {
     pub(super) fn new(run: &str) -> Self {
         Self {
             record: format!("{:016x} {run}", fastrand::u64(..)),

@@ -67,19 +67,19 @@ mod transport;
 mod unmanaged;
 mod upstash;
 
-pub use answer::{Level, Loaded, ReadError, ReadState, Served};
+pub use answer::{CacheLevel, CacheRead, CacheReadState, LoadedValue, ReadError};
 pub use backend::{Cache, CacheSettings};
 pub use bytes::Bytes;
 pub use entry::Entry;
 pub use error::CacheError;
-pub use in_process::Memory;
-pub use lease::{Filled, Lease, Life, Taken};
-pub use lookup::Looked;
+pub use in_process::InProcessCache;
+pub use lease::{Epoch, FillLease, LeaseOutcome, PutOutcome};
+pub use lookup::Lookup;
 pub use policy::Policy;
 pub use read_stats::Reads;
 pub use reader::{READ_BUDGET, Reader};
 pub use remote::RemoteCache;
 pub use removal::Removed;
-pub use unmanaged::Scanned;
+pub use unmanaged::ScanResult;
 
-pub use oddsd_core::key::{Target, Targets};
+pub use oddsd_core::key::{InvalidationTarget, InvalidationTargets};

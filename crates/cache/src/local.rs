@@ -262,7 +262,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use oddsd_core::model::View;
+    use oddsd_core::model::DbSnapshot;
 
     /// Enough reads for some to hit the hot slots and some to go past them.
     const OFTEN: usize = 200;
@@ -270,22 +270,22 @@ mod tests {
     fn entry() -> Arc<Entry> {
         Arc::new(Entry {
             body: Bytes::from_static(b"body"),
-            stamp: 1,
+            version: 1,
             absent: false,
-            view: View::after(1),
+            view: DbSnapshot::from_commit_count(1),
             tags: Vec::new(),
             stored_at: Instant::now(),
             fresh: Duration::from_secs(3600),
             while_revalidating: Duration::ZERO,
             on_error: Duration::ZERO,
-            load: Duration::ZERO,
+            load_time: Duration::ZERO,
         })
     }
 
     #[test]
     fn an_entry_that_is_read_often_is_served_until_it_is_removed() {
         let (local, key) = (LocalCache::new(1 << 20), Key::races_by_stage());
-        let tag = Tag::new("t").expect("a tag");
+        let tag = Tag::from_text("t").expect("a tag");
         let removals: [&dyn Fn(); 3] = [
             &|| assert!(local.remove(&key)),
             &|| local.remove_tag(&tag),

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use super::clock::ServerClock;
 use super::entry::{Entry, VERSION_PREFIX};
 use oddsd_core::key::Tag;
-use oddsd_core::model::View;
+use oddsd_core::model::DbSnapshot;
 
 /// The result of a lookup.
 #[derive(Clone, Debug)]
-pub struct Looked {
+pub struct Lookup {
     /// The stored entry, if it is valid.
     pub entry: Option<Arc<Entry>>,
     pub(super) seen: SeenVersion,
@@ -27,9 +27,9 @@ pub(super) enum SeenVersion {
     Remote(Bytes),
 }
 
-impl Looked {
+impl Lookup {
     pub(super) fn in_process(entry: Option<Arc<Entry>>) -> Self {
-        let version = entry.as_ref().map(|entry| entry.stamp);
+        let version = entry.as_ref().map(|entry| entry.version);
         Self {
             entry,
             seen: SeenVersion::InProcess(version),
@@ -64,10 +64,10 @@ pub(super) struct RawLookup {
 impl RawLookup {
     /// Returns the entry if it belongs to the current epoch on this run of the server, and its database
     /// snapshot includes the fences of all its tags. A missing fence proves nothing, so it fails the check.
-    pub fn validate(self, tags: &[Tag], run: &str, clock: &ServerClock, now: Instant) -> Looked {
+    pub fn validate(self, tags: &[Tag], run: &str, clock: &ServerClock, now: Instant) -> Lookup {
         let value = self.value.as_deref().unwrap_or_default();
         let prefix = Bytes::copy_from_slice(&value[..value.len().min(VERSION_PREFIX)]);
-        Looked {
+        Lookup {
             entry: self.valid_entry(tags, run, clock, now).map(Arc::new),
             seen: SeenVersion::Remote(prefix),
         }
@@ -89,8 +89,8 @@ impl RawLookup {
         let includes_fence = |tag: &Tag| {
             let at = tags.iter().position(|asked| asked == tag)?;
             let (fence_epoch, fence) = self.tag_fences.get(at)?.as_deref()?.split_once(' ')?;
-            let fence = (fence_epoch == epoch_id).then(|| View::parse(fence));
-            Some(entry.view.covers(&fence.flatten()?))
+            let fence = (fence_epoch == epoch_id).then(|| DbSnapshot::parse(fence));
+            Some(entry.view.includes(&fence.flatten()?))
         };
         let is_valid = entry_epoch == epoch_id
             && entry

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
-use super::answer::ReadState;
-use super::lease::Filled;
+use super::answer::CacheReadState;
+use super::lease::PutOutcome;
 
 #[derive(Default)]
 pub(super) struct Counter(AtomicU64);
@@ -68,21 +68,21 @@ read_stats! {
 }
 
 impl ReadMetrics {
-    pub fn count(&self, state: ReadState) {
+    pub fn count(&self, state: CacheReadState) {
         match state {
-            ReadState::Hit => self.second_hits.add(),
-            ReadState::Stale => self.stale.add(),
-            ReadState::Miss => self.misses.add(),
-            ReadState::Bypass => self.bypasses.add(),
+            CacheReadState::Hit => self.second_hits.add(),
+            CacheReadState::Stale => self.stale.add(),
+            CacheReadState::Miss => self.misses.add(),
+            CacheReadState::Bypass => self.bypasses.add(),
         }
     }
 
-    pub fn count_refused(&self, why: Filled) {
+    pub fn count_refused(&self, why: PutOutcome) {
         match why {
-            Filled::Stored => {}
-            Filled::NoLease => self.refused_lease.add(),
-            Filled::TooEarly => self.refused_late.add(),
-            Filled::NoFloor => self.refused_floor.add(),
+            PutOutcome::Stored => {}
+            PutOutcome::LeaseEnded => self.refused_lease.add(),
+            PutOutcome::TooEarly => self.refused_late.add(),
+            PutOutcome::NoFloor => self.refused_floor.add(),
         }
     }
 }

@@ -12,20 +12,20 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 
-use super::answer::{Level, Load, Loaded, ReadError, ReadState, Served, boxed};
+use super::answer::{CacheLevel, CacheRead, CacheReadState, Load, LoadedValue, ReadError, boxed};
 use super::backend::Cache;
 use super::entry::Entry;
 use super::error::CacheError;
 use super::guard::GuardedCache;
 use super::hot_keys::HotKeys;
-use super::lease::{Lease, Taken};
-use super::lookup::Looked;
+use super::lease::{FillLease, LeaseOutcome};
+use super::lookup::Lookup;
 use super::policy::Policy;
 use super::read_stats::Reads;
 use super::removal::Removed;
 use super::single_flight::{FlightLeader, FlightResult, LoadResult, SingleFlight};
-use oddsd_core::key::{Key, Targets};
-use oddsd_core::model::View;
+use oddsd_core::key::{InvalidationTargets, Key};
+use oddsd_core::model::DbSnapshot;
 
 /// The time that one request may spend on the cache, all its commands together.
 pub const READ_BUDGET: Duration = Duration::from_millis(50);
@@ -50,7 +50,7 @@ struct ReaderInner {
 
 /// How a flight begins.
 enum LoadStart {
-    Load(Option<Lease>),
+    Load(Option<FillLease>),
     /// Another process holds the lease.
     Watch,
 }
@@ -59,7 +59,7 @@ enum LoadStart {
 enum WaitOutcome {
     Found(LoadResult),
     /// No other process loads it: load, and fill if there is a lease.
-    Load(Option<Lease>),
+    Load(Option<FillLease>),
 }
 
 impl Reader {
@@ -84,12 +84,12 @@ impl Reader {
     }
 
     /// Totals of this reader and its clones.
-    pub fn reads(&self) -> Reads {
+    pub fn stats(&self) -> Reads {
         self.0.guard.metrics.snapshot()
     }
 
     /// Returns the entry that this process would serve without asking a cache server.
-    pub fn peek_first(&self, key: &Key) -> Option<Arc<Entry>> {
+    pub fn peek_l1(&self, key: &Key) -> Option<Arc<Entry>> {
         self.cache().get_l1(key, Instant::now())
     }
 
@@ -102,10 +102,10 @@ impl Reader {
         key: &Key,
         policy: &Policy,
         load: F,
-    ) -> Result<Served, ReadError>
+    ) -> Result<CacheRead, ReadError>
     where
         F: Fn() -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = anyhow::Result<Loaded>> + Send + 'static,
+        Fut: Future<Output = anyhow::Result<LoadedValue>> + Send + 'static,
     {
         let now = Instant::now();
         if let Some(entry) = self.cache().get_l1(key, now) {
@@ -117,7 +117,7 @@ impl Reader {
                     let load = || boxed(load);
                     self.0.hot.record_reads(key, 256, policy, load);
                 }
-                return Ok(served(entry, ReadState::Hit, Level::First));
+                return Ok(served(entry, CacheReadState::Hit, CacheLevel::L1));
             }
         }
         // Boxed, so that the future of a hit does not hold what a miss needs.
@@ -125,15 +125,17 @@ impl Reader {
     }
 
     /// Loads for a reader who asked for that; the cache is neither read nor filled.
-    pub async fn bypass<F, Fut>(&self, policy: &Policy, load: F) -> Result<Served, ReadError>
+    pub async fn bypass<F, Fut>(&self, policy: &Policy, load: F) -> Result<CacheRead, ReadError>
     where
         F: Fn() -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = anyhow::Result<Loaded>> + Send + 'static,
+        Fut: Future<Output = anyhow::Result<LoadedValue>> + Send + 'static,
     {
         let began = Instant::now();
         let loaded = self.0.load(policy, &boxed(load)).await?;
         let entry = Arc::new(new_entry(loaded, policy, began, 0));
-        Ok(self.0.counted(entry, ReadState::Bypass, Level::Loader))
+        Ok(self
+            .0
+            .counted(entry, CacheReadState::Bypass, CacheLevel::Loader))
     }
 
     async fn read_through(
@@ -141,7 +143,7 @@ impl Reader {
         key: &Key,
         policy: &Policy,
         load: Load,
-    ) -> Result<Served, ReadError> {
+    ) -> Result<CacheRead, ReadError> {
         let inner = &self.0;
         inner.hot.record_reads(key, 1, policy, || load.clone());
         let arrived = inner.flights.next_number();
@@ -160,10 +162,14 @@ impl Reader {
                 taken = acquired.await;
             }
             let (state, start) = match taken {
-                Some(Taken::Overtaken) => continue,
-                Some(Taken::Mine(lease)) => (ReadState::Miss, LoadStart::Load(Some(lease))),
-                Some(Taken::Held) => (ReadState::Miss, LoadStart::Watch),
-                Some(Taken::NoFloor) | None => (ReadState::Bypass, LoadStart::Load(None)),
+                Some(LeaseOutcome::Superseded) => continue,
+                Some(LeaseOutcome::Acquired(lease)) => {
+                    (CacheReadState::Miss, LoadStart::Load(Some(lease)))
+                }
+                Some(LeaseOutcome::Held) => (CacheReadState::Miss, LoadStart::Watch),
+                Some(LeaseOutcome::NoFloor) | None => {
+                    (CacheReadState::Bypass, LoadStart::Load(None))
+                }
             };
             let flight = match &start {
                 // The holder of a lease always loads.
@@ -181,10 +187,10 @@ impl Reader {
                 None => continue,
                 Some(LoadResult::Failed(why)) => inner.fall_back(why, fallback),
                 Some(LoadResult::Found { entry, .. }) => {
-                    Ok(inner.counted(entry, ReadState::Hit, Level::Second))
+                    Ok(inner.counted(entry, CacheReadState::Hit, CacheLevel::L2))
                 }
                 Some(LoadResult::Loaded { entry, .. }) => {
-                    Ok(inner.counted(entry, state, Level::Loader))
+                    Ok(inner.counted(entry, state, CacheLevel::Loader))
                 }
             };
         }
@@ -193,7 +199,7 @@ impl Reader {
         let own = self.spawn_load(key, policy, &load, LoadStart::Load(None), budget, leader);
         match own.wait().await {
             Some(LoadResult::Loaded { entry, .. } | LoadResult::Found { entry, .. }) => {
-                Ok(inner.counted(entry, ReadState::Bypass, Level::Loader))
+                Ok(inner.counted(entry, CacheReadState::Bypass, CacheLevel::Loader))
             }
             Some(LoadResult::Failed(why)) => inner.fall_back(why, fallback),
             None => Err(ReadError::Panicked),
@@ -206,28 +212,28 @@ impl Reader {
         &self,
         key: &Key,
         entry: &Arc<Entry>,
-        looked: &Looked,
+        looked: &Lookup,
         policy: &Policy,
         load: &Load,
-    ) -> Result<Served, Arc<Entry>> {
+    ) -> Result<CacheRead, Arc<Entry>> {
         let age = entry.age(Instant::now());
         let state = if age < entry.fresh {
             if entry.wants_renewal(age, policy.early, fastrand::f64) {
                 self.0.guard.metrics.early.add();
                 self.refresh(key, looked, policy, load);
             }
-            ReadState::Hit
+            CacheReadState::Hit
         } else if age < entry.fresh + entry.while_revalidating {
             self.refresh(key, looked, policy, load);
-            ReadState::Stale
+            CacheReadState::Stale
         } else {
             return Err(Arc::clone(entry));
         };
-        Ok(self.0.counted(Arc::clone(entry), state, Level::Second))
+        Ok(self.0.counted(Arc::clone(entry), state, CacheLevel::L2))
     }
 
     /// Loads in the background, unless a load is under way.
-    fn refresh(&self, key: &Key, looked: &Looked, policy: &Policy, load: &Load) {
+    fn refresh(&self, key: &Key, looked: &Lookup, policy: &Policy, load: &Load) {
         let Ok(leader) = self.0.flights.join_or_lead(key) else {
             return;
         };
@@ -238,7 +244,7 @@ impl Reader {
             let acquired = inner
                 .guard
                 .acquire_lease(&key, &policy, &looked, &mut budget);
-            if let Some(Taken::Mine(lease)) = acquired.await {
+            if let Some(LeaseOutcome::Acquired(lease)) = acquired.await {
                 let start = LoadStart::Load(Some(lease));
                 let run = inner.run_load(&key, &policy, &load, start, budget, leader);
                 run.await;
@@ -267,7 +273,11 @@ impl Reader {
 
     /// Removes entries from every level, or marks them stale; `view` has to include every change that makes
     /// them wrong. The keys that are read most are loaded again at once.
-    pub async fn remove(&self, targets: &Targets, view: &View) -> Result<Removed, CacheError> {
+    pub async fn remove(
+        &self,
+        targets: &InvalidationTargets,
+        view: &DbSnapshot,
+    ) -> Result<Removed, CacheError> {
         let removed = self.cache().remove(targets, view).await?;
         for (key, policy, load) in self.0.hot.take_removed(targets) {
             let reader = self.clone();
@@ -308,7 +318,7 @@ impl ReaderInner {
                 return;
             }
         };
-        let version = lease.as_ref().map_or(0, Lease::stamp);
+        let version = lease.as_ref().map_or(0, FillLease::version);
         let entry = Arc::new(new_entry(loaded, policy, began, version));
         let mut is_stored = false;
         if let Some(lease) = lease {
@@ -323,7 +333,7 @@ impl ReaderInner {
         });
     }
 
-    async fn load(&self, policy: &Policy, load: &Load) -> Result<Loaded, ReadError> {
+    async fn load(&self, policy: &Policy, load: &Load) -> Result<LoadedValue, ReadError> {
         self.guard.metrics.loads.add();
         let loading = AssertUnwindSafe(async { load().await }).catch_unwind();
         let outcome = match tokio::time::timeout(policy.load_within, loading).await {
@@ -357,39 +367,43 @@ impl ReaderInner {
             }
             let budget = &mut self.budget.clone();
             match self.guard.acquire_lease(key, policy, &looked, budget).await {
-                Some(Taken::Mine(lease)) => return WaitOutcome::Load(Some(lease)),
-                Some(Taken::Held | Taken::Overtaken) => {}
-                Some(Taken::NoFloor) | None => return WaitOutcome::Load(None),
+                Some(LeaseOutcome::Acquired(lease)) => return WaitOutcome::Load(Some(lease)),
+                Some(LeaseOutcome::Held | LeaseOutcome::Superseded) => {}
+                Some(LeaseOutcome::NoFloor) | None => return WaitOutcome::Load(None),
             }
         }
         WaitOutcome::Load(None)
     }
 
     /// Serves the stale entry after a failed load, if the policy allows it.
-    fn fall_back(&self, why: ReadError, fallback: Option<Arc<Entry>>) -> Result<Served, ReadError> {
+    fn fall_back(
+        &self,
+        why: ReadError,
+        fallback: Option<Arc<Entry>>,
+    ) -> Result<CacheRead, ReadError> {
         let may_serve =
             |entry: &Arc<Entry>| entry.age(Instant::now()) < entry.fresh + entry.on_error;
         match fallback.filter(may_serve) {
-            Some(entry) => Ok(self.counted(entry, ReadState::Stale, Level::Second)),
+            Some(entry) => Ok(self.counted(entry, CacheReadState::Stale, CacheLevel::L2)),
             None => Err(why),
         }
     }
 
-    fn counted(&self, entry: Arc<Entry>, state: ReadState, level: Level) -> Served {
+    fn counted(&self, entry: Arc<Entry>, state: CacheReadState, level: CacheLevel) -> CacheRead {
         self.guard.metrics.count(state);
         served(entry, state, level)
     }
 }
 
-fn served(entry: Arc<Entry>, state: ReadState, level: Level) -> Served {
-    Served {
+fn served(entry: Arc<Entry>, state: CacheReadState, level: CacheLevel) -> CacheRead {
+    CacheRead {
         entry,
         state,
         level,
     }
 }
 
-fn new_entry(loaded: Loaded, policy: &Policy, began: Instant, version: u128) -> Entry {
+fn new_entry(loaded: LoadedValue, policy: &Policy, began: Instant, version: u128) -> Entry {
     let fresh = match loaded.absent {
         true => policy.absent,
         false => loaded.fresh.unwrap_or(policy.fresh).min(policy.fresh),
@@ -403,7 +417,7 @@ fn new_entry(loaded: Loaded, policy: &Policy, began: Instant, version: u128) -> 
     };
     Entry {
         body: loaded.body,
-        stamp: version,
+        version,
         absent: loaded.absent,
         view: loaded.view,
         tags: policy.tags.clone(),
@@ -411,6 +425,6 @@ fn new_entry(loaded: Loaded, policy: &Policy, began: Instant, version: u128) -> 
         fresh: fresh.mul_f64(1.0 - policy.jitter.clamp(0.0, 0.5) * fastrand::f64()),
         while_revalidating: stale_time(policy.while_revalidating),
         on_error: stale_time(policy.on_error),
-        load: began.elapsed(),
+        load_time: began.elapsed(),
     }
 }

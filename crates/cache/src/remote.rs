@@ -10,15 +10,15 @@ use super::command::{CacheCommand, CacheReply, NO_ARGS};
 use super::entry::Entry;
 use super::error::CacheError;
 use super::l1::L1Cache;
-use super::lease::{Filled, Lease, LeaseState, Life, RemoteLease, Taken};
-use super::lookup::{Looked, RawLookup, SeenVersion};
+use super::lease::{Epoch, FillLease, LeaseOutcome, LeaseState, PutOutcome, RemoteLease};
+use super::lookup::{Lookup, RawLookup, SeenVersion};
 use super::redis::RedisTransport;
 use super::removal::{self, Removed};
 use super::script;
 use super::transport::Transport;
 use super::upstash::UpstashTransport;
-use oddsd_core::key::{Bucket, Key, Tag, Targets};
-use oddsd_core::model::View;
+use oddsd_core::key::{InvalidationTargets, Key, Shard, Tag};
+use oddsd_core::model::DbSnapshot;
 
 /// A cache on a Redis or Upstash server, with an in-process L1 in front of it where the server tells
 /// which keys change.
@@ -56,7 +56,7 @@ impl RemoteCache {
         key: &Key,
         tags: &[Tag],
         deadline: Duration,
-    ) -> Result<Looked, CacheError> {
+    ) -> Result<Lookup, CacheError> {
         // Before the lookup: only what nothing is removed from meanwhile may enter the L1.
         let generations = self.l1.as_ref().map(|l1| l1.local.generations(key, tags));
         let run = self.transport.run()?;
@@ -82,9 +82,11 @@ impl RemoteCache {
         deadline: Duration,
     ) -> Result<Vec<CacheReply>, CacheError> {
         let limits = self.transport.limits();
-        let bucket = key.bucket(limits.buckets);
-        let mut names = vec![key.value(bucket), bucket.floor()];
-        let fences = tags.iter().map(|tag| tag.fence(tag.bucket(limits.buckets)));
+        let bucket = key.shard(limits.buckets);
+        let mut names = vec![key.value_key(bucket), bucket.epoch_key()];
+        let fences = tags
+            .iter()
+            .map(|tag| tag.fence_key(tag.shard(limits.buckets)));
         if limits.is_cluster && !tags.is_empty() {
             let mut commands = vec![CacheCommand::named("MGET", names, NO_ARGS)];
             commands.extend(fences.map(|fence| CacheCommand::named("GET", [fence], NO_ARGS)));
@@ -119,21 +121,21 @@ impl RemoteCache {
         tags: &[Tag],
         seen: &SeenVersion,
         deadline: Duration,
-    ) -> Result<Taken, CacheError> {
+    ) -> Result<LeaseOutcome, CacheError> {
         let run = self.transport.run()?;
         let buckets = self.transport.limits().buckets;
-        let bucket = key.bucket(buckets);
+        let bucket = key.shard(buckets);
         let mut fences = Vec::new();
         for tag in tags {
-            let tag_bucket = tag.bucket(buckets);
-            let fence = tag.fence(tag_bucket);
+            let tag_bucket = tag.shard(buckets);
+            let fence = tag.fence_key(tag_bucket);
             if tag_bucket == bucket {
                 fences.push(fence);
                 continue;
             }
             let begin = script::begin_fence(tag_bucket, fence);
             if self.transport.call(&begin, deadline).await? != CacheReply::Number(1) {
-                return Ok(Taken::NoFloor);
+                return Ok(LeaseOutcome::NoFloor);
             }
         }
         let token = fastrand::u128(..);
@@ -142,19 +144,21 @@ impl RemoteCache {
         let reply = self.list(self.transport.call(&acquire, deadline).await?)?;
         let mut parts = reply.into_iter();
         match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(CacheReply::Number(0)), None, ..) => Ok(Taken::Held),
-            (Some(CacheReply::Number(2)), None, ..) => Ok(Taken::NoFloor),
-            (Some(CacheReply::Number(3)), None, ..) => Ok(Taken::Overtaken),
+            (Some(CacheReply::Number(0)), None, ..) => Ok(LeaseOutcome::Held),
+            (Some(CacheReply::Number(2)), None, ..) => Ok(LeaseOutcome::NoFloor),
+            (Some(CacheReply::Number(3)), None, ..) => Ok(LeaseOutcome::Superseded),
             (Some(CacheReply::Number(1)), Some(epoch), Some(CacheReply::Number(ms)), None) => {
                 let (acquired_at, server_ms) = (Instant::now(), ms.max(0) as u64);
                 self.transport.clock().record(server_ms, acquired_at);
                 let epoch = epoch.text().ok_or_else(|| self.unexpected_reply())?;
-                Ok(Taken::Mine(Lease(LeaseState::Remote(RemoteLease {
-                    token,
-                    epoch,
-                    server_ms,
-                    acquired_at,
-                }))))
+                Ok(LeaseOutcome::Acquired(FillLease(LeaseState::Remote(
+                    RemoteLease {
+                        token,
+                        epoch,
+                        server_ms,
+                        acquired_at,
+                    },
+                ))))
             }
             _ => Err(self.unexpected_reply()),
         }
@@ -167,7 +171,7 @@ impl RemoteCache {
         entry: &Entry,
         compress_from: usize,
         deadline: Duration,
-    ) -> Result<Filled, CacheError> {
+    ) -> Result<PutOutcome, CacheError> {
         let limits = self.transport.limits();
         let stored = entry.encode(
             lease.epoch_id(),
@@ -185,14 +189,14 @@ impl RemoteCache {
                 ),
             });
         }
-        let put = script::put_if_valid(key, key.bucket(limits.buckets), lease, entry, stored);
+        let put = script::put_if_valid(key, key.shard(limits.buckets), lease, entry, stored);
         let reply = self.transport.call(&put, deadline).await?;
         let outcome = reply.bytes().and_then(|text| script::put_outcome(&text));
         outcome.ok_or_else(|| self.unexpected_reply())
     }
 
     pub(super) async fn release(&self, key: &Key, lease: &RemoteLease) {
-        let bucket = key.bucket(self.transport.limits().buckets);
+        let bucket = key.shard(self.transport.limits().buckets);
         let release = script::release_lease(key, bucket, lease);
         // If this is lost, the lease expires by itself.
         let _ = self.transport.call(&release, self.command_timeout()).await;
@@ -200,8 +204,8 @@ impl RemoteCache {
 
     pub(super) async fn remove(
         &self,
-        targets: &Targets,
-        view: &View,
+        targets: &InvalidationTargets,
+        view: &DbSnapshot,
     ) -> Result<Removed, CacheError> {
         // This process's own L1 need not wait for the server's message.
         if let Some(l1) = &self.l1 {
@@ -219,14 +223,14 @@ impl RemoteCache {
         Ok(())
     }
 
-    pub(super) async fn begin_epoch(&self, view: &View) -> Result<Life, CacheError> {
-        let epoch = Life::new(&self.transport.run()?);
+    pub(super) async fn begin_epoch(&self, view: &DbSnapshot) -> Result<Epoch, CacheError> {
+        let epoch = Epoch::new(&self.transport.run()?);
         let begin = |bucket| script::begin_epoch(bucket, &epoch, view);
         self.in_each_bucket(begin).await?;
         Ok(epoch)
     }
 
-    pub(super) async fn heartbeat(&self, epoch: &Life) -> Result<bool, CacheError> {
+    pub(super) async fn heartbeat(&self, epoch: &Epoch) -> Result<bool, CacheError> {
         let heartbeat = |bucket| script::heartbeat(bucket, epoch);
         let replies = self.in_each_bucket(heartbeat).await?;
         let same_run = epoch.run() == Some(&*self.transport.run()?);
@@ -235,9 +239,9 @@ impl RemoteCache {
 
     async fn in_each_bucket(
         &self,
-        command: impl Fn(Bucket) -> CacheCommand,
+        command: impl Fn(Shard) -> CacheCommand,
     ) -> Result<Vec<CacheReply>, CacheError> {
-        let buckets = Bucket::all(self.transport.limits().buckets);
+        let buckets = Shard::all(self.transport.limits().buckets);
         let commands: Vec<CacheCommand> = buckets.map(command).collect();
         let replies = self.transport.pipeline(&commands, self.command_timeout());
         replies.await.into_iter().collect()
@@ -254,7 +258,7 @@ impl RemoteCache {
 
     /// The stored bytes of a key, unchecked: for inspection, never for a reader.
     pub(super) async fn stored(&self, key: &Key) -> Result<Option<Bytes>, CacheError> {
-        let name = key.value(key.bucket(self.transport.limits().buckets));
+        let name = key.value_key(key.shard(self.transport.limits().buckets));
         let get = CacheCommand::named("GET", [name], NO_ARGS);
         let reply = self.transport.call(&get, self.command_timeout()).await?;
         Ok(reply.bytes())

@@ -15,8 +15,8 @@ use super::error::CacheError;
 use super::lease::{FENCE_TTL, TAG_FENCE_TTL};
 use super::script;
 use super::transport::Transport;
-use oddsd_core::key::{Bucket, Tag, Target, Targets};
-use oddsd_core::model::View;
+use oddsd_core::key::{InvalidationTarget, InvalidationTargets, Shard, Tag};
+use oddsd_core::model::DbSnapshot;
 
 /// COUNT of a ZSCAN page: a table of 16,384 members is read in one page.
 const MEMBERS_AT_ONCE: usize = 20_000;
@@ -36,40 +36,40 @@ pub struct Removed {
     /// Results of the keys to mark stale.
     pub stale: Vec<Result<u64, CacheError>>,
     /// The cache has lost its memory and waits for a new epoch.
-    pub no_floor: bool,
+    pub no_epoch: bool,
 }
 
 impl Removed {
     /// Confirmed, and nothing existed.
-    pub(super) fn nothing(targets: &Targets) -> Self {
+    pub(super) fn nothing(targets: &InvalidationTargets) -> Self {
         Self {
             keys: vec![Ok(0); targets.keys.len()],
             tags: vec![Ok(0); targets.tags.len()],
-            stale: vec![Ok(0); targets.stale.len()],
-            no_floor: false,
+            stale: vec![Ok(0); targets.mark_stale.len()],
+            no_epoch: false,
         }
     }
 
     /// The number of entries that existed under all confirmed targets.
-    pub fn existed(&self) -> u64 {
+    pub fn existing_entries(&self) -> u64 {
         self.each().filter_map(|result| result.as_ref().ok()).sum()
     }
 
     /// The targets that are not confirmed; `targets` are those of this removal.
-    pub fn failed<'a>(
+    pub fn failures<'a>(
         &'a self,
-        targets: &'a Targets,
-    ) -> impl Iterator<Item = (Target<'a>, &'a CacheError)> {
-        let results = self.of(targets);
+        targets: &'a InvalidationTargets,
+    ) -> impl Iterator<Item = (InvalidationTarget<'a>, &'a CacheError)> {
+        let results = self.results(targets);
         results.filter_map(|(target, result)| Some((target, result.as_ref().err()?)))
     }
 
     /// Each target of this removal with its result.
-    pub fn of<'a>(
+    pub fn results<'a>(
         &'a self,
-        targets: &'a Targets,
-    ) -> impl Iterator<Item = (Target<'a>, &'a Result<u64, CacheError>)> {
-        targets.each().zip(self.each())
+        targets: &'a InvalidationTargets,
+    ) -> impl Iterator<Item = (InvalidationTarget<'a>, &'a Result<u64, CacheError>)> {
+        targets.iter().zip(self.each())
     }
 
     /// The first error of a target; `None`: every target is confirmed.
@@ -88,14 +88,14 @@ impl Removed {
 struct TargetOp<'a> {
     /// The position of the target in the request.
     at: usize,
-    target: Target<'a>,
+    target: InvalidationTarget<'a>,
     kind: TargetOpKind,
 }
 
 #[derive(Clone, Copy)]
 enum TargetOpKind {
     /// Part of a script, with other targets of this bucket.
-    Script(Bucket),
+    Script(Shard),
     /// A command of its own, in a cluster, where the unmanaged key is in another slot.
     Unlink,
 }
@@ -110,8 +110,8 @@ struct TagPage<'a> {
 
 pub(super) async fn remove(
     transport: &Transport,
-    targets: &Targets,
-    view: &View,
+    targets: &InvalidationTargets,
+    view: &DbSnapshot,
 ) -> Result<Removed, CacheError> {
     let mut results = vec![Ok(0); targets.len()];
     let (mut no_epoch, mut pages) = (false, Vec::new());
@@ -153,9 +153,9 @@ pub(super) async fn remove(
     let mut next = |many: usize| results.by_ref().take(many).collect();
     Ok(Removed {
         keys: next(targets.keys.len()),
-        stale: next(targets.stale.len()),
+        stale: next(targets.mark_stale.len()),
         tags: next(targets.tags.len()),
-        no_floor: no_epoch,
+        no_epoch,
     })
 }
 
@@ -219,12 +219,12 @@ pub(super) async fn call_chunks<T: Clone>(
 type Chunks<'a> = Vec<Vec<TargetOp<'a>>>;
 
 /// The operations of each script, and in a cluster the unmanaged keys, one by one.
-fn plan<'a>(transport: &Transport, targets: &'a Targets) -> (Chunks<'a>, Chunks<'a>) {
+fn plan<'a>(transport: &Transport, targets: &'a InvalidationTargets) -> (Chunks<'a>, Chunks<'a>) {
     let limits = transport.limits();
-    let mut buckets: BTreeMap<Bucket, Vec<TargetOp<'a>>> = BTreeMap::new();
+    let mut buckets: BTreeMap<Shard, Vec<TargetOp<'a>>> = BTreeMap::new();
     let mut unlinks = Vec::new();
-    for (at, target) in targets.each().enumerate() {
-        let bucket = target.bucket(limits.buckets);
+    for (at, target) in targets.iter().enumerate() {
+        let bucket = target.shard(limits.buckets);
         let kind = TargetOpKind::Script(bucket);
         buckets
             .entry(bucket)
@@ -254,19 +254,19 @@ fn build_command(transport: &Transport, ops: &[TargetOp<'_>], view: &str) -> Cac
     };
     let tags = || {
         ops.iter().filter_map(|op| match op.target {
-            Target::Tag(tag) => Some(tag),
+            InvalidationTarget::Tag(tag) => Some(tag),
             _ => None,
         })
     };
     let stale = ops
         .iter()
-        .filter(|op| matches!(op.target, Target::Stale(_)))
+        .filter(|op| matches!(op.target, InvalidationTarget::MarkStale(_)))
         .count();
-    let mut keys = vec![bucket.floor(), bucket.horizon()];
-    keys.extend(ops.iter().map(|op| op.target.fence(bucket)));
-    keys.extend(named().map(|key| key.lease(bucket)));
-    keys.extend(tags().map(|tag| tag.members(bucket)));
-    keys.extend(named().map(|key| key.value(bucket)));
+    let mut keys = vec![bucket.epoch_key(), bucket.watermark_key()];
+    keys.extend(ops.iter().map(|op| op.target.fence_key(bucket)));
+    keys.extend(named().map(|key| key.lease_key(bucket)));
+    keys.extend(tags().map(|tag| tag.members_key(bucket)));
+    keys.extend(named().map(|key| key.value_key(bucket)));
     if !transport.limits().is_cluster {
         keys.extend(named().map(|key| key.to_string()));
     }
@@ -309,7 +309,7 @@ impl<'a> ScriptReply<'a> {
         let mut lists = lists.list()?.into_iter();
         let mut pages = Vec::new();
         for op in ops {
-            if let Target::Tag(tag) = op.target {
+            if let InvalidationTarget::Tag(tag) = op.target {
                 let (cursor, members) = lists.next()?.page(2)?;
                 counts.push(0);
                 pages.push(TagPage {
@@ -352,7 +352,7 @@ async fn remove_pages(
                 let command = if limits.is_cluster {
                     CacheCommand::named("UNLINK", names, NO_ARGS)
                 } else {
-                    let index = Bytes::from(page.tag.members(page.tag.bucket(limits.buckets)));
+                    let index = Bytes::from(page.tag.members_key(page.tag.shard(limits.buckets)));
                     let keys = std::iter::once(index).chain(names);
                     CacheCommand::script(script::UNLINK_MEMBERS, keys, NO_ARGS)
                 };
@@ -374,7 +374,7 @@ async fn remove_pages(
                 true => Bytes::from_static(LAST_PAGE),
                 false => page.cursor.clone(),
             };
-            let index = page.tag.members(page.tag.bucket(limits.buckets));
+            let index = page.tag.members_key(page.tag.shard(limits.buckets));
             let args = [cursor, "COUNT".into(), MEMBERS_AT_ONCE.to_string().into()];
             CacheCommand::named("ZSCAN", [index], args)
         };

@@ -17,10 +17,12 @@ use bytes::Bytes;
 
 use super::command::CacheCommand;
 use super::entry::Entry;
-use super::lease::{FENCE_TTL, Filled, LEASE_TTL, LONGEST_TTL, Life, RemoteLease, TAG_FENCE_TTL};
+use super::lease::{
+    Epoch, FENCE_TTL, LEASE_TTL, LONGEST_TTL, PutOutcome, RemoteLease, TAG_FENCE_TTL,
+};
 use super::lookup::SeenVersion;
-use oddsd_core::key::{Bucket, Key};
-use oddsd_core::model::View;
+use oddsd_core::key::{Key, Shard};
+use oddsd_core::model::DbSnapshot;
 
 /// `read` parses a database snapshot, `covers(a, b)` tells whether `a` includes `b`. Snapshots are `xmin:xmax:running,…`; ids are exact up
 /// to 2^53, which no database reaches.
@@ -118,18 +120,18 @@ return {1, epoch, now[1] * 1000 + math.floor(now[2] / 1000)}";
 /// `fences` are those of the tags in the bucket of the key.
 pub(super) fn acquire_lease(
     key: &Key,
-    bucket: Bucket,
+    bucket: Shard,
     fences: impl IntoIterator<Item = String>,
     token: &str,
     run: &str,
     seen: &SeenVersion,
 ) -> CacheCommand {
     let mut keys = vec![
-        bucket.floor(),
-        bucket.horizon(),
-        key.value(bucket),
-        key.lease(bucket),
-        key.fence(bucket),
+        bucket.epoch_key(),
+        bucket.watermark_key(),
+        key.value_key(bucket),
+        key.lease_key(bucket),
+        key.fence_key(bucket),
     ];
     keys.extend(fences);
     let args = [
@@ -158,8 +160,8 @@ for i = 3, #KEYS do
 end
 return 1";
 
-pub(super) fn begin_fence(bucket: Bucket, fence: String) -> CacheCommand {
-    let keys = [bucket.floor(), bucket.horizon(), fence];
+pub(super) fn begin_fence(bucket: Shard, fence: String) -> CacheCommand {
+    let keys = [bucket.epoch_key(), bucket.watermark_key(), fence];
     CacheCommand::script(BEGIN_FENCE, keys, [millis(TAG_FENCE_TTL)])
 }
 
@@ -181,16 +183,16 @@ return outcome"
 
 pub(super) fn put_if_valid(
     key: &Key,
-    bucket: Bucket,
+    bucket: Shard,
     lease: &RemoteLease,
     entry: &Entry,
     stored: impl Into<Bytes>,
 ) -> CacheCommand {
     let keys = [
-        bucket.floor(),
-        key.value(bucket),
-        key.lease(bucket),
-        key.fence(bucket),
+        bucket.epoch_key(),
+        key.value_key(bucket),
+        key.lease_key(bucket),
+        key.fence_key(bucket),
     ];
     let args: [Bytes; 5] = [
         lease.token_text().into(),
@@ -203,12 +205,12 @@ pub(super) fn put_if_valid(
 }
 
 /// Parses the reply of a fill.
-pub(super) fn put_outcome(reply: &[u8]) -> Option<Filled> {
+pub(super) fn put_outcome(reply: &[u8]) -> Option<PutOutcome> {
     Some(match reply {
-        b"stored" => Filled::Stored,
-        b"lease" => Filled::NoLease,
-        b"epoch" => Filled::NoFloor,
-        b"fence" => Filled::TooEarly,
+        b"stored" => PutOutcome::Stored,
+        b"lease" => PutOutcome::LeaseEnded,
+        b"epoch" => PutOutcome::NoFloor,
+        b"fence" => PutOutcome::TooEarly,
         _ => return None,
     })
 }
@@ -219,8 +221,8 @@ local held = redis.call('GET', KEYS[1])
 if not held or string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])";
 
-pub(super) fn release_lease(key: &Key, bucket: Bucket, lease: &RemoteLease) -> CacheCommand {
-    CacheCommand::script(RELEASE_LEASE, [key.lease(bucket)], [lease.token_text()])
+pub(super) fn release_lease(key: &Key, bucket: Shard, lease: &RemoteLease) -> CacheCommand {
+    CacheCommand::script(RELEASE_LEASE, [key.lease_key(bucket)], [lease.token_text()])
 }
 
 /// `KEYS` epoch, watermark, fences (of keys to remove, of keys to mark stale, of tags), leases of the
@@ -304,7 +306,7 @@ redis.call('PERSIST', KEYS[1])
 redis.call('SET', KEYS[3], ARGV[3])
 return 1";
 
-pub(super) fn heartbeat(bucket: Bucket, epoch: &Life) -> CacheCommand {
+pub(super) fn heartbeat(bucket: Shard, epoch: &Epoch) -> CacheCommand {
     let args = [
         epoch.record.clone(),
         epoch.heartbeat.to_string(),
@@ -325,7 +327,7 @@ redis.call('SET', KEYS[1], ARGV[1])
 return 1"
 );
 
-pub(super) fn begin_epoch(bucket: Bucket, epoch: &Life, view: &View) -> CacheCommand {
+pub(super) fn begin_epoch(bucket: Shard, epoch: &Epoch, view: &DbSnapshot) -> CacheCommand {
     let args = [
         epoch.record.clone(),
         view.to_string(),
@@ -335,8 +337,12 @@ pub(super) fn begin_epoch(bucket: Bucket, epoch: &Life, view: &View) -> CacheCom
 }
 
 /// The names that prove that a bucket's memory is still the same.
-pub(super) fn epoch_names(bucket: Bucket) -> [String; 3] {
-    [bucket.floor(), bucket.horizon(), bucket.beat()]
+pub(super) fn epoch_names(bucket: Shard) -> [String; 3] {
+    [
+        bucket.epoch_key(),
+        bucket.watermark_key(),
+        bucket.heartbeat_key(),
+    ]
 }
 
 /// At least a millisecond, at most the longest time to live.

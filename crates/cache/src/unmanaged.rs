@@ -24,11 +24,11 @@ const SCAN_PAGES: usize = 10_000;
 
 /// The result of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Scanned {
+pub struct ScanResult {
     /// The keys found, in order.
     pub keys: Vec<Key>,
     /// The limit was reached: there may be more.
-    pub is_cut_off: bool,
+    pub is_truncated: bool,
 }
 
 pub(super) async fn remove(transport: &Transport, keys: &[Key]) -> Result<u64, CacheError> {
@@ -70,7 +70,7 @@ pub(super) async fn put(
     let name = Bytes::from(key.to_string());
     let indexes = tags
         .iter()
-        .map(|tag| Bytes::from(tag.members(tag.bucket(limits.buckets))));
+        .map(|tag| Bytes::from(tag.members_key(tag.shard(limits.buckets))));
     let deadline = transport.command_timeout();
     if !limits.is_cluster {
         let keys = std::iter::once(name).chain(indexes);
@@ -99,8 +99,8 @@ pub(super) async fn scan(
     transport: &Transport,
     prefix: &str,
     max: usize,
-) -> Result<Scanned, CacheError> {
-    let pattern = Bytes::from(Key::beginning_with(prefix));
+) -> Result<ScanResult, CacheError> {
+    let pattern = Bytes::from(Key::prefix_glob(prefix));
     let (mut found, mut is_cut_off) = (BTreeSet::new(), false);
     let mut pages = 0;
     'nodes: for node in transport.nodes() {
@@ -123,7 +123,11 @@ pub(super) async fn scan(
             let (next, names) = page.ok_or_else(|| transport.unexpected_reply("a page"))?;
             // Managed names and names that are not text are left out.
             let text = |name| std::str::from_utf8(name).ok();
-            found.extend(names.iter().filter_map(|name| Key::stored(text(name)?)));
+            found.extend(
+                names
+                    .iter()
+                    .filter_map(|name| Key::from_unmanaged(text(name)?)),
+            );
             cursor = next;
             if *cursor == *b"0" {
                 break;
@@ -132,5 +136,8 @@ pub(super) async fn scan(
     }
     is_cut_off |= found.len() > max;
     let keys = found.into_iter().take(max).collect();
-    Ok(Scanned { keys, is_cut_off })
+    Ok(ScanResult {
+        keys,
+        is_truncated: is_cut_off,
+    })
 }

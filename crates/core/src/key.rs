@@ -52,7 +52,7 @@ impl Key {
     }
 
     /// The path of the read API that serves this key; `None` for a key of other programs.
-    pub fn path(&self) -> Option<String> {
+    pub fn api_path(&self) -> Option<String> {
         let parts: Vec<&str> = self.0.split(':').collect();
         // Ids are escaped in a key as they are in a path.
         Some(match parts.as_slice() {
@@ -69,7 +69,7 @@ impl Key {
 
     /// A key from a command line or request, unchanged but trimmed. `None` if it is empty, too long or holds
     /// control characters.
-    pub fn from_person(text: &str) -> Option<Self> {
+    pub fn from_user_input(text: &str) -> Option<Self> {
         let text = text.trim();
         (!text.is_empty() && text.len() <= MAX_KEY_BYTES && !text.chars().any(char::is_control))
             .then(|| Self(text.into()))
@@ -90,16 +90,16 @@ impl Key {
                 _ => text.push_str(&format!("%{byte:02X}")),
             }
         }
-        Self::from_person(&text)
+        Self::from_user_input(&text)
     }
 
     /// Another program's key as found in a cache; `None` for oddsd's own names.
-    pub fn stored(text: &str) -> Option<Self> {
+    pub fn from_unmanaged(text: &str) -> Option<Self> {
         (!text.is_empty() && !text.starts_with(OWN_PREFIX)).then(|| Self(text.into()))
     }
 
     /// The glob pattern for all names that begin with this text; its special characters are escaped.
-    pub fn beginning_with(prefix: &str) -> String {
+    pub fn prefix_glob(prefix: &str) -> String {
         let mut pattern = String::with_capacity(prefix.len() + 1);
         for c in prefix.chars() {
             if matches!(c, '*' | '?' | '[' | ']' | '\\') {
@@ -112,29 +112,30 @@ impl Key {
     }
 
     /// The prefix tags that cover it: one for each of its prefixes that end with `:`, the shortest first.
-    pub fn families(&self) -> Vec<Tag> {
+    pub fn prefix_tags(&self) -> Vec<Tag> {
         let ends = self.0.match_indices(':').map(|(at, _)| at + 1);
-        ends.filter_map(|end| Tag::family(&self.0[..end])).collect()
+        ends.filter_map(|end| Tag::prefix_tag(&self.0[..end]))
+            .collect()
     }
 
     /// The Redis name of oddsd's own value for this key. Other programs store theirs under the key itself.
-    pub fn value(&self, bucket: Bucket) -> String {
+    pub fn value_key(&self, bucket: Shard) -> String {
         format!("oddsd:value:{bucket}:{}", self.0)
     }
 
     /// The Redis name of its fill lease.
-    pub fn lease(&self, bucket: Bucket) -> String {
+    pub fn lease_key(&self, bucket: Shard) -> String {
         format!("oddsd:lease:{bucket}:{}", self.0)
     }
 
     /// The Redis name of its fence: the database snapshot that a fill must include.
-    pub fn fence(&self, bucket: Bucket) -> String {
+    pub fn fence_key(&self, bucket: Shard) -> String {
         format!("{FENCE_PREFIX}{bucket}:{}", self.0)
     }
 
     /// Its shard, of `of` shards.
-    pub fn bucket(&self, of: u16) -> Bucket {
-        Bucket::for_name(&self.0, of)
+    pub fn shard(&self, of: u16) -> Shard {
+        Shard::for_name(&self.0, of)
     }
 
     /// The key as text.
@@ -160,7 +161,7 @@ impl Tag {
     }
 
     /// A tag from any text, which is escaped. `None` if it is empty or too long.
-    pub fn new(text: &str) -> Option<Self> {
+    pub fn from_text(text: &str) -> Option<Self> {
         let text: Vec<String> = text.split(':').map(escape).collect();
         let text = text.join(":");
         (!text.is_empty() && text.len() <= MAX_KEY_BYTES).then_some(Self(text))
@@ -172,37 +173,37 @@ impl Tag {
     }
 
     /// Whether it is a prefix tag, shown as `prefix:*`.
-    pub fn is_family(&self) -> bool {
+    pub fn is_prefix_tag(&self) -> bool {
         self.0.ends_with('*')
     }
 
     /// The tag of all keys that begin with `prefix`, which must end with `:`. Each key is filled with the prefix
     /// tags that cover it, see [`Key::families`]. `None` if `prefix` ends otherwise or is too long.
-    pub fn family(prefix: &str) -> Option<Self> {
-        let Self(text) = Self::new(prefix.strip_suffix(':')?)?;
+    pub fn prefix_tag(prefix: &str) -> Option<Self> {
+        let Self(text) = Self::from_text(prefix.strip_suffix(':')?)?;
         // Escaping leaves no `*` in any other tag.
         let text = format!("{text}:*");
         (text.len() <= MAX_KEY_BYTES).then_some(Self(text))
     }
 
     /// A tag as read back from a cache entry, which was written by this module.
-    pub fn stored(text: &str) -> Self {
+    pub fn from_stored(text: &str) -> Self {
         Self(text.into())
     }
 
     /// The Redis name of its fence: the database snapshot that every answer under it must include.
-    pub fn fence(&self, bucket: Bucket) -> String {
+    pub fn fence_key(&self, bucket: Shard) -> String {
         format!("{TAG_FENCE_PREFIX}{bucket}:{}", self.0)
     }
 
     /// The Redis name of the list of other programs' keys under this tag.
-    pub fn members(&self, bucket: Bucket) -> String {
+    pub fn members_key(&self, bucket: Shard) -> String {
         format!("oddsd:members:{bucket}:{}", self.0)
     }
 
     /// Its shard, of `of` shards.
-    pub fn bucket(&self, of: u16) -> Bucket {
-        Bucket::for_name(&self.0, of)
+    pub fn shard(&self, of: u16) -> Shard {
+        Shard::for_name(&self.0, of)
     }
 
     /// The tag as text.
@@ -219,38 +220,39 @@ impl fmt::Display for Tag {
 
 /// The cached answers that a change makes wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Targets {
+pub struct InvalidationTargets {
     /// Keys to remove.
     pub keys: Vec<Key>,
     /// Tags whose answers to remove.
     pub tags: Vec<Tag>,
     /// Keys to mark stale. oddsd's own values stay, but count as expired: readers whose policy allows it get the
     /// old answer, labelled stale, while one load renews it. Other programs' values are removed: they have no label.
-    pub stale: Vec<Key>,
+    pub mark_stale: Vec<Key>,
 }
 
 /// One of [`Targets`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target<'a> {
+pub enum InvalidationTarget<'a> {
     /// A key to remove.
     Key(&'a Key),
     /// A key to mark stale.
-    Stale(&'a Key),
+    MarkStale(&'a Key),
     /// A tag to remove.
     Tag(&'a Tag),
 }
 
-impl Targets {
+impl InvalidationTargets {
     /// Iterates over keys, keys to mark stale, and tags, in this order.
-    pub fn each(&self) -> impl Iterator<Item = Target<'_>> {
-        let keys = self.keys.iter().map(Target::Key);
-        let stale = self.stale.iter().map(Target::Stale);
-        keys.chain(stale).chain(self.tags.iter().map(Target::Tag))
+    pub fn iter(&self) -> impl Iterator<Item = InvalidationTarget<'_>> {
+        let keys = self.keys.iter().map(InvalidationTarget::Key);
+        let stale = self.mark_stale.iter().map(InvalidationTarget::MarkStale);
+        keys.chain(stale)
+            .chain(self.tags.iter().map(InvalidationTarget::Tag))
     }
 
     /// Number of targets.
     pub fn len(&self) -> usize {
-        self.keys.len() + self.stale.len() + self.tags.len()
+        self.keys.len() + self.mark_stale.len() + self.tags.len()
     }
 
     /// Whether there are none.
@@ -259,27 +261,27 @@ impl Targets {
     }
 }
 
-impl<'a> Target<'a> {
+impl<'a> InvalidationTarget<'a> {
     /// Its shard, of `of` shards.
-    pub fn bucket(self, of: u16) -> Bucket {
+    pub fn shard(self, of: u16) -> Shard {
         match self {
-            Self::Key(key) | Self::Stale(key) => key.bucket(of),
-            Self::Tag(tag) => tag.bucket(of),
+            Self::Key(key) | Self::MarkStale(key) => key.shard(of),
+            Self::Tag(tag) => tag.shard(of),
         }
     }
 
     /// The Redis name of its fence.
-    pub fn fence(self, bucket: Bucket) -> String {
+    pub fn fence_key(self, bucket: Shard) -> String {
         match self {
-            Self::Key(key) | Self::Stale(key) => key.fence(bucket),
-            Self::Tag(tag) => tag.fence(bucket),
+            Self::Key(key) | Self::MarkStale(key) => key.fence_key(bucket),
+            Self::Tag(tag) => tag.fence_key(bucket),
         }
     }
 
     /// The key; `None` of a tag.
     pub fn key(self) -> Option<&'a Key> {
         match self {
-            Self::Key(key) | Self::Stale(key) => Some(key),
+            Self::Key(key) | Self::MarkStale(key) => Some(key),
             Self::Tag(_) => None,
         }
     }
@@ -287,7 +289,7 @@ impl<'a> Target<'a> {
     /// The key or tag as text.
     pub fn as_str(self) -> &'a str {
         match self {
-            Self::Key(key) | Self::Stale(key) => key.as_str(),
+            Self::Key(key) | Self::MarkStale(key) => key.as_str(),
             Self::Tag(tag) => tag.as_str(),
         }
     }
@@ -295,9 +297,9 @@ impl<'a> Target<'a> {
 
 /// A shard: keys that one script touches together. In a Redis cluster each shard lies in one hash slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Bucket(u16);
+pub struct Shard(u16);
 
-impl Bucket {
+impl Shard {
     /// All of `of` shards.
     pub fn all(of: u16) -> impl Iterator<Item = Self> {
         (0..of).map(Self)
@@ -308,22 +310,22 @@ impl Bucket {
     }
 
     /// The Redis name of the cache epoch.
-    pub fn floor(self) -> String {
+    pub fn epoch_key(self) -> String {
         format!("{EPOCH_PREFIX}{self}")
     }
 
     /// The Redis name of the watermark: the snapshot that stands for a fence that does not exist.
-    pub fn horizon(self) -> String {
+    pub fn watermark_key(self) -> String {
         format!("oddsd:horizon:{self}")
     }
 
     /// The Redis name of the epoch's heartbeat.
-    pub fn beat(self) -> String {
+    pub fn heartbeat_key(self) -> String {
         format!("{HEARTBEAT_PREFIX}{self}")
     }
 }
 
-impl fmt::Display for Bucket {
+impl fmt::Display for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{{b{:04}}}", self.0)
     }
@@ -331,18 +333,18 @@ impl fmt::Display for Bucket {
 
 /// A Redis name whose change invalidates entries of an in-process cache (client tracking).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard<'a> {
+pub enum TrackedKey<'a> {
     /// The fence of this key.
-    Key(&'a str),
+    Fence(&'a str),
     /// The fence of this tag.
-    Tag(&'a str),
+    TagFence(&'a str),
     /// The epoch.
-    Floor,
+    Epoch,
     /// The heartbeat.
-    Beat,
+    Heartbeat,
 }
 
-impl<'a> Heard<'a> {
+impl<'a> TrackedKey<'a> {
     /// Prefixes of the names to track.
     pub const PREFIXES: [&'static str; 4] = [
         FENCE_PREFIX,
@@ -352,24 +354,24 @@ impl<'a> Heard<'a> {
     ];
 
     /// Reads a Redis name; `None` for one that is not tracked.
-    pub fn name(name: &'a str) -> Option<Self> {
+    pub fn parse(name: &'a str) -> Option<Self> {
         let after_shard = |rest: &'a str| rest.split_once(':').map(|(_, name)| name);
         if let Some(rest) = name.strip_prefix(FENCE_PREFIX) {
-            return after_shard(rest).map(Self::Key);
+            return after_shard(rest).map(Self::Fence);
         }
         if let Some(rest) = name.strip_prefix(TAG_FENCE_PREFIX) {
-            return after_shard(rest).map(Self::Tag);
+            return after_shard(rest).map(Self::TagFence);
         }
         match name {
-            name if name.starts_with(EPOCH_PREFIX) => Some(Self::Floor),
-            name if name.starts_with(HEARTBEAT_PREFIX) => Some(Self::Beat),
+            name if name.starts_with(EPOCH_PREFIX) => Some(Self::Epoch),
+            name if name.starts_with(HEARTBEAT_PREFIX) => Some(Self::Heartbeat),
             _ => None,
         }
     }
 }
 
 /// The keys of the read API, as templates of the rules language.
-pub const READERS: [&str; 7] = [
+pub const BUILTIN_KEYS: [&str; 7] = [
     "races:by-stage:v1",
     "event:{event_id}:prices:v1",
     "odds:{status}:{event_id}",
@@ -441,19 +443,19 @@ mod tests {
                 prop_assert_eq!(key.as_str().matches(':').count(), if key == &one { 3 } else { 2 });
             }
             // The prefix tag of a sport covers that sport's keys and no others.
-            let sport = |name: &str| Tag::family(&format!("sidebar:{}:", escape(name))).expect("a family");
-            prop_assert!(one.families().contains(&sport(&a)));
-            prop_assert_eq!(one.families().contains(&sport(&b)), a == b);
+            let sport = |name: &str| Tag::prefix_tag(&format!("sidebar:{}:", escape(name))).expect("a family");
+            prop_assert!(one.prefix_tags().contains(&sport(&a)));
+            prop_assert_eq!(one.prefix_tags().contains(&sport(&b)), a == b);
         }
 
         #[test]
         fn prefix_tag_equals_no_other_tag(text in ".{0,12}", other in ".{0,12}") {
-            let family = Tag::family(&format!("{text}:"));
-            prop_assert!(family.is_none() || family != Tag::new(&other));
-            let pattern = Tag::new(&format!("{text}:*"));
+            let family = Tag::prefix_tag(&format!("{text}:"));
+            prop_assert!(family.is_none() || family != Tag::from_text(&other));
+            let pattern = Tag::from_text(&format!("{text}:*"));
             prop_assert!(family.is_none() || family != pattern);
             prop_assert!(family != Some(Tag::event(&EventId::new(&other))));
-            let same = family.is_some() && family == Tag::family(&format!("{other}:"));
+            let same = family.is_some() && family == Tag::prefix_tag(&format!("{other}:"));
             prop_assert_eq!(same, family.is_some() && text == other);
         }
     }
@@ -462,20 +464,20 @@ mod tests {
     fn prefix_tags_of_a_key_are_its_prefixes() {
         let key = Key::sidebar(Some("7"), Some("12"));
         assert_eq!(key.as_str(), "sidebar:7:12:v1");
-        let names: Vec<_> = key.families().iter().map(Tag::to_string).collect();
+        let names: Vec<_> = key.prefix_tags().iter().map(Tag::to_string).collect();
         assert_eq!(names, ["sidebar:*", "sidebar:7:*", "sidebar:7:12:*"]);
-        assert_eq!(Tag::family("sidebar:7:12:"), key.families().pop());
+        assert_eq!(Tag::prefix_tag("sidebar:7:12:"), key.prefix_tags().pop());
         for none in ["", ":", "sidebar", "sidebar:*"] {
-            assert_eq!(Tag::family(none), None, "{none}");
+            assert_eq!(Tag::prefix_tag(none), None, "{none}");
         }
     }
 
     #[test]
     fn prefix_glob_escapes_special_characters() {
-        assert_eq!(Key::beginning_with("a:"), "a:*");
-        assert_eq!(Key::beginning_with(r"a*?[b]\c{"), r"a\*\?\[b\]\\c{*");
-        assert_eq!(Key::stored("oddsd:value:{b0000}:x"), None);
-        assert_eq!(Key::stored(" x "), Some(Key(" x ".into())));
+        assert_eq!(Key::prefix_glob("a:"), "a:*");
+        assert_eq!(Key::prefix_glob(r"a*?[b]\c{"), r"a\*\?\[b\]\\c{*");
+        assert_eq!(Key::from_unmanaged("oddsd:value:{b0000}:x"), None);
+        assert_eq!(Key::from_unmanaged(" x "), Some(Key(" x ".into())));
     }
 
     #[test]
@@ -517,22 +519,31 @@ mod tests {
             Key::event_prices(&"rac_1".into()).as_str(),
             "event:rac_1:prices:v1"
         );
-        let bucket = Key::races_by_stage().bucket(1);
+        let bucket = Key::races_by_stage().shard(1);
         assert_eq!(
-            Key::races_by_stage().value(bucket),
+            Key::races_by_stage().value_key(bucket),
             "oddsd:value:{b0000}:races:by-stage:v1"
         );
-        let fence = Key::races_by_stage().fence(bucket);
-        assert_eq!(Heard::name(&fence), Some(Heard::Key("races:by-stage:v1")));
+        let fence = Key::races_by_stage().fence_key(bucket);
+        assert_eq!(
+            TrackedKey::parse(&fence),
+            Some(TrackedKey::Fence("races:by-stage:v1"))
+        );
         let tag = Tag::event(&"a:b".into());
         assert_eq!(
-            Heard::name(&tag.fence(bucket)),
-            Some(Heard::Tag("event:a%3Ab"))
+            TrackedKey::parse(&tag.fence_key(bucket)),
+            Some(TrackedKey::TagFence("event:a%3Ab"))
         );
-        assert_eq!(Heard::name(&bucket.beat()), Some(Heard::Beat));
-        assert_eq!(Heard::name(&bucket.floor()), Some(Heard::Floor));
-        assert_eq!(Heard::name("oddsd:value:{b0000}:x"), None);
-        assert_eq!(Key::from_person("  "), None);
-        assert_eq!(Key::from_person("a\nb"), None);
+        assert_eq!(
+            TrackedKey::parse(&bucket.heartbeat_key()),
+            Some(TrackedKey::Heartbeat)
+        );
+        assert_eq!(
+            TrackedKey::parse(&bucket.epoch_key()),
+            Some(TrackedKey::Epoch)
+        );
+        assert_eq!(TrackedKey::parse("oddsd:value:{b0000}:x"), None);
+        assert_eq!(Key::from_user_input("  "), None);
+        assert_eq!(Key::from_user_input("a\nb"), None);
     }
 }

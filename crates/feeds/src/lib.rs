@@ -20,8 +20,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use odds_api::OddsApi;
-use oddsd_core::diff::{Collected, Take};
-use oddsd_core::model::{EventId, Look, Snapshot};
+use oddsd_core::diff::{CollectingSink, EventSink};
+use oddsd_core::model::{EventId, Snapshot, SnapshotMeta};
 use racing_api::RacingApi;
 use replay::Replay;
 #[cfg(feature = "simulator")]
@@ -45,10 +45,10 @@ impl Feed {
     /// over, because it is not an answer.
     pub async fn read(
         &mut self,
-        ask: &Ask,
+        ask: &FetchRequest,
         now: DateTime<Utc>,
-        to: &mut dyn Take,
-    ) -> Result<Looked, FeedError> {
+        to: &mut dyn EventSink,
+    ) -> Result<FetchSummary, FeedError> {
         match self {
             Self::RacingApi(feed) => feed.read(ask, now, to).await,
             Self::OddsApi(feed) => feed.read(ask, now, to).await,
@@ -59,10 +59,14 @@ impl Feed {
     }
 
     /// Fetches into memory: for recorders and checks.
-    pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
-        let mut events = Collected::default();
+    pub async fn fetch(
+        &mut self,
+        ask: &FetchRequest,
+        now: DateTime<Utc>,
+    ) -> Result<FetchResult, FeedError> {
+        let mut events = CollectingSink::default();
         let looked = self.read(ask, now, &mut events).await?;
-        Ok(looked.with(events))
+        Ok(looked.with_events(events))
     }
 
     /// The name in logs and in the table of cycles.
@@ -71,14 +75,14 @@ impl Feed {
     }
 
     /// Whether the provider has a call for one event that costs less than the whole answer.
-    pub fn has_one_race_calls(&self) -> bool {
+    pub fn has_single_event_calls(&self) -> bool {
         !matches!(self, Self::OddsApi(_) | Self::Replay(_))
     }
 }
 
 /// What to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum FetchRequest {
     /// The feed's whole scope: every polled day, or the whole league.
     Everything,
     /// Only these events, where the provider has a call for one event.
@@ -87,16 +91,16 @@ pub enum Ask {
 
 /// One answer apart from its events, which were handed over.
 #[derive(Debug)]
-pub struct Looked {
-    pub look: Look,
+pub struct FetchSummary {
+    pub look: SnapshotMeta,
     /// Raw JSON bodies in the order of arrival, if the feed is set to keep them.
     pub bodies: Vec<String>,
 }
 
-impl Looked {
+impl FetchSummary {
     /// Joins the events that were collected.
-    pub fn with(self, events: Collected) -> Fetched {
-        Fetched {
+    pub fn with_events(self, events: CollectingSink) -> FetchResult {
+        FetchResult {
             snapshot: events.into_snapshot(self.look),
             bodies: self.bodies,
         }
@@ -105,26 +109,26 @@ impl Looked {
 
 /// One parsed answer, with the bodies it was parsed from (for `oddsd record`).
 #[derive(Debug)]
-pub struct Fetched {
+pub struct FetchResult {
     pub snapshot: Snapshot,
     /// See [`Looked::bodies`].
     pub bodies: Vec<String>,
 }
 
-impl Fetched {
-    fn hand_over(self, to: &mut dyn Take) -> Looked {
+impl FetchResult {
+    fn hand_over(self, to: &mut dyn EventSink) -> FetchSummary {
         let snapshot = self.snapshot;
-        to.begin(snapshot.as_of);
+        to.start(snapshot.as_of);
         for event in snapshot.events {
             to.take(event, None);
         }
-        Looked {
-            look: Look {
+        FetchSummary {
+            look: SnapshotMeta {
                 source: snapshot.source,
                 as_of: snapshot.as_of,
                 scope: snapshot.scope,
                 bookmakers: snapshot.bookmakers,
-                rejects: snapshot.rejects,
+                rejected: snapshot.rejected,
             },
             bodies: self.bodies,
         }

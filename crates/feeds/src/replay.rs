@@ -13,9 +13,9 @@ use super::betfair::{LineOutcome, MarketStream};
 use super::odds_api::{self, OddsFormat, league_of, parse_odds};
 use super::racing_api::{self, parse_cards};
 use super::recording::{RecordedAnswer, RecordedFeed, Recording, RecordingEntry};
-use super::{Ask, FeedError, Fetched, Looked};
-use oddsd_core::diff::Take;
-use oddsd_core::model::{Rejects, Scope, Snapshot};
+use super::{FeedError, FetchRequest, FetchResult, FetchSummary};
+use oddsd_core::diff::EventSink;
+use oddsd_core::model::{RejectedRows, Scope, Snapshot};
 
 pub struct Replay {
     recording: Recording,
@@ -27,7 +27,7 @@ pub struct Replay {
     /// Read, and not yet replayed.
     ahead: VecDeque<RecordingEntry>,
     /// Rejected since the last record that was replayed.
-    rejects: Rejects,
+    rejects: RejectedRows,
     failure: Option<anyhow::Error>,
     ended: bool,
 }
@@ -39,7 +39,7 @@ pub struct ReplayedRecord {
     pub snapshot: Option<Snapshot>,
     /// Lines and answers that could not be read, up to and including this record. Rejected rows of a
     /// good answer are in its snapshot.
-    pub rejects: Rejects,
+    pub rejects: RejectedRows,
     /// The raw bodies, as a live feed would have received them.
     pub bodies: Vec<String>,
 }
@@ -59,7 +59,7 @@ impl Replay {
             stream: MarketStream::default(),
             league: None,
             ahead: VecDeque::new(),
-            rejects: Rejects::default(),
+            rejects: RejectedRows::default(),
             failure: None,
             ended: false,
         };
@@ -133,17 +133,21 @@ impl Replay {
     /// [`Self::fetch`], event by event.
     pub async fn read(
         &mut self,
-        ask: &Ask,
+        ask: &FetchRequest,
         now: DateTime<Utc>,
-        to: &mut dyn Take,
-    ) -> Result<Looked, FeedError> {
+        to: &mut dyn EventSink,
+    ) -> Result<FetchSummary, FeedError> {
         Ok(self.fetch(ask, now).await?.hand_over(to))
     }
 
     /// The next snapshot, whatever is asked for. Records that were rejected on the way are among its
     /// rejects.
-    pub async fn fetch(&mut self, _ask: &Ask, _now: DateTime<Utc>) -> Result<Fetched, FeedError> {
-        let mut rejects = Rejects::default();
+    pub async fn fetch(
+        &mut self,
+        _ask: &FetchRequest,
+        _now: DateTime<Utc>,
+    ) -> Result<FetchResult, FeedError> {
+        let mut rejects = RejectedRows::default();
         loop {
             let replayed = self.next().map_err(|error| FeedError::BadAnswer {
                 detail: format!("{error:#}"),
@@ -159,17 +163,17 @@ impl Replay {
                     scope: Scope::Listed,
                     events: Vec::new(),
                     bookmakers: Vec::new(),
-                    rejects,
+                    rejected: rejects,
                 };
-                return Ok(Fetched {
+                return Ok(FetchResult {
                     snapshot,
                     bodies: Vec::new(),
                 });
             };
             rejects.merge(replayed.rejects);
             if let Some(mut snapshot) = replayed.snapshot {
-                snapshot.rejects.merge(rejects);
-                return Ok(Fetched {
+                snapshot.rejected.merge(rejects);
+                return Ok(FetchResult {
                     snapshot,
                     bodies: replayed.bodies,
                 });
@@ -258,7 +262,7 @@ impl Replay {
 
 fn parse_racing_api(answer: &RecordedAnswer) -> Result<Snapshot, FeedError> {
     let as_of = answer.fetched_at;
-    let mut found = racing_api::Parsed::default();
+    let mut found = racing_api::ParsedCards::default();
     for body in &answer.bodies {
         found.append(parse_cards(body, as_of)?);
     }
@@ -268,14 +272,14 @@ fn parse_racing_api(answer: &RecordedAnswer) -> Result<Snapshot, FeedError> {
         scope: racing_scope(answer, &found),
         events: found.events,
         bookmakers: found.bookmakers,
-        rejects: found.rejects,
+        rejected: found.rejects,
     })
 }
 
 /// The requested scope, as far as the record answers it: a page that was not modified has no body,
 /// and what it would have listed is not gone. With fewer bodies than days or races, the scope is
 /// only those that occur.
-fn racing_scope(answer: &RecordedAnswer, found: &racing_api::Parsed) -> Scope {
+fn racing_scope(answer: &RecordedAnswer, found: &racing_api::ParsedCards) -> Scope {
     let bodies = answer.bodies.len();
     let events = &found.events;
     let days_found: BTreeSet<NaiveDate> = events.iter().filter_map(|e| e.event.day).collect();
@@ -308,7 +312,7 @@ fn parse_any_format(
     body: &str,
     as_of: DateTime<Utc>,
     league: &str,
-) -> Result<odds_api::Parsed, FeedError> {
+) -> Result<odds_api::ParsedOdds, FeedError> {
     let american = parse_odds(body, as_of, league, OddsFormat::American)?;
     if american.rejects.is_empty() {
         return Ok(american);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{Result, StoreError};
-use oddsd_core::diff::{Aside, Changes};
+use oddsd_core::diff::{Changes, ExcludedRows};
 
 /// The name under which such rows are counted as rejected.
 pub const REASON: &str = "refused_by_store";
@@ -41,12 +41,12 @@ pub async fn find_bad_rows<F: Future<Output = DryRun>>(
     changes: &Changes,
     first: StoreError,
     dry_run: impl Fn(Arc<Changes>) -> F,
-) -> Result<Aside> {
+) -> Result<ExcludedRows> {
     let mut search = Search {
         changes,
         dry_run,
         tries: 0,
-        aside: Aside::default(),
+        aside: ExcludedRows::default(),
     };
     // When even a cycle without rows is refused, no row is the cause.
     if search.is_refused(|_| false, |_| false).await? {
@@ -72,7 +72,7 @@ pub async fn find_bad_rows<F: Future<Output = DryRun>>(
             _ => unsearched.extend([&part[..part.len() / 2], &part[part.len() / 2..]]),
         }
     }
-    if search.aside == Aside::default() {
+    if search.aside == ExcludedRows::default() {
         // Each part is accepted and the whole is not: no single row is the cause.
         return Err(first);
     }
@@ -87,7 +87,7 @@ struct Search<'a, R> {
     changes: &'a Changes,
     dry_run: R,
     tries: usize,
-    aside: Aside,
+    aside: ExcludedRows,
 }
 
 impl<F: Future<Output = DryRun>, R: Fn(Arc<Changes>) -> F> Search<'_, R> {
@@ -129,7 +129,7 @@ impl<F: Future<Output = DryRun>, R: Fn(Arc<Changes>) -> F> Search<'_, R> {
                  constraints and triggers on the oddsd tables"
             )));
         }
-        match (self.dry_run)(Arc::new(self.changes.part(event, price))).await {
+        match (self.dry_run)(Arc::new(self.changes.subset(event, price))).await {
             Ok(()) => Ok(false),
             Err(CommitError::BadValues(_)) => Ok(true),
             Err(CommitError::Other(error)) => Err(error),

@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, PgConnection, SqliteConnection};
 
 use super::rows::{self, Columns};
 use super::{Result, Store, StoreError, postgres, run_detached, sqlite};
-use oddsd_core::model::View;
+use oddsd_core::model::DbSnapshot;
 
 /// Pieces of the SQL of Postgres, and their form on SQLite. SQLite keeps times in microseconds, lists in
 /// JSON, and one schema a file.
@@ -213,10 +213,10 @@ impl PooledConnection {
 pub fn split_snapshot(
     rows: Vec<StoredRow>,
     column: &str,
-) -> Result<(View, impl Iterator<Item = StoredRow>)> {
+) -> Result<(DbSnapshot, impl Iterator<Item = StoredRow>)> {
     let first = rows.first();
     let first = first.ok_or_else(|| StoreError::Failed("the database returned no row".into()))?;
-    let view = rows::view(first)?;
+    let view = rows::snapshot(first)?;
     let is_row = move |row: &StoredRow| !row.is_null(column);
     Ok((view, rows.into_iter().filter(is_row)))
 }

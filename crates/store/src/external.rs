@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::dialect::args;
 use super::{Result, Store, StoreError};
-use oddsd_core::model::Reported;
+use oddsd_core::model::ExternalChange;
 
 /// A request to watch a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct WatchRequest {
     /// As a person writes it: `name` or `schema.name`, in double quotes where SQL asks for them.
     pub table: String,
     /// The columns that identify a row to the rules; none: only that the table changed.
@@ -27,7 +27,7 @@ pub struct Asked {
 
 /// The plan of a watch, as installed or as it would be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Installed {
+pub struct WatchPlan {
     /// The table's name in its changes.
     pub table: String,
     pub columns: Vec<String>,
@@ -43,7 +43,7 @@ pub struct Installed {
 
 /// A watch that is installed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Watched {
+pub struct TableWatch {
     /// The table's name now.
     pub table: String,
     /// The table's name in its changes: its name when the watch was added.
@@ -62,7 +62,7 @@ pub struct Watched {
 
 impl Store {
     /// Stores the changes, each once, all or none of them, and notifies the listeners.
-    pub async fn report(&self, changes: &[Reported]) -> Result<()> {
+    pub async fn report(&self, changes: &[ExternalChange]) -> Result<()> {
         let mut known = HashSet::with_capacity(changes.len());
         let once = changes.iter().filter(|change| known.insert(*change));
         let rows: serde_json::Value = once
@@ -79,7 +79,7 @@ impl Store {
 
     /// From now on every committed write to the table is in the outbox, in the writer's own transaction.
     /// With `rehearse` nothing is done. `Misconfigured` when that table cannot be watched.
-    pub async fn watch(&self, asked: &Asked, rehearse: bool) -> Result<Installed> {
+    pub async fn watch(&self, asked: &WatchRequest, rehearse: bool) -> Result<WatchPlan> {
         self.postgres()?.watch(asked, rehearse).await
     }
 
@@ -88,7 +88,7 @@ impl Store {
         self.postgres()?.unwatch(table, rehearse).await
     }
 
-    pub async fn watched(&self) -> Result<Vec<Watched>> {
+    pub async fn list_watches(&self) -> Result<Vec<TableWatch>> {
         let db = self.postgres()?;
         db.within_deadline(db.watched()).await
     }
@@ -115,7 +115,7 @@ impl Store {
 }
 
 /// The detail that the outbox stores: none for a change that has nothing beside its event.
-fn outbox_detail(change: &Reported) -> Option<&str> {
+fn outbox_detail(change: &ExternalChange) -> Option<&str> {
     let has_detail = change.event.is_none() || change.detail != "{}";
     has_detail.then_some(change.detail.as_str())
 }

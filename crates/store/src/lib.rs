@@ -29,20 +29,21 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 use oddsd_core::diff::Changes;
-use oddsd_core::diff::book::Book;
-use oddsd_core::model::Facts;
+use oddsd_core::diff::stored_state::Book;
+use oddsd_core::model::Attributes;
 
 use bad_rows::CommitError;
-pub use external::{Asked, Installed, Watched};
+pub use external::{TableWatch, WatchPlan, WatchRequest};
 use lease::LEASE;
-pub use lease::{Acquired, Lease};
-pub use log::{Removal, RemovalStats, Wanted};
-pub use notify::{Commit, Gone, Poke, Rows, Told};
+pub use lease::{AcquireResult, WriterLease};
+pub use log::{LogFilter, Removal, RemovalStats};
+pub use notify::{AuditEvent, CommitEvent, CommitNotifier, RowSet, SettledRows};
 pub use outbox::{
-    Again, Backlog, Claim, Claimed, Left, Moved, Place, Purpose, Settlement, Touched,
+    Backlog, BatchOutcome, CanaryWrite, ClaimedBatch, DelayedRemoval, EventContext, OutboxRow,
+    PriceHistory, Purpose, RetryEntry,
 };
 pub use postgres::Tls;
-pub use read::{CycleRow, EventPrices, PriceRow, Runner, RunnerPrice, StoreStatus, Viewed};
+pub use read::{CycleRow, EventPrices, PriceRow, Runner, RunnerPrice, Snapshotted, StoreStatus};
 pub use status::{Correction, PriceStep, Transition};
 
 /// One database of either backend. Cheap to clone.
@@ -84,18 +85,18 @@ pub enum StoreError {
 pub type Result<T> = std::result::Result<T, StoreError>;
 
 /// Last-checked times by event row. The cycles collect them and the next renewal of the lease stores them.
-pub type Checks = Arc<Mutex<HashMap<i64, DateTime<Utc>>>>;
+pub type LastChecked = Arc<Mutex<HashMap<i64, DateTime<Utc>>>>;
 
 /// The stored rows at start, and the number of the next cycle.
 #[derive(Debug, Default)]
-pub struct Loaded {
-    pub book: Book,
+pub struct InitialState {
+    pub state: Book,
     pub next_cycle: i64,
 }
 
 /// The metadata that a cycle is recorded with, beside its changes.
 #[derive(Clone, Debug, Default)]
-pub struct CycleFacts {
+pub struct CycleMeta {
     pub id: i64,
     pub feed: String,
     pub races: i64,
@@ -108,14 +109,14 @@ pub struct CycleFacts {
 /// A cycle that was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
-    pub written: Written,
+    pub written: WriteCounts,
     /// Its outbox rows, as if they had just been claimed; `None` where they have to be claimed.
-    pub told: Option<Claim>,
+    pub outbox: Option<ClaimedBatch>,
 }
 
 /// Row counts of a commit, as the database counted them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct WriteCounts {
     /// Prices inserted, and prices updated (changed, reopened, withdrawn).
     pub inserted: u64,
     pub updated: u64,
@@ -124,7 +125,7 @@ pub struct Written {
     pub outbox: u64,
 }
 
-impl Written {
+impl WriteCounts {
     /// The counts of these changes, if memory and rows agree.
     fn expected(changes: &Changes, events_told: usize) -> Self {
         let inserted = changes.counts.inserted;
@@ -210,7 +211,7 @@ impl Store {
     }
 
     /// Does what `migrate` does in a transaction that is rolled back.
-    pub async fn rehearse_migration(&self, adopt: bool) -> Result<Vec<String>> {
+    pub async fn dry_run_migration(&self, adopt: bool) -> Result<Vec<String>> {
         dispatch!(self, db => db.migrate(adopt, TxEnd::Rollback).await)
     }
 
@@ -222,7 +223,7 @@ impl Store {
         }
     }
 
-    pub async fn load(&self) -> Result<Loaded> {
+    pub async fn load(&self) -> Result<InitialState> {
         dispatch!(self, db => db.load().await)
     }
 
@@ -231,8 +232,8 @@ impl Store {
     /// other rows are stored; afterwards `changes` is what was written.
     pub async fn commit(
         &self,
-        lease: &Lease,
-        cycle: &CycleFacts,
+        lease: &WriterLease,
+        cycle: &CycleMeta,
         changes: &mut Changes,
     ) -> Result<Committed> {
         let (why, refused) = match self.try_commit(lease, cycle, changes).await {
@@ -245,8 +246,8 @@ impl Store {
             outcome.map(drop)
         };
         let aside = bad_rows::find_bad_rows(changes, refused, dry_run).await?;
-        changes.set_aside(&aside, bad_rows::REASON, &why);
-        if changes.is_quiet() {
+        changes.exclude(&aside, bad_rows::REASON, &why);
+        if changes.is_empty() {
             return Ok(Committed::default());
         }
         let second = self.try_commit(lease, cycle, changes).await;
@@ -256,8 +257,8 @@ impl Store {
     /// Shares the changes with the task that writes, without a copy: there can be a million of them.
     async fn try_commit(
         &self,
-        lease: &Lease,
-        cycle: &CycleFacts,
+        lease: &WriterLease,
+        cycle: &CycleMeta,
         changes: &mut Changes,
     ) -> std::result::Result<Committed, CommitError> {
         let shared = Arc::new(std::mem::take(changes));
@@ -269,7 +270,7 @@ impl Store {
     /// Deletes the rows that are past their retention at `now`.
     pub async fn prune(
         &self,
-        lease: &Lease,
+        lease: &WriterLease,
         keep: Retention,
         now: DateTime<Utc>,
     ) -> Result<Pruned> {
@@ -282,7 +283,7 @@ impl Store {
 }
 
 /// Facts in their stored form.
-fn facts_text(facts: &Facts) -> String {
+fn facts_text(facts: &Attributes) -> String {
     serde_json::to_string(facts).expect("a map of text is JSON")
 }
 

@@ -5,8 +5,8 @@ use chrono::DateTime;
 
 use super::dialect::{DbConnection, only_row};
 use super::rows::{self, Columns, EVENT, SELECTION};
-use super::{Loaded, Result, StoreError};
-use oddsd_core::diff::book::NextRows;
+use super::{InitialState, Result, StoreError};
+use oddsd_core::diff::stored_state::IdAllocator;
 use oddsd_core::diff::{self, Loading, Orphan};
 use oddsd_core::model::{Bookmaker, BookmakerId};
 
@@ -66,16 +66,16 @@ impl StateLoader {
         })
     }
 
-    pub async fn finish(self, tx: &mut DbConnection<'_>) -> Result<Loaded> {
+    pub async fn finish(self, tx: &mut DbConnection<'_>) -> Result<InitialState> {
         let row = only_row(tx.fetch(NEXT_ROWS, &[]).await?)?;
-        let next = NextRows {
+        let next = IdAllocator {
             event: row.int("event")?,
             selection: row.int("selection")?,
             bookmaker: row.int("bookmaker")?,
             price: row.int("price")?,
         };
-        Ok(Loaded {
-            book: self.0.finish(next),
+        Ok(InitialState {
+            state: self.0.finish(next),
             next_cycle: row.int("cycle")? + 1,
         })
     }

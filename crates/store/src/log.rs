@@ -42,7 +42,7 @@ pub struct Removal {
 
 /// Which lines of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct LogFilter {
     /// Lines after this one, oldest first; `None`: the newest ones.
     pub after: Option<i64>,
     pub limit: i64,
@@ -63,7 +63,7 @@ pub struct RemovalStats {
 
 impl Store {
     /// Lines of the log, oldest first.
-    pub async fn removals(&self, wanted: &Wanted) -> Result<Vec<Removal>> {
+    pub async fn removals(&self, wanted: &LogFilter) -> Result<Vec<Removal>> {
         let order = wanted.after.map_or("DESC", |_| "");
         let sql = format!(
             "SELECT id, at, cycle_id, rule, reason, change, entity, keys, existed, rules, backend,
@@ -98,18 +98,18 @@ impl Store {
     }
 
     /// Returns true for the first daemon that raises it, so that the warning is logged once.
-    pub async fn raise_alarm(&self, name: &str) -> Result<bool> {
+    pub async fn raise_alert(&self, name: &str) -> Result<bool> {
         let sql = "INSERT INTO oddsd.alarms (name, since) VALUES ($1, now()) ON CONFLICT DO NOTHING RETURNING name";
         Ok(!self.write(sql, args![name]).await?.is_empty())
     }
 
     /// Returns true for the daemon that ends it.
-    pub async fn lower_alarm(&self, name: &str) -> Result<bool> {
+    pub async fn clear_alert(&self, name: &str) -> Result<bool> {
         let sql = "DELETE FROM oddsd.alarms WHERE name = $1 RETURNING name";
         Ok(!self.write(sql, args![name]).await?.is_empty())
     }
 
-    pub async fn is_alarmed(&self, name: &str) -> Result<bool> {
+    pub async fn is_alert_raised(&self, name: &str) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM oddsd.alarms WHERE name = $1) AS alarmed";
         self.read_one(sql, args![name]).await?.flag("alarmed")
     }

@@ -7,31 +7,31 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, mpsc};
 
-use super::Claim;
-use oddsd_core::model::View;
+use super::ClaimedBatch;
+use oddsd_core::model::DbSnapshot;
 
 /// The receivers of this process's commits. A full queue loses nothing: the rows are in the outbox.
 #[derive(Clone, Default)]
-pub struct Poke {
+pub struct CommitNotifier {
     /// A relay that can remove the rows at once.
-    pub relay: Option<mpsc::Sender<Claim>>,
+    pub relay: Option<mpsc::Sender<ClaimedBatch>>,
     /// The auditor, which checks the removals.
-    pub auditor: Option<mpsc::Sender<Told>>,
+    pub auditor: Option<mpsc::Sender<AuditEvent>>,
     /// Wakes the relay to claim rows.
-    pub bell: Arc<Notify>,
+    pub outbox_wakeup: Arc<Notify>,
 }
 
 /// An event for the auditor. They are sent in the order in which they happened.
 #[derive(Clone, Debug)]
-pub enum Told {
-    Committed(Commit),
-    Removed(Gone),
+pub enum AuditEvent {
+    Committed(CommitEvent),
+    Removed(SettledRows),
 }
 
 /// One committed cycle, and the time of the feed's snapshot.
 #[derive(Clone, Debug)]
-pub struct Commit {
-    pub claim: Claim,
+pub struct CommitEvent {
+    pub batch: ClaimedBatch,
     /// By the clock of the feed, which may be a simulated day's.
     pub observed_at: DateTime<Utc>,
     /// When the database had confirmed, by the wall clock and by the monotonic one.
@@ -41,24 +41,24 @@ pub struct Commit {
 
 /// Outbox rows whose removal the cache has confirmed, and when.
 #[derive(Clone, Debug)]
-pub struct Gone {
-    pub rows: Rows,
+pub struct SettledRows {
+    pub rows: RowSet,
     pub at: Instant,
 }
 
 #[derive(Clone, Debug)]
-pub enum Rows {
-    These(Vec<i64>),
+pub enum RowSet {
+    Ids(Vec<i64>),
     /// Rows up to this one whose transactions are visible in the snapshot.
-    Through(i64, View),
+    Through(i64, DbSnapshot),
 }
 
-impl Poke {
+impl CommitNotifier {
     /// Announces a commit to the auditor, and hands its rows to the relay or wakes it.
-    pub fn committed(&self, told: Option<Claim>, observed_at: DateTime<Utc>) {
+    pub fn notify_commit(&self, told: Option<ClaimedBatch>, observed_at: DateTime<Utc>) {
         if let (Some(auditor), Some(claim)) = (&self.auditor, &told) {
-            let _ = auditor.try_send(Told::Committed(Commit {
-                claim: claim.clone(),
+            let _ = auditor.try_send(AuditEvent::Committed(CommitEvent {
+                batch: claim.clone(),
                 observed_at,
                 committed_at: Utc::now(),
                 at: Instant::now(),
@@ -69,13 +69,13 @@ impl Poke {
             _ => false,
         };
         if !handed_over {
-            self.bell.notify_one();
+            self.outbox_wakeup.notify_one();
         }
     }
 }
 
-impl Gone {
-    pub fn now(rows: Rows) -> Self {
+impl SettledRows {
+    pub fn settled_now(rows: RowSet) -> Self {
         let at = Instant::now();
         Self { rows, at }
     }

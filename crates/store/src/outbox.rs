@@ -8,11 +8,13 @@ use chrono::{DateTime, Utc};
 
 use super::dialect::{args, only_row, split_snapshot, with_snapshot};
 use super::rows::{self, Columns, decode_error};
-use super::{Removal, Result, Store, Viewed, dispatch};
+use super::{Removal, Result, Snapshotted, Store, dispatch};
 use oddsd_core::diff;
 use oddsd_core::key::{Key, Tag};
-use oddsd_core::model::{ChangeKind, Event, EventId, EventStatus, Fraction, PriceStatus, View};
-use oddsd_core::rules::{Change, Shown};
+use oddsd_core::model::{
+    ChangeKind, DbSnapshot, Event, EventId, EventStatus, Fraction, PriceStatus,
+};
+use oddsd_core::rules::{DisplayedPrice, RuleChange};
 
 /// Rows of history that are read for one event. Older prices count as unknown.
 const MAX_HISTORY: i64 = 500;
@@ -67,14 +69,14 @@ const BACKLOG: &str = "
 
 /// One price that a cycle changed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Moved {
+pub struct PriceHistory {
     pub market: String,
     pub bookmaker: String,
     pub withdrawn: bool,
     /// Its stored value.
-    pub now: Shown,
+    pub current: DisplayedPrice,
     /// Its earlier values, oldest first, each with the cycle that stored it.
-    pub past: Vec<(i64, Shown)>,
+    pub earlier: Vec<(i64, DisplayedPrice)>,
 }
 
 /// The purpose of an outbox row.
@@ -83,7 +85,7 @@ pub enum Purpose {
     /// Stored rows changed, or an operator named keys.
     Change,
     /// A second removal of keys, for readers that fill a cache on their own.
-    Again,
+    SecondRemoval,
     /// A test row: it proves that removals work.
     Canary,
 }
@@ -92,7 +94,7 @@ impl Purpose {
     /// The column `kinds` names change kinds, or one of the other two purposes.
     fn from_kinds(kinds: &str) -> Self {
         match kinds {
-            "again" => Self::Again,
+            "again" => Self::SecondRemoval,
             "canary" => Self::Canary,
             _ => Self::Change,
         }
@@ -101,7 +103,7 @@ impl Purpose {
 
 /// One outbox row, claimed for a while; or many of one event, keys and purpose, of a `Backlog`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
+pub struct OutboxRow {
     /// 0 in a backlog.
     pub id: i64,
     /// The transaction that wrote the row, by the numbers of a `View`. In a backlog, the highest.
@@ -111,7 +113,7 @@ pub struct Claimed {
     pub cycle: Option<i64>,
     pub event: Option<EventId>,
     /// The event's current context; `None` when it is not stored.
-    pub place: Option<Place>,
+    pub context: Option<EventContext>,
     /// Empty unless the purpose is a change.
     pub kinds: BTreeSet<ChangeKind>,
     /// Further fields of the change: a JSON object.
@@ -126,9 +128,9 @@ pub struct Claimed {
     pub attempts: i32,
 }
 
-impl Claimed {
+impl OutboxRow {
     /// A row that this process has just written.
-    pub fn written(id: i64, transaction: u64, created_at: DateTime<Utc>) -> Self {
+    pub fn new_change(id: i64, transaction: u64, created_at: DateTime<Utc>) -> Self {
         Self {
             id,
             transaction,
@@ -136,7 +138,7 @@ impl Claimed {
             purpose: Purpose::Change,
             cycle: None,
             event: None,
-            place: None,
+            context: None,
             kinds: BTreeSet::new(),
             detail: None,
             before: None,
@@ -153,7 +155,7 @@ impl Claimed {
         transaction: u64,
         created_at: DateTime<Utc>,
         cycle: i64,
-        (event, entry): (EventId, diff::Told),
+        (event, entry): (EventId, diff::OutboxEntry),
     ) -> Self {
         Self {
             cycle: Some(cycle),
@@ -162,24 +164,24 @@ impl Claimed {
             before: entry.before,
             after: entry.after,
             detail: entry.detail,
-            ..Self::written(id, transaction, created_at)
+            ..Self::new_change(id, transaction, created_at)
         }
     }
 
     /// The change with the fields that rules match.
-    pub fn change(&self) -> Change {
+    pub fn change(&self) -> RuleChange {
         let mut change = match &self.event {
-            Some(event) => Change::of_event(self.kinds.clone(), event),
-            None => Change {
+            Some(event) => RuleChange::for_event(self.kinds.clone(), event),
+            None => RuleChange {
                 kinds: self.kinds.clone(),
-                ..Change::default()
+                ..RuleChange::default()
             },
         };
-        if let Some(place) = &self.place {
-            place.tell(&mut change);
+        if let Some(place) = &self.context {
+            place.add_to(&mut change);
         }
         match &self.detail {
-            Some(detail) => change.detail(detail),
+            Some(detail) => change.with_detail(detail),
             None => change,
         }
     }
@@ -187,15 +189,15 @@ impl Claimed {
 
 /// The fields of an event that rules match beside its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct EventContext {
     pub sport: String,
     pub league: String,
     pub venue: String,
     pub status: Option<EventStatus>,
 }
 
-impl Place {
-    pub fn of(event: &Event) -> Self {
+impl EventContext {
+    pub fn from_event(event: &Event) -> Self {
         Self {
             sport: event.sport.clone(),
             league: event.league.clone(),
@@ -205,7 +207,7 @@ impl Place {
     }
 
     /// Adds its fields to the change.
-    pub fn tell(&self, change: &mut Change) {
+    pub fn add_to(&self, change: &mut RuleChange) {
         change.fields.add("sport_id", self.sport.as_str());
         change.fields.add("league_id", self.league.as_str());
         change.fields.add("venue", self.venue.as_str());
@@ -217,24 +219,24 @@ impl Place {
 
 /// The outcome of a batch of rows, to be stored as they leave the outbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settlement {
+pub struct BatchOutcome {
     /// Lines of the log.
     pub removals: Vec<Removal>,
-    pub again: Option<Again>,
+    pub second_removal: Option<DelayedRemoval>,
     /// Targets that the cache did not confirm, of changes whose other targets it did.
-    pub left: Vec<Left>,
+    pub retries: Vec<RetryEntry>,
     /// Targets of movement rules that were kept: their answers may be as old as this cycle.
-    pub held: Vec<(String, i64)>,
+    pub kept_targets: Vec<(String, i64)>,
     /// Targets that were removed, so that no old answer is kept under them.
-    pub unmarked: Vec<String>,
+    pub removed_targets: Vec<String>,
 }
 
-impl Settlement {
+impl BatchOutcome {
     /// Merges the outcome of a later batch into this one.
-    pub fn join(&mut self, next: Self) {
+    pub fn merge(&mut self, next: Self) {
         self.removals.extend(next.removals);
-        self.left.extend(next.left);
-        match (&mut self.again, next.again) {
+        self.retries.extend(next.retries);
+        match (&mut self.second_removal, next.second_removal) {
             (Some(again), Some(next)) => {
                 again.keys.extend(next.keys);
                 again.keys.sort();
@@ -243,12 +245,12 @@ impl Settlement {
             (again, next) => *again = again.take().or(next),
         }
         // The later batch decides whether a target was removed or kept.
-        self.held
-            .retain(|(target, _)| !next.unmarked.contains(target));
-        self.held.extend(next.held);
-        self.unmarked.extend(next.unmarked);
-        self.unmarked
-            .retain(|target| !self.held.iter().any(|(held, _)| held == target));
+        self.kept_targets
+            .retain(|(target, _)| !next.removed_targets.contains(target));
+        self.kept_targets.extend(next.kept_targets);
+        self.removed_targets.extend(next.removed_targets);
+        self.removed_targets
+            .retain(|target| !self.kept_targets.iter().any(|(held, _)| held == target));
     }
 
     pub(super) fn removals_json(&self) -> serde_json::Value {
@@ -256,11 +258,11 @@ impl Settlement {
     }
 
     pub(super) fn left_json(&self) -> serde_json::Value {
-        self.left.iter().map(Left::to_json).collect()
+        self.retries.iter().map(RetryEntry::to_json).collect()
     }
 
     pub(super) fn held_json(&self) -> serde_json::Value {
-        let held = self.held.iter();
+        let held = self.kept_targets.iter();
         held.map(|(target, cycle)| serde_json::json!({ "target": target, "cycle_id": cycle }))
             .collect()
     }
@@ -268,7 +270,7 @@ impl Settlement {
 
 /// Targets of one change that are tried again on their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Left {
+pub struct RetryEntry {
     pub cycle: Option<i64>,
     pub event: Option<EventId>,
     pub kinds: BTreeSet<ChangeKind>,
@@ -283,7 +285,7 @@ pub struct Left {
     pub error: String,
 }
 
-impl Left {
+impl RetryEntry {
     /// The JSON that the settling statements read.
     fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
@@ -296,14 +298,14 @@ impl Left {
 
 /// Rows that were due, and the snapshot of the claim: it includes the transaction of each row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
-    pub view: View,
-    pub rows: Vec<Claimed>,
+pub struct ClaimedBatch {
+    pub view: DbSnapshot,
+    pub rows: Vec<OutboxRow>,
 }
 
 /// Keys that are to be removed a second time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Again {
+pub struct DelayedRemoval {
     pub keys: Vec<Key>,
     pub after: Duration,
 }
@@ -312,12 +314,12 @@ pub struct Again {
 /// transaction of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backlog {
-    pub view: View,
+    pub view: DbSnapshot,
     /// The highest row that was read; 0 when there is none.
     pub through: i64,
     /// How many rows were read.
     pub rows: u64,
-    pub changes: Vec<Claimed>,
+    pub changes: Vec<OutboxRow>,
     /// The lowest row that was read.
     pub(super) from: i64,
     /// The rows of second removals among them: which of them were due cannot be asked later.
@@ -325,7 +327,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    fn empty(view: View) -> Self {
+    fn empty(view: DbSnapshot) -> Self {
         Self {
             view,
             through: 0,
@@ -339,22 +341,27 @@ impl Backlog {
 
 /// One write of the canary, and its transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Touched {
+pub struct CanaryWrite {
     pub beat: i64,
     pub transaction: u64,
     /// Its outbox row, as if it had just been claimed; `None` where it has to be claimed.
-    pub told: Option<Claim>,
+    pub outbox: Option<ClaimedBatch>,
 }
 
-impl Claim {
+impl ClaimedBatch {
     /// The row of a canary that was just written, with the snapshot of its statement.
-    pub(super) fn of_canary(id: i64, transaction: u64, key: &Key, view: &View) -> Option<Self> {
-        let row = Claimed {
+    pub(super) fn of_canary(
+        id: i64,
+        transaction: u64,
+        key: &Key,
+        view: &DbSnapshot,
+    ) -> Option<Self> {
+        let row = OutboxRow {
             purpose: Purpose::Canary,
             keys: vec![key.clone()],
-            ..Claimed::written(id, transaction, Utc::now())
+            ..OutboxRow::new_change(id, transaction, Utc::now())
         };
-        let view = view.and(transaction)?;
+        let view = view.with_tx(transaction)?;
         Some(Self {
             view,
             rows: vec![row],
@@ -364,13 +371,13 @@ impl Claim {
 
 impl Store {
     /// Takes up to `max` due outbox rows; they are due again after `lease_for` unless settled.
-    pub async fn claim(&self, who: &str, max: i64, lease_for: Duration) -> Result<Claim> {
+    pub async fn claim(&self, who: &str, max: i64, lease_for: Duration) -> Result<ClaimedBatch> {
         dispatch!(self, db => db.claim(who, max, lease_for).await)
     }
 
     /// Deletes the rows, logs the removals and inserts rows for the targets that are left, in one
     /// transaction. Returns the number of removals in the last minute, by all daemons.
-    pub async fn settle(&self, rows: &[i64], done: Settlement) -> Result<u64> {
+    pub async fn settle(&self, rows: &[i64], done: BatchOutcome) -> Result<u64> {
         dispatch!(self, db => db.settle(rows, done).await)
     }
 
@@ -382,7 +389,7 @@ impl Store {
 
     /// Reads the oldest `max_rows` rows, due or not, and claims none. A second removal before its
     /// time is left out.
-    pub async fn backlog(&self, max_rows: i64) -> Result<Backlog> {
+    pub async fn read_backlog(&self, max_rows: i64) -> Result<Backlog> {
         let sql = with_snapshot(BACKLOG, "ORDER BY r.first");
         let found = self.read(sql, args![max_rows]).await?;
         let (view, groups) = split_snapshot(found, "id")?;
@@ -395,7 +402,11 @@ impl Store {
 
     /// Settles the rows that were read and no other: a row that was committed since stays, also with a
     /// lower number. Returns how many were deleted, and the removals of the last minute.
-    pub async fn settle_backlog(&self, backlog: &Backlog, done: Settlement) -> Result<(u64, u64)> {
+    pub async fn settle_backlog(
+        &self,
+        backlog: &Backlog,
+        done: BatchOutcome,
+    ) -> Result<(u64, u64)> {
         dispatch!(self, db => db.settle_backlog(backlog, done).await)
     }
 
@@ -413,7 +424,7 @@ impl Store {
     }
 
     /// The cycle that the answers under these targets may be as old as, where movements were left.
-    pub async fn marks(&self, targets: &[String]) -> Result<HashMap<String, i64>> {
+    pub async fn last_shown(&self, targets: &[String]) -> Result<HashMap<String, i64>> {
         let sql = "SELECT target, cycle_id FROM oddsd.marks WHERE target = ANY($1)";
         let found = self.read(sql, args![targets]).await?;
         let marks = found.iter();
@@ -423,7 +434,11 @@ impl Store {
     }
 
     /// The prices of one event that a cycle changed, with their history.
-    pub async fn moved(&self, event: &EventId, cycle: i64) -> Result<Vec<Moved>> {
+    pub async fn price_histories_of(
+        &self,
+        event: &EventId,
+        cycle: i64,
+    ) -> Result<Vec<PriceHistory>> {
         let sql = match self {
             Self::Postgres(_) => POSTGRES_PRICE_HISTORY,
             Self::Sqlite(_) => SQLITE_PRICE_HISTORY,
@@ -439,16 +454,16 @@ impl Store {
     }
 
     /// Writes the canary's next beat, with the outbox row that removes `key`.
-    pub async fn touch_canary(&self, key: &Key) -> Result<Touched> {
+    pub async fn write_canary(&self, key: &Key) -> Result<CanaryWrite> {
         dispatch!(self, db => db.touch_canary(key).await)
     }
 
     /// The canary's last beat; 0 before the first.
-    pub async fn canary(&self) -> Result<Viewed<i64>> {
+    pub async fn last_canary(&self) -> Result<Snapshotted<i64>> {
         let sql = with_snapshot("SELECT beat FROM oddsd.canary WHERE id = 1", "");
         let row = self.read_one(sql, args![]).await?;
-        Ok(Viewed {
-            view: rows::view(&row)?,
+        Ok(Snapshotted {
+            view: rows::snapshot(&row)?,
             value: row.int("beat")?,
         })
     }
@@ -474,7 +489,7 @@ impl Backlog {
 /// Sorts by id: RETURNING promises no order.
 pub(super) fn outbox_rows<'r, R: Columns + 'r>(
     rows: impl Iterator<Item = &'r R>,
-) -> Result<Vec<Claimed>> {
+) -> Result<Vec<OutboxRow>> {
     let mut all = rows.map(outbox_row).collect::<Result<Vec<_>>>()?;
     all.sort_by_key(|row| row.id);
     Ok(all)
@@ -482,19 +497,19 @@ pub(super) fn outbox_rows<'r, R: Columns + 'r>(
 
 /// Columns `id, cycle_id, event_key, kinds, keys, detail, before, after, attempts, xid, created_at`, and of the
 /// event, if it is stored, `sport, league, venue, status`.
-fn outbox_row(row: &impl Columns) -> Result<Claimed> {
+fn outbox_row(row: &impl Columns) -> Result<OutboxRow> {
     let kinds = row.text("kinds")?;
     let (keys, tags) = read_targets(row.maybe_text("keys")?.unwrap_or_default());
-    Ok(Claimed {
+    Ok(OutboxRow {
         id: row.int("id")?,
         transaction: row.int("xid")? as u64,
         created_at: row.time("created_at")?,
         purpose: Purpose::from_kinds(kinds),
         cycle: row.maybe_int("cycle_id")?,
         event: row.maybe_text("event_key")?.map(EventId::new),
-        place: match row.maybe_text("sport")? {
+        context: match row.maybe_text("sport")? {
             None => None,
-            Some(sport) => Some(Place {
+            Some(sport) => Some(EventContext {
                 sport: sport.into(),
                 league: row.text("league")?.into(),
                 venue: row.text("venue")?.into(),
@@ -512,27 +527,27 @@ fn outbox_row(row: &impl Columns) -> Result<Claimed> {
 }
 
 /// Columns `id, bookmaker, market, cycle_id` and of an offer, by id and cycle; cycle 0 is the stored value.
-fn price_histories(rows: &[impl Columns]) -> Result<Vec<Moved>> {
-    let (mut all, mut last): (Vec<Moved>, _) = (Vec::new(), None);
+fn price_histories(rows: &[impl Columns]) -> Result<Vec<PriceHistory>> {
+    let (mut all, mut last): (Vec<PriceHistory>, _) = (Vec::new(), None);
     for row in rows {
         let (id, cycle) = (row.int("id")?, row.int("cycle_id")?);
         let status = rows::price_status(row)?;
-        let shown = Shown {
+        let shown = DisplayedPrice {
             decimal: row.decimal("decimal")?,
             fractional: row.maybe_text("fractional")?.and_then(Fraction::parse),
             point: row.maybe_decimal("point")?,
             open: status == PriceStatus::Open,
         };
         match (all.last_mut(), last.replace(id) == Some(id)) {
-            (Some(moved), true) => moved.past.push((cycle, shown)),
+            (Some(moved), true) => moved.earlier.push((cycle, shown)),
             // The price is no longer stored.
             (_, false) if cycle > 0 => last = None,
-            _ => all.push(Moved {
+            _ => all.push(PriceHistory {
                 market: row.text("market")?.into(),
                 bookmaker: row.text("bookmaker")?.into(),
                 withdrawn: status == PriceStatus::Withdrawn,
-                now: shown,
-                past: Vec::new(),
+                current: shown,
+                earlier: Vec::new(),
             }),
         }
     }
@@ -559,15 +574,15 @@ fn read_targets(text: &str) -> (Vec<Key>, Vec<Tag>) {
     let (mut keys, mut tags) = (Vec::new(), Vec::new());
     for line in text.lines() {
         match line.strip_prefix('\t') {
-            Some(tag) => tags.push(Tag::stored(tag)),
-            None => keys.extend(Key::from_person(line)),
+            Some(tag) => tags.push(Tag::from_stored(tag)),
+            None => keys.extend(Key::from_user_input(line)),
         }
     }
     (keys, tags)
 }
 
 /// The keys of the row for a second removal, if there are any, and its delay.
-pub(super) fn again_row(again: &Option<Again>) -> (Option<String>, Duration) {
+pub(super) fn again_row(again: &Option<DelayedRemoval>) -> (Option<String>, Duration) {
     match again.as_ref().filter(|again| !again.keys.is_empty()) {
         Some(again) => (Some(targets_text(&again.keys, &[])), again.after),
         None => (None, Duration::ZERO),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::dialect::{args, split_snapshot, with_snapshot};
 use super::rows::{self, Columns, EVENT, OFFER, SELECTION};
 use super::{LEASE, Result, Store};
-use oddsd_core::model::{Counts, Event, EventId, Offer, PriceStatus, Selection, View};
+use oddsd_core::model::{CycleCounts, DbSnapshot, Event, EventId, Offer, PriceStatus, Selection};
 
 /// One cycle that changed something, as recorded.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,7 +21,7 @@ pub struct CycleRow {
     pub horses: i64,
     pub bookmakers: i64,
     #[serde(flatten)]
-    pub counts: Counts,
+    pub counts: CycleCounts,
     pub fetch_ms: i64,
     pub diff_ms: i64,
 }
@@ -29,8 +29,8 @@ pub struct CycleRow {
 /// A value and the database snapshot that it was read with. The value holds everything that the snapshot
 /// includes; it may hold more, where a later statement of the same load saw a later commit.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Viewed<T> {
-    pub view: View,
+pub struct Snapshotted<T> {
+    pub view: DbSnapshot,
     pub value: T,
 }
 
@@ -114,7 +114,7 @@ impl Store {
         &self,
         from: DateTime<Utc>,
         to: DateTime<Utc>,
-    ) -> Result<Viewed<Vec<Runner>>> {
+    ) -> Result<Snapshotted<Vec<Runner>>> {
         let select = format!(
             "SELECT {EVENT}, {SELECTION},
                     greatest(e.updated_at, s.updated_at, coalesce(max(p.updated_at), s.updated_at)) AS updated_at,
@@ -130,16 +130,16 @@ impl Store {
         let found = self.read(with_snapshot(&select, ""), args![from, to]);
         let (view, rows) = split_snapshot(found.await?, "key")?;
         let value = rows.map(|row| runner(&row)).collect::<Result<_>>()?;
-        Ok(Viewed { view, value })
+        Ok(Snapshotted { view, value })
     }
 
     /// `None` for an event that is not stored.
-    pub async fn event_prices(&self, event: &EventId) -> Result<Viewed<Option<EventPrices>>> {
+    pub async fn event_prices(&self, event: &EventId) -> Result<Snapshotted<Option<EventPrices>>> {
         self.within_deadline(self.read_event_prices(event)).await
     }
 
     /// The snapshot is that of the first statement: the next ones see that much, or more.
-    async fn read_event_prices(&self, event: &EventId) -> Result<Viewed<Option<EventPrices>>> {
+    async fn read_event_prices(&self, event: &EventId) -> Result<Snapshotted<Option<EventPrices>>> {
         let mut connection = self.reader().await?;
         let mut connection = connection.get();
         let head = with_snapshot(
@@ -153,7 +153,7 @@ impl Store {
         let head = connection.fetch(head, &key).await?;
         let (view, mut known) = split_snapshot(head, "key")?;
         let Some(head) = known.next() else {
-            return Ok(Viewed { view, value: None });
+            return Ok(Snapshotted { view, value: None });
         };
         let id = args![head.int("id")?];
         let selections = format!(
@@ -181,13 +181,13 @@ impl Store {
                 .collect::<Result<_>>()?,
             prices: prices.iter().map(price_row).collect::<Result<_>>()?,
         });
-        Ok(Viewed { view, value })
+        Ok(Snapshotted { view, value })
     }
 
     /// The snapshot of a reader that begins now.
-    pub async fn view(&self) -> Result<View> {
+    pub async fn current_snapshot(&self) -> Result<DbSnapshot> {
         let sql = "SELECT CAST(pg_current_snapshot() AS text) AS view";
-        rows::view(&self.read_one(sql, args![]).await?)
+        rows::snapshot(&self.read_one(sql, args![]).await?)
     }
 
     /// Cycles after this id, oldest first; `after` = -1 gives the newest `limit` ones. Status changes
@@ -235,7 +235,7 @@ impl Store {
     }
 
     /// The database's own clock, for the check of ours.
-    pub async fn clock(&self) -> Result<DateTime<Utc>> {
+    pub async fn server_time(&self) -> Result<DateTime<Utc>> {
         self.read_one("SELECT now() AS now", args![])
             .await?
             .time("now")
@@ -285,7 +285,7 @@ fn cycle(row: &impl Columns) -> Result<CycleRow> {
         races: row.int("races")?,
         horses: row.int("horses")?,
         bookmakers: row.int("bookmakers")?,
-        counts: Counts {
+        counts: CycleCounts {
             seen: count("seen")?,
             inserted: count("inserted")?,
             reopened: count("reopened")?,

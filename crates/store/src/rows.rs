@@ -7,8 +7,8 @@ use sqlx::{ColumnIndex, Database, Decode, Row, Type, ValueRef};
 
 use super::{Result, StoreError};
 use oddsd_core::model::{
-    EachWay, Event, EventId, EventStatus, Fraction, Offer, PriceStatus, Selection, SelectionId,
-    SelectionStatus, View,
+    DbSnapshot, EachWay, Event, EventId, EventStatus, Fraction, Offer, PriceStatus, Selection,
+    SelectionId, SelectionStatus,
 };
 
 /// The columns that [`event`] reads, of an event `e`.
@@ -146,7 +146,7 @@ pub fn event(row: &impl Columns) -> Result<Event> {
         status: EventStatus::parse(status).ok_or_else(|| decode_error("status", status))?,
         in_play: row.flag("in_play")?,
         listed: row.flag("listed")?,
-        facts: row.json("facts")?,
+        attributes: row.json("facts")?,
     })
 }
 
@@ -157,7 +157,7 @@ pub fn selection(row: &impl Columns) -> Result<Selection> {
         id: SelectionId::new(row.text("selection_key")?),
         name: row.text("selection_name")?.into(),
         status: SelectionStatus::parse(status).ok_or_else(|| decode_error("status", status))?,
-        facts: row.json("selection_facts")?,
+        attributes: row.json("selection_facts")?,
     })
 }
 
@@ -188,7 +188,7 @@ pub fn price_status(row: &impl Columns) -> Result<PriceStatus> {
 }
 
 /// Column `view`, in the text form of Postgres.
-pub fn view(row: &impl Columns) -> Result<View> {
+pub fn snapshot(row: &impl Columns) -> Result<DbSnapshot> {
     let text = row.text("view")?;
-    View::parse(text).ok_or_else(|| decode_error("view", text))
+    DbSnapshot::parse(text).ok_or_else(|| decode_error("view", text))
 }

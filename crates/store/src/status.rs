@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 
 use super::dialect::{args, split_snapshot, with_snapshot};
 use super::rows::{self, Columns, EVENT, decode_error};
-use super::{Result, Store, Viewed};
+use super::{Result, Snapshotted, Store};
 use oddsd_core::model::{Event, EventId, EventStatus, SelectionId, StatusSource};
 
 /// One change of an event's status.
@@ -97,7 +97,7 @@ impl Store {
         &self,
         sport: Option<&str>,
         league: Option<&str>,
-    ) -> Result<Viewed<Vec<Event>>> {
+    ) -> Result<Snapshotted<Vec<Event>>> {
         let select = format!(
             "SELECT {EVENT} FROM oddsd.events e WHERE {OPEN}
              AND (CAST($1 AS text) IS NULL OR e.sport = $1) AND (CAST($2 AS text) IS NULL OR e.league = $2)"
@@ -106,7 +106,7 @@ impl Store {
         let found = self.read(sql, args![sport, league]).await?;
         let (view, events) = split_snapshot(found, "key")?;
         let value = events.map(|row| rows::event(&row)).collect::<Result<_>>()?;
-        Ok(Viewed { view, value })
+        Ok(Snapshotted { view, value })
     }
 
     /// The steps of the prices of all open events since `from`, with the last step before it and the first

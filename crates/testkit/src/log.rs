@@ -11,7 +11,7 @@ use tracing::subscriber::{DefaultGuard, Interest};
 use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 /// From now on no callsite is switched off for good.
-pub fn hear_all() {
+pub fn keep_callsites_enabled() {
     static KEEPERS: LazyLock<[Dispatch; 2]> =
         LazyLock::new(|| [Dispatch::new(InterestKeeper), Dispatch::new(InterestKeeper)]);
     LazyLock::force(&KEEPERS);
@@ -42,11 +42,11 @@ impl Subscriber for InterestKeeper {
 
 /// Every event of this thread, at every level, as text.
 #[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<u8>>>);
+pub struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-impl Log {
+impl CapturedLog {
     pub fn start() -> (Self, DefaultGuard) {
-        hear_all();
+        keep_callsites_enabled();
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -69,7 +69,7 @@ impl Log {
     }
 }
 
-impl std::io::Write for Log {
+impl std::io::Write for CapturedLog {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().expect("unpoisoned").write(bytes)
     }

@@ -10,21 +10,21 @@ use tokio::task::JoinHandle;
 
 /// The reaction to one request.
 #[derive(Clone, Debug)]
-pub enum Reply {
-    Says {
+pub enum OddsReply {
+    Complete {
         status: u16,
         headers: Vec<(&'static str, String)>,
         body: String,
     },
     /// Announces more than it sends, then closes the connection.
-    BreaksOff,
+    Truncated,
     /// Accepts the request and never answers.
-    Silent,
+    Hang,
 }
 
-impl Reply {
-    pub fn says(status: u16, body: impl Into<String>) -> Self {
-        Self::Says {
+impl OddsReply {
+    pub fn complete(status: u16, body: impl Into<String>) -> Self {
+        Self::Complete {
             status,
             headers: Vec::new(),
             body: body.into(),
@@ -32,7 +32,7 @@ impl Reply {
     }
 
     pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
-        if let Self::Says { headers, .. } = &mut self {
+        if let Self::Complete { headers, .. } = &mut self {
             headers.push((name, value.to_string()));
         }
         self
@@ -47,7 +47,7 @@ pub struct OddsProvider {
 
 #[derive(Default)]
 struct State {
-    replies: VecDeque<Reply>,
+    replies: VecDeque<OddsReply>,
     asked: Vec<String>,
 }
 
@@ -61,7 +61,7 @@ impl OddsProvider {
     }
 
     /// Queues a reply. A request without a queued reply gets 404.
-    pub fn next(&self, reply: Reply) {
+    pub fn push_reply(&self, reply: OddsReply) {
         self.state
             .lock()
             .expect("unpoisoned")
@@ -70,7 +70,7 @@ impl OddsProvider {
     }
 
     /// Paths and queries of the requests so far.
-    pub fn asked(&self) -> Vec<String> {
+    pub fn requests(&self) -> Vec<String> {
         self.state.lock().expect("unpoisoned").asked.clone()
     }
 }
@@ -92,8 +92,8 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
             state.asked.push(asked);
             state.replies.pop_front()
         };
-        let answer = match reply.unwrap_or_else(|| Reply::says(404, "{}")) {
-            Reply::Says {
+        let answer = match reply.unwrap_or_else(|| OddsReply::complete(404, "{}")) {
+            OddsReply::Complete {
                 status,
                 headers,
                 body,
@@ -107,8 +107,10 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
                     body.len()
                 )
             }
-            Reply::BreaksOff => "HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n[{\"id\":".into(),
-            Reply::Silent => {
+            OddsReply::Truncated => {
+                "HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n[{\"id\":".into()
+            }
+            OddsReply::Hang => {
                 silent.push(stream);
                 continue;
             }

@@ -21,7 +21,7 @@ const IN_FLIGHT: usize = 1024;
 
 /// The proxy's treatment of traffic from now on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Wire {
+pub enum ProxyMode {
     Pass,
     /// No answer comes back; connections stay open.
     Hang,
@@ -45,24 +45,24 @@ struct Counts {
     sent: AtomicU64,
 }
 
-pub struct Proxy {
+pub struct FaultProxy {
     address: SocketAddr,
-    wire: watch::Sender<Wire>,
+    wire: watch::Sender<ProxyMode>,
     /// Answers that are held now.
     held: watch::Sender<u64>,
     counts: Arc<Counts>,
     accepting: Option<JoinHandle<()>>,
 }
 
-impl Proxy {
+impl FaultProxy {
     pub fn port(&self) -> u16 {
         self.address.port()
     }
 
-    pub async fn before(server: SocketAddr) -> Self {
+    pub async fn in_front_of(server: SocketAddr) -> Self {
         let listener = ports::listener();
         let address = listener.local_addr().expect("bound");
-        let (wire, held) = (watch::Sender::new(Wire::Pass), watch::Sender::new(0));
+        let (wire, held) = (watch::Sender::new(ProxyMode::Pass), watch::Sender::new(0));
         let counts = Arc::new(Counts::default());
         let connection = Connection {
             server,
@@ -81,17 +81,17 @@ impl Proxy {
     }
 
     /// In front of the server of this URL; returns the URL through the proxy.
-    pub async fn before_url(url: &str) -> (Self, String) {
+    pub async fn in_front_of_url(url: &str) -> (Self, String) {
         let (scheme, rest) = url.split_once("://").expect("a URL");
         let authority = rest.split('/').next().expect("a host");
         let host = authority.rsplit('@').next().expect("a host");
-        let proxy = Self::before(host.parse().expect("an address")).await;
+        let proxy = Self::in_front_of(host.parse().expect("an address")).await;
         let through = authority.replace(host, &proxy.address.to_string());
         let url = format!("{scheme}://{}", rest.replacen(authority, &through, 1));
         (proxy, url)
     }
 
-    pub fn set(&self, wire: Wire) {
+    pub fn set(&self, wire: ProxyMode) {
         self.wire.send_replace(wire);
     }
 
@@ -100,7 +100,7 @@ impl Proxy {
     pub fn until_cut(&self) -> impl Future<Output = ()> {
         let mut wire = self.wire.subscribe();
         within("the proxy to cut", async move {
-            let cut = wire.wait_for(|wire| *wire == Wire::Cut).await;
+            let cut = wire.wait_for(|wire| *wire == ProxyMode::Cut).await;
             cut.expect("the proxy runs");
         })
     }
@@ -117,7 +117,7 @@ impl Proxy {
 
     /// From now on the port refuses, as when no server runs.
     pub async fn refuse(&mut self) {
-        self.set(Wire::Cut);
+        self.set(ProxyMode::Cut);
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
             accepting.await.ok();
@@ -134,9 +134,9 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl Drop for FaultProxy {
     fn drop(&mut self) {
-        self.wire.send_replace(Wire::Cut);
+        self.wire.send_replace(ProxyMode::Cut);
         if let Some(accepting) = &self.accepting {
             accepting.abort();
         }
@@ -147,7 +147,7 @@ impl Drop for Proxy {
 #[derive(Clone)]
 struct Connection {
     server: SocketAddr,
-    wire: watch::Sender<Wire>,
+    wire: watch::Sender<ProxyMode>,
     held: watch::Sender<u64>,
     counts: Arc<Counts>,
 }
@@ -155,7 +155,7 @@ struct Connection {
 impl Connection {
     async fn accept(self, listener: TcpListener) {
         while let Ok((client, _)) = listener.accept().await {
-            if *self.wire.borrow() == Wire::Cut {
+            if *self.wire.borrow() == ProxyMode::Cut {
                 continue;
             }
             tokio::spawn(self.clone().carry(client));
@@ -177,8 +177,8 @@ impl Connection {
         loop {
             let now = *watched.borrow_and_update();
             let delay = match now {
-                Wire::Cut => return,
-                Wire::Slow(delay) => delay / 2,
+                ProxyMode::Cut => return,
+                ProxyMode::Slow(delay) => delay / 2,
                 _ => Duration::ZERO,
             };
             tokio::select! {
@@ -190,12 +190,12 @@ impl Connection {
                     }
                     self.counts.sent.fetch_add(bytes as u64, SeqCst);
                     match now {
-                        Wire::CutAfter(left) => {
+                        ProxyMode::CutAfter(left) => {
                             let after = left.saturating_sub(bytes as u64);
                             bytes = bytes.min(left as usize);
-                            self.wire.send_replace(if after == 0 { Wire::Cut } else { Wire::CutAfter(after) });
+                            self.wire.send_replace(if after == 0 { ProxyMode::Cut } else { ProxyMode::CutAfter(after) });
                         }
-                        Wire::CutAnswerTo(text) | Wire::HoldAnswerTo(text) => search.add(&asking[..bytes], text),
+                        ProxyMode::CutAnswerTo(text) | ProxyMode::HoldAnswerTo(text) => search.add(&asking[..bytes], text),
                         _ => {}
                     }
                     let piece = (Instant::now() + delay, asking[..bytes].to_vec());
@@ -203,19 +203,19 @@ impl Connection {
                         return;
                     }
                 }
-                got = server.read(&mut answering), if now != Wire::Hang => {
+                got = server.read(&mut answering), if now != ProxyMode::Hang => {
                     let Ok(bytes @ 1..) = got else { return };
                     answered = true;
                     match now {
-                        Wire::CutAnswerTo(_) if search.found => {
-                            self.wire.send_replace(Wire::Cut);
+                        ProxyMode::CutAnswerTo(_) if search.found => {
+                            self.wire.send_replace(ProxyMode::Cut);
                             return;
                         }
-                        Wire::HoldAnswerTo(_) if std::mem::take(&mut search).found => {
+                        ProxyMode::HoldAnswerTo(_) if std::mem::take(&mut search).found => {
                             self.held.send_modify(|held| *held += 1);
                             let over = watched.wait_for(|wire| *wire != now).await.is_err();
                             self.held.send_modify(|held| *held -= 1);
-                            if over || *self.wire.borrow() == Wire::Cut {
+                            if over || *self.wire.borrow() == ProxyMode::Cut {
                                 return;
                             }
                         }

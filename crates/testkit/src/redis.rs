@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 use anyhow::{Context, bail, ensure};
 
 use crate::ports::free_port;
-use crate::resp::{Reply, Resp};
+use crate::resp::{RespClient, RespReply};
 use crate::wait::eventually;
 
 const PROGRAM: &str = "redis-server";
@@ -96,17 +96,17 @@ impl RedisServer {
     }
 
     /// A new connection, logged in.
-    pub async fn connect(&self) -> anyhow::Result<Resp> {
-        let mut connection = Resp::connect(self.port).await?;
+    pub async fn connect(&self) -> anyhow::Result<RespClient> {
+        let mut connection = RespClient::connect(self.port).await?;
         if let Some(password) = &self.password {
             let reply = connection.command(&["AUTH", password]).await?;
-            ensure!(reply == Reply::Status("OK".into()), "{}", reply.text());
+            ensure!(reply == RespReply::Status("OK".into()), "{}", reply.text());
         }
         Ok(connection)
     }
 
     /// One command over a connection of its own.
-    pub async fn cli(&self, args: &[&str]) -> Reply {
+    pub async fn command(&self, args: &[&str]) -> RespReply {
         let mut connection = self.connect().await.expect("a connection to Redis");
         connection.command(args).await.expect("a reply of Redis")
     }
@@ -125,7 +125,7 @@ impl RedisServer {
 
     /// Saves a copy of its memory for [`RedisServer::restart_from_copy`].
     pub async fn copy(&self) {
-        assert_ok(self.cli(&["SAVE"]).await);
+        assert_ok(self.command(&["SAVE"]).await);
         std::fs::rename(self.dump(), self.saved()).expect("the saved memory");
     }
 
@@ -205,7 +205,7 @@ impl RedisServer {
     async fn server_info(&self) -> anyhow::Result<String> {
         let mut connection = self.connect().await?;
         match connection.command(&["INFO", "server"]).await? {
-            Reply::Bulk(info) => String::from_utf8(info).context("INFO"),
+            RespReply::Bulk(info) => String::from_utf8(info).context("INFO"),
             other => bail!(other.text()),
         }
     }
@@ -235,17 +235,17 @@ impl RedisServer {
             .enumerate()
         {
             let (node, epoch) = (&nodes[n].0, (n + 1).to_string());
-            assert_ok(node.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]).await);
-            assert_ok(node.cli(&["CLUSTER", "ADDSLOTSRANGE", from, to]).await);
+            assert_ok(node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]).await);
+            assert_ok(node.command(&["CLUSTER", "ADDSLOTSRANGE", from, to]).await);
         }
         for (node, bus) in &nodes[1..] {
             let meet = ["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), bus];
-            assert_ok(nodes[0].0.cli(&meet).await);
+            assert_ok(nodes[0].0.command(&meet).await);
         }
         let nodes: Vec<Self> = nodes.into_iter().map(|(node, _)| node).collect();
         for node in &nodes {
             eventually("the cluster's state is ok", async || {
-                let info = node.cli(&["CLUSTER", "INFO"]).await.text();
+                let info = node.command(&["CLUSTER", "INFO"]).await.text();
                 let ready = info.contains("cluster_state:ok") && info.contains("known_nodes:3");
                 ready.then_some(()).ok_or(info)
             })
@@ -275,6 +275,6 @@ impl RedisCluster {
 }
 
 #[track_caller]
-fn assert_ok(reply: Reply) {
-    assert_eq!(reply, Reply::Status("OK".into()));
+fn assert_ok(reply: RespReply) {
+    assert_eq!(reply, RespReply::Status("OK".into()));
 }

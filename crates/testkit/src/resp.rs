@@ -7,16 +7,16 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Reply {
+pub enum RespReply {
     Status(String),
     Error(String),
     Int(i64),
     Bulk(Vec<u8>),
     Nil,
-    Array(Vec<Reply>),
+    Array(Vec<RespReply>),
 }
 
-impl Reply {
+impl RespReply {
     pub fn text(&self) -> String {
         match self {
             Self::Status(text) | Self::Error(text) => text.clone(),
@@ -27,16 +27,16 @@ impl Reply {
 }
 
 /// One connection. After an error its state is unknown: drop it.
-pub struct Resp(BufStream<TcpStream>);
+pub struct RespClient(BufStream<TcpStream>);
 
-impl Resp {
+impl RespClient {
     pub async fn connect(port: u16) -> io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
         Ok(Self(BufStream::new(stream)))
     }
 
-    pub async fn command<A: AsRef<[u8]>>(&mut self, args: &[A]) -> io::Result<Reply> {
+    pub async fn command<A: AsRef<[u8]>>(&mut self, args: &[A]) -> io::Result<RespReply> {
         self.write(args).await?;
         self.flush().await?;
         self.reply().await
@@ -60,7 +60,7 @@ impl Resp {
         self.0.flush().await
     }
 
-    pub async fn reply(&mut self) -> io::Result<Reply> {
+    pub async fn reply(&mut self) -> io::Result<RespReply> {
         let mut line = String::new();
         if self.0.read_line(&mut line).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -70,26 +70,26 @@ impl Resp {
         let (kind, rest) = line.split_at_checked(1).ok_or_else(unexpected)?;
         let number = || rest.parse::<i64>().map_err(io::Error::other);
         Ok(match kind {
-            "+" => Reply::Status(rest.into()),
-            "-" => Reply::Error(rest.into()),
-            ":" => Reply::Int(number()?),
+            "+" => RespReply::Status(rest.into()),
+            "-" => RespReply::Error(rest.into()),
+            ":" => RespReply::Int(number()?),
             "$" => match usize::try_from(number()?) {
-                Err(_) => Reply::Nil,
+                Err(_) => RespReply::Nil,
                 Ok(len) => {
                     let mut bytes = vec![0; len + 2];
                     self.0.read_exact(&mut bytes).await?;
                     bytes.truncate(len);
-                    Reply::Bulk(bytes)
+                    RespReply::Bulk(bytes)
                 }
             },
             "*" => match usize::try_from(number()?) {
-                Err(_) => Reply::Nil,
+                Err(_) => RespReply::Nil,
                 Ok(len) => {
                     let mut items = Vec::with_capacity(len);
                     for _ in 0..len {
                         items.push(Box::pin(self.reply()).await?);
                     }
-                    Reply::Array(items)
+                    RespReply::Array(items)
                 }
             },
             _ => return Err(unexpected()),

@@ -14,7 +14,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::resp::{Reply, Resp};
+use crate::resp::{RespClient, RespReply};
 
 const MAX_REQUEST_BYTES: usize = 10_000_000;
 
@@ -22,7 +22,7 @@ const MAX_REQUEST_BYTES: usize = 10_000_000;
 const UPSTASH_SHEBANG: &str = "#!lua flags=allow-key-locking\n";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Fault {
+pub enum UpstashFault {
     Unauthorized,
     Status500,
     /// Status 200 with failed items in it.
@@ -35,7 +35,7 @@ pub enum Fault {
     Redirect,
 }
 
-pub struct Upstash {
+pub struct UpstashStandIn {
     address: std::net::SocketAddr,
     shared: Arc<Shared>,
     server: JoinHandle<()>,
@@ -44,14 +44,14 @@ pub struct Upstash {
 struct Shared {
     redis_port: u16,
     token: String,
-    fault: Mutex<Option<Fault>>,
+    fault: Mutex<Option<UpstashFault>>,
     billed: AtomicU64,
     requests: AtomicU64,
     /// Sync tokens that clients sent back.
     sync_tokens: Mutex<Vec<String>>,
 }
 
-impl Upstash {
+impl UpstashStandIn {
     pub async fn start(redis_port: u16, token: &str) -> Self {
         let shared = Arc::new(Shared {
             redis_port,
@@ -84,7 +84,7 @@ impl Upstash {
         format!("http://{}", self.address)
     }
 
-    pub fn fail(&self, fault: impl Into<Option<Fault>>) {
+    pub fn fail(&self, fault: impl Into<Option<UpstashFault>>) {
         *self.shared.fault.lock().expect("unpoisoned") = fault.into();
     }
 
@@ -102,7 +102,7 @@ impl Upstash {
     }
 }
 
-impl Drop for Upstash {
+impl Drop for UpstashStandIn {
     fn drop(&mut self) {
         self.server.abort();
     }
@@ -118,7 +118,7 @@ async fn one(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes)
     shared.bill(1);
     let reply = shared.run(&[command], false).await;
     match reply.as_deref() {
-        Ok([Reply::Error(text)]) => error(StatusCode::BAD_REQUEST, text),
+        Ok([RespReply::Error(text)]) => error(StatusCode::BAD_REQUEST, text),
         Ok([reply, ..]) => shared.answer(item(reply, wants_base64(&headers))),
         Ok([]) => error(StatusCode::BAD_REQUEST, "ERR empty answer"),
         Err(_) => error(StatusCode::BAD_REQUEST, "ERR connection refused"),
@@ -166,7 +166,7 @@ impl Shared {
         let sent = headers.get(header::AUTHORIZATION);
         let fault = *self.fault.lock().expect("unpoisoned");
         if sent.is_none_or(|sent| sent.as_bytes() != bearer.as_bytes())
-            || fault == Some(Fault::Unauthorized)
+            || fault == Some(UpstashFault::Unauthorized)
         {
             let text = "WRONGPASS invalid or missing auth token";
             return Some(error(StatusCode::UNAUTHORIZED, text));
@@ -177,23 +177,23 @@ impl Shared {
         }
         let html = "<html><body>Bad gateway</body></html>";
         Some(match fault? {
-            Fault::Unauthorized => return None,
-            Fault::Status500 => error(StatusCode::INTERNAL_SERVER_ERROR, "ERR internal"),
-            Fault::ItemErrors if is_pipeline => {
+            UpstashFault::Unauthorized => return None,
+            UpstashFault::Status500 => error(StatusCode::INTERNAL_SERVER_ERROR, "ERR internal"),
+            UpstashFault::ItemErrors if is_pipeline => {
                 axum::Json(json!([{"error": "ERR connection refused"}])).into_response()
             }
-            Fault::ItemErrors => {
+            UpstashFault::ItemErrors => {
                 axum::Json(json!({"error": "ERR connection refused"})).into_response()
             }
-            Fault::Unknown400 => error(StatusCode::BAD_REQUEST, "ERR something went wrong"),
-            Fault::NoPerm => {
+            UpstashFault::Unknown400 => error(StatusCode::BAD_REQUEST, "ERR something went wrong"),
+            UpstashFault::NoPerm => {
                 let text = "NOPERM this user has no permissions to run the 'unlink' command";
                 error(StatusCode::BAD_REQUEST, text)
             }
-            Fault::Hang => std::future::pending().await,
-            Fault::Html => (StatusCode::OK, html).into_response(),
-            Fault::TruncatedJson => (StatusCode::OK, r#"{"result":"#).into_response(),
-            Fault::Redirect => {
+            UpstashFault::Hang => std::future::pending().await,
+            UpstashFault::Html => (StatusCode::OK, html).into_response(),
+            UpstashFault::TruncatedJson => (StatusCode::OK, r#"{"result":"#).into_response(),
+            UpstashFault::Redirect => {
                 let to = [(header::LOCATION, "http://127.0.0.1:9/")];
                 (StatusCode::TEMPORARY_REDIRECT, to).into_response()
             }
@@ -209,8 +209,12 @@ impl Shared {
         ([("upstash-sync-token", token)], axum::Json(body)).into_response()
     }
 
-    async fn run(&self, commands: &[Vec<Vec<u8>>], atomic: bool) -> std::io::Result<Vec<Reply>> {
-        let mut redis = Resp::connect(self.redis_port).await?;
+    async fn run(
+        &self,
+        commands: &[Vec<Vec<u8>>],
+        atomic: bool,
+    ) -> std::io::Result<Vec<RespReply>> {
+        let mut redis = RespClient::connect(self.redis_port).await?;
         if atomic {
             redis.command(&["MULTI"]).await?;
         }
@@ -220,7 +224,7 @@ impl Shared {
         }
         if atomic {
             return Ok(match redis.command(&["EXEC"]).await? {
-                Reply::Array(replies) => replies,
+                RespReply::Array(replies) => replies,
                 other => vec![other],
             });
         }
@@ -245,21 +249,21 @@ fn arguments(command: &Value) -> Option<Vec<Vec<u8>>> {
     (!arguments.is_empty()).then_some(arguments)
 }
 
-fn item(reply: &Reply, base64: bool) -> Value {
+fn item(reply: &RespReply, base64: bool) -> Value {
     match reply {
-        Reply::Error(text) => json!({"error": text}),
+        RespReply::Error(text) => json!({"error": text}),
         reply => json!({"result": value(reply, base64)}),
     }
 }
 
-fn value(reply: &Reply, base64: bool) -> Value {
+fn value(reply: &RespReply, base64: bool) -> Value {
     match reply {
-        Reply::Nil => Value::Null,
-        Reply::Int(number) => json!(number),
-        Reply::Status(text) if text == "OK" => json!(text),
-        Reply::Status(text) | Reply::Error(text) => string(text.as_bytes(), base64),
-        Reply::Bulk(bytes) => string(bytes, base64),
-        Reply::Array(items) => items.iter().map(|item| value(item, base64)).collect(),
+        RespReply::Nil => Value::Null,
+        RespReply::Int(number) => json!(number),
+        RespReply::Status(text) if text == "OK" => json!(text),
+        RespReply::Status(text) | RespReply::Error(text) => string(text.as_bytes(), base64),
+        RespReply::Bulk(bytes) => string(bytes, base64),
+        RespReply::Array(items) => items.iter().map(|item| value(item, base64)).collect(),
     }
 }
 

@@ -14,8 +14,8 @@ use crate::freshness::bars::relaying::{Relaying, key, loaded, open, policy};
 use crate::postgres::{Database, Tlog};
 use crate::redis::RedisServer;
 use crate::report::{Bar, Measure, median, p99};
-use oddsd::live::{Activity, Heard};
-use oddsd_store::Asked;
+use oddsd::live::{DaemonEvent, Delivery};
+use oddsd_store::WatchRequest;
 
 pub const MEASURES: [&str; 2] = ["others_commit_to_gone_p50", "others_commit_to_gone_p99"];
 const EVERY: Duration = Duration::from_millis(10);
@@ -27,11 +27,15 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
     let relaying = Relaying::start(store.clone(), open(&redis.url(), 16 << 20).await?).await?;
     let stop = CancellationToken::new();
     let listening = tokio::spawn({
-        let (store, bell, stop) = (store.clone(), Arc::clone(&relaying.poke.bell), stop.clone());
+        let (store, bell, stop) = (
+            store.clone(),
+            Arc::clone(&relaying.poke.outbox_wakeup),
+            stop.clone(),
+        );
         async move { store.listen(bell, stop).await }
     });
     let writer = Tlog::new(db, "watched").await?;
-    let asked = Asked {
+    let asked = WatchRequest {
         table: writer.name().to_owned(),
         columns: vec!["id".into()],
         bulk: 1_000,
@@ -63,7 +67,7 @@ async fn commit(
     mut writer: Tlog,
     during: Duration,
 ) -> anyhow::Result<Vec<f64>> {
-    let mut watcher = relaying.live.watch();
+    let mut watcher = relaying.live.subscribe();
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut gone = Vec::new();
@@ -81,11 +85,11 @@ async fn commit(
         let committed = Utc::now();
         let confirmed = loop {
             match watcher.next().await {
-                Some(Heard::Said(said)) => match &said.activity {
-                    Activity::Invalidated { keys, .. } if keys.contains(&key) => break said.at,
+                Some(Delivery::Event(said)) => match &said.event {
+                    DaemonEvent::Invalidated { keys, .. } if keys.contains(&key) => break said.at,
                     _ => {}
                 },
-                Some(Heard::Missed(n)) => bail!("{n} activities were missed"),
+                Some(Delivery::Missed(n)) => bail!("{n} activities were missed"),
                 None => bail!("the relay has ended"),
             }
         };

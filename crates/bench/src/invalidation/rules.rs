@@ -11,7 +11,7 @@ use super::Sizes;
 use crate::report::{Bar, Measure, median};
 use oddsd_core::key::Key;
 use oddsd_core::model::EventId;
-use oddsd_core::rules::{Change, Rules, Target};
+use oddsd_core::rules::{RuleChange, RuleTarget, Rules};
 
 pub const MEASURES: [&str; 1] = ["rule_evaluation"];
 
@@ -29,14 +29,14 @@ pub fn measure(sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
     ];
     let (mut slowest, mut told) = (0.0f64, Vec::new());
     for written in &changes {
-        let change = Change::parse(written).map_err(anyhow::Error::msg)?;
+        let change = RuleChange::parse(written).map_err(anyhow::Error::msg)?;
         let targets: usize = rules
-            .decide(&change, None)
+            .match_change(&change, None)
             .iter()
-            .map(|hit| hit.aims.len())
+            .map(|hit| hit.targets.len())
             .sum();
         let us = each(sizes.changes, || {
-            black_box(rules.decide(black_box(&change), None));
+            black_box(rules.match_change(black_box(&change), None));
         });
         told.push(format!(
             "{} {:.2} µs for {targets} targets",
@@ -78,7 +78,7 @@ fn each(times: usize, mut work: impl FnMut()) -> f64 {
     median(&turns)
 }
 
-fn by_hand(event: &EventId) -> Vec<Target> {
+fn by_hand(event: &EventId) -> Vec<RuleTarget> {
     let status = oddsd_core::model::EventStatus::Live;
     let keys = [
         Key::races_by_stage(),
@@ -86,7 +86,7 @@ fn by_hand(event: &EventId) -> Vec<Target> {
         Key::odds(status, event),
         Key::movers(),
     ];
-    keys.into_iter().map(Target::Key).collect()
+    keys.into_iter().map(RuleTarget::Key).collect()
 }
 
 fn thousand() -> String {

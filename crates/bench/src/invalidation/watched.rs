@@ -8,7 +8,7 @@ use anyhow::ensure;
 use super::Sizes;
 use crate::postgres::{Database, Tlog};
 use crate::report::{Bar, Measure, median};
-use oddsd_store::{Asked, Store};
+use oddsd_store::{Store, WatchRequest};
 
 pub const MEASURES: [&str; 7] = [
     "watched_insert",
@@ -38,7 +38,7 @@ impl How {
             Self::Columns | Self::Quiet => vec!["id".to_owned()],
             Self::Table => Vec::new(),
         };
-        let asked = Asked {
+        let asked = WatchRequest {
             table: table.name().to_owned(),
             columns,
             bulk: 1_000,

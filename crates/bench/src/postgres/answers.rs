@@ -6,7 +6,7 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection};
 
 use oddsd_core::key::Key;
-use oddsd_core::model::View;
+use oddsd_core::model::DbSnapshot;
 use oddsd_store::StoreSettings;
 
 const TABLE: &str = "
@@ -42,7 +42,7 @@ impl Answers {
     }
 
     /// The version, and what the statement that read it saw.
-    pub async fn load(&self, row: usize) -> anyhow::Result<(View, u64)> {
+    pub async fn load(&self, row: usize) -> anyhow::Result<(DbSnapshot, u64)> {
         let (view, version): (String, i64) = sqlx::query_as(
             "SELECT pg_current_snapshot()::text, version FROM bench.answers WHERE id = $1",
         )
@@ -82,7 +82,7 @@ pub struct Wrote {
     pub outbox_row: i64,
     pub transaction: u64,
     /// Of the statement that wrote it.
-    pub view: View,
+    pub view: DbSnapshot,
 }
 
 impl Writer {
@@ -128,6 +128,6 @@ impl OpenTransaction {
     }
 }
 
-fn parsed(view: &str) -> anyhow::Result<View> {
-    View::parse(view).with_context(|| format!("the server's view is {view:?}"))
+fn parsed(view: &str) -> anyhow::Result<DbSnapshot> {
+    DbSnapshot::parse(view).with_context(|| format!("the server's view is {view:?}"))
 }

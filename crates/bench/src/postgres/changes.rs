@@ -7,8 +7,8 @@ use sqlx::{Executor, PgConnection};
 
 use super::Database;
 use oddsd_core::key::Key;
-use oddsd_core::model::View;
-use oddsd_store::{Claim, Claimed};
+use oddsd_core::model::DbSnapshot;
+use oddsd_store::{ClaimedBatch, OutboxRow};
 
 const TABLE: &str = "
 CREATE SCHEMA IF NOT EXISTS bench;
@@ -37,7 +37,7 @@ impl Changes {
     }
 
     /// The next version of each row, in one transaction; `keys` are what shows them.
-    pub async fn commit(&mut self, ids: &[i64], keys: &[&Key]) -> anyhow::Result<Claim> {
+    pub async fn commit(&mut self, ids: &[i64], keys: &[&Key]) -> anyhow::Result<ClaimedBatch> {
         let texts: Vec<&str> = keys.iter().map(|key| key.as_str()).collect();
         let told: Vec<(i64, String, i64, String)> = sqlx::query_as(COMMIT)
             .bind(ids)
@@ -47,16 +47,16 @@ impl Changes {
         ensure!(told.len() == ids.len(), "not every row was changed");
         let (_, _, transaction, view) = &told[0];
         let transaction = *transaction as u64;
-        let view = View::parse(view).and_then(|view| view.and(transaction));
+        let view = DbSnapshot::parse(view).and_then(|view| view.with_tx(transaction));
         let view = view.context("few transactions at a time")?;
         let row = |(id, key, ..): &(i64, String, i64, String)| {
-            Ok(Claimed {
-                keys: vec![Key::from_person(key).context("a key")?],
-                ..Claimed::written(*id, transaction, Utc::now())
+            Ok(OutboxRow {
+                keys: vec![Key::from_user_input(key).context("a key")?],
+                ..OutboxRow::new_change(*id, transaction, Utc::now())
             })
         };
         let rows = told.iter().map(row).collect::<anyhow::Result<_>>()?;
-        Ok(Claim { view, rows })
+        Ok(ClaimedBatch { view, rows })
     }
 
     /// A commit of one row that nobody is told of.

@@ -8,8 +8,8 @@ use crate::card::Card;
 use crate::output::out;
 use chrono::{DateTime, TimeDelta, Utc};
 use fastrand::Rng;
-use oddsd_core::diff::book::Book;
-use oddsd_core::diff::{Guard, diff};
+use oddsd_core::diff::stored_state::Book;
+use oddsd_core::diff::{ShrinkGuard, compute_changes};
 use oddsd_core::model::{Scope, Snapshot};
 use oddsd_feeds::racing_api::parse_cards;
 
@@ -32,7 +32,7 @@ pub fn measure() {
         let now = Utc::now();
         let (mut card, mut rng) = (Card::new(prices, SEED, now), Rng::with_seed(SEED));
         let mut state = Book::default();
-        let first = diff(&state, &observed(&card, now), &Guard::OFF);
+        let first = compute_changes(&state, &observed(&card, now), &ShrinkGuard::OFF);
         state.apply(first);
         let mut snapshots = 0;
         for share in SHARES {
@@ -43,7 +43,7 @@ pub fn measure() {
                 snapshots += 1;
                 let snapshot = observed(&card, now + TimeDelta::seconds(snapshots));
                 let started = Instant::now();
-                let changes = black_box(diff(&state, &snapshot, &Guard::OFF));
+                let changes = black_box(compute_changes(&state, &snapshot, &ShrinkGuard::OFF));
                 let compared = started.elapsed();
                 assert_eq!(changes.prices.len(), moved.len(), "every change is found");
                 let started = Instant::now();
@@ -79,7 +79,7 @@ fn observed(card: &Card, as_of: DateTime<Utc>) -> Snapshot {
         scope: Scope::Listed,
         events: Vec::new(),
         bookmakers: Vec::new(),
-        rejects: Default::default(),
+        rejected: Default::default(),
     };
     for page in card.pages() {
         let page = parse_cards(&page, as_of).expect("a card of our own");

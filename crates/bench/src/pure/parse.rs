@@ -6,11 +6,11 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use chrono::{DateTime, NaiveDate, Utc};
-use oddsd_core::diff::Take;
-use oddsd_core::model::{EventId, EventSnapshot, Slice};
+use oddsd_core::diff::EventSink;
+use oddsd_core::model::{EventId, EventSnapshot, Fingerprint};
 use oddsd_feeds::odds_api::{OddsFormat, parse_odds};
 use oddsd_feeds::racing_api::{parse_cards, read_cards};
-use oddsd_feeds::simulator::{RaceDay, Size};
+use oddsd_feeds::simulator::{RaceDay, RaceDaySize};
 use serde_json::{Value, json};
 
 use crate::output::out;
@@ -71,25 +71,25 @@ fn time(what: &str, body: &str, mut run: impl FnMut()) {
 
 /// Knows every event that was handed over before.
 #[derive(Default)]
-struct StoredEvents(HashMap<Slice, EventId>);
+struct StoredEvents(HashMap<Fingerprint, EventId>);
 
-impl Take for StoredEvents {
-    fn begin(&mut self, _: DateTime<Utc>) {}
+impl EventSink for StoredEvents {
+    fn start(&mut self, _: DateTime<Utc>) {}
 
-    fn knows(&self, slice: &Slice) -> Option<EventId> {
+    fn knows(&self, slice: &Fingerprint) -> Option<EventId> {
         self.0.get(slice).cloned()
     }
 
-    fn same(&mut self, _: &Slice) {}
+    fn same(&mut self, _: &Fingerprint) {}
 
-    fn take(&mut self, event: EventSnapshot, slice: Option<Slice>) {
+    fn take(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
         self.0.extend(slice.map(|slice| (slice, event.event.id)));
     }
 }
 
 /// A simulated day, repeated up to the number of prices, with an own time for each price.
 fn cards(now: DateTime<Utc>) -> String {
-    let size = Size {
+    let size = RaceDaySize {
         races: 40,
         bookmakers: 28,
     };

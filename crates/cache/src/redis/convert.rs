@@ -63,7 +63,7 @@ pub(super) fn map_error(host: &str, error: &Error) -> CacheError {
             detail: format!("{host} did not answer in time"),
         },
         ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Routing | ErrorKind::Tls => {
-            let text = oddsd_core::model::plain_text(text, 200);
+            let text = oddsd_core::model::sanitize_text(text, 200);
             CacheError::Down {
                 detail: format!("cannot reach {host}: {text}"),
             }

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::super::l1::L1Cache;
 use super::{connect, convert};
-use oddsd_core::key::Heard;
+use oddsd_core::key::TrackedKey;
 
 pub(super) struct TrackingSubscriber {
     pub l1: Arc<L1Cache>,
@@ -64,7 +64,7 @@ async fn subscribe(client: Client, l1: &L1Cache) {
                 if matches!(connect, Err(RecvError::Closed)) {
                     return;
                 }
-                let prefixes = Heard::PREFIXES.map(String::from).to_vec();
+                let prefixes = TrackedKey::PREFIXES.map(String::from).to_vec();
                 let tracking = client.start_tracking(prefixes, true, false, false, false).await;
                 // Changes before this moment were not tracked.
                 l1.reset();

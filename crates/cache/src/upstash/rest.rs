@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::super::connection::ConnectionStatus;
 use super::super::error::CacheError;
-use oddsd_core::model::plain_text;
+use oddsd_core::model::sanitize_text;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -298,7 +298,7 @@ impl RestClient {
         let token = self.token.expose_secret().trim();
         let escaped = Value::from(token).to_string();
         let text = text.replace(token, "***");
-        plain_text(
+        sanitize_text(
             &text.replace(escaped.trim_matches('"'), "***"),
             EXCERPT_CHARS,
         )

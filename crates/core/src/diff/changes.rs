@@ -8,8 +8,8 @@ use rust_decimal::Decimal;
 use serde_json::json;
 
 use crate::model::{
-    Bookmaker, BookmakerId, ChangeKind, Counts, Event, EventId, EventStatus, MarketId, Offer,
-    PriceStatus, Rejects, Selection, Slice, StatusSource,
+    Bookmaker, BookmakerId, ChangeKind, CycleCounts, Event, EventId, EventStatus, Fingerprint,
+    MarketId, Offer, PriceStatus, RejectedRows, Selection, StatusSource,
 };
 
 /// Everything that one cycle has to write. Equal input gives an equal order.
@@ -26,23 +26,23 @@ pub struct Changes {
     /// By row.
     pub prices: Vec<PriceChange>,
     /// Unchanged prices with a newer feed time: kept in memory, never written.
-    pub touched: Vec<Touched>,
+    pub refreshed: Vec<RefreshedPrices>,
     /// Events that the snapshot contained or removed.
     pub checked: Vec<EventId>,
     /// Fingerprints of texts that may be skipped once these changes are stored.
     pub(super) fingerprints: Vec<(EventId, EventFingerprint)>,
     /// The size of the snapshot.
-    pub extent: Extent,
+    pub stats: SnapshotStats,
     /// Counts of its prices.
-    pub counts: Counts,
+    pub counts: CycleCounts,
     /// Its rejected rows.
-    pub rejects: Rejects,
+    pub rejects: RejectedRows,
     /// Set if the snapshot was suspiciously short and removals wait for a second one.
-    pub held_back: Option<HeldBack>,
+    pub pending_removals: Option<PendingRemovals>,
     /// The ids to continue from.
-    pub next: NextRows,
+    pub next_ids: IdAllocator,
     /// No snapshot was fetched: the clock or an operator changed statuses, and nothing was checked.
-    pub unlooked: bool,
+    pub clock_driven: bool,
     /// Ids of the manual corrections that these changes carry out.
     pub corrections: Vec<i64>,
 }
@@ -50,7 +50,7 @@ pub struct Changes {
 /// The next free row id of each table. The daemon assigns them, not the database: there is one writer (the lease
 /// ensures it), and a cycle that knows its ids beforehand needs one statement instead of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NextRows {
+pub struct IdAllocator {
     /// Of the table of events.
     pub event: i64,
     /// Of the table of selections.
@@ -61,7 +61,7 @@ pub struct NextRows {
     pub price: i64,
 }
 
-impl Default for NextRows {
+impl Default for IdAllocator {
     fn default() -> Self {
         Self {
             event: 1,
@@ -157,7 +157,7 @@ pub struct PriceChange {
 
 /// Prices of one event that were observed unchanged with a newer feed time.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Touched {
+pub struct RefreshedPrices {
     /// The event.
     pub event: EventId,
     /// Index in the event's stored prices, and the new feed time.
@@ -167,7 +167,7 @@ pub struct Touched {
 /// The fingerprint of the text that an event was stored from, as long as it is stored exactly as the text says.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct EventFingerprint {
-    pub(super) slice: Slice,
+    pub(super) slice: Fingerprint,
     /// Selections in the text.
     pub(super) selections: u32,
     /// Rows in the text that report no price.
@@ -176,7 +176,7 @@ pub(super) struct EventFingerprint {
 
 /// The size of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Extent {
+pub struct SnapshotStats {
     /// Number of events.
     pub events: usize,
     /// Number of selections.
@@ -187,27 +187,27 @@ pub struct Extent {
 
 /// Row ids that a snapshot lacked inside its scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Missing {
+pub struct MissingRows {
     /// Of events.
-    pub events: Rows,
+    pub events: IdSet,
     /// Of selections.
-    pub selections: Rows,
+    pub selections: IdSet,
     /// Of prices.
-    pub prices: Rows,
+    pub prices: IdSet,
 }
 
 /// A sorted set of row ids. It may hold a million of them until the next snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rows(Vec<i64>);
+pub struct IdSet(Vec<i64>);
 
-impl Rows {
+impl IdSet {
     /// Whether the set contains the row id.
     pub fn contains(&self, row: i64) -> bool {
         self.0.binary_search(&row).is_ok()
     }
 }
 
-impl FromIterator<i64> for Rows {
+impl FromIterator<i64> for IdSet {
     fn from_iter<I: IntoIterator<Item = i64>>(rows: I) -> Self {
         let mut rows: Vec<i64> = rows.into_iter().collect();
         rows.sort_unstable();
@@ -217,7 +217,7 @@ impl FromIterator<i64> for Rows {
 
 /// Removals that wait until a second snapshot confirms them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct HeldBack {
+pub struct PendingRemovals {
     /// Missing open prices.
     pub prices: usize,
     /// Open prices inside the scope.
@@ -227,34 +227,34 @@ pub struct HeldBack {
     /// Listed events inside the scope.
     pub listed_events: usize,
     /// The rows to compare with the next snapshot.
-    pub missing: Missing,
+    pub missing: MissingRows,
 }
 
 /// Protects against short answers: if more than this share of the scope is missing, rows are removed only if the
 /// previous snapshot lacked them too.
 #[derive(Clone, Copy, Debug)]
-pub struct Guard<'a> {
+pub struct ShrinkGuard<'a> {
     /// 0 to 1; 1 switches the guard off.
     pub max_removed_fraction: f64,
     /// The rows that the previous snapshot held back.
-    pub first_look: Option<&'a Missing>,
+    pub previous_missing: Option<&'a MissingRows>,
 }
 
-impl Guard<'_> {
+impl ShrinkGuard<'_> {
     /// Accepts every absence.
-    pub const OFF: Guard<'static> = Guard {
+    pub const OFF: ShrinkGuard<'static> = ShrinkGuard {
         max_removed_fraction: 1.0,
-        first_look: None,
+        previous_missing: None,
     };
 
-    pub(super) fn trips(&self, missing: usize, of: usize) -> bool {
+    pub(super) fn is_exceeded(&self, missing: usize, of: usize) -> bool {
         missing as f64 > self.max_removed_fraction * of as f64
     }
 }
 
 /// Row ids to exclude from a cycle because the database refuses them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Aside {
+pub struct ExcludedRows {
     /// Whole events with their selections and prices.
     pub events: HashSet<i64>,
     /// Single prices.
@@ -263,7 +263,7 @@ pub struct Aside {
 
 /// The content of one outbox row: the changes of one event in one cycle.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct OutboxEntry {
     /// The kinds of change.
     pub kinds: BTreeSet<ChangeKind>,
     /// The status before, if it changed; otherwise the decimal odds of the first changed price.
@@ -276,12 +276,12 @@ pub struct Told {
 
 impl EventChange {
     /// The status before (`None` for a new event) and after, if they differ.
-    pub fn transition(&self) -> Option<(Option<EventStatus>, EventStatus)> {
+    pub fn status_transition(&self) -> Option<(Option<EventStatus>, EventStatus)> {
         let before = self.before.as_ref().map(|before| before.status);
         (before != Some(self.after.status)).then_some((before, self.after.status))
     }
 
-    fn add_to(&self, entry: &mut Told) {
+    fn add_to(&self, entry: &mut OutboxEntry) {
         let after = &self.after;
         let Some(before) = &self.before else {
             entry.kinds.insert(ChangeKind::EventAdded);
@@ -289,7 +289,7 @@ impl EventChange {
         };
         if before.listed && !after.listed {
             entry.kinds.insert(ChangeKind::EventRemoved);
-        } else if !before.same_facts(after) {
+        } else if !before.equals_except_status(after) {
             entry.kinds.insert(ChangeKind::EventChanged);
         }
         if (before.status, before.in_play) != (after.status, after.in_play) {
@@ -308,7 +308,7 @@ impl EventChange {
 }
 
 impl PriceChange {
-    fn add_odds_to(&self, entry: &mut Told) {
+    fn add_odds_to(&self, entry: &mut OutboxEntry) {
         entry.before = self.before.map(|odds| odds.normalize().to_string());
         entry.after = (self.kind != PriceChangeKind::Withdrawn)
             .then(|| self.offer.decimal.normalize().to_string());
@@ -317,7 +317,7 @@ impl PriceChange {
 
 impl Changes {
     /// Whether nothing has to be written.
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.bookmakers.is_empty()
             && self.events.is_empty()
             && self.selections.is_empty()
@@ -331,8 +331,8 @@ impl Changes {
     }
 
     /// The outbox entries of this cycle, one for each event.
-    pub fn by_event(&self) -> BTreeMap<EventId, Told> {
-        let mut entries: BTreeMap<EventId, Told> = BTreeMap::new();
+    pub fn outbox_entries(&self) -> BTreeMap<EventId, OutboxEntry> {
+        let mut entries: BTreeMap<EventId, OutboxEntry> = BTreeMap::new();
         for change in &self.events {
             change.add_to(entries.entry(change.after.id.clone()).or_default());
         }
@@ -359,13 +359,17 @@ impl Changes {
     }
 
     /// A subset for a trial commit: the events that pass, with the prices that pass.
-    pub fn part(&self, event: impl Fn(i64) -> bool, price: impl Fn(&PriceChange) -> bool) -> Self {
+    pub fn subset(
+        &self,
+        event: impl Fn(i64) -> bool,
+        price: impl Fn(&PriceChange) -> bool,
+    ) -> Self {
         let events = self.events.iter().filter(|change| event(change.row));
         let selections = self.selections.iter();
         let selections = selections.filter(|change| event(change.event_row));
         let mut part = Self {
             as_of: self.as_of,
-            next: self.next,
+            next_ids: self.next_ids,
             bookmakers: self.bookmakers.clone(),
             events: events.cloned().collect(),
             selections: selections.cloned().collect(),
@@ -380,7 +384,7 @@ impl Changes {
     }
 
     /// Removes rows as if the snapshot had not contained them, and counts them as rejected.
-    pub fn set_aside(&mut self, aside: &Aside, reason: &'static str, why: &str) {
+    pub fn exclude(&mut self, aside: &ExcludedRows, reason: &'static str, why: &str) {
         let (counts, rejects) = (&mut self.counts, &mut self.rejects);
         let mut affected: HashSet<EventId> = HashSet::new();
         let mut reject = |event: &EventId, sample: &str| {
@@ -417,7 +421,7 @@ impl Changes {
     }
 }
 
-fn count_of(counts: &mut Counts, kind: PriceChangeKind) -> &mut u64 {
+fn count_of(counts: &mut CycleCounts, kind: PriceChangeKind) -> &mut u64 {
     match kind {
         PriceChangeKind::Inserted => &mut counts.inserted,
         PriceChangeKind::Reopened => &mut counts.reopened,

@@ -6,17 +6,17 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
-use super::book::{Book, MAX_MARKETS, StoredEvent, StoredPrice, StoredSelection};
 use super::changes::{
-    BookmakerChange, Changes, EventChange, EventFingerprint, Guard, HeldBack, Missing, PriceChange,
-    PriceChangeKind, Rows, SelectionChange, Touched, next_id,
+    BookmakerChange, Changes, EventChange, EventFingerprint, IdSet, MissingRows, PendingRemovals,
+    PriceChange, PriceChangeKind, RefreshedPrices, SelectionChange, ShrinkGuard, next_id,
 };
 use super::matching::{MatchBuffer, PriceMatch};
-use super::sink::Take;
+use super::sink::EventSink;
+use super::stored_state::{Book, MAX_MARKETS, StoredEvent, StoredPrice, StoredSelection};
 use super::validate;
 use crate::model::{
-    Bookmaker, BookmakerId, Event, EventId, EventSnapshot, Look, MarketId, Price, PriceStatus,
-    Scope, Selection, SelectionId, SelectionStatus, Slice, StatusSource,
+    Bookmaker, BookmakerId, Event, EventId, EventSnapshot, Fingerprint, MarketId, Price,
+    PriceStatus, Scope, Selection, SelectionId, SelectionStatus, SnapshotMeta, StatusSource,
 };
 
 /// The comparison of one snapshot. It needs no clock and no I/O.
@@ -46,8 +46,8 @@ struct MissingInScope<'a> {
 }
 
 impl MissingInScope<'_> {
-    fn rows(&self) -> Missing {
-        Missing {
+    fn rows(&self) -> MissingRows {
+        MissingRows {
             events: self.events.iter().map(|stored| stored.row).collect(),
             selections: self.selections.iter().map(|(_, known)| known.row).collect(),
             prices: self.prices.iter().map(|(_, price)| price.row).collect(),
@@ -84,26 +84,26 @@ impl<'a> Differ<'a> {
             new_markets: HashSet::new(),
             buffer: MatchBuffer::default(),
             changes: Changes {
-                next: state.next,
+                next_ids: state.next,
                 ..Changes::default()
             },
         }
     }
 
     /// Makes it a full comparison: every event is parsed, also those whose fingerprint is known.
-    pub fn reading_everything(mut self) -> Self {
+    pub fn without_skipping(mut self) -> Self {
         self.skips_known = false;
         self
     }
 
     /// Ends the comparison, once all events have been delivered: handles absence and sorts the changes.
-    pub fn finish(mut self, meta: Look, guard: &Guard) -> Changes {
+    pub fn finish(mut self, meta: SnapshotMeta, guard: &ShrinkGuard) -> Changes {
         self.compare_bookmakers(&meta);
         self.find_missing_events(&meta);
         self.remove_missing(guard);
-        self.changes.counts.rejected += meta.rejects.total();
-        self.changes.counts.seen += meta.rejects.total();
-        self.changes.rejects.merge(meta.rejects);
+        self.changes.counts.rejected += meta.rejected.total();
+        self.changes.counts.seen += meta.rejected.total();
+        self.changes.rejects.merge(meta.rejected);
         // By row: the same input gives the same order, and concurrent writers lock rows in one order.
         self.changes.events.sort_by_key(|change| change.row);
         self.changes.selections.sort_by_key(|change| change.row);
@@ -112,7 +112,7 @@ impl<'a> Differ<'a> {
     }
 
     /// Compares one event with its stored rows.
-    pub(super) fn compare(&mut self, observed: &EventSnapshot, slice: Option<Slice>) {
+    pub(super) fn compare(&mut self, observed: &EventSnapshot, slice: Option<Fingerprint>) {
         let rows = observed.prices.len() as u64;
         let id = &observed.event.id;
         if self.listed.contains(id) {
@@ -120,7 +120,7 @@ impl<'a> Differ<'a> {
         }
         let stored = self.state.events.get(id);
         // A stored event was valid.
-        if stored.is_none_or(|stored| !stored.event.same_facts(&observed.event))
+        if stored.is_none_or(|stored| !stored.event.equals_except_status(&observed.event))
             && let Some(reason) = validate::event(&observed.event)
         {
             self.listed.insert(id.clone());
@@ -129,8 +129,8 @@ impl<'a> Differ<'a> {
         // All that refer to this event share one allocation of its id.
         let id = stored.map_or(id, |stored| &stored.event.id).clone();
         self.listed.insert(id.clone());
-        self.changes.extent.events += 1;
-        self.changes.extent.selections += observed.selections.len();
+        self.changes.stats.events += 1;
+        self.changes.stats.selections += observed.selections.len();
         if let Some(stored) = stored {
             if stored.checked_at > self.as_of {
                 self.changes.counts.seen += rows;
@@ -164,16 +164,17 @@ impl<'a> Differ<'a> {
     fn compare_event(&mut self, stored: Option<&StoredEvent>, observed: &Event) -> i64 {
         let before = stored.map(|stored| &stored.event);
         let corrected = stored.is_some_and(|stored| stored.corrected);
-        let (status, in_play, status_by) = Event::standing(before, corrected, observed, self.as_of);
+        let (status, in_play, status_by) =
+            Event::resolve_status(before, corrected, observed, self.as_of);
         if let Some(before) = before
             && (before.status, before.in_play) == (status, in_play)
-            && before.same_facts(observed)
+            && before.equals_except_status(observed)
         {
             return stored.map_or(0, |stored| stored.row);
         }
         let row = match stored {
             Some(stored) => stored.row,
-            None => next_id(&mut self.changes.next.event),
+            None => next_id(&mut self.changes.next_ids.event),
         };
         self.changes.events.push(EventChange {
             row,
@@ -256,7 +257,7 @@ impl<'a> Differ<'a> {
         }
         let row = match known {
             Some(known) => known.row,
-            None => next_id(&mut self.changes.next.selection),
+            None => next_id(&mut self.changes.next_ids.selection),
         };
         self.changes.selections.push(SelectionChange {
             row,
@@ -302,7 +303,7 @@ impl<'a> Differ<'a> {
             }
         }
         if !touched.is_empty() {
-            self.changes.touched.push(Touched {
+            self.changes.refreshed.push(RefreshedPrices {
                 event: event.clone(),
                 prices: touched,
             });
@@ -392,7 +393,7 @@ impl<'a> Differ<'a> {
             }
             None => self.new_bookmaker(&price.key.bookmaker),
         };
-        let row = next_id(&mut self.changes.next.price);
+        let row = next_id(&mut self.changes.next_ids.price);
         self.changes.push_price(PriceChange {
             row,
             event_row,
@@ -426,7 +427,7 @@ impl<'a> Differ<'a> {
     }
 
     /// Adds new bookmakers under the names of the answer and lists all that offer a price.
-    fn compare_bookmakers(&mut self, meta: &Look) {
+    fn compare_bookmakers(&mut self, meta: &SnapshotMeta) {
         let mut offering: HashSet<BookmakerId> = HashSet::new();
         for bookmaker in &meta.bookmakers {
             if let Some(reason) = validate::bookmaker(bookmaker) {
@@ -448,8 +449,8 @@ impl<'a> Differ<'a> {
         let known = known.filter(|(_, offers)| **offers);
         offering.extend(known.map(|(stored, _)| stored.bookmaker.id.clone()));
         offering.extend(self.new_bookmakers.keys().cloned());
-        self.changes.extent.bookmakers = offering.into_iter().collect();
-        self.changes.extent.bookmakers.sort();
+        self.changes.stats.bookmakers = offering.into_iter().collect();
+        self.changes.stats.bookmakers.sort();
     }
 
     /// The row of a bookmaker that is not stored yet; it is named by its id until a name is known.
@@ -457,7 +458,7 @@ impl<'a> Differ<'a> {
         if let Some(row) = self.new_bookmakers.get(id) {
             return *row;
         }
-        let row = next_id(&mut self.changes.next.bookmaker);
+        let row = next_id(&mut self.changes.next_ids.bookmaker);
         self.new_bookmakers.insert(id.clone(), row);
         self.changes.bookmakers.push(BookmakerChange {
             row,
@@ -469,7 +470,7 @@ impl<'a> Differ<'a> {
         row
     }
 
-    fn find_missing_events(&mut self, meta: &Look) {
+    fn find_missing_events(&mut self, meta: &SnapshotMeta) {
         if meta.scope == Scope::Listed {
             return;
         }
@@ -492,13 +493,13 @@ impl<'a> Differ<'a> {
     }
 
     /// Turns absence into changes, unless so much is missing that the answer itself is doubtful.
-    fn remove_missing(&mut self, guard: &Guard) {
+    fn remove_missing(&mut self, guard: &ShrinkGuard) {
         let missing = std::mem::take(&mut self.missing);
-        let doubtful = guard.trips(missing.prices.len(), missing.open_prices)
-            || guard.trips(missing.events.len(), missing.listed_events);
-        let previous = guard.first_look.filter(|_| doubtful);
+        let doubtful = guard.is_exceeded(missing.prices.len(), missing.open_prices)
+            || guard.is_exceeded(missing.events.len(), missing.listed_events);
+        let previous = guard.previous_missing.filter(|_| doubtful);
         // An absence is accepted at once, or if the previous snapshot lacked the row too.
-        let accepted = |rows: fn(&Missing) -> &Rows, row: i64| match previous {
+        let accepted = |rows: fn(&MissingRows) -> &IdSet, row: i64| match previous {
             Some(previous) => rows(previous).contains(row),
             None => !doubtful,
         };
@@ -529,7 +530,7 @@ impl<'a> Differ<'a> {
             }
         }
         if held_events + held_prices > 0 {
-            self.changes.held_back = Some(HeldBack {
+            self.changes.pending_removals = Some(PendingRemovals {
                 prices: held_prices,
                 open_prices: missing.open_prices,
                 events: held_events,
@@ -542,7 +543,9 @@ impl<'a> Differ<'a> {
     fn remove_event(&mut self, stored: &StoredEvent) {
         let mut after = stored.event.clone();
         after.listed = false;
-        after.status = after.moved_by_clock(self.as_of).unwrap_or(after.status);
+        after.status = after
+            .due_clock_transition(self.as_of)
+            .unwrap_or(after.status);
         self.changes.checked.push(after.id.clone());
         self.changes.events.push(EventChange {
             row: stored.row,
@@ -576,8 +579,8 @@ fn status(price: &Price) -> PriceStatus {
     }
 }
 
-impl Take for Differ<'_> {
-    fn begin(&mut self, as_of: DateTime<Utc>) {
+impl EventSink for Differ<'_> {
+    fn start(&mut self, as_of: DateTime<Utc>) {
         let skips_known = self.skips_known;
         *self = Self::new(self.state);
         self.skips_known = skips_known;
@@ -585,16 +588,16 @@ impl Take for Differ<'_> {
         self.changes.as_of = as_of;
     }
 
-    fn knows(&self, slice: &Slice) -> Option<EventId> {
+    fn knows(&self, slice: &Fingerprint) -> Option<EventId> {
         let skips = self.skips_known;
         let stored = self.state.by_hash(slice.hash).filter(|_| skips)?;
         let fingerprint = stored.fingerprint?;
         // An event with a due transition by the clock is parsed, so that this snapshot commits the transition.
-        let is_current = stored.event.moved_by_clock(self.as_of).is_none();
+        let is_current = stored.event.due_clock_transition(self.as_of).is_none();
         (fingerprint.slice == *slice && is_current).then(|| stored.event.id.clone())
     }
 
-    fn same(&mut self, slice: &Slice) {
+    fn same(&mut self, slice: &Fingerprint) {
         let Some(stored) = self.state.by_hash(slice.hash) else {
             return;
         };
@@ -610,8 +613,8 @@ impl Take for Differ<'_> {
         if !self.listed.insert(stored.event.id.clone()) {
             return self.reject("duplicate_event", rows, &stored.event.id);
         }
-        self.changes.extent.events += 1;
-        self.changes.extent.selections += fingerprint.selections as usize;
+        self.changes.stats.events += 1;
+        self.changes.stats.selections += fingerprint.selections as usize;
         self.changes.counts.seen += rows;
         if stored.checked_at > self.as_of {
             self.changes.counts.stale += rows;
@@ -624,7 +627,7 @@ impl Take for Differ<'_> {
         self.missing.open_prices += open;
     }
 
-    fn take(&mut self, event: EventSnapshot, slice: Option<Slice>) {
+    fn take(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
         self.compare(&event, slice);
     }
 }

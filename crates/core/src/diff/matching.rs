@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::book::{Book, StoredEvent};
+use super::stored_state::{Book, StoredEvent};
 use crate::model::{Price, PriceKey};
 
 /// What an observed price belongs to.

@@ -10,38 +10,39 @@
 //! the fingerprint that it was stored from is not even parsed: [`Take::knows`]. Any change from elsewhere clears
 //! that fingerprint.
 
-pub mod book;
 mod changes;
 mod differ;
 mod matching;
 mod sink;
+pub mod stored_state;
 mod transitions;
 mod validate;
 
-use crate::model::{Look, Snapshot};
-use book::Book;
-pub use book::{Loading, Orphan, PriceRow};
+use crate::model::{Snapshot, SnapshotMeta};
 pub use changes::{
-    Aside, BookmakerChange, Changes, EventChange, Extent, Guard, HeldBack, Missing, PriceChange,
-    PriceChangeKind, Rows, SelectionChange, Told, Touched,
+    BookmakerChange, Changes, EventChange, ExcludedRows, IdSet, MissingRows, OutboxEntry,
+    PendingRemovals, PriceChange, PriceChangeKind, RefreshedPrices, SelectionChange, ShrinkGuard,
+    SnapshotStats,
 };
 pub use differ::Differ;
-pub use sink::{Collected, Take};
-pub use transitions::{Word, moves};
+pub use sink::{CollectingSink, EventSink};
+use stored_state::Book;
+pub use stored_state::{Loading, Orphan, PriceRow};
+pub use transitions::{StatusCorrection, status_transitions};
 
 /// Compares the stored state with a complete snapshot.
-pub fn diff(state: &Book, observed: &Snapshot, guard: &Guard) -> Changes {
+pub fn compute_changes(state: &Book, observed: &Snapshot, guard: &ShrinkGuard) -> Changes {
     let mut differ = Differ::new(state);
-    differ.begin(observed.as_of);
+    differ.start(observed.as_of);
     for event in &observed.events {
         differ.compare(event, None);
     }
-    let meta = Look {
+    let meta = SnapshotMeta {
         source: observed.source.clone(),
         as_of: observed.as_of,
         scope: observed.scope.clone(),
         bookmakers: observed.bookmakers.clone(),
-        rejects: observed.rejects.clone(),
+        rejected: observed.rejected.clone(),
     };
     differ.finish(meta, guard)
 }

@@ -3,54 +3,54 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::model::{EventId, EventSnapshot, Look, Slice, Snapshot};
+use crate::model::{EventId, EventSnapshot, Fingerprint, Snapshot, SnapshotMeta};
 
 /// Receives the events of an answer as they are read.
-pub trait Take: Send {
+pub trait EventSink: Send {
     /// Starts an answer that was requested at `as_of`. Events of an unfinished answer before it are discarded.
-    fn begin(&mut self, as_of: DateTime<Utc>);
+    fn start(&mut self, as_of: DateTime<Utc>);
 
     /// The event that is stored exactly as this text describes it, if there is one. Changes nothing.
-    fn knows(&self, slice: &Slice) -> Option<EventId>;
+    fn knows(&self, slice: &Fingerprint) -> Option<EventId>;
 
     /// Records that this text was delivered again. Call it only after `knows` has returned its event.
-    fn same(&mut self, slice: &Slice);
+    fn same(&mut self, slice: &Fingerprint);
 
     /// Delivers a parsed event. `slice` is given if no row of the event was rejected, so that an equal text may
     /// be skipped from now on.
-    fn take(&mut self, event: EventSnapshot, slice: Option<Slice>);
+    fn take(&mut self, event: EventSnapshot, slice: Option<Fingerprint>);
 }
 
 /// Collects all events in memory, for recorders, checks and tests. It skips no text.
 #[derive(Default)]
-pub struct Collected(pub Vec<EventSnapshot>);
+pub struct CollectingSink(pub Vec<EventSnapshot>);
 
-impl Collected {
+impl CollectingSink {
     /// Joins the collected events with the rest of the answer.
-    pub fn into_snapshot(self, meta: Look) -> Snapshot {
+    pub fn into_snapshot(self, meta: SnapshotMeta) -> Snapshot {
         Snapshot {
             source: meta.source,
             as_of: meta.as_of,
             scope: meta.scope,
             events: self.0,
             bookmakers: meta.bookmakers,
-            rejects: meta.rejects,
+            rejected: meta.rejected,
         }
     }
 }
 
-impl Take for Collected {
-    fn begin(&mut self, _: DateTime<Utc>) {
+impl EventSink for CollectingSink {
+    fn start(&mut self, _: DateTime<Utc>) {
         self.0.clear();
     }
 
-    fn knows(&self, _: &Slice) -> Option<EventId> {
+    fn knows(&self, _: &Fingerprint) -> Option<EventId> {
         None
     }
 
-    fn same(&mut self, _: &Slice) {}
+    fn same(&mut self, _: &Fingerprint) {}
 
-    fn take(&mut self, event: EventSnapshot, _: Option<Slice>) {
+    fn take(&mut self, event: EventSnapshot, _: Option<Fingerprint>) {
         self.0.push(event);
     }
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
-use super::book::StoredEvent;
+use super::stored_state::StoredEvent;
 use super::*;
 use crate::model::*;
 
@@ -27,7 +27,7 @@ fn event(n: u8, status: EventStatus) -> Event {
         status,
         in_play: false,
         listed: true,
-        facts: Facts::new(),
+        attributes: Attributes::new(),
     }
 }
 
@@ -36,7 +36,7 @@ fn selection(n: u8, status: SelectionStatus) -> Selection {
         id: SelectionId::new(format!("s{n}")),
         name: format!("runner {n}"),
         status,
-        facts: Facts::new(),
+        attributes: Attributes::new(),
     }
 }
 
@@ -94,7 +94,7 @@ fn any_snapshot(as_of: i64) -> impl Strategy<Value = Snapshot> {
             scope,
             events,
             bookmakers: vec![],
-            rejects: Rejects::default(),
+            rejected: RejectedRows::default(),
         }
     })
 }
@@ -131,7 +131,7 @@ fn any_choice() -> impl Strategy<Value = Choice> {
 fn state_after(history: &[Snapshot]) -> Book {
     let mut state = Book::default();
     for snapshot in history {
-        let changes = diff(&state, snapshot, &Guard::OFF);
+        let changes = compute_changes(&state, snapshot, &ShrinkGuard::OFF);
         state.apply(changes);
     }
     state
@@ -163,25 +163,25 @@ fn open(state: &Book, stored: &StoredEvent) -> BTreeMap<PriceKey, Offer> {
 #[test]
 fn known_text_is_parsed_once_at_each_status_transition() {
     let mut state = Book::default();
-    let slice = Slice::of(b"the same");
+    let slice = Fingerprint::compute(b"the same");
     let observed = EventSnapshot {
         event: event(0, EventStatus::Scheduled),
         selections: vec![selection(0, SelectionStatus::Active)],
         prices: vec![price(0, 0, Some(200), 100)],
         complete: true,
     };
-    let meta = |as_of| Look {
+    let meta = |as_of| SnapshotMeta {
         source: "test".into(),
         as_of,
         scope: Scope::Listed,
         bookmakers: vec![],
-        rejects: Rejects::default(),
+        rejected: RejectedRows::default(),
     };
     let mut read = Vec::new();
     // The event starts at 3,600 s.
     for seconds in [-4000, -3900, -3600, -3500, 3599, 3600, 3700, 90_000] {
         let mut differ = Differ::new(&state);
-        differ.begin(at(seconds));
+        differ.start(at(seconds));
         match differ.knows(&slice) {
             Some(_) => differ.same(&slice),
             None => {
@@ -189,8 +189,8 @@ fn known_text_is_parsed_once_at_each_status_transition() {
                 differ.take(observed.clone(), Some(slice));
             }
         }
-        let changes = differ.finish(meta(at(seconds)), &Guard::OFF);
-        assert_eq!(changes.is_quiet(), read.last() != Some(&seconds));
+        let changes = differ.finish(meta(at(seconds)), &ShrinkGuard::OFF);
+        assert_eq!(changes.is_empty(), read.last() != Some(&seconds));
         state.apply(changes);
     }
     assert_eq!(read, [-4000, -3600, 3600]);
@@ -203,9 +203,9 @@ proptest! {
     fn diff_applied_gives_the_observed_state(history in any_history(), new in any_snapshot(900)) {
         let before = state_after(&history);
         let mut after = before.clone();
-        let changes = diff(&before, &new, &Guard::OFF);
-        prop_assert_eq!(changes.held_back.is_some(), false);
-        let reported = changes.extent.bookmakers.clone();
+        let changes = compute_changes(&before, &new, &ShrinkGuard::OFF);
+        prop_assert_eq!(changes.pending_removals.is_some(), false);
+        let reported = changes.stats.bookmakers.clone();
         after.apply(changes);
 
         let (mut listed, mut offering) = (HashSet::new(), BTreeSet::new());
@@ -236,9 +236,9 @@ proptest! {
     #[test]
     fn diff_of_an_equal_snapshot_is_empty(history in any_history(), new in any_snapshot(900)) {
         let mut state = state_after(&history);
-        state.apply(diff(&state, &new, &Guard::OFF));
-        let again = diff(&state, &new, &Guard::OFF);
-        prop_assert!(again.is_quiet(), "{again:?}");
+        state.apply(compute_changes(&state, &new, &ShrinkGuard::OFF));
+        let again = compute_changes(&state, &new, &ShrinkGuard::OFF);
+        prop_assert!(again.is_empty(), "{again:?}");
         prop_assert_eq!(again.counts.written(), 0);
         let before = state.clone();
         state.apply(again);
@@ -248,8 +248,8 @@ proptest! {
     #[test]
     fn diff_of_an_older_snapshot_changes_no_known_event(history in any_history(), new in any_snapshot(900), old in any_snapshot(50)) {
         let mut state = state_after(&history);
-        state.apply(diff(&state, &new, &Guard::OFF));
-        let changes = diff(&state, &old, &Guard::OFF);
+        state.apply(compute_changes(&state, &new, &ShrinkGuard::OFF));
+        let changes = compute_changes(&state, &old, &ShrinkGuard::OFF);
         let known = |id: &EventId| state.events.contains_key(id);
         prop_assert!(changes.prices.iter().all(|change| !known(&change.event)));
         prop_assert!(changes.selections.iter().all(|change| !known(&change.event)));
@@ -259,13 +259,13 @@ proptest! {
     #[test]
     fn price_with_an_older_feed_time_is_stale(cents in 1i64..9, other in 1i64..9, late in 1i64..100) {
         let snapshot = |as_of: i64, price: Price| Snapshot {
-            source: "test".into(), as_of: at(as_of), scope: Scope::Listed, bookmakers: vec![], rejects: Rejects::default(),
+            source: "test".into(), as_of: at(as_of), scope: Scope::Listed, bookmakers: vec![], rejected: RejectedRows::default(),
             events: vec![EventSnapshot { event: event(0, EventStatus::Scheduled), selections: vec![selection(0, SelectionStatus::Active)], prices: vec![price], complete: true }],
         };
         let state = state_after(&[snapshot(200, price(0, 0, Some(100 + cents), 200))]);
         // Requested later, but the provider's cache answered with an older price.
-        let changes = diff(&state, &snapshot(300, price(0, 0, Some(100 + other), 200 - late)), &Guard::OFF);
-        prop_assert!(changes.is_quiet());
+        let changes = compute_changes(&state, &snapshot(300, price(0, 0, Some(100 + other), 200 - late)), &ShrinkGuard::OFF);
+        prop_assert!(changes.is_empty());
         prop_assert_eq!(changes.counts.stale, 1);
     }
 
@@ -282,15 +282,15 @@ proptest! {
             let mut listed = HashSet::new();
             let texts = choice.events.iter().map(|n| n % pool.len());
             let texts: Vec<usize> = texts.filter(|n| listed.insert(pool[*n].event.id.clone())).collect();
-            let meta = || Look {
-                source: "test".into(), as_of, scope: choice.scope.clone(), bookmakers: vec![], rejects: Rejects::default(),
+            let meta = || SnapshotMeta {
+                source: "test".into(), as_of, scope: choice.scope.clone(), bookmakers: vec![], rejected: RejectedRows::default(),
             };
-            let guard = |previous| Guard { max_removed_fraction: choice.max_removed, first_look: previous };
+            let guard = |previous| ShrinkGuard { max_removed_fraction: choice.max_removed, previous_missing: previous };
 
             let mut differ = Differ::new(&skipping);
-            differ.begin(as_of);
+            differ.start(as_of);
             for text in &texts {
-                let slice = Slice::of(&text.to_le_bytes());
+                let slice = Fingerprint::compute(&text.to_le_bytes());
                 match differ.knows(&slice) {
                     Some(id) => {
                         prop_assert_eq!(&id, &pool[*text].event.id);
@@ -301,22 +301,22 @@ proptest! {
                 }
             }
             let one = differ.finish(meta(), &guard(held_back[0].as_ref()));
-            let mut differ = Differ::new(&reading).reading_everything();
-            differ.begin(as_of);
+            let mut differ = Differ::new(&reading).without_skipping();
+            differ.start(as_of);
             for text in &texts {
-                differ.take(pool[*text].clone(), Some(Slice::of(&text.to_le_bytes())));
+                differ.take(pool[*text].clone(), Some(Fingerprint::compute(&text.to_le_bytes())));
             }
             let other = differ.finish(meta(), &guard(held_back[1].as_ref()));
 
             prop_assert_eq!(one.counts, other.counts);
-            prop_assert_eq!(&one.extent, &other.extent);
+            prop_assert_eq!(&one.stats, &other.stats);
             prop_assert_eq!(&one.prices, &other.prices);
             prop_assert_eq!(&one.selections, &other.selections);
             prop_assert_eq!(&one.events, &other.events);
             let mut checked = [one.checked.clone(), other.checked.clone()];
             checked.iter_mut().for_each(|ids| ids.sort());
             prop_assert_eq!(&checked[0], &checked[1]);
-            held_back = [&one, &other].map(|changes| changes.held_back.as_ref().map(|held| held.missing.clone()));
+            held_back = [&one, &other].map(|changes| changes.pending_removals.as_ref().map(|held| held.missing.clone()));
             skipping.apply(one);
             reading.apply(other);
             prop_assert_eq!(&skipping, &reading);
@@ -327,7 +327,7 @@ proptest! {
 
     #[test]
     fn counts_include_every_row_once(history in any_history(), new in any_snapshot(900)) {
-        let counts = diff(&state_after(&history), &new, &Guard::OFF).counts;
+        let counts = compute_changes(&state_after(&history), &new, &ShrinkGuard::OFF).counts;
         let rows: usize = new.events.iter().map(|event| event.prices.len()).sum();
         prop_assert_eq!(counts.seen, rows as u64);
         prop_assert_eq!(counts.seen, counts.inserted + counts.reopened + counts.changed + counts.unchanged
@@ -344,7 +344,7 @@ proptest! {
         let mut state = Book::default();
         for snapshot in &history {
             let before: HashMap<_, _> = state.events.iter().map(|(id, e)| (id.clone(), rank(&e.event))).collect();
-            state.apply(diff(&state, snapshot, &Guard::OFF));
+            state.apply(compute_changes(&state, snapshot, &ShrinkGuard::OFF));
             for (id, before) in before {
                 prop_assert!(rank(&state.events[&id].event) >= before);
             }
@@ -354,9 +354,9 @@ proptest! {
     #[test]
     fn short_answer_needs_a_second_snapshot(history in any_history(), new in any_snapshot(900)) {
         let state = state_after(&history);
-        let accepted = diff(&state, &new, &Guard::OFF);
-        let first = diff(&state, &new, &Guard { max_removed_fraction: 0.5, first_look: None });
-        if let Some(held) = &first.held_back {
+        let accepted = compute_changes(&state, &new, &ShrinkGuard::OFF);
+        let first = compute_changes(&state, &new, &ShrinkGuard { max_removed_fraction: 0.5, previous_missing: None });
+        if let Some(held) = &first.pending_removals {
             // Nothing that is only missing is removed …
             prop_assert!(held.prices * 2 > held.open_prices || held.events * 2 > held.listed_events);
             let gone = |changes: &Changes| changes.events.iter().filter(|c| !c.after.listed).count();
@@ -365,9 +365,9 @@ proptest! {
             // … until an equal snapshot follows.
             let mut after_first = state.clone();
             after_first.apply(first.clone());
-            let guard = Guard { max_removed_fraction: 0.5, first_look: Some(&held.missing) };
-            let second = diff(&after_first, &new, &guard);
-            prop_assert!(second.held_back.is_none());
+            let guard = ShrinkGuard { max_removed_fraction: 0.5, previous_missing: Some(&held.missing) };
+            let second = compute_changes(&after_first, &new, &guard);
+            prop_assert!(second.pending_removals.is_none());
             after_first.apply(second);
             let mut at_once = state.clone();
             at_once.apply(accepted);

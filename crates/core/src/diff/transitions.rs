@@ -5,30 +5,34 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 
-use super::book::Book;
 use super::changes::{Changes, EventChange};
+use super::stored_state::Book;
 use crate::model::{Event, EventId, EventStatus, StatusSource};
 
 /// A manual correction: its id, the event and the status; `None` is a status that cannot be read.
-pub type Word = (i64, EventId, Option<EventStatus>);
+pub type StatusCorrection = (i64, EventId, Option<EventStatus>);
 
 /// Computes the changes that are due at `now`. The last of several corrections of one event is used.
-pub fn moves(state: &Book, corrections: &[Word], now: DateTime<Utc>) -> Changes {
+pub fn status_transitions(
+    state: &Book,
+    corrections: &[StatusCorrection],
+    now: DateTime<Utc>,
+) -> Changes {
     let corrected: HashMap<&EventId, EventStatus> = corrections
         .iter()
         .filter_map(|(_, event, status)| Some((event, (*status)?)))
         .collect();
     let mut changes = Changes {
         as_of: now,
-        next: state.next,
-        unlooked: true,
+        next_ids: state.next,
+        clock_driven: true,
         corrections: corrections.iter().map(|(id, ..)| *id).collect(),
         ..Changes::default()
     };
     for (id, stored) in &state.events {
         let (after, status_by) = match corrected.get(id) {
             Some(status) => (correct(&stored.event, *status), StatusSource::Correction),
-            None => match stored.event.moved_by_clock(now) {
+            None => match stored.event.due_clock_transition(now) {
                 Some(status) => {
                     let event = stored.event.clone();
                     (Event { status, ..event }, StatusSource::Clock)

@@ -1,7 +1,7 @@
 //! Checks that a row can be stored: Postgres has no NUL in text and no index entry longer than a third of a page.
 //! The differ calls it where rows are counted, so that one bad row is one rejected row.
 
-use crate::model::{Bookmaker, Event, Facts, Price, Selection};
+use crate::model::{Attributes, Bookmaker, Event, Price, Selection};
 
 /// Three such ids fit well into an index entry (2,704 bytes on Postgres).
 const MAX_ID_BYTES: usize = 512;
@@ -26,7 +26,7 @@ fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Option<RejectReason> {
     nul.then_some("control_character")
 }
 
-fn facts(facts: &Facts) -> impl Iterator<Item = &str> {
+fn facts(facts: &Attributes) -> impl Iterator<Item = &str> {
     facts.iter().flat_map(|(name, value)| [name, value])
 }
 
@@ -38,12 +38,13 @@ pub(super) fn event(event: &Event) -> Option<RejectReason> {
         &event.venue,
         &event.name,
     ];
-    id(event.id.as_str()).or_else(|| texts(names.into_iter().chain(facts(&event.facts))))
+    id(event.id.as_str()).or_else(|| texts(names.into_iter().chain(facts(&event.attributes))))
 }
 
 pub(super) fn selection(selection: &Selection) -> Option<RejectReason> {
     let names = [selection.name.as_str()];
-    id(selection.id.as_str()).or_else(|| texts(names.into_iter().chain(facts(&selection.facts))))
+    id(selection.id.as_str())
+        .or_else(|| texts(names.into_iter().chain(facts(&selection.attributes))))
 }
 
 pub(super) fn bookmaker(bookmaker: &Bookmaker) -> Option<RejectReason> {

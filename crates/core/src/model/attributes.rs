@@ -11,9 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Stored as `name NUL value NUL …`: a few dozen bytes where a map takes a kilobyte, and equality is one
 /// comparison of memory. A NUL inside a name or value, which Postgres cannot store, becomes U+FFFD.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Facts(Box<str>);
+pub struct Attributes(Box<str>);
 
-impl Facts {
+impl Attributes {
     /// No attributes.
     pub fn new() -> Self {
         Self::default()
@@ -44,7 +44,7 @@ impl Facts {
 }
 
 /// The last of several values under one name is kept.
-impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Facts {
+impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Attributes {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(all: I) -> Self {
         let mut all: Vec<(N, V)> = all.into_iter().collect();
         all.sort_by(|a, b| a.0.as_ref().cmp(b.0.as_ref()));
@@ -69,25 +69,25 @@ impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Facts {
     }
 }
 
-impl<N: AsRef<str>, V: AsRef<str>, const LEN: usize> From<[(N, V); LEN]> for Facts {
+impl<N: AsRef<str>, V: AsRef<str>, const LEN: usize> From<[(N, V); LEN]> for Attributes {
     fn from(all: [(N, V); LEN]) -> Self {
         all.into_iter().collect()
     }
 }
 
-impl fmt::Debug for Facts {
+impl fmt::Debug for Attributes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
     }
 }
 
-impl Serialize for Facts {
+impl Serialize for Attributes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter())
     }
 }
 
-impl<'de> Deserialize<'de> for Facts {
+impl<'de> Deserialize<'de> for Attributes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(BTreeMap::<String, String>::deserialize(deserializer)?
             .into_iter()
@@ -107,7 +107,7 @@ mod tests {
             all in prop::collection::vec(("[a-c]{0,2}", "[a-cé \"]{0,3}"), 0..6),
         ) {
             let map: BTreeMap<String, String> = all.iter().cloned().collect();
-            let facts: Facts = all.iter().cloned().collect();
+            let facts: Attributes = all.iter().cloned().collect();
             prop_assert_eq!(facts.is_empty(), map.is_empty());
             let listed: BTreeMap<String, String> =
                 facts.iter().map(|(name, value)| (name.into(), value.into())).collect();
@@ -115,20 +115,20 @@ mod tests {
             for (name, value) in &map {
                 prop_assert_eq!(facts.get(name), Some(value.as_str()));
             }
-            let mut one_by_one = Facts::new();
+            let mut one_by_one = Attributes::new();
             for (name, value) in &all {
                 one_by_one.insert(name, value);
             }
             prop_assert_eq!(&one_by_one, &facts);
             let json = serde_json::to_string(&facts).expect("text");
             prop_assert_eq!(&json, &serde_json::to_string(&map).expect("text"));
-            prop_assert_eq!(serde_json::from_str::<Facts>(&json).expect("a map"), facts);
+            prop_assert_eq!(serde_json::from_str::<Attributes>(&json).expect("a map"), facts);
         }
     }
 
     #[test]
     fn attributes_replace_nul_in_a_value() {
-        let facts = Facts::from([("going", "So\0ft")]);
+        let facts = Attributes::from([("going", "So\0ft")]);
         assert_eq!(facts.get("going"), Some("So\u{fffd}ft"));
         assert_eq!(facts.iter().count(), 1);
     }

@@ -50,7 +50,7 @@ pub struct Bookmaker {
 
 impl Bookmaker {
     /// `exchange` or `fixed`.
-    pub fn kind(&self) -> &'static str {
+    pub fn kind_text(&self) -> &'static str {
         if self.id.is_exchange() {
             "exchange"
         } else {

@@ -9,7 +9,7 @@ use super::{EventId, text_forms};
 /// Counts of one cycle, in prices. `seen` = inserted + reopened + changed + unchanged + stale
 /// + no_price + rejected; `withdrawn` counts stored prices, whether absent or explicitly gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub struct CycleCounts {
     /// Rows that the feed delivered.
     #[serde(rename = "prices_seen")]
     pub seen: u64,
@@ -31,7 +31,7 @@ pub struct Counts {
     pub no_price: u64,
 }
 
-impl Counts {
+impl CycleCounts {
     /// Adds the counts of another cycle.
     pub fn add(&mut self, other: &Self) {
         self.seen += other.seen;
@@ -85,7 +85,7 @@ text_forms!(ChangeKind);
 
 impl ChangeKind {
     /// Whether it is about single prices, not about the event as a whole.
-    pub fn is_of_price(self) -> bool {
+    pub fn is_price_change(self) -> bool {
         matches!(self, Self::PriceChanged | Self::PriceWithdrawn)
     }
 
@@ -108,7 +108,7 @@ impl ChangeKind {
 
 /// A change that another program reports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Reported {
+pub struct ExternalChange {
     /// The reported kind.
     pub kind: ChangeKind,
     /// For kinds that are about an event.

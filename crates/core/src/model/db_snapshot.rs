@@ -9,14 +9,14 @@ use std::fmt;
 ///
 /// Of two snapshots of one database, the later one includes the earlier one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct View {
+pub struct DbSnapshot {
     /// The first id that was not yet assigned, so not visible.
     xmax: u64,
     /// Ids below `xmax` that had not ended, so not visible. Ascending, each once.
     running: Box<[u64]>,
 }
 
-impl View {
+impl DbSnapshot {
     /// Reads `xmin:xmax:a,b,…`, the text form of Postgres. `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');
@@ -35,7 +35,7 @@ impl View {
     }
 
     /// The snapshot of a reader that saw the first `commits` commits of writers that take turns.
-    pub fn after(commits: u64) -> Self {
+    pub fn from_commit_count(commits: u64) -> Self {
         Self {
             xmax: commits + 1,
             running: Box::default(),
@@ -44,7 +44,7 @@ impl View {
 
     /// The snapshot that every reader has at least, once `transaction` has committed, which itself had this
     /// snapshot. It needs no query. `None` if so many others began in between that a query is cheaper.
-    pub fn and(&self, transaction: u64) -> Option<Self> {
+    pub fn with_tx(&self, transaction: u64) -> Option<Self> {
         let mut running = self.running.to_vec();
         let Some(between) = transaction.checked_sub(self.xmax) else {
             running.retain(|id| *id != transaction);
@@ -62,9 +62,9 @@ impl View {
     }
 
     /// The union: visible is what either of the two saw.
-    pub fn join(&self, other: &Self) -> Self {
+    pub fn merge(&self, other: &Self) -> Self {
         let mut running: Vec<u64> = self.running.iter().chain(&other.running).copied().collect();
-        running.retain(|id| !self.sees(*id) && !other.sees(*id));
+        running.retain(|id| !self.is_visible(*id) && !other.is_visible(*id));
         running.sort_unstable();
         running.dedup();
         Self {
@@ -74,13 +74,13 @@ impl View {
     }
 
     /// Whether the writes of `transaction` were visible.
-    pub fn sees(&self, transaction: u64) -> bool {
+    pub fn is_visible(&self, transaction: u64) -> bool {
         transaction < self.xmax && self.running.binary_search(&transaction).is_err()
     }
 
     /// Whether everything that `other` saw was visible. The last id below an `xmax` is always visible, so a
     /// smaller `xmax` alone means no.
-    pub fn covers(&self, other: &Self) -> bool {
+    pub fn includes(&self, other: &Self) -> bool {
         self.xmax >= other.xmax
             && self
                 .running
@@ -98,7 +98,7 @@ fn number(text: &str) -> Option<u64> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
-impl fmt::Display for View {
+impl fmt::Display for DbSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let xmin = self.running.first().unwrap_or(&self.xmax);
         write!(f, "{xmin}:{}:", self.xmax)?;
@@ -117,17 +117,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn view(text: &str) -> View {
-        View::parse(text).expect(text)
+    fn view(text: &str) -> DbSnapshot {
+        DbSnapshot::parse(text).expect(text)
     }
 
     #[test]
     fn snapshot_does_not_see_an_older_transaction_that_commits_later() {
         let seen = view("10:20:10,15");
-        assert!(seen.sees(9) && seen.sees(11) && seen.sees(19));
-        assert!(!seen.sees(10) && !seen.sees(15) && !seen.sees(20));
+        assert!(seen.is_visible(9) && seen.is_visible(11) && seen.is_visible(19));
+        assert!(!seen.is_visible(10) && !seen.is_visible(15) && !seen.is_visible(20));
         let later = view("15:20:15");
-        assert!(later.covers(&seen) && !seen.covers(&later));
+        assert!(later.includes(&seen) && !seen.includes(&later));
     }
 
     #[test]
@@ -147,13 +147,13 @@ mod tests {
             "+1:5:",
             "1:99999999999999999999:",
         ] {
-            assert_eq!(View::parse(text), None, "{text}");
+            assert_eq!(DbSnapshot::parse(text), None, "{text}");
         }
-        assert_eq!(View::after(7).to_string(), "8:8:");
+        assert_eq!(DbSnapshot::from_commit_count(7).to_string(), "8:8:");
     }
 
     /// A database: transactions begin and end; a snapshot is taken after each step.
-    fn history() -> impl Strategy<Value = Vec<View>> {
+    fn history() -> impl Strategy<Value = Vec<DbSnapshot>> {
         prop::collection::vec(any::<prop::sample::Index>(), 1..60).prop_map(|steps| {
             let (mut next, mut running, mut views) = (1u64, Vec::new(), Vec::new());
             for step in steps {
@@ -167,7 +167,7 @@ mod tests {
                     }
                     _ => {}
                 }
-                views.push(View {
+                views.push(DbSnapshot {
                     xmax: next,
                     running: running.clone().into(),
                 });
@@ -176,8 +176,8 @@ mod tests {
         })
     }
 
-    fn seen(view: &View) -> Vec<u64> {
-        (1..90).filter(|id| view.sees(*id)).collect()
+    fn seen(view: &DbSnapshot) -> Vec<u64> {
+        (1..90).filter(|id| view.is_visible(*id)).collect()
     }
 
     proptest! {
@@ -185,14 +185,14 @@ mod tests {
         #[test]
         fn snapshot_union_sees_what_either_saw_and_nothing_else(views in history(), more in history()) {
             for (a, b) in views.iter().zip(&more) {
-                let both = a.join(b);
+                let both = a.merge(b);
                 let (a_seen, b_seen) = (seen(a), seen(b));
                 let mut either: Vec<u64> = a_seen.iter().chain(&b_seen).copied().collect();
                 either.sort_unstable();
                 either.dedup();
                 prop_assert_eq!(seen(&both), either);
-                prop_assert_eq!(b.join(a), both.clone());
-                prop_assert_eq!(both.join(a), both.clone());
+                prop_assert_eq!(b.merge(a), both.clone());
+                prop_assert_eq!(both.merge(a), both.clone());
             }
         }
 
@@ -201,25 +201,25 @@ mod tests {
         fn snapshot_of_a_committer_is_included_in_later_ones(views in history(), more in 0u64..9) {
             for before in &views {
                 let id = before.xmax + more;
-                let known = before.and(id).expect("few in between");
-                prop_assert!(known.sees(id) && known.covers(before) && known.covers(&known));
-                let later = View { xmax: id + 3, running: before.running.clone() };
-                prop_assert!(later.covers(&known));
-                let without = View { xmax: id + 1, running: [id].into() };
-                prop_assert!(!without.covers(&known));
+                let known = before.with_tx(id).expect("few in between");
+                prop_assert!(known.is_visible(id) && known.includes(before) && known.includes(&known));
+                let later = DbSnapshot { xmax: id + 3, running: before.running.clone() };
+                prop_assert!(later.includes(&known));
+                let without = DbSnapshot { xmax: id + 1, running: [id].into() };
+                prop_assert!(!without.includes(&known));
             }
         }
 
         #[test]
         fn snapshot_includes_every_earlier_one(views in history()) {
             for (n, later) in views.iter().enumerate() {
-                prop_assert_eq!(View::parse(&later.to_string()), Some(later.clone()));
+                prop_assert_eq!(DbSnapshot::parse(&later.to_string()), Some(later.clone()));
                 for earlier in &views[..=n] {
-                    prop_assert!(later.covers(earlier));
+                    prop_assert!(later.includes(earlier));
                     let (early, late) = (seen(earlier), seen(later));
                     prop_assert!(early.iter().all(|id| late.contains(id)));
                     // And no snapshot includes one that sees more.
-                    prop_assert_eq!(earlier.covers(later), early == late && earlier.xmax == later.xmax);
+                    prop_assert_eq!(earlier.includes(later), early == late && earlier.xmax == later.xmax);
                 }
             }
         }

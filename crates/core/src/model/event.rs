@@ -7,7 +7,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr, VariantArray};
 
-use super::{EventId, Facts, SelectionId, text_forms};
+use super::{Attributes, EventId, SelectionId, text_forms};
 
 /// The status of an event; `model::status` defines its transitions. In a feed's snapshot, `Scheduled` means that
 /// the source reported no status: the clock decides.
@@ -69,12 +69,12 @@ pub struct Event {
     /// False once the event has left an answer whose scope covers it.
     pub listed: bool,
     /// Further attributes by name.
-    pub facts: Facts,
+    pub attributes: Attributes,
 }
 
 impl Event {
     /// Whether all fields but status and in-play are equal.
-    pub fn same_facts(&self, other: &Self) -> bool {
+    pub fn equals_except_status(&self, other: &Self) -> bool {
         let Self {
             id,
             source,
@@ -87,11 +87,11 @@ impl Event {
             status: _,
             in_play: _,
             listed,
-            facts,
+            attributes: facts,
         } = self;
         (id, source, sport, league) == (&other.id, &other.source, &other.sport, &other.league)
             && (venue, name, starts_at) == (&other.venue, &other.name, &other.starts_at)
-            && (day, listed, facts) == (&other.day, &other.listed, &other.facts)
+            && (day, listed, facts) == (&other.day, &other.listed, &other.attributes)
     }
 }
 
@@ -121,7 +121,7 @@ text_forms!(SelectionStatus);
 
 impl SelectionStatus {
     /// Whether it has left the market.
-    pub fn is_out(self) -> bool {
+    pub fn is_withdrawn(self) -> bool {
         matches!(self, Self::NonRunner | Self::Removed)
     }
 }
@@ -136,5 +136,5 @@ pub struct Selection {
     /// See [`SelectionStatus`].
     pub status: SelectionStatus,
     /// Further attributes by name.
-    pub facts: Facts,
+    pub attributes: Attributes,
 }

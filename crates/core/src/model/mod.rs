@@ -13,14 +13,16 @@ mod status;
 mod text;
 mod text_forms;
 
-pub use attributes::Facts;
+pub use attributes::Attributes;
 pub use bookmaker::{BOOKMAKER_ALIASES, Bookmaker};
-pub use change::{ChangeKind, Counts, Reported};
-pub use db_snapshot::View;
+pub use change::{ChangeKind, CycleCounts, ExternalChange};
+pub use db_snapshot::DbSnapshot;
 pub use event::{Event, EventStatus, Selection, SelectionStatus};
 pub use ids::{BookmakerId, EventId, MarketId, SelectionId};
 pub use price::{DERIVED_SCALE, EachWay, Fraction, Offer, Price, PriceKey, PriceStatus};
-pub use snapshot::{EventSnapshot, Look, Reject, Rejects, Scope, Slice, Snapshot};
-pub use status::{StatusSource, status_at};
-pub use text::{nearest, plain_text};
+pub use snapshot::{
+    EventSnapshot, Fingerprint, RejectedGroup, RejectedRows, Scope, Snapshot, SnapshotMeta,
+};
+pub use status::{StatusSource, compute_status};
+pub use text::{sanitize_text, suggest};
 pub(crate) use text_forms::text_forms;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Bookmaker, Event, EventId, Price, Selection, plain_text};
+use super::{Bookmaker, Event, EventId, Price, Selection, sanitize_text};
 
 /// Everything that a feed reported about one event.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,12 +76,12 @@ pub struct Snapshot {
     /// The bookmakers that occur, with the feed's names.
     pub bookmakers: Vec<Bookmaker>,
     /// Rows that could not be used.
-    pub rejects: Rejects,
+    pub rejected: RejectedRows,
 }
 
 /// A [`Snapshot`] without its events: what is known once they have been delivered one by one.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Look {
+pub struct SnapshotMeta {
     /// See [`Snapshot::source`].
     pub source: Arc<str>,
     /// See [`Snapshot::as_of`].
@@ -91,22 +91,22 @@ pub struct Look {
     /// See [`Snapshot::bookmakers`].
     pub bookmakers: Vec<Bookmaker>,
     /// See [`Snapshot::rejects`].
-    pub rejects: Rejects,
+    pub rejected: RejectedRows,
 }
 
 /// The fingerprint of the raw text of one event (XXH3, 128 bits). An equal text need not be parsed again; two
 /// texts with one fingerprint would have to be made on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Slice {
+pub struct Fingerprint {
     /// XXH3 of the text.
     pub hash: u128,
     /// Length of the text in bytes.
     pub len: usize,
 }
 
-impl Slice {
+impl Fingerprint {
     /// Computes the fingerprint.
-    pub fn of(text: &[u8]) -> Self {
+    pub fn compute(text: &[u8]) -> Self {
         Self {
             hash: xxhash_rust::xxh3::xxh3_128(text),
             len: text.len(),
@@ -116,14 +116,14 @@ impl Slice {
 
 /// Rejected rows: their number and one sample for each reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Rejects {
+pub struct RejectedRows {
     /// By the name of the reason.
-    pub by_reason: BTreeMap<&'static str, Reject>,
+    pub by_reason: BTreeMap<&'static str, RejectedGroup>,
 }
 
 /// Rows rejected for one reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Reject {
+pub struct RejectedGroup {
     /// Number of rows.
     pub rows: u64,
     /// The first of them, shortened for logs.
@@ -133,7 +133,7 @@ pub struct Reject {
 /// Samples go to logs: keep them short.
 const SAMPLE_CHARS: usize = 120;
 
-impl Rejects {
+impl RejectedRows {
     /// Counts one row.
     pub fn add(&mut self, reason: &'static str, sample: impl fmt::Display) {
         self.add_rows(reason, 1, sample);
@@ -143,7 +143,7 @@ impl Rejects {
     pub fn add_rows(&mut self, reason: &'static str, rows: u64, sample: impl fmt::Display) {
         let entry = self.by_reason.entry(reason).or_default();
         if entry.rows == 0 {
-            entry.sample = plain_text(&sample.to_string(), SAMPLE_CHARS);
+            entry.sample = sanitize_text(&sample.to_string(), SAMPLE_CHARS);
         }
         entry.rows += rows;
     }
@@ -166,7 +166,7 @@ impl Rejects {
     }
 }
 
-impl fmt::Display for Rejects {
+impl fmt::Display for RejectedRows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, (reason, reject)) in self.by_reason.iter().enumerate() {
             let comma = if n == 0 { "" } else { ", " };

@@ -66,7 +66,7 @@ text_forms!(StatusSource);
 impl EventStatus {
     /// Reads a source's word, ignoring case, `_`, `-` and spaces. A word for "not yet" is `Upcoming`. `None` for
     /// words without a status (an exchange's `OPEN`) and for unknown ones: then the clock decides.
-    pub fn from_source(text: &str) -> Option<Self> {
+    pub fn from_source_word(text: &str) -> Option<Self> {
         let word: String = text
             .chars()
             .filter(|c| !matches!(c, '_' | '-') && !c.is_whitespace())
@@ -114,7 +114,7 @@ impl EventStatus {
 /// Computes the status of an event at `now`. `source` is the status that the source reports, if it reports one;
 /// `Scheduled` and `Upcoming` both mean "not yet". The source's status wins over the clock's. A final status stays,
 /// and a live event does not become upcoming again, except by a manual correction.
-pub fn status_at(
+pub fn compute_status(
     source: Option<EventStatus>,
     stored: Option<EventStatus>,
     starts_at: Option<DateTime<Utc>>,
@@ -149,8 +149,8 @@ pub fn status_at(
 impl Event {
     /// The transition by the clock that is due at `now` without a new snapshot. It never goes back, and it leaves
     /// statuses that only a source can end.
-    pub fn moved_by_clock(&self, now: DateTime<Utc>) -> Option<EventStatus> {
-        self.next_move().filter(|at| *at <= now)?;
+    pub fn due_clock_transition(&self, now: DateTime<Utc>) -> Option<EventStatus> {
+        self.next_transition_at().filter(|at| *at <= now)?;
         let next = match EventStatus::by_clock(self.starts_at, self.listed, now)? {
             EventStatus::Live if self.status == EventStatus::Suspended => return None,
             next => next,
@@ -159,7 +159,7 @@ impl Event {
     }
 
     /// When its next transition by the clock is due; in the past if it is overdue.
-    pub fn next_move(&self) -> Option<DateTime<Utc>> {
+    pub fn next_transition_at(&self) -> Option<DateTime<Utc>> {
         let start = self.starts_at?;
         match self.status {
             EventStatus::Scheduled => start.checked_sub_signed(UPCOMING),
@@ -173,7 +173,7 @@ impl Event {
 
     /// Computes status, in-play flag and origin of the status from a snapshot's `observed` at `now`. `corrected`:
     /// the stored status was set by an operator.
-    pub fn standing(
+    pub fn resolve_status(
         stored: Option<&Self>,
         corrected: bool,
         observed: &Self,
@@ -193,7 +193,7 @@ impl Event {
             (Scheduled, _) => None,
             (status, _) => Some(status),
         };
-        let status = status_at(reported, was, observed.starts_at, observed.listed, now);
+        let status = compute_status(reported, was, observed.starts_at, observed.listed, now);
         let in_play = match stored {
             Some(stored) if stored.status.is_final() && !observed.status.is_final() => {
                 stored.in_play

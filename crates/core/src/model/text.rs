@@ -3,7 +3,7 @@
 
 /// Makes foreign text safe for a log or page: removes control characters (they can move a terminal's cursor or
 /// fake a log line) and bidirectional overrides, and cuts it to `max` characters.
-pub fn plain_text(text: &str, max: usize) -> String {
+pub fn sanitize_text(text: &str, max: usize) -> String {
     let mut plain: String = text
         .chars()
         .filter(|c| {
@@ -20,7 +20,7 @@ pub fn plain_text(text: &str, max: usize) -> String {
 
 /// Returns the name that is most like `word`, ignoring case, if it is near enough to suggest: at most a third of
 /// the letters differ (in short words one, in longer ones at least two, so that two swapped letters are found).
-pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn suggest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Foreign words may be long, and the distance costs the product of both lengths.
     let word: String = word.to_lowercase().chars().take(64).collect();
     let max = match word.chars().count() {
@@ -42,20 +42,20 @@ mod tests {
 
     #[test]
     fn plain_text_removes_control_characters_and_cuts() {
-        assert_eq!(plain_text("Red\u{1b}[2J Rum\n", 80), "Red[2J Rum");
-        assert_eq!(plain_text("abcdef", 4), "abc…");
+        assert_eq!(sanitize_text("Red\u{1b}[2J Rum\n", 80), "Red[2J Rum");
+        assert_eq!(sanitize_text("abcdef", 4), "abc…");
     }
 
     #[test]
     fn suggestion_is_given_for_a_typo_and_not_for_another_word() {
         let names = ["user_id", "trig_id", "Amount"];
-        let suggested = |word| nearest(word, names);
+        let suggested = |word| suggest(word, names);
         assert_eq!(suggested("usr_id"), Some("user_id"));
         assert_eq!(suggested("trig_idd"), Some("trig_id"));
         assert_eq!(suggested("amount"), Some("Amount"));
         assert_eq!(suggested("aomunt"), Some("Amount"));
         assert_eq!(suggested("venue"), None);
-        assert_eq!(nearest("", names), None);
-        assert_eq!(nearest("x", []), None);
+        assert_eq!(suggest("", names), None);
+        assert_eq!(suggest("x", []), None);
     }
 }

@@ -6,26 +6,26 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::diagnostic::suggestion;
-use super::movement::{Movement, parse_percent};
+use super::movement::{PriceDelta, parse_percent};
 use super::template::Binding;
 use crate::model::{ChangeKind, EventId, EventStatus};
 
 /// A change: one row of the outbox, or a reported one.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Change {
+pub struct RuleChange {
     /// Its kinds.
     pub kinds: BTreeSet<ChangeKind>,
     /// Its fields, each with all values: an event that moved has two leagues.
-    pub fields: Fields,
+    pub fields: FieldValues,
     /// Unknown rows of a table changed: a field without a value may have any.
-    pub many: bool,
+    pub is_bulk: bool,
     /// The changed prices. `None`: not loaded, or not stored any more.
-    pub lines: Option<Vec<Line>>,
+    pub prices: Option<Vec<PriceLine>>,
 }
 
 /// A changed price.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Line {
+pub struct PriceLine {
     /// Its market.
     pub market: String,
     /// Its bookmaker.
@@ -33,14 +33,14 @@ pub struct Line {
     /// Changed or withdrawn.
     pub kind: ChangeKind,
     /// Compared with the prices that a cache may show; `None` if it was not computed.
-    pub moved: Option<Movement>,
+    pub moved: Option<PriceDelta>,
 }
 
 /// Names and their values; a list is enough for the few of them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Fields(Vec<(String, Vec<String>)>);
+pub struct FieldValues(Vec<(String, Vec<String>)>);
 
-impl Fields {
+impl FieldValues {
     /// Adds a value to a name, once.
     pub fn add(&mut self, name: &str, value: impl Into<String>) {
         let value = value.into();
@@ -79,10 +79,10 @@ const OPTIONAL_FIELDS: [&str; 6] = [
     "bookmaker",
 ];
 
-impl Change {
+impl RuleChange {
     /// A change of an event.
-    pub fn of_event(kinds: BTreeSet<ChangeKind>, event: &EventId) -> Self {
-        let mut fields = Fields::default();
+    pub fn for_event(kinds: BTreeSet<ChangeKind>, event: &EventId) -> Self {
+        let mut fields = FieldValues::default();
         fields.add("event_id", event.as_str());
         Self {
             kinds,
@@ -93,9 +93,9 @@ impl Change {
 
     /// Adds the fields of an outbox row's detail: `{"table":…,"row":{…}}`, `{"task":…}`,
     /// `{"was":{"league_id":…}}`. Values that are no scalars are ignored.
-    pub fn detail(mut self, detail: &str) -> Self {
+    pub fn with_detail(mut self, detail: &str) -> Self {
         if let Ok(Value::Object(detail)) = serde_json::from_str(detail) {
-            self.many |= detail.contains_key("rows");
+            self.is_bulk |= detail.contains_key("rows");
             for (name, value) in &detail {
                 self.add(name, value);
             }
@@ -133,7 +133,7 @@ impl Change {
         };
         let mut change = Self {
             kinds: BTreeSet::from([kind]),
-            many: members.contains_key("rows"),
+            is_bulk: members.contains_key("rows"),
             ..Self::default()
         };
         for (name, value) in members
@@ -156,7 +156,7 @@ impl Change {
         }
         let one = |name: &str| change.fields.get(name).first().cloned();
         if let (Some(market), Some(bookmaker)) = (one("market"), one("bookmaker")) {
-            change.lines = Some(vec![Line {
+            change.prices = Some(vec![PriceLine {
                 market,
                 bookmaker,
                 kind,
@@ -173,8 +173,8 @@ impl Change {
         }
         match self.fields.get(name) {
             // The event has one of them.
-            [] if name == "current_status" && !self.many => Binding::Values(every_status()),
-            [] if self.many || OPTIONAL_FIELDS.contains(&name) => Binding::Any,
+            [] if name == "current_status" && !self.is_bulk => Binding::Values(every_status()),
+            [] if self.is_bulk || OPTIONAL_FIELDS.contains(&name) => Binding::Any,
             [] => Binding::Missing,
             values => Binding::Values(values),
         }
@@ -187,10 +187,10 @@ impl Change {
     }
 }
 
-fn movement(written: &Value) -> Result<Movement, String> {
+fn movement(written: &Value) -> Result<PriceDelta, String> {
     match written {
-        Value::String(word) if word == "state" => Ok(Movement::State),
-        Value::String(word) => parse_percent(word).map(Movement::exactly),
+        Value::String(word) if word == "state" => Ok(PriceDelta::StateChange),
+        Value::String(word) => parse_percent(word).map(PriceDelta::from_ratio),
         _ => Err("\"movement\" is a percentage such as \"12%\", or \"state\"".into()),
     }
 }
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn change_reads_reported_fields_as_text() {
-        let change = Change::parse(&json!({
+        let change = RuleChange::parse(&json!({
             "change": "row_changed", "table": "tlog", "op": "insert",
             "row": { "trig_id": 7, "user_id": "a b", "ok": true, "none": null },
         }))
@@ -240,15 +240,15 @@ mod tests {
             (json!({ "change": "row_changed", "row": {} }), "table"),
             (json!({ "change": "task_completed", "task": [] }), "task"),
         ] {
-            let error = Change::parse(&written).expect_err(why);
+            let error = RuleChange::parse(&written).expect_err(why);
             assert!(error.contains(why), "{error}");
         }
     }
 
     #[test]
     fn change_of_league_has_both_leagues() {
-        let change = Change::of_event(BTreeSet::from([ChangeKind::EventChanged]), &"e".into())
-            .detail(r#"{"was":{"league_id":"old"}}"#);
+        let change = RuleChange::for_event(BTreeSet::from([ChangeKind::EventChanged]), &"e".into())
+            .with_detail(r#"{"was":{"league_id":"old"}}"#);
         let mut change = change;
         change.fields.add("league_id", "new");
         assert_eq!(change.fields.get("league_id"), ["old", "new"]);

@@ -3,21 +3,21 @@
 
 use std::fmt;
 
-use crate::model::nearest;
+use crate::model::suggest;
 
 /// A rules file that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.lines())]
-pub struct BadRules {
+pub struct RulesError {
     /// The file's name as the user gave it.
     pub file: String,
     /// In the order of the text; never empty.
-    pub faults: Vec<Fault>,
+    pub diagnostics: Vec<Diagnostic>,
 }
 
-impl BadRules {
+impl RulesError {
     fn lines(&self) -> String {
-        let lines = self.faults.iter();
+        let lines = self.diagnostics.iter();
         let lines: Vec<String> = lines
             .map(|fault| format!("{}:{fault}", self.file))
             .collect();
@@ -27,7 +27,7 @@ impl BadRules {
 
 /// One mistake. Lines and columns are counted from one, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fault {
+pub struct Diagnostic {
     /// Line in the file.
     pub line: usize,
     /// Column in the line.
@@ -36,7 +36,7 @@ pub struct Fault {
     pub message: String,
 }
 
-impl Fault {
+impl Diagnostic {
     /// `at` is an offset in bytes.
     pub(super) fn at(text: &str, at: usize, message: impl Into<String>) -> Self {
         let before = text.get(..at).unwrap_or(text);
@@ -49,7 +49,7 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}", self.line, self.column, self.message)
     }
@@ -65,7 +65,7 @@ pub(super) struct Spanned<T> {
 /// The diagnostics of one text.
 pub(super) struct Diagnostics<'a> {
     text: &'a str,
-    pub(super) list: Vec<Fault>,
+    pub(super) list: Vec<Diagnostic>,
 }
 
 impl<'a> Diagnostics<'a> {
@@ -76,7 +76,7 @@ impl<'a> Diagnostics<'a> {
 
     /// Adds a mistake at an offset in bytes.
     pub(super) fn report(&mut self, at: usize, message: impl Into<String>) {
-        self.list.push(Fault::at(self.text, at, message));
+        self.list.push(Diagnostic::at(self.text, at, message));
     }
 
     /// Adds the mistake of a failed step.
@@ -86,14 +86,14 @@ impl<'a> Diagnostics<'a> {
     }
 
     pub(super) fn line(&self, at: usize) -> usize {
-        Fault::at(self.text, at, "").line
+        Diagnostic::at(self.text, at, "").line
     }
 }
 
 /// ` (did you mean "price_changed"?)`, or all known words if none is near.
 pub fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
-    match nearest(word, known.iter().copied()) {
+    match suggest(word, known.iter().copied()) {
         Some(near) => format!(" (did you mean \"{near}\"?)"),
         None if known.is_empty() => String::new(),
         None => format!(" (one of {})", known.join(", ")),
@@ -117,9 +117,9 @@ mod tests {
     #[test]
     fn diagnostic_counts_lines_and_columns_as_editors_do() {
         let text = "a\nbé = 1\n";
-        let fault = Fault::at(text, text.find('=').expect("there"), "x");
+        let fault = Diagnostic::at(text, text.find('=').expect("there"), "x");
         assert_eq!((fault.line, fault.column), (2, 4));
-        assert_eq!(Fault::at(text, 0, "x").line, 1);
-        assert_eq!(Fault::at(text, 999, "x").line, 3);
+        assert_eq!(Diagnostic::at(text, 0, "x").line, 1);
+        assert_eq!(Diagnostic::at(text, 999, "x").line, 3);
     }
 }

@@ -10,15 +10,15 @@ use std::sync::Arc;
 
 use rust_decimal::Decimal;
 
-use super::change::{Change, EVENT_FIELDS};
-use super::diagnostic::{Diagnostics, Fault, Spanned, suggestion};
+use super::change::{EVENT_FIELDS, RuleChange};
+use super::diagnostic::{Diagnostic, Diagnostics, Spanned, suggestion};
 use super::document::{self, Node, NodeValue, TableReader};
-use super::movement::{Movement, parse_percent};
-use super::rule::{Conditions, REASONS, Rule, Then};
+use super::movement::{PriceDelta, parse_percent};
+use super::rule::{Action, Conditions, REASONS, Rule};
 use super::rule_test::RuleTest;
 use super::template::{TargetKind, Template};
-use crate::key::READERS;
-use crate::model::{ChangeKind, nearest};
+use crate::key::BUILTIN_KEYS;
+use crate::model::{ChangeKind, suggest};
 
 const BUILTIN: &str = include_str!("default.toml");
 
@@ -30,7 +30,7 @@ pub(super) struct LoadedRules {
 }
 
 /// Reads the built-in rules.
-pub(super) fn builtin() -> Result<LoadedRules, Vec<Fault>> {
+pub(super) fn builtin() -> Result<LoadedRules, Vec<Diagnostic>> {
     let mut loader = RulesLoader::new(BUILTIN);
     let root = document::parse_toml(BUILTIN);
     if let Some(root) = loader.out.ok(root) {
@@ -40,7 +40,7 @@ pub(super) fn builtin() -> Result<LoadedRules, Vec<Fault>> {
 }
 
 /// Reads a file. The `builtin` rules are added unless it excludes them.
-pub(super) fn parse(text: &str, builtin: &[Rule]) -> Result<LoadedRules, Vec<Fault>> {
+pub(super) fn parse(text: &str, builtin: &[Rule]) -> Result<LoadedRules, Vec<Diagnostic>> {
     let mut loader = RulesLoader::new(text);
     if document::is_json(text) {
         if let Some(root) = loader.out.ok(document::parse_json(text)) {
@@ -78,7 +78,7 @@ impl<'a> RulesLoader<'a> {
             out: Diagnostics::new(text),
             version: None,
             builtin: true,
-            threshold: Movement::SIGNIFICANT,
+            threshold: PriceDelta::SIGNIFICANT,
             caches: Vec::new(),
             rules: Vec::new(),
             tests: Vec::new(),
@@ -157,7 +157,7 @@ impl<'a> RulesLoader<'a> {
                     ..Conditions::default()
                 },
                 targets,
-                then: Then::Remove,
+                action: Action::Remove,
                 reason: None,
             };
             let at = task.at;
@@ -181,7 +181,7 @@ impl<'a> RulesLoader<'a> {
         let when = fields.take("when");
         let when = when.map(|when| self.read_conditions(&when.node, &on));
         let targets = self.read_targets(&mut fields, &on);
-        let actions = Then::ALL.map(|then| (then.as_str(), then));
+        let actions = Action::ALL.map(|then| (then.as_str(), then));
         let then = self.read_word(&mut fields, "then", &actions);
         let reasons = REASONS.map(|reason| (reason, reason));
         let reason = self.read_word(&mut fields, "reason", &reasons);
@@ -201,7 +201,7 @@ impl<'a> RulesLoader<'a> {
             on,
             when: when.unwrap_or_default(),
             targets,
-            then,
+            action: then,
             reason,
         };
         let at = node.at;
@@ -334,7 +334,7 @@ impl<'a> RulesLoader<'a> {
     /// Reports a key that differs from one of the read API's keys by a typo in one part. Another program's key that
     /// looks like that can be named under `[caches]`.
     fn check_spelling(&mut self, template: &Template, at: usize) {
-        let meant = READERS
+        let meant = BUILTIN_KEYS
             .into_iter()
             .find(|known| is_typo(&template.text, known));
         if let Some(meant) = meant.filter(|_| template.kind == TargetKind::Key) {
@@ -355,20 +355,20 @@ impl<'a> RulesLoader<'a> {
     }
 
     /// Reports targets to which the action cannot be applied.
-    fn check_action(&mut self, then: Then, targets: &[Template], at: usize) {
-        let own = |template: &Template| READERS.contains(&template.text.as_str());
+    fn check_action(&mut self, then: Action, targets: &[Template], at: usize) {
+        let own = |template: &Template| BUILTIN_KEYS.contains(&template.text.as_str());
         let message = match then {
-            Then::Remove => None,
-            Then::MarkStale => {
+            Action::Remove => None,
+            Action::MarkStale => {
                 let other = targets.iter().find(|target| target.kind != TargetKind::Key);
                 other.map(|target| format!("mark_stale takes keys only; {:?} is none", target.text))
             }
-            Then::RemoveAndWarm => {
+            Action::RemoveAndWarm => {
                 let other = targets.iter().find(|target| !own(target));
                 other.map(|target| {
                     format!(
                         "oddsd can warm what its own readers load ({}), and not {:?}: use remove",
-                        READERS.join(", "),
+                        BUILTIN_KEYS.join(", "),
                         target.text
                     )
                 })
@@ -387,7 +387,7 @@ impl<'a> RulesLoader<'a> {
         let Some(change) = fields.take("change") else {
             return self.out.report(node.at, "a test needs `change`: what happens, such as { change = \"price_changed\", event_id = \"x\" }");
         };
-        match Change::parse(&change.node.to_json()) {
+        match RuleChange::parse(&change.node.to_json()) {
             Err(why) => self.out.report(change.node.at, why),
             Ok(change) => self.tests.push(RuleTest {
                 line: self.out.line(node.at),
@@ -398,13 +398,17 @@ impl<'a> RulesLoader<'a> {
         }
     }
 
-    fn finish(mut self, version: Arc<str>, builtin: &[Rule]) -> Result<LoadedRules, Vec<Fault>> {
+    fn finish(
+        mut self,
+        version: Arc<str>,
+        builtin: &[Rule],
+    ) -> Result<LoadedRules, Vec<Diagnostic>> {
         let mut seen: Vec<&Rule> = builtin.iter().collect();
         for Spanned { at, value: rule } in &self.rules {
             let same = |other: &&&Rule| {
                 other.name == rule.name
-                    || (&other.on, &other.when, &other.targets, other.then)
-                        == (&rule.on, &rule.when, &rule.targets, rule.then)
+                    || (&other.on, &other.when, &other.targets, other.action)
+                        == (&rule.on, &rule.when, &rule.targets, rule.action)
             };
             if let Some(other) = seen.iter().find(same) {
                 let built_in = match builtin.iter().any(|rule| rule.name == other.name) {
@@ -439,7 +443,7 @@ fn unfilled(template: &Template, kind: ChangeKind) -> Option<String> {
             let near = suggestion(name, EVENT_FIELDS);
             return Some(format!("{kind_name} has no {{{name}}}{near}"));
         }
-        if matches!(name, "market" | "bookmaker") && !own && !kind.is_of_price() {
+        if matches!(name, "market" | "bookmaker") && !own && !kind.is_price_change() {
             return Some(format!(
                 "{kind_name} has no {{{name}}}: only changes of a price have"
             ));
@@ -482,7 +486,7 @@ fn is_typo(written: &str, known: &str) -> bool {
     !written.contains('{')
         && !known.contains('{')
         && letters(written) != letters(known)
-        && nearest(written, [*known]).is_some()
+        && suggest(written, [*known]).is_some()
 }
 
 /// Whether the fields of such changes are defined by the reporting program.
@@ -498,7 +502,7 @@ fn has_condition(kind: ChangeKind, condition: &str) -> bool {
     match condition {
         "table" => kind == ChangeKind::RowChanged,
         "task" => kind == ChangeKind::TaskCompleted,
-        "market" | "movement" => kind.is_of_price(),
+        "market" | "movement" => kind.is_price_change(),
         _ => !has_own_fields(kind),
     }
 }

@@ -16,12 +16,14 @@ mod template;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-pub use change::{Change, Fields, Line};
-pub use diagnostic::{BadRules, Fault, suggestion};
-pub use movement::{Movement, Shown};
-pub use rule::{Aim, Hit, IfMoved, MANUAL, REASONS, Rule, Then, reason};
-pub use rule_test::Failed;
-pub use template::{Target, TargetKind, Template};
+pub use change::{FieldValues, PriceLine, RuleChange};
+pub use diagnostic::{Diagnostic, RulesError, suggestion};
+pub use movement::{DisplayedPrice, PriceDelta};
+pub use rule::{
+    Action, MANUAL_RULE, MovementThreshold, PlannedTarget, REASONS, Rule, RuleMatch, removal_reason,
+};
+pub use rule_test::FailedTest;
+pub use template::{RuleTarget, TargetKind, Template};
 
 use crate::model::{ChangeKind, EventStatus};
 use load::LoadedRules;
@@ -51,13 +53,16 @@ impl Rules {
     }
 
     /// Reads a rules file in TOML or JSON. `file` is the name that its diagnostics show.
-    pub fn parse(file: &str, text: &str) -> Result<Self, BadRules> {
+    pub fn parse(file: &str, text: &str) -> Result<Self, RulesError> {
         let loaded = load::parse(text, &Self::builtin().rules);
         loaded.map(Self::from).map_err(|mut faults| {
             faults.sort();
             faults.dedup();
             let file = file.to_owned();
-            BadRules { file, faults }
+            RulesError {
+                file,
+                diagnostics: faults,
+            }
         })
     }
 
@@ -82,18 +87,22 @@ impl Rules {
     }
 
     /// Whether the result for this change depends on its single prices.
-    pub fn ask_for_lines(&self, change: &Change) -> bool {
+    pub fn needs_price_changes(&self, change: &RuleChange) -> bool {
         let needs = |rule: &Rule| rule.needs_lines() && rule.accepts(change);
         self.needs_lines && self.candidates(change).any(needs)
     }
 
     /// Whether any rule ignores small movements.
-    pub fn watch_movement(&self) -> bool {
+    pub fn tracks_movement(&self) -> bool {
         self.tracks_movement
     }
 
     /// The rules that match this change, with their targets. `after` is the new status, if it changed.
-    pub fn decide(&self, change: &Change, after: Option<EventStatus>) -> Vec<Hit<'_>> {
+    pub fn match_change(
+        &self,
+        change: &RuleChange,
+        after: Option<EventStatus>,
+    ) -> Vec<RuleMatch<'_>> {
         let accepting = self.candidates(change).filter(|rule| rule.accepts(change));
         accepting
             .filter_map(|rule| rule.match_change(change, after))
@@ -101,7 +110,7 @@ impl Rules {
     }
 
     /// Rules for this kind of change that do not match it, with the condition that fails.
-    pub fn near_misses(&self, change: &Change) -> Vec<(&Rule, String)> {
+    pub fn near_misses(&self, change: &RuleChange) -> Vec<(&Rule, String)> {
         let of_kind = self
             .rules
             .iter()
@@ -112,14 +121,14 @@ impl Rules {
     }
 
     /// Runs the tests of the file: returns their number and those that fail.
-    pub fn test(&self) -> (usize, Vec<Failed>) {
+    pub fn run_tests(&self) -> (usize, Vec<FailedTest>) {
         let tests = self.tests.iter();
-        let failed = tests.filter_map(|test| test.check(self.decide(&test.change, None)));
+        let failed = tests.filter_map(|test| test.check(self.match_change(&test.change, None)));
         (self.tests.len(), failed.collect())
     }
 
     /// In the order of the file, each once.
-    fn candidates(&self, change: &Change) -> impl Iterator<Item = &Rule> + use<'_> {
+    fn candidates(&self, change: &RuleChange) -> impl Iterator<Item = &Rule> + use<'_> {
         let found = self.index.find(change);
         found.into_iter().map(|at| &self.rules[at])
     }
@@ -184,7 +193,7 @@ impl RuleIndex {
     }
 
     /// In the order of the rules, each once.
-    fn find(&self, change: &Change) -> Vec<usize> {
+    fn find(&self, change: &RuleChange) -> Vec<usize> {
         let mut found = Vec::with_capacity(8);
         for kind in &change.kinds {
             let of_kind = &self.0[*kind as usize];

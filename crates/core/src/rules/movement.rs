@@ -7,7 +7,7 @@ use crate::model::{DERIVED_SCALE, Fraction};
 
 /// A price as a cache may show it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Shown {
+pub struct DisplayedPrice {
     /// Decimal odds.
     pub decimal: Decimal,
     /// Fractional odds, where the feed gives them.
@@ -20,10 +20,10 @@ pub struct Shown {
 
 /// The difference between a shown price and a later one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Movement {
+pub enum PriceDelta {
     /// A change of state, which has no percentage: one of the two is missing, suspended or zero, or their
     /// handicap lines differ.
-    State,
+    StateChange,
     /// Relative to the shown price; 0.1 is 10 %.
     Ratio(Ratio),
 }
@@ -38,14 +38,14 @@ pub struct Ratio {
 /// Decimal odds as a fraction of integers.
 type OddsFraction = (i128, i128);
 
-impl Movement {
+impl PriceDelta {
     /// The default threshold of a significant movement: 10 %.
     pub const SIGNIFICANT: Decimal = Decimal::from_parts(1, 0, 0, false, 1);
 
     /// Compares two prices.
-    pub fn between(old: Option<&Shown>, new: Option<&Shown>) -> Self {
+    pub fn between(old: Option<&DisplayedPrice>, new: Option<&DisplayedPrice>) -> Self {
         let (Some(old), Some(new)) = (old, new) else {
-            return Self::State;
+            return Self::StateChange;
         };
         if !old.open
             || !new.open
@@ -53,16 +53,16 @@ impl Movement {
             || old.decimal.is_zero()
             || new.decimal.is_zero()
         {
-            return Self::State;
+            return Self::StateChange;
         }
         let (old, new) = (odds(old), odds(new));
-        Ratio::of(old, new).map_or(Self::State, Self::Ratio)
+        Ratio::of(old, new).map_or(Self::StateChange, Self::Ratio)
     }
 
     /// Whether it exceeds the threshold; a change of state always does.
-    pub fn is_over(&self, threshold: Decimal) -> bool {
+    pub fn exceeds(&self, threshold: Decimal) -> bool {
         match self {
-            Self::State => true,
+            Self::StateChange => true,
             Self::Ratio(ratio) => ratio.is_over(threshold),
         }
     }
@@ -70,13 +70,13 @@ impl Movement {
     /// In percent, rounded to two places. `None` for a change of state.
     pub fn percent(&self) -> Option<Decimal> {
         match self {
-            Self::State => None,
+            Self::StateChange => None,
             Self::Ratio(ratio) => ratio.percent(),
         }
     }
 
     /// A movement by this ratio.
-    pub fn exactly(ratio: Decimal) -> Self {
+    pub fn from_ratio(ratio: Decimal) -> Self {
         let under = 10i128.pow(ratio.scale());
         Self::Ratio(Ratio {
             over: ratio.mantissa().abs(),
@@ -116,7 +116,7 @@ impl Ratio {
 
 /// The fraction if the decimal was derived from it (American −105 is 20/21, which has no finite decimal); else
 /// the decimal, which is exact.
-fn odds(shown: &Shown) -> OddsFraction {
+fn odds(shown: &DisplayedPrice) -> OddsFraction {
     let derived = shown.fractional.filter(|fraction| {
         let decimal = fraction
             .decimal()
@@ -155,8 +155,8 @@ mod tests {
     use crate::model::Offer;
     use proptest::prelude::*;
 
-    fn decimal(text: &str) -> Shown {
-        Shown {
+    fn decimal(text: &str) -> DisplayedPrice {
+        DisplayedPrice {
             decimal: text.parse().expect(text),
             fractional: None,
             point: None,
@@ -164,9 +164,9 @@ mod tests {
         }
     }
 
-    fn american(odds: i64) -> Shown {
+    fn american(odds: i64) -> DisplayedPrice {
         let offer = Offer::american(odds).expect("valid");
-        Shown {
+        DisplayedPrice {
             decimal: offer.decimal,
             fractional: offer.fractional,
             point: None,
@@ -174,9 +174,9 @@ mod tests {
         }
     }
 
-    fn fractional(text: &str) -> Shown {
+    fn fractional(text: &str) -> DisplayedPrice {
         let fraction = Fraction::parse(text).expect(text);
-        Shown {
+        DisplayedPrice {
             decimal: fraction.decimal().expect("decimal"),
             fractional: Some(fraction),
             point: None,
@@ -184,12 +184,12 @@ mod tests {
         }
     }
 
-    fn over(old: &Shown, new: &Shown, threshold: &str) -> bool {
-        Movement::between(Some(old), Some(new)).is_over(threshold.parse().expect("a number"))
+    fn over(old: &DisplayedPrice, new: &DisplayedPrice, threshold: &str) -> bool {
+        PriceDelta::between(Some(old), Some(new)).exceeds(threshold.parse().expect("a number"))
     }
 
-    fn percent(old: &Shown, new: &Shown) -> String {
-        let percent = Movement::between(Some(old), Some(new)).percent();
+    fn percent(old: &DisplayedPrice, new: &DisplayedPrice) -> String {
+        let percent = PriceDelta::between(Some(old), Some(new)).percent();
         percent.map_or("state".into(), |percent| percent.to_string())
     }
 
@@ -223,16 +223,16 @@ mod tests {
     #[test]
     fn movement_between_states_has_no_percentage() {
         let was = decimal("2.5");
-        let state = |old: Option<&Shown>, new: Option<&Shown>| {
-            Movement::between(old, new) == Movement::State
+        let state = |old: Option<&DisplayedPrice>, new: Option<&DisplayedPrice>| {
+            PriceDelta::between(old, new) == PriceDelta::StateChange
         };
-        let suspended = Shown { open: false, ..was };
+        let suspended = DisplayedPrice { open: false, ..was };
         let (line, other_line) = (
-            Shown {
+            DisplayedPrice {
                 point: Some("-3.5".parse().expect("a point")),
                 ..was
             },
-            Shown {
+            DisplayedPrice {
                 point: Some(Decimal::ZERO),
                 ..was
             },
@@ -245,7 +245,7 @@ mod tests {
             !state(Some(&other_line), Some(&other_line)),
             "a line of zero that stays is a price like any other"
         );
-        assert!(Movement::State.is_over(Decimal::ONE_HUNDRED));
+        assert!(PriceDelta::StateChange.exceeds(Decimal::ONE_HUNDRED));
     }
 
     #[test]
@@ -266,7 +266,7 @@ mod tests {
         fn movement_agrees_with_integer_arithmetic(a in 1_001i64..1_000_000, b in 1_001i64..1_000_000, t in 0i64..2_000) {
             let (old, new) = (Decimal::new(a, 3), Decimal::new(b, 3));
             let threshold = Decimal::new(t, 3);
-            let shown = |decimal| Shown { decimal, fractional: None, point: None, open: true };
+            let shown = |decimal| DisplayedPrice { decimal, fractional: None, point: None, open: true };
             let exact = i128::from((a - b).abs()) * 1000 > i128::from(t) * i128::from(a);
             prop_assert_eq!(over(&shown(old), &shown(new), &threshold.to_string()), exact);
         }

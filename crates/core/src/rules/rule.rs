@@ -7,12 +7,12 @@ use std::sync::Arc;
 use rust_decimal::Decimal;
 use strum::{EnumString, IntoStaticStr, VariantArray};
 
-use super::change::{Change, Line};
-use super::template::{Binding, Target, Template};
+use super::change::{PriceLine, RuleChange};
+use super::template::{Binding, RuleTarget, Template};
 use crate::model::{ChangeKind, EventStatus, text_forms};
 
 /// The rule name that is logged for targets that an operator named.
-pub const MANUAL: &str = "manual";
+pub const MANUAL_RULE: &str = "manual";
 
 /// A rule.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct Rule {
     /// What it invalidates.
     pub targets: Vec<Template>,
     /// How it invalidates them.
-    pub then: Then,
+    pub action: Action,
     /// The recorded reason; `None`: derived from the change.
     pub(super) reason: Option<&'static str>,
 }
@@ -34,7 +34,7 @@ pub struct Rule {
 #[derive(EnumString, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Then {
+pub enum Action {
     /// Remove them.
     #[default]
     Remove,
@@ -44,7 +44,7 @@ pub enum Then {
     MarkStale,
 }
 
-text_forms!(Then);
+text_forms!(Action);
 
 /// Conditions of a rule; an empty list accepts every value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,33 +61,33 @@ pub(super) struct Conditions {
 
 /// A rule that matches a change, and its targets.
 #[derive(Clone, Debug)]
-pub struct Hit<'a> {
+pub struct RuleMatch<'a> {
     /// The rule.
     pub rule: &'a Rule,
     /// The reason to record.
     pub reason: &'static str,
     /// Its targets.
-    pub aims: Vec<Aim>,
+    pub targets: Vec<PlannedTarget>,
     /// Why targets could not be rendered. The other targets are not affected.
-    pub faults: Vec<String>,
+    pub errors: Vec<String>,
 }
 
 /// A target, and the movement that it depends on.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Aim {
+pub struct PlannedTarget {
     /// The target.
-    pub target: Target,
+    pub target: RuleTarget,
     /// Only if one of these prices moved by more than this. `None`: in any case.
-    pub if_moved: Option<IfMoved>,
+    pub if_moved: Option<MovementThreshold>,
 }
 
 /// A movement threshold and the prices that it applies to.
 #[derive(Clone, Debug, PartialEq)]
-pub struct IfMoved {
+pub struct MovementThreshold {
     /// As a ratio; 0.1 is 10 %.
-    pub over: Decimal,
+    pub threshold: Decimal,
     /// Indices in [`Change::lines`].
-    pub lines: Vec<usize>,
+    pub prices: Vec<usize>,
 }
 
 impl Rule {
@@ -101,13 +101,13 @@ impl Rule {
     }
 
     /// Whether the change meets the conditions on its fields.
-    pub(super) fn accepts(&self, change: &Change) -> bool {
+    pub(super) fn accepts(&self, change: &RuleChange) -> bool {
         self.unmet_field(change).is_none()
     }
 
     /// The first condition on a field that is not met. An unknown value counts as met: a removal too many costs one
     /// load, one too few leaves an old answer.
-    fn unmet_field(&self, change: &Change) -> Option<(&'static str, &[String])> {
+    fn unmet_field(&self, change: &RuleChange) -> Option<(&'static str, &[String])> {
         let when = &self.when;
         let all: [(&'static str, &'static str, &[String]); 5] = [
             ("sport", "sport_id", &when.sports),
@@ -126,14 +126,14 @@ impl Rule {
     }
 
     /// Explains why the rule does not match the change; `None` if it does.
-    pub(super) fn unmet_condition(&self, change: &Change) -> Option<String> {
+    pub(super) fn unmet_condition(&self, change: &RuleChange) -> Option<String> {
         if let Some((name, wanted)) = self.unmet_field(change) {
             return Some(format!("only for {name} {}", wanted.join(", ")));
         }
-        let lines = change.lines.as_ref()?;
+        let lines = change.prices.as_ref()?;
         if !self.needs_lines() || lines.iter().any(|line| self.accepts_line(line)) {
             let over = self.when.moved?;
-            let is_minor = |line: &Line| line.moved.is_some_and(|moved| !moved.is_over(over));
+            let is_minor = |line: &PriceLine| line.moved.is_some_and(|moved| !moved.exceeds(over));
             let mut accepted = lines.iter().filter(|line| self.accepts_line(line));
             let percent = (over * Decimal::ONE_HUNDRED).normalize();
             return accepted
@@ -143,7 +143,7 @@ impl Rule {
         Some(format!("only for market {}", self.when.markets.join(", ")))
     }
 
-    fn accepts_line(&self, line: &Line) -> bool {
+    fn accepts_line(&self, line: &PriceLine) -> bool {
         self.on.contains(&line.kind)
             && (self.when.markets.is_empty() || self.when.markets.contains(&line.market))
     }
@@ -151,22 +151,22 @@ impl Rule {
     /// The targets for a change whose fields it accepts; `None` if it accepts none of the change's prices.
     pub(super) fn match_change(
         &self,
-        change: &Change,
+        change: &RuleChange,
         after: Option<EventStatus>,
-    ) -> Option<Hit<'_>> {
-        let mut hit = Hit {
+    ) -> Option<RuleMatch<'_>> {
+        let mut hit = RuleMatch {
             rule: self,
             reason: self.reason_for(change, after),
-            aims: Vec::with_capacity(self.targets.len()),
-            faults: Vec::new(),
+            targets: Vec::with_capacity(self.targets.len()),
+            errors: Vec::new(),
         };
-        let by_line = change.lines.as_ref().filter(|_| self.needs_lines());
+        let by_line = change.prices.as_ref().filter(|_| self.needs_lines());
         let Some(lines) = by_line else {
             self.add_targets(&mut hit, change, None);
             return Some(hit);
         };
         // Other kinds in the same change (a new status, a non-runner) do not depend on prices.
-        let other = |kind: &ChangeKind| !kind.is_of_price();
+        let other = |kind: &ChangeKind| !kind.is_price_change();
         if self.when.markets.is_empty() && change.kinds.intersection(&self.on).any(other) {
             self.add_targets(&mut hit, change, None);
         }
@@ -180,11 +180,16 @@ impl Rule {
         for ((market, bookmaker), lines) in accepted {
             self.add_targets(&mut hit, change, Some((market, bookmaker, lines)));
         }
-        (!hit.aims.is_empty() || !hit.faults.is_empty()).then_some(hit)
+        (!hit.targets.is_empty() || !hit.errors.is_empty()).then_some(hit)
     }
 
     /// Renders the targets; `line` is a market, a bookmaker and the prices that the targets depend on.
-    fn add_targets(&self, hit: &mut Hit, change: &Change, line: Option<(&str, &str, Vec<usize>)>) {
+    fn add_targets(
+        &self,
+        hit: &mut RuleMatch,
+        change: &RuleChange,
+        line: Option<(&str, &str, Vec<usize>)>,
+    ) {
         let own: Option<[(&str, [String; 1]); 2]> = line.as_ref().map(|(market, bookmaker, _)| {
             [
                 ("market", [(*market).to_owned()]),
@@ -198,51 +203,55 @@ impl Rule {
         let lines = line.as_ref().map(|(.., lines)| lines);
         for template in &self.targets {
             let rendered = template.render(&binding, &mut |target| {
-                let if_moved = self.when.moved.zip(lines).map(|(over, lines)| IfMoved {
-                    over,
-                    lines: lines.clone(),
-                });
+                let if_moved = self
+                    .when
+                    .moved
+                    .zip(lines)
+                    .map(|(over, lines)| MovementThreshold {
+                        threshold: over,
+                        prices: lines.clone(),
+                    });
                 // Only different prices can give one target several times.
                 let known =
-                    lines.and_then(|_| hit.aims.iter_mut().find(|aim| aim.target == target));
+                    lines.and_then(|_| hit.targets.iter_mut().find(|aim| aim.target == target));
                 match known {
-                    None => hit.aims.push(Aim { target, if_moved }),
+                    None => hit.targets.push(PlannedTarget { target, if_moved }),
                     Some(known) => match (&mut known.if_moved, if_moved) {
-                        (Some(known), Some(more)) => known.lines.extend(more.lines),
+                        (Some(known), Some(more)) => known.prices.extend(more.prices),
                         (known, _) => *known = None,
                     },
                 }
             });
             if let Err(why) = rendered
-                && !hit.faults.contains(&why)
+                && !hit.errors.contains(&why)
             {
-                hit.faults.push(why);
+                hit.errors.push(why);
             }
         }
     }
 
-    fn reason_for(&self, change: &Change, after: Option<EventStatus>) -> &'static str {
+    fn reason_for(&self, change: &RuleChange, after: Option<EventStatus>) -> &'static str {
         if let Some(reason) = self.reason {
             return reason;
         }
         let kinds = || change.kinds.intersection(&self.on).copied();
-        if self.when.moved.is_some() && kinds().all(ChangeKind::is_of_price) {
+        if self.when.moved.is_some() && kinds().all(ChangeKind::is_price_change) {
             return "ODDS_MOVEMENT";
         }
-        reason(kinds(), after)
+        removal_reason(kinds(), after)
     }
 }
 
-impl Change {
+impl RuleChange {
     /// Whether the movement that a target depends on has happened. An unknown movement counts as one.
-    pub fn holds(&self, aim: &Aim) -> bool {
+    pub fn moved_enough_for(&self, aim: &PlannedTarget) -> bool {
         let Some(if_moved) = &aim.if_moved else {
             return true;
         };
-        let lines = self.lines.as_deref().unwrap_or_default();
-        if_moved.lines.iter().any(|at| {
+        let lines = self.prices.as_deref().unwrap_or_default();
+        if_moved.prices.iter().any(|at| {
             let moved = lines.get(*at).and_then(|line| line.moved);
-            moved.is_none_or(|moved| moved.is_over(if_moved.over))
+            moved.is_none_or(|moved| moved.exceeds(if_moved.threshold))
         })
     }
 }
@@ -263,7 +272,7 @@ pub const REASONS: [&str; 11] = [
 ];
 
 /// The reason that a removal records for these kinds of change. `after` is the new status, if it changed.
-pub fn reason(
+pub fn removal_reason(
     kinds: impl IntoIterator<Item = ChangeKind>,
     after: Option<EventStatus>,
 ) -> &'static str {

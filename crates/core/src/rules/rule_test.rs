@@ -4,20 +4,20 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::change::Change;
-use super::rule::Hit;
+use super::change::RuleChange;
+use super::rule::RuleMatch;
 
 #[derive(Clone, Debug)]
 pub(super) struct RuleTest {
     pub(super) line: usize,
     pub(super) name: String,
-    pub(super) change: Change,
+    pub(super) change: RuleChange,
     pub(super) removes: BTreeSet<String>,
 }
 
 /// A test of the file that its rules do not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed {
+pub struct FailedTest {
     /// The line of the test.
     pub line: usize,
     /// The name of the test.
@@ -32,17 +32,20 @@ pub struct Failed {
 
 impl RuleTest {
     /// Compares the expected targets with those of the rules that match the test's change.
-    pub(super) fn check(&self, matches: Vec<Hit<'_>>) -> Option<Failed> {
+    pub(super) fn check(&self, matches: Vec<RuleMatch<'_>>) -> Option<FailedTest> {
         let (mut removed, mut faults) = (BTreeSet::new(), Vec::new());
         for matched in matches {
-            let aims = matched.aims.iter().filter(|aim| self.change.holds(aim));
+            let aims = matched
+                .targets
+                .iter()
+                .filter(|aim| self.change.moved_enough_for(aim));
             removed.extend(aims.map(|aim| aim.target.to_string()));
-            faults.extend(matched.faults);
+            faults.extend(matched.errors);
         }
         let missing: Vec<String> = self.removes.difference(&removed).cloned().collect();
         let extra: Vec<String> = removed.difference(&self.removes).cloned().collect();
         let failed = !missing.is_empty() || !extra.is_empty() || !faults.is_empty();
-        failed.then(|| Failed {
+        failed.then(|| FailedTest {
             line: self.line,
             name: self.name.clone(),
             missing,
@@ -52,7 +55,7 @@ impl RuleTest {
     }
 }
 
-impl fmt::Display for Failed {
+impl fmt::Display for FailedTest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: test {:?} fails", self.line, self.name)?;
         for (label, list) in [

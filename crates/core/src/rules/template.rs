@@ -21,24 +21,26 @@ pub(super) enum Binding<'a> {
 
 /// A rendered target. A pattern is a prefix tag.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Target {
+pub enum RuleTarget {
     /// One key.
     Key(Key),
     /// All answers under a tag.
     Tag(Tag),
 }
 
-impl From<key::Target<'_>> for Target {
+impl From<key::InvalidationTarget<'_>> for RuleTarget {
     /// Keys to remove and keys to mark stale alike become keys.
-    fn from(target: key::Target<'_>) -> Self {
+    fn from(target: key::InvalidationTarget<'_>) -> Self {
         match target {
-            key::Target::Key(key) | key::Target::Stale(key) => Self::Key(key.clone()),
-            key::Target::Tag(tag) => Self::Tag(tag.clone()),
+            key::InvalidationTarget::Key(key) | key::InvalidationTarget::MarkStale(key) => {
+                Self::Key(key.clone())
+            }
+            key::InvalidationTarget::Tag(tag) => Self::Tag(tag.clone()),
         }
     }
 }
 
-impl Target {
+impl RuleTarget {
     /// The key, if it is one.
     pub fn key(&self) -> Option<&Key> {
         match self {
@@ -56,11 +58,11 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for RuleTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(key) => key.fmt(f),
-            Self::Tag(tag) if tag.is_family() => tag.fmt(f),
+            Self::Tag(tag) if tag.is_prefix_tag() => tag.fmt(f),
             Self::Tag(tag) => write!(f, "tag {tag}"),
         }
     }
@@ -175,7 +177,7 @@ impl Template {
     pub(super) fn render<'a>(
         &self,
         binding: &impl Fn(&str) -> Binding<'a>,
-        each: &mut impl FnMut(Target),
+        each: &mut impl FnMut(RuleTarget),
     ) -> Result<(), String> {
         let text = String::with_capacity(self.text.len() + EXTRA_CAPACITY);
         self.render_rest(&self.segments, text, MAX_KEYS, binding, each)
@@ -188,7 +190,7 @@ impl Template {
         mut text: String,
         max: usize,
         binding: &impl Fn(&str) -> Binding<'a>,
-        each: &mut impl FnMut(Target),
+        each: &mut impl FnMut(RuleTarget),
     ) -> Result<(), String> {
         for (at, segment) in segments.iter().enumerate() {
             let name = match segment {
@@ -230,15 +232,15 @@ impl Template {
         &self,
         text: String,
         prefix: bool,
-        each: &mut impl FnMut(Target),
+        each: &mut impl FnMut(RuleTarget),
     ) -> Result<(), String> {
         let target = match (self.kind, prefix) {
-            (TargetKind::Tag, false) => Tag::from_template(text).map(Target::Tag),
+            (TargetKind::Tag, false) => Tag::from_template(text).map(RuleTarget::Tag),
             (TargetKind::Tag, true) => None,
-            (_, false) => Key::from_template(text).map(Target::Key),
+            (_, false) => Key::from_template(text).map(RuleTarget::Key),
             (_, true) => {
                 let end = text.rfind(':').map(|end| &text[..=end]);
-                end.and_then(Tag::family).map(Target::Tag)
+                end.and_then(Tag::prefix_tag).map(RuleTarget::Tag)
             }
         };
         let target = target.ok_or_else(|| {
@@ -292,7 +294,7 @@ mod tests {
         kind: TargetKind,
         text: &str,
         values: &[(&str, Binding)],
-    ) -> Result<Vec<Target>, String> {
+    ) -> Result<Vec<RuleTarget>, String> {
         let template = Template::parse(kind, text)?;
         let binding = |name: &str| {
             let found = values.iter().find(|(known, _)| *known == name);
@@ -304,8 +306,8 @@ mod tests {
         Ok(targets)
     }
 
-    fn key(text: &str) -> Target {
-        Target::Key(Key::from_person(text).expect("a key"))
+    fn key(text: &str) -> RuleTarget {
+        RuleTarget::Key(Key::from_user_input(text).expect("a key"))
     }
 
     #[test]
@@ -319,10 +321,10 @@ mod tests {
             rendered(TargetKind::Key, "odds:{status}:{event_id}", &all),
             Ok(vec![key("odds:final:a%3Ab%2A"), key("odds:live:a%3Ab%2A")])
         );
-        let prefix_tag = Tag::family("sidebar:a%3Ab%2A:").expect("a prefix tag");
+        let prefix_tag = Tag::prefix_tag("sidebar:a%3Ab%2A:").expect("a prefix tag");
         assert_eq!(
             rendered(TargetKind::Pattern, "sidebar:{event_id}:*", &all),
-            Ok(vec![Target::Tag(prefix_tag)])
+            Ok(vec![RuleTarget::Tag(prefix_tag)])
         );
     }
 
@@ -330,10 +332,10 @@ mod tests {
     fn template_with_an_unknown_value_gives_a_prefix_tag_and_with_a_missing_one_an_error() {
         let ids = ["7".to_owned()];
         let some = [("user", Binding::Values(&ids)), ("log", Binding::Any)];
-        let prefix_tag = Tag::family("user:7:").expect("a prefix tag");
+        let prefix_tag = Tag::prefix_tag("user:7:").expect("a prefix tag");
         assert_eq!(
             rendered(TargetKind::Key, "user:{user}:log-{log}", &some),
-            Ok(vec![Target::Tag(prefix_tag)])
+            Ok(vec![RuleTarget::Tag(prefix_tag)])
         );
         let why = rendered(TargetKind::Key, "user:{other}", &some).expect_err("missing");
         assert!(why.contains("other"), "{why}");
@@ -372,7 +374,7 @@ mod tests {
             let one = rendered(TargetKind::Key, "x:{id}:v1", &[("id", Binding::Values(&ids))]).expect("a key");
             let two = rendered(TargetKind::Key, "x:{id}:v1", &[("id", Binding::Values(&others))]).expect("a key");
             prop_assert_eq!(one == two, id == other);
-            let Target::Key(key) = &one[0] else { panic!("a key") };
+            let RuleTarget::Key(key) = &one[0] else { panic!("a key") };
             prop_assert_eq!(key.as_str().matches(':').count(), 2);
             let special = key.as_str().contains(['*', '?', '[', ']', '\\', '{', '}', ' ']);
             prop_assert!(!special);

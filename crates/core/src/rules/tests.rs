@@ -20,11 +20,14 @@ fn faults(text: &str) -> String {
 }
 
 fn removed(rules: &Rules, change: Value) -> Vec<String> {
-    let change = Change::parse(&change).expect("a change");
+    let change = RuleChange::parse(&change).expect("a change");
     let mut found = BTreeSet::new();
-    for hit in rules.decide(&change, None) {
-        assert!(hit.faults.is_empty(), "{:?}", hit.faults);
-        let aims = hit.aims.iter().filter(|aim| change.holds(aim));
+    for hit in rules.match_change(&change, None) {
+        assert!(hit.errors.is_empty(), "{:?}", hit.errors);
+        let aims = hit
+            .targets
+            .iter()
+            .filter(|aim| change.moved_enough_for(aim));
         found.extend(aims.map(|aim| aim.target.to_string()));
     }
     found.into_iter().collect()
@@ -32,7 +35,7 @@ fn removed(rules: &Rules, change: Value) -> Vec<String> {
 
 #[test]
 fn builtin_rules_pass_their_own_tests() {
-    let (tests, failed) = Rules::builtin().test();
+    let (tests, failed) = Rules::builtin().run_tests();
     assert!(tests >= 2 && failed.is_empty(), "{failed:?}");
 }
 
@@ -77,11 +80,12 @@ fn rules_in_json_load() {
         removed(&rules, unknown).is_empty(),
         "an unknown task is no error"
     );
-    let without = Change::parse(&json!({ "change": "task_completed", "task": "build_climate" }))
-        .expect("a change");
-    let hits = rules.decide(&without, None);
-    assert_eq!(hits[0].aims.len(), 1, "the target that can be rendered");
-    assert!(hits[0].faults[0].contains("run_id"), "{:?}", hits[0].faults);
+    let without =
+        RuleChange::parse(&json!({ "change": "task_completed", "task": "build_climate" }))
+            .expect("a change");
+    let hits = rules.match_change(&without, None);
+    assert_eq!(hits[0].targets.len(), 1, "the target that can be rendered");
+    assert!(hits[0].errors[0].contains("run_id"), "{:?}", hits[0].errors);
 
     let wrong = text.replace("\"overview\"]", "\"overveiw\"]");
     let why = Rules::parse("rules.json", &wrong)
@@ -167,7 +171,7 @@ fn conditions_restrict_and_an_unknown_value_meets_them() {
         ),
         ["gb:e"]
     );
-    let change = Change::parse(&event("horse_racing", "FR")).expect("a change");
+    let change = RuleChange::parse(&event("horse_racing", "FR")).expect("a change");
     assert_eq!(rules.near_misses(&change)[0].1, "only for league GB, IRE");
 }
 
@@ -187,16 +191,16 @@ fn movement_rule_ignores_small_movements() {
         ["best:e:*"],
         "unknown prices are removed"
     );
-    let change = Change::parse(&unknown).expect("a change");
-    assert!(rules.ask_for_lines(&change) && rules.watch_movement());
-    assert_eq!(rules.decide(&change, None)[0].reason, "ODDS_MOVEMENT");
-    assert!(!Rules::builtin().ask_for_lines(&change) && !Rules::builtin().watch_movement());
+    let change = RuleChange::parse(&unknown).expect("a change");
+    assert!(rules.needs_price_changes(&change) && rules.tracks_movement());
+    assert_eq!(rules.match_change(&change, None)[0].reason, "ODDS_MOVEMENT");
+    assert!(!Rules::builtin().needs_price_changes(&change) && !Rules::builtin().tracks_movement());
 }
 
 #[test]
 fn rule_tests_find_a_wrong_rule() {
     let text = "[[rule]]\nname = \"a\"\non = [\"task_completed\"]\nkeys = [\"x:{run_id}\"]\n[[test]]\nname = \"t\"\nchange = { change = \"task_completed\", task = \"b\", run_id = \"7\" }\nremoves = [\"x:8\"]\n";
-    let (tests, failed) = rules(text).test();
+    let (tests, failed) = rules(text).run_tests();
     assert_eq!(tests, 1);
     assert_eq!(
         failed[0].to_string(),
@@ -212,23 +216,23 @@ fn rule_tests_find_a_wrong_rule() {
 fn reason_is_the_most_important_one() {
     use ChangeKind as K;
     assert_eq!(
-        reason([K::PriceChanged, K::StatusChanged], None),
+        removal_reason([K::PriceChanged, K::StatusChanged], None),
         "STATUS_CHANGE"
     );
     assert_eq!(
-        reason([K::StatusChanged], Some(EventStatus::Abandoned)),
+        removal_reason([K::StatusChanged], Some(EventStatus::Abandoned)),
         "CANCELLED"
     );
     assert_eq!(
-        reason([K::StatusChanged], Some(EventStatus::Postponed)),
+        removal_reason([K::StatusChanged], Some(EventStatus::Postponed)),
         "POSTPONED"
     );
     assert_eq!(
-        reason([K::PriceChanged, K::SelectionChanged], None),
+        removal_reason([K::PriceChanged, K::SelectionChanged], None),
         "PRICE_CHANGE"
     );
     for kind in K::ALL {
-        assert!(REASONS.contains(&reason([kind], None)), "{kind:?}");
+        assert!(REASONS.contains(&removal_reason([kind], None)), "{kind:?}");
     }
 }
 
@@ -278,15 +282,15 @@ fn rule_with(name: usize, on: &BTreeSet<usize>, wanted: &AcceptedValues) -> Rule
         targets: vec![
             Template::parse(TargetKind::Key, &format!("k{name}:{{event_id}}")).expect("valid"),
         ],
-        then: Then::Remove,
+        action: Action::Remove,
         reason: None,
     }
 }
 
-fn change_with(kinds: &BTreeSet<usize>, values: &[BTreeSet<usize>; 5]) -> Change {
-    let mut change = Change {
+fn change_with(kinds: &BTreeSet<usize>, values: &[BTreeSet<usize>; 5]) -> RuleChange {
+    let mut change = RuleChange {
         kinds: kinds.iter().map(|at| KINDS[*at]).collect(),
-        ..Change::default()
+        ..RuleChange::default()
     };
     for (field, wanted) in ["sport_id", "league_id", "event_id", "table", "task"]
         .iter()
@@ -300,7 +304,7 @@ fn change_with(kinds: &BTreeSet<usize>, values: &[BTreeSet<usize>; 5]) -> Change
 }
 
 /// Checks every condition of every rule.
-fn matching_rules<'a>(rules: &'a Rules, change: &Change) -> Vec<&'a str> {
+fn matching_rules<'a>(rules: &'a Rules, change: &RuleChange) -> Vec<&'a str> {
     let met = |wanted: &[String], field: &str| {
         let values = change.fields.get(field);
         wanted.is_empty() || values.is_empty() || values.iter().any(|value| wanted.contains(value))
@@ -327,12 +331,12 @@ proptest! {
         let all = all.iter().enumerate().map(|(name, (on, wanted))| rule_with(name, on, wanted));
         let rules = Rules::from(LoadedRules { version: "test".into(), rules: all.collect(), tests: Vec::new() });
         let change = change_with(&kinds, &values);
-        let hits = rules.decide(&change, None);
+        let hits = rules.match_change(&change, None);
         let found: Vec<&str> = hits.iter().map(|hit| &*hit.rule.name).collect();
         prop_assert_eq!(&found, &matching_rules(&rules, &change));
         for hit in hits {
             let events = change.fields.get("event_id").len();
-            prop_assert_eq!(hit.aims.len() + hit.faults.len(), events.max(1), "{:?}", hit);
+            prop_assert_eq!(hit.targets.len() + hit.errors.len(), events.max(1), "{:?}", hit);
         }
     }
 }

@@ -9,4 +9,4 @@ mod plan;
 pub use backoff::{Backoff, FailureKind};
 pub use cadence::{Cadence, IntervalTier, next_poll};
 pub use cron::Cron;
-pub use plan::{DuePoll, Plan, TrackedRace};
+pub use plan::{DuePoll, PollPlanner, TrackedRace};

@@ -29,7 +29,7 @@ pub enum DuePoll {
 }
 
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct PollPlanner {
     pub cadence: Cadence,
     /// With more races due than this, one whole-card call is cheaper. 0 where the provider has no call for one
     /// race.
@@ -38,7 +38,7 @@ pub struct Plan {
     pub whole_card_every: Duration,
 }
 
-impl Default for Plan {
+impl Default for PollPlanner {
     fn default() -> Self {
         let cadence = Cadence::default();
         Self {
@@ -50,7 +50,7 @@ impl Default for Plan {
     }
 }
 
-impl Plan {
+impl PollPlanner {
     /// `whole_card_at`: when the whole card was last fetched. A time in the future means that the clock was set
     /// back: the poll is due now.
     pub fn due(

@@ -5,9 +5,9 @@ mod movers;
 mod race_stage;
 mod races_by_stage;
 
-pub use movers::{Heading, Mover, Step, mover, movers_from};
-pub use race_stage::{NextStage, Stage, payload_ttl};
+pub use movers::{MoveDirection, Mover, OddsStep, detect_mover, mover_window_start};
+pub use race_stage::{NextStage, Stage, races_by_stage_ttl};
 pub use races_by_stage::{
-    OddsRow, RaceRow, RacesByStage, RunnerRow, StageLists, StagedOdds, StagedRace, StagedRunner,
-    payload,
+    RacesByStage, StageLists, StagedOdds, StagedRace, StagedRunner, StoredOdds, StoredRace,
+    StoredRunner, build_races_by_stage,
 };

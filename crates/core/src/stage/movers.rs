@@ -15,7 +15,7 @@ const SHORT_WINDOW: TimeDelta = TimeDelta::minutes(15);
 
 /// One change of one bookmaker's price of a selection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct OddsStep {
     /// The row id of the price.
     pub price: i64,
     /// When it changed.
@@ -28,7 +28,7 @@ pub struct Step {
 
 /// The direction of a mover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Heading {
+pub enum MoveDirection {
     /// The odds shorten.
     Steaming,
     /// The odds lengthen.
@@ -39,7 +39,7 @@ pub enum Heading {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mover {
     /// Its direction.
-    pub heading: Heading,
+    pub direction: MoveDirection,
     /// The best price now, in decimal odds.
     pub best: Decimal,
     /// The best opening price, in decimal odds.
@@ -53,13 +53,13 @@ pub struct Mover {
 }
 
 /// The time from which [`mover`] needs every step. Before it, the first and the last step of each price are enough.
-pub fn movers_from(now: DateTime<Utc>) -> DateTime<Utc> {
+pub fn mover_window_start(now: DateTime<Utc>) -> DateTime<Utc> {
     now - WINDOW
 }
 
 /// Detects a mover at `now`: the last three moves of the best price went in one direction, all within the last
 /// hour. A time without any price interrupts them. `steps` are in the order of time.
-pub fn mover(steps: &[Step], now: DateTime<Utc>) -> Option<Mover> {
+pub fn detect_mover(steps: &[OddsStep], now: DateTime<Utc>) -> Option<Mover> {
     let bests = best_prices(steps);
     let best = bests.last()?.1?;
     let opened = opened(steps)?;
@@ -77,14 +77,14 @@ pub fn mover(steps: &[Step], now: DateTime<Utc>) -> Option<Mover> {
     }
     let pairs = || last.windows(2).map(|pair| (pair[1].1, pair[0].1));
     let heading = if pairs().all(|(before, after)| after < before) {
-        Heading::Steaming
+        MoveDirection::Steaming
     } else if pairs().all(|(before, after)| after > before) {
-        Heading::Drifting
+        MoveDirection::Drifting
     } else {
         return None;
     };
     Some(Mover {
-        heading,
+        direction: heading,
         best,
         opened,
         since_open: percent(opened, best),
@@ -94,7 +94,7 @@ pub fn mover(steps: &[Step], now: DateTime<Utc>) -> Option<Mover> {
 }
 
 /// The best price at each time that it changed. Steps of one time are one change.
-fn best_prices(steps: &[Step]) -> Vec<(DateTime<Utc>, Option<Decimal>)> {
+fn best_prices(steps: &[OddsStep]) -> Vec<(DateTime<Utc>, Option<Decimal>)> {
     let mut offered: BTreeMap<i64, Decimal> = BTreeMap::new();
     let mut bests: Vec<(DateTime<Utc>, Option<Decimal>)> = Vec::new();
     for together in steps.chunk_by(|one, other| one.at == other.at) {
@@ -116,7 +116,7 @@ fn best_prices(steps: &[Step]) -> Vec<(DateTime<Utc>, Option<Decimal>)> {
 }
 
 /// The best opening price.
-fn opened(steps: &[Step]) -> Option<Decimal> {
+fn opened(steps: &[OddsStep]) -> Option<Decimal> {
     let first = steps
         .iter()
         .filter(|step| step.first && step.odds.is_some());
@@ -143,8 +143,8 @@ mod tests {
     }
 
     /// (minute, cents) of one price, the first its opening.
-    fn line(points: &[(i64, i64)]) -> Vec<Step> {
-        let step = |(n, (minute, cents)): (usize, &(i64, i64))| Step {
+    fn line(points: &[(i64, i64)]) -> Vec<OddsStep> {
+        let step = |(n, (minute, cents)): (usize, &(i64, i64))| OddsStep {
             price: 1,
             at: at(*minute),
             odds: (*cents > 0).then(|| Decimal::new(*cents, 2)),
@@ -153,23 +153,23 @@ mod tests {
         points.iter().enumerate().map(step).collect()
     }
 
-    fn heading(points: &[(i64, i64)], now: i64) -> Option<Heading> {
-        mover(&line(points), at(now)).map(|mover| mover.heading)
+    fn heading(points: &[(i64, i64)], now: i64) -> Option<MoveDirection> {
+        detect_mover(&line(points), at(now)).map(|mover| mover.direction)
     }
 
     #[test]
     fn mover_needs_three_moves_within_an_hour() {
         let steam = [(0, 500), (10, 450), (20, 400), (30, 350)];
-        assert_eq!(heading(&steam, 30), Some(Heading::Steaming));
+        assert_eq!(heading(&steam, 30), Some(MoveDirection::Steaming));
         assert_eq!(
             heading(&steam, 70),
-            Some(Heading::Steaming),
+            Some(MoveDirection::Steaming),
             "exactly an hour"
         );
         assert_eq!(heading(&steam, 71), None);
         assert_eq!(heading(&steam[..3], 20), None);
         let drift = [(0, 300), (10, 310), (20, 330), (30, 340)];
-        assert_eq!(heading(&drift, 30), Some(Heading::Drifting));
+        assert_eq!(heading(&drift, 30), Some(MoveDirection::Drifting));
         let turned = [(0, 500), (10, 450), (20, 400), (30, 410), (40, 390)];
         assert_eq!(heading(&turned, 40), None);
         let gone = [(0, 500), (10, 450), (15, 0), (20, 400), (30, 350)];
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn mover_percentages_are_exact() {
         let steps = line(&[(0, 500), (40, 450), (50, 400), (60, 350)]);
-        let mover = mover(&steps, at(60)).expect("a steamer");
+        let mover = detect_mover(&steps, at(60)).expect("a steamer");
         assert_eq!(mover.since_open, Decimal::from(-30));
         // 15 minutes before it was 4.50.
         assert_eq!(mover.in_15_min, Some(Decimal::new(-2222, 2)));
@@ -197,14 +197,14 @@ mod tests {
         let mut steps = line(&[(0, 500), (10, 450), (20, 400), (30, 350)]);
         steps.insert(
             1,
-            Step {
+            OddsStep {
                 price: 2,
                 at: at(0),
                 odds: Some(Decimal::from(6)),
                 first: true,
             },
         );
-        assert_eq!(mover(&steps, at(30)), None);
+        assert_eq!(detect_mover(&steps, at(30)), None);
         assert_eq!(opened(&steps), Some(Decimal::from(6)));
     }
 
@@ -214,8 +214,8 @@ mod tests {
             let points: Vec<_> = cents.iter().enumerate().map(|(n, c)| (5 * n as i64, *c)).collect();
             let mirrored: Vec<_> = points.iter().map(|(at, c)| (*at, 1001 - c)).collect();
             let turn = |heading| match heading {
-                Heading::Steaming => Heading::Drifting,
-                Heading::Drifting => Heading::Steaming,
+                MoveDirection::Steaming => MoveDirection::Drifting,
+                MoveDirection::Drifting => MoveDirection::Steaming,
             };
             let last = points[points.len() - 1].0;
             prop_assert_eq!(heading(&points, last).map(turn), heading(&mirrored, last));

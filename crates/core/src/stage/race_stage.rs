@@ -84,7 +84,7 @@ impl Stage {
 /// How long an answer built at `now` from races with these off times may be cached: at most a minute, and never
 /// past the next change of a stage. `None`: that change is less than a second away, so the answer should be served
 /// but not cached.
-pub fn payload_ttl(
+pub fn races_by_stage_ttl(
     now: DateTime<Utc>,
     offs: impl IntoIterator<Item = DateTime<Utc>>,
 ) -> Option<Duration> {
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn stage_ttl_is_a_minute_or_until_the_next_boundary() {
-        let ttl = |offs: &[i64]| payload_ttl(now(), offs.iter().map(|ms| after(*ms)));
+        let ttl = |offs: &[i64]| races_by_stage_ttl(now(), offs.iter().map(|ms| after(*ms)));
         assert_eq!(ttl(&[]), Some(Duration::from_secs(60)));
         assert_eq!(ttl(&[-MINUTE, 20 * MINUTE]), Some(Duration::from_secs(60)));
         assert_eq!(
@@ -162,7 +162,7 @@ mod tests {
             part in 0.0f64..1.0,
         ) {
             let offs: Vec<_> = lefts.iter().map(|ms| after(*ms)).collect();
-            if let Some(ttl) = payload_ttl(now(), offs.iter().copied()) {
+            if let Some(ttl) = races_by_stage_ttl(now(), offs.iter().copied()) {
                 prop_assert!((TTL_MIN..=TTL_MAX).contains(&ttl));
                 let later = now() + TimeDelta::from_std(ttl.mul_f64(part)).expect("small");
                 for off in offs {

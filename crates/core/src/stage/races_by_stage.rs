@@ -11,7 +11,7 @@ use crate::model::{EventId, EventStatus, SelectionId, SelectionStatus};
 
 /// A stored race.
 #[derive(Clone, Debug)]
-pub struct RaceRow {
+pub struct StoredRace {
     /// The event's id.
     pub id: EventId,
     /// The card's own (local) date.
@@ -37,12 +37,12 @@ pub struct RaceRow {
     /// When the stored event or one of its prices last changed.
     pub last_updated: Option<DateTime<Utc>>,
     /// Its selections.
-    pub runners: Vec<RunnerRow>,
+    pub runners: Vec<StoredRunner>,
 }
 
 /// A stored runner.
 #[derive(Clone, Debug)]
-pub struct RunnerRow {
+pub struct StoredRunner {
     /// The selection's id.
     pub id: SelectionId,
     /// Name of the horse.
@@ -52,12 +52,12 @@ pub struct RunnerRow {
     /// The selection's status.
     pub status: SelectionStatus,
     /// Open win prices, in any order.
-    pub odds: Vec<OddsRow>,
+    pub odds: Vec<StoredOdds>,
 }
 
 /// A stored open price.
 #[derive(Clone, Debug)]
-pub struct OddsRow {
+pub struct StoredOdds {
     /// The bookmaker's display name.
     pub bookmaker: String,
     /// Fractional odds, where the feed gives them.
@@ -162,8 +162,11 @@ pub struct StagedOdds {
 }
 
 /// Builds the answer as of `now`, without races that have started, are over or left the card.
-pub fn payload(races: impl IntoIterator<Item = RaceRow>, now: DateTime<Utc>) -> RacesByStage {
-    let mut to_come: Vec<(DateTime<Utc>, Stage, RaceRow)> = races
+pub fn build_races_by_stage(
+    races: impl IntoIterator<Item = StoredRace>,
+    now: DateTime<Utc>,
+) -> RacesByStage {
+    let mut to_come: Vec<(DateTime<Utc>, Stage, StoredRace)> = races
         .into_iter()
         .filter_map(|race| {
             let (off, stage) = stage_of(&race, now)?;
@@ -192,7 +195,7 @@ pub fn payload(races: impl IntoIterator<Item = RaceRow>, now: DateTime<Utc>) -> 
 }
 
 /// The off and stage of a race that has not started.
-fn stage_of(race: &RaceRow, now: DateTime<Utc>) -> Option<(DateTime<Utc>, Stage)> {
+fn stage_of(race: &StoredRace, now: DateTime<Utc>) -> Option<(DateTime<Utc>, Stage)> {
     let open = race.listed && !race.in_play && !race.status.is_final();
     if !open || race.status == EventStatus::Live {
         return None;
@@ -201,9 +204,10 @@ fn stage_of(race: &RaceRow, now: DateTime<Utc>) -> Option<(DateTime<Utc>, Stage)
     Some((off, Stage::at(off, now)?))
 }
 
-fn build_race(row: RaceRow, off: DateTime<Utc>, now: DateTime<Utc>) -> Option<StagedRace> {
+fn build_race(row: StoredRace, off: DateTime<Utc>, now: DateTime<Utc>) -> Option<StagedRace> {
     let next = Stage::next_stage(off, now)?;
-    let running = |r: &&RunnerRow| !r.status.is_out() && r.status != SelectionStatus::Reserve;
+    let running =
+        |r: &&StoredRunner| !r.status.is_withdrawn() && r.status != SelectionStatus::Reserve;
     Some(StagedRace {
         race_id: row.id,
         race_date: row.day,
@@ -223,10 +227,10 @@ fn build_race(row: RaceRow, off: DateTime<Utc>, now: DateTime<Utc>) -> Option<St
     })
 }
 
-fn build_runners(rows: Vec<RunnerRow>) -> Vec<StagedRunner> {
+fn build_runners(rows: Vec<StoredRunner>) -> Vec<StagedRunner> {
     let mut runners: Vec<StagedRunner> = rows
         .into_iter()
-        .filter(|row| !row.status.is_out())
+        .filter(|row| !row.status.is_withdrawn())
         .map(build_runner)
         .collect();
     let lowest = runners.iter().filter_map(|r| r.best_odds_decimal).min();
@@ -237,7 +241,7 @@ fn build_runners(rows: Vec<RunnerRow>) -> Vec<StagedRunner> {
     runners
 }
 
-fn build_runner(row: RunnerRow) -> StagedRunner {
+fn build_runner(row: StoredRunner) -> StagedRunner {
     let mut all_odds: Vec<StagedOdds> = row
         .odds
         .into_iter()

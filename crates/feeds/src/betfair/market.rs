@@ -13,8 +13,8 @@ use super::wire::{MarketChange, MarketDefinition, RunnerDefinition};
 use super::{BOOKMAKER, SOURCE};
 use crate::number::exact;
 use oddsd_core::model::{
-    BookmakerId, Event, EventId, EventSnapshot, EventStatus, Facts, MarketId, Offer, Price,
-    PriceKey, Rejects, Selection, SelectionId, SelectionStatus, plain_text,
+    Attributes, BookmakerId, Event, EventId, EventSnapshot, EventStatus, MarketId, Offer, Price,
+    PriceKey, RejectedRows, Selection, SelectionId, SelectionStatus, sanitize_text,
 };
 
 /// The Grand National has 34.
@@ -61,7 +61,7 @@ impl ExchangeMarket {
                 status: EventStatus::Scheduled,
                 in_play: false,
                 listed: true,
-                facts: Facts::new(),
+                attributes: Attributes::new(),
             },
             back: MarketId::new(""),
             lay: MarketId::new(""),
@@ -71,9 +71,10 @@ impl ExchangeMarket {
         }
     }
 
-    fn apply_definition(&mut self, definition: &MarketDefinition, rejects: &mut Rejects) {
+    fn apply_definition(&mut self, definition: &MarketDefinition, rejects: &mut RejectedRows) {
         self.defined = true;
-        let market_type = plain_text(definition.market_type.trim(), MAX_TEXT_CHARS).to_lowercase();
+        let market_type =
+            sanitize_text(definition.market_type.trim(), MAX_TEXT_CHARS).to_lowercase();
         self.lay = MarketId::new(format!("{market_type}_lay"));
         self.back = MarketId::new(&market_type);
 
@@ -81,7 +82,7 @@ impl ExchangeMarket {
         event.sport = match &*definition.event_type_id {
             "7" => "horse_racing".into(),
             "4339" => "greyhounds".into(),
-            other => plain_text(other, MAX_TEXT_CHARS),
+            other => sanitize_text(other, MAX_TEXT_CHARS),
         };
         event.league = plain(&definition.country_code);
         event.venue = plain(&definition.venue);
@@ -105,7 +106,7 @@ impl ExchangeMarket {
         }
     }
 
-    fn apply_runner(&mut self, definition: &RunnerDefinition, rejects: &mut Rejects) {
+    fn apply_runner(&mut self, definition: &RunnerDefinition, rejects: &mut RejectedRows) {
         let status = match &*definition.status {
             "ACTIVE" => SelectionStatus::Active,
             "REMOVED" | "REMOVED_VACANT" | "HIDDEN" => SelectionStatus::Removed,
@@ -128,7 +129,7 @@ impl ExchangeMarket {
                 runner.book.lay.mark_changed();
             }
         }
-        let mut facts = Facts::new();
+        let mut facts = Attributes::new();
         if let Some(bsp) = definition.bsp.and_then(exact) {
             facts.insert("bsp", bsp.to_string());
         }
@@ -147,12 +148,12 @@ impl ExchangeMarket {
             id,
             name,
             status,
-            facts,
+            attributes: facts,
         });
     }
 
     /// Applies one change of the market.
-    pub fn apply(&mut self, change: &MarketChange, rejects: &mut Rejects) {
+    pub fn apply(&mut self, change: &MarketChange, rejects: &mut RejectedRows) {
         if change.img == Some(true) {
             for runner in self.runners.values_mut() {
                 runner.book.clear();
@@ -254,10 +255,10 @@ fn status_of(definition: &MarketDefinition) -> Option<EventStatus> {
         "CLOSED" if !runners.is_empty() && runners.iter().all(|r| r.status == "REMOVED") => {
             Some(EventStatus::Abandoned)
         }
-        other => EventStatus::from_source(other),
+        other => EventStatus::from_source_word(other),
     }
 }
 
 fn plain(text: &Option<Cow<str>>) -> String {
-    plain_text(text.as_deref().unwrap_or_default().trim(), MAX_TEXT_CHARS)
+    sanitize_text(text.as_deref().unwrap_or_default().trim(), MAX_TEXT_CHARS)
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use market::ExchangeMarket;
-use oddsd_core::model::{Bookmaker, BookmakerId, EventId, Rejects, Scope, Snapshot};
+use oddsd_core::model::{Bookmaker, BookmakerId, EventId, RejectedRows, Scope, Snapshot};
 use wire::StreamMessage;
 
 pub const SOURCE: &str = "betfair";
@@ -47,7 +47,7 @@ pub enum LineOutcome {
     /// A heartbeat, a connection message, or volumes only.
     NoChange,
     /// A corrupt line, or one about undefined markets. The stream continues without it.
-    Rejected(Rejects),
+    Rejected(RejectedRows),
 }
 
 impl MarketStream {
@@ -61,7 +61,7 @@ impl MarketStream {
         if line.trim().is_empty() {
             return LineOutcome::NoChange;
         }
-        let mut rejects = Rejects::default();
+        let mut rejects = RejectedRows::default();
         let message: StreamMessage = match serde_json::from_str(line) {
             Ok(message) => message,
             Err(error) => {
@@ -87,7 +87,7 @@ impl MarketStream {
         &mut self,
         message: StreamMessage,
         at: DateTime<Utc>,
-        mut rejects: Rejects,
+        mut rejects: RejectedRows,
     ) -> LineOutcome {
         let mut changed: Vec<EventId> = Vec::new();
         for change in message.mc.iter().flatten() {
@@ -137,7 +137,7 @@ impl MarketStream {
                     id: BookmakerId::new(BOOKMAKER),
                     name: "Betfair Exchange".into(),
                 }],
-                rejects,
+                rejected: rejects,
             }),
         }
     }

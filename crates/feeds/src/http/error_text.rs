@@ -8,7 +8,7 @@ use reqwest::Url;
 use reqwest::header::{self, HeaderMap};
 
 use super::header_text;
-use oddsd_core::model::plain_text;
+use oddsd_core::model::sanitize_text;
 
 /// Messages are for one line of a log.
 pub(super) const MAX_DETAIL_CHARS: usize = 200;
@@ -37,7 +37,7 @@ pub(super) fn redirect_host(headers: &HeaderMap) -> String {
         .and_then(|location| Url::parse(location).ok())
         .and_then(|url| {
             url.host_str()
-                .map(|host| format!(" to {}", plain_text(host, 80)))
+                .map(|host| format!(" to {}", sanitize_text(host, 80)))
         })
         .unwrap_or_default()
 }
@@ -59,7 +59,7 @@ pub(super) fn message_in(body: &[u8], secrets: &[String]) -> Option<String> {
     for secret in secrets.iter().filter(|secret| secret.len() > 2) {
         text = text.replace(secret.as_str(), "***");
     }
-    Some(plain_text(&text, MAX_DETAIL_CHARS))
+    Some(sanitize_text(&text, MAX_DETAIL_CHARS))
 }
 
 /// An error and its causes in one line, without the URL.
@@ -74,7 +74,7 @@ pub(super) fn causes(error: reqwest::Error) -> String {
         }
         cause = error.source();
     }
-    plain_text(&line, MAX_DETAIL_CHARS)
+    sanitize_text(&line, MAX_DETAIL_CHARS)
 }
 
 #[cfg(test)]

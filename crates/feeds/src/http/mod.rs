@@ -18,7 +18,7 @@ use secrecy::{ExposeSecret, SecretString};
 use self::body::{BodyError, MAX_RATIO, UnexpectedContent, gunzip, json_start};
 use self::error_text::{MAX_DETAIL_CHARS, causes, message_in, redirect_host, retry_after};
 use crate::FeedError;
-use oddsd_core::model::plain_text;
+use oddsd_core::model::sanitize_text;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Longest pause within a response.
@@ -30,7 +30,7 @@ const MAX_ERROR_BODY: usize = 64 * 1024;
 
 /// Names of a provider for messages, and how long to wait for it.
 #[derive(Clone, Debug)]
-pub struct Provider {
+pub struct ProviderInfo {
     /// "The Racing API".
     pub name: &'static str,
     /// The settings to check after a 401: "RACING_API_USERNAME and RACING_API_PASSWORD".
@@ -98,7 +98,7 @@ impl Validators {
 
 /// A successful response, apart from its body.
 #[derive(Debug)]
-pub enum Answer {
+pub enum ProviderResponse {
     Fresh {
         headers: HeaderMap,
         validators: Validators,
@@ -109,25 +109,25 @@ pub enum Answer {
 
 /// One GET.
 #[derive(Clone, Debug)]
-pub struct Request<'a> {
+pub struct ProviderRequest<'a> {
     pub url: Url,
     pub auth: Auth<'a>,
     /// Makes the request conditional.
-    pub known: Option<&'a Validators>,
+    pub validators: Option<&'a Validators>,
     /// Largest body that is accepted, decompressed: at most [`MAX_BODY`].
     pub max_body: usize,
 }
 
 /// The HTTP client of one provider.
 #[derive(Clone, Debug)]
-pub struct HttpDoor {
+pub struct ProviderClient {
     client: Client,
-    provider: Provider,
+    provider: ProviderInfo,
 }
 
-impl HttpDoor {
+impl ProviderClient {
     /// A proxy from the environment is not used if `base` is on this machine.
-    pub fn new(provider: Provider, base: &Url) -> Result<Self, FeedError> {
+    pub fn new(provider: ProviderInfo, base: &Url) -> Result<Self, FeedError> {
         let mut builder = Client::builder()
             .connect_timeout(CONNECT_DEADLINE.min(provider.deadline))
             .read_timeout(READ_DEADLINE.min(provider.deadline))
@@ -153,13 +153,13 @@ impl HttpDoor {
     /// JSON is for the parser to decide. `now` turns a `Retry-After` date into a wait.
     pub async fn get(
         &self,
-        request: Request<'_>,
+        request: ProviderRequest<'_>,
         now: DateTime<Utc>,
-    ) -> Result<(Answer, String), FeedError> {
-        let Request {
+    ) -> Result<(ProviderResponse, String), FeedError> {
+        let ProviderRequest {
             mut url,
             auth,
-            known,
+            validators: known,
             max_body,
         } = request;
         let context = RequestContext {
@@ -190,7 +190,7 @@ impl HttpDoor {
 
         let status = response.status();
         if status == StatusCode::NOT_MODIFIED && known.is_some_and(|k| !k.is_empty()) {
-            return Ok((Answer::NotModified, String::new()));
+            return Ok((ProviderResponse::NotModified, String::new()));
         }
         if !status.is_success() {
             return Err(context.error_response(response, &secrets, now).await);
@@ -204,7 +204,7 @@ impl HttpDoor {
         })?;
         let validators = Validators::of(&headers);
         Ok((
-            Answer::Fresh {
+            ProviderResponse::Fresh {
                 headers,
                 validators,
             },
@@ -216,12 +216,12 @@ impl HttpDoor {
 /// Host and path, as messages name them.
 fn host_and_path(url: &Url) -> String {
     let place = format!("{}{}", url.host_str().unwrap_or("?"), url.path());
-    plain_text(&place, MAX_DETAIL_CHARS)
+    sanitize_text(&place, MAX_DETAIL_CHARS)
 }
 
 /// One request, as messages name it.
 struct RequestContext<'a> {
-    provider: &'a Provider,
+    provider: &'a ProviderInfo,
     /// Host and path.
     place: String,
 }
@@ -305,7 +305,7 @@ impl RequestContext<'_> {
             None | Some(b"" | b"identity") => false,
             Some(b"gzip" | b"x-gzip") => true,
             Some(other) => {
-                let other = plain_text(&String::from_utf8_lossy(other), 40);
+                let other = sanitize_text(&String::from_utf8_lossy(other), 40);
                 return Err(FeedError::BadAnswer {
                     detail: self.describe(format_args!(
                         "used the content encoding {other:?}, not gzip"
@@ -350,7 +350,7 @@ impl RequestContext<'_> {
                 let kind = String::from_utf8_lossy(kind.map_or(b"none", HeaderValue::as_bytes));
                 self.describe(format_args!(
                     "sent no JSON object or array (content type {:?})",
-                    plain_text(&kind, 60)
+                    sanitize_text(&kind, 60)
                 ))
             }
         };

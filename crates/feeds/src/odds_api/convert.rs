@@ -12,8 +12,8 @@ use super::SOURCE;
 use super::fields::{EventJson, OutcomeJson};
 use crate::number;
 use oddsd_core::model::{
-    BookmakerId, Event, EventId, EventStatus, Facts, MarketId, Offer, Selection, SelectionId,
-    SelectionStatus, plain_text,
+    Attributes, BookmakerId, Event, EventId, EventStatus, MarketId, Offer, Selection, SelectionId,
+    SelectionStatus, sanitize_text,
 };
 
 pub(super) const MAX_TEXT_CHARS: usize = 200;
@@ -81,7 +81,7 @@ fn plain(text: &str) -> Cow<'_, str> {
     let is_plain = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     match is_plain && text.len() <= MAX_TEXT_CHARS {
         true => Cow::Borrowed(text),
-        false => Cow::Owned(plain_text(text, MAX_TEXT_CHARS)),
+        false => Cow::Owned(sanitize_text(text, MAX_TEXT_CHARS)),
     }
 }
 
@@ -94,14 +94,14 @@ pub(super) fn selection_of(id: SelectionId, name: &str) -> Selection {
         id,
         name: name.to_owned(),
         status: SelectionStatus::Active,
-        facts: Facts::new(),
+        attributes: Attributes::new(),
     }
 }
 
 pub(super) fn event_of<B>(wire: &EventJson<'_, B>, id: EventId) -> Event {
     let text = |text: &Option<Cow<str>>| {
         text.as_deref()
-            .map(|text| plain_text(text.trim(), MAX_TEXT_CHARS))
+            .map(|text| sanitize_text(text.trim(), MAX_TEXT_CHARS))
             .filter(|text| !text.is_empty())
     };
     let (home, away) = (text(&wire.home_team), text(&wire.away_team));
@@ -135,7 +135,7 @@ pub(super) fn event_of<B>(wire: &EventJson<'_, B>, id: EventId) -> Event {
         status: EventStatus::Scheduled,
         in_play: false,
         listed: true,
-        facts,
+        attributes: facts,
     }
 }
 

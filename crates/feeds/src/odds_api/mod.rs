@@ -15,13 +15,16 @@ use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::http::{Answer, Auth, HttpDoor, MAX_BODY, Provider, Request, base_url, header_text};
-use super::{Ask, FeedError, Fetched, Looked};
+use super::http::{
+    Auth, MAX_BODY, ProviderClient, ProviderInfo, ProviderRequest, ProviderResponse, base_url,
+    header_text,
+};
+use super::{FeedError, FetchRequest, FetchResult, FetchSummary};
 pub use convert::OddsFormat;
-use oddsd_core::diff::{Collected, Take};
-use oddsd_core::model::{Look, Scope};
+use oddsd_core::diff::{CollectingSink, EventSink};
+use oddsd_core::model::{Scope, SnapshotMeta};
 use parse::read_merged;
-pub use parse::{Parsed, league_of, parse_odds, read_odds};
+pub use parse::{ParsedOdds, league_of, parse_odds, read_odds};
 
 pub const SOURCE: &str = "odds_api";
 
@@ -34,7 +37,7 @@ const KEY_SETTING: &str = "ODDS_API_KEY";
 const SPENT_FOR: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct OddsApiSettings {
     /// `https://api.the-odds-api.com`, without `/v4`.
     pub base_url: String,
     pub api_key: SecretString,
@@ -80,24 +83,24 @@ impl Quota {
 /// One league's odds.
 #[derive(Debug)]
 pub struct OddsApi {
-    http: HttpDoor,
+    http: ProviderClient,
     base: Url,
-    settings: Settings,
+    settings: OddsApiSettings,
     quota: Option<Quota>,
     /// The credits are spent; the free request is sent at this time.
     spent_until: Option<DateTime<Utc>>,
 }
 
 impl OddsApi {
-    pub fn new(settings: Settings) -> Result<Self, FeedError> {
+    pub fn new(settings: OddsApiSettings) -> Result<Self, FeedError> {
         let base = base_url(BASE_URL_SETTING, &settings.base_url)?;
-        let provider = Provider {
+        let provider = ProviderInfo {
             name: PROVIDER,
             credentials: KEY_SETTING,
             deadline: settings.deadline,
         };
         Ok(Self {
-            http: HttpDoor::new(provider, &base)?,
+            http: ProviderClient::new(provider, &base)?,
             base,
             settings,
             quota: None,
@@ -114,10 +117,10 @@ impl OddsApi {
     /// while the credits are spent.
     pub async fn read(
         &mut self,
-        ask: &Ask,
+        ask: &FetchRequest,
         now: DateTime<Utc>,
-        to: &mut dyn Take,
-    ) -> Result<Looked, FeedError> {
+        to: &mut dyn EventSink,
+    ) -> Result<FetchSummary, FeedError> {
         self.wait_for_credits(now).await?;
         let mut url = self.url(&["sports", &self.settings.sport, "odds"])?;
         url.query_pairs_mut()
@@ -125,7 +128,7 @@ impl OddsApi {
             .append_pair("markets", &self.settings.markets.join(","))
             .append_pair("oddsFormat", self.settings.odds_format.as_str())
             .append_pair("dateFormat", "iso");
-        if let Ask::Events(ids) = ask {
+        if let FetchRequest::Events(ids) = ask {
             let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
             url.query_pairs_mut()
                 .append_pair("eventIds", &ids.join(","));
@@ -141,28 +144,32 @@ impl OddsApi {
             Some(masked) => read_merged(masked, now, sport, format, to)?,
         };
         let mut scope = parsed.scope(sport);
-        if let (Ask::Events(ids), Scope::League(_)) = (ask, &scope) {
+        if let (FetchRequest::Events(ids), Scope::League(_)) = (ask, &scope) {
             scope = Scope::Events(ids.clone());
         }
-        let look = Look {
+        let look = SnapshotMeta {
             source: Arc::from(SOURCE),
             as_of: now,
             scope,
             bookmakers: parsed.bookmakers,
-            rejects: parsed.rejects,
+            rejected: parsed.rejects,
         };
         let bodies = match settings.keep_bodies {
             true => vec![masked.unwrap_or(body)],
             false => Vec::new(),
         };
-        Ok(Looked { look, bodies })
+        Ok(FetchSummary { look, bodies })
     }
 
     /// Fetches into memory.
-    pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
-        let mut events = Collected::default();
+    pub async fn fetch(
+        &mut self,
+        ask: &FetchRequest,
+        now: DateTime<Utc>,
+    ) -> Result<FetchResult, FeedError> {
+        let mut events = CollectingSink::default();
         let looked = self.read(ask, now, &mut events).await?;
-        Ok(looked.with(events))
+        Ok(looked.with_events(events))
     }
 
     async fn wait_for_credits(&mut self, now: DateTime<Utc>) -> Result<(), FeedError> {
@@ -184,10 +191,10 @@ impl OddsApi {
 
     /// Sends one GET, and records the credits that its response reports whatever its body holds.
     async fn get(&mut self, url: Url, now: DateTime<Utc>) -> Result<String, FeedError> {
-        let request = Request {
+        let request = ProviderRequest {
             url,
             auth: self.auth(),
-            known: None,
+            validators: None,
             max_body: MAX_BODY,
         };
         let (answer, body) = match self.http.get(request, now).await {
@@ -217,11 +224,11 @@ impl OddsApi {
     /// Records the quota that a response reports.
     fn record_credits(
         &mut self,
-        answer: Result<Answer, FeedError>,
+        answer: Result<ProviderResponse, FeedError>,
         now: DateTime<Utc>,
     ) -> Result<(), FeedError> {
         match answer {
-            Ok(Answer::Fresh { headers, .. }) => {
+            Ok(ProviderResponse::Fresh { headers, .. }) => {
                 self.spent_until = None;
                 if let Some(quota) = Quota::of(&headers) {
                     self.quota = Some(quota);
@@ -230,7 +237,7 @@ impl OddsApi {
                 }
                 Ok(())
             }
-            Ok(Answer::NotModified) => Err(FeedError::BadAnswer {
+            Ok(ProviderResponse::NotModified) => Err(FeedError::BadAnswer {
                 detail: format!("{PROVIDER} answered 304 to an unconditional request"),
             }),
             Err(FeedError::Unauthorized { detail }) if is_out_of_credits(&detail) => {

@@ -30,10 +30,10 @@ use super::fields::{
 };
 use crate::FeedError;
 use crate::json::MAX_ROW_BYTES;
-use oddsd_core::diff::Take;
+use oddsd_core::diff::EventSink;
 use oddsd_core::model::{
-    Bookmaker, BookmakerId, EventId, EventSnapshot, MarketId, Price, PriceKey, Rejects, Scope,
-    SelectionId, Slice, Snapshot, plain_text,
+    Bookmaker, BookmakerId, EventId, EventSnapshot, Fingerprint, MarketId, Price, PriceKey,
+    RejectedRows, Scope, SelectionId, Snapshot, sanitize_text,
 };
 
 /// Prices of one answer; a league has a few thousand.
@@ -43,17 +43,17 @@ const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
 /// One parsed answer.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Parsed {
+pub struct ParsedOdds {
     pub events: Vec<EventSnapshot>,
     pub bookmakers: Vec<Bookmaker>,
-    pub rejects: Rejects,
+    pub rejects: RejectedRows,
     /// An event could not be read: one that is missing here may still be open.
     pub partial: bool,
     /// Price rows in the answer: equals the prices in `events` plus the rows in `rejects`.
     pub prices_seen: u64,
 }
 
-impl Parsed {
+impl ParsedOdds {
     /// The scope of the answer: without a lost event, all of `league`.
     pub fn scope(&self, league: &str) -> Scope {
         match self.partial {
@@ -70,7 +70,7 @@ impl Parsed {
             scope: self.scope(league),
             events: self.events,
             bookmakers: self.bookmakers,
-            rejects: self.rejects,
+            rejected: self.rejects,
         }
     }
 }
@@ -83,7 +83,7 @@ pub fn parse_odds(
     as_of: DateTime<Utc>,
     sport: &str,
     format: OddsFormat,
-) -> Result<Parsed, FeedError> {
+) -> Result<ParsedOdds, FeedError> {
     let mut parser = OddsParser::new(as_of, sport, format);
     for raw in event_list(body)? {
         parser.parse(row_text(raw)?)?;
@@ -99,14 +99,14 @@ pub fn read_odds(
     as_of: DateTime<Utc>,
     sport: &str,
     format: OddsFormat,
-    to: &mut dyn Take,
-) -> Result<Parsed, FeedError> {
-    to.begin(as_of);
+    to: &mut dyn EventSink,
+) -> Result<ParsedOdds, FeedError> {
+    to.start(as_of);
     let mut parser = OddsParser::new(as_of, sport, format);
     let mut listed = HashSet::new();
     for raw in event_list(body)? {
         let text = row_text(raw)?;
-        let slice = Slice::of(text.as_bytes());
+        let slice = Fingerprint::compute(text.as_bytes());
         if let Some(id) = to.knows(&slice) {
             if !listed.insert(id) {
                 return read_merged(body, as_of, sport, format, to);
@@ -134,9 +134,9 @@ pub(super) fn read_merged(
     as_of: DateTime<Utc>,
     sport: &str,
     format: OddsFormat,
-    to: &mut dyn Take,
-) -> Result<Parsed, FeedError> {
-    to.begin(as_of);
+    to: &mut dyn EventSink,
+) -> Result<ParsedOdds, FeedError> {
+    to.start(as_of);
     let mut parsed = parse_odds(body, as_of, sport, format)?;
     for event in parsed.events.drain(..) {
         to.take(event, None);
@@ -180,12 +180,12 @@ fn bad_answer(body: &str, error: &serde_json::Error) -> FeedError {
     let detail = match serde_json::from_str::<ErrorBody<'_>>(body) {
         Ok(answer) => format!(
             "The Odds API sent a message instead of a list of events: {}",
-            plain_text(&answer.message, MAX_TEXT_CHARS)
+            sanitize_text(&answer.message, MAX_TEXT_CHARS)
         ),
         Err(_) => format!(
             "The Odds API sent {} bytes that are not a list of events: {}",
             body.len(),
-            plain_text(&error.to_string(), MAX_TEXT_CHARS)
+            sanitize_text(&error.to_string(), MAX_TEXT_CHARS)
         ),
     };
     FeedError::BadAnswer { detail }
@@ -196,7 +196,7 @@ struct OddsParser<'a> {
     as_of: DateTime<Utc>,
     sport: &'a str,
     format: OddsFormat,
-    parsed: Parsed,
+    parsed: ParsedOdds,
     /// The index of each event in `parsed.events`, and its keys; `None` if they were not collected yet.
     by_event: HashMap<EventId, (usize, Option<SeenKeys>)>,
     bookmakers: HashSet<BookmakerId>,
@@ -227,7 +227,7 @@ impl<'a> OddsParser<'a> {
             as_of,
             sport,
             format,
-            parsed: Parsed::default(),
+            parsed: ParsedOdds::default(),
             by_event: HashMap::new(),
             bookmakers: HashSet::new(),
             cache: ParseCache::default(),
@@ -334,13 +334,13 @@ impl<'a> OddsParser<'a> {
     }
 
     /// Returns the answer as a whole; `events` of it were read or skipped.
-    fn finish(self, events: usize) -> Result<Parsed, FeedError> {
+    fn finish(self, events: usize) -> Result<ParsedOdds, FeedError> {
         let parsed = self.parsed;
         if events == 0 && !parsed.rejects.is_empty() {
             return Err(FeedError::BadAnswer {
                 detail: format!(
                     "The Odds API sent no event of {} that can be read: {}",
-                    plain_text(self.sport, MAX_ID_CHARS),
+                    sanitize_text(self.sport, MAX_ID_CHARS),
                     parsed.rejects
                 ),
             });
@@ -400,7 +400,7 @@ impl<'a> OddsParser<'a> {
             return;
         }
         self.bookmakers.insert(id.clone());
-        let title = plain_text(title, MAX_TEXT_CHARS);
+        let title = sanitize_text(title, MAX_TEXT_CHARS);
         let name = match title.is_empty() {
             true => id.to_string(),
             false => title,

@@ -14,19 +14,21 @@ use super::fields::{JsonScalar, RawField, RawRows};
 use super::race::{ListPosition, ParseOutcome, RaceParser};
 use crate::FeedError;
 use crate::json::MAX_ROW_BYTES;
-use oddsd_core::diff::{Collected, Take};
-use oddsd_core::model::{Bookmaker, EventSnapshot, Look, Rejects, Scope, Slice, plain_text};
+use oddsd_core::diff::{CollectingSink, EventSink};
+use oddsd_core::model::{
+    Bookmaker, EventSnapshot, Fingerprint, RejectedRows, Scope, SnapshotMeta, sanitize_text,
+};
 
 const MAX_RACES: usize = 2_000;
 const MAX_DETAIL_CHARS: usize = 200;
 
 /// One parsed response body.
 #[derive(Clone, Debug, Default)]
-pub struct Parsed {
+pub struct ParsedCards {
     pub events: Vec<EventSnapshot>,
     /// Each bookmaker once, with the first spelling of its name.
     pub bookmakers: Vec<Bookmaker>,
-    pub rejects: Rejects,
+    pub rejects: RejectedRows,
     /// A race could not be read: one that is missing here may still be on the card.
     pub partial: bool,
     /// Races that the whole day has, over all pages; `None` if the body does not say.
@@ -37,7 +39,7 @@ pub struct Parsed {
     pub prices_seen: u64,
 }
 
-impl Parsed {
+impl ParsedCards {
     /// Appends the next page. A race that is in both pages (it changed its day in between) is kept once.
     pub(crate) fn append(&mut self, mut page: Self) {
         let known: HashSet<_> = self.events.iter().map(|e| e.event.id.clone()).collect();
@@ -67,11 +69,11 @@ impl Parsed {
 }
 
 /// Parses a body into memory. Fails only if it cannot be a racecard at all.
-pub fn parse_cards(body: &str, as_of: DateTime<Utc>) -> Result<Parsed, FeedError> {
-    let mut events = Collected::default();
+pub fn parse_cards(body: &str, as_of: DateTime<Utc>) -> Result<ParsedCards, FeedError> {
+    let mut events = CollectingSink::default();
     let mut parser = RaceParser::new(as_of);
     let page = parse_page(body, &mut parser, &mut events, ListPosition::default())?;
-    Ok(Parsed {
+    Ok(ParsedCards {
         events: events.0,
         bookmakers: parser.bookmakers.listed,
         rejects: parser.rejects,
@@ -84,16 +86,20 @@ pub fn parse_cards(body: &str, as_of: DateTime<Utc>) -> Result<Parsed, FeedError
 
 /// Parses a body and hands each race over as soon as it is parsed; a race whose text is stored is not
 /// parsed. The returned scope covers the listed races only: the caller knows what was asked for.
-pub fn read_cards(body: &str, as_of: DateTime<Utc>, to: &mut dyn Take) -> Result<Look, FeedError> {
-    to.begin(as_of);
+pub fn read_cards(
+    body: &str,
+    as_of: DateTime<Utc>,
+    to: &mut dyn EventSink,
+) -> Result<SnapshotMeta, FeedError> {
+    to.start(as_of);
     let mut parser = RaceParser::new(as_of);
     parse_page(body, &mut parser, to, ListPosition::default())?;
-    Ok(Look {
+    Ok(SnapshotMeta {
         source: SOURCE.into(),
         as_of,
         scope: Scope::Listed,
         bookmakers: parser.bookmakers.listed,
-        rejects: parser.rejects,
+        rejected: parser.rejects,
     })
 }
 
@@ -105,7 +111,7 @@ pub(super) struct PageSummary {
     /// See [`Parsed::races_seen`].
     pub(super) races_seen: u64,
     /// The fingerprints of its races, in order.
-    pub(super) slices: Arc<[Slice]>,
+    pub(super) slices: Arc<[Fingerprint]>,
     /// Each race was handed over, or skipped because it is stored.
     pub(super) whole: bool,
 }
@@ -125,7 +131,7 @@ struct CardsEnvelope<'a> {
 pub(super) fn parse_page(
     body: &str,
     parser: &mut RaceParser,
-    to: &mut dyn Take,
+    to: &mut dyn EventSink,
     position: ListPosition,
 ) -> Result<PageSummary, FeedError> {
     if !body.trim_start().starts_with('{') {
@@ -155,7 +161,7 @@ pub(super) fn parse_page(
                 ),
             });
         }
-        let slice = Slice::of(text.as_bytes());
+        let slice = Fingerprint::compute(text.as_bytes());
         slices.push(slice);
         // A stored race that is listed twice is parsed, so that its rows are counted.
         if let Some(id) = to.knows(&slice)
@@ -193,7 +199,7 @@ pub(super) fn parse_page(
 /// The field names of an object, which help to guess what was sent instead.
 fn field_names(body: &str) -> String {
     let object: HashMap<String, IgnoredAny> = serde_json::from_str(body).unwrap_or_default();
-    let mut names: Vec<_> = object.keys().map(|name| plain_text(name, 30)).collect();
+    let mut names: Vec<_> = object.keys().map(|name| sanitize_text(name, 30)).collect();
     names.sort();
     names.truncate(8);
     match names.is_empty() {
@@ -210,7 +216,7 @@ fn bad_answer(what: impl fmt::Display) -> FeedError {
 
 fn invalid_json(why: serde_json::Error) -> FeedError {
     // Serde quotes the value that it did not expect.
-    let detail = plain_text(&why.to_string(), MAX_DETAIL_CHARS);
+    let detail = sanitize_text(&why.to_string(), MAX_DETAIL_CHARS);
     match why.is_data() {
         true => bad_answer(format_args!("\"racecards\" that are not a list ({detail})")),
         false => bad_answer(format_args!("JSON that cannot be read ({detail})")),

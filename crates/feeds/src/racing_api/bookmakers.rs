@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::fields::MAX_NAME_CHARS;
-use oddsd_core::model::{Bookmaker, BookmakerId, plain_text};
+use oddsd_core::model::{Bookmaker, BookmakerId, sanitize_text};
 
 #[derive(Default)]
 pub(super) struct BookmakerInterner {
@@ -42,7 +42,7 @@ impl BookmakerInterner {
     }
 
     fn add_spelling(&mut self, text: &str) -> Option<usize> {
-        let name = plain_text(text, MAX_NAME_CHARS);
+        let name = sanitize_text(text, MAX_NAME_CHARS);
         let id = BookmakerId::from_name(&name)?;
         let index = *self.indexes.entry(id.clone()).or_insert_with(|| {
             self.listed.push(Bookmaker { id, name });

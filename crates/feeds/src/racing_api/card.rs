@@ -7,7 +7,7 @@ use chrono::NaiveDate;
 use super::fields::{JsonScalar, RaceJson, RunnerJson};
 use super::times::{off_at, uk_date};
 use oddsd_core::model::{
-    Event, EventId, EventStatus, Facts, Selection, SelectionId, SelectionStatus,
+    Attributes, Event, EventId, EventStatus, Selection, SelectionId, SelectionStatus,
 };
 
 pub(super) fn event<F: JsonScalar, L>(
@@ -34,7 +34,7 @@ pub(super) fn event<F: JsonScalar, L>(
         status: event_status(race),
         in_play: false,
         listed: true,
-        facts: facts([
+        attributes: facts([
             ("race_date", &race.date),
             ("race_time", &race.off_time),
             ("race_class", &race.race_class),
@@ -59,7 +59,7 @@ fn event_status<F: JsonScalar, L>(race: &RaceJson<F, L>) -> EventStatus {
     if race.is_abandoned.is_true() || word.contains("abandon") {
         return EventStatus::Abandoned;
     }
-    match EventStatus::from_source(&word) {
+    match EventStatus::from_source_word(&word) {
         Some(said @ (EventStatus::Cancelled | EventStatus::Postponed)) => said,
         _ if word.contains("cancel") => EventStatus::Cancelled,
         _ if word.contains("postpone") => EventStatus::Postponed,
@@ -87,7 +87,7 @@ pub(super) fn selection<F: JsonScalar, L>(runner: &RunnerJson<F, L>, id: Selecti
         id,
         name: runner.horse.name(),
         status,
-        facts: facts([
+        attributes: facts([
             ("number", &runner.number),
             ("draw", &runner.draw),
             ("jockey", &runner.jockey),
@@ -99,7 +99,7 @@ pub(super) fn selection<F: JsonScalar, L>(runner: &RunnerJson<F, L>, id: Selecti
     }
 }
 
-fn facts<F: JsonScalar, const N: usize>(fields: [(&'static str, &F); N]) -> Facts {
+fn facts<F: JsonScalar, const N: usize>(fields: [(&'static str, &F); N]) -> Attributes {
     fields
         .into_iter()
         .map(|(fact, field)| (fact, field.name()))

@@ -8,10 +8,10 @@ use chrono::{DateTime, Days, NaiveDate, Utc};
 use super::answer::{PageSummary, parse_page};
 use super::race::{ListPosition, RaceParser};
 use super::{CachedResponse, RacingApi, SOURCE, times};
-use crate::http::{Answer, MAX_BODY, Request, Url};
-use crate::{FeedError, Looked};
-use oddsd_core::diff::Take;
-use oddsd_core::model::{Look, Scope};
+use crate::http::{MAX_BODY, ProviderRequest, ProviderResponse, Url};
+use crate::{FeedError, FetchSummary};
+use oddsd_core::diff::EventSink;
+use oddsd_core::model::{Scope, SnapshotMeta};
 
 /// The provider accepts no larger `skip`.
 const MAX_SKIP: u64 = 500;
@@ -21,7 +21,7 @@ const ATTEMPTS: usize = 2;
 /// One attempt to fetch all days.
 struct DayFetch<'a> {
     now: DateTime<Utc>,
-    to: &'a mut dyn Take,
+    to: &'a mut dyn EventSink,
     parser: RaceParser,
     bodies: Vec<String>,
 }
@@ -37,15 +37,15 @@ impl RacingApi {
     pub(super) async fn fetch_days(
         &mut self,
         now: DateTime<Utc>,
-        to: &mut dyn Take,
-    ) -> Result<Looked, FeedError> {
+        to: &mut dyn EventSink,
+    ) -> Result<FetchSummary, FeedError> {
         let today = times::uk_date(now);
         let days: Vec<_> = (0..u64::from(self.settings.days))
             .filter_map(|n| today.checked_add_days(Days::new(n)))
             .collect();
         let mut why = String::new();
         for _ in 0..ATTEMPTS {
-            to.begin(now);
+            to.start(now);
             let mut fetch = DayFetch {
                 now,
                 to: &mut *to,
@@ -62,7 +62,7 @@ impl RacingApi {
         })
     }
 
-    fn summarize(&self, days: Vec<NaiveDate>, fetch: DayFetch<'_>) -> Looked {
+    fn summarize(&self, days: Vec<NaiveDate>, fetch: DayFetch<'_>) -> FetchSummary {
         let parser = fetch.parser;
         let scope = match parser.partial {
             // A race that could not be read must not look like one that left the card.
@@ -72,13 +72,13 @@ impl RacingApi {
                 regions: self.settings.regions.clone(),
             },
         };
-        Looked {
-            look: Look {
+        FetchSummary {
+            look: SnapshotMeta {
                 source: SOURCE.into(),
                 as_of: fetch.now,
                 scope,
                 bookmakers: parser.bookmakers.listed,
-                rejects: parser.rejects,
+                rejected: parser.rejects,
             },
             bodies: fetch.bodies,
         }
@@ -158,14 +158,14 @@ impl RacingApi {
         fetch: &mut DayFetch<'_>,
     ) -> Result<PageSummary, FeedError> {
         let reusable = self.reusable(&url, fetch.to);
-        let request = Request {
+        let request = ProviderRequest {
             url: url.clone(),
             auth: self.auth(),
-            known: reusable.map(|cached| &cached.validators),
+            validators: reusable.map(|cached| &cached.validators),
             max_body: MAX_BODY,
         };
         let (answer, body) = self.http.get(request, fetch.now).await?;
-        let Answer::Fresh { validators, .. } = answer else {
+        let ProviderResponse::Fresh { validators, .. } = answer else {
             return Ok(self.hand_over_cached(&url, position, fetch));
         };
         let summary = parse_page(&body, &mut fetch.parser, fetch.to, position)?;

@@ -10,7 +10,7 @@ use serde::de::{Deserializer, Error, Visitor};
 use serde_json::value::RawValue;
 
 use crate::json::{JsonObject, JsonRows};
-use oddsd_core::model::plain_text;
+use oddsd_core::model::sanitize_text;
 
 /// Longer names are cut.
 pub(super) const MAX_NAME_CHARS: usize = 200;
@@ -120,7 +120,7 @@ pub(super) trait JsonScalar {
         if text.len() <= MAX_NAME_CHARS && text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
             return text.into_owned();
         }
-        plain_text(&text, MAX_NAME_CHARS)
+        sanitize_text(&text, MAX_NAME_CHARS)
     }
 
     fn number(&self) -> Option<u64> {

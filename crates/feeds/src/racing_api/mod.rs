@@ -24,12 +24,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
-pub use self::answer::{Parsed, parse_cards, read_cards};
-pub use self::rate_limit::Spacing;
-use crate::http::{Auth, HttpDoor, Provider, Validators, base_url};
-use crate::{Ask, FeedError, Fetched, Looked};
-use oddsd_core::diff::{Collected, Take};
-use oddsd_core::model::Slice;
+pub use self::answer::{ParsedCards, parse_cards, read_cards};
+pub use self::rate_limit::RateLimiter;
+use crate::http::{Auth, ProviderClient, ProviderInfo, Validators, base_url};
+use crate::{FeedError, FetchRequest, FetchResult, FetchSummary};
+use oddsd_core::diff::{CollectingSink, EventSink};
+use oddsd_core::model::Fingerprint;
 
 pub const SOURCE: &str = "racing_api";
 pub const DEFAULT_BASE_URL: &str = "https://api.theracingapi.com/v1";
@@ -82,7 +82,7 @@ impl RacingApiSettings {
 struct CachedResponse {
     validators: Validators,
     /// The fingerprints of its races.
-    slices: Arc<[Slice]>,
+    slices: Arc<[Fingerprint]>,
     /// See [`PageSummary::whole`](answer::PageSummary::whole): only then may the request be conditional.
     whole: bool,
     total: Option<u64>,
@@ -92,9 +92,9 @@ struct CachedResponse {
 pub struct RacingApi {
     settings: RacingApiSettings,
     base: Url,
-    http: HttpDoor,
-    cards: Spacing,
-    races: Spacing,
+    http: ProviderClient,
+    cards: RateLimiter,
+    races: RateLimiter,
     cached: HashMap<Url, CachedResponse>,
 }
 
@@ -115,10 +115,10 @@ impl RacingApi {
             )));
         }
         let limit = |rate: f64| {
-            Spacing::per_second(rate)
+            RateLimiter::per_second(rate)
                 .ok_or_else(|| bad(format!("a rate of {rate} requests a second")))
         };
-        let provider = Provider {
+        let provider = ProviderInfo {
             name: "The Racing API",
             credentials: "RACING_API_USERNAME and RACING_API_PASSWORD",
             deadline: settings.deadline,
@@ -126,7 +126,7 @@ impl RacingApi {
         Ok(Self {
             cards: limit(settings.cards_per_second)?,
             races: limit(settings.races_per_second)?,
-            http: HttpDoor::new(provider, &base)?,
+            http: ProviderClient::new(provider, &base)?,
             base,
             settings,
             cached: HashMap::new(),
@@ -136,23 +136,27 @@ impl RacingApi {
     /// Fetches once and hands the races to `to`. `now` decides which days are polled, and orders the answers.
     pub async fn read(
         &mut self,
-        ask: &Ask,
+        ask: &FetchRequest,
         now: DateTime<Utc>,
-        to: &mut dyn Take,
-    ) -> Result<Looked, FeedError> {
+        to: &mut dyn EventSink,
+    ) -> Result<FetchSummary, FeedError> {
         self.cached
             .retain(|_, response| now - response.requested_at <= CACHE_TTL);
         match ask {
-            Ask::Everything => self.fetch_days(now, to).await,
-            Ask::Events(ids) => self.fetch_races(ids, now, to).await,
+            FetchRequest::Everything => self.fetch_days(now, to).await,
+            FetchRequest::Events(ids) => self.fetch_races(ids, now, to).await,
         }
     }
 
     /// Fetches into memory.
-    pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
-        let mut events = Collected::default();
+    pub async fn fetch(
+        &mut self,
+        ask: &FetchRequest,
+        now: DateTime<Utc>,
+    ) -> Result<FetchResult, FeedError> {
+        let mut events = CollectingSink::default();
         let looked = self.read(ask, now, &mut events).await?;
-        Ok(looked.with(events))
+        Ok(looked.with_events(events))
     }
 
     fn auth(&self) -> Auth<'_> {
@@ -163,7 +167,7 @@ impl RacingApi {
     }
 
     /// Returns the cached response if a 304 may stand for it: only while the sink knows all of its races.
-    fn reusable(&self, url: &Url, to: &dyn Take) -> Option<&CachedResponse> {
+    fn reusable(&self, url: &Url, to: &dyn EventSink) -> Option<&CachedResponse> {
         let cached = self.cached.get(url);
         cached
             .filter(|_| !self.settings.keep_bodies)

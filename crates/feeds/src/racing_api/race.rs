@@ -25,7 +25,7 @@ use super::times::TimestampCache;
 use super::{SOURCE, price};
 use crate::json::JsonObject;
 use oddsd_core::model::{
-    EventId, EventSnapshot, MarketId, Offer, Price, PriceKey, Rejects, Selection, SelectionId,
+    EventId, EventSnapshot, MarketId, Offer, Price, PriceKey, RejectedRows, Selection, SelectionId,
 };
 
 const MAX_ID_CHARS: usize = 100;
@@ -55,7 +55,7 @@ pub(super) enum ParseOutcome {
 /// Parses the races of one fetch, over all its pages, and collects what they share.
 pub(super) struct RaceParser {
     pub(super) bookmakers: BookmakerInterner,
-    pub(super) rejects: Rejects,
+    pub(super) rejects: RejectedRows,
     /// See [`super::Parsed::partial`].
     pub(super) partial: bool,
     /// See [`super::Parsed::prices_seen`].
@@ -73,7 +73,7 @@ impl RaceParser {
     pub(super) fn new(as_of: DateTime<Utc>) -> Self {
         Self {
             bookmakers: BookmakerInterner::default(),
-            rejects: Rejects::default(),
+            rejects: RejectedRows::default(),
             partial: false,
             prices_seen: 0,
             rows_rejected: 0,
@@ -338,7 +338,7 @@ impl RaceParser {
 }
 
 fn nothing_offered(race: &EventSnapshot, selection: &Selection) -> bool {
-    selection.status.is_out() || race.event.status.is_final()
+    selection.status.is_withdrawn() || race.event.status.is_final()
 }
 
 fn sample(raw: &RawValue) -> String {

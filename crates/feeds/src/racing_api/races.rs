@@ -6,18 +6,18 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::answer::{Parsed, parse_cards};
+use super::answer::{ParsedCards, parse_cards};
 use super::{CachedResponse, RacingApi, SOURCE};
-use crate::http::{Answer, MAX_BODY, Request, Url};
-use crate::{FeedError, Looked};
-use oddsd_core::diff::Take;
-use oddsd_core::model::{EventId, Look, Rejects, Scope, Slice};
+use crate::http::{MAX_BODY, ProviderRequest, ProviderResponse, Url};
+use crate::{FeedError, FetchSummary};
+use oddsd_core::diff::EventSink;
+use oddsd_core::model::{EventId, Fingerprint, RejectedRows, Scope, SnapshotMeta};
 
 /// The result of a call for one race.
 enum RaceFetch {
     /// The sink knows its text.
-    Unchanged(Slice),
-    Parsed(Box<Parsed>, Option<Slice>),
+    Unchanged(Fingerprint),
+    Parsed(Box<ParsedCards>, Option<Fingerprint>),
 }
 
 impl RacingApi {
@@ -25,12 +25,12 @@ impl RacingApi {
         &mut self,
         ids: &[EventId],
         now: DateTime<Utc>,
-        to: &mut dyn Take,
-    ) -> Result<Looked, FeedError> {
-        to.begin(now);
-        let mut found = Parsed::default();
+        to: &mut dyn EventSink,
+    ) -> Result<FetchSummary, FeedError> {
+        to.start(now);
+        let mut found = ParsedCards::default();
         let mut answered = Vec::with_capacity(ids.len());
-        let mut rejects = Rejects::default();
+        let mut rejects = RejectedRows::default();
         let mut first_failure = None;
         let mut bodies = Vec::new();
         for id in ids {
@@ -82,14 +82,14 @@ impl RacingApi {
         {
             return Err(error);
         }
-        let look = Look {
+        let look = SnapshotMeta {
             source: SOURCE.into(),
             as_of: now,
             scope: Scope::Events(answered),
             bookmakers: found.bookmakers,
-            rejects: found.rejects,
+            rejected: found.rejects,
         };
-        Ok(Looked { look, bodies })
+        Ok(FetchSummary { look, bodies })
     }
 
     /// Hands nothing over: a response that fails while it is parsed must leave nothing behind.
@@ -98,30 +98,30 @@ impl RacingApi {
         url: Url,
         id: &EventId,
         now: DateTime<Utc>,
-        to: &mut dyn Take,
+        to: &mut dyn EventSink,
         bodies: &mut Vec<String>,
     ) -> Result<RaceFetch, FeedError> {
-        let is_it = |to: &dyn Take, slice| to.knows(slice).is_some_and(|known| known == *id);
+        let is_it = |to: &dyn EventSink, slice| to.knows(slice).is_some_and(|known| known == *id);
         let reusable = self.reusable(&url, to);
         let reusable =
             reusable.filter(|cached| cached.slices.first().is_some_and(|slice| is_it(to, slice)));
-        let request = Request {
+        let request = ProviderRequest {
             url: url.clone(),
             auth: self.auth(),
-            known: reusable.map(|cached| &cached.validators),
+            validators: reusable.map(|cached| &cached.validators),
             max_body: MAX_BODY,
         };
         let (answer, body) = self.http.get(request, now).await?;
         let validators = match answer {
-            Answer::Fresh { validators, .. } => validators,
-            Answer::NotModified => {
+            ProviderResponse::Fresh { validators, .. } => validators,
+            ProviderResponse::NotModified => {
                 let cached = self.cached.get_mut(&url);
                 let cached = cached.expect("only a cached response makes a request conditional");
                 cached.requested_at = now;
                 return Ok(RaceFetch::Unchanged(cached.slices[0]));
             }
         };
-        let slice = Slice::of(body.as_bytes());
+        let slice = Fingerprint::compute(body.as_bytes());
         let fetched = match is_it(to, &slice) {
             true => RaceFetch::Unchanged(slice),
             false => {
@@ -158,8 +158,8 @@ impl RacingApi {
 }
 
 /// Drops other races than the requested one, and returns the number of their prices.
-fn keep_only(page: &mut Parsed, id: &EventId) -> u64 {
-    let prices = |page: &Parsed| {
+fn keep_only(page: &mut ParsedCards, id: &EventId) -> u64 {
+    let prices = |page: &ParsedCards| {
         page.events
             .iter()
             .map(|e| e.prices.len() as u64)

@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 /// Computes when the next request may be sent; the caller passes the time.
 #[derive(Clone, Debug)]
-pub struct Spacing {
+pub struct RateLimiter {
     gap: Duration,
     next: Option<Instant>,
 }
 
-impl Spacing {
+impl RateLimiter {
     /// Returns `None` unless the rate is a positive number of requests a second, at least one an hour.
     pub fn per_second(rate: f64) -> Option<Self> {
         (rate.is_finite() && rate >= 1.0 / 3600.0).then(|| Self {

@@ -17,9 +17,9 @@ use chrono_tz::Europe::London;
 use fastrand::Rng;
 
 use self::market::{BookmakerQuote, PriceTrend, QuoteState, SimulatedRace, SimulatedRunner};
-pub use self::scenario::{Twist, TwistKind};
-use crate::{Ask, FeedError, Fetched, Looked, racing_api};
-use oddsd_core::diff::Take;
+pub use self::scenario::{ScriptedEvent, ScriptedEventKind};
+use crate::{FeedError, FetchRequest, FetchResult, FetchSummary, racing_api};
+use oddsd_core::diff::EventSink;
 use oddsd_core::model::{Scope, Snapshot};
 
 pub const SOURCE: &str = "simulator";
@@ -38,7 +38,7 @@ const OVERROUND: f64 = 1.15;
 
 /// How large a day is; both are clamped to the number of courses and bookmakers there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
+pub struct RaceDaySize {
     pub races: usize,
     pub bookmakers: usize,
 }
@@ -51,13 +51,13 @@ pub struct RaceDay {
     rng: Rng,
     races: Vec<SimulatedRace>,
     goings: Vec<usize>,
-    script: Vec<Twist>,
+    script: Vec<ScriptedEvent>,
     /// Events of the script that have happened.
     applied: usize,
 }
 
 impl RaceDay {
-    pub fn new(seed: u64, day: NaiveDate, size: Size) -> Self {
+    pub fn new(seed: u64, day: NaiveDate, size: RaceDaySize) -> Self {
         let mut rng = Rng::with_seed(seed ^ u64::from(day.num_days_from_ce().unsigned_abs()));
         let at = |time| {
             let local = London.from_local_datetime(&day.and_time(time)).earliest();
@@ -112,7 +112,7 @@ impl RaceDay {
     }
 
     /// The scripted events of the day, in their order.
-    pub fn twists(&self) -> &[Twist] {
+    pub fn scripted_events(&self) -> &[ScriptedEvent] {
         &self.script
     }
 
@@ -161,30 +161,34 @@ impl Simulator {
     /// [`Self::fetch`], event by event.
     pub async fn read(
         &mut self,
-        ask: &Ask,
+        ask: &FetchRequest,
         now: DateTime<Utc>,
-        to: &mut dyn Take,
-    ) -> Result<Looked, FeedError> {
+        to: &mut dyn EventSink,
+    ) -> Result<FetchSummary, FeedError> {
         Ok(self.fetch(ask, now).await?.hand_over(to))
     }
 
-    pub async fn fetch(&mut self, ask: &Ask, now: DateTime<Utc>) -> Result<Fetched, FeedError> {
+    pub async fn fetch(
+        &mut self,
+        ask: &FetchRequest,
+        now: DateTime<Utc>,
+    ) -> Result<FetchResult, FeedError> {
         let (bodies, scope) = match ask {
-            Ask::Everything => {
+            FetchRequest::Everything => {
                 let scope = Scope::Days {
                     days: vec![self.day.day()],
                     regions: Vec::new(),
                 };
                 (vec![self.day.card_at(now)], scope)
             }
-            Ask::Events(ids) => {
+            FetchRequest::Events(ids) => {
                 let bodies = ids
                     .iter()
                     .filter_map(|id| self.day.race_at(id.as_str(), now));
                 (bodies.collect(), Scope::Events(ids.clone()))
             }
         };
-        let mut found = racing_api::Parsed::default();
+        let mut found = racing_api::ParsedCards::default();
         for body in &bodies {
             found.append(racing_api::parse_cards(body, now)?);
         }
@@ -198,9 +202,9 @@ impl Simulator {
             scope,
             events: found.events,
             bookmakers: found.bookmakers,
-            rejects: found.rejects,
+            rejected: found.rejects,
         };
-        Ok(Fetched { snapshot, bodies })
+        Ok(FetchResult { snapshot, bodies })
     }
 }
 

@@ -10,14 +10,14 @@ use super::price_ladder::LAST;
 
 /// Something that happens at a known time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Twist {
+pub struct ScriptedEvent {
     pub at: DateTime<Utc>,
     pub race_id: String,
-    pub kind: TwistKind,
+    pub kind: ScriptedEventKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TwistKind {
+pub enum ScriptedEventKind {
     /// The market shortens this horse by one tick; scheduled several times for one horse.
     Shortens {
         horse_id: String,
@@ -64,7 +64,7 @@ pub(super) fn write_script(
     races: &mut [SimulatedRace],
     opens_at: DateTime<Utc>,
     rng: &mut Rng,
-) -> Vec<Twist> {
+) -> Vec<ScriptedEvent> {
     let mut script = Vec::new();
     let last = races.len() - 1;
     for (n, race) in races.iter_mut().enumerate() {
@@ -73,7 +73,7 @@ pub(super) fn write_script(
         let mut schedule = |before: i64, kind| {
             let at = off_at - TimeDelta::minutes(before);
             let race_id = id.clone();
-            script.push(Twist { at, race_id, kind });
+            script.push(ScriptedEvent { at, race_id, kind });
         };
         let mut often = |one_in: u8| n == 0 || rng.u8(..one_in) == 0;
         if often(2) {
@@ -82,26 +82,26 @@ pub(super) fn write_script(
         if often(3)
             && let Some(horse_id) = spare_runner(race)
         {
-            schedule(NON_RUNNER, TwistKind::NonRunner { horse_id });
+            schedule(NON_RUNNER, ScriptedEventKind::NonRunner { horse_id });
         }
         let bookmakers = race.runners.first().map_or(0, |r| r.quotes.len());
         if often(2) && bookmakers > 0 {
             let bookmaker = names::BOOKMAKERS[bookmakers - 1];
             let morning = (off_at - opens_at).num_minutes();
-            schedule(morning, TwistKind::NotYet { bookmaker });
-            schedule(LATE_BOOK, TwistKind::Opens { bookmaker });
+            schedule(morning, ScriptedEventKind::NotYet { bookmaker });
+            schedule(LATE_BOOK, ScriptedEventKind::Opens { bookmaker });
         }
         if often(4) && bookmakers > 1 {
             let bookmaker = names::BOOKMAKERS[bookmakers / 2 - usize::from(bookmakers == 2)];
-            schedule(SP_FROM, TwistKind::StartingPriceOnly { bookmaker });
-            schedule(SP_UNTIL, TwistKind::Opens { bookmaker });
+            schedule(SP_FROM, ScriptedEventKind::StartingPriceOnly { bookmaker });
+            schedule(SP_UNTIL, ScriptedEventKind::Opens { bookmaker });
         }
         if n == 0 {
             let going = names::GOINGS[0];
-            schedule(GOING, TwistKind::Going { going });
+            schedule(GOING, ScriptedEventKind::Going { going });
         }
         if n == last && last > 0 {
-            schedule(ABANDONED, TwistKind::Abandoned);
+            schedule(ABANDONED, ScriptedEventKind::Abandoned);
         }
     }
     script.sort_by_key(|event| event.at);
@@ -109,16 +109,19 @@ pub(super) fn write_script(
 }
 
 /// A runner in the middle of the market shortens, and the second favourite drifts.
-fn add_steamer_and_drifter(race: &mut SimulatedRace, schedule: &mut impl FnMut(i64, TwistKind)) {
+fn add_steamer_and_drifter(
+    race: &mut SimulatedRace,
+    schedule: &mut impl FnMut(i64, ScriptedEventKind),
+) {
     let mut order: Vec<usize> = (0..race.runners.len()).collect();
     order.sort_by_key(|&runner| race.runners[runner].opening);
     let (drifter, steamer) = (order[1], order[order.len() / 2]);
     for push in 0..TREND_TICKS as i64 {
         let before = FIRST_PUSH - push * BETWEEN_PUSHES;
         let horse_id = race.runners[steamer].horse_id.clone();
-        schedule(before, TwistKind::Shortens { horse_id });
+        schedule(before, ScriptedEventKind::Shortens { horse_id });
         let horse_id = race.runners[drifter].horse_id.clone();
-        schedule(before, TwistKind::Lengthens { horse_id });
+        schedule(before, ScriptedEventKind::Lengthens { horse_id });
     }
     // Both need room on the ladder, and two ticks for bookmakers that differ from the market.
     let lowest = TREND_TICKS + 2;
@@ -147,7 +150,11 @@ fn spare_runner(race: &SimulatedRace) -> Option<String> {
     steady.max_by_key(|r| r.opening).map(|r| r.horse_id.clone())
 }
 
-pub(super) fn apply_event(event: &Twist, races: &mut [SimulatedRace], goings: &mut [usize]) {
+pub(super) fn apply_event(
+    event: &ScriptedEvent,
+    races: &mut [SimulatedRace],
+    goings: &mut [usize],
+) {
     let Some(race) = races.iter_mut().find(|race| race.id == event.race_id) else {
         return;
     };
@@ -163,20 +170,24 @@ pub(super) fn apply_event(event: &Twist, races: &mut [SimulatedRace], goings: &m
     };
     let mut new_state = None;
     match &event.kind {
-        TwistKind::Shortens { horse_id } | TwistKind::Lengthens { horse_id } => {
+        ScriptedEventKind::Shortens { horse_id } | ScriptedEventKind::Lengthens { horse_id } => {
             horse(horse_id, SimulatedRunner::follow_trend);
         }
-        TwistKind::NonRunner { horse_id } => horse(horse_id, |runner| {
+        ScriptedEventKind::NonRunner { horse_id } => horse(horse_id, |runner| {
             runner.non_runner = true;
             runner.jockey = "NON-RUNNER".into();
         }),
-        TwistKind::Abandoned => race.abandoned = true,
-        TwistKind::NotYet { bookmaker } => new_state = Some((*bookmaker, QuoteState::NotYet)),
-        TwistKind::StartingPriceOnly { bookmaker } => {
+        ScriptedEventKind::Abandoned => race.abandoned = true,
+        ScriptedEventKind::NotYet { bookmaker } => {
+            new_state = Some((*bookmaker, QuoteState::NotYet))
+        }
+        ScriptedEventKind::StartingPriceOnly { bookmaker } => {
             new_state = Some((*bookmaker, QuoteState::StartingPrice));
         }
-        TwistKind::Opens { bookmaker } => new_state = Some((*bookmaker, QuoteState::Priced)),
-        TwistKind::Going { going } => {
+        ScriptedEventKind::Opens { bookmaker } => {
+            new_state = Some((*bookmaker, QuoteState::Priced))
+        }
+        ScriptedEventKind::Going { going } => {
             if let Some(at) = names::GOINGS.iter().position(|g| g == going) {
                 goings[race.course] = at;
             }

@@ -19,9 +19,10 @@ use crate::bad_rows::CommitError;
 use crate::outbox::kinds_text;
 use crate::rows::{self, Columns};
 use crate::{
-    Claim, Claimed, Committed, CycleFacts, Lease, Result, StoreError, TxEnd, Written, facts_text,
+    ClaimedBatch, Committed, CycleMeta, OutboxRow, Result, StoreError, TxEnd, WriteCounts,
+    WriterLease, facts_text,
 };
-use oddsd_core::diff::{Changes, EventChange, PriceChange, PriceChangeKind, Told};
+use oddsd_core::diff::{Changes, EventChange, OutboxEntry, PriceChange, PriceChangeKind};
 use oddsd_core::model::{EventId, PriceStatus};
 
 /// Above this the memory for the arrays, here and at the server, costs more than the round trips.
@@ -38,8 +39,8 @@ const COPY_END: i16 = -1;
 
 /// The input of a commit, owned by the task that writes it.
 struct PendingCycle {
-    lease: Lease,
-    facts: CycleFacts,
+    lease: WriterLease,
+    facts: CycleMeta,
     changes: Arc<Changes>,
 }
 
@@ -47,8 +48,8 @@ impl Postgres {
     /// A rollback makes it a dry run.
     pub(crate) async fn commit(
         &self,
-        lease: &Lease,
-        facts: &CycleFacts,
+        lease: &WriterLease,
+        facts: &CycleMeta,
         changes: &Arc<Changes>,
         end: TxEnd,
     ) -> std::result::Result<Committed, CommitError> {
@@ -132,8 +133,8 @@ impl PendingCycle {
         connection: &mut PgConnection,
         kind: StatementKind,
     ) -> std::result::Result<Committed, CommitError> {
-        let entries = self.changes.by_event();
-        let rows: Vec<(&EventId, &Told)> = entries.iter().collect();
+        let entries = self.changes.outbox_entries();
+        let rows: Vec<(&EventId, &OutboxEntry)> = entries.iter().collect();
         let mut query = self.bind_cycle(sqlx::query(kind.sql().into_sql_str()));
         query = query
             .bind(array(&rows, |(event, _)| event.as_str()))
@@ -150,14 +151,21 @@ impl PendingCycle {
         let row = query.fetch_one(connection).await.map_err(commit_error)?;
         let written = write_counts(&row, kind).checked(&self.changes, entries.len())?;
         let told = self.outbox_rows(&row, entries)?;
-        Ok(Committed { written, told })
+        Ok(Committed {
+            written,
+            outbox: told,
+        })
     }
 
     /// The outbox rows that were just written. A reader that begins after the commit sees at least the
     /// statement's own snapshot and its transaction.
-    fn outbox_rows(&self, row: &PgRow, entries: BTreeMap<EventId, Told>) -> Result<Option<Claim>> {
+    fn outbox_rows(
+        &self,
+        row: &PgRow,
+        entries: BTreeMap<EventId, OutboxEntry>,
+    ) -> Result<Option<ClaimedBatch>> {
         let transaction = row.int("xid")? as u64;
-        let Some(view) = rows::view(row)?.and(transaction) else {
+        let Some(view) = rows::snapshot(row)?.with_tx(transaction) else {
             return Ok(None);
         };
         let ids: HashMap<String, i64> = row.json("outbox_ids")?;
@@ -168,7 +176,7 @@ impl PendingCycle {
                 StoreError::Failed("an event of the commit has no outbox row".into())
             })?;
             let cycle = self.facts.id;
-            rows.push(Claimed::committed(
+            rows.push(OutboxRow::committed(
                 id,
                 transaction,
                 created_at,
@@ -177,7 +185,7 @@ impl PendingCycle {
             ));
         }
         rows.sort_by_key(|row| row.id);
-        Ok(Some(Claim { view, rows }))
+        Ok(Some(ClaimedBatch { view, rows }))
     }
 
     /// Copies the prices into the staging table, and runs the statement that takes them from there.
@@ -211,7 +219,7 @@ impl PendingCycle {
             counts.no_price,
         ];
         let mut numbers: Vec<i64> = counts.iter().map(|n| *n as i64).collect();
-        let next = &changes.next;
+        let next = &changes.next_ids;
         numbers.extend([facts.fetch_ms, facts.diff_ms]);
         numbers.extend([next.event, next.selection, next.bookmaker, next.price]);
         query
@@ -231,13 +239,16 @@ impl PendingCycle {
         let bookmakers = &*self.changes.bookmakers;
         let events = &*self.changes.events;
         let selections = &*self.changes.selections;
-        let moved: Vec<&EventChange> = events.iter().filter(|e| e.transition().is_some()).collect();
+        let moved: Vec<&EventChange> = events
+            .iter()
+            .filter(|e| e.status_transition().is_some())
+            .collect();
         let before = |e: &&EventChange| e.before.as_ref().map(|before| before.status.as_str());
         query
             .bind(array(bookmakers, |b| b.row))
             .bind(array(bookmakers, |b| b.bookmaker.id.as_str()))
             .bind(array(bookmakers, |b| b.bookmaker.name.as_str()))
-            .bind(array(bookmakers, |b| b.bookmaker.kind()))
+            .bind(array(bookmakers, |b| b.bookmaker.kind_text()))
             .bind(array(events, |e| e.row))
             .bind(array(events, |e| e.after.id.as_str()))
             .bind(array(events, |e| &*e.after.source))
@@ -250,14 +261,14 @@ impl PendingCycle {
             .bind(array(events, |e| e.after.status.as_str()))
             .bind(array(events, |e| e.after.in_play))
             .bind(array(events, |e| e.after.listed))
-            .bind(array(events, |e| facts_text(&e.after.facts)))
-            .bind(self.changes.unlooked)
+            .bind(array(events, |e| facts_text(&e.after.attributes)))
+            .bind(self.changes.clock_driven)
             .bind(array(selections, |s| s.row))
             .bind(array(selections, |s| s.event_row))
             .bind(array(selections, |s| s.after.id.as_str()))
             .bind(array(selections, |s| s.after.name.as_str()))
             .bind(array(selections, |s| s.after.status.as_str()))
-            .bind(array(selections, |s| facts_text(&s.after.facts)))
+            .bind(array(selections, |s| facts_text(&s.after.attributes)))
             .bind(array(&moved, |e| e.row))
             .bind(array(&moved, before))
             .bind(array(&moved, |e| e.after.status.as_str()))
@@ -334,12 +345,12 @@ fn event_slices(prices: &[PriceChange]) -> impl Iterator<Item = EventSlice> {
 }
 
 /// The database's own counts, in the order of the statement's columns.
-fn write_counts(row: &PgRow, kind: StatementKind) -> Written {
+fn write_counts(row: &PgRow, kind: StatementKind) -> WriteCounts {
     let count = |at: usize| row.get::<i64, _>(at) as u64;
-    let mut written = Written {
+    let mut written = WriteCounts {
         outbox: count(1),
         updated: count(2),
-        ..Written::default()
+        ..WriteCounts::default()
     };
     if !kind.only_moves() {
         (written.inserted, written.events, written.selections) = (count(7), count(8), count(9));

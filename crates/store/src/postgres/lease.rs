@@ -6,12 +6,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::{LEASE, Postgres, map_error};
-use crate::{Lease, Result, StoreError};
+use crate::{Result, StoreError, WriterLease};
 
 impl Postgres {
     pub async fn renew(
         &self,
-        lease: &Lease,
+        lease: &WriterLease,
         ttl: Duration,
         state: &serde_json::Value,
         checked: &[(i64, DateTime<Utc>)],

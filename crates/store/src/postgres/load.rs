@@ -10,7 +10,7 @@ use super::binary::{CopyRow, Malformed};
 use super::{Postgres, map_error, within};
 use crate::dialect::DbConnection;
 use crate::load::StateLoader;
-use crate::{Loaded, Result, StoreError, run_detached};
+use crate::{InitialState, Result, StoreError, run_detached};
 use oddsd_core::diff::PriceRow;
 use oddsd_core::model::{EachWay, Fraction, Offer, PriceStatus};
 
@@ -23,12 +23,12 @@ const PRICES: &str =
 const PRICE_COLUMNS: i16 = 12;
 
 impl Postgres {
-    pub async fn load(&self) -> Result<Loaded> {
+    pub async fn load(&self) -> Result<InitialState> {
         let db = self.clone();
         run_detached(within(LOAD_TIMEOUT, async move { db.load_all().await })).await
     }
 
-    async fn load_all(&self) -> Result<Loaded> {
+    async fn load_all(&self) -> Result<InitialState> {
         let mut connection = self.connection().await?;
         let tx = sqlx::Connection::begin(&mut *connection).await;
         let mut tx = tx.map_err(map_error)?;

@@ -10,7 +10,7 @@ use super::{Postgres, map_error};
 use crate::dialect::{StoredRow, split_snapshot};
 use crate::outbox::{again_row, outbox_rows};
 use crate::rows::{self, Columns};
-use crate::{Backlog, Claim, Result, Settlement, Touched};
+use crate::{Backlog, BatchOutcome, CanaryWrite, ClaimedBatch, Result};
 use oddsd_core::key::Key;
 
 /// Deletes rows, writes the log ($1) and its counts, inserts the rows of targets that are left ($2) and the row
@@ -61,7 +61,7 @@ const SETTLE_BACKLOG: &str = settle!(
 );
 
 impl Postgres {
-    pub async fn claim(&self, who: &str, max: i64, lease_for: Duration) -> Result<Claim> {
+    pub async fn claim(&self, who: &str, max: i64, lease_for: Duration) -> Result<ClaimedBatch> {
         let (db, who) = (self.clone(), who.to_owned());
         self.run_detached(async move {
             let mut connection = db.connection().await?;
@@ -86,7 +86,7 @@ impl Postgres {
             let found = found.into_iter().map(StoredRow::Postgres).collect();
             let (view, claimed) = split_snapshot(found, "id")?;
             let rows: Vec<StoredRow> = claimed.collect();
-            Ok(Claim {
+            Ok(ClaimedBatch {
                 view,
                 rows: outbox_rows(rows.iter())?,
             })
@@ -94,7 +94,7 @@ impl Postgres {
         .await
     }
 
-    pub async fn settle(&self, rows: &[i64], done: Settlement) -> Result<u64> {
+    pub async fn settle(&self, rows: &[i64], done: BatchOutcome) -> Result<u64> {
         let (db, rows) = (self.clone(), rows.to_vec());
         self.run_detached(async move {
             let settled = settle_query(SETTLE_ROWS, &done)
@@ -107,7 +107,11 @@ impl Postgres {
         .await
     }
 
-    pub async fn settle_backlog(&self, backlog: &Backlog, done: Settlement) -> Result<(u64, u64)> {
+    pub async fn settle_backlog(
+        &self,
+        backlog: &Backlog,
+        done: BatchOutcome,
+    ) -> Result<(u64, u64)> {
         let db = self.clone();
         let (from, through, view) = (backlog.from, backlog.through, backlog.view.to_string());
         let again_rows = backlog.again.clone();
@@ -125,7 +129,7 @@ impl Postgres {
         .await
     }
 
-    pub async fn touch_canary(&self, key: &Key) -> Result<Touched> {
+    pub async fn touch_canary(&self, key: &Key) -> Result<CanaryWrite> {
         let (db, key) = (self.clone(), key.clone());
         self.run_detached(async move {
             let touched = sqlx::query(
@@ -139,11 +143,11 @@ impl Postgres {
             .await
             .map_err(map_error)?;
             let transaction = touched.int("xid")? as u64;
-            let view = rows::view(&touched)?;
-            Ok(Touched {
+            let view = rows::snapshot(&touched)?;
+            Ok(CanaryWrite {
                 beat: touched.int("beat")?,
                 transaction,
-                told: Claim::of_canary(touched.int("id")?, transaction, &key, &view),
+                outbox: ClaimedBatch::of_canary(touched.int("id")?, transaction, &key, &view),
             })
         })
         .await
@@ -153,16 +157,16 @@ impl Postgres {
 /// `sql` with its first six parameters.
 fn settle_query<'q>(
     sql: &'static str,
-    done: &'q Settlement,
+    done: &'q BatchOutcome,
 ) -> Query<'q, sqlx::Postgres, PgArguments> {
-    let (keys, after) = again_row(&done.again);
+    let (keys, after) = again_row(&done.second_removal);
     sqlx::query(sql)
         .bind(done.removals_json())
         .bind(done.left_json())
         .bind(keys)
         .bind(after.as_secs_f64())
         .bind(done.held_json())
-        .bind(&done.unmarked)
+        .bind(&done.removed_targets)
 }
 
 fn last_minute(row: &PgRow) -> Result<u64> {

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::Row;
 
 use super::{LEASE, Postgres, map_error};
-use crate::{Lease, Pruned, Result, Retention, StoreError, run_detached};
+use crate::{Pruned, Result, Retention, StoreError, WriterLease, run_detached};
 
 /// The last cycle before the first that is still kept; NULL when none is over. By the time and order of the
 /// cycles: a price with an old feed time is as new as its cycle.
@@ -21,7 +21,7 @@ const PRUNE_BATCH: i64 = 20_000;
 impl Postgres {
     pub async fn prune(
         &self,
-        lease: &Lease,
+        lease: &WriterLease,
         keep: Retention,
         now: DateTime<Utc>,
     ) -> Result<Pruned> {
@@ -49,7 +49,7 @@ impl Postgres {
     }
 
     /// Deletes events with their prices and selections; their history stays until its own time.
-    async fn prune_events(&self, lease: &Lease, before: DateTime<Utc>) -> Result<Vec<i64>> {
+    async fn prune_events(&self, lease: &WriterLease, before: DateTime<Utc>) -> Result<Vec<i64>> {
         let mut connection = self.connection().await?;
         let mut tx = sqlx::Connection::begin(&mut *connection)
             .await

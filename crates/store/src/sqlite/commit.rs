@@ -14,11 +14,11 @@ use crate::bad_rows::CommitError;
 use crate::dialect::{Arg, args, sqlite_query};
 use crate::outbox::kinds_text;
 use crate::{
-    Claim, Claimed, Committed, CycleFacts, Lease, StoreError, TxEnd, Written, facts_text,
-    run_detached,
+    ClaimedBatch, Committed, CycleMeta, OutboxRow, StoreError, TxEnd, WriteCounts, WriterLease,
+    facts_text, run_detached,
 };
 use oddsd_core::diff::{Changes, EventChange, PriceChange, PriceChangeKind};
-use oddsd_core::model::{EventStatus, View};
+use oddsd_core::model::{DbSnapshot, EventStatus};
 
 /// Rows of one statement: the largest first, the rest one by one.
 const BATCH_SIZES: [usize; 3] = [256, 16, 1];
@@ -29,8 +29,8 @@ impl Sqlite {
     /// A rollback makes it a dry run.
     pub(crate) async fn commit(
         &self,
-        lease: &Lease,
-        cycle: &CycleFacts,
+        lease: &WriterLease,
+        cycle: &CycleMeta,
         changes: &Arc<Changes>,
         end: TxEnd,
     ) -> std::result::Result<Committed, CommitError> {
@@ -53,8 +53,8 @@ type Tx = sqlx::Transaction<'static, sqlx::Sqlite>;
 
 async fn write(
     tx: &mut Tx,
-    lease: &Lease,
-    cycle: &CycleFacts,
+    lease: &WriterLease,
+    cycle: &CycleMeta,
     changes: &Changes,
 ) -> std::result::Result<Committed, CommitError> {
     let held = sqlx::query("SELECT 1 FROM leases WHERE name = $1 AND holder = $2 AND epoch = $3")
@@ -66,7 +66,7 @@ async fn write(
         .map_err(map_error)?;
     held.ok_or(StoreError::Fenced)?;
     let at = now();
-    let mut written = Written::default();
+    let mut written = WriteCounts::default();
     write_cycle(tx, cycle, changes, at).await?;
     write_catalogue(tx, changes, at, &mut written).await?;
     if !changes.corrections.is_empty() {
@@ -74,7 +74,7 @@ async fn write(
         write_row(tx, apply, args![&changes.corrections[..], at]).await?;
     }
     write_prices(tx, cycle, changes, at, &mut written).await?;
-    let entries = changes.by_event();
+    let entries = changes.outbox_entries();
     let count = entries.len();
     let created_at = DateTime::from_timestamp_micros(at).unwrap_or_default();
     let mut rows = Vec::with_capacity(count);
@@ -89,15 +89,20 @@ async fn write(
         let done = done.map_err(map_error)?;
         written.outbox += done.rows_affected();
         let id = done.last_insert_rowid();
-        rows.push(Claimed::committed(
+        rows.push(OutboxRow::committed(
             id, id as u64, created_at, cycle.id, entry,
         ));
     }
     let written = written.checked(changes, count)?;
     // Writers take turns: the last row is the last commit. A cycle without rows has no commit number.
-    let told = rows.last().map(|last| View::after(last.transaction));
-    let told = told.map(|view| Claim { view, rows });
-    Ok(Committed { written, told })
+    let told = rows
+        .last()
+        .map(|last| DbSnapshot::from_commit_count(last.transaction));
+    let told = told.map(|view| ClaimedBatch { view, rows });
+    Ok(Committed {
+        written,
+        outbox: told,
+    })
 }
 
 /// Runs a statement with values that the database may refuse; returns the number of rows affected.
@@ -112,11 +117,11 @@ async fn write_row(
 
 async fn write_cycle(
     tx: &mut Tx,
-    cycle: &CycleFacts,
+    cycle: &CycleMeta,
     changes: &Changes,
     at: i64,
 ) -> std::result::Result<(), CommitError> {
-    let (counts, next) = (&changes.counts, &changes.next);
+    let (counts, next) = (&changes.counts, &changes.next_ids);
     let count = |n: u64| n as i64;
     let bookmakers = serde_json::to_string(&cycle.bookmakers).expect("text is JSON");
     let insert = "INSERT INTO cycles (id, feed, as_of, committed_at, races, horses, bookmakers, seen, inserted, reopened, changed,
@@ -157,20 +162,20 @@ async fn write_catalogue(
     tx: &mut Tx,
     changes: &Changes,
     at: i64,
-    written: &mut Written,
+    written: &mut WriteCounts,
 ) -> std::result::Result<(), CommitError> {
     for change in &changes.bookmakers {
         let insert =
             "INSERT INTO bookmakers (id, key, name, kind, created_at) VALUES ($1, $2, $3, $4, $5)";
         let bookmaker = &change.bookmaker;
         let key = bookmaker.id.as_str();
-        let args = args![change.row, key, &bookmaker.name, bookmaker.kind(), at];
+        let args = args![change.row, key, &bookmaker.name, bookmaker.kind_text(), at];
         write_row(tx, insert, args).await?;
     }
     for change in &changes.events {
         written.events += write_event(tx, change, at).await?;
         write_transition(tx, changes, change, at).await?;
-        if !changes.unlooked {
+        if !changes.clock_driven {
             write_row(tx, CHECKED, args![change.row, changes.as_of]).await?;
         }
     }
@@ -185,7 +190,7 @@ async fn write_catalogue(
             selection.id.as_str(),
             &selection.name,
             selection.status.as_str(),
-            facts_text(&selection.facts),
+            facts_text(&selection.attributes),
             at,
         ];
         written.selections += write_row(tx, upsert, args).await?;
@@ -217,7 +222,7 @@ async fn write_event(
         event.status.as_str(),
         event.in_play,
         event.listed,
-        facts_text(&event.facts),
+        facts_text(&event.attributes),
         at,
     ];
     write_row(tx, upsert, args).await
@@ -229,7 +234,7 @@ async fn write_transition(
     change: &EventChange,
     at: i64,
 ) -> std::result::Result<(), CommitError> {
-    let Some((before, after)) = change.transition() else {
+    let Some((before, after)) = change.status_transition() else {
         return Ok(());
     };
     let insert = "INSERT INTO transitions (event_id, at, feed_time, before, after, source) VALUES ($1, $2, $3, $4, $5, $6)";
@@ -241,10 +246,10 @@ async fn write_transition(
 
 async fn write_prices(
     tx: &mut Tx,
-    cycle: &CycleFacts,
+    cycle: &CycleMeta,
     changes: &Changes,
     at: i64,
-    written: &mut Written,
+    written: &mut WriteCounts,
 ) -> std::result::Result<(), CommitError> {
     let is_new = |change: &&PriceChange| change.kind == PriceChangeKind::Inserted;
     let (new, known): (Vec<_>, Vec<_>) = changes.prices.iter().partition(is_new);

@@ -4,12 +4,12 @@ use super::{Sqlite, map_error};
 use crate::dialect::DbConnection;
 use crate::load::StateLoader;
 use crate::rows::{self, Columns, OFFER};
-use crate::{Loaded, Result, run_detached};
+use crate::{InitialState, Result, run_detached};
 use oddsd_core::diff::PriceRow;
 
 impl Sqlite {
     /// In a task of its own: a dropped `begin()` would leave a reader in an old snapshot.
-    pub async fn load(&self) -> Result<Loaded> {
+    pub async fn load(&self) -> Result<InitialState> {
         let db = self.clone();
         run_detached(async move {
             // A deferred read transaction: one snapshot for all statements.

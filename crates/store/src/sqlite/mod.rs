@@ -19,7 +19,7 @@ use sqlx::sqlite::{
 
 use super::dialect::{Arg, args, sqlite_query};
 use super::lease::LEASE;
-use super::{Lease, Migrations, Result, StoreError, TxEnd, migrations, run_detached};
+use super::{Migrations, Result, StoreError, TxEnd, WriterLease, migrations, run_detached};
 
 /// The snapshot in the text form of Postgres: the highest outbox row that was ever committed. Writers take
 /// turns, so these rows are numbered in the order of the commits.
@@ -140,7 +140,7 @@ impl Sqlite {
 
     pub async fn renew(
         &self,
-        lease: &Lease,
+        lease: &WriterLease,
         ttl: Duration,
         state: &serde_json::Value,
         checked: &[(i64, DateTime<Utc>)],

@@ -9,9 +9,9 @@ use super::{SNAPSHOT, Sqlite, execute, map_error};
 use crate::dialect::{args, sqlite_query};
 use crate::outbox::{again_row, outbox_rows};
 use crate::rows::{self, Columns};
-use crate::{Backlog, Claim, Result, Settlement, Touched, run_detached};
+use crate::{Backlog, BatchOutcome, CanaryWrite, ClaimedBatch, Result, run_detached};
 use oddsd_core::key::Key;
-use oddsd_core::model::View;
+use oddsd_core::model::DbSnapshot;
 
 const LOG: [&str; 2] = [
     "INSERT INTO removals (at, cycle_id, rule, reason, change, entity, keys, existed, rules, backend, attempts, took_ms,
@@ -39,16 +39,16 @@ const HELD: &str = "INSERT OR IGNORE INTO marks (target, cycle_id)
 const UNMARKED: &str = "DELETE FROM marks WHERE target IN (SELECT value FROM json_each($1))";
 
 impl Sqlite {
-    pub async fn claim(&self, who: &str, max: i64, lease_for: Duration) -> Result<Claim> {
+    pub async fn claim(&self, who: &str, max: i64, lease_for: Duration) -> Result<ClaimedBatch> {
         // A reader asks first, so that an empty outbox costs no write lock.
         let due = format!(
             "SELECT EXISTS (SELECT 1 FROM outbox WHERE due_at <= now()) AS due, {SNAPSHOT} AS view"
         );
         let due = sqlite_query(&due, &[]).fetch_one(&self.readers).await;
         let due = due.map_err(map_error)?;
-        let before = rows::view(&due)?;
+        let before = rows::snapshot(&due)?;
         if !due.flag("due")? {
-            return Ok(Claim {
+            return Ok(ClaimedBatch {
                 view: before,
                 rows: Vec::new(),
             });
@@ -65,15 +65,15 @@ impl Sqlite {
             );
             let claimed = sqlite_query(&claim, &args).fetch_all(&db.writer).await;
             let claimed = claimed.map_err(map_error)?;
-            Ok(Claim {
-                view: claimed.first().map_or(Ok(before), rows::view)?,
+            Ok(ClaimedBatch {
+                view: claimed.first().map_or(Ok(before), rows::snapshot)?,
                 rows: outbox_rows(claimed.iter())?,
             })
         })
         .await
     }
 
-    pub async fn settle(&self, rows: &[i64], done: Settlement) -> Result<u64> {
+    pub async fn settle(&self, rows: &[i64], done: BatchOutcome) -> Result<u64> {
         let (db, args) = (self.clone(), args![rows]);
         run_detached(async move {
             let mut tx = db.begin().await?;
@@ -85,7 +85,11 @@ impl Sqlite {
         .await
     }
 
-    pub async fn settle_backlog(&self, backlog: &Backlog, done: Settlement) -> Result<(u64, u64)> {
+    pub async fn settle_backlog(
+        &self,
+        backlog: &Backlog,
+        done: BatchOutcome,
+    ) -> Result<(u64, u64)> {
         let db = self.clone();
         let args = args![&backlog.again[..], backlog.from, backlog.through];
         run_detached(async move {
@@ -100,7 +104,7 @@ impl Sqlite {
         .await
     }
 
-    pub async fn touch_canary(&self, key: &Key) -> Result<Touched> {
+    pub async fn touch_canary(&self, key: &Key) -> Result<CanaryWrite> {
         let (db, key) = (self.clone(), key.clone());
         run_detached(async move {
             let mut tx = db.begin().await?;
@@ -110,10 +114,15 @@ impl Sqlite {
             let row = insert(&mut tx, "canary", key.as_str(), Duration::ZERO).await?;
             tx.commit().await.map_err(map_error)?;
             let transaction = row as u64;
-            Ok(Touched {
+            Ok(CanaryWrite {
                 beat,
                 transaction,
-                told: Claim::of_canary(row, transaction, &key, &View::after(transaction)),
+                outbox: ClaimedBatch::of_canary(
+                    row,
+                    transaction,
+                    &key,
+                    &DbSnapshot::from_commit_count(transaction),
+                ),
             })
         })
         .await
@@ -135,8 +144,8 @@ async fn insert(
 
 /// Writes the log and its counts, the rows of targets that are left, the row of the second removal, and the
 /// marks of movement rules. Returns the removals of the last minute.
-async fn write_outcome(tx: &mut SqliteConnection, done: Settlement) -> Result<u64> {
-    let unmarked = serde_json::json!(done.unmarked);
+async fn write_outcome(tx: &mut SqliteConnection, done: BatchOutcome) -> Result<u64> {
+    let unmarked = serde_json::json!(done.removed_targets);
     for (statements, rows) in [
         (&LOG[..], done.removals_json()),
         (&[LEFT], done.left_json()),
@@ -150,7 +159,7 @@ async fn write_outcome(tx: &mut SqliteConnection, done: Settlement) -> Result<u6
             execute(tx, statement, args![rows.to_string()]).await?;
         }
     }
-    if let (Some(keys), after) = again_row(&done.again) {
+    if let (Some(keys), after) = again_row(&done.second_removal) {
         insert(tx, "again", &keys, after).await?;
     }
     let count = "SELECT coalesce(sum(removals), 0) AS last_minute FROM removal_counts

@@ -5,7 +5,7 @@ use sqlx::Row;
 
 use super::{LEASE, Sqlite, execute, map_error};
 use crate::dialect::args;
-use crate::{Lease, Pruned, Result, Retention, StoreError, run_detached};
+use crate::{Pruned, Result, Retention, StoreError, WriterLease, run_detached};
 
 /// The last cycle before the first that is still kept; NULL when none is over.
 macro_rules! last_old_cycle {
@@ -46,7 +46,7 @@ const EVENT_ROWS: [&str; 5] = [
 impl Sqlite {
     pub async fn prune(
         &self,
-        lease: &Lease,
+        lease: &WriterLease,
         keep: Retention,
         now: DateTime<Utc>,
     ) -> Result<Pruned> {
@@ -70,7 +70,7 @@ impl Sqlite {
     }
 
     /// Deletes events with their prices and selections; their history stays until its own time.
-    async fn prune_events(&self, lease: &Lease, before: DateTime<Utc>) -> Result<Vec<i64>> {
+    async fn prune_events(&self, lease: &WriterLease, before: DateTime<Utc>) -> Result<Vec<i64>> {
         let mut tx = self.begin().await?;
         sqlx::query("SELECT 1 FROM leases WHERE name = $1 AND holder = $2 AND epoch = $3")
             .bind(LEASE)

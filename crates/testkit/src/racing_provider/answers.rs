@@ -14,7 +14,7 @@ use super::{PASSWORD, USERNAME};
 
 /// A way to fail. It stays until [`super::RacingProvider::clear`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum RacingFault {
     /// The port is closed, and open connections are cut.
     Refuse,
     Unauthorized,
@@ -108,24 +108,24 @@ fn fingerprint(body: &str) -> u64 {
     hasher.finish()
 }
 
-pub(super) async fn faulty(fault: Fault, body: String) -> Response {
+pub(super) async fn faulty(fault: RacingFault, body: String) -> Response {
     let half = body.as_bytes()[..body.len() / 2].to_vec();
     match fault {
-        Fault::Refuse => unreachable!("a closed port takes no request"),
-        Fault::Unauthorized => refusal(
+        RacingFault::Refuse => unreachable!("a closed port takes no request"),
+        RacingFault::Unauthorized => refusal(
             StatusCode::UNAUTHORIZED,
             json!({"detail": format!("user {USERNAME} with {PASSWORD} is not on this plan")}),
         ),
-        Fault::Forbidden => refusal(
+        RacingFault::Forbidden => refusal(
             StatusCode::FORBIDDEN,
             json!({"detail": "Pro plan required"}),
         ),
-        Fault::NotFound => refusal(StatusCode::NOT_FOUND, json!({"detail": "Not Found"})),
-        Fault::Unprocessable => refusal(
+        RacingFault::NotFound => refusal(StatusCode::NOT_FOUND, json!({"detail": "Not Found"})),
+        RacingFault::Unprocessable => refusal(
             StatusCode::UNPROCESSABLE_ENTITY,
             json!({"detail": [{"loc": ["query", "date"], "msg": "invalid date format", "type": "value_error"}]}),
         ),
-        Fault::TooMany { retry_after } => {
+        RacingFault::TooMany { retry_after } => {
             let detail = json!({"detail": "Too many requests"});
             let mut response = refusal(StatusCode::TOO_MANY_REQUESTS, detail);
             if let Some(wait) = retry_after {
@@ -134,15 +134,17 @@ pub(super) async fn faulty(fault: Fault, body: String) -> Response {
             }
             response
         }
-        Fault::Status(code) => refusal(StatusCode::from_u16(code).expect("a status"), json!({})),
-        Fault::Html => (
+        RacingFault::Status(code) => {
+            refusal(StatusCode::from_u16(code).expect("a status"), json!({}))
+        }
+        RacingFault::Html => (
             [(header::CONTENT_TYPE, "text/html")],
             "<!doctype html><title>Just a moment</title>",
         )
             .into_response(),
-        Fault::Truncated => json_body(half),
+        RacingFault::Truncated => json_body(half),
         // The pause lets the first half leave: without it the client would not even see a status.
-        Fault::DropConnection => {
+        RacingFault::DropConnection => {
             let cut = stream::once(async {
                 tokio::task::yield_now().await;
                 Err(std::io::Error::other("connection lost"))
@@ -150,12 +152,12 @@ pub(super) async fn faulty(fault: Fault, body: String) -> Response {
             let first = stream::once(async { Ok(Bytes::from(half)) });
             json_body(Body::from_stream(first.chain(cut)))
         }
-        Fault::Redirect => {
+        RacingFault::Redirect => {
             let to = format!("https://{USERNAME}:{PASSWORD}@elsewhere.example/login");
             (StatusCode::FOUND, [(header::LOCATION, to)]).into_response()
         }
-        Fault::Bomb => gzip_body(&vec![b' '; 20 * 1024 * 1024]),
-        Fault::Oversize => {
+        RacingFault::Bomb => gzip_body(&vec![b' '; 20 * 1024 * 1024]),
+        RacingFault::Oversize => {
             let begin = Bytes::from_static(br#"{"racecards":[{"race_name":""#);
             let chunk = Bytes::from(vec![b'x'; 1024 * 1024]);
             let end = Bytes::from_static(br#""}]}"#);
@@ -166,8 +168,8 @@ pub(super) async fn faulty(fault: Fault, body: String) -> Response {
                 chunks.map(Ok::<_, Infallible>),
             )))
         }
-        Fault::Hang => std::future::pending().await,
-        Fault::SlowDrip => {
+        RacingFault::Hang => std::future::pending().await,
+        RacingFault::SlowDrip => {
             let beat = tokio::time::interval(Duration::from_millis(20));
             let bytes = body.into_bytes().into_iter();
             let drip = stream::unfold((beat, bytes), |(mut beat, mut bytes)| async move {
@@ -177,12 +179,12 @@ pub(super) async fn faulty(fault: Fault, body: String) -> Response {
             });
             json_body(Body::from_stream(drip))
         }
-        Fault::EmptyCards => json_body(
+        RacingFault::EmptyCards => json_body(
             json!({"racecards": [], "total": 0, "limit": 500, "skip": 0, "query": []}).to_string(),
         ),
-        Fault::HalfCards | Fault::ShortPage => json_body(body),
-        Fault::WrongShape => json_body(json!({"results": [], "total": 0}).to_string()),
-        Fault::DeepJson => {
+        RacingFault::HalfCards | RacingFault::ShortPage => json_body(body),
+        RacingFault::WrongShape => json_body(json!({"results": [], "total": 0}).to_string()),
+        RacingFault::DeepJson => {
             let (open, close) = ("[".repeat(100_000), "]".repeat(100_000));
             json_body(format!("{{\"racecards\":[{open}{close}],\"total\":1}}"))
         }

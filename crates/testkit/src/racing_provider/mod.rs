@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
-pub use self::answers::Fault;
+pub use self::answers::RacingFault;
 use self::answers::{faulty, refusal, well};
 use crate::ports;
 use crate::wait::within;
@@ -33,7 +33,7 @@ const BASE_PATH: &str = "/v1";
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct SeenRequest {
     /// Without the base: `/racecards/pro`.
     pub path: String,
     pub query: String,
@@ -61,11 +61,11 @@ pub trait SimulatedDay: Send {
 
 struct Inner {
     source: Source,
-    fault: Option<Fault>,
+    fault: Option<RacingFault>,
     /// How many more requests fail so, before all is well again.
-    next: Option<(Fault, usize)>,
-    faults_on: Vec<(String, Fault)>,
-    requests: Vec<Seen>,
+    next: Option<(RacingFault, usize)>,
+    faults_on: Vec<(String, RacingFault)>,
+    requests: Vec<SeenRequest>,
     etags: bool,
     page_moves: bool,
 }
@@ -139,7 +139,7 @@ impl RacingProvider {
     }
 
     /// Moves the simulated day to another moment.
-    pub fn at(&self, moment: DateTime<Utc>) {
+    pub fn set_time(&self, moment: DateTime<Utc>) {
         if let Source::Day { now, .. } = &mut self.shared.inner().source {
             *now = moment;
         }
@@ -156,8 +156,8 @@ impl RacingProvider {
     }
 
     /// Every request fails like this.
-    pub async fn fault(&self, fault: Fault) {
-        if fault == Fault::Refuse {
+    pub async fn fault(&self, fault: RacingFault) {
+        if fault == RacingFault::Refuse {
             let server = self.server.lock().expect("unpoisoned").take();
             if let Some(server) = server {
                 server.abort();
@@ -168,14 +168,22 @@ impl RacingProvider {
     }
 
     /// The next `count` requests fail like this, and no later one.
-    pub fn fault_next(&self, fault: Fault, count: usize) {
-        assert_ne!(fault, Fault::Refuse, "a port is closed for all requests");
+    pub fn fault_next(&self, fault: RacingFault, count: usize) {
+        assert_ne!(
+            fault,
+            RacingFault::Refuse,
+            "a port is closed for all requests"
+        );
         self.shared.inner().next = Some((fault, count));
     }
 
     /// Requests whose path and query contain `part` fail like this.
-    pub fn fault_on(&self, part: &str, fault: Fault) {
-        assert_ne!(fault, Fault::Refuse, "a port is closed for all requests");
+    pub fn fault_on(&self, part: &str, fault: RacingFault) {
+        assert_ne!(
+            fault,
+            RacingFault::Refuse,
+            "a port is closed for all requests"
+        );
         self.shared.inner().faults_on.push((part.to_owned(), fault));
     }
 
@@ -196,7 +204,7 @@ impl RacingProvider {
     }
 
     /// All requests so far, in the order in which they arrived.
-    pub fn requests(&self) -> Vec<Seen> {
+    pub fn requests(&self) -> Vec<SeenRequest> {
         self.shared.inner().requests.clone()
     }
 
@@ -242,7 +250,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
     let query = uri.query().unwrap_or_default();
     let (fault, body, etags) = {
         let mut inner = shared.inner();
-        inner.requests.push(Seen {
+        inner.requests.push(SeenRequest {
             path: path.to_owned(),
             query: query.to_owned(),
             at: Instant::now(),
@@ -276,7 +284,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
 }
 
 impl Inner {
-    fn next(&mut self) -> Option<Fault> {
+    fn next(&mut self) -> Option<RacingFault> {
         let (fault, left) = self.next.as_mut()?;
         let fault = fault.clone();
         *left -= 1;
@@ -287,7 +295,7 @@ impl Inner {
     }
 
     /// The answer of a documented call; `None` is 404.
-    fn body(&mut self, path: &str, query: &str, fault: Option<&Fault>) -> Option<String> {
+    fn body(&mut self, path: &str, query: &str, fault: Option<&RacingFault>) -> Option<String> {
         if path == "/racecards/pro" {
             return Some(self.cards(query, fault).to_string());
         }
@@ -301,7 +309,7 @@ impl Inner {
         }
     }
 
-    fn cards(&mut self, query: &str, fault: Option<&Fault>) -> Value {
+    fn cards(&mut self, query: &str, fault: Option<&RacingFault>) -> Value {
         let all = match &mut self.source {
             Source::Cards(races) => races.clone(),
             Source::Day { day, now } => {
@@ -334,11 +342,11 @@ impl Inner {
                 _ => true,
             })
             .collect();
-        if fault == Some(&Fault::HalfCards) {
+        if fault == Some(&RacingFault::HalfCards) {
             races.truncate(races.len() / 2);
         }
         let total = races.len();
-        if fault == Some(&Fault::ShortPage) {
+        if fault == Some(&RacingFault::ShortPage) {
             races.truncate(races.len() / 2);
         }
         let (limit, skip) = (number("limit", 500), number("skip", 0));

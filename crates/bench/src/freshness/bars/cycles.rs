@@ -16,8 +16,8 @@ use crate::postgres::{Changes, Database, Eye};
 use crate::provider::Provider;
 use crate::report::{Bar, Measure, median};
 use crate::wire::Wire;
-use oddsd::poller::{Cycle, Ingest};
-use oddsd_feeds::Ask;
+use oddsd::poller::{CycleOutcome, Poller};
+use oddsd_feeds::FetchRequest;
 
 const SHARE: f64 = 0.1;
 /// Between two cycles; what the relay does after one is mostly done then.
@@ -189,18 +189,18 @@ impl Course<'_> {
 }
 
 async fn cycle(
-    ingest: &mut Ingest,
+    ingest: &mut Poller,
     relaying: &Relaying,
     changed: Option<usize>,
 ) -> anyhow::Result<Duration> {
     let began = Instant::now();
     let stop = CancellationToken::new();
     let cycle = ingest
-        .cycle(&relaying.lease, &Ask::Everything, None, &stop)
+        .run_cycle(&relaying.lease, &FetchRequest::Everything, None, &stop)
         .await;
     let took = began.elapsed();
     let written = match cycle {
-        Cycle::Unchanged(counts) | Cycle::Committed(counts, _) => counts.written(),
+        CycleOutcome::Unchanged(counts) | CycleOutcome::Committed(counts, _) => counts.written(),
         other => bail!("a cycle failed: {other:?}"),
     };
     let changed = changed.map_or(written, |changed| changed as u64);

@@ -13,9 +13,9 @@ use super::relaying::{LOOK_AGAIN, PATIENCE, Relaying, key, loaded, open, policy}
 use super::{Servers, Sizes};
 use crate::postgres::Database;
 use crate::report::{Bar, Measure, median};
-use oddsd_cache::{Cache, Entry, Level, Loaded, Memory, Policy, Reader};
+use oddsd_cache::{Cache, CacheLevel, Entry, InProcessCache, LoadedValue, Policy, Reader};
 use oddsd_core::key::Key;
-use oddsd_core::model::View;
+use oddsd_core::model::DbSnapshot;
 use oddsd_store::Store;
 
 const KEYS: usize = 64;
@@ -33,7 +33,7 @@ pub async fn measure(
 ) -> anyhow::Result<Vec<Measure>> {
     let store = db.store().await?;
     let relaying = Relaying::start(store.clone(), open(&servers.redis.url(), BYTES).await?).await?;
-    let memory = Reader::new(Arc::new(Cache::Memory(Memory::new(BYTES))));
+    let memory = Reader::new(Arc::new(Cache::InProcess(InProcessCache::new(BYTES))));
     let mut measures = Vec::new();
     for (name, reader, where_) in [
         (
@@ -80,7 +80,7 @@ async fn filled(
                 async move { loaded(&store, vec![b'x'; BODY]).await }
             };
             let served = reader.read(key, &policy(), load).await?;
-            if served.level == Level::First {
+            if served.level == CacheLevel::L1 {
                 map.insert(key.clone(), served.entry);
                 break;
             }
@@ -126,10 +126,13 @@ async fn read(reader: &Reader, policy: &Policy, keys: &[Key], reads: u32) -> any
     let mut elsewhere = 0;
     for n in 0..reads as usize {
         let served = reader.read(&keys[n % KEYS], policy, || async {
-            Ok(Loaded::new("not from here", View::after(0)))
+            Ok(LoadedValue::new(
+                "not from here",
+                DbSnapshot::from_commit_count(0),
+            ))
         });
         let served = black_box(served.await?);
-        elsewhere += u32::from(served.level != Level::First);
+        elsewhere += u32::from(served.level != CacheLevel::L1);
     }
     Ok(elsewhere)
 }

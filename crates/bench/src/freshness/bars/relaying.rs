@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use oddsd::live::Live;
-use oddsd::relay::{FloorKeeper, Relay, hand_over};
-use oddsd::rules_file::Rulebook;
+use oddsd::live::EventBus;
+use oddsd::relay::{EpochMonitor, Relay, direct_channel};
+use oddsd::rules_file::RulesHandle;
 use oddsd::wakeups::Wakeups;
-use oddsd_cache::{Cache, CacheSettings, Loaded, Policy, Reader, Taken};
+use oddsd_cache::{Cache, CacheSettings, LeaseOutcome, LoadedValue, Policy, Reader};
 use oddsd_core::key::Key;
-use oddsd_store::{Acquired, Lease, Poke, Store};
+use oddsd_store::{AcquireResult, CommitNotifier, Store, WriterLease};
 
 /// The setting's default.
 const AGAIN_AFTER: Duration = Duration::from_millis(1500);
@@ -27,9 +27,9 @@ pub const LOOK_AGAIN: Duration = Duration::from_millis(2);
 pub struct Relaying {
     pub store: Store,
     pub reader: Reader,
-    pub live: Live,
-    pub poke: Poke,
-    pub lease: Lease,
+    pub live: EventBus,
+    pub poke: CommitNotifier,
+    pub lease: WriterLease,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -45,24 +45,24 @@ impl Relaying {
     /// As `start`, with a cache that may be away.
     pub async fn begin(store: Store, cache: Cache) -> anyhow::Result<Self> {
         let who = format!("bench-{}", std::process::id());
-        let lease = match store.acquire(&who, LEASE_FOR).await? {
-            Acquired::Mine(lease) => lease,
-            Acquired::HeldBy { holder, .. } => bail!("{holder} holds the lease"),
+        let lease = match store.acquire_lease(&who, LEASE_FOR).await? {
+            AcquireResult::Granted(lease) => lease,
+            AcquireResult::HeldBy { holder, .. } => bail!("{holder} holds the lease"),
         };
-        let (told, fast) = hand_over();
-        let poke = Poke {
+        let (told, fast) = direct_channel();
+        let poke = CommitNotifier {
             relay: Some(told),
-            ..Poke::default()
+            ..CommitNotifier::default()
         };
         let relay = Relay {
             wakeups: Wakeups {
-                outbox: Arc::clone(&poke.bell),
+                outbox: Arc::clone(&poke.outbox_wakeup),
                 ..Wakeups::default()
             },
-            again_after: AGAIN_AFTER,
-            ..Relay::alone(store.clone(), Arc::new(cache), Rulebook::builtin(), who)
+            second_removal_after: AGAIN_AFTER,
+            ..Relay::without_observers(store.clone(), Arc::new(cache), RulesHandle::builtin(), who)
         };
-        let keeper = FloorKeeper {
+        let keeper = EpochMonitor {
             store: store.clone(),
             cache: Arc::clone(relay.reader.cache()),
             wakeups: relay.wakeups.clone(),
@@ -101,7 +101,7 @@ impl Relaying {
             task.await?;
         }
         self.reader.cache().close().await;
-        Ok(self.store.release(&self.lease).await?)
+        Ok(self.store.release_lease(&self.lease).await?)
     }
 }
 
@@ -117,18 +117,18 @@ pub async fn floor(cache: &Cache) -> anyhow::Result<()> {
 }
 
 async fn has_floor(cache: &Cache, probe: &Key) -> bool {
-    let Ok(looked) = cache.look(probe, &[]).await else {
+    let Ok(looked) = cache.get(probe, &[]).await else {
         return false;
     };
-    let taken = cache.take(probe, &[], &looked).await;
-    matches!(taken, Ok(Taken::Mine(_) | Taken::Held))
+    let taken = cache.acquire_lease(probe, &[], &looked).await;
+    matches!(taken, Ok(LeaseOutcome::Acquired(_) | LeaseOutcome::Held))
 }
 
 /// A door to this Redis with the settings' defaults; `first_level` in bytes.
 pub async fn open(url: &str, first_level: u64) -> anyhow::Result<Cache> {
     Cache::open(&CacheSettings {
         redis_url: Some(SecretString::from(url.to_owned())),
-        first_level_bytes: first_level,
+        l1_bytes: first_level,
         ..CacheSettings::default()
     })
     .await
@@ -136,7 +136,7 @@ pub async fn open(url: &str, first_level: u64) -> anyhow::Result<Cache> {
 
 /// One of the bench's own keys.
 pub fn key(what: &str, n: usize) -> Key {
-    Key::from_person(&format!("bench:{what}:{n}")).expect("a short key")
+    Key::from_user_input(&format!("bench:{what}:{n}")).expect("a short key")
 }
 
 /// Answers live long enough that none ends or is renewed while it is measured.
@@ -145,6 +145,9 @@ pub fn policy() -> Policy {
 }
 
 /// An answer with what its reader saw.
-pub async fn loaded(store: &Store, body: impl Into<oddsd_cache::Bytes>) -> anyhow::Result<Loaded> {
-    Ok(Loaded::new(body, store.view().await?))
+pub async fn loaded(
+    store: &Store,
+    body: impl Into<oddsd_cache::Bytes>,
+) -> anyhow::Result<LoadedValue> {
+    Ok(LoadedValue::new(body, store.current_snapshot().await?))
 }

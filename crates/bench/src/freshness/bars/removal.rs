@@ -13,7 +13,7 @@ use super::relaying::{LOOK_AGAIN, PATIENCE, Relaying, key, loaded, open, policy}
 use super::{Servers, Sizes};
 use crate::postgres::{Changes, Database};
 use crate::report::{Bar, Measure, median, p99};
-use oddsd::live::{Activity, Heard, Watcher};
+use oddsd::live::{DaemonEvent, Delivery, Subscriber};
 use oddsd_core::key::Key;
 
 const ROWS: usize = 2_000;
@@ -77,7 +77,7 @@ async fn calm(
     mut changes: Changes,
     during: Duration,
 ) -> anyhow::Result<Calm> {
-    let mut watcher = relaying.live.watch();
+    let mut watcher = relaying.live.subscribe();
     let mut tick = tokio::time::interval(CALM_EVERY / 2);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut gone, mut pings) = (Vec::new(), Vec::new());
@@ -97,7 +97,7 @@ async fn calm(
         let claim = changes.commit(&[row as i64], &[&key]).await?;
         let committed = Utc::now();
         let transaction = claim.rows[0].transaction;
-        relaying.poke.committed(Some(claim), committed);
+        relaying.poke.notify_commit(Some(claim), committed);
         let confirmed = loop {
             let removed = removed(&mut watcher).await?;
             if removed.keys.contains(&key) {
@@ -128,7 +128,7 @@ type Shared = Arc<Mutex<Waiting>>;
 
 async fn busy(relaying: &Arc<Relaying>, db: &Database, during: Duration) -> anyhow::Result<Busy> {
     let waiting = Shared::default();
-    let listening = tokio::spawn(listen(relaying.live.watch(), Arc::clone(&waiting)));
+    let listening = tokio::spawn(listen(relaying.live.subscribe(), Arc::clone(&waiting)));
     let mut writers = Vec::new();
     for n in 0..WRITERS {
         let changes = Changes::of(db, ROWS as i64).await?;
@@ -205,7 +205,7 @@ async fn write(
                 waiting.committed.entry((*key).clone()).or_insert(committed);
             }
         }
-        relaying.poke.committed(Some(claim), committed);
+        relaying.poke.notify_commit(Some(claim), committed);
         written += rows.len();
         if looked_at {
             while lock(&waiting).committed.contains_key(keys[0]) {
@@ -218,7 +218,7 @@ async fn write(
     Ok((written, looks))
 }
 
-async fn listen(mut watcher: Watcher, waiting: Shared) -> anyhow::Result<()> {
+async fn listen(mut watcher: Subscriber, waiting: Shared) -> anyhow::Result<()> {
     loop {
         let Confirmed { keys, at } = removed(&mut watcher).await?;
         let mut waiting = lock(&waiting);
@@ -238,16 +238,16 @@ struct Confirmed {
     at: DateTime<Utc>,
 }
 
-async fn removed(watcher: &mut Watcher) -> anyhow::Result<Confirmed> {
+async fn removed(watcher: &mut Subscriber) -> anyhow::Result<Confirmed> {
     loop {
         match watcher.next().await {
-            Some(Heard::Said(said)) => {
-                if let Activity::Invalidated { keys, .. } = &said.activity {
+            Some(Delivery::Event(said)) => {
+                if let DaemonEvent::Invalidated { keys, .. } = &said.event {
                     let (keys, at) = (keys.clone(), said.at);
                     return Ok(Confirmed { keys, at });
                 }
             }
-            Some(Heard::Missed(n)) => bail!("{n} activities were missed"),
+            Some(Delivery::Missed(n)) => bail!("{n} activities were missed"),
             None => bail!("the relay has ended"),
         }
     }
@@ -266,11 +266,11 @@ async fn fill(relaying: &Relaying, key: &Key) -> anyhow::Result<()> {
 
 /// What stands in Redis, if anything does, has seen the change.
 async fn is_gone(relaying: &Relaying, key: &Key, transaction: u64) -> anyhow::Result<()> {
-    let stands = relaying.cache().look(key, &[]).await?;
+    let stands = relaying.cache().get(key, &[]).await?;
     ensure!(
         stands
             .entry
-            .is_none_or(|entry| entry.view.sees(transaction)),
+            .is_none_or(|entry| entry.view.is_visible(transaction)),
         "{key} was told to be gone and is served"
     );
     Ok(())

@@ -13,7 +13,7 @@ use super::{Servers, Sizes};
 use crate::postgres::{Changes, Database};
 use crate::report::{Bar, Measure, median, p99};
 use crate::wire::Wire;
-use oddsd_cache::{Policy, Targets};
+use oddsd_cache::{InvalidationTargets, Policy};
 use oddsd_core::key::{Key, Tag};
 
 /// A single server keeps all in one.
@@ -35,7 +35,7 @@ pub async fn measure(
     sizes: &Sizes,
 ) -> anyhow::Result<Vec<Measure>> {
     let relaying = Relaying::start(db.store().await?, open(&servers.redis.url(), 0).await?).await?;
-    let tag = Tag::new("bench:everything").context("a tag")?;
+    let tag = Tag::from_text("bench:everything").context("a tag")?;
     let tagged = policy().tagged([tag.clone()]);
     let keys = fill(&relaying, servers, &tagged, sizes.tagged).await?;
     ensure!(
@@ -48,9 +48,9 @@ pub async fn measure(
     let counted = open(&format!("redis://127.0.0.1:{}", wire.port), 0).await?;
     counted.connected().await;
     let mut changes = Changes::of(db, 1).await?;
-    let targets = Targets {
+    let targets = InvalidationTargets {
         tags: vec![tag.clone()],
-        ..Targets::default()
+        ..InvalidationTargets::default()
     };
     let pings = Pings::of(servers.redis.port())?;
     let (mut took, mut others, mut calm) = (Vec::new(), Vec::new(), Vec::new());
@@ -127,7 +127,7 @@ async fn fill(
     let mut redis = servers.redis.connect().await?;
     for keys in keys.chunks(PIPELINED) {
         for key in keys {
-            let name = key.value(key.bucket(BUCKETS));
+            let name = key.value_key(key.shard(BUCKETS));
             redis.write(&[b"SET", name.as_bytes(), &stored]).await?;
         }
         redis.flush().await?;
@@ -142,10 +142,7 @@ async fn fill(
 async fn standing(relaying: &Relaying, keys: &[Key], tag: &Tag) -> anyhow::Result<usize> {
     let mut standing = 0;
     for key in keys.iter().step_by(keys.len() / LOOKED_AT).take(LOOKED_AT) {
-        let looked = relaying
-            .cache()
-            .look(key, std::slice::from_ref(tag))
-            .await?;
+        let looked = relaying.cache().get(key, std::slice::from_ref(tag)).await?;
         standing += usize::from(looked.entry.is_some());
     }
     Ok(standing)

@@ -150,7 +150,7 @@ pub async fn holding_open(
     tokio::time::sleep(course.open_for).await;
     let view = ours.view().await?;
     ensure!(
-        !view.sees(open.id),
+        !view.is_visible(open.id),
         "the transaction that was to be open is not"
     );
     open.end().await?;

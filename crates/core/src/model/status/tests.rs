@@ -1,7 +1,7 @@
 //! Tests of status transitions: exact boundaries, words of sources, and that no status goes back.
 
 use super::*;
-use crate::model::Facts;
+use crate::model::Attributes;
 use EventStatus::*;
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ fn start() -> DateTime<Utc> {
 
 fn clock(micros: i64, listed: bool) -> EventStatus {
     let now = start() + TimeDelta::microseconds(micros);
-    status_at(None, None, Some(start()), listed, now)
+    compute_status(None, None, Some(start()), listed, now)
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn clock_status_changes_exactly_at_its_boundaries() {
         assert_eq!(clock(micros, true), listed, "{micros} µs, listed");
         assert_eq!(clock(micros, false), unlisted, "{micros} µs, not listed");
     }
-    assert_eq!(status_at(None, None, None, true, start()), Scheduled);
+    assert_eq!(compute_status(None, None, None, true, start()), Scheduled);
 }
 
 #[test]
@@ -59,11 +59,11 @@ fn source_words_are_read_in_any_case_and_separation() {
         ("finalists", None),
     ];
     for (word, status) in cases {
-        assert_eq!(EventStatus::from_source(word), status, "{word:?}");
+        assert_eq!(EventStatus::from_source_word(word), status, "{word:?}");
     }
     for status in EventStatus::ALL {
         let word = status.as_str().to_uppercase();
-        let again = EventStatus::from_source(&word);
+        let again = EventStatus::from_source_word(&word);
         assert_eq!(
             again,
             Some(if status == Scheduled {
@@ -95,18 +95,18 @@ fn source_words_belong_to_one_status_each() {
 #[test]
 fn suspension_ends_by_the_clock_and_postponement_by_a_new_start() {
     let soon = start() - TimeDelta::hours(1);
-    let at = |source, stored, now| status_at(source, Some(stored), Some(start()), true, now);
+    let at = |source, stored, now| compute_status(source, Some(stored), Some(start()), true, now);
     assert_eq!(at(None, Suspended, soon), Upcoming);
     assert_eq!(at(Some(Live), Suspended, start()), Live);
     assert_eq!(at(None, Suspended, start()), Live);
     assert_eq!(at(None, Postponed, start()), Postponed);
     assert_eq!(at(None, Postponed, soon - TimeDelta::days(1)), Scheduled);
     assert_eq!(
-        status_at(None, Some(Suspended), None, true, soon),
+        compute_status(None, Some(Suspended), None, true, soon),
         Scheduled
     );
     assert_eq!(
-        status_at(None, Some(Postponed), None, true, soon),
+        compute_status(None, Some(Postponed), None, true, soon),
         Postponed
     );
     // The source's status wins over the clock's.
@@ -161,7 +161,7 @@ fn event(status: EventStatus, listed: bool) -> Event {
         status,
         in_play: false,
         listed,
-        facts: Facts::new(),
+        attributes: Attributes::new(),
     }
 }
 
@@ -173,7 +173,7 @@ proptest! {
         let mut stored = None;
         for (minutes, reported, listed) in replay {
             now += TimeDelta::minutes(minutes);
-            let next = status_at(reported, stored, Some(start()), listed, now);
+            let next = compute_status(reported, stored, Some(start()), listed, now);
             match stored {
                 Some(before) if before.is_final() => prop_assert_eq!(next, before),
                 Some(Live) => prop_assert!(!matches!(next, Scheduled | Upcoming)),
@@ -189,7 +189,7 @@ proptest! {
         let rank = |status| [Scheduled, Upcoming, Live, Completed].iter().position(|s| *s == status);
         for minutes in times {
             now += TimeDelta::minutes(minutes);
-            let next = status_at(None, stored, Some(start()), listed, now);
+            let next = compute_status(None, stored, Some(start()), listed, now);
             prop_assert!(rank(next) >= stored.and_then(rank));
             stored = Some(next);
         }
@@ -200,16 +200,16 @@ proptest! {
     fn next_transition_is_announced_exactly(status in any_status(), listed: bool, micros in -30_000_000_000i64..30_000_000_000) {
         let mut event = event(status, listed);
         let now = start() + TimeDelta::microseconds(micros);
-        match event.next_move() {
-            None => prop_assert_eq!(event.moved_by_clock(now), None),
+        match event.next_transition_at() {
+            None => prop_assert_eq!(event.due_clock_transition(now), None),
             Some(at) => {
-                prop_assert_eq!(event.moved_by_clock(at - TimeDelta::microseconds(1)), None);
-                prop_assert!(event.moved_by_clock(at).is_some());
+                prop_assert_eq!(event.due_clock_transition(at - TimeDelta::microseconds(1)), None);
+                prop_assert!(event.due_clock_transition(at).is_some());
             }
         }
-        if let Some(moved) = event.moved_by_clock(now) {
+        if let Some(moved) = event.due_clock_transition(now) {
             event.status = moved;
-            prop_assert_eq!(event.moved_by_clock(now), None);
+            prop_assert_eq!(event.due_clock_transition(now), None);
         }
     }
 
@@ -218,8 +218,8 @@ proptest! {
     fn snapshot_without_status_agrees_with_the_clock(micros in -30_000_000_000i64..30_000_000_000, stored in prop::sample::select(vec![Scheduled, Upcoming, Live])) {
         let now = start() + TimeDelta::microseconds(micros);
         let stored = event(stored, true);
-        let moved = stored.moved_by_clock(now);
-        let (observed, _, by) = Event::standing(Some(&stored), false, &event(Scheduled, true), now);
+        let moved = stored.due_clock_transition(now);
+        let (observed, _, by) = Event::resolve_status(Some(&stored), false, &event(Scheduled, true), now);
         // Only a snapshot, not the clock, makes an upcoming event scheduled again.
         if observed != Scheduled {
             prop_assert_eq!(moved.unwrap_or(stored.status), observed);

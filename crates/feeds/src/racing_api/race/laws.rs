@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::racing_api::answer::parse_page;
-use oddsd_core::diff::Take;
-use oddsd_core::model::Slice;
+use oddsd_core::diff::EventSink;
+use oddsd_core::model::Fingerprint;
 
 fn now() -> DateTime<Utc> {
     "2025-10-13T13:30:00Z".parse().expect("valid")
@@ -115,23 +115,23 @@ fn totals(parser: &RaceParser) -> impl PartialEq + std::fmt::Debug {
 /// Collects what a fetch hands over, and knows the texts of `stored`.
 #[derive(Default)]
 struct SkippingSink {
-    stored: HashMap<Slice, EventId>,
-    parsed: Vec<(EventSnapshot, Option<Slice>)>,
+    stored: HashMap<Fingerprint, EventId>,
+    parsed: Vec<(EventSnapshot, Option<Fingerprint>)>,
     unchanged: Vec<EventId>,
 }
 
-impl Take for SkippingSink {
-    fn begin(&mut self, _: DateTime<Utc>) {}
+impl EventSink for SkippingSink {
+    fn start(&mut self, _: DateTime<Utc>) {}
 
-    fn knows(&self, slice: &Slice) -> Option<EventId> {
+    fn knows(&self, slice: &Fingerprint) -> Option<EventId> {
         self.stored.get(slice).cloned()
     }
 
-    fn same(&mut self, slice: &Slice) {
+    fn same(&mut self, slice: &Fingerprint) {
         self.unchanged.extend(self.knows(slice));
     }
 
-    fn take(&mut self, event: EventSnapshot, slice: Option<Slice>) {
+    fn take(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
         self.parsed.push((event, slice));
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
 use super::{Postgres, connect, map_error};
-use crate::{Asked, Installed, Result, StoreError, Watched};
+use crate::{Result, StoreError, TableWatch, WatchPlan, WatchRequest};
 use table::{Table, find_columns, find_table, qualified};
 use trigger::{TriggerSql, literal, quoted, triggers};
 
@@ -61,7 +61,7 @@ struct WatchedTable {
 }
 
 impl Postgres {
-    pub async fn watch(&self, asked: &Asked, rehearse: bool) -> Result<Installed> {
+    pub async fn watch(&self, asked: &WatchRequest, rehearse: bool) -> Result<WatchPlan> {
         let (db, asked) = (self.clone(), asked.clone());
         self.run_detached(async move {
             let mut connection = db.connection().await?;
@@ -101,7 +101,7 @@ impl Postgres {
                 db.install(&mut tx, &table, &statements).await?;
                 tx.commit().await.map_err(map_error)?;
             }
-            Ok(Installed {
+            Ok(WatchPlan {
                 table: table.qualified(),
                 columns,
                 replaced: !before.is_empty(),
@@ -159,7 +159,7 @@ impl Postgres {
         .await
     }
 
-    pub async fn watched(&self) -> Result<Vec<Watched>> {
+    pub async fn watched(&self) -> Result<Vec<TableWatch>> {
         let mut connection = self.connection().await?;
         let all = installed(&mut connection).await?;
         let mut watched = Vec::new();
@@ -177,7 +177,7 @@ impl Postgres {
             not_covered.extend(later.map(Table::qualified));
             let missing = root.meta.columns.iter();
             let missing = missing.filter(|column| !root.columns.contains(column));
-            watched.push(Watched {
+            watched.push(TableWatch {
                 table: root.table.clone(),
                 told_as: root.meta.table.clone(),
                 missing: missing.cloned().collect(),

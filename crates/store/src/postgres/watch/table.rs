@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row};
 use super::super::map_error;
 use super::trigger::quoted;
 use crate::{Result, StoreError};
-use oddsd_core::model::{nearest, plain_text};
+use oddsd_core::model::{sanitize_text, suggest};
 
 const MAX_COLUMNS: usize = 16;
 /// Categories of types without a single value: arrays, rows, shapes, ranges, pseudo-types.
@@ -81,7 +81,7 @@ impl Table {
 /// The table that `text` names: as written, or else in lower case, as SQL folds names.
 pub async fn find_table(connection: &mut PgConnection, text: &str) -> Result<Table> {
     let bad = |why: String| Err(StoreError::Misconfigured(why));
-    let shown = plain_text(text, 140);
+    let shown = sanitize_text(text, 140);
     let parts = match parts(text) {
         Some(parts) if parts.len() <= 2 => parts,
         _ => {
@@ -150,7 +150,7 @@ pub async fn find_table(connection: &mut PgConnection, text: &str) -> Result<Tab
         .iter()
         .map(|(schema, name)| qualified(schema, name))
         .collect();
-    let meant = nearest(&exact.join("."), there.iter().map(String::as_str));
+    let meant = suggest(&exact.join("."), there.iter().map(String::as_str));
     bad(format!("there is no table {shown}{}", did_you_mean(meant)))
 }
 
@@ -176,7 +176,7 @@ pub async fn find_columns(
     let names = || there.iter().map(|row| row.get::<&str, _>("name"));
     let mut found: Vec<String> = Vec::new();
     for text in texts {
-        let shown = plain_text(text, 80);
+        let shown = sanitize_text(text, 80);
         let part = match parts(text).as_deref() {
             Some([part]) => part.clone(),
             // A dot may stand in a column's name.
@@ -189,8 +189,8 @@ pub async fn find_columns(
         let Some(column) = is(&part.text).or_else(|| is(&part.folded())) else {
             return bad(format!(
                 "{told} has no column {shown}{}; it has {}",
-                did_you_mean(nearest(&part.text, names())),
-                plain_text(&names().collect::<Vec<_>>().join(", "), 400)
+                did_you_mean(suggest(&part.text, names())),
+                sanitize_text(&names().collect::<Vec<_>>().join(", "), 400)
             ));
         };
         let name: &str = column.get("name");

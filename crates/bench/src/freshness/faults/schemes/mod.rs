@@ -13,8 +13,8 @@ use super::course::{self, Course};
 use super::ledger::Read;
 use crate::postgres::{Answers, Wrote};
 use oddsd_core::key::Key;
-use oddsd_core::model::View;
-use oddsd_store::Claim;
+use oddsd_core::model::DbSnapshot;
+use oddsd_store::ClaimedBatch;
 
 use after_commit::AfterCommit;
 use leases::Leases;
@@ -35,7 +35,7 @@ pub struct Change {
     pub at_ms: u64,
     pub key: Key,
     /// What whoever looks after the commit has seen, and the outbox row; `None` where somebody has to ask.
-    pub told: Option<Claim>,
+    pub told: Option<ClaimedBatch>,
 }
 
 impl Change {
@@ -64,7 +64,7 @@ impl Loader {
         }
     }
 
-    pub async fn load(&self, row: usize) -> anyhow::Result<(View, u64)> {
+    pub async fn load(&self, row: usize) -> anyhow::Result<(DbSnapshot, u64)> {
         let loaded = self.answers.load(row).await?;
         self.lag().await;
         Ok(loaded)

@@ -14,12 +14,14 @@ use super::{Change, Loader, PROCESSES, TTL_SECONDS};
 use crate::freshness::Servers;
 use crate::freshness::faults::ledger::{Read, Source};
 use crate::postgres::Wrote;
-use oddsd::relay::{FloorKeeper, Relay, hand_over};
-use oddsd::rules_file::Rulebook;
+use oddsd::relay::{EpochMonitor, Relay, direct_channel};
+use oddsd::rules_file::RulesHandle;
 use oddsd::wakeups::Wakeups;
-use oddsd_cache::{Cache, CacheSettings, Level, Loaded, Policy, Reader, Targets};
+use oddsd_cache::{
+    Cache, CacheLevel, CacheSettings, InvalidationTargets, LoadedValue, Policy, Reader,
+};
 use oddsd_core::key::Key;
-use oddsd_store::{Acquired, Claim, Claimed, Poke, Store};
+use oddsd_store::{AcquireResult, ClaimedBatch, CommitNotifier, OutboxRow, Store};
 
 const FIRST_LEVEL_BYTES: u64 = 8 * 1024 * 1024;
 const LEASE_FOR: Duration = Duration::from_secs(48 * 3600);
@@ -29,19 +31,19 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub struct Ours {
     readers: Vec<Reader>,
-    poke: Poke,
+    poke: CommitNotifier,
     policy: Policy,
     loader: Arc<Loader>,
     store: Store,
     running: [JoinHandle<()>; 2],
-    _lease: watch::Sender<Option<oddsd_store::Lease>>,
+    _lease: watch::Sender<Option<oddsd_store::WriterLease>>,
     _stop: DropGuard,
 }
 
 impl Ours {
     pub async fn start(servers: &Servers, loader: Loader) -> anyhow::Result<Self> {
         let store = Store::open(&servers.store).await?;
-        let Acquired::Mine(lease) = store.acquire("bench", LEASE_FOR).await? else {
+        let AcquireResult::Granted(lease) = store.acquire_lease("bench", LEASE_FOR).await? else {
             bail!("somebody holds the lease of a database that is ours");
         };
         let (lease_tx, lease) = watch::channel(Some(lease));
@@ -49,30 +51,30 @@ impl Ours {
         for process in 0..PROCESSES {
             let settings = CacheSettings {
                 redis_url: Some(servers.redis.url().into()),
-                first_level_bytes: if process == 2 { FIRST_LEVEL_BYTES } else { 0 },
+                l1_bytes: if process == 2 { FIRST_LEVEL_BYTES } else { 0 },
                 ..CacheSettings::default()
             };
             readers.push(Reader::new(Arc::new(Cache::open(&settings).await?)));
         }
-        let (told, fast) = hand_over();
-        let poke = Poke {
+        let (told, fast) = direct_channel();
+        let poke = CommitNotifier {
             relay: Some(told),
-            ..Poke::default()
+            ..CommitNotifier::default()
         };
         let relay = Relay {
             reader: readers[0].clone(),
             wakeups: Wakeups {
-                outbox: Arc::clone(&poke.bell),
+                outbox: Arc::clone(&poke.outbox_wakeup),
                 ..Wakeups::default()
             },
-            ..Relay::alone(
+            ..Relay::without_observers(
                 store.clone(),
                 Arc::clone(readers[0].cache()),
-                Rulebook::builtin(),
+                RulesHandle::builtin(),
                 "bench".into(),
             )
         };
-        let keeper = FloorKeeper {
+        let keeper = EpochMonitor {
             store: store.clone(),
             cache: Arc::clone(readers[0].cache()),
             wakeups: relay.wakeups.clone(),
@@ -100,7 +102,7 @@ impl Ours {
             let loader = Arc::clone(&loader);
             async move {
                 let (view, version) = loader.load(row).await?;
-                Ok(Loaded::new(version.to_string(), view))
+                Ok(LoadedValue::new(version.to_string(), view))
             }
         };
         let key = key(row);
@@ -109,22 +111,22 @@ impl Ours {
             .await?;
         let version = std::str::from_utf8(served.body())?.parse()?;
         let source = match served.level {
-            Level::First => Source::FirstLevel,
-            Level::Second => Source::Cache,
-            Level::Loader => Source::Loader,
+            CacheLevel::L1 => Source::FirstLevel,
+            CacheLevel::L2 => Source::Cache,
+            CacheLevel::Loader => Source::Loader,
         };
         Ok(Read { version, source })
     }
 
     pub async fn removed(&self, change: &Change, again: bool) {
         if !again {
-            return self.poke.committed(change.told.clone(), Utc::now());
+            return self.poke.notify_commit(change.told.clone(), Utc::now());
         }
         if let Some(told) = &change.told {
             let keys = vec![change.key.clone()];
-            let targets = Targets {
+            let targets = InvalidationTargets {
                 keys,
-                ..Targets::default()
+                ..InvalidationTargets::default()
             };
             // Nobody asked for it: whether it fails is all the same.
             let _ = self.readers[0].remove(&targets, &told.view).await;
@@ -132,14 +134,14 @@ impl Ours {
     }
 
     pub fn refused(&self) -> u64 {
-        let all = self.readers.iter().map(|reader| reader.reads());
+        let all = self.readers.iter().map(|reader| reader.stats());
         all.map(|reads| reads.refused_late + reads.refused_lease + reads.refused_floor)
             .sum()
     }
 
     /// Loads that failed, in all processes.
     pub fn failed_loads(&self) -> u64 {
-        self.readers.iter().map(|r| r.reads().failures).sum()
+        self.readers.iter().map(|r| r.stats().failures).sum()
     }
 
     /// Waits until the outbox is empty.
@@ -164,24 +166,24 @@ impl Ours {
     }
 
     /// A view of whoever looks now, through the product's own door.
-    pub async fn view(&self) -> anyhow::Result<oddsd_core::model::View> {
-        Ok(self.store.view().await?)
+    pub async fn view(&self) -> anyhow::Result<oddsd_core::model::DbSnapshot> {
+        Ok(self.store.current_snapshot().await?)
     }
 }
 
 /// The key of a row's answer.
 pub fn key(row: usize) -> Key {
-    Key::from_person(&format!("bench:{row}")).expect("a short name")
+    Key::from_user_input(&format!("bench:{row}")).expect("a short name")
 }
 
 /// The outbox row as if it had just been claimed, as the store tells it of its own commits.
-pub fn claim(key: &Key, wrote: &Wrote) -> Option<Claim> {
-    let row = Claimed {
+pub fn claim(key: &Key, wrote: &Wrote) -> Option<ClaimedBatch> {
+    let row = OutboxRow {
         keys: vec![key.clone()],
-        ..Claimed::written(wrote.outbox_row, wrote.transaction, Utc::now())
+        ..OutboxRow::new_change(wrote.outbox_row, wrote.transaction, Utc::now())
     };
-    Some(Claim {
-        view: wrote.view.and(wrote.transaction)?,
+    Some(ClaimedBatch {
+        view: wrote.view.with_tx(wrote.transaction)?,
         rows: vec![row],
     })
 }

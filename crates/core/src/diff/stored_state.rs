@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 
-pub use super::changes::NextRows;
+pub use super::changes::IdAllocator;
 use super::changes::{Changes, EventFingerprint, PriceChange, PriceChangeKind};
 use crate::model::{
     Bookmaker, BookmakerId, Event, EventId, MarketId, Offer, PriceKey, PriceStatus, Selection,
@@ -28,7 +28,7 @@ pub struct Book {
     /// Events by the hash of the text that they are stored from.
     by_hash: HashMap<u128, EventId>,
     /// The ids to assign next.
-    pub next: NextRows,
+    pub next: IdAllocator,
 }
 
 /// A stored bookmaker.
@@ -194,19 +194,21 @@ impl Book {
     /// When the next status transition by the clock is due.
     pub fn next_move(&self) -> Option<DateTime<Utc>> {
         let events = self.events.values();
-        events.filter_map(|stored| stored.event.next_move()).min()
+        events
+            .filter_map(|stored| stored.event.next_transition_at())
+            .min()
     }
 
     /// Applies changes that have been committed. They were computed against this state, so the rows that they refer
     /// to are stored; a change whose rows are not is skipped.
     pub fn apply(&mut self, changes: Changes) {
-        self.next = changes.next;
+        self.next = changes.next_ids;
         for change in changes.bookmakers {
             self.add_bookmaker(change.row, change.bookmaker);
         }
         for change in changes.events {
             self.clear_fingerprint(&change.after.id);
-            let moved = change.transition().is_some();
+            let moved = change.status_transition().is_some();
             match self.events.get_mut(&change.after.id) {
                 Some(stored) => {
                     if moved {
@@ -242,7 +244,7 @@ impl Book {
         for prices in changes.prices.chunk_by(|a, b| a.event == b.event) {
             self.apply_prices(prices);
         }
-        for touched in changes.touched {
+        for touched in changes.refreshed {
             if let Some(stored) = self.events.get_mut(&touched.event) {
                 for (index, observed_at) in touched.prices {
                     stored.prices[index as usize].observed_at = observed_at;
@@ -474,7 +476,7 @@ impl Loading {
     }
 
     /// Ends loading; `next` are the ids to assign next.
-    pub fn finish(mut self, next: NextRows) -> Book {
+    pub fn finish(mut self, next: IdAllocator) -> Book {
         self.sort_names();
         for mut event in self.events {
             event.prices.sort_unstable_by_key(|price| price.row);

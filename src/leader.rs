@@ -109,7 +109,7 @@ impl Leader {
             }
             AcquireResult::HeldBy { holder, .. } => {
                 if other_holder.as_ref() != Some(&holder) {
-                    self.live.publish(DaemonEvent::StandingBy {
+                    self.live.publish(DaemonEvent::Standby {
                         holder: holder.clone(),
                     });
                     *other_holder = Some(holder);

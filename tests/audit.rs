@@ -96,7 +96,7 @@ impl AuditFixture {
             let store = store.clone();
             async move {
                 let beat = store.last_canary().await?;
-                Ok(LoadedValue::new(beat.value.to_string(), beat.view))
+                Ok(LoadedValue::new(beat.value.to_string(), beat.snapshot))
             }
         };
         let served = self.reader.read(key, &policy, load).await.expect("read");

@@ -140,7 +140,7 @@ pub fn entry(body: &[u8], commits: u64) -> Arc<Entry> {
         body: Bytes::copy_from_slice(body),
         version: 0,
         absent: false,
-        view: DbSnapshot::from_commit_count(commits),
+        snapshot: DbSnapshot::from_commit_count(commits),
         tags: Vec::new(),
         stored_at: Instant::now(),
         fresh: TTL,
@@ -325,7 +325,7 @@ async fn flush_voids_a_fill_in_flight_and_needs_a_new_epoch(backend: CacheBacken
         fill(cache, &key, old, b"old", 0).await,
         PutOutcome::LeaseEnded
     );
-    assert!(matches!(take(cache, &key).await, LeaseOutcome::NoFloor));
+    assert!(matches!(take(cache, &key).await, LeaseOutcome::NoEpoch));
     let targets = InvalidationTargets {
         keys: vec![key.clone()],
         ..InvalidationTargets::default()
@@ -372,7 +372,7 @@ async fn fence_refuses_a_fill_that_does_not_include_the_change(backend: CacheBac
     };
     let try_with = |text: &str| {
         let entry = Arc::new(Entry {
-            view: view(text),
+            snapshot: view(text),
             ..Entry::clone(&entry(b"x", 0))
         });
         let key = key.clone();
@@ -736,7 +736,7 @@ async fn fence_serves_no_old_value_in_any_interleaving(backend: CacheBackend) {
                         }
                         ReaderAt::Loaded(lease, value, view) => {
                             let entry = Arc::new(Entry {
-                                view,
+                                snapshot: view,
                                 ..Entry::clone(&entry(value.to_string().as_bytes(), 0))
                             });
                             let filled = cache.put_if_valid(&key, lease, entry, 1 << 20).await;

@@ -338,7 +338,7 @@ async fn settings_select_the_in_process_cache_or_none() {
     .await;
     assert_eq!(off.backend(), "off");
     assert_eq!(body(&off, &key("k")).await, None);
-    assert!(matches!(take(&off, &key("k")).await, LeaseOutcome::NoFloor));
+    assert!(matches!(take(&off, &key("k")).await, LeaseOutcome::NoEpoch));
     assert_eq!(remove(&off, "k").await, Ok(0));
 }
 

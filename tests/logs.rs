@@ -201,7 +201,7 @@ fn golden() -> Vec<(DaemonEvent, &'static str)> {
             r#"level=info event=lease.leading msg="Holding the lease as a1b2" holder=a1b2 fence=4"#,
         ),
         (
-            DaemonEvent::StandingBy {
+            DaemonEvent::Standby {
                 holder: "a1b2".into(),
             },
             r#"level=info event=lease.standby msg="Standing by: a1b2 holds the lease" holder=a1b2"#,

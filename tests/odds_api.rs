@@ -312,7 +312,7 @@ fn malformed_row_is_rejected_alone() {
     );
     assert_eq!(parsed.events[0].event.name, "Leeds v Hull");
     let reasons: Vec<(&str, u64)> = parsed
-        .rejects
+        .rejected
         .by_reason
         .iter()
         .map(|(reason, reject)| (*reason, reject.rows))
@@ -331,7 +331,7 @@ fn malformed_row_is_rejected_alone() {
             ("unreadable_point", 1),
         ]
     );
-    assert_eq!(parsed.prices_seen, 2 + parsed.rejects.total());
+    assert_eq!(parsed.prices_seen, 2 + parsed.rejected.total());
 
     // A game that cannot be parsed cannot count as removed.
     let body = body.replace(r#""id":"g2""#, r#""id":2"#);

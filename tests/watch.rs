@@ -555,7 +555,7 @@ async fn commit_of_another_writer_notifies() {
         event: None,
         detail: r#"{"task":"build_climate"}"#.into(),
     };
-    store.report(&[reported]).await.expect("a row");
+    store.report_changes(&[reported]).await.expect("a row");
     notified(&bell).await;
 
     // It is cut off, and listens again.

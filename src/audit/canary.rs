@@ -151,7 +151,7 @@ impl Canary {
             let store = store.clone();
             async move {
                 let beat = store.last_canary().await?;
-                Ok(LoadedValue::new(beat.value.to_string(), beat.view))
+                Ok(LoadedValue::new(beat.value.to_string(), beat.snapshot))
             }
         };
         let Ok(served) = self.reader.read(&Key::canary(), &policy, load).await else {

@@ -59,7 +59,7 @@ impl LevelState {
     pub fn of(entry: Option<&Entry>, transaction: u64) -> Self {
         match entry {
             None => Self::Absent,
-            Some(entry) if entry.view.is_visible(transaction) => Self::Current,
+            Some(entry) if entry.snapshot.is_visible(transaction) => Self::Current,
             // Marked stale: it is served only with that label.
             Some(entry) if entry.fresh.is_zero() => Self::Absent,
             Some(entry) => Self::Stale {

@@ -73,7 +73,7 @@ async fn store_reported(state: &AppState, request: Request) -> Result<Response, 
         let body = json!({ "error": error, "hint": SHAPE, "accepted": 0, "rejected": rejected });
         return Ok(json_response(StatusCode::BAD_REQUEST, body.to_string()));
     }
-    if let Err(why) = state.store.report(&changes).await {
+    if let Err(why) = state.store.report_changes(&changes).await {
         return Ok(([(header::RETRY_AFTER, RETRY_AFTER)], Problem::store(&why)).into_response());
     }
     state.relay_wakeup.notify_one();

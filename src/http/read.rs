@@ -48,7 +48,7 @@ async fn load_card(state: Arc<AppState>) -> anyhow::Result<LoadedValue> {
     let body = serde_json::to_vec(&build_races_by_stage(races, now)).expect("the payload is JSON");
     Ok(LoadedValue {
         fresh: Some(state.clock.real_duration(ttl)),
-        ..LoadedValue::new(body, found.view)
+        ..LoadedValue::new(body, found.snapshot)
     })
 }
 
@@ -70,8 +70,8 @@ pub async fn event_prices(
         async move {
             let found = state.store.event_prices(&id).await?;
             Ok(match found.value {
-                Some(event) => LoadedValue::new(event_body(&event), found.view),
-                None => LoadedValue::absent(found.view),
+                Some(event) => LoadedValue::new(event_body(&event), found.snapshot),
+                None => LoadedValue::absent(found.snapshot),
             })
         }
     };

@@ -51,13 +51,13 @@ pub async fn odds(
             let found = state.store.event_prices(&id).await?;
             Ok(match found.value {
                 Some(event) if event.event.status == status => {
-                    LoadedValue::new(event_body(&event), found.view)
+                    LoadedValue::new(event_body(&event), found.snapshot)
                 }
                 other => LoadedValue {
                     absent: true,
                     ..LoadedValue::new(
                         wrong_status(status, other.map(|o| o.event.status)),
-                        found.view,
+                        found.snapshot,
                     )
                 },
             })
@@ -117,7 +117,7 @@ pub async fn sidebar(
             Ok(LoadedValue {
                 // Unknown names must not fill the cache.
                 fresh: found.value.is_empty().then_some(ABSENT_TTL),
-                ..LoadedValue::new(body.into_bytes(), found.view)
+                ..LoadedValue::new(body.into_bytes(), found.snapshot)
             })
         }
     };
@@ -165,7 +165,7 @@ async fn load_movers(state: Arc<AppState>) -> anyhow::Result<LoadedValue> {
     let events = state.store.open_events(None, None).await?;
     let steps = state.store.price_steps(mover_window_start(now)).await?;
     let body = movers_body(&events.value, &steps, now).to_string();
-    Ok(LoadedValue::new(body.into_bytes(), events.view))
+    Ok(LoadedValue::new(body.into_bytes(), events.snapshot))
 }
 
 fn movers_body(events: &[Event], steps: &[PriceStep], now: DateTime<Utc>) -> Value {

@@ -77,7 +77,7 @@ impl EventCounters {
             | DaemonEvent::PriceMoved { .. }
             | DaemonEvent::StatusChanged { .. }
             | DaemonEvent::Leading { .. }
-            | DaemonEvent::StandingBy { .. } => {}
+            | DaemonEvent::Standby { .. } => {}
         }
     }
 

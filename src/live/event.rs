@@ -128,7 +128,7 @@ pub enum DaemonEvent {
         fence: u64,
     },
     /// Another daemon holds the leader lease; this one waits for it.
-    StandingBy {
+    Standby {
         holder: String,
     },
 }
@@ -163,7 +163,7 @@ impl DaemonEvent {
             Self::PriceMoved { .. } => "price.moved",
             Self::StatusChanged { .. } => "status.changed",
             Self::Leading { .. } => "lease.leading",
-            Self::StandingBy { .. } => "lease.standby",
+            Self::Standby { .. } => "lease.standby",
         }
     }
 

@@ -224,7 +224,7 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
         DaemonEvent::Leading { holder, fence } => {
             info!(event, holder, fence, "Holding the lease as {holder}");
         }
-        DaemonEvent::StandingBy { holder } => {
+        DaemonEvent::Standby { holder } => {
             info!(event, holder, "Standing by: {holder} holds the lease");
         }
     }

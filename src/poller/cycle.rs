@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{CycleOutcome, PollSchedule, Poller, RECHECK_AFTER};
 use crate::clock::SleepResult;
 use crate::live::DaemonEvent;
-use oddsd_core::diff::stored_state::Book;
+use oddsd_core::diff::stored_state::StoredState;
 use oddsd_core::diff::{Changes, Differ, EventSink, PendingRemovals, PriceChangeKind, ShrinkGuard};
 use oddsd_core::model::{
     Event, EventId, EventSnapshot, Fingerprint, PriceStatus, RejectedRows, SnapshotMeta,
@@ -85,7 +85,7 @@ impl Poller {
         // Committed, or nothing to commit: the mirror may follow.
         self.failures = 0;
         let withheld = changes.pending_removals.take();
-        let rejects = std::mem::take(&mut changes.rejects);
+        let rejects = std::mem::take(&mut changes.rejected);
         let counts = changes.counts;
         let facts = (changes.events.len() + changes.selections.len()) as u64;
         self.publish_moves(cycle.id, &state, &changes);
@@ -136,7 +136,7 @@ impl Poller {
             max_removed_fraction: self.settings.max_removed_fraction,
             previous_missing: self.withheld.as_ref(),
         };
-        let (mut changes, comparing) = sink.finish(looked.look, &guard);
+        let (mut changes, comparing) = sink.finish(looked.meta, &guard);
         let extent = std::mem::take(&mut changes.stats);
         let cycle = CycleMeta {
             id: state.next_cycle,
@@ -301,7 +301,7 @@ impl Poller {
     pub(super) fn notify_committed(
         &self,
         told: Option<ClaimedBatch>,
-        book: &Book,
+        book: &StoredState,
         changes: &Changes,
     ) {
         let changed: HashMap<&EventId, &Event> = changes
@@ -384,17 +384,17 @@ impl EventSink for TimedSink<'_> {
         self.differ.start(as_of);
     }
 
-    fn knows(&self, slice: &Fingerprint) -> Option<EventId> {
-        self.differ.knows(slice)
+    fn find_unchanged(&self, slice: &Fingerprint) -> Option<EventId> {
+        self.differ.find_unchanged(slice)
     }
 
-    fn same(&mut self, slice: &Fingerprint) {
-        self.differ.same(slice);
+    fn mark_unchanged(&mut self, slice: &Fingerprint) {
+        self.differ.mark_unchanged(slice);
     }
 
-    fn take(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
+    fn push(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
         let started = Instant::now();
-        self.differ.take(event, slice);
+        self.differ.push(event, slice);
         self.spent += started.elapsed();
     }
 }

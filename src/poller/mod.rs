@@ -365,7 +365,7 @@ impl Poller {
         let (keep, now) = (self.settings.retention, self.clock.now());
         match self.store.prune(lease, keep, now).await {
             Ok(pruned) => {
-                state.state.forget(&pruned.events);
+                state.state.remove_events(&pruned.events);
                 self.timer.invalidate();
                 if pruned.events.len() as u64 + pruned.history + pruned.log > 0 {
                     tracing::info!(

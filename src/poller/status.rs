@@ -88,7 +88,10 @@ impl Poller {
 
     fn next_transition(&mut self) -> Option<DateTime<Utc>> {
         let book = &self.state.as_ref()?.state;
-        *self.timer.next.get_or_insert_with(|| book.next_move())
+        *self
+            .timer
+            .next
+            .get_or_insert_with(|| book.next_transition_at())
     }
 
     /// Commits the transitions that are due at `now` and the corrections that wait.

@@ -80,7 +80,11 @@ impl DirectPath {
     /// Waits for a commit and removes the answers that it and all others in the queue make wrong. Pending for ever
     /// once no committer is left.
     pub(super) async fn remove_next(&mut self, relay: &Relay) {
-        let Some(ClaimedBatch { mut rows, mut view }) = self.commits.recv().await else {
+        let Some(ClaimedBatch {
+            mut rows,
+            snapshot: mut view,
+        }) = self.commits.recv().await
+        else {
             return std::future::pending().await;
         };
         for _ in 1..AT_ONCE {
@@ -88,7 +92,7 @@ impl DirectPath {
                 break;
             };
             rows.extend(next.rows);
-            view = view.merge(&next.view);
+            view = view.merge(&next.snapshot);
         }
         match relay.remove(&rows, &view, None).await {
             Ok(batch) => {

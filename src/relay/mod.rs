@@ -243,7 +243,7 @@ impl Relay {
                 false => Ok(RelayOutcome::Idle),
             };
         }
-        let batch = match self.remove(&claim.rows, &claim.view, None).await {
+        let batch = match self.remove(&claim.rows, &claim.snapshot, None).await {
             Ok(batch) => batch,
             Err(why) => {
                 let rows: Vec<i64> = claim.rows.iter().map(|row| row.id).collect();
@@ -279,8 +279,8 @@ impl Relay {
                 return Ok(RelayOutcome::Idle);
             }
             let changes = backlog.changes.len() as i64;
-            let rows = RowSet::Through(backlog.through, backlog.view.clone());
-            let removing = self.remove(&backlog.changes, &backlog.view, Some(rows));
+            let rows = RowSet::Through(backlog.through, backlog.snapshot.clone());
+            let removing = self.remove(&backlog.changes, &backlog.snapshot, Some(rows));
             let batch = match removing.await {
                 Ok(batch) => batch,
                 Err(why) => {

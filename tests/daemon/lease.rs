@@ -23,7 +23,7 @@ async fn standby_takes_over_after_a_crash_and_at_once_after_a_shutdown() {
     card.set_price("4.5");
     stack.serve(&card);
     first.wait_for_log("Cycle complete: 1 updated").await;
-    assert_eq!(second.count("Cycle complete"), 0);
+    assert_eq!(second.count_log("Cycle complete"), 0);
 
     first.crash().await;
     stack.end_lease().await;

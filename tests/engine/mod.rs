@@ -106,7 +106,7 @@ impl Engine {
             event: event.map(|id| id.as_str().expect("an id").into()),
             detail: Value::Object(detail).to_string(),
         };
-        let stored = self.home.store.report(&[reported]).await;
+        let stored = self.home.store.report_changes(&[reported]).await;
         stored.expect("stored");
     }
 

@@ -107,7 +107,7 @@ impl DaemonProcess {
 
     /// As [`Daemon::says`]; a line at any earlier time is enough.
     pub async fn ensure_logged(&mut self, text: &str) {
-        if self.count(text) == 0 {
+        if self.count_log(text) == 0 {
             self.wait_for_log(text).await;
         }
     }
@@ -118,7 +118,7 @@ impl DaemonProcess {
     }
 
     /// The number of lines so far that contain `text`.
-    pub fn count(&self, text: &str) -> usize {
+    pub fn count_log(&self, text: &str) -> usize {
         self.log.count(text)
     }
 

@@ -33,7 +33,7 @@ impl RecordingSink {
         let looked = feed.read(ask, now, self).await?;
         assert!(self.begun > 0, "a fetch begins");
         self.known.extend(self.slices.drain(..));
-        Ok(looked.look)
+        Ok(looked.meta)
     }
 
     /// Forgets every text.
@@ -55,16 +55,18 @@ impl EventSink for RecordingSink {
         self.skipped.clear();
     }
 
-    fn knows(&self, slice: &Fingerprint) -> Option<EventId> {
+    fn find_unchanged(&self, slice: &Fingerprint) -> Option<EventId> {
         self.known.get(slice).cloned()
     }
 
-    fn same(&mut self, slice: &Fingerprint) {
-        let id = self.knows(slice).expect("only what is known is the same");
+    fn mark_unchanged(&mut self, slice: &Fingerprint) {
+        let id = self
+            .find_unchanged(slice)
+            .expect("only what is known is the same");
         self.skipped.push(id);
     }
 
-    fn take(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
+    fn push(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
         let id = event.event.id.clone();
         self.slices.extend(slice.map(|slice| (slice, id)));
         self.read.push((event, slice.is_some()));

@@ -16,7 +16,7 @@ fn parse(races: Value) -> ParsedCards {
 
 pub(super) fn assert_accounted(parsed: &ParsedCards) {
     let prices: usize = parsed.events.iter().map(|e| e.prices.len()).sum();
-    assert_eq!(parsed.prices_seen, prices as u64 + parsed.rejects.total());
+    assert_eq!(parsed.prices_seen, prices as u64 + parsed.rejected.total());
 }
 
 /// A race with one runner and these odds rows.
@@ -27,7 +27,7 @@ fn with_odds(rows: Value) -> Value {
 }
 
 fn rejected(parsed: &ParsedCards, reason: &str) -> u64 {
-    parsed.rejects.by_reason.get(reason).map_or(0, |r| r.rows)
+    parsed.rejected.by_reason.get(reason).map_or(0, |r| r.rows)
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn shown(decimal: Value, fractional: Value) -> Result<Option<(String, String)>, 
     row["decimal"] = decimal;
     row["fractional"] = fractional;
     let parsed = parse(json!([with_odds(json!([row]))]));
-    match parsed.rejects.by_reason.keys().next() {
+    match parsed.rejected.by_reason.keys().next() {
         Some(reason) => Err((*reason).to_owned()),
         None => Ok(price(&parsed.events[0], "unibet")
             .offer
@@ -227,7 +227,7 @@ fn non_runner_has_no_prices_and_a_reserve_has() {
             found.prices.iter().filter(|p| p.offer.is_some()).count(),
             priced
         );
-        assert!(parsed.rejects.is_empty());
+        assert!(parsed.rejected.is_empty());
     }
 }
 
@@ -256,7 +256,7 @@ fn null_or_missing_field_affects_only_itself() {
          "date": "2025-10-13", "off_time": "2:12", "something_new": {"deep": [1, 2]}},
         {"race_id": "rac_3", "off_dt": "2025-10-13T23:30:00Z"},
     ]));
-    assert!(parsed.rejects.is_empty() && !parsed.partial);
+    assert!(parsed.rejected.is_empty() && !parsed.partial);
     assert_eq!(parsed.events[0].selections[1].id.as_str(), "17");
     assert_eq!(
         parsed.events[1].event.starts_at,
@@ -301,14 +301,14 @@ fn malformed_rows_are_rejected_and_remove_nothing() {
             rejected(&parsed, reason),
             rows,
             "{reason}: {}",
-            parsed.rejects
+            parsed.rejected
         );
     }
     assert!(!parsed.events[0].complete, "rows of this race were lost");
     assert!(parsed.events[1].complete);
     assert!(parsed.partial, "races were lost");
     assert!(
-        parsed.rejects.by_reason["bad_decimal"]
+        parsed.rejected.by_reason["bad_decimal"]
             .sample
             .contains("rac_1 hrs_1 Coral")
     );

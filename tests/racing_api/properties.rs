@@ -37,7 +37,7 @@ proptest! {
             assert_accounted(&parsed);
             let races = card["racecards"].as_array().map_or(1, Vec::len);
             // Every race is an event or a counted row.
-            prop_assert!(parsed.events.len() as u64 + parsed.rejects.total() >= races as u64);
+            prop_assert!(parsed.events.len() as u64 + parsed.rejected.total() >= races as u64);
             prop_assert!(parsed.events.iter().all(|e| !e.event.id.as_str().is_empty()));
         }
     }

@@ -51,7 +51,7 @@ fn recorded_odds_rows_all_become_prices() {
         let parsed = parsed.expect(&name);
         let found: usize = parsed.events.iter().map(|e| e.prices.len()).sum();
         let rows = odds_rows(body);
-        assert!(parsed.rejects.is_empty(), "{name}: {}", parsed.rejects);
+        assert!(parsed.rejected.is_empty(), "{name}: {}", parsed.rejected);
         assert_eq!(found, rows, "{name}");
         assert_eq!(parsed.prices_seen, rows as u64, "{name}");
         assert_eq!(parsed.bookmakers.len(), 28, "{name}");
@@ -93,8 +93,8 @@ fn recorded_races_parse_equally_in_both_readers() {
         assert_eq!(one.events, rows.events, "{}", path.display());
         assert_eq!(one.bookmakers, rows.bookmakers);
         assert_eq!(
-            (one.rejects, one.prices_seen),
-            (rows.rejects, rows.prices_seen)
+            (one.rejected, one.prices_seen),
+            (rows.rejected, rows.prices_seen)
         );
         races += one.events.len();
     }

@@ -36,7 +36,7 @@ fn find(day: &RaceDay, what: impl Fn(&ScriptedEventKind) -> bool) -> ScriptedEve
 fn race_at(day: &mut RaceDay, id: &str, at: DateTime<Utc>) -> EventSnapshot {
     let body = day.race_at(id, at).expect("on the card");
     let parsed = parse_cards(&body, at).expect("a card");
-    assert!(parsed.rejects.is_empty(), "{}", parsed.rejects);
+    assert!(parsed.rejected.is_empty(), "{}", parsed.rejected);
     parsed.events.into_iter().next().expect("the race")
 }
 
@@ -86,7 +86,7 @@ proptest! {
         }
         prop_assert_eq!(&slow.card_at(at), &direct);
         let parsed = parse_cards(&direct, at).expect("a card");
-        prop_assert!(parsed.rejects.is_empty(), "{}", parsed.rejects);
+        prop_assert!(parsed.rejected.is_empty(), "{}", parsed.rejected);
         prop_assert!(parsed.events.iter().all(|e| e.complete));
     }
 

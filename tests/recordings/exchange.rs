@@ -92,7 +92,7 @@ fn replay_market(path: &Path, market: &str) -> Value {
         let Some(replayed) = replay.next().expect("reads") else {
             break;
         };
-        assert!(replayed.rejects.is_empty(), "{}", replayed.rejects);
+        assert!(replayed.rejected.is_empty(), "{}", replayed.rejected);
         messages += 1;
         first = first.or(at);
         last = at;

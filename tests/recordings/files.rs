@@ -81,15 +81,15 @@ fn unreadable_line_costs_only_that_line() {
     let mut replay = Replay::open(&path).expect("opens");
     assert_eq!(replay.next_at(), Some(t0()));
     let first = replay.next().expect("reads").expect("a record");
-    assert_eq!(first.rejects.total(), 1);
+    assert_eq!(first.rejected.total(), 1);
     assert_eq!(first.snapshot.expect("good").events.len(), 1);
     let second = replay.next().expect("reads").expect("a record");
-    assert_eq!(second.rejects.total(), 3, "{}", second.rejects);
+    assert_eq!(second.rejected.total(), 3, "{}", second.rejected);
     let second = second.snapshot.expect("good");
     assert_eq!(second.as_of, t0() + chrono::TimeDelta::milliseconds(1));
     assert_eq!(second.scope, Scope::League("baseball_mlb".into()));
     let tail = replay.next().expect("reads").expect("the rejects");
-    assert_eq!((tail.snapshot, tail.rejects.total()), (None, 1));
+    assert_eq!((tail.snapshot, tail.rejected.total()), (None, 1));
     assert!(replay.next().expect("the end").is_none());
 }
 

@@ -37,7 +37,7 @@ fn assert_leagues(folder: &Path, leagues: &[&str]) {
         let (mut events, mut bookmakers, mut selections) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         while let Some(replayed) = replay.next().expect("reads") {
-            assert!(replayed.rejects.is_empty(), "{}", replayed.rejects);
+            assert!(replayed.rejected.is_empty(), "{}", replayed.rejected);
             let snapshot = replayed.snapshot.expect("a snapshot");
             assert!(snapshot.rejected.is_empty(), "{}", snapshot.rejected);
             polls += 1;

@@ -38,7 +38,7 @@ proptest! {
         for format in [OddsFormat::American, OddsFormat::Decimal] {
             if let Ok(parsed) = parse_odds(&body, t0(), "baseball_mlb", format) {
                 let kept: usize = parsed.events.iter().map(|e| e.prices.len()).sum();
-                prop_assert_eq!(kept as u64 + parsed.rejects.total(), parsed.prices_seen);
+                prop_assert_eq!(kept as u64 + parsed.rejected.total(), parsed.prices_seen);
             }
         }
     }

@@ -91,7 +91,7 @@ fn snapshots(path: &Path) -> Vec<Snapshot> {
     let mut replay = Replay::open(path).expect("opens");
     let mut snapshots = Vec::new();
     while let Some(replayed) = replay.next().expect("reads") {
-        assert!(replayed.rejects.is_empty(), "{}", replayed.rejects);
+        assert!(replayed.rejected.is_empty(), "{}", replayed.rejected);
         snapshots.extend(replayed.snapshot);
     }
     snapshots

@@ -87,7 +87,7 @@ fn private_cards_replay_every_price() {
         let mut replay = Replay::open(folder.join(file)).expect("opens");
         assert_eq!(replay.feed(), RecordedFeed::RacingApi);
         let replayed = replay.next().expect("reads").expect("one");
-        assert!(replayed.rejects.is_empty(), "{}", replayed.rejects);
+        assert!(replayed.rejected.is_empty(), "{}", replayed.rejected);
         let snapshot = replayed.snapshot.expect("cards");
         assert!(snapshot.rejected.is_empty(), "{}", snapshot.rejected);
         let days = vec![day.parse().expect("a date")];

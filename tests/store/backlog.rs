@@ -119,7 +119,7 @@ async fn backlog_merges_rows_of_one_event(backend: DatabaseBackend) {
         assert_eq!(Some(change.transaction), newest);
         let oldest = its().map(|row| row.created_at).min();
         assert_eq!(Some(change.created_at), oldest);
-        assert!(its().all(|row| backlog.view.is_visible(row.transaction)));
+        assert!(its().all(|row| backlog.snapshot.is_visible(row.transaction)));
     }
 
     let done = database
@@ -242,8 +242,8 @@ async fn backlog_keeps_a_lower_id_that_commits_later() {
     assert!(database.store.is_pending(late).await.expect("an answer"));
     let rest = database.store.read_backlog(100).await.expect("a backlog");
     assert_eq!((rest.rows, rest.through), (1, late));
-    assert!(rest.view.is_visible(rest.changes[0].transaction));
-    assert!(!backlog.view.is_visible(rest.changes[0].transaction));
+    assert!(rest.snapshot.is_visible(rest.changes[0].transaction));
+    assert!(!backlog.snapshot.is_visible(rest.changes[0].transaction));
 }
 
 async fn backlog_keeps_a_second_removal_before_its_time(backend: DatabaseBackend) {

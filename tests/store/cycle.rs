@@ -259,7 +259,7 @@ async fn rejected_row_does_not_block_the_others(backend: DatabaseBackend) {
     }
     let changes = leader.changes(&day.snapshot());
     let reported: Vec<_> = changes
-        .rejects
+        .rejected
         .by_reason
         .iter()
         .map(|(why, r)| (*why, r.rows))

@@ -5,7 +5,7 @@ use std::future::ready;
 use std::time::Duration;
 
 use oddsd_core::diff::Changes;
-use oddsd_core::diff::stored_state::Book;
+use oddsd_core::diff::stored_state::StoredState;
 use oddsd_core::key::Key;
 use oddsd_store::{Store, StoreError};
 use sqlx::{AssertSqlSafe, Executor};
@@ -93,7 +93,7 @@ impl CommitTest {
     }
 }
 
-fn odds(book: &Book) -> Vec<String> {
+fn odds(book: &StoredState) -> Vec<String> {
     let events = book.events.values();
     let mut all: Vec<String> = events
         .flat_map(|event| event.prices.iter())

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use oddsd_core::diff::stored_state::Book;
+use oddsd_core::diff::stored_state::StoredState;
 use oddsd_core::diff::{Changes, ShrinkGuard, compute_changes};
 use oddsd_core::model::{
     Attributes, Bookmaker, EachWay, Event, EventSnapshot, EventStatus, Fraction, Offer, Price,
@@ -185,7 +185,7 @@ pub fn cycle(id: i64) -> CycleMeta {
 pub struct StateWriter {
     pub store: Store,
     pub lease: WriterLease,
-    pub book: Book,
+    pub book: StoredState,
     pub cycle: i64,
 }
 
@@ -224,7 +224,7 @@ impl StateWriter {
 }
 
 /// Asserts that memory and rows agree, except "last checked", which is written with the lease.
-pub fn assert_same_rows(memory: &Book, rows: &Book) {
+pub fn assert_same_rows(memory: &StoredState, rows: &StoredState) {
     assert_eq!(memory.next, rows.next);
     assert_eq!(memory.events.len(), rows.events.len());
     for (id, event) in &memory.events {

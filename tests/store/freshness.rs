@@ -35,11 +35,11 @@ async fn loads(store: &Store) -> [DbSnapshot; 6] {
     let (known, unknown) = (EventId::from("rac_0"), EventId::from("rac_404"));
     [
         store.current_snapshot().await.expect("a view"),
-        store.runners(from, to).await.expect("runners").view,
-        store.runners(from, from).await.expect("none").view,
-        store.event_prices(&known).await.expect("prices").view,
-        store.event_prices(&unknown).await.expect("none").view,
-        store.last_canary().await.expect("a beat").view,
+        store.runners(from, to).await.expect("runners").snapshot,
+        store.runners(from, from).await.expect("none").snapshot,
+        store.event_prices(&known).await.expect("prices").snapshot,
+        store.event_prices(&unknown).await.expect("none").snapshot,
+        store.last_canary().await.expect("a beat").snapshot,
     ]
 }
 
@@ -97,10 +97,10 @@ async fn answer_includes_everything_in_its_snapshot(backend: DatabaseBackend) {
     let (mut whole, mut parts, mut beats) = (Vec::new(), Vec::new(), Vec::new());
     while !writer.is_finished() {
         let card = store.runners(at(0), at(86_400)).await.expect("runners");
-        whole.push((card.view, cycle_of(card.value[0].prices[0].decimal)));
+        whole.push((card.snapshot, cycle_of(card.value[0].prices[0].decimal)));
         let race = store.event_prices(&"rac_0".into()).await.expect("prices");
         let known = race.value.expect("known");
-        parts.push((race.view, cycle_of(known.prices[0].offer.decimal)));
+        parts.push((race.snapshot, cycle_of(known.prices[0].offer.decimal)));
         beats.push(store.last_canary().await.expect("a beat"));
     }
     let touched = writer.await.expect("no panic");
@@ -128,7 +128,7 @@ async fn answer_includes_everything_in_its_snapshot(backend: DatabaseBackend) {
     for touch in touched {
         for seen in &beats {
             assert_eq!(
-                seen.view.is_visible(touch.transaction),
+                seen.snapshot.is_visible(touch.transaction),
                 seen.value >= touch.beat
             );
         }
@@ -149,7 +149,10 @@ async fn claim_snapshot_includes_every_claimed_row(backend: DatabaseBackend) {
     let claim = database.claim(2, LATER).await;
     assert_eq!(claim.rows.len(), 2);
     for row in &claim.rows {
-        assert!(claim.view.is_visible(row.transaction) && !empty.view.is_visible(row.transaction));
+        assert!(
+            claim.snapshot.is_visible(row.transaction)
+                && !empty.snapshot.is_visible(row.transaction)
+        );
         assert_eq!(row.purpose, Purpose::Change);
         assert!((Utc::now() - row.created_at).num_minutes().abs() < 60);
     }
@@ -158,7 +161,7 @@ async fn claim_snapshot_includes_every_claimed_row(backend: DatabaseBackend) {
     assert_eq!(last.rows.len(), 1);
     let nothing = database.claim(2, LATER).await;
     assert_eq!(nothing.rows, []);
-    assert!(nothing.view.is_visible(last.rows[0].transaction));
+    assert!(nothing.snapshot.is_visible(last.rows[0].transaction));
 }
 
 /// Not on SQLite: its writers take turns.
@@ -181,7 +184,7 @@ async fn snapshot_excludes_older_transactions_that_commit_later() {
     assert_eq!(young.rows.len(), 1);
     let younger = young.rows[0].transaction;
     assert!(older < younger);
-    for view in loads(&database.store).await.iter().chain([&young.view]) {
+    for view in loads(&database.store).await.iter().chain([&young.snapshot]) {
         assert!(
             view.is_visible(younger) && !view.is_visible(older),
             "{view}"
@@ -191,9 +194,9 @@ async fn snapshot_excludes_older_transactions_that_commit_later() {
     let old = database.claim(10, LATER).await;
     assert_eq!(old.rows[0].transaction, older);
     assert!(
-        old.view.is_visible(older)
-            && old.view.includes(&young.view)
-            && !young.view.includes(&old.view)
+        old.snapshot.is_visible(older)
+            && old.snapshot.includes(&young.snapshot)
+            && !young.snapshot.includes(&old.snapshot)
     );
     for view in loads(&database.store).await {
         assert!(view.is_visible(younger) && view.is_visible(older), "{view}");
@@ -211,7 +214,8 @@ async fn canary_takes_the_path_of_every_change(backend: DatabaseBackend) {
     let after = database.store.last_canary().await.expect("a beat");
     assert_eq!(after.value, 2);
     assert!(
-        !before.view.is_visible(first.transaction) && after.view.is_visible(second.transaction)
+        !before.snapshot.is_visible(first.transaction)
+            && after.snapshot.is_visible(second.transaction)
     );
     let rows = database.claim(10, LATER).await.rows;
     let shape: Vec<(u64, Purpose, &[Key])> = rows
@@ -281,7 +285,7 @@ async fn second_removal_waits_for_its_time(backend: DatabaseBackend) {
         (Purpose::SecondRemoval, &named[1..])
     );
     assert!(row.kinds.is_empty() && row.cycle.is_none() && row.attempts == 1);
-    assert!(claim.view.is_visible(row.transaction));
+    assert!(claim.snapshot.is_visible(row.transaction));
 }
 
 async fn pending_removals_count_only_late_rows(backend: DatabaseBackend) {

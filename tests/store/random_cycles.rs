@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use fastrand::Rng;
 use oddsd_core::diff::Changes;
-use oddsd_core::diff::stored_state::Book;
+use oddsd_core::diff::stored_state::StoredState;
 use oddsd_core::model::{Bookmaker, EventStatus, SelectionStatus};
 
 use super::fixture::{DatabaseBackend, StateWriter, TestDay, cycle, decimal, lease, offer};
@@ -110,7 +110,7 @@ fn micros(at: DateTime<Utc>) -> DateTime<Utc> {
 
 /// Memory and rows agree. What an unchanged price's feed time moved on to is remembered, never
 /// written; and "last checked" is written with the lease, not with the cycle.
-fn same(memory: &Book, rows: &Book, changes: &Changes, seed: u64) {
+fn same(memory: &StoredState, rows: &StoredState, changes: &Changes, seed: u64) {
     let (mut memory, mut rows) = (memory.clone(), rows.clone());
     for (id, event) in &mut memory.events {
         let stored = rows

@@ -65,7 +65,7 @@ async fn refused_rows_are_excluded_and_the_others_stored(backend: DatabaseBacken
         (changes.counts.rejected, changes.counts.changed),
         (3, 42 * 240 - 3)
     );
-    let why = &changes.rejects.by_reason["refused_by_store"];
+    let why = &changes.rejected.by_reason["refused_by_store"];
     assert_eq!(why.rows, 3);
     assert!(
         why.sample.contains("rac_3") && why.sample.contains("house_rule"),

@@ -44,7 +44,7 @@ async fn retention_deletes_finished_events_and_old_history(backend: DatabaseBack
         .expect("pruned");
     assert_eq!(pruned.events, [leader.book.events["rac_0"].row]);
     assert_eq!(pruned.history, 0);
-    leader.book.forget(&pruned.events);
+    leader.book.remove_events(&pruned.events);
     let rows = database.store.load().await.expect("the rows load").state;
     assert_eq!(rows.next, leader.book.next);
     assert_eq!(rows.events.len(), leader.book.events.len());

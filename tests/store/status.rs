@@ -133,7 +133,7 @@ async fn status_moves_with_the_clock(backend: DatabaseBackend) {
         .commit_snapshot(&day.snapshot())
         .await
         .expect("written");
-    assert_eq!(leader.book.next_move(), Some(at(3600)));
+    assert_eq!(leader.book.next_transition_at(), Some(at(3600)));
     assert_eq!(leader.pass(&[], at(3599)).await, 0);
     assert_eq!(leader.pass(&[], at(3600)).await, 2);
     assert_eq!(
@@ -141,7 +141,7 @@ async fn status_moves_with_the_clock(backend: DatabaseBackend) {
         0,
         "the same status again is nothing"
     );
-    assert_eq!(leader.book.next_move(), Some(at(3 * 3600)));
+    assert_eq!(leader.book.next_transition_at(), Some(at(3 * 3600)));
     // Asleep for long: it takes the last of what it missed.
     assert_eq!(leader.pass(&[], at(30 * 3600)).await, 3);
     let statuses = |leader: &StateWriter| {
@@ -152,7 +152,7 @@ async fn status_moves_with_the_clock(backend: DatabaseBackend) {
             .collect::<Vec<_>>()
     };
     assert_eq!(statuses(&leader), [Live; 3], "still listed");
-    assert_eq!(leader.book.next_move(), None);
+    assert_eq!(leader.book.next_transition_at(), None);
     // The source stops listing two of them; the clock goes on.
     day.advance(6 * 3600);
     day.races.truncate(1);
@@ -161,7 +161,7 @@ async fn status_moves_with_the_clock(backend: DatabaseBackend) {
         .await
         .expect("two are gone");
     assert_eq!(statuses(&leader), [Live, Live, Live]);
-    assert_eq!(leader.book.next_move(), Some(at(7 * 3600)));
+    assert_eq!(leader.book.next_transition_at(), Some(at(7 * 3600)));
     assert_eq!(leader.pass(&[], at(7 * 3600)).await, 1);
     assert_eq!(statuses(&leader), [Live, Completed, Live]);
     assert_same_rows(

@@ -101,9 +101,9 @@ impl Daemon {
     async fn commit(&mut self, mut changes: Changes, diff: Duration) -> anyhow::Result<Looked> {
         let (changed, started) = (changes.prices.len(), Instant::now());
         ensure!(
-            changes.rejects.is_empty(),
+            changes.rejected.is_empty(),
             "the bench's own card was not read whole: {}",
-            changes.rejects
+            changes.rejected
         );
         if !changes.is_empty() {
             let extent = &changes.stats;
@@ -141,7 +141,7 @@ pub fn observed(card: &Card) -> anyhow::Result<Snapshot> {
                 snapshot.bookmakers.push(bookmaker);
             }
         }
-        snapshot.rejected.merge(page.rejects);
+        snapshot.rejected.merge(page.rejected);
     }
     // As in production: what is stored of these days and is missing here would be gone.
     let days: BTreeSet<_> = snapshot.events.iter().filter_map(|e| e.event.day).collect();

@@ -30,7 +30,7 @@ pub struct LoadedValue {
     /// The answer.
     pub body: Bytes,
     /// The database snapshot.
-    pub view: DbSnapshot,
+    pub snapshot: DbSnapshot,
     /// There is no such thing: kept for a short time only.
     pub absent: bool,
     /// A shorter fresh time than the policy's, where the answer itself knows its end. Zero: not kept.
@@ -39,10 +39,10 @@ pub struct LoadedValue {
 
 impl LoadedValue {
     /// A value, fresh for as long as the policy says.
-    pub fn new(body: impl Into<Bytes>, view: DbSnapshot) -> Self {
+    pub fn new(body: impl Into<Bytes>, snapshot: DbSnapshot) -> Self {
         Self {
             body: body.into(),
-            view,
+            snapshot,
             absent: false,
             fresh: None,
         }

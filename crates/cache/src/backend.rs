@@ -129,7 +129,7 @@ impl Cache {
     ) -> Result<LeaseOutcome, CacheError> {
         let seen = &looked.seen;
         match self {
-            Self::Off => Ok(LeaseOutcome::NoFloor),
+            Self::Off => Ok(LeaseOutcome::NoEpoch),
             Self::InProcess(memory) => {
                 let lease = memory.acquire_lease(key, tags, seen.version(), Instant::now());
                 Ok(match lease {

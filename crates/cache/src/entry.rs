@@ -35,7 +35,7 @@ pub struct Entry {
     /// The answer is "there is none"; the body may be empty.
     pub absent: bool,
     /// The database snapshot that the load included at least.
-    pub view: DbSnapshot,
+    pub snapshot: DbSnapshot,
     /// Removing one of these removes the entry.
     pub tags: Vec<Tag>,
     /// When its load began.
@@ -117,7 +117,7 @@ impl Entry {
             ms(self.while_revalidating),
             ms(self.on_error),
             self.load_time.as_micros(),
-            self.view,
+            self.snapshot,
             if self.absent { 'a' } else { '-' },
         );
         for tag in &self.tags {
@@ -168,7 +168,7 @@ impl Entry {
             body,
             version: stamp,
             absent,
-            view,
+            snapshot: view,
             tags,
             stored_at: now.checked_sub(age(stored_ms)).unwrap_or(now),
             fresh: Duration::from_millis(fresh),
@@ -201,7 +201,7 @@ mod tests {
             body: Bytes::copy_from_slice(body),
             version: 7,
             absent: false,
-            view: DbSnapshot::parse("3:9:3,5").expect("a view"),
+            snapshot: DbSnapshot::parse("3:9:3,5").expect("a view"),
             tags: vec![Tag::event(&"rac 1".into()), Tag::event(&"x".into())],
             stored_at: Instant::now(),
             fresh: Duration::from_secs(30),

@@ -118,7 +118,7 @@ impl InProcessCache {
         }
         fences.leases.items.remove(key);
         let includes =
-            |fence: Option<&DbSnapshot>| fence.is_some_and(|fence| entry.view.includes(fence));
+            |fence: Option<&DbSnapshot>| fence.is_some_and(|fence| entry.snapshot.includes(fence));
         let tags_included = entry
             .tags
             .iter()
@@ -235,7 +235,7 @@ mod tests {
             body: Bytes::from(vec![b'x'; bytes]),
             version: 0,
             absent: false,
-            view,
+            snapshot: view,
             tags: Vec::new(),
             stored_at: Instant::now(),
             fresh: Duration::from_secs(60),

@@ -29,7 +29,7 @@ pub enum LeaseOutcome {
     /// The stored value changed since the lookup: look up again.
     Superseded,
     /// The cache's memory has no valid epoch: load the value, and do not fill.
-    NoFloor,
+    NoEpoch,
 }
 
 /// The right to fill one key, until a removal, a flush or the lease's time (10 s) ends it.
@@ -102,7 +102,7 @@ pub enum PutOutcome {
     /// The load's database snapshot does not include everything that the key's removals saw.
     TooEarly,
     /// The epoch that gave the lease has ended.
-    NoFloor,
+    EpochEnded,
 }
 
 /// One epoch of a cache's memory: its id, the server run it began on, and its heartbeat counter.

@@ -272,7 +272,7 @@ mod tests {
             body: Bytes::from_static(b"body"),
             version: 1,
             absent: false,
-            view: DbSnapshot::from_commit_count(1),
+            snapshot: DbSnapshot::from_commit_count(1),
             tags: Vec::new(),
             stored_at: Instant::now(),
             fresh: Duration::from_secs(3600),

@@ -90,7 +90,7 @@ impl RawLookup {
             let at = tags.iter().position(|asked| asked == tag)?;
             let (fence_epoch, fence) = self.tag_fences.get(at)?.as_deref()?.split_once(' ')?;
             let fence = (fence_epoch == epoch_id).then(|| DbSnapshot::parse(fence));
-            Some(entry.view.includes(&fence.flatten()?))
+            Some(entry.snapshot.includes(&fence.flatten()?))
         };
         let is_valid = entry_epoch == epoch_id
             && entry

@@ -82,7 +82,7 @@ impl ReadMetrics {
             PutOutcome::Stored => {}
             PutOutcome::LeaseEnded => self.refused_lease.add(),
             PutOutcome::TooEarly => self.refused_late.add(),
-            PutOutcome::NoFloor => self.refused_floor.add(),
+            PutOutcome::EpochEnded => self.refused_floor.add(),
         }
     }
 }

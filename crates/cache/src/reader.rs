@@ -167,7 +167,7 @@ impl Reader {
                     (CacheReadState::Miss, LoadStart::Load(Some(lease)))
                 }
                 Some(LeaseOutcome::Held) => (CacheReadState::Miss, LoadStart::Watch),
-                Some(LeaseOutcome::NoFloor) | None => {
+                Some(LeaseOutcome::NoEpoch) | None => {
                     (CacheReadState::Bypass, LoadStart::Load(None))
                 }
             };
@@ -369,7 +369,7 @@ impl ReaderInner {
             match self.guard.acquire_lease(key, policy, &looked, budget).await {
                 Some(LeaseOutcome::Acquired(lease)) => return WaitOutcome::Load(Some(lease)),
                 Some(LeaseOutcome::Held | LeaseOutcome::Superseded) => {}
-                Some(LeaseOutcome::NoFloor) | None => return WaitOutcome::Load(None),
+                Some(LeaseOutcome::NoEpoch) | None => return WaitOutcome::Load(None),
             }
         }
         WaitOutcome::Load(None)
@@ -419,7 +419,7 @@ fn new_entry(loaded: LoadedValue, policy: &Policy, began: Instant, version: u128
         body: loaded.body,
         version,
         absent: loaded.absent,
-        view: loaded.view,
+        snapshot: loaded.snapshot,
         tags: policy.tags.clone(),
         stored_at: began,
         fresh: fresh.mul_f64(1.0 - policy.jitter.clamp(0.0, 0.5) * fastrand::f64()),

@@ -135,7 +135,7 @@ impl RemoteCache {
             }
             let begin = script::begin_fence(tag_bucket, fence);
             if self.transport.call(&begin, deadline).await? != CacheReply::Number(1) {
-                return Ok(LeaseOutcome::NoFloor);
+                return Ok(LeaseOutcome::NoEpoch);
             }
         }
         let token = fastrand::u128(..);
@@ -145,7 +145,7 @@ impl RemoteCache {
         let mut parts = reply.into_iter();
         match (parts.next(), parts.next(), parts.next(), parts.next()) {
             (Some(CacheReply::Number(0)), None, ..) => Ok(LeaseOutcome::Held),
-            (Some(CacheReply::Number(2)), None, ..) => Ok(LeaseOutcome::NoFloor),
+            (Some(CacheReply::Number(2)), None, ..) => Ok(LeaseOutcome::NoEpoch),
             (Some(CacheReply::Number(3)), None, ..) => Ok(LeaseOutcome::Superseded),
             (Some(CacheReply::Number(1)), Some(epoch), Some(CacheReply::Number(ms)), None) => {
                 let (acquired_at, server_ms) = (Instant::now(), ms.max(0) as u64);

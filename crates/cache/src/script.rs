@@ -197,7 +197,7 @@ pub(super) fn put_if_valid(
     let args: [Bytes; 5] = [
         lease.token_text().into(),
         lease.epoch.clone().into(),
-        entry.view.to_string().into(),
+        entry.snapshot.to_string().into(),
         stored.into(),
         millis(entry.ttl()).into(),
     ];
@@ -209,7 +209,7 @@ pub(super) fn put_outcome(reply: &[u8]) -> Option<PutOutcome> {
     Some(match reply {
         b"stored" => PutOutcome::Stored,
         b"lease" => PutOutcome::LeaseEnded,
-        b"epoch" => PutOutcome::NoFloor,
+        b"epoch" => PutOutcome::EpochEnded,
         b"fence" => PutOutcome::TooEarly,
         _ => return None,
     })

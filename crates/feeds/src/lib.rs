@@ -92,7 +92,7 @@ pub enum FetchRequest {
 /// One answer apart from its events, which were handed over.
 #[derive(Debug)]
 pub struct FetchSummary {
-    pub look: SnapshotMeta,
+    pub meta: SnapshotMeta,
     /// Raw JSON bodies in the order of arrival, if the feed is set to keep them.
     pub bodies: Vec<String>,
 }
@@ -101,7 +101,7 @@ impl FetchSummary {
     /// Joins the events that were collected.
     pub fn with_events(self, events: CollectingSink) -> FetchResult {
         FetchResult {
-            snapshot: events.into_snapshot(self.look),
+            snapshot: events.into_snapshot(self.meta),
             bodies: self.bodies,
         }
     }
@@ -120,10 +120,10 @@ impl FetchResult {
         let snapshot = self.snapshot;
         to.start(snapshot.as_of);
         for event in snapshot.events {
-            to.take(event, None);
+            to.push(event, None);
         }
         FetchSummary {
-            look: SnapshotMeta {
+            meta: SnapshotMeta {
                 source: snapshot.source,
                 as_of: snapshot.as_of,
                 scope: snapshot.scope,

@@ -39,7 +39,7 @@ pub struct ReplayedRecord {
     pub snapshot: Option<Snapshot>,
     /// Lines and answers that could not be read, up to and including this record. Rejected rows of a
     /// good answer are in its snapshot.
-    pub rejects: RejectedRows,
+    pub rejected: RejectedRows,
     /// The raw bodies, as a live feed would have received them.
     pub bodies: Vec<String>,
 }
@@ -125,7 +125,7 @@ impl Replay {
         let (snapshot, bodies) = replayed;
         Ok(Some(ReplayedRecord {
             snapshot,
-            rejects: std::mem::take(&mut self.rejects),
+            rejected: std::mem::take(&mut self.rejects),
             bodies,
         }))
     }
@@ -170,7 +170,7 @@ impl Replay {
                     bodies: Vec::new(),
                 });
             };
-            rejects.merge(replayed.rejects);
+            rejects.merge(replayed.rejected);
             if let Some(mut snapshot) = replayed.snapshot {
                 snapshot.rejected.merge(rejects);
                 return Ok(FetchResult {
@@ -272,7 +272,7 @@ fn parse_racing_api(answer: &RecordedAnswer) -> Result<Snapshot, FeedError> {
         scope: racing_scope(answer, &found),
         events: found.events,
         bookmakers: found.bookmakers,
-        rejected: found.rejects,
+        rejected: found.rejected,
     })
 }
 
@@ -314,11 +314,11 @@ fn parse_any_format(
     league: &str,
 ) -> Result<odds_api::ParsedOdds, FeedError> {
     let american = parse_odds(body, as_of, league, OddsFormat::American)?;
-    if american.rejects.is_empty() {
+    if american.rejected.is_empty() {
         return Ok(american);
     }
     let decimal = parse_odds(body, as_of, league, OddsFormat::Decimal)?;
-    match decimal.rejects.total() < american.rejects.total() {
+    match decimal.rejected.total() < american.rejected.total() {
         true => Ok(decimal),
         false => Ok(american),
     }

@@ -62,7 +62,7 @@ pub struct TableWatch {
 
 impl Store {
     /// Stores the changes, each once, all or none of them, and notifies the listeners.
-    pub async fn report(&self, changes: &[ExternalChange]) -> Result<()> {
+    pub async fn report_changes(&self, changes: &[ExternalChange]) -> Result<()> {
         let mut known = HashSet::with_capacity(changes.len());
         let once = changes.iter().filter(|change| known.insert(*change));
         let rows: serde_json::Value = once

@@ -29,7 +29,7 @@ use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 use oddsd_core::diff::Changes;
-use oddsd_core::diff::stored_state::Book;
+use oddsd_core::diff::stored_state::StoredState;
 use oddsd_core::model::Attributes;
 
 use bad_rows::CommitError;
@@ -90,7 +90,7 @@ pub type LastChecked = Arc<Mutex<HashMap<i64, DateTime<Utc>>>>;
 /// The stored rows at start, and the number of the next cycle.
 #[derive(Debug, Default)]
 pub struct InitialState {
-    pub state: Book,
+    pub state: StoredState,
     pub next_cycle: i64,
 }
 

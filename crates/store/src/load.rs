@@ -7,7 +7,7 @@ use super::dialect::{DbConnection, only_row};
 use super::rows::{self, Columns, EVENT, SELECTION};
 use super::{InitialState, Result, StoreError};
 use oddsd_core::diff::stored_state::IdAllocator;
-use oddsd_core::diff::{self, Loading, Orphan};
+use oddsd_core::diff::{self, DanglingReference, StateBuilder};
 use oddsd_core::model::{Bookmaker, BookmakerId};
 
 /// The next row id of each table, and the last cycle.
@@ -20,7 +20,7 @@ const NEXT_ROWS: &str = "SELECT greatest(coalesce(k.next_event, 1), coalesce((SE
 
 /// Takes rows in the order bookmakers, events, selections, prices.
 #[derive(Default)]
-pub struct StateLoader(Loading);
+pub struct StateLoader(StateBuilder);
 
 impl StateLoader {
     /// Everything but the prices.
@@ -31,7 +31,7 @@ impl StateLoader {
                 id: BookmakerId::new(row.text("key")?),
                 name: row.text("name")?.into(),
             };
-            self.0.bookmaker(row.int("id")?, bookmaker);
+            self.0.add_bookmaker(row.int("id")?, bookmaker);
             Ok(())
         })
         .await?;
@@ -47,21 +47,22 @@ impl StateLoader {
                 .maybe_time("checked_at")?
                 .unwrap_or(DateTime::UNIX_EPOCH);
             let (id, corrected) = (row.int("id")?, row.flag("corrected")?);
-            self.0.event(id, rows::event(&row)?, checked_at, corrected);
+            self.0
+                .add_event(id, rows::event(&row)?, checked_at, corrected);
             Ok(())
         })
         .await?;
         let selections = format!("SELECT s.id, s.event_id, {SELECTION} FROM oddsd.selections s");
         tx.for_each(selections, &[], |row| {
             let (id, event) = (row.int("id")?, row.int("event_id")?);
-            self.0.selection(id, event, rows::selection(&row)?);
+            self.0.add_selection(id, event, rows::selection(&row)?);
             Ok(())
         })
         .await
     }
 
-    pub fn price(&mut self, price: &diff::PriceRow<'_>) -> Result<()> {
-        self.0.price(price).map_err(|Orphan| {
+    pub fn price(&mut self, price: &diff::StoredPriceRow<'_>) -> Result<()> {
+        self.0.add_price(price).map_err(|DanglingReference| {
             StoreError::Failed("a price names a selection or bookmaker that is not stored".into())
         })
     }
@@ -75,7 +76,7 @@ impl StateLoader {
             price: row.int("price")?,
         };
         Ok(InitialState {
-            state: self.0.finish(next),
+            state: self.0.build(next),
             next_cycle: row.int("cycle")? + 1,
         })
     }

@@ -299,7 +299,7 @@ impl RetryEntry {
 /// Rows that were due, and the snapshot of the claim: it includes the transaction of each row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimedBatch {
-    pub view: DbSnapshot,
+    pub snapshot: DbSnapshot,
     pub rows: Vec<OutboxRow>,
 }
 
@@ -314,7 +314,7 @@ pub struct DelayedRemoval {
 /// transaction of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backlog {
-    pub view: DbSnapshot,
+    pub snapshot: DbSnapshot,
     /// The highest row that was read; 0 when there is none.
     pub through: i64,
     /// How many rows were read.
@@ -327,9 +327,9 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    fn empty(view: DbSnapshot) -> Self {
+    fn empty(snapshot: DbSnapshot) -> Self {
         Self {
-            view,
+            snapshot,
             through: 0,
             rows: 0,
             changes: Vec::new(),
@@ -363,7 +363,7 @@ impl ClaimedBatch {
         };
         let view = view.with_tx(transaction)?;
         Some(Self {
-            view,
+            snapshot: view,
             rows: vec![row],
         })
     }
@@ -463,7 +463,7 @@ impl Store {
         let sql = with_snapshot("SELECT beat FROM oddsd.canary WHERE id = 1", "");
         let row = self.read_one(sql, args![]).await?;
         Ok(Snapshotted {
-            view: rows::snapshot(&row)?,
+            snapshot: rows::snapshot(&row)?,
             value: row.int("beat")?,
         })
     }

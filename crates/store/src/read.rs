@@ -30,7 +30,7 @@ pub struct CycleRow {
 /// includes; it may hold more, where a later statement of the same load saw a later commit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshotted<T> {
-    pub view: DbSnapshot,
+    pub snapshot: DbSnapshot,
     pub value: T,
 }
 
@@ -130,7 +130,10 @@ impl Store {
         let found = self.read(with_snapshot(&select, ""), args![from, to]);
         let (view, rows) = split_snapshot(found.await?, "key")?;
         let value = rows.map(|row| runner(&row)).collect::<Result<_>>()?;
-        Ok(Snapshotted { view, value })
+        Ok(Snapshotted {
+            snapshot: view,
+            value,
+        })
     }
 
     /// `None` for an event that is not stored.
@@ -153,7 +156,10 @@ impl Store {
         let head = connection.fetch(head, &key).await?;
         let (view, mut known) = split_snapshot(head, "key")?;
         let Some(head) = known.next() else {
-            return Ok(Snapshotted { view, value: None });
+            return Ok(Snapshotted {
+                snapshot: view,
+                value: None,
+            });
         };
         let id = args![head.int("id")?];
         let selections = format!(
@@ -181,7 +187,10 @@ impl Store {
                 .collect::<Result<_>>()?,
             prices: prices.iter().map(price_row).collect::<Result<_>>()?,
         });
-        Ok(Snapshotted { view, value })
+        Ok(Snapshotted {
+            snapshot: view,
+            value,
+        })
     }
 
     /// The snapshot of a reader that begins now.

@@ -106,7 +106,10 @@ impl Store {
         let found = self.read(sql, args![sport, league]).await?;
         let (view, events) = split_snapshot(found, "key")?;
         let value = events.map(|row| rows::event(&row)).collect::<Result<_>>()?;
-        Ok(Snapshotted { view, value })
+        Ok(Snapshotted {
+            snapshot: view,
+            value,
+        })
     }
 
     /// The steps of the prices of all open events since `from`, with the last step before it and the first

@@ -338,7 +338,7 @@ mod tests {
             page.len()
         );
         let parsed = parse_cards(&page, now).expect("a card");
-        assert!(parsed.rejects.is_empty(), "{}", parsed.rejects);
+        assert!(parsed.rejected.is_empty(), "{}", parsed.rejected);
         assert_eq!((parsed.events.len(), parsed.prices_seen), (57, 12_000));
         let ids = bookmaker_ids();
         let mut sum = 0;

@@ -56,7 +56,10 @@ impl Changes {
             })
         };
         let rows = told.iter().map(row).collect::<anyhow::Result<_>>()?;
-        Ok(ClaimedBatch { view, rows })
+        Ok(ClaimedBatch {
+            snapshot: view,
+            rows,
+        })
     }
 
     /// A commit of one row that nobody is told of.

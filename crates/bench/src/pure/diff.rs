@@ -8,7 +8,7 @@ use crate::card::Card;
 use crate::output::out;
 use chrono::{DateTime, TimeDelta, Utc};
 use fastrand::Rng;
-use oddsd_core::diff::stored_state::Book;
+use oddsd_core::diff::stored_state::StoredState;
 use oddsd_core::diff::{ShrinkGuard, compute_changes};
 use oddsd_core::model::{Scope, Snapshot};
 use oddsd_feeds::racing_api::parse_cards;
@@ -31,7 +31,7 @@ pub fn measure() {
     for prices in SIZES {
         let now = Utc::now();
         let (mut card, mut rng) = (Card::new(prices, SEED, now), Rng::with_seed(SEED));
-        let mut state = Book::default();
+        let mut state = StoredState::default();
         let first = compute_changes(&state, &observed(&card, now), &ShrinkGuard::OFF);
         state.apply(first);
         let mut snapshots = 0;
@@ -83,7 +83,7 @@ fn observed(card: &Card, as_of: DateTime<Utc>) -> Snapshot {
     };
     for page in card.pages() {
         let page = parse_cards(&page, as_of).expect("a card of our own");
-        assert!(page.rejects.is_empty(), "{}", page.rejects);
+        assert!(page.rejected.is_empty(), "{}", page.rejected);
         snapshot.events.extend(page.events);
         snapshot.bookmakers = page.bookmakers;
     }

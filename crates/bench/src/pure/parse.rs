@@ -76,13 +76,13 @@ struct StoredEvents(HashMap<Fingerprint, EventId>);
 impl EventSink for StoredEvents {
     fn start(&mut self, _: DateTime<Utc>) {}
 
-    fn knows(&self, slice: &Fingerprint) -> Option<EventId> {
+    fn find_unchanged(&self, slice: &Fingerprint) -> Option<EventId> {
         self.0.get(slice).cloned()
     }
 
-    fn same(&mut self, _: &Fingerprint) {}
+    fn mark_unchanged(&mut self, _: &Fingerprint) {}
 
-    fn take(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
+    fn push(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
         self.0.extend(slice.map(|slice| (slice, event.event.id)));
     }
 }

@@ -36,7 +36,7 @@ pub struct Changes {
     /// Counts of its prices.
     pub counts: CycleCounts,
     /// Its rejected rows.
-    pub rejects: RejectedRows,
+    pub rejected: RejectedRows,
     /// Set if the snapshot was suspiciously short and removals wait for a second one.
     pub pending_removals: Option<PendingRemovals>,
     /// The ids to continue from.
@@ -385,7 +385,7 @@ impl Changes {
 
     /// Removes rows as if the snapshot had not contained them, and counts them as rejected.
     pub fn exclude(&mut self, aside: &ExcludedRows, reason: &'static str, why: &str) {
-        let (counts, rejects) = (&mut self.counts, &mut self.rejects);
+        let (counts, rejects) = (&mut self.counts, &mut self.rejected);
         let mut affected: HashSet<EventId> = HashSet::new();
         let mut reject = |event: &EventId, sample: &str| {
             affected.insert(event.clone());

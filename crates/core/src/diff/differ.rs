@@ -12,7 +12,7 @@ use super::changes::{
 };
 use super::matching::{MatchBuffer, PriceMatch};
 use super::sink::EventSink;
-use super::stored_state::{Book, MAX_MARKETS, StoredEvent, StoredPrice, StoredSelection};
+use super::stored_state::{MAX_MARKETS, StoredEvent, StoredPrice, StoredSelection, StoredState};
 use super::validate;
 use crate::model::{
     Bookmaker, BookmakerId, Event, EventId, EventSnapshot, Fingerprint, MarketId, Price,
@@ -21,7 +21,7 @@ use crate::model::{
 
 /// The comparison of one snapshot. It needs no clock and no I/O.
 pub struct Differ<'a> {
-    state: &'a Book,
+    state: &'a StoredState,
     as_of: DateTime<Utc>,
     /// Whether texts with a known fingerprint may be skipped.
     skips_known: bool,
@@ -72,7 +72,7 @@ impl SelectionRows<'_> {
 
 impl<'a> Differ<'a> {
     /// Starts a comparison with the stored state.
-    pub fn new(state: &'a Book) -> Self {
+    pub fn new(state: &'a StoredState) -> Self {
         Self {
             state,
             as_of: DateTime::UNIX_EPOCH,
@@ -103,7 +103,7 @@ impl<'a> Differ<'a> {
         self.remove_missing(guard);
         self.changes.counts.rejected += meta.rejected.total();
         self.changes.counts.seen += meta.rejected.total();
-        self.changes.rejects.merge(meta.rejected);
+        self.changes.rejected.merge(meta.rejected);
         // By row: the same input gives the same order, and concurrent writers lock rows in one order.
         self.changes.events.sort_by_key(|change| change.row);
         self.changes.selections.sort_by_key(|change| change.row);
@@ -163,7 +163,7 @@ impl<'a> Differ<'a> {
     /// Compares the event's own fields and resolves its status; returns its row.
     fn compare_event(&mut self, stored: Option<&StoredEvent>, observed: &Event) -> i64 {
         let before = stored.map(|stored| &stored.event);
-        let corrected = stored.is_some_and(|stored| stored.corrected);
+        let corrected = stored.is_some_and(|stored| stored.is_corrected);
         let (status, in_play, status_by) =
             Event::resolve_status(before, corrected, observed, self.as_of);
         if let Some(before) = before
@@ -568,7 +568,7 @@ impl<'a> Differ<'a> {
     fn reject(&mut self, reason: &'static str, rows: u64, sample: impl fmt::Display) {
         self.changes.counts.seen += rows;
         self.changes.counts.rejected += rows;
-        self.changes.rejects.add_rows(reason, rows, sample);
+        self.changes.rejected.add_rows(reason, rows, sample);
     }
 }
 
@@ -588,7 +588,7 @@ impl EventSink for Differ<'_> {
         self.changes.as_of = as_of;
     }
 
-    fn knows(&self, slice: &Fingerprint) -> Option<EventId> {
+    fn find_unchanged(&self, slice: &Fingerprint) -> Option<EventId> {
         let skips = self.skips_known;
         let stored = self.state.by_hash(slice.hash).filter(|_| skips)?;
         let fingerprint = stored.fingerprint?;
@@ -597,7 +597,7 @@ impl EventSink for Differ<'_> {
         (fingerprint.slice == *slice && is_current).then(|| stored.event.id.clone())
     }
 
-    fn same(&mut self, slice: &Fingerprint) {
+    fn mark_unchanged(&mut self, slice: &Fingerprint) {
         let Some(stored) = self.state.by_hash(slice.hash) else {
             return;
         };
@@ -627,7 +627,7 @@ impl EventSink for Differ<'_> {
         self.missing.open_prices += open;
     }
 
-    fn take(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
+    fn push(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
         self.compare(&event, slice);
     }
 }

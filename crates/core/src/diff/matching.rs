@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::stored_state::{Book, StoredEvent};
+use super::stored_state::{StoredEvent, StoredState};
 use crate::model::{Price, PriceKey};
 
 /// What an observed price belongs to.
@@ -34,7 +34,12 @@ pub(super) struct MatchBuffer {
 impl MatchBuffer {
     /// Finds the stored price of each observed one. Of several observed prices with one key, the one with the
     /// latest feed time is used, then the first; the others are duplicates.
-    pub(super) fn fill(&mut self, state: &Book, stored: Option<&StoredEvent>, prices: &[Price]) {
+    pub(super) fn fill(
+        &mut self,
+        state: &StoredState,
+        stored: Option<&StoredEvent>,
+        prices: &[Price],
+    ) {
         let stored_prices = stored.map_or(&[][..], |stored| &stored.prices);
         self.matches.clear();
         self.repeated.clear();
@@ -46,7 +51,7 @@ impl MatchBuffer {
         for (n, price) in prices.iter().enumerate() {
             let is_next = |stored: &&StoredEvent| {
                 let candidate = stored_prices.get(next);
-                candidate.is_some_and(|known| stored.has(state, known, &price.key))
+                candidate.is_some_and(|known| stored.has_key(state, known, &price.key))
             };
             let index = match stored {
                 Some(stored) if is_next(&stored) => Some(next as u32),

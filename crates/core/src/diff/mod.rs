@@ -26,12 +26,12 @@ pub use changes::{
 };
 pub use differ::Differ;
 pub use sink::{CollectingSink, EventSink};
-use stored_state::Book;
-pub use stored_state::{Loading, Orphan, PriceRow};
+use stored_state::StoredState;
+pub use stored_state::{DanglingReference, StateBuilder, StoredPriceRow};
 pub use transitions::{StatusCorrection, status_transitions};
 
 /// Compares the stored state with a complete snapshot.
-pub fn compute_changes(state: &Book, observed: &Snapshot, guard: &ShrinkGuard) -> Changes {
+pub fn compute_changes(state: &StoredState, observed: &Snapshot, guard: &ShrinkGuard) -> Changes {
     let mut differ = Differ::new(state);
     differ.start(observed.as_of);
     for event in &observed.events {

@@ -17,7 +17,7 @@ use crate::model::{
 
 /// The stored rows in memory.
 #[derive(Clone, Debug, Default)]
-pub struct Book {
+pub struct StoredState {
     /// Events with their selections and prices.
     pub events: HashMap<EventId, StoredEvent>,
     /// By row. A price refers to its bookmaker by the index in this list.
@@ -50,7 +50,7 @@ pub struct StoredEvent {
     /// `as_of` of the newest snapshot that contained this event: "last checked".
     pub checked_at: DateTime<Utc>,
     /// Whether its status is a manual correction.
-    pub corrected: bool,
+    pub is_corrected: bool,
     /// By row.
     pub selections: Vec<StoredSelection>,
     /// By row.
@@ -101,7 +101,7 @@ impl StoredEvent {
             row,
             event,
             checked_at,
-            corrected: false,
+            is_corrected: false,
             selections: Vec::new(),
             prices: Vec::new(),
             fingerprint: None,
@@ -118,14 +118,14 @@ impl StoredEvent {
         self.prices.iter().filter(|price| price.is_open()).count()
     }
 
-    pub(super) fn has(&self, state: &Book, price: &StoredPrice, key: &PriceKey) -> bool {
+    pub(super) fn has_key(&self, state: &StoredState, price: &StoredPrice, key: &PriceKey) -> bool {
         self.selections[price.selection as usize].selection.id == key.selection
             && state.bookmakers[price.bookmaker as usize].bookmaker.id == key.bookmaker
             && state.markets[usize::from(price.market)] == key.market
     }
 }
 
-impl Book {
+impl StoredState {
     /// The bookmaker with this id.
     pub fn bookmaker(&self, id: &BookmakerId) -> Option<&StoredBookmaker> {
         Some(&self.bookmakers[self.bookmaker_index(id)?])
@@ -176,7 +176,7 @@ impl Book {
     pub fn price(&self, event: &str, key: &PriceKey) -> Option<&StoredPrice> {
         let event = self.events.get(event)?;
         let mut prices = event.prices.iter();
-        prices.find(|price| event.has(self, price, key))
+        prices.find(|price| event.has_key(self, price, key))
     }
 
     /// The key of a changed price; `None` if the price is not stored yet.
@@ -192,7 +192,7 @@ impl Book {
     }
 
     /// When the next status transition by the clock is due.
-    pub fn next_move(&self) -> Option<DateTime<Utc>> {
+    pub fn next_transition_at(&self) -> Option<DateTime<Utc>> {
         let events = self.events.values();
         events
             .filter_map(|stored| stored.event.next_transition_at())
@@ -212,7 +212,7 @@ impl Book {
             match self.events.get_mut(&change.after.id) {
                 Some(stored) => {
                     if moved {
-                        stored.corrected = change.status_by == StatusSource::Correction;
+                        stored.is_corrected = change.status_by == StatusSource::Correction;
                     }
                     stored.event = change.after;
                 }
@@ -329,7 +329,7 @@ impl Book {
     }
 
     /// Removes events that retention has deleted from the store, by row id.
-    pub fn forget(&mut self, rows: &[i64]) {
+    pub fn remove_events(&mut self, rows: &[i64]) {
         self.events.retain(|_, stored| !rows.contains(&stored.row));
         let events = &self.events;
         self.by_hash.retain(|_, id| events.contains_key(id));
@@ -337,7 +337,7 @@ impl Book {
 }
 
 /// Two states are equal if all rows are equal. Fingerprints and the order of names are not compared.
-impl PartialEq for Book {
+impl PartialEq for StoredState {
     fn eq(&self, other: &Self) -> bool {
         let same_event = |(id, event): (&EventId, &StoredEvent)| {
             other.events.get(id).is_some_and(|theirs| {
@@ -362,8 +362,8 @@ impl PartialEq for Book {
 /// Builds the state from stored rows: bookmakers, events, selections, prices, in this order, and each table in any
 /// order.
 #[derive(Default)]
-pub struct Loading {
-    state: Book,
+pub struct StateBuilder {
+    state: StoredState,
     bookmakers: Vec<(i64, Bookmaker)>,
     /// Index by row id; filled when the first price comes.
     bookmaker_indices: HashMap<i64, u32>,
@@ -376,11 +376,11 @@ pub struct Loading {
 /// A stored price refers to a selection or bookmaker that is not stored.
 #[derive(Debug, thiserror::Error)]
 #[error("a stored price refers to a selection or bookmaker that is not stored")]
-pub struct Orphan;
+pub struct DanglingReference;
 
 /// One row of the table of prices.
 #[derive(Clone, Copy, Debug)]
-pub struct PriceRow<'a> {
+pub struct StoredPriceRow<'a> {
     /// Its row id.
     pub row: i64,
     /// The row id of its event.
@@ -399,23 +399,29 @@ pub struct PriceRow<'a> {
     pub observed_at: DateTime<Utc>,
 }
 
-impl Loading {
+impl StateBuilder {
     /// Adds a bookmaker.
-    pub fn bookmaker(&mut self, row: i64, bookmaker: Bookmaker) {
+    pub fn add_bookmaker(&mut self, row: i64, bookmaker: Bookmaker) {
         self.bookmakers.push((row, bookmaker));
     }
 
     /// Adds an event.
-    pub fn event(&mut self, row: i64, event: Event, checked_at: DateTime<Utc>, corrected: bool) {
+    pub fn add_event(
+        &mut self,
+        row: i64,
+        event: Event,
+        checked_at: DateTime<Utc>,
+        corrected: bool,
+    ) {
         self.event_indices.insert(row, self.events.len());
         self.events.push(StoredEvent {
-            corrected,
+            is_corrected: corrected,
             ..StoredEvent::new(row, event, checked_at)
         });
     }
 
     /// Adds a selection; one whose event was not added is ignored.
-    pub fn selection(&mut self, row: i64, event_row: i64, selection: Selection) {
+    pub fn add_selection(&mut self, row: i64, event_row: i64, selection: Selection) {
         if let Some(index) = self.event_indices.get(&event_row) {
             let stored = StoredSelection { row, selection };
             self.events[*index].selections.push(stored);
@@ -423,7 +429,7 @@ impl Loading {
     }
 
     /// Adds a price; one whose event was not added is ignored.
-    pub fn price(&mut self, price: &PriceRow<'_>) -> Result<(), Orphan> {
+    pub fn add_price(&mut self, price: &StoredPriceRow<'_>) -> Result<(), DanglingReference> {
         if self.state.bookmakers.is_empty() {
             self.sort_names();
         }
@@ -447,8 +453,8 @@ impl Loading {
             row: price.row,
             offer: price.offer,
             observed_at: price.observed_at,
-            selection: selection.map_err(|_| Orphan)? as u32,
-            bookmaker: *bookmaker.ok_or(Orphan)?,
+            selection: selection.map_err(|_| DanglingReference)? as u32,
+            bookmaker: *bookmaker.ok_or(DanglingReference)?,
             market,
             status: price.status,
         };
@@ -476,7 +482,7 @@ impl Loading {
     }
 
     /// Ends loading; `next` are the ids to assign next.
-    pub fn finish(mut self, next: IdAllocator) -> Book {
+    pub fn build(mut self, next: IdAllocator) -> StoredState {
         self.sort_names();
         for mut event in self.events {
             event.prices.sort_unstable_by_key(|price| price.row);

@@ -128,8 +128,8 @@ fn any_choice() -> impl Strategy<Value = Choice> {
     )
 }
 
-fn state_after(history: &[Snapshot]) -> Book {
-    let mut state = Book::default();
+fn state_after(history: &[Snapshot]) -> StoredState {
+    let mut state = StoredState::default();
     for snapshot in history {
         let changes = compute_changes(&state, snapshot, &ShrinkGuard::OFF);
         state.apply(changes);
@@ -154,7 +154,7 @@ fn offered(snapshot: &EventSnapshot) -> BTreeMap<PriceKey, Offer> {
     offers.collect()
 }
 
-fn open(state: &Book, stored: &StoredEvent) -> BTreeMap<PriceKey, Offer> {
+fn open(state: &StoredState, stored: &StoredEvent) -> BTreeMap<PriceKey, Offer> {
     let open = state.prices(stored).filter(|(_, price)| price.is_open());
     open.map(|(key, price)| (key, price.offer)).collect()
 }
@@ -162,7 +162,7 @@ fn open(state: &Book, stored: &StoredEvent) -> BTreeMap<PriceKey, Offer> {
 /// The source reports no status: only the snapshot at which the clock changes it parses the text once more.
 #[test]
 fn known_text_is_parsed_once_at_each_status_transition() {
-    let mut state = Book::default();
+    let mut state = StoredState::default();
     let slice = Fingerprint::compute(b"the same");
     let observed = EventSnapshot {
         event: event(0, EventStatus::Scheduled),
@@ -182,11 +182,11 @@ fn known_text_is_parsed_once_at_each_status_transition() {
     for seconds in [-4000, -3900, -3600, -3500, 3599, 3600, 3700, 90_000] {
         let mut differ = Differ::new(&state);
         differ.start(at(seconds));
-        match differ.knows(&slice) {
-            Some(_) => differ.same(&slice),
+        match differ.find_unchanged(&slice) {
+            Some(_) => differ.mark_unchanged(&slice),
             None => {
                 read.push(seconds);
-                differ.take(observed.clone(), Some(slice));
+                differ.push(observed.clone(), Some(slice));
             }
         }
         let changes = differ.finish(meta(at(seconds)), &ShrinkGuard::OFF);
@@ -275,7 +275,7 @@ proptest! {
         pool in prop::collection::vec(any_event(100), 1..6),
         choices in prop::collection::vec(any_choice(), 1..8),
     ) {
-        let (mut skipping, mut reading) = (Book::default(), Book::default());
+        let (mut skipping, mut reading) = (StoredState::default(), StoredState::default());
         let (mut held_back, mut skipped) = ([None, None], 0);
         for (n, choice) in choices.iter().enumerate() {
             let as_of = at(1000 * n as i64 + 1000);
@@ -291,20 +291,20 @@ proptest! {
             differ.start(as_of);
             for text in &texts {
                 let slice = Fingerprint::compute(&text.to_le_bytes());
-                match differ.knows(&slice) {
+                match differ.find_unchanged(&slice) {
                     Some(id) => {
                         prop_assert_eq!(&id, &pool[*text].event.id);
-                        differ.same(&slice);
+                        differ.mark_unchanged(&slice);
                         skipped += 1;
                     }
-                    None => differ.take(pool[*text].clone(), Some(slice)),
+                    None => differ.push(pool[*text].clone(), Some(slice)),
                 }
             }
             let one = differ.finish(meta(), &guard(held_back[0].as_ref()));
             let mut differ = Differ::new(&reading).without_skipping();
             differ.start(as_of);
             for text in &texts {
-                differ.take(pool[*text].clone(), Some(Fingerprint::compute(&text.to_le_bytes())));
+                differ.push(pool[*text].clone(), Some(Fingerprint::compute(&text.to_le_bytes())));
             }
             let other = differ.finish(meta(), &guard(held_back[1].as_ref()));
 
@@ -341,7 +341,7 @@ proptest! {
             status if status.is_final() => 2,
             _ => 1,
         };
-        let mut state = Book::default();
+        let mut state = StoredState::default();
         for snapshot in &history {
             let before: HashMap<_, _> = state.events.iter().map(|(id, e)| (id.clone(), rank(&e.event))).collect();
             state.apply(compute_changes(&state, snapshot, &ShrinkGuard::OFF));
@@ -371,7 +371,7 @@ proptest! {
             after_first.apply(second);
             let mut at_once = state.clone();
             at_once.apply(accepted);
-            let prices = |state: &Book| state.events.iter().map(|(id, e)| (id.clone(), open(state, e))).collect::<BTreeMap<_, _>>();
+            let prices = |state: &StoredState| state.events.iter().map(|(id, e)| (id.clone(), open(state, e))).collect::<BTreeMap<_, _>>();
             prop_assert_eq!(prices(&after_first), prices(&at_once));
         } else {
             prop_assert_eq!(first, accepted);

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 
 use super::changes::{Changes, EventChange};
-use super::stored_state::Book;
+use super::stored_state::StoredState;
 use crate::model::{Event, EventId, EventStatus, StatusSource};
 
 /// A manual correction: its id, the event and the status; `None` is a status that cannot be read.
@@ -14,7 +14,7 @@ pub type StatusCorrection = (i64, EventId, Option<EventStatus>);
 
 /// Computes the changes that are due at `now`. The last of several corrections of one event is used.
 pub fn status_transitions(
-    state: &Book,
+    state: &StoredState,
     corrections: &[StatusCorrection],
     now: DateTime<Utc>,
 ) -> Changes {

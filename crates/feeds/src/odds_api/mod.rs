@@ -152,13 +152,13 @@ impl OddsApi {
             as_of: now,
             scope,
             bookmakers: parsed.bookmakers,
-            rejected: parsed.rejects,
+            rejected: parsed.rejected,
         };
         let bodies = match settings.keep_bodies {
             true => vec![masked.unwrap_or(body)],
             false => Vec::new(),
         };
-        Ok(FetchSummary { look, bodies })
+        Ok(FetchSummary { meta: look, bodies })
     }
 
     /// Fetches into memory.

@@ -46,7 +46,7 @@ const CLOCK_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 pub struct ParsedOdds {
     pub events: Vec<EventSnapshot>,
     pub bookmakers: Vec<Bookmaker>,
-    pub rejects: RejectedRows,
+    pub rejected: RejectedRows,
     /// An event could not be read: one that is missing here may still be open.
     pub partial: bool,
     /// Price rows in the answer: equals the prices in `events` plus the rows in `rejects`.
@@ -70,7 +70,7 @@ impl ParsedOdds {
             scope: self.scope(league),
             events: self.events,
             bookmakers: self.bookmakers,
-            rejected: self.rejects,
+            rejected: self.rejected,
         }
     }
 }
@@ -107,21 +107,21 @@ pub fn read_odds(
     for raw in event_list(body)? {
         let text = row_text(raw)?;
         let slice = Fingerprint::compute(text.as_bytes());
-        if let Some(id) = to.knows(&slice) {
+        if let Some(id) = to.find_unchanged(&slice) {
             if !listed.insert(id) {
                 return read_merged(body, as_of, sport, format, to);
             }
-            to.same(&slice);
+            to.mark_unchanged(&slice);
             continue;
         }
-        let rejected = parser.parsed.rejects.total();
+        let rejected = parser.parsed.rejected.total();
         parser.parse(text)?;
-        let clean = parser.parsed.rejects.total() == rejected;
+        let clean = parser.parsed.rejected.total() == rejected;
         if let Some(event) = parser.take_event() {
             if !listed.insert(event.event.id.clone()) {
                 return read_merged(body, as_of, sport, format, to);
             }
-            to.take(event, clean.then_some(slice));
+            to.push(event, clean.then_some(slice));
         }
     }
     parser.finish(listed.len())
@@ -139,7 +139,7 @@ pub(super) fn read_merged(
     to.start(as_of);
     let mut parsed = parse_odds(body, as_of, sport, format)?;
     for event in parsed.events.drain(..) {
-        to.take(event, None);
+        to.push(event, None);
     }
     Ok(parsed)
 }
@@ -336,12 +336,12 @@ impl<'a> OddsParser<'a> {
     /// Returns the answer as a whole; `events` of it were read or skipped.
     fn finish(self, events: usize) -> Result<ParsedOdds, FeedError> {
         let parsed = self.parsed;
-        if events == 0 && !parsed.rejects.is_empty() {
+        if events == 0 && !parsed.rejected.is_empty() {
             return Err(FeedError::BadAnswer {
                 detail: format!(
                     "The Odds API sent no event of {} that can be read: {}",
                     sanitize_text(self.sport, MAX_ID_CHARS),
-                    parsed.rejects
+                    parsed.rejected
                 ),
             });
         }
@@ -350,7 +350,7 @@ impl<'a> OddsParser<'a> {
 
     fn reject(&mut self, reason: &'static str, sample: impl fmt::Display) {
         self.parsed.prices_seen += 1;
-        self.parsed.rejects.add(reason, sample);
+        self.parsed.rejected.add(reason, sample);
     }
 
     fn reject_event(&mut self, sample: impl fmt::Display) {

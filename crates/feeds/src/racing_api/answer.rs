@@ -28,7 +28,7 @@ pub struct ParsedCards {
     pub events: Vec<EventSnapshot>,
     /// Each bookmaker once, with the first spelling of its name.
     pub bookmakers: Vec<Bookmaker>,
-    pub rejects: RejectedRows,
+    pub rejected: RejectedRows,
     /// A race could not be read: one that is missing here may still be on the card.
     pub partial: bool,
     /// Races that the whole day has, over all pages; `None` if the body does not say.
@@ -49,7 +49,7 @@ impl ParsedCards {
                 let prices = found.prices.len() as u64;
                 let rows = prices.max(1);
                 page.prices_seen += rows - prices;
-                page.rejects
+                page.rejected
                     .add_rows("duplicate_race", rows, &found.event.id);
             }
             new
@@ -60,7 +60,7 @@ impl ParsedCards {
             }
         }
         self.events.extend(page.events);
-        self.rejects.merge(page.rejects);
+        self.rejected.merge(page.rejected);
         self.partial |= page.partial;
         self.total = page.total.or(self.total);
         self.races_seen += page.races_seen;
@@ -76,7 +76,7 @@ pub fn parse_cards(body: &str, as_of: DateTime<Utc>) -> Result<ParsedCards, Feed
     Ok(ParsedCards {
         events: events.0,
         bookmakers: parser.bookmakers.listed,
-        rejects: parser.rejects,
+        rejected: parser.rejects,
         partial: parser.partial,
         total: page.total,
         races_seen: page.races_seen,
@@ -164,11 +164,11 @@ pub(super) fn parse_page(
         let slice = Fingerprint::compute(text.as_bytes());
         slices.push(slice);
         // A stored race that is listed twice is parsed, so that its rows are counted.
-        if let Some(id) = to.knows(&slice)
+        if let Some(id) = to.find_unchanged(&slice)
             && parser.note_unchanged(&id, position)
         {
             usable += 1;
-            to.same(&slice);
+            to.mark_unchanged(&slice);
             continue;
         }
         let rejected = parser.rows_rejected;
@@ -177,7 +177,7 @@ pub(super) fn parse_page(
         whole &= clean;
         usable += u64::from(!matches!(race, ParseOutcome::Unreadable));
         if let ParseOutcome::Race(race) = race {
-            to.take(race, clean.then_some(slice));
+            to.push(race, clean.then_some(slice));
         }
     }
     parser.partial |= parser.reject_over(races.over, "races");

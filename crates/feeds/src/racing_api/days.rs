@@ -73,7 +73,7 @@ impl RacingApi {
             },
         };
         FetchSummary {
-            look: SnapshotMeta {
+            meta: SnapshotMeta {
                 source: SOURCE.into(),
                 as_of: fetch.now,
                 scope,
@@ -195,13 +195,13 @@ impl RacingApi {
             .expect("only a cached response makes a request conditional");
         cached.requested_at = fetch.now;
         for slice in cached.slices.iter() {
-            let Some(id) = fetch.to.knows(slice) else {
+            let Some(id) = fetch.to.find_unchanged(slice) else {
                 // It was known when the request was sent. Without it no other race may be taken for gone.
                 fetch.parser.partial = true;
                 continue;
             };
             if fetch.parser.note_unchanged(&id, position) {
-                fetch.to.same(slice);
+                fetch.to.mark_unchanged(slice);
             } else {
                 // It moved to this day from another one, whose page had listed it already.
                 fetch.parser.reject_repeated(&id, position);

@@ -172,7 +172,12 @@ impl RacingApi {
         cached
             .filter(|_| !self.settings.keep_bodies)
             .filter(|cached| cached.whole && !cached.validators.is_empty())
-            .filter(|cached| cached.slices.iter().all(|slice| to.knows(slice).is_some()))
+            .filter(|cached| {
+                cached
+                    .slices
+                    .iter()
+                    .all(|slice| to.find_unchanged(slice).is_some())
+            })
     }
 
     fn url(&self, parts: &[&str]) -> Url {

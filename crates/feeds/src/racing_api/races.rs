@@ -41,7 +41,7 @@ impl RacingApi {
             self.races.wait().await;
             match self.fetch_race(url, id, now, to, &mut bodies).await {
                 Ok(RaceFetch::Unchanged(slice)) => {
-                    to.same(&slice);
+                    to.mark_unchanged(&slice);
                     answered.push(id.clone());
                 }
                 Ok(RaceFetch::Parsed(mut race, slice)) => {
@@ -54,7 +54,7 @@ impl RacingApi {
                         answered.push(id.clone());
                     }
                     for event in race.events.drain(..) {
-                        to.take(event, slice);
+                        to.push(event, slice);
                     }
                     found.append(*race);
                 }
@@ -76,7 +76,7 @@ impl RacingApi {
                 }
             }
         }
-        found.rejects.merge(rejects);
+        found.rejected.merge(rejects);
         if let Some(error) = first_failure
             && answered.is_empty()
         {
@@ -87,9 +87,9 @@ impl RacingApi {
             as_of: now,
             scope: Scope::Events(answered),
             bookmakers: found.bookmakers,
-            rejected: found.rejects,
+            rejected: found.rejected,
         };
-        Ok(FetchSummary { look, bodies })
+        Ok(FetchSummary { meta: look, bodies })
     }
 
     /// Hands nothing over: a response that fails while it is parsed must leave nothing behind.
@@ -101,7 +101,8 @@ impl RacingApi {
         to: &mut dyn EventSink,
         bodies: &mut Vec<String>,
     ) -> Result<RaceFetch, FeedError> {
-        let is_it = |to: &dyn EventSink, slice| to.knows(slice).is_some_and(|known| known == *id);
+        let is_it =
+            |to: &dyn EventSink, slice| to.find_unchanged(slice).is_some_and(|known| known == *id);
         let reusable = self.reusable(&url, to);
         let reusable =
             reusable.filter(|cached| cached.slices.first().is_some_and(|slice| is_it(to, slice)));
@@ -126,7 +127,7 @@ impl RacingApi {
             true => RaceFetch::Unchanged(slice),
             false => {
                 let race = parse_cards(&body, now)?;
-                let clean = race.rejects.is_empty() && race.races_seen == 1;
+                let clean = race.rejected.is_empty() && race.races_seen == 1;
                 let clean = clean && race.events.iter().all(|race| race.event.id == *id);
                 RaceFetch::Parsed(Box::new(race), clean.then_some(slice))
             }

@@ -202,7 +202,7 @@ impl Simulator {
             scope,
             events: found.events,
             bookmakers: found.bookmakers,
-            rejected: found.rejects,
+            rejected: found.rejected,
         };
         Ok(FetchResult { snapshot, bodies })
     }

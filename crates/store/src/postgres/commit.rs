@@ -185,7 +185,10 @@ impl PendingCycle {
             ));
         }
         rows.sort_by_key(|row| row.id);
-        Ok(Some(ClaimedBatch { view, rows }))
+        Ok(Some(ClaimedBatch {
+            snapshot: view,
+            rows,
+        }))
     }
 
     /// Copies the prices into the staging table, and runs the statement that takes them from there.

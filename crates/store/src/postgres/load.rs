@@ -11,7 +11,7 @@ use super::{Postgres, map_error, within};
 use crate::dialect::DbConnection;
 use crate::load::StateLoader;
 use crate::{InitialState, Result, StoreError, run_detached};
-use oddsd_core::diff::PriceRow;
+use oddsd_core::diff::StoredPriceRow;
 use oddsd_core::model::{EachWay, Fraction, Offer, PriceStatus};
 
 /// A load of everything may take longer than any other statement.
@@ -65,8 +65,8 @@ async fn load_prices(connection: &mut PgConnection, loader: &mut StateLoader) ->
 }
 
 /// Reads the columns of [`PRICES`] in their order.
-fn price(mut row: CopyRow<'_>) -> std::result::Result<PriceRow<'_>, Malformed> {
-    Ok(PriceRow {
+fn price(mut row: CopyRow<'_>) -> std::result::Result<StoredPriceRow<'_>, Malformed> {
+    Ok(StoredPriceRow {
         row: row.int()?,
         event: row.int()?,
         selection: row.int()?,

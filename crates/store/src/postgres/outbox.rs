@@ -87,7 +87,7 @@ impl Postgres {
             let (view, claimed) = split_snapshot(found, "id")?;
             let rows: Vec<StoredRow> = claimed.collect();
             Ok(ClaimedBatch {
-                view,
+                snapshot: view,
                 rows: outbox_rows(rows.iter())?,
             })
         })
@@ -113,7 +113,7 @@ impl Postgres {
         done: BatchOutcome,
     ) -> Result<(u64, u64)> {
         let db = self.clone();
-        let (from, through, view) = (backlog.from, backlog.through, backlog.view.to_string());
+        let (from, through, view) = (backlog.from, backlog.through, backlog.snapshot.to_string());
         let again_rows = backlog.again.clone();
         self.run_detached(async move {
             let settled = settle_query(SETTLE_BACKLOG, &done)

@@ -98,7 +98,10 @@ async fn write(
     let told = rows
         .last()
         .map(|last| DbSnapshot::from_commit_count(last.transaction));
-    let told = told.map(|view| ClaimedBatch { view, rows });
+    let told = told.map(|view| ClaimedBatch {
+        snapshot: view,
+        rows,
+    });
     Ok(Committed {
         written,
         outbox: told,

@@ -5,7 +5,7 @@ use crate::dialect::DbConnection;
 use crate::load::StateLoader;
 use crate::rows::{self, Columns, OFFER};
 use crate::{InitialState, Result, run_detached};
-use oddsd_core::diff::PriceRow;
+use oddsd_core::diff::StoredPriceRow;
 
 impl Sqlite {
     /// In a task of its own: a dropped `begin()` would leave a reader in an old snapshot.
@@ -21,7 +21,7 @@ impl Sqlite {
                 "SELECT p.id, p.event_id, p.selection_id, p.bookmaker_id, p.market, {OFFER} FROM prices p"
             );
             tx.for_each(prices, &[], |row| {
-                loader.price(&PriceRow {
+                loader.price(&StoredPriceRow {
                     row: row.int("id")?,
                     event: row.int("event_id")?,
                     selection: row.int("selection_id")?,

@@ -49,7 +49,7 @@ impl Sqlite {
         let before = rows::snapshot(&due)?;
         if !due.flag("due")? {
             return Ok(ClaimedBatch {
-                view: before,
+                snapshot: before,
                 rows: Vec::new(),
             });
         }
@@ -66,7 +66,7 @@ impl Sqlite {
             let claimed = sqlite_query(&claim, &args).fetch_all(&db.writer).await;
             let claimed = claimed.map_err(map_error)?;
             Ok(ClaimedBatch {
-                view: claimed.first().map_or(Ok(before), rows::snapshot)?,
+                snapshot: claimed.first().map_or(Ok(before), rows::snapshot)?,
                 rows: outbox_rows(claimed.iter())?,
             })
         })

@@ -270,7 +270,7 @@ async fn is_gone(relaying: &Relaying, key: &Key, transaction: u64) -> anyhow::Re
     ensure!(
         stands
             .entry
-            .is_none_or(|entry| entry.view.is_visible(transaction)),
+            .is_none_or(|entry| entry.snapshot.is_visible(transaction)),
         "{key} was told to be gone and is served"
     );
     Ok(())

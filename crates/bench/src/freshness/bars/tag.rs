@@ -55,7 +55,7 @@ pub async fn measure(
     let pings = Pings::of(servers.redis.port())?;
     let (mut took, mut others, mut calm) = (Vec::new(), Vec::new(), Vec::new());
     for n in 0..=REMOVALS {
-        let view = changes.commit(&[0], &[&keys[0]]).await?.view;
+        let view = changes.commit(&[0], &[&keys[0]]).await?.snapshot;
         let began = Instant::now();
         relaying.cache().remove(&targets, &view).await?;
         let ended = Instant::now();
@@ -71,7 +71,7 @@ pub async fn measure(
         others.push((began, ended));
         calm.push((ended + BETWEEN / 2, ended + BETWEEN / 2 + (ended - began)));
     }
-    let view = changes.commit(&[0], &[&keys[0]]).await?.view;
+    let view = changes.commit(&[0], &[&keys[0]]).await?.snapshot;
     let before = wire.round_trips();
     counted.remove(&targets, &view).await?;
     let trips = wire.round_trips() - before;

@@ -123,15 +123,15 @@ struct SkippingSink {
 impl EventSink for SkippingSink {
     fn start(&mut self, _: DateTime<Utc>) {}
 
-    fn knows(&self, slice: &Fingerprint) -> Option<EventId> {
+    fn find_unchanged(&self, slice: &Fingerprint) -> Option<EventId> {
         self.stored.get(slice).cloned()
     }
 
-    fn same(&mut self, slice: &Fingerprint) {
-        self.unchanged.extend(self.knows(slice));
+    fn mark_unchanged(&mut self, slice: &Fingerprint) {
+        self.unchanged.extend(self.find_unchanged(slice));
     }
 
-    fn take(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
+    fn push(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
         self.parsed.push((event, slice));
     }
 }

@@ -129,7 +129,7 @@ impl Ours {
                 ..InvalidationTargets::default()
             };
             // Nobody asked for it: whether it fails is all the same.
-            let _ = self.readers[0].remove(&targets, &told.view).await;
+            let _ = self.readers[0].remove(&targets, &told.snapshot).await;
         }
     }
 
@@ -183,7 +183,7 @@ pub fn claim(key: &Key, wrote: &Wrote) -> Option<ClaimedBatch> {
         ..OutboxRow::new_change(wrote.outbox_row, wrote.transaction, Utc::now())
     };
     Some(ClaimedBatch {
-        view: wrote.view.with_tx(wrote.transaction)?,
+        snapshot: wrote.view.with_tx(wrote.transaction)?,
         rows: vec![row],
     })
 }

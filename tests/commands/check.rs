@@ -172,7 +172,7 @@ async fn database_down_is_69_and_wrong_password_78() {
 
 #[tokio::test]
 async fn cache_down_is_69_and_wrong_password_78() {
-    let mut redis = RedisServer::with_password("right-word").await;
+    let redis = RedisServer::with_password("right-word").await;
     let wrong = format!("redis://:wrong-word@127.0.0.1:{}", redis.port());
     let output = simulated().with("REDIS_URL", wrong).run(&["check"]).await;
     output

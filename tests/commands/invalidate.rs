@@ -92,7 +92,7 @@ async fn without_a_cache_the_removal_waits_for_the_daemon() {
 
 #[tokio::test]
 async fn removal_stays_in_the_outbox_while_the_cache_is_down() {
-    let mut redis = RedisServer::start().await;
+    let redis = RedisServer::start().await;
     let oddsd = on_postgres().await.with("REDIS_URL", redis.url());
     oddsd.run(&["migrate"]).await.expect_code(0);
     redis.kill().await;

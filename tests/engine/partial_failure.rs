@@ -125,7 +125,7 @@ async fn failed_tag_is_retried_alone(backend: DatabaseBackend) {
 }
 
 async fn unreachable_cache_postpones_all_targets(backend: DatabaseBackend) {
-    let mut engine = Engine::with(backend, RULES).await;
+    let engine = Engine::with(backend, RULES).await;
     engine.redis.kill().await;
     engine
         .report(json!({ "change": "task_completed", "task": "build", "run_id": "7" }))

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(oddsd::cli::main()),
+        Ok(runtime) => runtime.block_on(oddsd::cli::main(std::env::args_os().collect())),
         Err(why) => {
             eprintln!("oddsd: the async runtime cannot start: {why}");
             ExitCode::FAILURE

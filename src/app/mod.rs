@@ -240,8 +240,9 @@ impl App {
             let (leader, stop) = (Arc::clone(&leader), lease_stop.clone());
             async move { leader.run(lease_sender, stop).await }
         });
-        let cycle = self.poller.poll_once(&lease, ONCE_TRIES, &stop).await;
-        let pending = self.relay.drain_all(ONCE_RELAY).await;
+        // Boxed: these futures nest deeper than the compiler computes layouts.
+        let cycle = Box::pin(self.poller.poll_once(&lease, ONCE_TRIES, &stop)).await;
+        let pending = Box::pin(self.relay.drain_all(ONCE_RELAY)).await;
         lease_stop.cancel();
         let _ = leading.await;
         let held = lease_receiver.borrow().clone();

@@ -18,6 +18,7 @@ mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -103,13 +104,15 @@ pub struct MigrateArgs {
     dry_run: bool,
 }
 
-/// Parses the arguments, starts logging, runs the command and returns its exit code.
-pub async fn main() -> ExitCode {
-    main_with(std::env::args_os()).await
+/// Runs the command that `args` (the program's name first) give, and returns its exit code.
+///
+/// Boxed as a trait object, so that the daemon's futures are compiled once, in this crate, and not again in each program
+/// that calls it.
+pub fn main(args: Vec<OsString>) -> Pin<Box<dyn Future<Output = ExitCode>>> {
+    Box::pin(run_command(args))
 }
 
-/// As [`main`], with these arguments instead of the process's own.
-pub async fn main_with(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+async fn run_command(args: Vec<OsString>) -> ExitCode {
     let cli = match parse::parse(args) {
         Ok(cli) => cli,
         Err(code) => return code,

@@ -10,7 +10,7 @@ use clap::{Arg, CommandFactory, FromArgMatches};
 use super::output::err;
 use super::{BAD_CONFIGURATION, Cli};
 
-pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, ExitCode> {
+pub fn parse(args: Vec<OsString>) -> Result<Cli, ExitCode> {
     let command = Cli::command().mut_args(|arg| match is_blank(&arg) {
         // A variable without a name cannot exist, so the argument is unset.
         true => arg.env("").hide_env(true),

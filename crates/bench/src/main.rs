@@ -150,7 +150,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Child => Box::pin(child::run()).await.map(|()| ExitCode::SUCCESS),
-        Command::Daemon => Ok(Box::pin(oddsd::cli::main_with(["oddsd", "run"])).await),
+        Command::Daemon => Ok(oddsd::cli::main(vec!["oddsd".into(), "run".into()]).await),
     }
 }
 

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use oddsd_core::key::{Heard, Key, Tag};
+use oddsd_core::key::{TrackedKey, Key, Tag};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Some(key) = Key::from_bytes(bytes) {
@@ -12,16 +12,16 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
-    if let Some(key) = Key::from_person(text) {
+    if let Some(key) = Key::from_user_input(text) {
         assert!(!key.as_str().contains(char::is_control));
-        let _ = key.path();
-        for tag in key.families() {
-            assert!(tag.is_family());
+        let _ = key.api_path();
+        for tag in key.prefix_tags() {
+            assert!(tag.is_prefix_tag());
         }
     }
-    if let Some(tag) = Tag::new(text) {
-        assert!(!tag.is_family());
+    if let Some(tag) = Tag::from_text(text) {
+        assert!(!tag.is_prefix_tag());
     }
-    let _ = Tag::family(text);
-    let _ = Heard::name(text);
+    let _ = Tag::prefix_tag(text);
+    let _ = TrackedKey::parse(text);
 });

@@ -4,18 +4,18 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use oddsd_core::model::View;
+use oddsd_core::model::DbSnapshot;
 
 fuzz_target!(|text: &str| {
     let mut parts = text.splitn(2, '\n');
     let (first, second) = (
-        parts.next().and_then(View::parse),
-        parts.next().and_then(View::parse),
+        parts.next().and_then(DbSnapshot::parse),
+        parts.next().and_then(DbSnapshot::parse),
     );
     let Some(first) = first else { return };
-    assert_eq!(View::parse(&first.to_string()).as_ref(), Some(&first));
+    assert_eq!(DbSnapshot::parse(&first.to_string()).as_ref(), Some(&first));
     if let Some(second) = second {
-        let joined = first.join(&second);
-        assert!(joined.covers(&first) && joined.covers(&second));
+        let joined = first.merge(&second);
+        assert!(joined.includes(&first) && joined.includes(&second));
     }
 });

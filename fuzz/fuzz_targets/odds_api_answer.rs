@@ -11,7 +11,7 @@ fuzz_target!(|body: &str| {
     for format in [OddsFormat::American, OddsFormat::Decimal] {
         if let Ok(parsed) = parse_odds(body, DateTime::UNIX_EPOCH, "league", format) {
             let prices: usize = parsed.events.iter().map(|event| event.prices.len()).sum();
-            assert_eq!(prices as u64 + parsed.rejects.total(), parsed.prices_seen);
+            assert_eq!(prices as u64 + parsed.rejected.total(), parsed.prices_seen);
         }
     }
 });

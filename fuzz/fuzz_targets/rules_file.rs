@@ -7,7 +7,7 @@ use oddsd_core::rules::Rules;
 
 fuzz_target!(|text: &str| {
     match Rules::parse("rules.toml", text) {
-        Ok(rules) => drop(rules.test()),
+        Ok(rules) => drop(rules.run_tests()),
         // Rendering the error quotes the input.
         Err(error) => drop(error.to_string()),
     }

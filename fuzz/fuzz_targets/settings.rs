@@ -14,10 +14,9 @@ fuzz_target!(|text: &str| {
         return;
     };
     let settings = cli.settings;
-    let _ = settings.log_format();
     let _ = settings.plan();
     let _ = settings.cron();
     let _ = settings.store();
     let _ = settings.cache();
-    let _ = settings.ingest();
+    let _ = settings.poller();
 });

@@ -17,10 +17,10 @@ use oddsd_store::{AuditEvent, ClaimedBatch, CommitEvent, CommitNotifier, Purpose
 use tokio::sync::mpsc;
 
 use crate::store::fixture::{DatabaseBackend, TestDatabase};
-use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 use oddsd_testkit::log::CapturedLog;
 use oddsd_testkit::redis::RedisServer;
 use oddsd_testkit::resp::RespReply;
+use oddsd_testkit::{WAIT_LIMIT, eventually};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -59,7 +59,7 @@ impl AuditFixture {
         let view = home.store.current_snapshot().await.expect("a view");
         cache.begin_epoch(&view).await.expect("a floor");
         let (events, queue) = audit::channel();
-        let reader = Reader::with_budget(cache, PATIENCE);
+        let reader = Reader::with_budget(cache, WAIT_LIMIT);
         let relay = Relay {
             reader: reader.clone(),
             audit_events: Some(events.clone()),
@@ -75,7 +75,7 @@ impl AuditFixture {
             reader: reader.clone(),
             events: queue,
             handle: AuditHandle::new(SampleRate::FREE, RulesHandle::builtin(), true),
-            timeout: PATIENCE,
+            timeout: WAIT_LIMIT,
         };
         Self {
             home,
@@ -347,16 +347,12 @@ fn canary(fixture: &AuditFixture, store: &Store) -> Canary {
 
 /// Steps until this result; each step is a moment later than the last.
 async fn until(canary: &mut Canary, fixture: &mut AuditFixture, wanted: ProbeResult) {
-    let stepping = async {
-        loop {
-            fixture.start += MS;
-            if canary.step(fixture.start).await == wanted {
-                return;
-            }
-        }
-    };
-    let stepped = tokio::time::timeout(PATIENCE, stepping).await;
-    stepped.unwrap_or_else(|_| panic!("{wanted:?} does not come"));
+    eventually("the probe's result", async || {
+        fixture.start += MS;
+        let result = canary.step(fixture.start).await;
+        (result == wanted).then_some(()).ok_or(result)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::harness::daemon::{DaemonEnv, DaemonProcess};
 use crate::store::fixture::{DatabaseBackend, TestDatabase, open};
 use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
-use oddsd_testkit::{WAIT_LIMIT as PATIENCE, eventually};
+use oddsd_testkit::{eventually, within};
 
 const TOKEN: &str = "ReportCanary-9f2";
 
@@ -125,8 +125,7 @@ async fn change_is_stored_before_the_response(backend: DatabaseBackend) {
         api.stored().await,
         [r#"task_completed - {"run_id":"ab-1","task":"build_climate"}"#]
     );
-    let woken = tokio::time::timeout(PATIENCE, api.bell.notified()).await;
-    woken.expect("the relay is woken up");
+    within("the relay's wake-up", api.bell.notified()).await;
 
     api.home.write("DELETE FROM oddsd.outbox").await;
     let row = json!({ "change": "row_changed", "table": "tlog", "op": "insert", "row": { "trig_id": 7, "user_id": null, "ok": true } });
@@ -192,7 +191,7 @@ async fn invalid_change_does_not_affect_valid_ones(backend: DatabaseBackend) {
         (
             json!({ "change": "row_changed", "table": long }),
             "longer than 512",
-            "identifies",
+            "identify",
         ),
         (
             json!({ "change": "row_changed", "table": "t", "row": [1] }),

@@ -11,7 +11,7 @@ mod layer;
 use std::io::{self, IsTerminal};
 
 use anyhow::Context;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -24,6 +24,13 @@ pub use layer::LogLayer;
 /// (`info,sqlx=debug`) enables it again.
 const LIBRARY_LEVELS: &str = "sqlx=error,fred=error,hyper=warn,hyper_util=warn,reqwest=warn,h2=warn,\
                               rustls=warn,moka=warn,tokio_cron_scheduler=warn";
+
+/// Modules of the daemon that became crates; filters with their old names keep working.
+const FORMER_MODULES: [(&str, &str); 3] = [
+    ("oddsd::cache", "oddsd_cache"),
+    ("oddsd::feed", "oddsd_feeds"),
+    ("oddsd::store", "oddsd_store"),
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -45,7 +52,7 @@ pub enum LogOutput {
 
 /// Starts logging for the whole process. Call it once, before anything logs.
 ///
-/// `level` is `LOG_LEVEL`: a level, or a filter such as `info,oddsd::feed=debug`; `RUST_LOG` overrides it.
+/// `level` is `LOG_LEVEL`: a level, or a filter such as `info,oddsd_feeds=debug`; `RUST_LOG` overrides it.
 /// Without a `format` it is pretty on a terminal and logfmt elsewhere.
 pub fn start(format: Option<LogFormat>, level: &str, output: LogOutput) -> anyhow::Result<()> {
     let rust_log = std::env::var("RUST_LOG")
@@ -86,19 +93,21 @@ fn write_line(out: &mut impl io::Write, line: &str) {
 }
 
 /// Of two directives for one target the later wins, so the operator's text comes last.
-fn filter(setting: &str, text: &str) -> anyhow::Result<EnvFilter> {
+fn filter(setting: &str, text: &str) -> anyhow::Result<Targets> {
     let text = match text.trim() {
         "" => "info",
         some => some,
     };
-    EnvFilter::builder()
-        .parse(format!("{LIBRARY_LEVELS},{text}"))
-        .with_context(|| {
-            format!(
-                "{setting}={text:?} is not a log filter: use error, warn, info, debug, trace, or \
-                 for example info,oddsd::feed=debug"
-            )
-        })
+    let mut filter = format!("{LIBRARY_LEVELS},{text}");
+    for (module, target) in FORMER_MODULES {
+        filter = filter.replace(module, target);
+    }
+    filter.parse().with_context(|| {
+        format!(
+            "{setting}={text:?} is not a log filter: use error, warn, info, debug, trace, or \
+             for example info,oddsd_feeds=debug"
+        )
+    })
 }
 
 #[cfg(test)]
@@ -112,6 +121,7 @@ mod tests {
         assert!(shown("debug,sqlx=trace").contains("sqlx=trace"));
         assert!(!shown("debug,sqlx=trace").contains("sqlx=error"));
         assert!(shown("  ").contains("info"));
+        assert!(shown("info,oddsd::store=debug").contains("oddsd_store=debug"));
     }
 
     #[test]

@@ -158,7 +158,7 @@ async fn rules_reload_while_running_and_invalid_ones_are_refused() {
     ruled
         .status_shows(&[
             "rules     4 of",
-            "not valid now",
+            "invalid now",
             "rules.toml:3:7: unknown change",
         ])
         .await;

@@ -5,7 +5,7 @@ use oddsd_core::key::Key;
 use super::{DatabaseBackend, Engine, on_every_backend};
 use crate::daemon::fixture::{HttpAnswer, get};
 use crate::store::fixture::{StateWriter, TestDay, offer};
-use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::eventually;
 
 on_every_backend!(
     removed_answer_is_warmed_without_a_reader,
@@ -21,17 +21,15 @@ fn then(what: &str) -> String {
 
 /// Reads until an answer matches. Redis may answer later than the reader's budget; then the database answers.
 async fn until(url: &str, is: impl Fn(&HttpAnswer) -> bool) -> HttpAnswer {
-    let reading = async {
-        loop {
-            let answer = get(url).await;
-            assert_eq!(answer.status, 200, "{}", answer.body);
-            if is(&answer) {
-                return answer;
-            }
+    eventually(url, async || {
+        let answer = get(url).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        match is(&answer) {
+            true => Ok(answer),
+            false => Err(answer.body),
         }
-    };
-    let read = tokio::time::timeout(PATIENCE, reading).await;
-    read.unwrap_or_else(|_| panic!("{url} never matches"))
+    })
+    .await
 }
 
 async fn removed_answer_is_warmed_without_a_reader(backend: DatabaseBackend) {
@@ -49,16 +47,11 @@ async fn removed_answer_is_warmed_without_a_reader(backend: DatabaseBackend) {
     ann.commit_snapshot(&day.snapshot()).await;
     engine.drain().await;
     let key = Key::event_prices(&"rac_0".into());
-    let waiting = async {
-        loop {
-            let looked = engine.cache().get(&key, &[]).await.expect("an answer");
-            if let Some(entry) = looked.entry {
-                return entry;
-            }
-        }
-    };
-    let entry = tokio::time::timeout(PATIENCE, waiting).await;
-    let entry = entry.expect("it is loaded again");
+    let entry = eventually("the warmed entry", async || {
+        let lookup = engine.cache().get(&key, &[]).await.expect("an answer");
+        lookup.entry.ok_or("not loaded")
+    })
+    .await;
     let body = String::from_utf8_lossy(&entry.body).into_owned();
     assert!(body.contains("7.77"), "{body}");
     let log = engine.log().await;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{ApiServer, DatabaseBackend, Engine, on_every_backend};
 use crate::daemon::fixture::{HttpAnswer, get, request};
 use crate::store::fixture::{StateWriter, TestDay, offer};
-use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::eventually;
 
 on_every_backend!(answers_equal_the_database_after_any_change,);
 
@@ -216,17 +216,15 @@ fn plain(answer: &HttpAnswer) -> (u16, Value) {
 async fn filled(api: &ApiServer) {
     for path in paths() {
         let url = format!("{}{path}", api.url);
-        let reading = async {
-            // That there is none is kept as well, and bears no label.
-            loop {
-                let answer = get(&url).await;
-                if answer.cache_status() == "HIT" || answer.status == 404 {
-                    return;
-                }
+        // An absent answer is stored as well, without a label.
+        eventually(&path, async || {
+            let answer = get(&url).await;
+            match answer.cache_status() == "HIT" || answer.status == 404 {
+                true => Ok(()),
+                false => Err(answer.status),
             }
-        };
-        let read = tokio::time::timeout(PATIENCE, reading).await;
-        read.unwrap_or_else(|_| panic!("{path} is never a hit"));
+        })
+        .await;
     }
 }
 

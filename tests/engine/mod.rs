@@ -28,9 +28,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::cache::open_redis;
 use crate::store::fixture::{DatabaseBackend, TestDatabase};
 use crate::store::{log_page, on_every_backend};
-use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 use oddsd_testkit::redis::RedisServer;
 use oddsd_testkit::resp::RespReply;
+use oddsd_testkit::{WAIT_LIMIT, eventually};
 
 /// A database, a Redis and a relay between them, with rules from a file.
 struct Engine {
@@ -86,13 +86,11 @@ impl Engine {
             wakeups: self.relay.wakeups.clone(),
         };
         let mut epoch = None;
-        let beginning = async {
-            while epoch.is_none() {
-                monitor.check(&mut epoch).await;
-            }
-        };
-        let begun = tokio::time::timeout(PATIENCE, beginning).await;
-        begun.expect("an epoch begins");
+        eventually("an epoch", async || {
+            let status = monitor.check(&mut epoch).await;
+            epoch.is_some().then_some(()).ok_or(status)
+        })
+        .await;
     }
 
     /// Stores a change as another program would report it to `POST /v1/changes`.
@@ -114,7 +112,7 @@ impl Engine {
     async fn drain(&self) {
         let done = self
             .relay
-            .drain(PATIENCE)
+            .drain(WAIT_LIMIT)
             .await
             .expect("the database answers");
         assert!(!matches!(done, RelayOutcome::Failed { .. }), "{done:?}");

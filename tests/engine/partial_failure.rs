@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{DatabaseBackend, Engine, on_every_backend};
 use crate::cache::open;
-use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::eventually;
 use oddsd_testkit::log::CapturedLog;
 use oddsd_testkit::resp::RespReply;
 
@@ -152,14 +152,12 @@ async fn unreachable_cache_postpones_all_targets(backend: DatabaseBackend) {
     engine.cache().connected().await;
     engine.put(&["good", "bad"]).await;
     // The connection may take a moment to come back.
-    let removing = async {
-        while !engine.home.outbox().await.is_empty() {
-            engine.make_all_due().await;
-            engine.relay.step().await.expect("the database answers");
-        }
-    };
-    tokio::time::timeout(PATIENCE, removing)
-        .await
-        .expect("removed in the end");
+    eventually("the removal", async || {
+        engine.make_all_due().await;
+        engine.relay.step().await.expect("the database answers");
+        let outbox = engine.home.outbox().await;
+        outbox.is_empty().then_some(()).ok_or(outbox)
+    })
+    .await;
     assert_eq!(engine.left(&["good", "bad"]).await, [""; 0]);
 }

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DatabaseBackend, Engine, on_every_backend};
 use crate::store::fixture::lease;
-use oddsd_testkit::WAIT_LIMIT as PATIENCE;
 use oddsd_testkit::log::CapturedLog;
+use oddsd_testkit::{WAIT_LIMIT, eventually};
 
 on_every_backend!(rate_alert_of_several_daemons_is_one_warning,);
 
@@ -26,13 +26,7 @@ fn alerts(log: &CapturedLog) -> String {
 }
 
 async fn until(what: &str, is: impl AsyncFn() -> bool) {
-    let waiting = async {
-        while !is().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    let waited = tokio::time::timeout(PATIENCE, waiting).await;
-    waited.unwrap_or_else(|_| panic!("timed out: {what}"));
+    eventually(what, async || is().await.then_some(()).ok_or("not yet")).await;
 }
 
 async fn rate_alert_of_several_daemons_is_one_warning(backend: DatabaseBackend) {
@@ -95,7 +89,7 @@ async fn rate_alert_of_several_daemons_is_one_warning(backend: DatabaseBackend) 
     assert!(!all.contains("hh") && !all.contains("nn"), "{all}");
     stop.cancel();
     for (_told, relay) in working {
-        let ended = tokio::time::timeout(PATIENCE.max(Duration::from_secs(1)), relay).await;
+        let ended = tokio::time::timeout(WAIT_LIMIT, relay).await;
         ended.expect("it ends").expect("no panic");
     }
 }

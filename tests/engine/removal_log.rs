@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{ApiServer, DatabaseBackend, Engine, on_every_backend};
 use crate::daemon::fixture::get;
 use crate::store::fixture::{StateWriter, TestDay, at, offer};
-use oddsd_testkit::WAIT_LIMIT as PATIENCE;
+use oddsd_testkit::WAIT_LIMIT;
 
 on_every_backend!(
     removal_log_has_a_reason_for_each_kind_of_change,
@@ -179,10 +179,10 @@ async fn removal_counts_include_all_daemons(backend: DatabaseBackend) {
             )
             .await;
         let relay = if n % 2 == 0 { &engine.relay } else { &bob };
-        relay.drain(PATIENCE).await.expect("the database answers");
+        relay.drain(WAIT_LIMIT).await.expect("the database answers");
     }
     let at_once = [engine.relay.clone(), bob.clone()].map(|relay| {
-        tokio::spawn(async move { relay.drain(PATIENCE).await.expect("the database answers") })
+        tokio::spawn(async move { relay.drain(WAIT_LIMIT).await.expect("the database answers") })
     });
     for n in 0..30 {
         engine
@@ -335,9 +335,9 @@ async fn removal_log_filters_and_rejects_invalid_queries(backend: DatabaseBacken
         ("limit=0", "1 to 1000"),
         ("limit=1001", "1 to 1000"),
         ("limit=many", "1 to 1000"),
-        ("after=-1", "id of an event"),
-        ("after=x", "id of an event"),
-        ("after=99999999999999999999", "id of an event"),
+        ("after=-1", "id of a logged event"),
+        ("after=x", "id of a logged event"),
+        ("after=99999999999999999999", "id of a logged event"),
         ("reason=PRICE_CHNAGE", "did you mean \"PRICE_CHANGE\""),
         ("reason=", "one of"),
         ("event_id=a%00", "control character"),

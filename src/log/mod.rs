@@ -45,7 +45,7 @@ pub enum LogOutput {
 
 /// Starts logging for the whole process. Call it once, before anything logs.
 ///
-/// `level` is `LOG_LEVEL`: a level, or a filter such as `info,oddsd::feed=debug`; `RUST_LOG` overrides it.
+/// `level` is `LOG_LEVEL`: a level, or a filter such as `info,oddsd_feeds=debug`; `RUST_LOG` overrides it.
 /// Without a `format` it is pretty on a terminal and logfmt elsewhere.
 pub fn start(format: Option<LogFormat>, level: &str, output: LogOutput) -> anyhow::Result<()> {
     let rust_log = std::env::var("RUST_LOG")
@@ -96,7 +96,7 @@ fn filter(setting: &str, text: &str) -> anyhow::Result<EnvFilter> {
         .with_context(|| {
             format!(
                 "{setting}={text:?} is not a log filter: use error, warn, info, debug, trace, or \
-                 for example info,oddsd::feed=debug"
+                 for example info,oddsd_feeds=debug"
             )
         })
 }

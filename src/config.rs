@@ -291,7 +291,7 @@ pub enum Listen {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Log")]
 pub struct LogArgs {
-    /// error, warn, info, debug or trace, or a filter such as info,oddsd::store=debug. RUST_LOG wins.
+    /// error, warn, info, debug or trace, or a filter such as info,oddsd_store=debug. RUST_LOG wins.
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     pub log_level: String,
     /// pretty, logfmt or json. Empty: pretty on a terminal, logfmt elsewhere.

@@ -5,7 +5,7 @@
 //! Each renewal stores the daemon's state and the times at which events were last checked. So a day without
 //! changes reaches the database without one write for each cycle.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -121,7 +121,7 @@ impl Leader {
 
     async fn renew(&self, lease: &WriterLease) -> Result<(), StoreError> {
         let checked: Vec<_> = {
-            let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut checks = self.checks.lock();
             checks.drain().collect()
         };
         let renewed = self
@@ -133,7 +133,7 @@ impl Leader {
         }
         if renewed.is_err() {
             // A cycle may have added newer times meanwhile: those stay.
-            let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut checks = self.checks.lock();
             for (row, at) in checked {
                 checks.entry(row).or_insert(at);
             }

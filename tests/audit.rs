@@ -114,7 +114,7 @@ impl AuditFixture {
     async fn write_row(&self, key: &Key) -> ClaimedBatch {
         let written = self.home.store.write_canary(key).await.expect("a commit");
         let mut claim = written.outbox.expect("few in between");
-        claim.rows[0].purpose = Purpose::Change;
+        claim.rows[0].entry.purpose = Purpose::Change;
         claim
     }
 

@@ -242,6 +242,7 @@ on_every_backend! {
     flush_voids_a_fill_in_flight_and_needs_a_new_epoch
     fence_refuses_a_fill_that_does_not_include_the_change
     fence_holds_when_removals_come_late_twice_or_reordered
+    fence_of_an_ended_epoch_is_replaced_by_a_removal
     removed_tag_stays_removed_when_its_fence_is_lost
     keys_of_every_kind_are_separate_and_removable
     values_of_any_bytes_and_size_round_trip
@@ -417,6 +418,33 @@ async fn fence_holds_when_removals_come_late_twice_or_reordered(backend: CacheBa
         fill(cache, &key, fresh, b"new", 5).await,
         PutOutcome::Stored
     );
+}
+
+/// Without an epoch fences are written under the id 0, with which the id of an ended epoch may begin.
+async fn fence_of_an_ended_epoch_is_replaced_by_a_removal(backend: CacheBackend) {
+    if backend.cache.backend() == "memory" {
+        return; // It has no epochs.
+    }
+    let (cache, key) = (&backend.cache, key("k"));
+    let shard = key.shard(backend.buckets());
+    let fence = key.fence_key(shard);
+    let set = backend.raw(&["SET", &fence, "0123456789abcdef 9:9:"]).await;
+    assert_eq!(set, Some(RespReply::Status("OK".into())));
+    let ended = backend.raw(&["DEL", &shard.epoch_key()]).await;
+    assert_eq!(ended, Some(RespReply::Int(1)));
+    let targets = InvalidationTargets {
+        keys: vec![key.clone()],
+        ..InvalidationTargets::default()
+    };
+    let removal = DbSnapshot::from_commit_count(7);
+    let removed = cache.remove(&targets, &removal).await.expect("removed");
+    assert_eq!(removed.first_error(), None);
+    assert!(removed.no_epoch);
+    let stored = backend
+        .raw(&["GET", &fence])
+        .await
+        .map(|reply| reply.text());
+    assert_eq!(stored, Some(format!("0 {removal}")));
 }
 
 async fn removed_tag_stays_removed_when_its_fence_is_lost(backend: CacheBackend) {

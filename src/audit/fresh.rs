@@ -44,7 +44,7 @@ impl FreshnessTracker {
         let Some(last) = rows.iter().max_by_key(|row| row.id) else {
             return;
         };
-        let changes = rows.iter().any(|row| row.purpose == Purpose::Change);
+        let changes = rows.iter().any(|row| row.entry.purpose == Purpose::Change);
         let before = (commit.committed_at - commit.observed_at).to_std();
         let waiting = UnconfirmedCommit {
             committed: commit.at,

@@ -135,7 +135,7 @@ impl Sampler {
             at: commit.at,
             committed_at: commit.committed_at,
             change: rows.iter().map(|row| row.id).max().unwrap_or_default(),
-            cycle: rows.iter().find_map(|row| row.cycle),
+            cycle: rows.iter().find_map(|row| row.entry.cycle),
             keys,
             next: 0,
             clean: [None; CHECK_OFFSETS.len()],
@@ -256,10 +256,10 @@ impl SloRatios {
 fn watched_keys(commit: &CommitEvent, canaries: bool, rules: &Rules) -> Vec<WatchedKey> {
     let mut keys: BTreeMap<Key, (usize, i64, u64)> = BTreeMap::new();
     for row in &commit.batch.rows {
-        let named = match row.purpose {
+        let named = match row.entry.purpose {
             Purpose::SecondRemoval => continue,
             Purpose::Canary if !canaries => continue,
-            Purpose::Canary | Purpose::Change => row.keys.iter().cloned(),
+            Purpose::Canary | Purpose::Change => row.entry.keys.iter().cloned(),
         };
         for key in named.chain(removed_keys(row, rules)) {
             let (rows, id, transaction) = keys.entry(key).or_default();
@@ -283,7 +283,7 @@ fn watched_keys(commit: &CommitEvent, canaries: bool, rules: &Rules) -> Vec<Watc
 /// Keys that rules remove for this row unconditionally. An answer marked stale may be served, and a movement may be
 /// too small.
 fn removed_keys(row: &OutboxRow, rules: &Rules) -> Vec<Key> {
-    if row.purpose != Purpose::Change || !row.keys.is_empty() {
+    if row.entry.purpose != Purpose::Change || !row.entry.keys.is_empty() {
         return Vec::new();
     }
     let hits = rules.match_change(&row.change(), None).into_iter();

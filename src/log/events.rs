@@ -69,8 +69,6 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
         "One price changed; - stands for no price. significant: by more than a tenth, or to another state."),
     doc("status.changed", "info", &["cycle", "status", "by", "events"],
         "This many events got this status, from the feed, from the clock, or by a manual correction."),
-    doc("feed.listed_twice", "warn", &[],
-        "The feed listed one event twice in one answer. From now on its answers are parsed as a whole, which takes more memory."),
 
     doc("cache.invalidated", "info", &["cycle?", "rule", "backend", "keys", "took_ms", "reason", "attempts?", "actor?"],
         "The cache confirmed the removal of this many keys, tags and patterns. attempts appears from the second on, actor if an operator \

@@ -2,7 +2,6 @@
 //! commit nothing has changed, after it the outbox has the removals.
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -285,7 +284,7 @@ impl Poller {
     }
 
     fn note_checked(&self, state: &InitialState, changes: &Changes) {
-        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut checks = self.checks.lock();
         for id in &changes.checked {
             if let Some(stored) = state.state.events.get(id) {
                 checks.insert(stored.row, changes.as_of);
@@ -311,7 +310,7 @@ impl Poller {
             .collect();
         let claim = told.map(|mut claim| {
             for row in &mut claim.rows {
-                let event = row.event.as_ref().and_then(|id| {
+                let event = row.entry.event.as_ref().and_then(|id| {
                     let stored = || Some(&book.events.get(id)?.event);
                     changed.get(id).copied().or_else(stored)
                 });

@@ -11,18 +11,21 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Relay, RemovedBatch};
-use oddsd_store::ClaimedBatch;
+use super::Relay;
+use oddsd_store::{BatchOutcome, ClaimedBatch};
 
 /// Commits that wait for the relay; the polling path takes those that find the queue full.
 const QUEUE: usize = 1024;
 /// The most commits removed together. Only those that are ready are taken.
 const AT_ONCE: usize = 256;
 
+/// Rows whose removal the cache answered, and what the outbox has to store.
+type RemovedRows = (Vec<i64>, BatchOutcome);
+
 /// The receiving end of the queue.
 pub struct DirectPath {
     commits: mpsc::Receiver<ClaimedBatch>,
-    removed: Option<mpsc::UnboundedSender<RemovedBatch>>,
+    removed: Option<mpsc::UnboundedSender<RemovedRows>>,
 }
 
 /// The queue from those who commit to the relay.
@@ -95,10 +98,11 @@ impl DirectPath {
             view = view.merge(&next.snapshot);
         }
         match relay.remove(&rows, &view, None).await {
-            Ok(batch) => {
-                relay.in_flight.add(&batch.rows);
+            Ok(outcome) => {
+                let rows: Vec<i64> = rows.iter().map(|row| row.id).collect();
+                relay.in_flight.add(&rows);
                 if let Some(removed) = &self.removed {
-                    let _ = removed.send(batch);
+                    let _ = removed.send((rows, outcome));
                 }
             }
             Err(why) => {
@@ -110,15 +114,15 @@ impl DirectPath {
     }
 }
 
-async fn settle(relay: Relay, mut removed: mpsc::UnboundedReceiver<RemovedBatch>) {
-    while let Some(mut batch) = removed.recv().await {
-        while let Ok(next) = removed.try_recv() {
-            batch.rows.extend(next.rows);
-            batch.settlement.merge(next.settlement);
+async fn settle(relay: Relay, mut removed: mpsc::UnboundedReceiver<RemovedRows>) {
+    while let Some((mut rows, mut outcome)) = removed.recv().await {
+        while let Ok((next_rows, next)) = removed.try_recv() {
+            rows.extend(next_rows);
+            outcome.merge(next);
         }
-        let settled = relay.store.settle(&batch.rows, batch.settlement).await;
+        let settled = relay.store.settle(&rows, outcome).await;
         // Rows that could not be settled are claimed and removed once more, which is harmless.
-        relay.in_flight.remove(&batch.rows);
+        relay.in_flight.remove(&rows);
         match settled {
             Ok(last_minute) => {
                 let alert = &relay.alert;

@@ -89,13 +89,6 @@ pub struct Relay {
     pub second_removal_after: Duration,
 }
 
-/// A removal that the cache answered, and the changes to the outbox that follow from it.
-struct RemovedBatch {
-    rows: Vec<i64>,
-    targets: usize,
-    settlement: BatchOutcome,
-}
-
 impl Relay {
     /// A relay for a command that ends: without auditor, warming and second removals.
     pub fn without_observers(
@@ -243,10 +236,10 @@ impl Relay {
                 false => Ok(RelayOutcome::Idle),
             };
         }
-        let batch = match self.remove(&claim.rows, &claim.snapshot, None).await {
-            Ok(batch) => batch,
+        let rows: Vec<i64> = claim.rows.iter().map(|row| row.id).collect();
+        let outcome = match self.remove(&claim.rows, &claim.snapshot, None).await {
+            Ok(outcome) => outcome,
             Err(why) => {
-                let rows: Vec<i64> = claim.rows.iter().map(|row| row.id).collect();
                 let retry = self.report_failure(&claim.rows, &why);
                 self.store.postpone(&rows, retry, why.detail()).await?;
                 return Ok(RelayOutcome::Failed {
@@ -255,13 +248,14 @@ impl Relay {
                 });
             }
         };
-        let last_minute = self.store.settle(&batch.rows, batch.settlement).await?;
+        let targets = outcome.target_count;
+        let last_minute = self.store.settle(&rows, outcome).await?;
         self.alert.raise_if_above(&self.store, last_minute).await;
-        match batch.rows.len() as i64 == BATCH {
+        match rows.len() as i64 == BATCH {
             true => self.remove_backlog().await,
             false => Ok(RelayOutcome::Removed {
-                rows: batch.rows.len(),
-                targets: batch.targets,
+                rows: rows.len(),
+                targets,
             }),
         }
     }
@@ -273,7 +267,7 @@ impl Relay {
             let mut backlog = self.store.read_backlog(page).await?;
             for change in &mut backlog.changes {
                 // A claim counts the attempt; these rows were not claimed.
-                change.attempts += 1;
+                change.entry.attempts += 1;
             }
             if backlog.changes.is_empty() {
                 return Ok(RelayOutcome::Idle);
@@ -281,8 +275,8 @@ impl Relay {
             let changes = backlog.changes.len() as i64;
             let rows = RowSet::Through(backlog.through, backlog.snapshot.clone());
             let removing = self.remove(&backlog.changes, &backlog.snapshot, Some(rows));
-            let batch = match removing.await {
-                Ok(batch) => batch,
+            let outcome = match removing.await {
+                Ok(outcome) => outcome,
                 Err(why) => {
                     return Ok(RelayOutcome::Failed {
                         rows: backlog.rows as usize,
@@ -290,13 +284,14 @@ impl Relay {
                     });
                 }
             };
-            let settling = self.store.settle_backlog(&backlog, batch.settlement);
+            let targets = outcome.target_count;
+            let settling = self.store.settle_backlog(&backlog, outcome);
             let (settled, last_minute) = settling.await?;
             self.alert.raise_if_above(&self.store, last_minute).await;
             if settled < page as u64 / 2 {
                 return Ok(RelayOutcome::Removed {
                     rows: settled as usize,
-                    targets: batch.targets,
+                    targets,
                 });
             }
             // The number of rows that contain so many changes, at the same ratio as in this page.
@@ -305,14 +300,14 @@ impl Relay {
     }
 
     /// Removes the targets that these rows make wrong, and reports it to log, auditor and warming. An error means
-    /// that the cache as a whole did not answer; single targets that it refused are in the settlement.
+    /// that the cache as a whole did not answer; single targets that it refused are in the outcome.
     /// `backlog`: the rows as a range, where they have no numbers of their own.
     async fn remove(
         &self,
         rows: &[OutboxRow],
         view: &DbSnapshot,
         backlog: Option<RowSet>,
-    ) -> Result<RemovedBatch, CacheError> {
+    ) -> Result<BatchOutcome, CacheError> {
         let rules = self.rules.current();
         let plan = InvalidationPlan::build(rows, &rules, &self.store).await;
         for fault in &plan.faults {
@@ -337,25 +332,20 @@ impl Relay {
         }
         let took = started.elapsed();
         let failed = plan.failed(&removed);
-        let rows: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        self.notify_auditor(&plan, &failed, &rows, backlog);
+        self.notify_auditor(&plan, &failed, rows, backlog);
         if let Some(warm) = &self.warm_queue {
             for key in &plan.warm {
                 let _ = warm.try_send(key.clone());
             }
         }
         self.report_removal(&plan, &failed, took);
-        Ok(RemovedBatch {
-            rows,
-            targets: plan.targets.len(),
-            settlement: plan.into_settlement(&RemovalContext {
-                removed: &removed,
-                failed: &failed,
-                backend: self.cache().backend(),
-                took,
-                again_after: self.removes_again().then_some(self.second_removal_after),
-            }),
-        })
+        Ok(plan.into_settlement(&RemovalContext {
+            removed: &removed,
+            failed: &failed,
+            backend: self.cache().backend(),
+            took,
+            again_after: self.removes_again().then_some(self.second_removal_after),
+        }))
     }
 
     /// Reports the rows of which no target is left. A part of a backlog cannot be named, so one that failed in
@@ -364,7 +354,7 @@ impl Relay {
         &self,
         plan: &InvalidationPlan,
         failed: &FailedTargets,
-        rows: &[i64],
+        rows: &[OutboxRow],
         backlog: Option<RowSet>,
     ) {
         let Some(auditor) = &self.audit_events else {
@@ -375,8 +365,8 @@ impl Relay {
             Some(_) if !left.is_empty() => return,
             Some(backlog) => backlog,
             None => {
-                let gone = rows.iter().filter(|row| !left.contains(row));
-                RowSet::Ids(gone.copied().collect())
+                let gone = rows.iter().map(|row| row.id);
+                RowSet::Ids(gone.filter(|row| !left.contains(row)).collect())
             }
         };
         let _ = auditor.try_send(AuditEvent::Removed(SettledRows::settled_now(gone)));
@@ -420,11 +410,11 @@ impl Relay {
 
     /// Logs that the cache as a whole did not answer; returns the delay of the next attempt.
     fn report_failure(&self, rows: &[OutboxRow], why: &CacheError) -> Duration {
-        let attempt = rows.iter().map(|row| row.attempts).max().unwrap_or(1);
+        let attempt = rows.iter().map(|row| row.entry.attempts).max().unwrap_or(1);
         let retry = retry_delay(attempt, why);
         // The canary logs its own failures.
-        if rows.iter().any(|row| row.purpose != Purpose::Canary) {
-            let cycle = rows.iter().filter_map(|row| row.cycle).max();
+        if rows.iter().any(|row| row.entry.purpose != Purpose::Canary) {
+            let cycle = rows.iter().filter_map(|row| row.entry.cycle).max();
             let cycle = cycle.map(|cycle| cycle as u64);
             self.publish_failure(cycle, rows.len(), attempt, retry, why);
         }

@@ -11,13 +11,13 @@ use serde_json::json;
 use super::retry_delay;
 use oddsd_cache::{CacheError, InvalidationTargets, Removed};
 use oddsd_core::key::Key;
-use oddsd_core::model::{ChangeKind, EventId, EventStatus};
+use oddsd_core::model::{ChangeKind, EventStatus};
 use oddsd_core::rules::{
     self, Action, MANUAL_RULE, MovementThreshold, PlannedTarget, PriceDelta, PriceLine, REASONS,
     RuleChange, RuleTarget, Rules,
 };
 use oddsd_store::{
-    BatchOutcome, DelayedRemoval, OutboxRow, PriceHistory, Purpose, Removal, RetryEntry, Store,
+    BatchOutcome, OutboxEntry, OutboxRow, PriceHistory, Purpose, Removal, RetryEntry, Store,
 };
 
 /// Targets that a record of the removal log lists; the others are only counted.
@@ -43,79 +43,76 @@ pub(super) struct InvalidationPlan {
 
 /// One record of the removal log before it is written: a change, the reason and the targets.
 struct PlannedRemoval {
-    event: Option<EventId>,
+    /// The change, merged from its rows.
+    entry: OutboxEntry,
     /// Field and value by which the log names the change.
     entity: Option<(&'static str, String)>,
     reason: &'static str,
     rules: BTreeSet<String>,
-    kinds: BTreeSet<ChangeKind>,
     targets: BTreeSet<RuleTarget>,
     rows: Vec<i64>,
-    cycle: Option<i64>,
-    before: Option<String>,
-    after: Option<String>,
-    attempts: i32,
 }
 
 impl PlannedRemoval {
-    /// For the outbox row of targets that are retried on their own, without the rules.
-    fn detail(&self) -> String {
-        let rules: Vec<&str> = self.rules.iter().map(String::as_str).collect();
-        let mut detail = json!({ "reason": self.reason, "rule": rules.join(",") });
-        if let (None, Some((field, value))) = (&self.event, &self.entity) {
-            detail[*field] = json!(value);
-        }
-        detail.to_string()
-    }
-
-    /// The outbox row of the targets that failed, to be retried on their own.
-    fn retry(&self, failed: &[RuleTarget], why: &CacheError) -> RetryEntry {
-        RetryEntry {
-            cycle: self.cycle,
-            event: self.event.clone(),
-            kinds: self.kinds.clone(),
-            detail: self.detail(),
-            before: self.before.clone(),
-            after: self.after.clone(),
-            keys: failed.iter().filter_map(RuleTarget::key).cloned().collect(),
-            tags: failed.iter().filter_map(RuleTarget::tag).cloned().collect(),
-            attempts: self.attempts,
-            wait: retry_delay(self.attempts, why),
-            error: why.detail().to_owned(),
-        }
-    }
-
-    /// The record of the targets that are gone, of which `existed` were in the cache.
-    fn into_record(
+    /// The record of the targets that are gone, and the outbox row of those that failed, to be retried on their own
+    /// without the rules. `existed` has the entries that were in the cache; each counts for one record.
+    fn settle(
         self,
-        gone: &[RuleTarget],
-        existed: i64,
+        existed: &mut HashMap<RuleTarget, u64>,
         version: &str,
         done: &RemovalContext,
-    ) -> Removal {
-        let listed = gone.iter().take(MOST_NAMED);
-        let mut keys: Vec<String> = listed.map(ToString::to_string).collect();
-        if gone.len() > MOST_NAMED {
-            keys.push(format!("and {} more", gone.len() - MOST_NAMED));
-        }
-        let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.as_str()).collect();
-        Removal {
-            id: 0,
-            at: Utc::now(),
-            cycle: self.cycle,
-            rule: self.rules.into_iter().collect::<Vec<_>>().join(","),
-            reason: self.reason.into(),
-            change: kinds.join(","),
-            entity: self.entity.map(|(_, value)| value),
-            existed,
-            keys,
-            rules: version.into(),
-            backend: done.backend.into(),
-            attempts: self.attempts,
-            took_ms: done.took.as_millis() as i64,
-            before: self.before,
-            after: self.after,
-        }
+    ) -> (Option<Removal>, Option<RetryEntry>) {
+        let entry = self.entry;
+        let rule = self.rules.into_iter().collect::<Vec<_>>().join(",");
+        let (failed, gone): (Vec<RuleTarget>, Vec<RuleTarget>) = self
+            .targets
+            .into_iter()
+            .partition(|target| done.failed.contains_key(target));
+        let retry = failed.first().map(|first| {
+            let why = &done.failed[first];
+            let mut detail = json!({ "reason": self.reason, "rule": rule });
+            if let (None, Some((field, value))) = (&entry.event, &self.entity) {
+                detail[*field] = json!(value);
+            }
+            let entry = OutboxEntry {
+                detail: Some(detail.to_string()),
+                keys: failed.iter().filter_map(RuleTarget::key).cloned().collect(),
+                tags: failed.iter().filter_map(RuleTarget::tag).cloned().collect(),
+                ..entry.clone()
+            };
+            RetryEntry {
+                wait: retry_delay(entry.attempts, why),
+                entry,
+                error: Some(why.detail().to_owned()),
+            }
+        });
+        let record = (!gone.is_empty()).then(|| {
+            let listed = gone.iter().take(MOST_NAMED);
+            let mut keys: Vec<String> = listed.map(ToString::to_string).collect();
+            if gone.len() > MOST_NAMED {
+                keys.push(format!("and {} more", gone.len() - MOST_NAMED));
+            }
+            let kinds: Vec<&str> = entry.kinds.iter().map(|kind| kind.as_str()).collect();
+            let existed = gone.iter().filter_map(|target| existed.remove(target));
+            Removal {
+                id: 0,
+                at: Utc::now(),
+                cycle: entry.cycle,
+                rule,
+                reason: self.reason.into(),
+                change: kinds.join(","),
+                entity: self.entity.map(|(_, value)| value),
+                existed: existed.sum::<u64>() as i64,
+                keys,
+                rules: version.into(),
+                backend: done.backend.into(),
+                attempts: entry.attempts,
+                took_ms: done.took.as_millis() as i64,
+                before: entry.before,
+                after: entry.after,
+            }
+        });
+        (record, retry)
     }
 }
 
@@ -143,19 +140,21 @@ impl InvalidationPlan {
         };
         let (mut removed, mut stale) = (BTreeSet::new(), BTreeSet::new());
         for row in rows {
-            match row.purpose {
-                Purpose::SecondRemoval => plan.again.extend(row.keys.iter().cloned()),
-                Purpose::Canary => removed.extend(row.keys.iter().cloned().map(RuleTarget::Key)),
-                Purpose::Change if row.keys.is_empty() && row.tags.is_empty() => {
+            let entry = &row.entry;
+            let keys = entry.keys.iter().cloned();
+            match entry.purpose {
+                Purpose::SecondRemoval => plan.again.extend(keys),
+                Purpose::Canary => removed.extend(keys.map(RuleTarget::Key)),
+                Purpose::Change if entry.keys.is_empty() && entry.tags.is_empty() => {
                     plan.add_by_rules(row, rules, store, &mut removed, &mut stale)
                         .await;
                 }
                 Purpose::Change => {
-                    let keys = row.keys.iter().cloned().map(RuleTarget::Key);
-                    let tags = row.tags.iter().cloned().map(RuleTarget::Tag);
-                    let targets: BTreeSet<RuleTarget> = keys.chain(tags).collect();
+                    let tags = entry.tags.iter().cloned().map(RuleTarget::Tag);
+                    let targets: BTreeSet<RuleTarget> =
+                        keys.map(RuleTarget::Key).chain(tags).collect();
                     let change = row.change();
-                    let reason = rules::removal_reason(row.kinds.iter().copied(), status(row));
+                    let reason = rules::removal_reason(entry.kinds.iter().copied(), status(row));
                     let reason = requested_reason(&change).unwrap_or(reason);
                     let rule = change.fields.get("rule").first();
                     let rule = rule.map_or(MANUAL_RULE, String::as_str);
@@ -188,7 +187,7 @@ impl InvalidationPlan {
         stale: &mut BTreeSet<Key>,
     ) {
         let mut change = row.change();
-        let moved = match (&row.event, row.cycle) {
+        let moved = match (&row.entry.event, row.entry.cycle) {
             // A coalesced row (id 0) stands for many cycles.
             (Some(event), Some(cycle)) if row.id > 0 && rules.needs_price_changes(&change) => store
                 .price_histories_of(event, cycle)
@@ -218,7 +217,7 @@ impl InvalidationPlan {
             for PlannedTarget { target, if_moved } in hit.targets {
                 if let Some(if_moved) = &if_moved {
                     let name = target.to_string();
-                    let before = row.cycle.unwrap_or_default() - 1;
+                    let before = row.entry.cycle.unwrap_or_default() - 1;
                     let since = marks.get(&name).copied().unwrap_or(before).min(before);
                     if !exceeds_threshold(if_moved, moved.as_deref().unwrap_or_default(), since) {
                         self.held.push((name, before));
@@ -256,6 +255,7 @@ impl InvalidationPlan {
         rule: &str,
         targets: &BTreeSet<RuleTarget>,
     ) {
+        let entry = &row.entry;
         let entity = entity.map(|(field, value)| (field, value.to_owned()));
         let is_same =
             |removal: &&mut PlannedRemoval| removal.reason == reason && removal.entity == entity;
@@ -264,30 +264,30 @@ impl InvalidationPlan {
             Some(removal) => removal,
             None => {
                 self.removals.push(PlannedRemoval {
-                    event: row.event.clone(),
+                    entry: OutboxEntry {
+                        event: entry.event.clone(),
+                        before: entry.before.clone(),
+                        ..OutboxEntry::default()
+                    },
                     entity,
                     reason,
                     rules: BTreeSet::new(),
-                    kinds: BTreeSet::new(),
                     targets: BTreeSet::new(),
                     rows: Vec::new(),
-                    cycle: None,
-                    before: row.before.clone(),
-                    after: None,
-                    attempts: 0,
                 });
                 self.removals.last_mut().expect("just pushed")
             }
         };
         removal.rules.insert(rule.to_owned());
-        removal.kinds.extend(&row.kinds);
         removal.targets.extend(targets.iter().cloned());
         if removal.rows.last() != Some(&row.id) {
             removal.rows.push(row.id);
         }
-        removal.cycle = removal.cycle.max(row.cycle);
-        removal.after = row.after.clone().or(removal.after.take());
-        removal.attempts = removal.attempts.max(row.attempts);
+        let merged = &mut removal.entry;
+        merged.kinds.extend(&entry.kinds);
+        merged.cycle = merged.cycle.max(entry.cycle);
+        merged.after = entry.after.clone().or(merged.after.take());
+        merged.attempts = merged.attempts.max(entry.attempts);
     }
 
     /// True for the canary and for second removals.
@@ -317,7 +317,7 @@ impl InvalidationPlan {
         let newest = self
             .removals
             .iter()
-            .filter_map(|removal| removal.cycle)
+            .filter_map(|removal| removal.entry.cycle)
             .max();
         newest.map(|cycle| cycle as u64)
     }
@@ -325,7 +325,7 @@ impl InvalidationPlan {
     pub fn attempts(&self) -> i32 {
         self.removals
             .iter()
-            .map(|removal| removal.attempts)
+            .map(|removal| removal.entry.attempts)
             .max()
             .unwrap_or(1)
     }
@@ -352,30 +352,19 @@ impl InvalidationPlan {
         let counts =
             counts.filter_map(|(target, count)| Some((target.into(), *count.as_ref().ok()?)));
         let mut existed: HashMap<RuleTarget, u64> = counts.collect();
-        let (mut removals, mut left) = (Vec::new(), Vec::new());
+        let (mut removals, mut retries) = (Vec::new(), Vec::new());
         for removal in self.removals {
-            let (failed, gone): (Vec<RuleTarget>, Vec<RuleTarget>) = removal
-                .targets
-                .iter()
-                .cloned()
-                .partition(|target| done.failed.contains_key(target));
-            if let Some(first) = failed.first() {
-                left.push(removal.retry(&failed, &done.failed[first]));
-            }
-            if !gone.is_empty() {
-                let existed = gone.iter().filter_map(|target| existed.remove(target));
-                let existed = existed.sum::<u64>() as i64;
-                removals.push(removal.into_record(&gone, existed, &self.version, done));
-            }
+            let (record, retry) = removal.settle(&mut existed, &self.version, done);
+            removals.extend(record);
+            retries.extend(retry);
         }
         let keys = self.targets.keys.iter().chain(&self.targets.mark_stale);
         // No other program fills the canary.
         let keys = keys.filter(|key| **key != Key::canary());
-        let again = done.again_after.map(|after| DelayedRemoval {
-            keys: keys.cloned().collect(),
-            after,
-        });
-        let unmarked: Vec<String> = match self.tracks_movement {
+        let second_removal = done
+            .again_after
+            .map(|wait| RetryEntry::second_removal(keys.cloned().collect(), wait));
+        let removed_targets: Vec<String> = match self.tracks_movement {
             true => {
                 let targets = self.targets.iter().map(RuleTarget::from);
                 targets.map(|target| target.to_string()).collect()
@@ -385,13 +374,14 @@ impl InvalidationPlan {
         let mut held = self.held;
         held.sort();
         held.dedup_by(|a, b| a.0 == b.0);
-        held.retain(|(target, _)| !unmarked.contains(target));
+        held.retain(|(target, _)| !removed_targets.contains(target));
         BatchOutcome {
             removals,
-            second_removal: again,
-            retries: left,
+            second_removal,
+            retries,
             kept_targets: held,
-            removed_targets: unmarked,
+            removed_targets,
+            target_count: self.targets.len(),
         }
     }
 }
@@ -404,7 +394,7 @@ fn requested_reason(change: &RuleChange) -> Option<&'static str> {
 
 /// The status after the change.
 fn status(row: &OutboxRow) -> Option<EventStatus> {
-    let changed = row.after.as_deref().and_then(EventStatus::parse);
+    let changed = row.entry.after.as_deref().and_then(EventStatus::parse);
     changed.or(row.context.as_ref().and_then(|place| place.status))
 }
 

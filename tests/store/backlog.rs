@@ -7,7 +7,7 @@ use oddsd_core::key::Key;
 use oddsd_core::model::ChangeKind::{
     EventAdded, Manual, PriceChanged, PriceWithdrawn, SelectionChanged,
 };
-use oddsd_store::{DelayedRemoval, OutboxRow, Purpose};
+use oddsd_store::{OutboxRow, Purpose, RetryEntry};
 use sqlx::{Connection, Executor, Row};
 
 use super::fixture::{DatabaseBackend, LATER, SOON, StateWriter, TestDay, offer};
@@ -23,9 +23,8 @@ on_every_backend!(
     backlog_of_nothing_is_empty,
 );
 
-fn again(key: &Key, after: std::time::Duration) -> Option<DelayedRemoval> {
-    let keys = vec![key.clone()];
-    Some(DelayedRemoval { keys, after })
+fn again(key: &Key, after: std::time::Duration) -> Option<RetryEntry> {
+    Some(RetryEntry::second_removal(vec![key.clone()], after))
 }
 
 async fn backlog_merges_rows_of_one_event(backend: DatabaseBackend) {
@@ -68,6 +67,7 @@ async fn backlog_merges_rows_of_one_event(backend: DatabaseBackend) {
     let backlog = database.store.read_backlog(1000).await.expect("a backlog");
     assert_eq!(backlog.rows as i64, database.count("outbox").await);
     let shape = |change: &OutboxRow| {
+        let change = &change.entry;
         let event = change.event.as_ref().map(|event| event.to_string());
         let keys: Vec<String> = change.keys.iter().map(Key::to_string).collect();
         let reported = event.unwrap_or(keys.join(" "));
@@ -96,7 +96,11 @@ async fn backlog_merges_rows_of_one_event(backend: DatabaseBackend) {
             (one.to_string(), SecondRemoval, BTreeSet::new(), None),
         ]
     );
-    let attempts: Vec<i32> = backlog.changes.iter().map(|one| one.attempts).collect();
+    let attempts: Vec<i32> = backlog
+        .changes
+        .iter()
+        .map(|one| one.entry.attempts)
+        .collect();
     assert_eq!(attempts, [1, 0, 0, 0, 0, 0]);
     assert_eq!(backlog.changes[4].transaction, beats[1].transaction);
     // Each in its own transaction, after its lock is released.
@@ -111,6 +115,7 @@ async fn backlog_merges_rows_of_one_event(backend: DatabaseBackend) {
     assert_eq!(rows.len() as u64, backlog.rows);
     for change in &backlog.changes {
         let same = |row: &&OutboxRow| {
+            let (row, change) = (&row.entry, &change.entry);
             (&row.event, &row.keys, row.purpose) == (&change.event, &change.keys, change.purpose)
         };
         let its = || rows.iter().filter(same);

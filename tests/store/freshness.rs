@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use chrono::Utc;
 use oddsd_core::key::Key;
 use oddsd_core::model::{DbSnapshot, EventId};
-use oddsd_store::{DelayedRemoval, Purpose, Store};
+use oddsd_store::{Purpose, RetryEntry, Store};
 use sqlx::{Connection, Executor, Row};
 
 use super::fixture::{
@@ -107,7 +107,7 @@ async fn answer_includes_everything_in_its_snapshot(backend: DatabaseBackend) {
     let rows = database.claim(1000, LATER).await.rows;
     let cycles: HashMap<i64, u64> = rows
         .iter()
-        .filter_map(|row| Some((row.cycle?, row.transaction)))
+        .filter_map(|row| Some((row.entry.cycle?, row.transaction)))
         .collect();
     assert_eq!(cycles.len() as i64, CYCLES);
     for (cycle, transaction) in cycles {
@@ -153,7 +153,7 @@ async fn claim_snapshot_includes_every_claimed_row(backend: DatabaseBackend) {
             claim.snapshot.is_visible(row.transaction)
                 && !empty.snapshot.is_visible(row.transaction)
         );
-        assert_eq!(row.purpose, Purpose::Change);
+        assert_eq!(row.entry.purpose, Purpose::Change);
         assert!((Utc::now() - row.created_at).num_minutes().abs() < 60);
     }
     assert!(claim.rows[0].transaction < claim.rows[1].transaction);
@@ -220,11 +220,11 @@ async fn canary_takes_the_path_of_every_change(backend: DatabaseBackend) {
     let rows = database.claim(10, LATER).await.rows;
     let shape: Vec<(u64, Purpose, &[Key])> = rows
         .iter()
-        .map(|row| (row.transaction, row.purpose, &*row.keys))
+        .map(|row| (row.transaction, row.entry.purpose, &*row.entry.keys))
         .collect();
     let [one, two] = [first, second].map(|t| (t.transaction, Purpose::Canary, &*key));
     assert_eq!(shape, [one, two]);
-    assert!(rows[0].kinds.is_empty() && rows[0].event.is_none());
+    assert!(rows[0].entry.kinds.is_empty() && rows[0].entry.event.is_none());
 }
 
 async fn pending(database: &TestDatabase) -> i64 {
@@ -239,12 +239,7 @@ async fn pending(database: &TestDatabase) -> i64 {
 async fn second_removal_waits_for_its_time(backend: DatabaseBackend) {
     let database = backend.migrated().await;
     let named = keys(&["races:by-stage:v1", "it's {one} *"]);
-    let again = |keys: &[Key], after| {
-        Some(DelayedRemoval {
-            keys: keys.to_vec(),
-            after,
-        })
-    };
+    let again = |keys: &[Key], after| Some(RetryEntry::second_removal(keys.to_vec(), after));
     let mut row = database
         .store
         .request_removal(&named, &[], None)
@@ -281,10 +276,10 @@ async fn second_removal_waits_for_its_time(backend: DatabaseBackend) {
     assert_eq!(claim.rows.len(), 1);
     let row = &claim.rows[0];
     assert_eq!(
-        (row.purpose, &*row.keys),
+        (row.entry.purpose, &*row.entry.keys),
         (Purpose::SecondRemoval, &named[1..])
     );
-    assert!(row.kinds.is_empty() && row.cycle.is_none() && row.attempts == 1);
+    assert!(row.entry.kinds.is_empty() && row.entry.cycle.is_none() && row.entry.attempts == 1);
     assert!(claim.snapshot.is_visible(row.transaction));
 }
 
@@ -293,7 +288,7 @@ async fn pending_removals_count_only_late_rows(backend: DatabaseBackend) {
     let named = keys(&["a", "b"]);
     let settle = async |after| {
         let keys = named.clone();
-        let again = Some(DelayedRemoval { keys, after });
+        let again = Some(RetryEntry::second_removal(keys, after));
         database
             .store
             .settle(&[], settlement(&[], again))

@@ -23,10 +23,10 @@ mod status;
 mod views;
 
 pub use fixture::DatabaseBackend;
-use oddsd_store::{BatchOutcome, DelayedRemoval, LogFilter, Removal};
+use oddsd_store::{BatchOutcome, LogFilter, Removal, RetryEntry};
 
 /// The settlement of confirmed removals.
-pub fn settlement(removals: &[Removal], again: Option<DelayedRemoval>) -> BatchOutcome {
+pub fn settlement(removals: &[Removal], again: Option<RetryEntry>) -> BatchOutcome {
     BatchOutcome {
         removals: removals.to_vec(),
         second_removal: again,

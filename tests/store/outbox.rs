@@ -54,8 +54,13 @@ async fn outbox_has_one_row_for_each_event_and_cycle(backend: DatabaseBackend) {
         .rows;
     let second: Vec<(EventId, BTreeSet<ChangeKind>)> = rows
         .iter()
-        .filter(|row| row.cycle == Some(2))
-        .map(|row| (row.event.clone().expect("an event"), row.kinds.clone()))
+        .filter(|row| row.entry.cycle == Some(2))
+        .map(|row| {
+            (
+                row.entry.event.clone().expect("an event"),
+                row.entry.kinds.clone(),
+            )
+        })
         .collect();
     use ChangeKind::*;
     assert_eq!(
@@ -99,7 +104,7 @@ async fn claimed_row_is_given_again_only_when_due(backend: DatabaseBackend) {
         .await
         .expect("a claim")
         .rows;
-    assert_eq!((first[0].attempts, second[0].attempts), (1, 2));
+    assert_eq!((first[0].entry.attempts, second[0].entry.attempts), (1, 2));
     assert_eq!((first[0].id, second[0].id), (row, row));
     assert_eq!(
         database
@@ -287,7 +292,10 @@ async fn requested_removal_keeps_its_keys(backend: DatabaseBackend) {
         .await
         .expect("a claim")
         .rows;
-    assert_eq!(rows[0].keys, keys);
-    assert_eq!(rows[0].kinds, BTreeSet::from([ChangeKind::Manual]));
-    assert_eq!((rows[0].cycle, rows[0].event.clone()), (None, None));
+    assert_eq!(rows[0].entry.keys, keys);
+    assert_eq!(rows[0].entry.kinds, BTreeSet::from([ChangeKind::Manual]));
+    assert_eq!(
+        (rows[0].entry.cycle, rows[0].entry.event.clone()),
+        (None, None)
+    );
 }

@@ -264,7 +264,7 @@ async fn outbox_row_has_old_and_new_status(backend: DatabaseBackend) {
     let text = |text: &Option<String>| text.clone().unwrap_or("-".into());
     let reported: Vec<[String; 3]> = rows
         .iter()
-        .map(|row| [text(&row.before), text(&row.after), text(&row.detail)])
+        .map(|row| [&row.entry.before, &row.entry.after, &row.entry.detail].map(text))
         .collect();
     let was = r#"{"was":{"league_id":"GB","sport_id":"horse_racing","venue":"Ascot"}}"#;
     assert_eq!(
@@ -277,8 +277,14 @@ async fn outbox_row_has_old_and_new_status(backend: DatabaseBackend) {
         ]
     );
     use ChangeKind::*;
-    assert!(rows[0].kinds.iter().eq([&StatusChanged, &PriceChanged]));
-    assert!(rows[3].kinds.iter().eq([&EventChanged]));
+    assert!(
+        rows[0]
+            .entry
+            .kinds
+            .iter()
+            .eq([&StatusChanged, &PriceChanged])
+    );
+    assert!(rows[3].entry.kinds.iter().eq([&EventChanged]));
     // As stored in the table.
     let stored = "SELECT coalesce(before, '-') || ' ' || coalesce(after, '-') || ' ' || coalesce(detail, '-')
                   FROM oddsd.outbox WHERE cycle_id = 2 ORDER BY outbox.id";

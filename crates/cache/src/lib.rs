@@ -10,9 +10,11 @@
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //!
-//! use oddsd::cache::{Cache, CacheSettings, Loaded, Policy, ReadState, Reader, Targets};
-//! use oddsd::key::Key;
-//! use oddsd::model::View;
+//! use oddsd_cache::{
+//!     Cache, CacheReadState, CacheSettings, InvalidationTargets, LoadedValue, Policy, Reader,
+//! };
+//! use oddsd_core::key::Key;
+//! use oddsd_core::model::DbSnapshot;
 //!
 //! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 //! # runtime.block_on(async {
@@ -22,16 +24,16 @@
 //! let policy = Policy::fresh_for(Duration::from_secs(30));
 //!
 //! // The first read loads; commit 1 is what its load saw. The second one is a hit.
-//! let load = || async { Ok(Loaded::new("3.5", View::after(1))) };
-//! assert_eq!(reader.read(&key, &policy, load).await?.state, ReadState::Miss);
-//! assert_eq!(reader.read(&key, &policy, load).await?.state, ReadState::Hit);
+//! let load = || async { Ok(LoadedValue::new("3.5", DbSnapshot::from_commit_count(1))) };
+//! assert_eq!(reader.read(&key, &policy, load).await?.state, CacheReadState::Miss);
+//! assert_eq!(reader.read(&key, &policy, load).await?.state, CacheReadState::Hit);
 //!
 //! // Commit 2 changes the price. After its removal is confirmed, no reader gets the old one.
-//! let targets = Targets { keys: vec![key.clone()], ..Targets::default() };
-//! reader.remove(&targets, &View::after(2)).await?;
-//! let load = || async { Ok(Loaded::new("3.25", View::after(2))) };
+//! let targets = InvalidationTargets { keys: vec![key.clone()], ..InvalidationTargets::default() };
+//! reader.remove(&targets, &DbSnapshot::from_commit_count(2)).await?;
+//! let load = || async { Ok(LoadedValue::new("3.25", DbSnapshot::from_commit_count(2))) };
 //! let read = reader.read(&key, &policy, load).await?;
-//! assert_eq!((read.state, read.body().as_ref()), (ReadState::Miss, b"3.25".as_ref()));
+//! assert_eq!((read.state, read.body().as_ref()), (CacheReadState::Miss, b"3.25".as_ref()));
 //! # anyhow::Ok(())
 //! # })?;
 //! # anyhow::Ok(())

@@ -20,16 +20,18 @@ mod sqlite;
 mod status;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 use oddsd_core::diff::Changes;
 use oddsd_core::diff::stored_state::StoredState;
+pub use oddsd_core::diff::{OutboxEntry, Purpose};
 use oddsd_core::model::Attributes;
 
 use bad_rows::CommitError;
@@ -39,8 +41,8 @@ pub use lease::{AcquireResult, WriterLease};
 pub use log::{LogFilter, Removal, RemovalStats};
 pub use notify::{AuditEvent, CommitEvent, CommitNotifier, RowSet, SettledRows};
 pub use outbox::{
-    Backlog, BatchOutcome, CanaryWrite, ClaimedBatch, DelayedRemoval, EventContext, OutboxRow,
-    PriceHistory, Purpose, RetryEntry,
+    Backlog, BatchOutcome, CanaryWrite, ClaimedBatch, EventContext, OutboxRow, PriceHistory,
+    RetryEntry,
 };
 pub use postgres::Tls;
 pub use read::{CycleRow, EventPrices, PriceRow, Runner, RunnerPrice, Snapshotted, StoreStatus};

@@ -1,7 +1,7 @@
 //! The outbox: rows written in the change's own transaction, claimed for a while, deleted when settled.
 //! The relay claims and settles them; the poller, the canary and the CLI write them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use super::dialect::{args, only_row, split_snapshot, with_snapshot};
 use super::rows::{self, Columns, decode_error};
 use super::{Removal, Result, Snapshotted, Store, dispatch};
-use oddsd_core::diff;
+use oddsd_core::diff::{OutboxEntry, Purpose};
 use oddsd_core::key::{Key, Tag};
 use oddsd_core::model::{
     ChangeKind, DbSnapshot, Event, EventId, EventStatus, Fraction, PriceStatus,
@@ -67,6 +67,10 @@ const BACKLOG: &str = "
         GROUP BY event_key, keys, detail, CASE WHEN kinds IN ('again', 'canary') THEN kinds END) g
     LEFT JOIN oddsd.events e ON e.key = g.event_key";
 
+/// Purposes in the column `kinds`.
+const SECOND_REMOVAL: &str = "again";
+const CANARY: &str = "canary";
+
 /// One price that a cycle changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PriceHistory {
@@ -79,108 +83,48 @@ pub struct PriceHistory {
     pub earlier: Vec<(i64, DisplayedPrice)>,
 }
 
-/// The purpose of an outbox row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Purpose {
-    /// Stored rows changed, or an operator named keys.
-    Change,
-    /// A second removal of keys, for readers that fill a cache on their own.
-    SecondRemoval,
-    /// A test row: it proves that removals work.
-    Canary,
-}
-
-impl Purpose {
-    /// The column `kinds` names change kinds, or one of the other two purposes.
-    fn from_kinds(kinds: &str) -> Self {
-        match kinds {
-            "again" => Self::SecondRemoval,
-            "canary" => Self::Canary,
-            _ => Self::Change,
-        }
-    }
-}
-
 /// One outbox row, claimed for a while; or many of one event, keys and purpose, of a `Backlog`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxRow {
     /// 0 in a backlog.
     pub id: i64,
-    /// The transaction that wrote the row, by the numbers of a `View`. In a backlog, the highest.
+    /// The transaction that wrote the row, by the numbers of a `DbSnapshot`. In a backlog, the highest.
     pub transaction: u64,
     pub created_at: DateTime<Utc>,
-    pub purpose: Purpose,
-    pub cycle: Option<i64>,
-    pub event: Option<EventId>,
     /// The event's current context; `None` when it is not stored.
     pub context: Option<EventContext>,
-    /// Empty unless the purpose is a change.
-    pub kinds: BTreeSet<ChangeKind>,
-    /// Further fields of the change: a JSON object.
-    pub detail: Option<String>,
-    /// The price or status before and after the change.
-    pub before: Option<String>,
-    pub after: Option<String>,
-    /// Named by an operator, to remove again, of the canary, or left over from a removal that succeeded
-    /// for the other targets. Where there are any, no rules apply.
-    pub keys: Vec<Key>,
-    pub tags: Vec<Tag>,
-    pub attempts: i32,
+    pub entry: OutboxEntry,
 }
 
 impl OutboxRow {
-    /// A row that this process has just written.
-    pub fn new_change(id: i64, transaction: u64, created_at: DateTime<Utc>) -> Self {
+    /// A row that this process has just written, as if claimed for the first time.
+    pub fn new(id: i64, transaction: u64, created_at: DateTime<Utc>, entry: OutboxEntry) -> Self {
         Self {
             id,
             transaction,
             created_at,
-            purpose: Purpose::Change,
-            cycle: None,
-            event: None,
             context: None,
-            kinds: BTreeSet::new(),
-            detail: None,
-            before: None,
-            after: None,
-            keys: Vec::new(),
-            tags: Vec::new(),
-            attempts: 1,
-        }
-    }
-
-    /// The row of one event in a cycle that was just committed.
-    pub(super) fn committed(
-        id: i64,
-        transaction: u64,
-        created_at: DateTime<Utc>,
-        cycle: i64,
-        (event, entry): (EventId, diff::OutboxEntry),
-    ) -> Self {
-        Self {
-            cycle: Some(cycle),
-            event: Some(event),
-            kinds: entry.kinds,
-            before: entry.before,
-            after: entry.after,
-            detail: entry.detail,
-            ..Self::new_change(id, transaction, created_at)
+            entry: OutboxEntry {
+                attempts: 1,
+                ..entry
+            },
         }
     }
 
     /// The change with the fields that rules match.
     pub fn change(&self) -> RuleChange {
-        let mut change = match &self.event {
-            Some(event) => RuleChange::for_event(self.kinds.clone(), event),
+        let (entry, kinds) = (&self.entry, self.entry.kinds.clone());
+        let mut change = match &entry.event {
+            Some(event) => RuleChange::for_event(kinds, event),
             None => RuleChange {
-                kinds: self.kinds.clone(),
+                kinds,
                 ..RuleChange::default()
             },
         };
-        if let Some(place) = &self.context {
-            place.add_to(&mut change);
+        if let Some(context) = &self.context {
+            context.add_to(&mut change);
         }
-        match &self.detail {
+        match &entry.detail {
             Some(detail) => change.with_detail(detail),
             None => change,
         }
@@ -222,13 +166,15 @@ impl EventContext {
 pub struct BatchOutcome {
     /// Lines of the log.
     pub removals: Vec<Removal>,
-    pub second_removal: Option<DelayedRemoval>,
+    pub second_removal: Option<RetryEntry>,
     /// Targets that the cache did not confirm, of changes whose other targets it did.
     pub retries: Vec<RetryEntry>,
     /// Targets of movement rules that were kept: their answers may be as old as this cycle.
     pub kept_targets: Vec<(String, i64)>,
     /// Targets that were removed, so that no old answer is kept under them.
     pub removed_targets: Vec<String>,
+    /// How many targets the cache was asked to remove.
+    pub target_count: usize,
 }
 
 impl BatchOutcome {
@@ -237,12 +183,13 @@ impl BatchOutcome {
         self.removals.extend(next.removals);
         self.retries.extend(next.retries);
         match (&mut self.second_removal, next.second_removal) {
-            (Some(again), Some(next)) => {
-                again.keys.extend(next.keys);
-                again.keys.sort();
-                again.keys.dedup();
+            (Some(second), Some(next)) => {
+                let keys = &mut second.entry.keys;
+                keys.extend(next.entry.keys);
+                keys.sort();
+                keys.dedup();
             }
-            (again, next) => *again = again.take().or(next),
+            (second, next) => *second = second.take().or(next),
         }
         // The later batch decides whether a target was removed or kept.
         self.kept_targets
@@ -250,48 +197,60 @@ impl BatchOutcome {
         self.kept_targets.extend(next.kept_targets);
         self.removed_targets.extend(next.removed_targets);
         self.removed_targets
-            .retain(|target| !self.kept_targets.iter().any(|(held, _)| held == target));
+            .retain(|target| !self.kept_targets.iter().any(|(kept, _)| kept == target));
+        self.target_count += next.target_count;
     }
 
     pub(super) fn removals_json(&self) -> serde_json::Value {
         self.removals.iter().map(Removal::to_json).collect()
     }
 
-    pub(super) fn left_json(&self) -> serde_json::Value {
-        self.retries.iter().map(RetryEntry::to_json).collect()
+    /// The rows to insert: retries and the second removal, if it has keys.
+    pub(super) fn retries_json(&self) -> serde_json::Value {
+        let second = self.second_removal.iter();
+        let second = second.filter(|retry| !retry.entry.keys.is_empty());
+        let retries = self.retries.iter().chain(second);
+        retries.map(RetryEntry::to_json).collect()
     }
 
-    pub(super) fn held_json(&self) -> serde_json::Value {
-        let held = self.kept_targets.iter();
-        held.map(|(target, cycle)| serde_json::json!({ "target": target, "cycle_id": cycle }))
+    pub(super) fn kept_json(&self) -> serde_json::Value {
+        let kept = self.kept_targets.iter();
+        kept.map(|(target, cycle)| serde_json::json!({ "target": target, "cycle_id": cycle }))
             .collect()
     }
 }
 
-/// Targets of one change that are tried again on their own.
+/// Targets that are removed later, in an outbox row of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryEntry {
-    pub cycle: Option<i64>,
-    pub event: Option<EventId>,
-    pub kinds: BTreeSet<ChangeKind>,
-    /// The fields of its log line: a JSON object.
-    pub detail: String,
-    pub before: Option<String>,
-    pub after: Option<String>,
-    pub keys: Vec<Key>,
-    pub tags: Vec<Tag>,
-    pub attempts: i32,
+    pub entry: OutboxEntry,
     pub wait: Duration,
-    pub error: String,
+    /// Why the first attempt failed; `None` for a second removal.
+    pub error: Option<String>,
 }
 
 impl RetryEntry {
+    /// Removes the keys a second time after `wait`.
+    pub fn second_removal(keys: Vec<Key>, wait: Duration) -> Self {
+        let entry = OutboxEntry {
+            purpose: Purpose::SecondRemoval,
+            keys,
+            ..OutboxEntry::default()
+        };
+        Self {
+            entry,
+            wait,
+            error: None,
+        }
+    }
+
     /// The JSON that the settling statements read.
     fn to_json(&self) -> serde_json::Value {
+        let entry = &self.entry;
         serde_json::json!({
-            "cycle_id": self.cycle, "event_key": self.event, "kinds": kinds_text(&self.kinds),
-            "keys": targets_text(&self.keys, &self.tags), "detail": self.detail, "before": self.before, "after": self.after,
-            "attempts": self.attempts, "wait": self.wait.as_secs_f64(), "error": self.error,
+            "cycle_id": entry.cycle, "event_key": entry.event, "kinds": kinds_text(entry),
+            "keys": targets_text(&entry.keys, &entry.tags), "detail": entry.detail, "before": entry.before,
+            "after": entry.after, "attempts": entry.attempts, "wait": self.wait.as_secs_f64(), "error": self.error,
         })
     }
 }
@@ -301,13 +260,6 @@ impl RetryEntry {
 pub struct ClaimedBatch {
     pub snapshot: DbSnapshot,
     pub rows: Vec<OutboxRow>,
-}
-
-/// Keys that are to be removed a second time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DelayedRemoval {
-    pub keys: Vec<Key>,
-    pub after: Duration,
 }
 
 /// The oldest rows, claimed or not, coalesced by event, keys and purpose. The snapshot includes the
@@ -356,15 +308,14 @@ impl ClaimedBatch {
         key: &Key,
         view: &DbSnapshot,
     ) -> Option<Self> {
-        let row = OutboxRow {
+        let entry = OutboxEntry {
             purpose: Purpose::Canary,
             keys: vec![key.clone()],
-            ..OutboxRow::new_change(id, transaction, Utc::now())
+            ..OutboxEntry::default()
         };
-        let view = view.with_tx(transaction)?;
         Some(Self {
-            snapshot: view,
-            rows: vec![row],
+            snapshot: view.with_tx(transaction)?,
+            rows: vec![OutboxRow::new(id, transaction, Utc::now(), entry)],
         })
     }
 }
@@ -504,9 +455,6 @@ fn outbox_row(row: &impl Columns) -> Result<OutboxRow> {
         id: row.int("id")?,
         transaction: row.int("xid")? as u64,
         created_at: row.time("created_at")?,
-        purpose: Purpose::from_kinds(kinds),
-        cycle: row.maybe_int("cycle_id")?,
-        event: row.maybe_text("event_key")?.map(EventId::new),
         context: match row.maybe_text("sport")? {
             None => None,
             Some(sport) => Some(EventContext {
@@ -516,13 +464,22 @@ fn outbox_row(row: &impl Columns) -> Result<OutboxRow> {
                 status: EventStatus::parse(row.text("status")?),
             }),
         },
-        kinds: kinds.split(',').filter_map(ChangeKind::parse).collect(),
-        detail: row.maybe_string("detail")?,
-        before: row.maybe_string("before")?,
-        after: row.maybe_string("after")?,
-        keys,
-        tags,
-        attempts: row.int("attempts")? as i32,
+        entry: OutboxEntry {
+            purpose: match kinds {
+                SECOND_REMOVAL => Purpose::SecondRemoval,
+                CANARY => Purpose::Canary,
+                _ => Purpose::Change,
+            },
+            cycle: row.maybe_int("cycle_id")?,
+            event: row.maybe_text("event_key")?.map(EventId::new),
+            kinds: kinds.split(',').filter_map(ChangeKind::parse).collect(),
+            detail: row.maybe_string("detail")?,
+            before: row.maybe_string("before")?,
+            after: row.maybe_string("after")?,
+            keys,
+            tags,
+            attempts: row.int("attempts")? as i32,
+        },
     })
 }
 
@@ -554,13 +511,16 @@ fn price_histories(rows: &[impl Columns]) -> Result<Vec<PriceHistory>> {
     Ok(all)
 }
 
-/// Change kinds in the outbox's text form.
-pub(super) fn kinds_text(kinds: &BTreeSet<ChangeKind>) -> String {
-    kinds
-        .iter()
-        .map(|kind| kind.as_str())
-        .collect::<Vec<_>>()
-        .join(",")
+/// The column `kinds`: change kinds, or one of the other two purposes.
+pub(super) fn kinds_text(entry: &OutboxEntry) -> String {
+    match entry.purpose {
+        Purpose::SecondRemoval => SECOND_REMOVAL.into(),
+        Purpose::Canary => CANARY.into(),
+        Purpose::Change => {
+            let kinds: Vec<&str> = entry.kinds.iter().map(|kind| kind.as_str()).collect();
+            kinds.join(",")
+        }
+    }
 }
 
 /// Targets in the outbox's text form: one a line, a tag after a tab, which no key holds.
@@ -579,12 +539,4 @@ fn read_targets(text: &str) -> (Vec<Key>, Vec<Tag>) {
         }
     }
     (keys, tags)
-}
-
-/// The keys of the row for a second removal, if there are any, and its delay.
-pub(super) fn again_row(again: &Option<DelayedRemoval>) -> (Option<String>, Duration) {
-    match again.as_ref().filter(|again| !again.keys.is_empty()) {
-        Some(again) => (Some(targets_text(&again.keys, &[])), again.after),
-        None => (None, Duration::ZERO),
-    }
 }

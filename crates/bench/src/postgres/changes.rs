@@ -8,7 +8,7 @@ use sqlx::{Executor, PgConnection};
 use super::Database;
 use oddsd_core::key::Key;
 use oddsd_core::model::DbSnapshot;
-use oddsd_store::{ClaimedBatch, OutboxRow};
+use oddsd_store::{ClaimedBatch, OutboxEntry, OutboxRow};
 
 const TABLE: &str = "
 CREATE SCHEMA IF NOT EXISTS bench;
@@ -50,10 +50,11 @@ impl Changes {
         let view = DbSnapshot::parse(view).and_then(|view| view.with_tx(transaction));
         let view = view.context("few transactions at a time")?;
         let row = |(id, key, ..): &(i64, String, i64, String)| {
-            Ok(OutboxRow {
+            let entry = OutboxEntry {
                 keys: vec![Key::from_user_input(key).context("a key")?],
-                ..OutboxRow::new_change(*id, transaction, Utc::now())
-            })
+                ..OutboxEntry::default()
+            };
+            Ok(OutboxRow::new(*id, transaction, Utc::now(), entry))
         };
         let rows = told.iter().map(row).collect::<anyhow::Result<_>>()?;
         Ok(ClaimedBatch {

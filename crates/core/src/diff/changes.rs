@@ -1,12 +1,13 @@
 //! The changes of one cycle: what a store has to write, and the outbox entries derived from it.
 //! Built by the differ and the status transitions; written by stores, which may also exclude rows.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde_json::json;
 
+use super::OutboxEntry;
 use crate::model::{
     Bookmaker, BookmakerId, ChangeKind, CycleCounts, Event, EventId, EventStatus, Fingerprint,
     MarketId, Offer, PriceStatus, RejectedRows, Selection, StatusSource,
@@ -261,19 +262,6 @@ pub struct ExcludedRows {
     pub prices: HashSet<i64>,
 }
 
-/// The content of one outbox row: the changes of one event in one cycle.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OutboxEntry {
-    /// The kinds of change.
-    pub kinds: BTreeSet<ChangeKind>,
-    /// The status before, if it changed; otherwise the decimal odds of the first changed price.
-    pub before: Option<String>,
-    /// The same after the change.
-    pub after: Option<String>,
-    /// JSON `{"was": {…}}` with the sport, league and venue before, if the event moved between them.
-    pub detail: Option<String>,
-}
-
 impl EventChange {
     /// The status before (`None` for a new event) and after, if they differ.
     pub fn status_transition(&self) -> Option<(Option<EventStatus>, EventStatus)> {
@@ -331,18 +319,18 @@ impl Changes {
     }
 
     /// The outbox entries of this cycle, one for each event.
-    pub fn outbox_entries(&self) -> BTreeMap<EventId, OutboxEntry> {
-        let mut entries: BTreeMap<EventId, OutboxEntry> = BTreeMap::new();
+    pub fn outbox_entries(&self, cycle: i64) -> Vec<OutboxEntry> {
+        let mut entries: BTreeMap<&EventId, OutboxEntry> = BTreeMap::new();
         for change in &self.events {
-            change.add_to(entries.entry(change.after.id.clone()).or_default());
+            change.add_to(entries.entry(&change.after.id).or_default());
         }
         for change in &self.selections {
-            let entry = entries.entry(change.event.clone()).or_default();
+            let entry = entries.entry(&change.event).or_default();
             entry.kinds.insert(ChangeKind::SelectionChanged);
         }
         // The prices of one event are adjacent, so thousands of them need one look-up.
         for prices in self.prices.chunk_by(|a, b| a.event == b.event) {
-            let entry = entries.entry(prices[0].event.clone()).or_default();
+            let entry = entries.entry(&prices[0].event).or_default();
             let mut changed = None;
             for change in prices {
                 entry.kinds.insert(match change.kind {
@@ -355,7 +343,14 @@ impl Changes {
                 changed.unwrap_or(&prices[0]).add_odds_to(entry);
             }
         }
+        let entries = entries.into_iter();
         entries
+            .map(|(event, entry)| OutboxEntry {
+                cycle: Some(cycle),
+                event: Some(event.clone()),
+                ..entry
+            })
+            .collect()
     }
 
     /// A subset for a trial commit: the events that pass, with the prices that pass.

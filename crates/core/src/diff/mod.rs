@@ -13,6 +13,7 @@
 mod changes;
 mod differ;
 mod matching;
+mod outbox;
 mod sink;
 pub mod stored_state;
 mod transitions;
@@ -20,11 +21,11 @@ mod validate;
 
 use crate::model::{Snapshot, SnapshotMeta};
 pub use changes::{
-    BookmakerChange, Changes, EventChange, ExcludedRows, IdSet, MissingRows, OutboxEntry,
-    PendingRemovals, PriceChange, PriceChangeKind, RefreshedPrices, SelectionChange, ShrinkGuard,
-    SnapshotStats,
+    BookmakerChange, Changes, EventChange, ExcludedRows, IdSet, MissingRows, PendingRemovals,
+    PriceChange, PriceChangeKind, RefreshedPrices, SelectionChange, ShrinkGuard, SnapshotStats,
 };
 pub use differ::Differ;
+pub use outbox::{OutboxEntry, Purpose};
 pub use sink::{CollectingSink, EventSink};
 use stored_state::StoredState;
 pub use stored_state::{DanglingReference, StateBuilder, StoredPriceRow};

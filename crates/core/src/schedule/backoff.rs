@@ -12,7 +12,10 @@ pub enum FailureKind {
     /// Unreachable, 5xx, an unreadable answer, a database that did not confirm.
     Temporary,
     /// 429, with the server's own delay where it gave one.
-    RateLimited { retry_after: Option<Duration> },
+    RateLimited {
+        /// The server's delay.
+        retry_after: Option<Duration>,
+    },
     /// Wrong credentials or missing rights. Only an operator can correct them, and fast retries get an account
     /// blocked.
     Refused,
@@ -21,7 +24,9 @@ pub enum FailureKind {
 /// A delay that doubles from `first` up to `longest` with each failure in a row.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
+    /// The delay after one failure.
     pub first: Duration,
+    /// The upper limit of the doubled delay.
     pub longest: Duration,
     /// The delay after [`FailureKind::Refused`], whatever the number of attempts.
     pub refused: Duration,

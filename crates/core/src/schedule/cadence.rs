@@ -20,7 +20,9 @@ const EXAMPLE: &str = "5=10s,30=60s,120=300s,*=900s";
 /// The interval from this many minutes before the off (inclusive).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IntervalTier {
+    /// From 1 minute to one week.
     pub within_minutes: u32,
+    /// The interval.
     pub every: Duration,
 }
 

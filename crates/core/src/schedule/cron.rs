@@ -12,6 +12,7 @@ const FIELDS: [&str; 6] = ["second", "minute", "hour", "day", "month", "weekday"
 
 const EXAMPLE: &str = "\"*/30 * * * * *\" (every 30 seconds)";
 
+/// A valid cron line.
 #[derive(Clone, Debug)]
 pub struct Cron {
     text: String,
@@ -66,10 +67,12 @@ impl Cron {
         next.ok().map(|at| at.to_utc())
     }
 
+    /// The six fields, separated by single spaces.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
+    /// The time zone of the fields.
     pub fn zone(&self) -> Tz {
         self.zone
     }

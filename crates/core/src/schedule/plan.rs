@@ -11,15 +11,20 @@ use crate::model::EventId;
 /// A race with its start and its last poll.
 #[derive(Clone, Debug)]
 pub struct TrackedRace {
+    /// The race.
     pub id: EventId,
+    /// Its scheduled start, if it is known.
     pub off: Option<DateTime<Utc>>,
     /// When an answer last covered it, changed or not.
     pub checked_at: Option<DateTime<Utc>>,
 }
 
+/// The next poll.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DuePoll {
+    /// Wait.
     Nothing {
+        /// The next time to ask.
         until: DateTime<Utc>,
     },
     /// Fetch each of these alone; the nearest to the off is first.
@@ -28,8 +33,10 @@ pub enum DuePoll {
     Everything,
 }
 
+/// Decides by the cadence which races are due.
 #[derive(Clone, Debug)]
 pub struct PollPlanner {
+    /// The intervals by time to the off.
     pub cadence: Cadence,
     /// With more races due than this, one whole-card call is cheaper. 0 where the provider has no call for one
     /// race.

@@ -4,7 +4,7 @@
 //! database. The prices of a larger cycle are copied into a table of this session first, in pieces: memory
 //! holds one piece, whatever the size of the cycle.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sqlx::postgres::{PgArguments, PgRow};
@@ -133,15 +133,16 @@ impl PendingCycle {
         connection: &mut PgConnection,
         kind: StatementKind,
     ) -> std::result::Result<Committed, CommitError> {
-        let entries = self.changes.outbox_entries();
-        let rows: Vec<(&EventId, &OutboxEntry)> = entries.iter().collect();
+        let entries = self.changes.outbox_entries(self.facts.id);
         let mut query = self.bind_cycle(sqlx::query(kind.sql().into_sql_str()));
         query = query
-            .bind(array(&rows, |(event, _)| event.as_str()))
-            .bind(array(&rows, |(_, entry)| kinds_text(&entry.kinds)))
-            .bind(array(&rows, |(_, entry)| entry.before.as_deref()))
-            .bind(array(&rows, |(_, entry)| entry.after.as_deref()))
-            .bind(array(&rows, |(_, entry)| entry.detail.as_deref()));
+            .bind(array(&entries, |entry| {
+                entry.event.as_ref().map(EventId::as_str)
+            }))
+            .bind(array(&entries, kinds_text))
+            .bind(array(&entries, |entry| entry.before.as_deref()))
+            .bind(array(&entries, |entry| entry.after.as_deref()))
+            .bind(array(&entries, |entry| entry.detail.as_deref()));
         if !kind.only_moves() {
             query = self.bind_catalogue(query);
         }
@@ -159,11 +160,7 @@ impl PendingCycle {
 
     /// The outbox rows that were just written. A reader that begins after the commit sees at least the
     /// statement's own snapshot and its transaction.
-    fn outbox_rows(
-        &self,
-        row: &PgRow,
-        entries: BTreeMap<EventId, OutboxEntry>,
-    ) -> Result<Option<ClaimedBatch>> {
+    fn outbox_rows(&self, row: &PgRow, entries: Vec<OutboxEntry>) -> Result<Option<ClaimedBatch>> {
         let transaction = row.int("xid")? as u64;
         let Some(view) = rows::snapshot(row)?.with_tx(transaction) else {
             return Ok(None);
@@ -172,17 +169,14 @@ impl PendingCycle {
         let created_at = row.time("at")?;
         let mut rows = Vec::with_capacity(entries.len());
         for entry in entries {
-            let id = *ids.get(entry.0.as_str()).ok_or_else(|| {
+            let id = entry
+                .event
+                .as_ref()
+                .and_then(|event| ids.get(event.as_str()));
+            let id = *id.ok_or_else(|| {
                 StoreError::Failed("an event of the commit has no outbox row".into())
             })?;
-            let cycle = self.facts.id;
-            rows.push(OutboxRow::committed(
-                id,
-                transaction,
-                created_at,
-                cycle,
-                entry,
-            ));
+            rows.push(OutboxRow::new(id, transaction, created_at, entry));
         }
         rows.sort_by_key(|row| row.id);
         Ok(Some(ClaimedBatch {

@@ -32,7 +32,7 @@ pub fn map_error(error: sqlx::Error) -> StoreError {
                     "{message}; it answers read-only, waiting for a primary"
                 )),
                 "57014" => StoreError::Failed(format!(
-                    "{message}; find what holds it up, or raise DATABASE_STATEMENT_TIMEOUT"
+                    "{message}; find what holds it up, or raise DATABASE_STATEMENT_TIMEOUT_SECONDS"
                 )),
                 // Shutting down, starting up, too many connections, out of resources.
                 code if code.starts_with("57P")

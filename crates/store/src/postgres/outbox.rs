@@ -8,13 +8,13 @@ use sqlx::query::Query;
 
 use super::{Postgres, map_error};
 use crate::dialect::{StoredRow, split_snapshot};
-use crate::outbox::{again_row, outbox_rows};
+use crate::outbox::outbox_rows;
 use crate::rows::{self, Columns};
 use crate::{Backlog, BatchOutcome, CanaryWrite, ClaimedBatch, Result};
 use oddsd_core::key::Key;
 
-/// Deletes rows, writes the log ($1) and its counts, inserts the rows of targets that are left ($2) and the row
-/// that removes $3 again, stores the marks of movement rules ($5, $6): all or nothing.
+/// Deletes rows, writes the log ($1) and its counts, inserts the rows of targets to remove later
+/// ($2), stores the marks of movement rules ($3, $4): all or nothing.
 macro_rules! settle {
     ($rows:literal) => {
         concat!(
@@ -30,8 +30,6 @@ macro_rules! settle {
                       FROM jsonb_to_recordset($2::jsonb) AS l (
                           cycle_id bigint, event_key text, kinds text, keys text, detail text, before text, after text,
                           attempts int, wait float8, error text)),
-                  again AS (INSERT INTO oddsd.outbox (kinds, keys, due_at)
-                            SELECT 'again', $3::text, now() + $4::float8 * interval '1 second' WHERE $3::text IS NOT NULL),
                   logged AS (
                       INSERT INTO oddsd.removals (cycle_id, rule, reason, change, entity, keys, existed, rules, backend,
                                                   attempts, took_ms, before, after)
@@ -43,21 +41,21 @@ macro_rules! settle {
                       ON CONFLICT (since, reason)
                       DO UPDATE SET removals = c.removals + excluded.removals, keys = c.keys + excluded.keys),
                   held AS (INSERT INTO oddsd.marks (target, cycle_id)
-                           SELECT target, cycle_id FROM jsonb_to_recordset($5::jsonb) AS h (target text, cycle_id bigint)
+                           SELECT target, cycle_id FROM jsonb_to_recordset($3::jsonb) AS h (target text, cycle_id bigint)
                            ON CONFLICT DO NOTHING),
-                  unmarked AS (DELETE FROM oddsd.marks WHERE target = ANY($6))
+                  unmarked AS (DELETE FROM oddsd.marks WHERE target = ANY($4))
              SELECT (SELECT count(*) FROM done) AS done,
                     (SELECT count(*) FROM removal) + coalesce((SELECT sum(removals) FROM oddsd.removal_counts
                          WHERE since > now() - interval '1 minute'), 0)::bigint AS last_minute"
         )
     };
 }
-const SETTLE_ROWS: &str = settle!("id = ANY($7)");
+const SETTLE_ROWS: &str = settle!("id = ANY($5)");
 /// Rows that were committed since are not visible in the snapshot, and stay. With both ends of the range the
 /// planner uses the index and skips the dead entries of earlier pages.
 const SETTLE_BACKLOG: &str = settle!(
-    "id BETWEEN $8 AND $9 AND pg_visible_in_snapshot(xid, (SELECT $10::text::pg_snapshot))
-     AND (kinds <> 'again' OR id = ANY($7))"
+    "id BETWEEN $6 AND $7 AND pg_visible_in_snapshot(xid, (SELECT $8::text::pg_snapshot))
+     AND (kinds <> 'again' OR id = ANY($5))"
 );
 
 impl Postgres {
@@ -154,18 +152,15 @@ impl Postgres {
     }
 }
 
-/// `sql` with its first six parameters.
+/// `sql` with its first four parameters.
 fn settle_query<'q>(
     sql: &'static str,
     done: &'q BatchOutcome,
 ) -> Query<'q, sqlx::Postgres, PgArguments> {
-    let (keys, after) = again_row(&done.second_removal);
     sqlx::query(sql)
         .bind(done.removals_json())
-        .bind(done.left_json())
-        .bind(keys)
-        .bind(after.as_secs_f64())
-        .bind(done.held_json())
+        .bind(done.retries_json())
+        .bind(done.kept_json())
         .bind(&done.removed_targets)
 }
 

@@ -18,7 +18,7 @@ use crate::{
     facts_text, run_detached,
 };
 use oddsd_core::diff::{Changes, EventChange, PriceChange, PriceChangeKind};
-use oddsd_core::model::{DbSnapshot, EventStatus};
+use oddsd_core::model::{DbSnapshot, EventId, EventStatus};
 
 /// Rows of one statement: the largest first, the rest one by one.
 const BATCH_SIZES: [usize; 3] = [256, 16, 1];
@@ -74,24 +74,29 @@ async fn write(
         write_row(tx, apply, args![&changes.corrections[..], at]).await?;
     }
     write_prices(tx, cycle, changes, at, &mut written).await?;
-    let entries = changes.outbox_entries();
+    let entries = changes.outbox_entries(cycle.id);
     let count = entries.len();
     let created_at = DateTime::from_timestamp_micros(at).unwrap_or_default();
     let mut rows = Vec::with_capacity(count);
     for entry in entries {
-        let (event, told) = &entry;
         let insert = "INSERT INTO outbox (cycle_id, event_key, kinds, created_at, due_at, before, after, detail)
              VALUES ($1, $2, $3, $4, $4, $5, $6, $7)";
-        let kinds = kinds_text(&told.kinds);
-        let (before, after, detail) = (&told.before, &told.after, &told.detail);
-        let args = args![cycle.id, event.as_str(), kinds, at, before, after, detail];
+        let event = entry.event.as_ref().map(EventId::as_str);
+        let (before, after, detail) = (&entry.before, &entry.after, &entry.detail);
+        let args = args![
+            cycle.id,
+            event,
+            kinds_text(&entry),
+            at,
+            before,
+            after,
+            detail
+        ];
         let done = sqlite_query(insert, &args).execute(&mut **tx).await;
         let done = done.map_err(map_error)?;
         written.outbox += done.rows_affected();
         let id = done.last_insert_rowid();
-        rows.push(OutboxRow::committed(
-            id, id as u64, created_at, cycle.id, entry,
-        ));
+        rows.push(OutboxRow::new(id, id as u64, created_at, entry));
     }
     let written = written.checked(changes, count)?;
     // Writers take turns: the last row is the last commit. A cycle without rows has no commit number.

@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 
 use super::{SNAPSHOT, Sqlite, execute, map_error};
 use crate::dialect::{args, sqlite_query};
-use crate::outbox::{again_row, outbox_rows};
+use crate::outbox::outbox_rows;
 use crate::rows::{self, Columns};
 use crate::{Backlog, BatchOutcome, CanaryWrite, ClaimedBatch, Result, run_detached};
 use oddsd_core::key::Key;
@@ -111,7 +111,10 @@ impl Sqlite {
             let touch = "UPDATE canary SET beat = beat + 1, at = now() WHERE id = 1 RETURNING beat";
             let touched = sqlite_query(touch, &[]).fetch_one(&mut *tx).await;
             let beat = touched.map_err(map_error)?.int("beat")?;
-            let row = insert(&mut tx, "canary", key.as_str(), Duration::ZERO).await?;
+            let insert = "INSERT INTO outbox (kinds, keys, created_at, due_at) VALUES ('canary', $1, now(), now()) RETURNING id";
+            let args = args![key.as_str()];
+            let inserted = sqlite_query(insert, &args).fetch_one(&mut *tx).await;
+            let row = inserted.map_err(map_error)?.int("id")?;
             tx.commit().await.map_err(map_error)?;
             let transaction = row as u64;
             Ok(CanaryWrite {
@@ -129,27 +132,13 @@ impl Sqlite {
     }
 }
 
-/// Inserts a row of keys that is due after a while; returns its number.
-async fn insert(
-    tx: &mut SqliteConnection,
-    kinds: &str,
-    keys: &str,
-    after: Duration,
-) -> Result<i64> {
-    let sql = "INSERT INTO outbox (kinds, keys, created_at, due_at) VALUES ($1, $2, now(), now() + $3) RETURNING id";
-    let args = args![kinds, keys, after];
-    let inserted = sqlite_query(sql, &args).fetch_one(tx);
-    inserted.await.map_err(map_error)?.int("id")
-}
-
-/// Writes the log and its counts, the rows of targets that are left, the row of the second removal, and the
-/// marks of movement rules. Returns the removals of the last minute.
+/// Writes the log and its counts, the rows of targets to remove later, and the marks of movement rules. Returns the removals of the last minute.
 async fn write_outcome(tx: &mut SqliteConnection, done: BatchOutcome) -> Result<u64> {
     let unmarked = serde_json::json!(done.removed_targets);
     for (statements, rows) in [
         (&LOG[..], done.removals_json()),
-        (&[LEFT], done.left_json()),
-        (&[HELD], done.held_json()),
+        (&[LEFT], done.retries_json()),
+        (&[HELD], done.kept_json()),
         (&[UNMARKED], unmarked),
     ] {
         if rows.as_array().is_none_or(Vec::is_empty) {
@@ -158,9 +147,6 @@ async fn write_outcome(tx: &mut SqliteConnection, done: BatchOutcome) -> Result<
         for statement in statements {
             execute(tx, statement, args![rows.to_string()]).await?;
         }
-    }
-    if let (Some(keys), after) = again_row(&done.second_removal) {
-        insert(tx, "again", &keys, after).await?;
     }
     let count = "SELECT coalesce(sum(removals), 0) AS last_minute FROM removal_counts
          WHERE since > now() - interval '1 minute'";

@@ -21,7 +21,7 @@ use oddsd_cache::{
     Cache, CacheLevel, CacheSettings, InvalidationTargets, LoadedValue, Policy, Reader,
 };
 use oddsd_core::key::Key;
-use oddsd_store::{AcquireResult, ClaimedBatch, CommitNotifier, OutboxRow, Store};
+use oddsd_store::{AcquireResult, ClaimedBatch, CommitNotifier, OutboxEntry, OutboxRow, Store};
 
 const FIRST_LEVEL_BYTES: u64 = 8 * 1024 * 1024;
 const LEASE_FOR: Duration = Duration::from_secs(48 * 3600);
@@ -178,10 +178,11 @@ pub fn key(row: usize) -> Key {
 
 /// The outbox row as if it had just been claimed, as the store tells it of its own commits.
 pub fn claim(key: &Key, wrote: &Wrote) -> Option<ClaimedBatch> {
-    let row = OutboxRow {
+    let entry = OutboxEntry {
         keys: vec![key.clone()],
-        ..OutboxRow::new_change(wrote.outbox_row, wrote.transaction, Utc::now())
+        ..OutboxEntry::default()
     };
+    let row = OutboxRow::new(wrote.outbox_row, wrote.transaction, Utc::now(), entry);
     Some(ClaimedBatch {
         snapshot: wrote.view.with_tx(wrote.transaction)?,
         rows: vec![row],

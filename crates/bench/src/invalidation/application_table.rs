@@ -1,30 +1,30 @@
-//! A table of somebody else's, and what its writers say; beside it the same table, as it is watched.
+//! A table of another application and a session that writes into it. `removal` and `watched` measure watches on it.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
-use super::Database;
+use crate::database::Database;
 use oddsd_core::key::Key;
 
-/// What an application's log of a few columns is like.
+/// The columns of a usual application log.
 const COLUMNS: &str = "(id bigint PRIMARY KEY, user_id int NOT NULL, trig_id int NOT NULL, amount numeric, note text, \
                        at timestamptz NOT NULL DEFAULT now())";
 const ROW: &str =
     "$1, ($1 % 50000)::int, ($1 % 1000)::int, $1 * 0.01, 'a note of some length ' || $1";
 
 /// One table, and a session that writes into it.
-pub struct Tlog {
+pub struct ApplicationTable {
     connection: PgConnection,
     table: String,
     insert: String,
     next: i64,
 }
 
-impl Tlog {
+impl ApplicationTable {
     /// An empty one; `table` is a plain name of the schema bench.
-    pub async fn new(db: &Database, table: &str) -> anyhow::Result<Self> {
+    pub async fn create(db: &Database, table: &str) -> anyhow::Result<Self> {
         let mut connection = db.connect().await?;
         let table = format!("bench.{table}");
         let make = format!(
@@ -46,17 +46,17 @@ impl Tlog {
         &self.table
     }
 
-    /// One row in a transaction of its own; how long until it was confirmed.
+    /// Inserts one row in a transaction of its own; returns the time until the confirmation.
     pub async fn insert(&mut self) -> anyhow::Result<Duration> {
         self.next += 1;
-        // Prepared at the first time, as an application's is.
+        // Prepared at the first call, as in an application.
         let insert = sqlx::query(AssertSqlSafe(self.insert.clone()));
         let began = Instant::now();
         insert.bind(self.next).execute(&mut self.connection).await?;
         Ok(began.elapsed())
     }
 
-    /// `rows` rows in one statement, into an empty table.
+    /// Inserts `rows` rows into the empty table in one statement.
     pub async fn insert_all(&mut self, rows: i64) -> anyhow::Result<Duration> {
         let one = ROW.replace("$1", "n");
         self.all(
@@ -87,11 +87,11 @@ impl Tlog {
         Ok(took)
     }
 
-    /// A row, and in the same transaction which key it makes wrong.
-    pub async fn insert_wrong(&mut self, key: &Key) -> anyhow::Result<()> {
+    /// Inserts a row and, in the same transaction, an outbox row with the key that it makes wrong.
+    pub async fn insert_with_key(&mut self, key: &Key) -> anyhow::Result<()> {
         self.next += 1;
         let both = format!(
-            "WITH told AS (INSERT INTO oddsd.outbox (kinds, keys) VALUES ('manual', $2)) {}",
+            "WITH reported AS (INSERT INTO oddsd.outbox (kinds, keys) VALUES ('manual', $2)) {}",
             self.insert
         );
         sqlx::query(AssertSqlSafe(both))
@@ -102,12 +102,12 @@ impl Tlog {
         Ok(())
     }
 
-    /// Takes out what waits: how many reports, and the last of them.
-    pub async fn told(&mut self) -> anyhow::Result<(i64, String)> {
-        let told = "WITH gone AS (DELETE FROM oddsd.outbox RETURNING id, detail)
+    /// Deletes the outbox rows; returns their number and the detail of the last one.
+    pub async fn take_reports(&mut self) -> anyhow::Result<(i64, String)> {
+        let take = "WITH gone AS (DELETE FROM oddsd.outbox RETURNING id, detail)
                     SELECT count(*), coalesce((array_agg(detail ORDER BY id DESC))[1], '') FROM gone";
-        let told = sqlx::query_as(told).fetch_one(&mut self.connection).await;
-        told.context("what waits in the outbox")
+        let taken = sqlx::query_as(take).fetch_one(&mut self.connection).await;
+        taken.context("cannot take the outbox rows")
     }
 
     pub async fn drop(mut self) -> anyhow::Result<()> {

@@ -1,5 +1,5 @@
-//! From another program's acknowledged commit to the moment at which the cache has confirmed that the
-//! answer is gone: the notification, the claim and the removal, by the production relay.
+//! Measures the time from another program's acknowledged commit to the cache's confirmation that the answer is gone:
+//! notification, claim and removal by the production relay. It is a section of `oddsd-bench invalidation`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,92 +9,89 @@ use chrono::Utc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::Sizes;
-use crate::freshness::bars::relaying::{Relaying, key, loaded, open, policy};
-use crate::postgres::{Database, Tlog};
-use crate::redis::RedisServer;
-use crate::report::{Bar, Measure, median, p99};
+use super::application_table::ApplicationTable;
+use super::sizes::InvalidationSizes;
+use crate::database::Database;
+use crate::relay_harness::{RelayHarness, bench_key, long_policy, open_cache};
+use crate::report::{Measure, Target, median, millis, p99};
 use oddsd::live::{DaemonEvent, Delivery};
 use oddsd_store::WatchRequest;
+use oddsd_testkit::redis::RedisServer;
 
 pub const MEASURES: [&str; 2] = ["others_commit_to_gone_p50", "others_commit_to_gone_p99"];
 const EVERY: Duration = Duration::from_millis(10);
 const KEYS: usize = 500;
+const L1_BYTES: u64 = 16 << 20;
 
-pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
-    let redis = RedisServer::start().await?;
+pub async fn measure(db: &Database, sizes: &InvalidationSizes) -> anyhow::Result<Vec<Measure>> {
+    let redis = RedisServer::try_start().await?;
     let store = db.store().await?;
-    let relaying = Relaying::start(store.clone(), open(&redis.url(), 16 << 20).await?).await?;
+    let cache = open_cache(&redis.url(), L1_BYTES).await?;
+    let harness = RelayHarness::start(store.clone(), cache).await?;
     let stop = CancellationToken::new();
     let listening = tokio::spawn({
-        let (store, bell, stop) = (
-            store.clone(),
-            Arc::clone(&relaying.poke.outbox_wakeup),
-            stop.clone(),
-        );
-        async move { store.listen(bell, stop).await }
+        let store = store.clone();
+        let wakeup = Arc::clone(&harness.notifier.outbox_wakeup);
+        let stop = stop.clone();
+        async move { store.listen(wakeup, stop).await }
     });
-    let writer = Tlog::new(db, "watched").await?;
-    let asked = WatchRequest {
-        table: writer.name().to_owned(),
+    let table = ApplicationTable::create(db, "watched").await?;
+    let request = WatchRequest {
+        table: table.name().to_owned(),
         columns: vec!["id".into()],
         bulk: 1_000,
         quiet: false,
     };
-    store.watch(&asked, false).await?;
-    let relaying = Arc::new(relaying);
-    // A task of the runtime's workers, as the daemon's are.
-    let gone = tokio::spawn(commit(Arc::clone(&relaying), writer, sizes.committing));
-    let gone = gone.await??;
+    store.watch(&request, false).await?;
+    let harness = Arc::new(harness);
+    // On a worker thread of the runtime, like the daemon's tasks.
+    let times = tokio::spawn(commit(Arc::clone(&harness), table, sizes.committing));
+    let times = times.await??;
     stop.cancel();
     listening.await?;
-    let relaying = Arc::into_inner(relaying).context("nobody else relays")?;
-    relaying.end().await?;
+    let harness = Arc::into_inner(harness).context("the harness is shared")?;
+    harness.stop().await?;
     store.close().await;
-    let ms = |name, value, bar| Measure::new(name, "ms", value, bar);
+    let ms = |name, value, target| Measure::new(name, "ms", value, target);
     Ok(vec![
-        ms("others_commit_to_gone_p50", median(&gone), Bar::None).note(format!(
+        ms("others_commit_to_gone_p50", median(&times), Target::None).note(format!(
             "{} inserts of another session into a watched table, 100 a second; its transaction also names the key, so no \
-             rule is asked",
-            gone.len()
+             rule is evaluated",
+            times.len()
         )),
-        ms("others_commit_to_gone_p99", p99(&gone), Bar::AtMost(20.0)).note("the same inserts"),
+        ms("others_commit_to_gone_p99", p99(&times), Target::AtMost(20.0)).note("the same inserts"),
     ])
 }
 
 async fn commit(
-    relaying: Arc<Relaying>,
-    mut writer: Tlog,
+    harness: Arc<RelayHarness>,
+    mut table: ApplicationTable,
     during: Duration,
 ) -> anyhow::Result<Vec<f64>> {
-    let mut watcher = relaying.live.subscribe();
+    let mut subscriber = harness.events.subscribe();
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut gone = Vec::new();
+    let mut times = Vec::new();
     let began = Instant::now();
-    while gone.is_empty() || began.elapsed() < during {
-        let key = key("others", gone.len() % KEYS);
-        let store = relaying.store.clone();
-        let load = move || {
-            let store = store.clone();
-            async move { loaded(&store, "an answer").await }
-        };
-        relaying.reader.read(&key, &policy(), load).await?;
+    while times.is_empty() || began.elapsed() < during {
+        let key = bench_key("others", times.len() % KEYS);
+        harness.fill(&key, &long_policy(), "an answer").await?;
         tick.tick().await;
-        writer.insert_wrong(&key).await?;
+        table.insert_with_key(&key).await?;
         let committed = Utc::now();
         let confirmed = loop {
-            match watcher.next().await {
-                Some(Delivery::Event(said)) => match &said.event {
-                    DaemonEvent::Invalidated { keys, .. } if keys.contains(&key) => break said.at,
+            match subscriber.next().await {
+                Some(Delivery::Event(published)) => match &published.event {
+                    DaemonEvent::Invalidated { keys, .. } if keys.contains(&key) => {
+                        break published.at;
+                    }
                     _ => {}
                 },
-                Some(Delivery::Missed(n)) => bail!("{n} activities were missed"),
+                Some(Delivery::Missed(n)) => bail!("{n} events were missed"),
                 None => bail!("the relay has ended"),
             }
         };
-        let took = (confirmed - committed).to_std().unwrap_or_default();
-        gone.push(took.as_secs_f64() * 1e3);
+        times.push(millis((confirmed - committed).to_std().unwrap_or_default()));
     }
-    Ok(gone)
+    Ok(times)
 }

@@ -1,6 +1,7 @@
-//! The usual table and the usual ways to write it: one wide row a price, found by (race, horse,
-//! bookmaker), with the shape that workers of this trade have (the columns of `ra_odds_live`). Each
-//! way is what a careful engineer writes with the same driver: prepared, binary, one transaction.
+//! The usual table for prices, one wide row for each, and the usual ways to write it; the columns are those of a
+//! worker in the field (`ra_odds_live`). The sections of `write` compare the daemon's commit with it.
+//!
+//! Each way is as a careful engineer writes it with the same driver: prepared, binary, one transaction.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Postgres};
 
-use crate::card::{BOOKMAKERS, Card, bookmaker_ids};
+use crate::fixture::{BOOKMAKERS, Fixture, bookmaker_ids};
 
 #[rustfmt::skip]
 const TEXTS: [&str; 20] = [
@@ -19,7 +20,7 @@ const TEXTS: [&str; 20] = [
     "distance", "going", "horse_name", "horse_number", "jockey", "trainer", "draw", "weight", "age", "form",
     "bookmaker_name", "odds_fractional",
 ];
-/// With their types.
+/// The other columns with their types.
 const OTHERS: [(&str, &str); 6] = [
     ("race_date", "date"),
     ("off_dt", "timestamptz"),
@@ -28,8 +29,8 @@ const OTHERS: [(&str, &str); 6] = [
     ("odds_decimal", "numeric(10,3)"),
     ("odds_timestamp", "timestamptz"),
 ];
-/// Two indexes: its own number and the key by which rows are found. Tables in the field often have
-/// more, and pay for them at every rewrite.
+/// Two indexes: the primary key and the key of the upsert. Tables in the field often have more, which makes each
+/// rewrite slower.
 const COLUMNS: &str = "
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     race_id text NOT NULL, horse_id text NOT NULL, bookmaker_id text NOT NULL,
@@ -41,15 +42,15 @@ const COLUMNS: &str = "
     in_play boolean, odds_timestamp timestamptz,
     fetched_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (race_id, horse_id, bookmaker_id)";
-/// What the table is for: another price. A newer time alone is no change.
+/// A newer time alone is not a change.
 const DIFFERS: &str = "(stored.odds_decimal, stored.odds_fractional, stored.market_status)
     IS DISTINCT FROM (excluded.odds_decimal, excluded.odds_fractional, excluded.market_status)";
 const ROWS_A_STATEMENT: usize = 500;
-/// Rows that go as arrays in one statement: more would only make the message larger.
+/// RowTexts of one statement with arrays; more only make the message larger.
 const ROWS_OF_ARRAYS: usize = 25_000;
 
-/// One price as the usual worker holds it before it writes.
-struct Row<'a> {
+/// One price as the usual worker holds it before the write.
+struct WideRow<'a> {
     texts: [&'a str; TEXTS.len()],
     race_date: NaiveDate,
     off_dt: DateTime<Utc>,
@@ -58,16 +59,16 @@ struct Row<'a> {
     observed_at: DateTime<Utc>,
 }
 
-/// The texts that rows borrow: made before the clock runs.
-pub struct Rows {
+/// The texts that rows borrow; made before the measurement starts.
+struct RowTexts {
     races: Vec<[String; 4]>,
     horses: Vec<[String; 4]>,
     bookmakers: Vec<String>,
 }
 
-/// One such table with its own connection: each way of writing has its own, so that none finds the
-/// work done by another.
-pub struct Wide {
+/// One such table with its own connection. Each way of writing has its own table, so that it does not find rows that
+/// another way has written.
+pub struct BaselineTable {
     connection: PgConnection,
     pub table: String,
     one: Arc<str>,
@@ -75,20 +76,20 @@ pub struct Wide {
     arrays: Arc<str>,
 }
 
-impl Rows {
-    pub fn of(card: &Card) -> Self {
-        let races = (0..card.races()).map(|race| {
+impl RowTexts {
+    pub fn new(fixture: &Fixture) -> Self {
+        let races = (0..fixture.races()).map(|race| {
             [
-                card.race_id(race),
-                card.off_time(race),
-                card.race_name(race),
+                fixture.race_id(race),
+                fixture.off_time(race),
+                fixture.race_name(race),
                 format!("Class {}", 1 + race % 6),
             ]
         });
-        let horses = (0..card.runners()).map(|runner| {
+        let horses = (0..fixture.runners()).map(|runner| {
             [
-                card.horse_id(runner),
-                card.horse(runner),
+                fixture.horse_id(runner),
+                fixture.horse(runner),
                 (runner % 8 + 1).to_string(),
                 (4 + runner % 6).to_string(),
             ]
@@ -100,38 +101,40 @@ impl Rows {
         }
     }
 
-    fn row(&self, card: &Card, at: usize) -> Row<'_> {
-        let race = card.race_of(at / BOOKMAKERS.len());
-        Row {
-            texts: self.texts(card, at),
-            race_date: card.day_of(race),
-            off_dt: card.off_at(race),
+    fn row(&self, fixture: &Fixture, at: usize) -> WideRow<'_> {
+        let race = fixture.race_of(at / BOOKMAKERS.len());
+        WideRow {
+            texts: self.texts(fixture, at),
+            race_date: fixture.day_of(race),
+            off_dt: fixture.off_at(race),
             runners: 8,
-            decimal: card.decimal(at),
-            observed_at: card.observed_at(at),
+            decimal: fixture.decimal(at),
+            observed_at: fixture.observed_at(at),
         }
     }
 
     /// In the order of [`TEXTS`].
     #[rustfmt::skip]
-    fn texts(&self, card: &Card, at: usize) -> [&str; TEXTS.len()] {
+    fn texts(&self, fixture: &Fixture, at: usize) -> [&str; TEXTS.len()] {
         let (runner, n) = (at / BOOKMAKERS.len(), at % BOOKMAKERS.len());
-        let race = card.race_of(runner);
+        let race = fixture.race_of(runner);
         let [race_id, off_time, race_name, class] = &self.races[race];
         let [horse_id, horse, number, age] = &self.horses[runner];
         [
-            race_id, horse_id, &self.bookmakers[n], off_time, card.course(race), race_name, class, "Hurdle",
-            "2m53y", "Good", horse, number, card.jockey(runner), "Jeremy Scott", number, "158", age, "542-13",
-            BOOKMAKERS[n], card.fractional(at),
+            race_id, horse_id, &self.bookmakers[n], off_time, fixture.course(race), race_name, class, "Hurdle",
+            "2m53y", "Good", horse, number, fixture.jockey(runner), "Jeremy Scott", number, "158", age, "542-13",
+            BOOKMAKERS[n], fixture.fractional(at),
         ]
     }
 
-    fn all<'a>(&'a self, card: &Card) -> Vec<Row<'a>> {
-        (0..card.prices()).map(|at| self.row(card, at)).collect()
+    fn all<'a>(&'a self, fixture: &Fixture) -> Vec<WideRow<'a>> {
+        (0..fixture.prices())
+            .map(|at| self.row(fixture, at))
+            .collect()
     }
 }
 
-impl Wide {
+impl BaselineTable {
     pub async fn new(mut connection: PgConnection, name: &str) -> anyhow::Result<Self> {
         let table = format!("bench.{name}");
         let create = format!("CREATE SCHEMA IF NOT EXISTS bench; CREATE TABLE {table} ({COLUMNS})");
@@ -152,10 +155,10 @@ impl Wide {
         })
     }
 
-    /// Every row of the look by one prepared upsert each, in one transaction.
-    pub async fn row_by_row(&mut self, card: &Card) -> anyhow::Result<Duration> {
-        let texts = Rows::of(card);
-        let rows = texts.all(card);
+    /// All rows, by one prepared upsert each, in one transaction.
+    pub async fn row_by_row(&mut self, fixture: &Fixture) -> anyhow::Result<Duration> {
+        let texts = RowTexts::new(fixture);
+        let rows = texts.all(fixture);
         let started = Instant::now();
         let mut tx = self.connection.begin().await?;
         for row in &rows {
@@ -166,10 +169,10 @@ impl Wide {
         Ok(started.elapsed())
     }
 
-    /// Every row of the look by upserts of 500 rows each, in one transaction.
-    pub async fn multirow(&mut self, card: &Card) -> anyhow::Result<Duration> {
-        let texts = Rows::of(card);
-        let rows = texts.all(card);
+    /// All rows, by upserts of 500 rows each, in one transaction.
+    pub async fn multirow(&mut self, fixture: &Fixture) -> anyhow::Result<Duration> {
+        let texts = RowTexts::new(fixture);
+        let rows = texts.all(fixture);
         let started = Instant::now();
         let mut tx = self.connection.begin().await?;
         for batch in rows.chunks(ROWS_A_STATEMENT) {
@@ -192,10 +195,10 @@ impl Wide {
         Ok(started.elapsed())
     }
 
-    /// Every row of the look as arrays; the server compares and rewrites what differs.
-    pub async fn unnest_compare(&mut self, card: &Card) -> anyhow::Result<Duration> {
-        let texts = Rows::of(card);
-        let rows = texts.all(card);
+    /// All rows as arrays; the server compares them and rewrites those that differ.
+    pub async fn unnest_compare(&mut self, fixture: &Fixture) -> anyhow::Result<Duration> {
+        let texts = RowTexts::new(fixture);
+        let rows = texts.all(fixture);
         let started = Instant::now();
         let mut tx = self.connection.begin().await?;
         for batch in rows.chunks(ROWS_OF_ARRAYS) {
@@ -216,15 +219,15 @@ impl Wide {
         Ok(started.elapsed())
     }
 
-    /// Only the changed rows, already known, four columns found by the key: the best that a worker
-    /// with a memory of its own does to such a table.
+    /// Only the changed rows, four columns of each, by the key: the best that a worker which keeps the stored state in
+    /// memory does with such a table.
     pub async fn update_changed(
         &mut self,
-        card: &Card,
+        fixture: &Fixture,
         moved: &[usize],
     ) -> anyhow::Result<Duration> {
-        let texts = Rows::of(card);
-        let rows: Vec<Row<'_>> = moved.iter().map(|&at| texts.row(card, at)).collect();
+        let texts = RowTexts::new(fixture);
+        let rows: Vec<WideRow<'_>> = moved.iter().map(|&at| texts.row(fixture, at)).collect();
         let column = |n: usize| -> Vec<&str> { rows.iter().map(|row| row.texts[n]).collect() };
         let started = Instant::now();
         let update = format!(
@@ -247,7 +250,7 @@ impl Wide {
         Ok(started.elapsed())
     }
 
-    /// The same number of rows rewritten inside the server, with nothing sent and nothing compared.
+    /// The same number of rows rewritten inside the server; no row is sent or compared.
     pub async fn server_side(&mut self, rows: usize) -> anyhow::Result<Duration> {
         let started = Instant::now();
         let table = &self.table;
@@ -263,7 +266,7 @@ impl Wide {
 
 type Upsert<'q> = Query<'q, Postgres, PgArguments>;
 
-fn bound<'q>(upsert: Upsert<'q>, row: &'q Row<'_>) -> Upsert<'q> {
+fn bound<'q>(upsert: Upsert<'q>, row: &'q WideRow<'_>) -> Upsert<'q> {
     let upsert = row
         .texts
         .iter()
@@ -302,7 +305,7 @@ fn arrays() -> String {
         .iter()
         .map(|_| "text")
         .chain(OTHERS.iter().map(|(_, of)| {
-            // An array of them has no precision.
+            // An array type has no precision.
             if of.starts_with("numeric") {
                 "numeric"
             } else {

@@ -1,14 +1,16 @@
-//! A day's prices written: ours against the limit and against what people write instead, at 90, 10,
-//! 1 and 0 % changed; and what each leaves in the write-ahead log.
+//! Measures the commit of a day's prices with 90, 10, 1 and 0 % changed, against the limit and against the usual ways
+//! to write, and the write-ahead log that each produces. It is a section of `oddsd-bench write`.
 
-use super::Sizes;
-use super::course::Course;
-use super::postgres::{Database, Narrow, Wide};
-use super::report::{Bar, Measure};
+use super::baseline_table::BaselineTable;
+use super::copy_baseline::CopyBaseline;
 use super::samples::Samples;
+use super::scenario::Scenario;
+use super::sizes::WriteSizes;
+use crate::database::Database;
+use crate::report::{Measure, Target, median};
 
 const PERCENT: [u32; 4] = [90, 10, 1, 0];
-/// Above all others, and slow: measured once, where it has a bar.
+/// The slow baselines are measured at this share only.
 const MANY: u32 = 90;
 const MEGABYTE: f64 = 1e6;
 
@@ -29,52 +31,56 @@ pub const MEASURES: [&str; 14] = [
     "wal_10800",
 ];
 
-pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
-    let mut course = Course::set(db, sizes.day).await?;
-    let mut narrow = Narrow::new(db.connect_closely().await?).await?;
-    let mut multirow = Wide::new(db.connect().await?, "multirow").await?;
-    let mut single = Wide::new(db.connect().await?, "row_by_row").await?;
-    let mut compared = Wide::new(db.connect().await?, "unnest_compare").await?;
-    let mut inside = Wide::new(db.connect().await?, "server_side").await?;
-    for wide in [&mut multirow, &mut single, &mut compared, &mut inside] {
-        wide.multirow(&course.card).await?;
+pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Measure>> {
+    let mut scenario = Scenario::prepare(db, sizes.day).await?;
+    let mut copy = CopyBaseline::new(db.connect_by_socket().await?).await?;
+    let mut multirow = BaselineTable::new(db.connect().await?, "multirow").await?;
+    let mut single = BaselineTable::new(db.connect().await?, "row_by_row").await?;
+    let mut compared = BaselineTable::new(db.connect().await?, "unnest_compare").await?;
+    let mut inside = BaselineTable::new(db.connect().await?, "server_side").await?;
+    for baseline in [&mut multirow, &mut single, &mut compared, &mut inside] {
+        baseline.multirow(&scenario.fixture).await?;
     }
-    course.eye.settle().await?;
+    scenario.probe.vacuum().await?;
 
     let mut samples = Samples::default();
     for _ in 0..=sizes.runs {
         for percent in PERCENT {
-            let (observed, moved) = course.next(f64::from(percent) / 100.0)?;
-            let look = course.look(&observed, moved.len()).await?;
-            samples.time("ours", percent, look.total());
-            samples.time("diff", percent, look.diff);
-            samples.time("copy", percent, narrow.copy(&course.card, &moved).await?);
-            samples.time("multirow", percent, multirow.multirow(&course.card).await?);
+            let (snapshot, moved) = scenario.next_snapshot(f64::from(percent) / 100.0)?;
+            let timing = scenario.run_cycle(&snapshot, moved.len()).await?;
+            samples.time("ours", percent, timing.total());
+            samples.time("diff", percent, timing.diff);
+            samples.time("copy", percent, copy.copy(&scenario.fixture, &moved).await?);
+            samples.time(
+                "multirow",
+                percent,
+                multirow.multirow(&scenario.fixture).await?,
+            );
             samples.time(
                 "unnest_compare",
                 percent,
-                compared.unnest_compare(&course.card).await?,
+                compared.unnest_compare(&scenario.fixture).await?,
             );
             if percent == MANY {
                 samples.time(
                     "row_by_row",
                     percent,
-                    single.row_by_row(&course.card).await?,
+                    single.row_by_row(&scenario.fixture).await?,
                 );
                 samples.time(
                     "server_side",
                     percent,
                     inside.server_side(moved.len()).await?,
                 );
-                course.holds(&single).await?;
+                scenario.verify_baseline(&single).await?;
             }
-            course.holds(&multirow).await?;
-            course.holds(&compared).await?;
+            scenario.verify_baseline(&multirow).await?;
+            scenario.verify_baseline(&compared).await?;
         }
-        samples.warm();
+        samples.end_warmup();
     }
     let mut measures = times(&samples);
-    measures.push(wal(&mut course, &mut multirow, sizes.runs).await?);
+    measures.push(wal(&mut scenario, &mut multirow, sizes.runs).await?);
     Ok(measures)
 }
 
@@ -104,47 +110,52 @@ fn times(samples: &Samples) -> Vec<Measure> {
         _,
     ] = MEASURES;
     vec![
-        against(copy_90, 90, "copy", Bar::AtMostTimes(5.0)),
-        against(multirow_90, 90, "multirow", Bar::TimesFaster(3.5)),
-        against(single_90, 90, "row_by_row", Bar::TimesFaster(20.0)),
-        against(inside_90, 90, "server_side", Bar::None)
-            .note("against the same number of wide rows rewritten inside the server, nothing sent"),
-        against(unnest_90, 90, "unnest_compare", Bar::None),
-        against(copy_10, 10, "copy", Bar::None),
-        against(multirow_10, 10, "multirow", Bar::None),
-        against(unnest_10, 10, "unnest_compare", Bar::None),
-        against(copy_1, 1, "copy", Bar::None),
-        against(multirow_1, 1, "multirow", Bar::TimesFaster(20.0)),
-        against(unnest_1, 1, "unnest_compare", Bar::None),
-        against(multirow_0, 0, "multirow", Bar::None).note("nothing is written by us"),
-        against(unnest_0, 0, "unnest_compare", Bar::None).note("nothing is written by us"),
+        against(copy_90, 90, "copy", Target::AtMostTimes(5.0)),
+        against(multirow_90, 90, "multirow", Target::TimesFaster(3.5)),
+        against(single_90, 90, "row_by_row", Target::TimesFaster(20.0)),
+        against(inside_90, 90, "server_side", Target::None).note(
+            "against the same number of baseline rows rewritten inside the server, nothing sent",
+        ),
+        against(unnest_90, 90, "unnest_compare", Target::None),
+        against(copy_10, 10, "copy", Target::None),
+        against(multirow_10, 10, "multirow", Target::None),
+        against(unnest_10, 10, "unnest_compare", Target::None),
+        against(copy_1, 1, "copy", Target::None),
+        against(multirow_1, 1, "multirow", Target::TimesFaster(20.0)),
+        against(unnest_1, 1, "unnest_compare", Target::None),
+        against(multirow_0, 0, "multirow", Target::None).note("nothing is written by us"),
+        against(unnest_0, 0, "unnest_compare", Target::None).note("nothing is written by us"),
     ]
 }
 
-/// After a checkpoint the first touch of each page logs the whole page; a rewrite before the first
-/// measured one takes that away from all of them.
-async fn wal(course: &mut Course, wide: &mut Wide, runs: usize) -> anyhow::Result<Measure> {
-    let checkpointed = course.eye.checkpoint().await;
+/// After a checkpoint the first change of each page logs the whole page. The first turn does not count, so that these
+/// page images are in no result.
+async fn wal(
+    scenario: &mut Scenario,
+    baseline: &mut BaselineTable,
+    runs: usize,
+) -> anyhow::Result<Measure> {
+    let checkpointed = scenario.probe.checkpoint().await;
     let mut samples = Samples::default();
     for _ in 0..=runs.max(3) {
-        let (observed, moved) = course.next(f64::from(MANY) / 100.0)?;
-        let before = course.eye.wal().await?;
-        course.daemon.look(&observed).await?;
-        let between = course.eye.wal().await?;
-        wide.multirow(&course.card).await?;
-        let after = course.eye.wal().await?;
-        course.stored().await?;
-        course.holds(wide).await?;
+        let (snapshot, moved) = scenario.next_snapshot(f64::from(MANY) / 100.0)?;
+        let before = scenario.probe.wal().await?;
+        scenario.daemon.run_cycle(&snapshot).await?;
+        let between = scenario.probe.wal().await?;
+        baseline.multirow(&scenario.fixture).await?;
+        let after = scenario.probe.wal().await?;
+        scenario.verify().await?;
+        scenario.verify_baseline(baseline).await?;
         let of = moved.len() as u32;
         samples.value("ours", of, (between - before) / MEGABYTE);
         samples.value("multirow", of, (after - between) / MEGABYTE);
-        samples.warm();
+        samples.end_warmup();
     }
-    let ours = super::report::median(&samples.all("ours"));
-    let theirs = super::report::median(&samples.all("multirow"));
-    let measure = Measure::new("wal_10800", "MB", ours, Bar::AtMost(4.2)).against(theirs);
+    let ours = median(&samples.all("ours"));
+    let theirs = median(&samples.all("multirow"));
+    let measure = Measure::new("wal_10800", "MB", ours, Target::AtMost(4.2)).against(theirs);
     Ok(measure.note(match checkpointed {
         true => "history included; after a CHECKPOINT and one rewrite; against the multi-row upsert of every row",
-        false => "history included; without a CHECKPOINT before (this role may not); against the multi-row upsert of every row",
+        false => "history included; without a CHECKPOINT before, which this role may not run; against the multi-row upsert of every row",
     }))
 }

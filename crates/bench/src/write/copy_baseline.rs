@@ -1,5 +1,5 @@
-//! The limit: the changed rows, narrow, in binary, by COPY into an empty table that is not logged.
-//! No index, no old value, no history, no transaction log: what it costs to get the bytes there.
+//! The limit of a write: the changed rows by binary COPY into an empty unlogged table, without an index, old values,
+//! history or write-ahead log. The sections of `write` compare the daemon's commit with it.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use sqlx::encode::{Encode, IsNull};
 use sqlx::postgres::PgArgumentBuffer;
 use sqlx::{Executor, PgConnection, Postgres};
 
-use crate::card::Card;
+use crate::fixture::Fixture;
 use oddsd_store::StoreSettings;
 
 const TABLE: &str = "
@@ -26,7 +26,7 @@ CREATE UNLOGGED TABLE IF NOT EXISTS bench.narrow (
     observed_at  timestamptz NOT NULL
 )";
 const COPY: &str = "COPY bench.narrow FROM STDIN (FORMAT binary)";
-/// As PostgreSQL's documentation gives it: signature, flags, length of the extension.
+/// From PostgreSQL's documentation: signature, flags, length of the extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const COLUMNS: i16 = 8;
 const NO_MORE: i16 = -1;
@@ -34,36 +34,35 @@ const NO_MORE: i16 = -1;
 const CHUNK: usize = 128 * 1024;
 const ROW_BYTES: usize = 128;
 
-/// A changed row as the limit writes it.
-struct Row {
+struct BaselineRow {
     id: i64,
     decimal: Decimal,
     fractional: &'static str,
     observed_at: DateTime<Utc>,
 }
 
-pub struct Narrow(PgConnection);
+pub struct CopyBaseline(PgConnection);
 
-impl Narrow {
+impl CopyBaseline {
     pub async fn new(mut connection: PgConnection) -> anyhow::Result<Self> {
         connection.execute(TABLE).await?;
         Ok(Self(connection))
     }
 
-    /// By way of another address of the server.
+    /// Over another address of the server.
     pub async fn through(settings: &StoreSettings) -> anyhow::Result<Self> {
-        Self::new(super::connect(settings).await?).await
+        Self::new(crate::database::connect(settings).await?).await
     }
 
     /// Copies the rows at these positions; encoding them counts, emptying the table before does not.
-    pub async fn copy(&mut self, card: &Card, moved: &[usize]) -> anyhow::Result<Duration> {
-        let rows: Vec<Row> = moved
+    pub async fn copy(&mut self, fixture: &Fixture, moved: &[usize]) -> anyhow::Result<Duration> {
+        let rows: Vec<BaselineRow> = moved
             .iter()
-            .map(|&at| Row {
+            .map(|&at| BaselineRow {
                 id: at as i64,
-                decimal: card.decimal(at),
-                fractional: card.fractional(at),
-                observed_at: card.observed_at(at),
+                decimal: fixture.decimal(at),
+                fractional: fixture.fractional(at),
+                observed_at: fixture.observed_at(at),
             })
             .collect();
         self.0.execute("TRUNCATE bench.narrow").await?;
@@ -84,15 +83,15 @@ impl Narrow {
         copy.finish().await?;
         let took = started.elapsed();
 
-        let there: (i64, i64) = sqlx::query_as(
+        let stored: (i64, i64) = sqlx::query_as(
             "SELECT count(*), coalesce(sum(decimal * 1000), 0)::bigint FROM bench.narrow",
         )
         .fetch_one(&mut self.0)
         .await?;
-        let sent: i64 = moved.iter().map(|&at| card.thousandths(at)).sum();
+        let sent: i64 = moved.iter().map(|&at| fixture.thousandths(at)).sum();
         ensure!(
-            there == (moved.len() as i64, sent),
-            "COPY left {there:?} where {:?} was sent",
+            stored == (moved.len() as i64, sent),
+            "COPY stored {stored:?} of {:?}",
             (moved.len(), sent)
         );
         Ok(took)
@@ -108,7 +107,7 @@ impl Narrow {
     }
 }
 
-impl Row {
+impl BaselineRow {
     fn encode(&self, buffer: &mut PgArgumentBuffer) -> anyhow::Result<()> {
         buffer.extend_from_slice(&COLUMNS.to_be_bytes());
         value(buffer, &self.id)?;
@@ -122,7 +121,7 @@ impl Row {
     }
 }
 
-/// A value behind its length in bytes; −1 stands for NULL.
+/// The length in bytes and the value; the length −1 is NULL.
 fn value<'q>(
     buffer: &mut PgArgumentBuffer,
     value: &impl Encode<'q, Postgres>,
@@ -130,7 +129,7 @@ fn value<'q>(
     let start = buffer.len();
     buffer.extend_from_slice(&(-1i32).to_be_bytes());
     let encoded = value.encode_by_ref(buffer);
-    let encoded = encoded.map_err(|why| anyhow::anyhow!("a value of the bench: {why}"))?;
+    let encoded = encoded.map_err(|why| anyhow::anyhow!("cannot encode a value: {why}"))?;
     if let IsNull::No = encoded {
         let length = i32::try_from(buffer.len() - start - 4).context("a short value")?;
         buffer[start..start + 4].copy_from_slice(&length.to_be_bytes());

@@ -1,4 +1,5 @@
-//! What a look costs this process once the answer is there: quiet ones, small ones, and reading.
+//! Measures a cycle from the received answer on: answers without changes, small changes, and the parser alone. It is
+//! a section of `oddsd-bench write`.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -6,13 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use chrono::{NaiveDate, Utc};
 
-use super::Sizes;
-use super::course::Course;
-use super::looks::Daemon;
-use super::machine::thread_cpu;
-use super::postgres::{Database, Wide};
-use super::report::{Bar, Measure};
+use super::baseline_table::BaselineTable;
+use super::pipeline::CyclePipeline;
 use super::samples::Samples;
+use super::scenario::Scenario;
+use super::sizes::WriteSizes;
+use crate::database::Database;
+use crate::machine::thread_cpu;
+use crate::report::{Measure, Target};
 use oddsd_feeds::racing_api::parse_cards;
 
 pub const MEASURES: [&str; 6] = [
@@ -23,46 +25,55 @@ pub const MEASURES: [&str; 6] = [
     "parse_strict",
     "parse_known",
 ];
-/// Quiet looks for one sample of CPU time.
-const LOOKS: usize = 10;
-const REST: Duration = Duration::from_millis(5);
+/// Cycles without changes for one sample of CPU time.
+const CYCLES: usize = 10;
+/// The system accounts a thread's CPU time when the thread stops running.
+const PAUSE: Duration = Duration::from_millis(5);
 
-pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
-    let mut course = Course::set(db, sizes.day).await?;
-    let mut wide = Wide::new(db.connect().await?, "update_changed").await?;
-    wide.multirow(&course.card).await?;
-    course.eye.settle().await?;
+pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Measure>> {
+    let mut scenario = Scenario::prepare(db, sizes.day).await?;
+    let mut baseline = BaselineTable::new(db.connect().await?, "update_changed").await?;
+    baseline.multirow(&scenario.fixture).await?;
+    scenario.probe.vacuum().await?;
 
-    let day = course.card.day_of(0);
+    let day = scenario.fixture.day_of(0);
     let mut samples = Samples::default();
     let mut quiet_writes = 0;
     let mut megabytes = 0.0;
     for _ in 0..=sizes.runs {
-        let before = course.eye.next_transaction().await?;
-        let equal = vec![course.card.page(0); LOOKS];
+        let before = scenario.probe.next_transaction().await?;
+        let equal = vec![scenario.fixture.page(0); CYCLES];
         // Another envelope around the same races.
-        let enveloped = (0..LOOKS)
+        let enveloped = (0..CYCLES)
             .map(|n| equal[0].replace("\"query\":[]", &format!("\"query\":[[\"n\",\"{n}\"]]")));
         let enveloped: Vec<String> = enveloped.collect();
-        samples.time("enveloped", 0, quiet(&mut course.daemon, &enveloped, day)?);
-        let took = quiet(&mut course.daemon, &equal, day)?;
+        samples.time(
+            "enveloped",
+            0,
+            unchanged_cpu(&mut scenario.daemon, &enveloped, day)?,
+        );
+        let took = unchanged_cpu(&mut scenario.daemon, &equal, day)?;
         samples.time("equal", 0, took);
         samples.value("known", 0, equal[0].len() as f64 / 1e6 / took.as_secs_f64());
-        let mut restamped = Vec::with_capacity(LOOKS);
-        for _ in 0..LOOKS {
-            course.card = course.card.restamped();
-            restamped.push(course.card.page(0));
+        let mut restamped = Vec::with_capacity(CYCLES);
+        for _ in 0..CYCLES {
+            scenario.fixture = scenario.fixture.with_new_times();
+            restamped.push(scenario.fixture.page(0));
         }
-        samples.time("restamped", 0, quiet(&mut course.daemon, &restamped, day)?);
-        quiet_writes += course.eye.next_transaction().await? - before;
+        samples.time(
+            "restamped",
+            0,
+            unchanged_cpu(&mut scenario.daemon, &restamped, day)?,
+        );
+        quiet_writes += scenario.probe.next_transaction().await? - before;
 
-        let moved = course.next_card(0.01);
-        let body = course.card.page(0);
-        let looked = course.daemon.answer(&body, day).await?;
-        samples.time("answer", 1, looked.total());
-        samples.time("answer_read", 1, looked.diff);
-        ensure!(looked.changed == moved.len(), "not every change was found");
-        course.stored().await?;
+        let moved = scenario.advance(0.01);
+        let body = scenario.fixture.page(0);
+        let timing = scenario.daemon.process_answer(&body, day).await?;
+        samples.time("answer", 1, timing.total());
+        samples.time("answer_read", 1, timing.diff);
+        ensure!(timing.changed == moved.len(), "not every change was found");
+        scenario.verify().await?;
         let started = Instant::now();
         let parsed = parse_cards(&body, Utc::now())?;
         let parse = started.elapsed();
@@ -70,16 +81,16 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
         samples.time(
             "usual",
             1,
-            parse + wide.update_changed(&course.card, &moved).await?,
+            parse + baseline.update_changed(&scenario.fixture, &moved).await?,
         );
-        course.holds(&wide).await?;
+        scenario.verify_baseline(&baseline).await?;
 
         megabytes = body.len() as f64 / 1e6;
         samples.value("parse", 0, megabytes / parse.as_secs_f64());
         let started = Instant::now();
         black_box(serde_json::from_str::<serde_json::Value>(&body)?);
         samples.value("value", 0, megabytes / started.elapsed().as_secs_f64());
-        samples.warm();
+        samples.end_warmup();
     }
     let size = format!("{} prices, {megabytes:.2} MB", sizes.day);
     let cpu = |name, variant, bar, note: &str| {
@@ -87,76 +98,78 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
             .note(format!("{size}; {note}"))
     };
     let written = match quiet_writes {
-        0 => "no transaction was begun".to_owned(),
-        n => format!(
-            "{n} transactions on the whole server meanwhile (autovacuum's and others' among them)"
-        ),
+        0 => "no transaction began".to_owned(),
+        n => format!("{n} transactions on the whole server meanwhile, autovacuum's included"),
     };
     Ok(vec![
         cpu(
             "quiet_12k",
             "enveloped",
-            Bar::AtMost(5.0),
+            Target::AtMost(5.0),
             &format!("races as before in another envelope; {written}"),
         ),
         cpu(
             "quiet_body_equal",
             "equal",
-            Bar::AtMost(1.0),
+            Target::AtMost(1.0),
             "the same bytes",
         ),
         cpu(
             "quiet_restamped",
             "restamped",
-            Bar::None,
-            "every price with a newer time, none moved: all of it is read",
+            Target::None,
+            "every price with a newer time, none changed: all of it is parsed",
         ),
         Measure::new(
             "answer_to_commit_12k_1",
             "ms",
             samples.median("answer", 1),
-            Bar::AtMostOr {
+            Target::AtMostOr {
                 at_most: 8.0,
                 times: 0.6,
             },
         )
         .against(samples.median("usual", 1))
         .note(format!(
-            "of which reading and comparing {:.2} ms; against a full parse + UNNEST update of the changed rows in the wide table",
+            "of which parsing and comparing {:.2} ms; against a full parse + UNNEST update of the changed rows in the wide table",
             samples.median("answer_read", 1)
         )),
         Measure::new(
             "parse_strict",
             "MB/s",
             samples.median("parse", 0),
-            Bar::None,
+            Target::None,
         )
         .against(samples.median("value", 0))
-        .note("every row read and checked; against serde_json into Value, unchecked"),
-        Measure::new("parse_known", "MB/s", samples.median("known", 0), Bar::None)
+        .note("every row parsed and validated; against serde_json into Value"),
+        Measure::new("parse_known", "MB/s", samples.median("known", 0), Target::None)
             .against(samples.median("parse", 0))
-            .note("an answer of known races, compared and done, by CPU time; against reading all of it"),
+            .note("an answer of unchanged races, by CPU time; against parsing all of it"),
     ])
 }
 
-/// CPU time of one quiet look, on a thread of its own.
-fn quiet(daemon: &mut Daemon, bodies: &[String], day: NaiveDate) -> anyhow::Result<Duration> {
+/// CPU time of one cycle without changes, on a thread of its own.
+fn unchanged_cpu(
+    daemon: &mut CyclePipeline,
+    bodies: &[String],
+    day: NaiveDate,
+) -> anyhow::Result<Duration> {
     std::thread::scope(|scope| {
-        let looks = scope.spawn(|| {
+        let cycles = scope.spawn(|| {
             let (cpu, started) = (thread_cpu(), Instant::now());
             for body in bodies {
-                daemon.quiet(body, day)?;
+                daemon.process_unchanged(body, day)?;
             }
             let took = started.elapsed();
-            // What a running thread used is only known after it has rested.
-            std::thread::sleep(REST);
+
+            std::thread::sleep(PAUSE);
             let cpu = thread_cpu().zip(cpu).map(|(after, before)| after - before);
-            // Where the system does not say, time on the wall is never less.
+            // If the system does not report it: wall time, which is never less.
             anyhow::Ok(cpu.unwrap_or(took) / bodies.len() as u32)
         });
-        looks
+        cycles
             .join()
             .ok()
-            .context("the looking thread ended early")?
+            .context("the thread of the cycles ended early")?
     })
 }

@@ -1,16 +1,18 @@
-//! A million prices: the same path where everything is eighty times as much.
+//! Measures a million prices: commits, the diff, a cold start and memory. It is a section of `oddsd-bench write`.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use super::Sizes;
-use super::course::Course;
-use super::looks::{Daemon, observed};
-use super::postgres::{Database, Narrow, Wide};
-use super::process::Watched;
-use super::report::{Bar, Measure, median};
+use super::baseline_table::BaselineTable;
+use super::copy_baseline::CopyBaseline;
+use super::pipeline::CyclePipeline;
+use super::process::ProcessFigures;
 use super::samples::Samples;
+use super::scenario::Scenario;
+use super::sizes::WriteSizes;
+use crate::database::Database;
 use crate::output::err;
+use crate::report::{Measure, Target, median};
 
 pub const MEASURES: [&str; 9] = [
     "write_1m_10_vs_copy",
@@ -24,57 +26,59 @@ pub const MEASURES: [&str; 9] = [
     "rss_1m_all_gone",
 ];
 const SHARE: f64 = 0.1;
-/// Against the limit alone: the other design takes ten seconds for each.
+/// Measured against the limit alone, because the other design takes ten seconds for each.
 const OTHER_PERCENTS: [u32; 2] = [1, 90];
-/// A turn takes half a minute: the median of three has to do.
+/// A turn takes half a minute.
 const MOST_TURNS: usize = 3;
 
-pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
+pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Measure>> {
     let turns = sizes.runs.min(MOST_TURNS);
-    let mut course = Course::set(db, sizes.large).await?;
+    let mut scenario = Scenario::prepare(db, sizes.large).await?;
     err!("  {} prices are stored", sizes.large);
-    let mut narrow = Narrow::new(db.connect_closely().await?).await?;
-    let mut compared = Wide::new(db.connect().await?, "unnest_compare").await?;
-    compared.unnest_compare(&course.card).await?;
-    course.eye.settle().await?;
+    let mut copy = CopyBaseline::new(db.connect_by_socket().await?).await?;
+    let mut unnest = BaselineTable::new(db.connect().await?, "unnest_compare").await?;
+    unnest.unnest_compare(&scenario.fixture).await?;
+    scenario.probe.vacuum().await?;
     err!("  and in the wide table");
 
     let mut samples = Samples::default();
     for _ in 0..=turns {
-        let quiet = observed(&course.card)?;
+        let quiet = scenario.fixture.snapshot()?;
         let started = Instant::now();
-        black_box(course.daemon.compare(&quiet));
+        black_box(scenario.daemon.compare(&quiet));
         samples.time("quiet", 0, started.elapsed());
         drop(quiet);
-        let (observed, moved) = course.next(SHARE)?;
-        let look = course.look(&observed, moved.len()).await?;
-        drop(observed);
-        samples.time("ours", 10, look.total());
-        samples.time("diff", 10, look.diff);
-        samples.time("copy", 10, narrow.copy(&course.card, &moved).await?);
+        let (snapshot, moved) = scenario.next_snapshot(SHARE)?;
+        let timing = scenario.run_cycle(&snapshot, moved.len()).await?;
+        drop(snapshot);
+        samples.time("ours", 10, timing.total());
+        samples.time("diff", 10, timing.diff);
+        samples.time("copy", 10, copy.copy(&scenario.fixture, &moved).await?);
         samples.time(
             "unnest_compare",
             10,
-            compared.unnest_compare(&course.card).await?,
+            unnest.unnest_compare(&scenario.fixture).await?,
         );
-        course.holds(&compared).await?;
-        // Else autovacuum comes while another variant has its turn.
-        course.eye.settle().await?;
-        samples.warm();
+        scenario.verify_baseline(&unnest).await?;
+        // Otherwise autovacuum runs during the turn of another variant.
+        scenario.probe.vacuum().await?;
+        samples.end_warmup();
         err!("  a turn is done");
     }
-    others(&mut course, &mut narrow, &mut samples, turns).await?;
-    let Course { daemon, card, .. } = course;
-    daemon.leave().await?;
+    measure_other_percents(&mut scenario, &mut copy, &mut samples, turns).await?;
+    let Scenario {
+        daemon, fixture, ..
+    } = scenario;
+    daemon.stop().await?;
 
     let mut cold = Vec::new();
     for _ in 0..turns {
         let started = Instant::now();
-        let daemon = Daemon::start(db.store().await?).await?;
+        let daemon = CyclePipeline::start(db.store().await?).await?;
         cold.push(started.elapsed().as_secs_f64());
-        daemon.leave().await?;
+        daemon.stop().await?;
     }
-    let watched = Watched::run(db, card, 1).await?;
+    let figures = ProcessFigures::measure(db, fixture, 1).await?;
 
     let speed = |variant, percent| sizes.large as f64 / samples.median(variant, percent) / 1000.0;
     let (ours, copy) = (samples.median("ours", 10), samples.median("copy", 10));
@@ -82,14 +86,14 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
     let diff = samples.median("diff", 10);
     let note = format!("of which diff {diff:.1} ms");
     Ok(vec![
-        Measure::new("write_1m_10_vs_copy", "ms", ours, Bar::AtMostTimes(15.0))
+        Measure::new("write_1m_10_vs_copy", "ms", ours, Target::AtMostTimes(15.0))
             .against(copy)
             .note(note.clone()),
         Measure::new(
             "write_1m_10_vs_unnest_compare",
             "ms",
             ours,
-            Bar::TimesFaster(8.0),
+            Target::TimesFaster(8.0),
         )
         .against(compare)
         .note(note),
@@ -99,33 +103,38 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
             "diff_1m",
             "M prices/s",
             speed("diff", 10),
-            Bar::AtLeast(10.0),
+            Target::AtLeast(10.0),
         )
         .note("10 % changed, one thread"),
-        Measure::new("diff_1m_quiet", "M prices/s", speed("quiet", 0), Bar::None)
-            .note("nothing changed, one thread"),
-        Measure::new("cold_start_1m", "s", median(&cold), Bar::AtMost(3.0))
+        Measure::new(
+            "diff_1m_quiet",
+            "M prices/s",
+            speed("quiet", 0),
+            Target::None,
+        )
+        .note("nothing changed, one thread"),
+        Measure::new("cold_start_1m", "s", median(&cold), Target::AtMost(3.0))
             .note("connect, take the lease, load every price"),
-        watched.memory("rss_1m", 220.0),
-        watched.memory_all_gone("rss_1m_all_gone"),
+        figures.memory("rss_1m", 300.0),
+        figures.memory_all_gone("rss_1m_all_gone"),
     ])
 }
 
-async fn others(
-    course: &mut Course,
-    narrow: &mut Narrow,
+async fn measure_other_percents(
+    scenario: &mut Scenario,
+    copy: &mut CopyBaseline,
     samples: &mut Samples,
     turns: usize,
 ) -> anyhow::Result<()> {
     for _ in 0..turns {
         for percent in OTHER_PERCENTS {
-            let (observed, moved) = course.next(f64::from(percent) / 100.0)?;
-            let look = course.look(&observed, moved.len()).await?;
-            drop(observed);
-            samples.time("ours", percent, look.total());
-            let copied = narrow.copy(&course.card, &moved).await?;
+            let (snapshot, moved) = scenario.next_snapshot(f64::from(percent) / 100.0)?;
+            let timing = scenario.run_cycle(&snapshot, moved.len()).await?;
+            drop(snapshot);
+            samples.time("ours", percent, timing.total());
+            let copied = copy.copy(&scenario.fixture, &moved).await?;
             samples.time("copy", percent, copied);
-            course.eye.settle().await?;
+            scenario.probe.vacuum().await?;
         }
     }
     err!("  and with {OTHER_PERCENTS:?} % changed");
@@ -133,6 +142,6 @@ async fn others(
 }
 
 fn against_copy(name: &'static str, samples: &Samples, percent: u32) -> Measure {
-    Measure::new(name, "ms", samples.median("ours", percent), Bar::None)
+    Measure::new(name, "ms", samples.median("ours", percent), Target::None)
         .against(samples.median("copy", percent))
 }

@@ -1,19 +1,19 @@
-//! The whole daemon as the system sees it, in a process of its own: its memory, its CPU time, and
-//! what it says to the database.
+//! Measures the poller in a process of its own: its memory, its CPU time and its round trips to the database. It is a
+//! section of `oddsd-bench write`, and `large` uses it, too.
 
 use std::time::Duration;
 
 use anyhow::ensure;
 use fastrand::Rng;
 
-use super::Sizes;
-use super::card::Card;
-use super::child::Child;
-use super::course::{Course, SEED};
-use super::postgres::Database;
-use super::provider::Provider;
-use super::report::{Bar, Measure, median};
-use super::wire::Wire;
+use super::poll_worker::PollWorker;
+use super::scenario::Scenario;
+use super::sizes::WriteSizes;
+use crate::database::Database;
+use crate::fixture::{Fixture, SEED};
+use crate::provider::FixtureProvider;
+use crate::report::{Measure, Target, median};
+use oddsd_testkit::proxy::FaultProxy;
 
 pub const MEASURES: [&str; 4] = [
     "rss_12k",
@@ -23,48 +23,53 @@ pub const MEASURES: [&str; 4] = [
 ];
 const SHARE: f64 = 0.1;
 const MEGABYTE: f64 = 1e6;
-/// The pool tidies up behind a look; nothing is on its way any more after this.
-const TIDY: Duration = Duration::from_millis(100);
+/// After a cycle the pool checks the returned connection; its traffic has ended after this time.
+const POOL_PAUSE: Duration = Duration::from_millis(100);
 
-pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
-    let course = Course::set(db, sizes.day).await?;
-    let Course {
-        daemon, card, eye, ..
-    } = course;
-    daemon.leave().await?;
-    let watched = Watched::run(db, card, sizes.runs).await?;
-    drop(eye);
+pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Measure>> {
+    let scenario = Scenario::prepare(db, sizes.day).await?;
+    let Scenario {
+        daemon,
+        fixture,
+        probe,
+        ..
+    } = scenario;
+    daemon.stop().await?;
+    let figures = ProcessFigures::measure(db, fixture, sizes.runs).await?;
+    drop(probe);
     Ok(vec![
-        watched.memory("rss_12k", 40.0),
+        figures.memory("rss_12k", 60.0),
         Measure::new(
             "quiet_process_cpu",
             "ms CPU",
-            median(&watched.quiet_cpu),
-            Bar::None,
+            median(&figures.quiet_cpu),
+            Target::None,
         )
         .note("all threads of the daemon's process, the answer received over HTTP included"),
         Measure::new(
             "quiet_statements",
             "trips",
-            watched.quiet_trips as f64,
-            Bar::AtMost(0.0),
+            figures.quiet_trips as f64,
+            Target::AtMost(0.0),
         )
         .note(format!(
-            "round trips to the database in {} quiet looks of the daemon's process",
-            watched.quiet_cpu.len()
+            "round trips to the database in {} cycles without changes of the daemon's process",
+            figures.quiet_cpu.len()
         )),
         Measure::new(
             "statements_a_cycle",
             "trips",
-            median(&watched.trips),
-            Bar::None,
+            median(&figures.trips),
+            Target::None,
         )
-        .note("round trips of a look that changed 10 %, the pool's tidying up behind it included"),
+        .note(
+            "round trips of a cycle that changed 10 %, the pool's check of the connection included",
+        ),
     ])
 }
 
-/// What was seen of one daemon.
-pub struct Watched {
+/// What was x.
+pub struct ProcessFigures {
     peak: Option<u64>,
     peak_all_gone: Option<u64>,
     pub quiet_cpu: Vec<f64>,
@@ -72,17 +77,17 @@ pub struct Watched {
     trips: Vec<f64>,
 }
 
-impl Watched {
-    /// A cold start, looks that change 10 %, and quiet ones. The rows are stored already.
-    pub async fn run(db: &Database, card: Card, turns: usize) -> anyhow::Result<Self> {
-        let wire = Wire::before(db.address().await?, Duration::ZERO).await?;
-        let settings = db.settings_through(wire.port)?;
-        let provider = Provider::serving(card.clone()).await?;
-        let mut child = Child::looking(&settings, &provider, card.days())?;
-        let first = child.look().await?;
+impl ProcessFigures {
+    /// Measures a cold start, cycles that change 10 %, and cycles without changes. The rows are stored before.
+    pub async fn measure(db: &Database, fixture: Fixture, turns: usize) -> anyhow::Result<Self> {
+        let proxy = FaultProxy::in_front_of(db.address().await?).await;
+        let settings = db.settings_through(proxy.port())?;
+        let provider = FixtureProvider::start(fixture.clone()).await?;
+        let mut worker = PollWorker::start(&settings, &provider, fixture.days())?;
+        let first = worker.run_cycle().await?;
         ensure!(first.changed == 0, "a cold start found changes: {first:?}");
-        let (mut card, mut rng) = (card, Rng::with_seed(SEED + 2));
-        let mut seen = Self {
+        let (mut fixture, mut rng) = (fixture, Rng::with_seed(SEED + 2));
+        let mut figures = Self {
             peak: first.peak_memory,
             peak_all_gone: None,
             quiet_cpu: Vec::new(),
@@ -90,73 +95,72 @@ impl Watched {
             trips: Vec::new(),
         };
         for _ in 0..turns {
-            let (next, moved) = card.moved(SHARE, &mut rng);
-            card = next;
-            provider.serve(card.clone());
-            let before = wire.round_trips();
-            let looked = child.look().await?;
-            tokio::time::sleep(TIDY).await;
+            let (next, moved) = fixture.with_changes(SHARE, &mut rng);
+            fixture = next;
+            provider.serve(fixture.clone());
+            let before = proxy.round_trips();
+            let timing = worker.run_cycle().await?;
+            tokio::time::sleep(POOL_PAUSE).await;
             ensure!(
-                looked.changed == moved.len() as u64,
+                timing.changed == moved.len() as u64,
                 "the daemon changed {} prices where {} had moved",
-                looked.changed,
+                timing.changed,
                 moved.len()
             );
-            seen.trips.push((wire.round_trips() - before) as f64);
-            let (trips, bytes) = (wire.round_trips(), wire.bytes_sent());
-            let quiet = child.look().await?;
-            tokio::time::sleep(TIDY).await;
-            ensure!(quiet.changed == 0, "a quiet look changed prices: {quiet:?}");
+            figures.trips.push((proxy.round_trips() - before) as f64);
+            let (trips, bytes) = (proxy.round_trips(), proxy.bytes_sent());
+            let quiet = worker.run_cycle().await?;
+            tokio::time::sleep(POOL_PAUSE).await;
             ensure!(
-                quiet.unchanged == card.prices() as u64,
-                "a quiet look saw {} of {} prices",
-                quiet.unchanged,
-                card.prices()
+                quiet.changed == 0,
+                "a cycle without changes changed prices: {quiet:?}"
             );
-            seen.quiet_trips +=
-                (wire.round_trips() - trips).max(u64::from(wire.bytes_sent() > bytes));
-            seen.quiet_cpu.extend(quiet.cpu_ms);
-            seen.peak = quiet.peak_memory;
+            ensure!(
+                quiet.unchanged == fixture.prices() as u64,
+                "a cycle without changes found {} of {} prices",
+                quiet.unchanged,
+                fixture.prices()
+            );
+            figures.quiet_trips +=
+                (proxy.round_trips() - trips).max(u64::from(proxy.bytes_sent() > bytes));
+            figures.quiet_cpu.extend(quiet.cpu_ms);
+            figures.peak = quiet.peak_memory;
         }
-        let (stored, expected) = (db.eye().await?.stored().await?, card.check());
-        ensure!(
-            stored == expected,
-            "the daemon stored {stored:?} where the card says {expected:?}"
-        );
-        seen.peak_all_gone = all_gone(&mut child, &provider, card.prices()).await?;
-        Ok(seen)
+        db.probe().await?.verify(&fixture).await?;
+        figures.peak_all_gone = withdraw_all(&mut worker, &provider, fixture.prices()).await?;
+        Ok(figures)
     }
 
     pub fn memory(&self, name: &'static str, megabytes: f64) -> Measure {
-        Measure::new(name, "MB", in_megabytes(self.peak), Bar::AtMost(megabytes)).note(
-            "peak resident memory of the daemon's process: cold start, looks that changed 10 %, quiet looks",
+        Measure::new(name, "MB", megabytes_of(self.peak), Target::AtMost(megabytes)).note(
+            "peak resident memory of the daemon's process: cold start, cycles that changed 10 %, cycles without changes",
         )
     }
 
     pub fn memory_all_gone(&self, name: &'static str) -> Measure {
-        Measure::new(name, "MB", in_megabytes(self.peak_all_gone), Bar::None)
-            .note("then an answer without a race, believed at the second look: every price withdrawn in one cycle")
+        Measure::new(name, "MB", megabytes_of(self.peak_all_gone), Target::None)
+            .note("then answers without a race, accepted at the second: every price withdrawn in one cycle")
     }
 }
 
-/// A day that loses all its races is not believed at once.
-async fn all_gone(
-    child: &mut Child,
-    provider: &Provider,
+/// Withdraws every price. The shrink guard accepts an answer without races at the second cycle.
+async fn withdraw_all(
+    worker: &mut PollWorker,
+    provider: &FixtureProvider,
     prices: usize,
 ) -> anyhow::Result<Option<u64>> {
     provider.serve_no_races();
-    let doubted = child.look().await?;
-    ensure!(doubted.changed == 0, "believed at once: {doubted:?}");
-    let believed = child.look().await?;
+    let held_back = worker.run_cycle().await?;
+    ensure!(held_back.changed == 0, "accepted at once: {held_back:?}");
+    let accepted = worker.run_cycle().await?;
     ensure!(
-        believed.changed == prices as u64,
+        accepted.changed == prices as u64,
         "{} of {prices} prices were withdrawn",
-        believed.changed
+        accepted.changed
     );
-    Ok(believed.peak_memory)
+    Ok(accepted.peak_memory)
 }
 
-fn in_megabytes(bytes: Option<u64>) -> f64 {
+fn megabytes_of(bytes: Option<u64>) -> f64 {
     bytes.map_or(f64::NAN, |bytes| bytes as f64 / MEGABYTE)
 }

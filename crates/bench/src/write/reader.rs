@@ -1,44 +1,44 @@
-//! A reader beside the writer: one event's prices, read through the store again and again, while
-//! nothing happens and while nearly everything is rewritten.
+//! Measures reads of one event's prices through the store, on an idle database and while nearly every price is
+//! rewritten. It is a section of `oddsd-bench write`.
 
 use std::time::Instant;
 
 use anyhow::ensure;
 use tokio_util::sync::CancellationToken;
 
-use super::Sizes;
-use super::course::Course;
-use super::postgres::Database;
-use super::report::{Bar, Measure, median, p99};
+use super::scenario::Scenario;
+use super::sizes::WriteSizes;
+use crate::database::Database;
+use crate::report::{Measure, Target, median, p99};
 use oddsd_core::model::EventId;
 use oddsd_store::Store;
 
 pub const MEASURES: [&str; 1] = ["reader_p99"];
 const REWRITES_A_TURN: usize = 10;
 const SHARE: f64 = 0.9;
-/// What a reader may wait longer, in milliseconds, beside twice its idle time.
+/// Milliseconds that a read may take beyond twice its idle time.
 const MORE_MS: f64 = 5.0;
 
-pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
-    let mut course = Course::set(db, sizes.day).await?;
+pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Measure>> {
+    let mut scenario = Scenario::prepare(db, sizes.day).await?;
     let reader = db.store().await?;
-    let event = EventId::new(course.card.race_id(0));
+    let event = EventId::new(scenario.fixture.race_id(0));
     let (mut idle, mut busy) = (Vec::new(), Vec::new());
     for turn in 0..=sizes.runs {
         let mut rewrites = Vec::with_capacity(REWRITES_A_TURN);
         for _ in 0..REWRITES_A_TURN {
-            rewrites.push(course.next(SHARE)?.0);
+            rewrites.push(scenario.next_snapshot(SHARE)?.0);
         }
         let over = CancellationToken::new();
         let reading = tokio::spawn(read(reader.clone(), event.clone(), over.clone()));
         for rewrite in &rewrites {
-            course.daemon.look(rewrite).await?;
+            scenario.daemon.run_cycle(rewrite).await?;
         }
         over.cancel();
         let beside = reading.await??;
-        course.stored().await?;
+        scenario.verify().await?;
 
-        // As many as there were beside the writer.
+        // For as long as the reads beside the writer took.
         let over = CancellationToken::new();
         let reading = tokio::spawn(read(reader.clone(), event.clone(), over.clone()));
         let took = beside.iter().sum::<f64>() / 1000.0;
@@ -53,7 +53,7 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
     reader.close().await;
     let (quiet, bar) = (p99(&idle), 2.0 * p99(&idle) + MORE_MS);
     Ok(vec![
-        Measure::new("reader_p99", "ms", p99(&busy), Bar::AtMostTimes(1.0))
+        Measure::new("reader_p99", "ms", p99(&busy), Target::AtMostTimes(1.0))
             .against(bar)
             .note(format!(
                 "against 2 × the idle p99 of {quiet:.2} ms + {MORE_MS} ms; medians {:.2} and {:.2} ms; {} and {} reads",
@@ -65,7 +65,7 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
     ])
 }
 
-/// Reads until told that it is over; milliseconds of each.
+/// Reads until `over`; returns the milliseconds of each read.
 async fn read(store: Store, event: EventId, over: CancellationToken) -> anyhow::Result<Vec<f64>> {
     let mut times = Vec::new();
     while times.is_empty() || !over.is_cancelled() {

@@ -1,22 +1,22 @@
-//! What was measured in one run: the variants take turns, the first turn of each only warms up, and
-//! medians are taken over the rest. Whatever else the machine does then falls on all of them alike.
+//! The measured values of one run. The sections of `write` collect them in turns, so that other load of the machine
+//! affects all variants alike; the turns before `end_warmup` do not count.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::report::median;
+use crate::report::median;
 
 /// Values by variant and by percent changed.
 #[derive(Default)]
 pub struct Samples {
     values: BTreeMap<(&'static str, u32), Vec<f64>>,
-    warm: bool,
+    end_warmup: bool,
 }
 
 impl Samples {
-    /// The first turn is over.
-    pub fn warm(&mut self) {
-        self.warm = true;
+    /// From now on values count.
+    pub fn end_warmup(&mut self) {
+        self.end_warmup = true;
     }
 
     /// In milliseconds.
@@ -25,7 +25,7 @@ impl Samples {
     }
 
     pub fn value(&mut self, variant: &'static str, percent: u32, value: f64) {
-        if self.warm {
+        if self.end_warmup {
             self.values
                 .entry((variant, percent))
                 .or_default()
@@ -49,10 +49,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_turn_does_not_count() {
+    fn warm_up_does_not_count() {
         let mut samples = Samples::default();
         samples.value("a", 10, 500.0);
-        samples.warm();
+        samples.end_warmup();
         for ms in [3, 1, 2] {
             samples.time("a", 10, Duration::from_millis(ms));
         }

@@ -1,79 +1,78 @@
-//! Where a measurement is run: a database of its own, a daemon in front of it, and the card that
-//! both follow. After each turn the stored rows are compared with the card: a fast wrong answer is
-//! an error, not a result.
+//! A measurement's setting: a database of its own, the daemon's cycle on it, and the fixture that both follow. The
+//! sections of `write` use it; it compares the stored rows with the fixture, because a fast wrong answer is an error.
 
 use anyhow::ensure;
 use fastrand::Rng;
 
-use super::card::Card;
-use super::looks::{Daemon, Looked, observed};
-use super::postgres::{Database, Eye, Wide};
+use super::baseline_table::BaselineTable;
+use super::pipeline::{CyclePipeline, CycleTiming};
+use crate::database::{Database, Probe};
+use crate::fixture::{Fixture, SEED};
 use oddsd_core::model::Snapshot;
 
-/// The card is the same in every run, and so are its changes.
-pub const SEED: u64 = 20_251_013;
-
-pub struct Course {
-    pub daemon: Daemon,
-    pub card: Card,
-    pub eye: Eye,
+pub struct Scenario {
+    pub daemon: CyclePipeline,
+    pub fixture: Fixture,
+    pub probe: Probe,
     rng: Rng,
 }
 
-impl Course {
-    /// All prices of the card are stored, and the database has had its rest.
-    pub async fn set(db: &Database, prices: usize) -> anyhow::Result<Self> {
-        let mut course = Self {
-            daemon: Daemon::start(db.store().await?).await?,
-            card: Card::new(prices, SEED, chrono::Utc::now()),
-            eye: db.eye().await?,
+impl Scenario {
+    /// Stores all prices of a new fixture and vacuums the database.
+    pub async fn prepare(db: &Database, prices: usize) -> anyhow::Result<Self> {
+        let mut scenario = Self {
+            daemon: CyclePipeline::start(db.store().await?).await?,
+            fixture: Fixture::new(prices, SEED, chrono::Utc::now()),
+            probe: db.probe().await?,
             rng: Rng::with_seed(SEED + 1),
         };
-        let first = observed(&course.card)?;
-        course.look(&first, prices).await?;
-        course.eye.settle().await?;
-        Ok(course)
+        let first = scenario.fixture.snapshot()?;
+        scenario.run_cycle(&first, prices).await?;
+        scenario.probe.vacuum().await?;
+        Ok(scenario)
     }
 
-    /// The card moves on; what the feed would say now, and which prices moved.
-    pub fn next(&mut self, share: f64) -> anyhow::Result<(Snapshot, Vec<usize>)> {
-        let moved = self.next_card(share);
-        Ok((observed(&self.card)?, moved))
+    /// Changes this share of the fixture's prices. Returns the feed's snapshot and the positions of the changes.
+    pub fn next_snapshot(&mut self, share: f64) -> anyhow::Result<(Snapshot, Vec<usize>)> {
+        let changed = self.advance(share);
+        Ok((self.fixture.snapshot()?, changed))
     }
 
-    pub fn next_card(&mut self, share: f64) -> Vec<usize> {
-        let moved;
-        (self.card, moved) = self.card.moved(share, &mut self.rng);
-        moved
+    pub fn advance(&mut self, share: f64) -> Vec<usize> {
+        let changed;
+        (self.fixture, changed) = self.fixture.with_changes(share, &mut self.rng);
+        changed
     }
 
-    /// One look of the daemon, and the proof that it wrote what it had to.
-    pub async fn look(&mut self, observed: &Snapshot, changed: usize) -> anyhow::Result<Looked> {
-        let look = self.daemon.look(observed).await?;
+    /// One cycle of the daemon; fails unless it wrote exactly the changes.
+    pub async fn run_cycle(
+        &mut self,
+        snapshot: &Snapshot,
+        changed: usize,
+    ) -> anyhow::Result<CycleTiming> {
+        let timing = self.daemon.run_cycle(snapshot).await?;
         ensure!(
-            look.changed == changed,
+            timing.changed == changed,
             "{} changes were found where {changed} were made",
-            look.changed
+            timing.changed
         );
-        self.stored().await?;
-        Ok(look)
+        self.verify().await?;
+        Ok(timing)
     }
 
-    pub async fn stored(&mut self) -> anyhow::Result<()> {
-        let (stored, expected) = (self.eye.stored().await?, self.card.check());
-        ensure!(
-            stored == expected,
-            "oddsd stored {stored:?} where the card says {expected:?}"
-        );
-        Ok(())
+    /// Fails unless the daemon's tables hold the fixture's prices.
+    pub async fn verify(&mut self) -> anyhow::Result<()> {
+        self.probe.verify(&self.fixture).await
     }
 
-    pub async fn holds(&mut self, wide: &Wide) -> anyhow::Result<()> {
-        let (stored, expected) = (self.eye.wide(&wide.table).await?, self.card.check());
+    /// Fails unless a baseline's table holds the fixture's prices.
+    pub async fn verify_baseline(&mut self, baseline: &BaselineTable) -> anyhow::Result<()> {
+        let stored = self.probe.baseline_prices(&baseline.table).await?;
+        let expected = self.fixture.price_sum();
         ensure!(
             stored == expected,
-            "{} holds {stored:?} where the card says {expected:?}",
-            wide.table
+            "{} holds {stored:?}; the fixture has {expected:?}",
+            baseline.table
         );
         Ok(())
     }

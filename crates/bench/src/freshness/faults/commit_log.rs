@@ -1,30 +1,32 @@
-//! What was committed when, and which reads did not show it.
+//! The commits of the run under faults, and counters of the reads that do not show them. Writers and readers of all
+//! schemes record into them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// More are not told one by one.
-const OFFENDERS: usize = 3;
+use parking_lot::Mutex;
 
-/// Per key, when each version was acknowledged as committed: known after it happened, never before.
-pub struct Ledger {
+/// The report contains so many stale reads and errors as text.
+const EXAMPLES: usize = 3;
+
+/// By key, the time of each version's acknowledged commit. It is recorded after the commit, never before.
+pub struct CommitLog {
     began: Instant,
     allowed: Duration,
     keys: Vec<Mutex<Vec<Option<Instant>>>>,
-    /// When the cache hung: since when, and until when.
+    /// The beginning and the end of each hang of the cache.
     hung: Mutex<Vec<(Instant, Option<Instant>)>>,
 }
 
-/// For how long a change had been committed when a read began that does not show it.
+/// The time from the commit of a change to the beginning of a read that does not show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Age {
+pub struct Staleness {
     pub whole: Duration,
-    /// Without the time in which the cache took commands and answered none: nobody could be told then.
-    pub reachable: Duration,
+    /// Without the time in which the cache hung, because no removal could reach it then.
+    pub without_hangs: Duration,
 }
 
-impl Ledger {
+impl CommitLog {
     pub fn new(keys: usize, allowed: Duration) -> Self {
         Self {
             began: Instant::now(),
@@ -34,18 +36,18 @@ impl Ledger {
         }
     }
 
-    pub fn hangs(&self, at: Instant) {
-        self.hung().push((at, None));
+    pub fn begin_hang(&self, at: Instant) {
+        self.hung.lock().push((at, None));
     }
 
-    pub fn answers_again(&self, at: Instant) {
-        if let Some((_, until)) = self.hung().last_mut() {
+    pub fn end_hang(&self, at: Instant) {
+        if let Some((_, until)) = self.hung.lock().last_mut() {
             *until = Some(at);
         }
     }
 
-    pub fn committed(&self, key: usize, version: u64, at: Instant) {
-        let mut versions = self.versions(key);
+    pub fn record_commit(&self, key: usize, version: u64, at: Instant) {
+        let mut versions = self.keys[key].lock();
         let n = version as usize;
         if versions.len() <= n {
             versions.resize(n + 1, None);
@@ -53,92 +55,88 @@ impl Ledger {
         versions[n] = Some(at);
     }
 
-    /// The highest version that is known to be committed.
+    /// The highest committed version.
     pub fn newest(&self, key: usize) -> u64 {
-        self.versions(key).len().saturating_sub(1) as u64
+        self.keys[key].lock().len().saturating_sub(1) as u64
     }
 
-    /// Of a read that showed this version; of the first change that it should have shown.
-    pub fn age(&self, key: usize, version: u64, began: Instant) -> Age {
-        let versions = self.versions(key);
+    /// The staleness of a read that showed this version, by the first change that it does not show.
+    pub fn staleness(&self, key: usize, version: u64, began: Instant) -> Staleness {
+        let versions = self.keys[key].lock();
         let newer = versions.iter().skip(version as usize + 1).flatten();
         let Some(since) = newer.min().filter(|at| **at < began) else {
-            return Age::default();
+            return Staleness::default();
         };
         let whole = began.duration_since(*since);
         let hung = |(from, until): &(Instant, Option<Instant>)| {
             let until = until.unwrap_or(began).min(began);
             until.saturating_duration_since(*from.max(since))
         };
-        let hung: Duration = self.hung().iter().map(hung).sum();
-        Age {
+        let hung: Duration = self.hung.lock().iter().map(hung).sum();
+        Staleness {
             whole,
-            reachable: whole.saturating_sub(hung),
+            without_hangs: whole.saturating_sub(hung),
         }
-    }
-
-    fn hung(&self) -> MutexGuard<'_, Vec<(Instant, Option<Instant>)>> {
-        self.hung.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn versions(&self, key: usize) -> MutexGuard<'_, Vec<Option<Instant>>> {
-        self.keys[key]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How the reads of one scheme went.
+/// The reads of one scheme.
 #[derive(Default)]
-pub struct Tally {
+pub struct ReadCounter {
     reads: AtomicU64,
     hits: AtomicU64,
     errors: AtomicU64,
     stale: AtomicU64,
-    stale_reachable: AtomicU64,
-    stale_first_level: AtomicU64,
-    oldest_us: AtomicU64,
-    oldest_reachable_us: AtomicU64,
+    stale_without_hangs: AtomicU64,
+    stale_l1: AtomicU64,
+    stalest_us: AtomicU64,
+    stalest_without_hangs_us: AtomicU64,
     slowest_us: AtomicU64,
-    offenders: Mutex<Vec<String>>,
+    examples: Mutex<Vec<String>>,
 }
 
-/// The same, as numbers.
+/// The values of a [`ReadCounter`].
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct ReadTotals {
     pub reads: u64,
     pub hits: u64,
     pub errors: u64,
     pub stale: u64,
-    /// Of them, those that no hanging cache excuses.
-    pub stale_reachable: u64,
-    /// Of them, those from a first level.
-    pub stale_first_level: u64,
-    /// The longest that a committed change was not shown, allowed or not.
-    pub oldest: Duration,
+    /// Of them, those that are stale even without the time in which the cache hung.
+    pub stale_without_hangs: u64,
+    /// Of them, those from L1.
+    pub stale_l1: u64,
+    /// The longest staleness of a read, allowed or not.
+    pub stalest: Duration,
     /// The same, without the time in which the cache hung.
-    pub oldest_reachable: Duration,
-    /// From the question to the answer, at most.
+    pub stalest_without_hangs: Duration,
+    /// The longest time of a read.
     pub slowest: Duration,
-    /// The first stale reads and errors, in words.
-    pub offenders: Vec<String>,
+    /// The first stale reads and errors as text.
+    pub examples: Vec<String>,
 }
 
-/// An answer that a reader got.
-pub struct Read {
+/// The answer of a read.
+pub struct VersionRead {
     pub version: u64,
-    pub source: Source,
+    pub source: ReadSource,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Source {
-    FirstLevel,
+pub enum ReadSource {
+    L1,
     Cache,
     Loader,
 }
 
-impl Tally {
-    pub fn read(&self, ledger: &Ledger, key: usize, began: Instant, read: anyhow::Result<Read>) {
+impl ReadCounter {
+    pub fn record(
+        &self,
+        log: &CommitLog,
+        key: usize,
+        began: Instant,
+        read: anyhow::Result<VersionRead>,
+    ) {
         self.reads.fetch_add(1, Relaxed);
         let took = began.elapsed().as_micros() as u64;
         self.slowest_us.fetch_max(took, Relaxed);
@@ -146,60 +144,60 @@ impl Tally {
             Ok(read) => read,
             Err(why) => {
                 self.errors.fetch_add(1, Relaxed);
-                return self.offends(|| format!("{why:#}"));
+                return self.add_example(|| format!("{why:#}"));
             }
         };
-        let is_hit = read.source != Source::Loader;
+        let is_hit = read.source != ReadSource::Loader;
         self.hits.fetch_add(u64::from(is_hit), Relaxed);
-        let age = ledger.age(key, read.version, began);
-        let us = |age: Duration| age.as_micros() as u64;
-        self.oldest_us.fetch_max(us(age.whole), Relaxed);
-        let reachable = us(age.reachable);
-        self.oldest_reachable_us.fetch_max(reachable, Relaxed);
-        if age.whole <= ledger.allowed {
+        let staleness = log.staleness(key, read.version, began);
+        let us = |time: Duration| time.as_micros() as u64;
+        self.stalest_us.fetch_max(us(staleness.whole), Relaxed);
+        let without_hangs = us(staleness.without_hangs);
+        self.stalest_without_hangs_us
+            .fetch_max(without_hangs, Relaxed);
+        if staleness.whole <= log.allowed {
             return;
         }
         let add = |count: &AtomicU64, is: bool| count.fetch_add(u64::from(is), Relaxed);
         add(&self.stale, true);
-        add(&self.stale_reachable, age.reachable > ledger.allowed);
-        let from_first = read.source == Source::FirstLevel;
-        add(&self.stale_first_level, from_first);
-        self.offends(|| {
+        add(
+            &self.stale_without_hangs,
+            staleness.without_hangs > log.allowed,
+        );
+        let from_l1 = read.source == ReadSource::L1;
+        add(&self.stale_l1, from_l1);
+        self.add_example(|| {
             format!(
                 "at {:.3} s version {} of answer {key}, {} ms late ({:?})",
-                began.duration_since(ledger.began).as_secs_f64(),
+                began.duration_since(log.began).as_secs_f64(),
                 read.version,
-                age.whole.as_millis(),
+                staleness.whole.as_millis(),
                 read.source,
             )
         });
     }
 
-    fn offends(&self, what: impl FnOnce() -> String) {
-        let mut offenders = self.offenders();
-        if offenders.len() < OFFENDERS {
-            offenders.push(what());
+    fn add_example(&self, text: impl FnOnce() -> String) {
+        let mut examples = self.examples.lock();
+        if examples.len() < EXAMPLES {
+            examples.push(text());
         }
     }
 
-    fn offenders(&self) -> MutexGuard<'_, Vec<String>> {
-        self.offenders
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn told(&self) -> Told {
-        Told {
+    pub fn totals(&self) -> ReadTotals {
+        ReadTotals {
             reads: self.reads.load(Relaxed),
             hits: self.hits.load(Relaxed),
             errors: self.errors.load(Relaxed),
             stale: self.stale.load(Relaxed),
-            stale_reachable: self.stale_reachable.load(Relaxed),
-            stale_first_level: self.stale_first_level.load(Relaxed),
-            oldest_reachable: Duration::from_micros(self.oldest_reachable_us.load(Relaxed)),
-            oldest: Duration::from_micros(self.oldest_us.load(Relaxed)),
+            stale_without_hangs: self.stale_without_hangs.load(Relaxed),
+            stale_l1: self.stale_l1.load(Relaxed),
+            stalest_without_hangs: Duration::from_micros(
+                self.stalest_without_hangs_us.load(Relaxed),
+            ),
+            stalest: Duration::from_micros(self.stalest_us.load(Relaxed)),
             slowest: Duration::from_micros(self.slowest_us.load(Relaxed)),
-            offenders: self.offenders().clone(),
+            examples: self.examples.lock().clone(),
         }
     }
 }
@@ -209,50 +207,50 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_read_is_as_old_as_the_first_change_that_it_does_not_show() {
+    fn read_is_as_stale_as_the_first_change_that_it_does_not_show() {
         let (start, ms) = (Instant::now(), Duration::from_millis);
-        let ledger = Ledger::new(1, ms(250));
-        // Two writers may tell in another order than they committed in.
-        ledger.committed(0, 2, start + ms(100));
-        ledger.committed(0, 1, start + ms(101));
-        assert_eq!(ledger.newest(0), 2);
-        let age = |version, at| ledger.age(0, version, start + ms(at)).whole;
-        assert_eq!(age(2, 1_000), Duration::ZERO);
-        assert_eq!(age(1, 300), ms(200));
-        assert_eq!(age(0, 300), ms(200));
-        assert_eq!(age(0, 50), Duration::ZERO);
-        // Seen before its writer had the acknowledgement.
-        assert_eq!(age(3, 1_000), Duration::ZERO);
+        let log = CommitLog::new(1, ms(250));
+        // Two writers may record in another order than they committed in.
+        log.record_commit(0, 2, start + ms(100));
+        log.record_commit(0, 1, start + ms(101));
+        assert_eq!(log.newest(0), 2);
+        let staleness = |version, at| log.staleness(0, version, start + ms(at)).whole;
+        assert_eq!(staleness(2, 1_000), Duration::ZERO);
+        assert_eq!(staleness(1, 300), ms(200));
+        assert_eq!(staleness(0, 300), ms(200));
+        assert_eq!(staleness(0, 50), Duration::ZERO);
+        // Read before its writer had the acknowledgement.
+        assert_eq!(staleness(3, 1_000), Duration::ZERO);
 
-        let tally = Tally::default();
-        let read = |version, source| Ok(Read { version, source });
-        tally.read(&ledger, 0, start + ms(350), read(1, Source::Cache));
-        assert_eq!(tally.told().stale, 0);
-        tally.read(&ledger, 0, start + ms(351), read(0, Source::Cache));
-        tally.read(&ledger, 0, start + ms(352), Err(anyhow::anyhow!("no")));
-        let told = tally.told();
+        let counter = ReadCounter::default();
+        let read = |version, source| Ok(VersionRead { version, source });
+        counter.record(&log, 0, start + ms(350), read(1, ReadSource::Cache));
+        assert_eq!(counter.totals().stale, 0);
+        counter.record(&log, 0, start + ms(351), read(0, ReadSource::Cache));
+        counter.record(&log, 0, start + ms(352), Err(anyhow::anyhow!("no")));
+        let totals = counter.totals();
         assert_eq!(
-            (told.reads, told.hits, told.errors, told.stale),
+            (totals.reads, totals.hits, totals.errors, totals.stale),
             (3, 2, 1, 1)
         );
-        assert_eq!(told.offenders.len(), 2);
+        assert_eq!(totals.examples.len(), 2);
     }
 
     #[test]
-    fn nobody_can_be_told_of_a_change_while_the_cache_hangs() {
+    fn time_in_which_the_cache_hangs_is_subtracted() {
         let (start, ms) = (Instant::now(), Duration::from_millis);
-        let ledger = Ledger::new(1, ms(250));
-        ledger.committed(0, 1, start + ms(100));
-        ledger.hangs(start + ms(50));
-        ledger.answers_again(start + ms(150));
-        ledger.hangs(start + ms(300));
-        let age = |at| {
-            let age = ledger.age(0, 0, start + ms(at));
-            (age.whole, age.reachable)
+        let log = CommitLog::new(1, ms(250));
+        log.record_commit(0, 1, start + ms(100));
+        log.begin_hang(start + ms(50));
+        log.end_hang(start + ms(150));
+        log.begin_hang(start + ms(300));
+        let staleness = |at| {
+            let staleness = log.staleness(0, 0, start + ms(at));
+            (staleness.whole, staleness.without_hangs)
         };
-        assert_eq!(age(250), (ms(150), ms(100)));
-        assert_eq!(age(400), (ms(300), ms(150)));
-        ledger.answers_again(start + ms(350));
-        assert_eq!(age(400), (ms(300), ms(200)));
+        assert_eq!(staleness(250), (ms(150), ms(100)));
+        assert_eq!(staleness(400), (ms(300), ms(150)));
+        log.end_hang(start + ms(350));
+        assert_eq!(staleness(400), (ms(300), ms(200)));
     }
 }

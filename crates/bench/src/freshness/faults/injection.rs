@@ -1,157 +1,159 @@
-//! Does what the course says to the cache and to the database, and makes sure that it happened: a fault
-//! that did not happen proves nothing.
+//! Injects the faults of a scenario into Redis and the database, and verifies that each took effect, because a fault
+//! without effect proves nothing. The run under faults calls it.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
-use super::course::{Course, Fault};
-use super::ledger::Ledger;
+use super::answer_table::AnswerTable;
+use super::commit_log::CommitLog;
+use super::scenario::{CacheFault, FaultScenario};
 use super::schemes::Ours;
-use crate::postgres::Answers;
-use crate::redis::{RedisServer, Reply, Resp};
+use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::resp::{RespClient, RespReply};
 
 const FILLED_WITHIN: Duration = Duration::from_secs(60);
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+const POLL_PAUSE: Duration = Duration::from_millis(1);
 
-/// What happened.
+/// The faults so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Happened {
+pub struct InjectedFaults {
     pub flushes: u64,
-    /// Names that were gone with them.
+    /// Redis keys that the flushes deleted.
     pub flushed: i64,
-    pub emptied: u64,
-    pub brought_back: u64,
+    pub restarts_empty: u64,
+    pub restarts_from_copy: u64,
     pub hangs: u64,
     pub hung: Duration,
-    pub away: Duration,
+    pub down: Duration,
 }
 
-pub async fn breaking(
+pub async fn inject_faults(
     redis: &RedisServer,
-    course: &Course,
-    ledger: &Ledger,
+    scenario: &FaultScenario,
+    log: &CommitLog,
     began: Instant,
-) -> anyhow::Result<Happened> {
-    let mut happened = Happened::default();
-    for (at, fault) in course.faults() {
+) -> anyhow::Result<InjectedFaults> {
+    let mut injected = InjectedFaults::default();
+    for (at, fault) in scenario.faults() {
         tokio::time::sleep_until((began + at).into()).await;
-        happened
-            .add(redis, ledger, fault)
+        injected
+            .inject(redis, log, fault)
             .await
-            .with_context(|| format!("{fault:?} did not happen"))?;
+            .with_context(|| format!("{fault:?} had no effect"))?;
     }
-    Ok(happened)
+    Ok(injected)
 }
 
-impl Happened {
-    async fn add(
+impl InjectedFaults {
+    async fn inject(
         &mut self,
         redis: &RedisServer,
-        ledger: &Ledger,
-        fault: Fault,
+        log: &CommitLog,
+        fault: CacheFault,
     ) -> anyhow::Result<()> {
         match fault {
-            Fault::Flush => {
+            CacheFault::Flush => {
                 let mut connection = redis.connect().await?;
-                self.flushed += something(&mut connection).await?;
-                connection.ok(&["FLUSHALL"]).await?;
+                self.flushed += wait_for_keys(&mut connection).await?;
+                let reply = connection.command(&["FLUSHALL"]).await?;
+                ensure!(reply == RespReply::Status("OK".into()), "{}", reply.text());
                 self.flushes += 1;
             }
-            Fault::Copy => {
-                something(&mut redis.connect().await?).await?;
-                redis.copy().await?;
+            CacheFault::Copy => {
+                wait_for_keys(&mut redis.connect().await?).await?;
+                redis.copy().await;
             }
-            Fault::Empty(away) => {
+            CacheFault::RestartEmpty(time) => {
                 let down = Instant::now();
-                redis.kill()?;
-                tokio::time::sleep(away).await;
-                redis.restart_empty().await?;
-                self.away += down.elapsed();
-                self.emptied += 1;
+                redis.kill().await;
+                tokio::time::sleep(time).await;
+                redis.restart().await;
+                self.down += down.elapsed();
+                self.restarts_empty += 1;
             }
-            Fault::Old(away) => {
+            CacheFault::RestartFromCopy(time) => {
                 let down = Instant::now();
-                redis.kill()?;
-                tokio::time::sleep(away).await;
-                redis.restart_from_copy().await?;
-                self.away += down.elapsed();
-                let back = names(&mut redis.connect().await?).await?;
-                ensure!(back > 0, "the copy was empty");
-                self.brought_back += 1;
+                redis.kill().await;
+                tokio::time::sleep(time).await;
+                redis.restart_from_copy().await;
+                self.down += down.elapsed();
+                let restored = count_keys(&mut redis.connect().await?).await?;
+                ensure!(restored > 0, "the copy was empty");
+                self.restarts_from_copy += 1;
             }
-            Fault::Hang(how_long) => {
+            CacheFault::Hang(time) => {
                 let mut connection = redis.connect().await?;
                 let since = Instant::now();
-                ledger.hangs(since);
-                redis.pause()?;
-                let answer = tokio::time::timeout(how_long, connection.command(&["PING"])).await;
+                log.begin_hang(since);
+                redis.pause();
+                let answer = tokio::time::timeout(time, connection.command(&["PING"])).await;
                 self.hung += since.elapsed();
-                redis.resume()?;
-                ledger.answers_again(Instant::now());
-                ensure!(answer.is_err(), "it answered all the same");
+                redis.resume();
+                log.end_hang(Instant::now());
+                ensure!(answer.is_err(), "Redis answered a PING");
                 self.hangs += 1;
             }
         }
         Ok(())
     }
 
-    pub fn told(&self) -> String {
+    pub fn describe(&self) -> String {
         format!(
-            "{} flushes ({} names gone); {} restarts empty and {} with an old copy ({} ms away); hung {} times ({} ms)",
+            "{} flushes ({} keys gone); {} restarts empty and {} with an old copy ({} ms down); hung {} times ({} ms)",
             self.flushes,
             self.flushed,
-            self.emptied,
-            self.brought_back,
-            self.away.as_millis(),
+            self.restarts_empty,
+            self.restarts_from_copy,
+            self.down.as_millis(),
             self.hangs,
             self.hung.as_millis(),
         )
     }
 
     pub fn count(&self) -> u64 {
-        self.flushes + self.emptied + self.brought_back + self.hangs
+        self.flushes + self.restarts_empty + self.restarts_from_copy + self.hangs
     }
 }
 
-/// Waits until there is anything in the cache: on a busy machine faults may follow each other closely.
-async fn something(connection: &mut Resp) -> anyhow::Result<i64> {
+/// Waits until Redis has a key: on a loaded machine a fault may come before the cache is filled again.
+async fn wait_for_keys(connection: &mut RespClient) -> anyhow::Result<i64> {
     let began = Instant::now();
     while began.elapsed() < FILLED_WITHIN {
-        match names(connection).await? {
-            0 => tokio::time::sleep(LOOK_AGAIN).await,
-            names => return Ok(names),
+        match count_keys(connection).await? {
+            0 => tokio::time::sleep(POLL_PAUSE).await,
+            keys => return Ok(keys),
         }
     }
-    anyhow::bail!(
-        "nobody fills the cache within {} s",
+    bail!(
+        "the cache was not filled within {} s",
         FILLED_WITHIN.as_secs()
     )
 }
 
-async fn names(connection: &mut Resp) -> anyhow::Result<i64> {
+async fn count_keys(connection: &mut RespClient) -> anyhow::Result<i64> {
     match connection.command(&["DBSIZE"]).await? {
-        Reply::Int(names) => Ok(names),
-        other => anyhow::bail!("the private Redis said {}", other.text()),
+        RespReply::Int(keys) => Ok(keys),
+        other => bail!("the private Redis answered {}", other.text()),
     }
 }
 
-/// Holds a transaction open in the middle of the run; says for how long readers could not see past it.
-pub async fn holding_open(
-    answers: &Answers,
+/// Holds a transaction open in the middle of the run; returns for how long no snapshot included it.
+pub async fn hold_transaction_open(
+    answers: &AnswerTable,
     ours: &Ours,
-    course: &Course,
+    scenario: &FaultScenario,
     began: Instant,
 ) -> anyhow::Result<Duration> {
-    let from = began + (course.lasts - course.open_for) / 2;
+    let from = began + (scenario.lasts - scenario.open_for) / 2;
     tokio::time::sleep_until(from.into()).await;
     let open = answers.open_transaction().await?;
     let since = Instant::now();
-    tokio::time::sleep(course.open_for).await;
-    let view = ours.view().await?;
+    tokio::time::sleep(scenario.open_for).await;
+    let snapshot = ours.current_snapshot().await?;
     ensure!(
-        !view.is_visible(open.id),
-        "the transaction that was to be open is not"
+        !snapshot.is_visible(open.id),
+        "the transaction ended too early"
     );
     open.end().await?;
     Ok(since.elapsed())

@@ -1,31 +1,32 @@
-//! What a run under faults came to, as measures: ours against each of the others.
+//! The result of a run under faults as measures, ours against each of the other schemes. The run verifies it and
+//! returns its measures.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::ensure;
 
-use super::breaking::Happened;
-use super::course::Course;
-use super::ledger::Told;
-use super::load::{KEYS, READERS, Sent, WRITERS};
-use crate::report::{Bar, Measure};
+use super::commit_log::ReadTotals;
+use super::injection::InjectedFaults;
+use super::load::{DeliveryCounts, KEYS, READERS, WRITERS};
+use super::scenario::FaultScenario;
+use crate::report::{Measure, Target};
 
-pub struct Outcome {
-    pub course: Course,
-    pub happened: Happened,
+pub struct FaultOutcome {
+    pub scenario: FaultScenario,
+    pub injected: InjectedFaults,
     pub open_for: Duration,
-    /// For how long a task of ours had to wait for the processor.
+    /// The longest time for which a task had to wait for a CPU.
     pub longest_stall: Duration,
     pub stuck: [u64; 4],
-    pub told: [Told; 4],
+    pub totals: [ReadTotals; 4],
     pub refused: [u64; 4],
     pub forgotten: [u64; 4],
     pub failed_loads: u64,
 }
 
-/// Of the others: what they are called, and the names of ours against them.
-struct Other {
+/// Another scheme, and the names of the measures against it.
+struct OtherScheme {
     what: &'static str,
     stale: &'static str,
     stuck: &'static str,
@@ -34,8 +35,8 @@ struct Other {
     refused: &'static str,
 }
 
-const OTHERS: [Other; 3] = [
-    Other {
+const OTHERS: [OtherScheme; 3] = [
+    OtherScheme {
         what: "remove after commit",
         stale: "stale_vs_remove_after_commit",
         stuck: "stuck_vs_remove_after_commit",
@@ -43,7 +44,7 @@ const OTHERS: [Other; 3] = [
         hits: "hits_vs_remove_after_commit",
         refused: "refused_vs_remove_after_commit",
     },
-    Other {
+    OtherScheme {
         what: "timestamp at write, clocks 0.2 s ahead and behind",
         stale: "stale_vs_timestamps",
         stuck: "stuck_vs_timestamps",
@@ -51,7 +52,7 @@ const OTHERS: [Other; 3] = [
         hits: "hits_vs_timestamps",
         refused: "refused_vs_timestamps",
     },
-    Other {
+    OtherScheme {
         what: "lease without snapshot",
         stale: "stale_vs_leases",
         stuck: "stuck_vs_leases",
@@ -61,61 +62,64 @@ const OTHERS: [Other; 3] = [
     },
 ];
 
-impl Outcome {
-    /// Everything that was to go wrong did, and nothing else.
-    pub fn checked(&self, sent: &Sent) -> anyhow::Result<()> {
-        for (what, happened) in [
+impl FaultOutcome {
+    /// Fails unless every kind of fault happened and nothing else went wrong.
+    pub fn verify(&self, sent: &DeliveryCounts) -> anyhow::Result<()> {
+        for (what, injected) in [
             ("removal was late", sent.late.load(Relaxed)),
-            ("removal came twice", sent.twice.load(Relaxed)),
-            ("removal came out of order", sent.disordered.load(Relaxed)),
-            ("cache was flushed", self.happened.flushes),
-            ("cache came back empty", self.happened.emptied),
-            ("cache came back old", self.happened.brought_back),
-            ("cache hung", self.happened.hangs),
+            ("removal was delivered twice", sent.twice.load(Relaxed)),
+            ("removal was out of order", sent.disordered.load(Relaxed)),
+            ("cache was flushed", self.injected.flushes),
+            ("cache restarted empty", self.injected.restarts_empty),
+            (
+                "cache restarted with an old copy",
+                self.injected.restarts_from_copy,
+            ),
+            ("cache hung", self.injected.hangs),
         ] {
-            ensure!(happened > 0, "no {what}: that proves nothing");
+            ensure!(injected > 0, "no {what}: the run proves nothing");
         }
-        for (n, told) in self.told.iter().enumerate() {
+        for (n, totals) in self.totals.iter().enumerate() {
             ensure!(
-                told.hits > 0 && told.hits < told.reads,
-                "scheme {n} never used its cache, or nothing else: that proves nothing"
+                totals.hits > 0 && totals.hits < totals.reads,
+                "scheme {n} never used its cache, or nothing else: the run proves nothing"
             );
-            // The database was well all the time. Errors of ours are told as a measure.
+            // The database had no fault, so the other schemes have no errors. Ours are a measure.
             ensure!(
-                n == 0 || told.errors == 0,
+                n == 0 || totals.errors == 0,
                 "reads failed: {}",
-                told.offenders.join("; ")
+                totals.examples.join("; ")
             );
         }
         ensure!(
             self.failed_loads == 0,
-            "{} loads failed while the database was well",
+            "{} loads failed although the database had no fault",
             self.failed_loads
         );
         Ok(())
     }
 
-    pub fn measures(&self, sent: &Sent) -> Vec<Measure> {
-        let ours = &self.told[0];
+    pub fn measures(&self, sent: &DeliveryCounts) -> Vec<Measure> {
+        let ours = &self.totals[0];
         let mut measures = vec![
-            Measure::new("stale_per_million", "stale", self.stale(0), Bar::AtMost(0.0))
+            Measure::new("stale_per_million", "stale", self.stale(0), Target::AtMost(0.0))
                 .note(self.stale_note()),
             Measure::new(
                 "stale_per_million_but_hangs",
                 "stale",
-                per_million(ours.stale_reachable, ours.reads),
-                Bar::AtMost(0.0),
+                per_million(ours.stale_without_hangs, ours.reads),
+                Target::AtMost(0.0),
             )
             .note(format!(
-                "the same without the time in which the cache took commands and answered none, so that nobody could be \
-                 told; the longest was {} ms late",
-                ours.oldest_reachable.as_millis()
+                "the same without the time in which the cache accepted commands and answered none, so that no removal could \
+                 reach it; the longest was {} ms late",
+                ours.stalest_without_hangs.as_millis()
             )),
             Measure::new(
                 "keys_stuck",
                 "keys",
                 self.stuck[0] as f64,
-                Bar::AtMost(0.0),
+                Target::AtMost(0.0),
             )
             .note(format!(
                 "of {KEYS}, in any process, 1 s after the last fault and the last removal; the outbox was empty"
@@ -124,18 +128,18 @@ impl Outcome {
                 "read_errors",
                 "reads",
                 ours.errors as f64,
-                Bar::AtMost(0.0),
+                Target::AtMost(0.0),
             )
             .note(format!(
                 "of {}, through every fault; the slowest answer took {} ms",
                 ours.reads,
                 ours.slowest.as_millis()
             )),
-            Measure::new("faults", "faults", self.happened.count() as f64, Bar::None).note(format!(
+            Measure::new("faults", "faults", self.injected.count() as f64, Target::None).note(format!(
                 "seed {}; {}; a transaction open for {:.1} s; {} commits by {WRITERS} writers; of their removals {} late, \
                  {} twice, {} out of order",
-                self.course.seed,
-                self.happened.told(),
+                self.scenario.seed,
+                self.injected.describe(),
                 self.open_for.as_secs_f64(),
                 sent.commits.load(Relaxed),
                 sent.late.load(Relaxed),
@@ -149,10 +153,10 @@ impl Outcome {
         measures
     }
 
-    fn against(&self, n: usize, other: &Other) -> [Measure; 5] {
-        let told = &self.told[n];
+    fn against(&self, n: usize, other: &OtherScheme) -> [Measure; 5] {
+        let totals = &self.totals[n];
         let compared = |name, unit, ours: f64, theirs: f64, note: String| {
-            Measure::new(name, unit, ours, Bar::None)
+            Measure::new(name, unit, ours, Target::None)
                 .against(theirs)
                 .note(note)
         };
@@ -165,9 +169,9 @@ impl Outcome {
                 format!(
                     "per million reads, against {}: {} of {} reads; the longest was {} ms late",
                     other.what,
-                    told.stale,
-                    told.reads,
-                    told.oldest.as_millis()
+                    totals.stale,
+                    totals.reads,
+                    totals.stalest.as_millis()
                 ),
             ),
             compared(
@@ -180,11 +184,9 @@ impl Outcome {
             compared(
                 other.reads,
                 "reads",
-                self.told[0].reads as f64,
-                told.reads as f64,
-                format!(
-                    "by {READERS} readers each; ours have a first level in one process of three"
-                ),
+                self.totals[0].reads as f64,
+                totals.reads as f64,
+                format!("by {READERS} readers each; ours have L1 in one process of three"),
             ),
             compared(
                 other.hits,
@@ -198,40 +200,40 @@ impl Outcome {
                 "fills",
                 self.refused[0] as f64,
                 self.refused[n] as f64,
-                "answers that were served and not kept".into(),
+                "answers that were served and not stored".into(),
             ),
         ]
     }
 
     fn stale_note(&self) -> String {
-        let ours = &self.told[0];
+        let ours = &self.totals[0];
         let mut note = format!(
             "{} of {} reads began over {} ms after the commit of a change that they do not show, {} of them from the \
-             first level; the longest was {} ms late; no task here waited longer than {} ms for the processor",
+             first level; the longest was {} ms late; no task waited longer than {} ms for a CPU",
             ours.stale,
             ours.reads,
-            self.course.allowed.as_millis(),
-            ours.stale_first_level,
-            ours.oldest.as_millis(),
+            self.scenario.allowed.as_millis(),
+            ours.stale_l1,
+            ours.stalest.as_millis(),
             self.longest_stall.as_millis(),
         );
-        if self.course.quick {
-            note += "; a quick run allows more, since the machine may be busy with other things";
+        if self.scenario.quick {
+            note += "; a quick run allows more, because of other load on the machine";
         }
-        if !ours.offenders.is_empty() {
-            note = format!("{note}; {}", ours.offenders.join("; "));
+        if !ours.examples.is_empty() {
+            note = format!("{note}; {}", ours.examples.join("; "));
         }
         note
     }
 
     fn stale(&self, n: usize) -> f64 {
-        let told = &self.told[n];
-        per_million(told.stale, told.reads)
+        let totals = &self.totals[n];
+        per_million(totals.stale, totals.reads)
     }
 
     fn hit_share(&self, n: usize) -> f64 {
-        let told = &self.told[n];
-        told.hits as f64 * 100.0 / told.reads.max(1) as f64
+        let totals = &self.totals[n];
+        totals.hits as f64 * 100.0 / totals.reads.max(1) as f64
     }
 }
 

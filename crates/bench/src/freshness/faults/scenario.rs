@@ -1,51 +1,51 @@
-//! What goes wrong, when, and how late removals arrive: drawn from one number, before anything begins.
+//! The faults of a run with their times, and the delays of removals and readers, all drawn from one seed. The run under
+//! faults injects them.
 
 use std::time::Duration;
 
-/// A removal is delivered within this of its commit.
-const LATE_AT_MOST_MS: u64 = 150;
-/// One in so many is delivered twice, the second time up to so much later: after those of newer changes.
+/// The longest delay of a removal after its commit.
+const MAX_DELAY_MS: u64 = 150;
+/// One of so many removals is delivered twice, the second time after those of newer changes.
 const TWICE_ONE_IN: u32 = 3;
-const AGAIN_AT_MOST_MS: u64 = 450;
-/// A reader that has loaded is held up for so long before it fills.
-const LAG_AT_MOST_MS: u64 = 50;
-/// Of each minute, or of a quick run.
+const MAX_SECOND_DELAY_MS: u64 = 450;
+/// The longest delay of a reader between load and fill.
+const MAX_LAG_MS: u64 = 50;
+/// In each minute, or in a quick run.
 const FLUSHES: usize = 20;
 
-/// How long everything lasts, and how much of it.
 #[derive(Clone, Copy)]
-pub struct Course {
+pub struct FaultScenario {
     pub seed: u64,
     pub lasts: Duration,
-    /// A change may be unseen for so long after its commit: later is stale.
+    /// A read without the change is stale if it begins later than this after the commit.
     pub allowed: Duration,
     pub quick: bool,
     pub commits_a_second: u32,
-    /// One transaction stays open for so long.
+    /// The duration of one long transaction.
     pub open_for: Duration,
-    /// The cache hangs for so long at a time.
-    hangs_for: Duration,
-    /// The cache is away for at most so long at a time.
-    away_at_most: Duration,
+    /// The duration of each hang of the cache.
+    hang_time: Duration,
+    /// The longest downtime of a restart.
+    max_downtime: Duration,
     hangs: usize,
     restarts: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Fault {
-    /// Everything in the cache is gone at once.
+pub enum CacheFault {
+    /// All keys are deleted at once.
     Flush,
-    /// A copy of the cache's memory is put aside.
+    /// The cache's memory is copied for a later restart.
     Copy,
-    /// The cache dies, and comes back with nothing.
-    Empty(Duration),
-    /// The cache dies, and comes back with what was in the copy.
-    Old(Duration),
-    /// The cache takes commands and does not answer.
+    /// The cache is killed and starts empty after this time.
+    RestartEmpty(Duration),
+    /// The cache is killed and starts with the memory of the copy after this time.
+    RestartFromCopy(Duration),
+    /// The cache accepts commands and does not answer for this time.
     Hang(Duration),
 }
 
-impl Course {
+impl FaultScenario {
     pub fn full(seed: u64, lasts: Duration) -> Self {
         Self {
             seed,
@@ -54,66 +54,70 @@ impl Course {
             quick: false,
             commits_a_second: 40,
             open_for: Duration::from_secs(30).min(lasts / 2),
-            hangs_for: Duration::from_millis(300),
-            away_at_most: Duration::from_millis(500),
+            hang_time: Duration::from_millis(300),
+            max_downtime: Duration::from_millis(500),
             hangs: 5,
             restarts: 2,
         }
     }
 
-    /// On a machine that does something else at the same time nobody can promise a quarter of a second.
+    /// Allows more staleness, because other load of the machine can delay a removal by more than 250 ms.
     pub fn quick(seed: u64) -> Self {
         let lasts = Duration::from_secs(3);
         Self {
             allowed: Duration::from_secs(2),
             quick: true,
             open_for: lasts / 2,
-            hangs_for: Duration::from_millis(100),
-            away_at_most: Duration::from_millis(100),
+            hang_time: Duration::from_millis(100),
+            max_downtime: Duration::from_millis(100),
             hangs: 1,
             restarts: 1,
             ..Self::full(seed, lasts)
         }
     }
 
-    /// The faults of the whole run in their order. Near its end an old copy comes back: what nobody
-    /// writes after that is told apart from what is soon written over.
-    pub fn faults(&self) -> Vec<(Duration, Fault)> {
-        let mut dice = self.dice(0);
+    /// The faults of the whole run in order. Near its end Redis restarts with an old copy: a key that is not written
+    /// after that stays wrong if the scheme trusts the copy.
+    pub fn faults(&self) -> Vec<(Duration, CacheFault)> {
+        let mut rng = self.rng(0);
         let minute = Duration::from_secs(60).min(self.lasts);
         let minutes = self.lasts.div_duration_f64(minute).round() as u32;
         let mut faults = Vec::new();
         for n in 0..minutes {
             let mut add = |from: f64, to: f64, fault| {
-                let at = from + (to - from) * dice.f64();
+                let at = from + (to - from) * rng.f64();
                 faults.push((minute * n + minute.mul_f64(at), fault));
             };
-            add(0.05, 0.08, Fault::Copy);
+            add(0.05, 0.08, CacheFault::Copy);
             for _ in 0..FLUSHES {
-                add(0.1, 0.98, Fault::Flush);
+                add(0.1, 0.98, CacheFault::Flush);
             }
             for _ in 0..self.hangs {
-                add(0.1, 0.95, Fault::Hang(self.hangs_for));
+                add(0.1, 0.95, CacheFault::Hang(self.hang_time));
             }
             for n in 0..self.restarts {
                 let share = |of: f64| 0.15 + 0.75 * (n as f64 + of) / self.restarts as f64;
-                let away = self
-                    .away_at_most
+                let downtime = self
+                    .max_downtime
                     .mul_f64(0.2 + 0.8 * fraction(self.seed, n));
-                add(share(0.0), share(0.3), Fault::Empty(away));
-                add(share(0.4), share(0.5), Fault::Copy);
-                add(share(0.7), share(1.0), Fault::Old(away));
+                add(share(0.0), share(0.3), CacheFault::RestartEmpty(downtime));
+                add(share(0.4), share(0.5), CacheFault::Copy);
+                add(
+                    share(0.7),
+                    share(1.0),
+                    CacheFault::RestartFromCopy(downtime),
+                );
             }
         }
-        let away = self.away_at_most / 2;
-        faults.push((self.lasts.mul_f64(0.985), Fault::Old(away)));
+        let last = CacheFault::RestartFromCopy(self.max_downtime / 2);
+        faults.push((self.lasts.mul_f64(0.985), last));
         faults.sort_by_key(|(at, _)| *at);
         faults
     }
 
-    /// Whoever needs luck has some of its own, so that one does not disturb the other's.
-    pub fn dice(&self, whose: u64) -> fastrand::Rng {
-        fastrand::Rng::with_seed(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ whose)
+    /// A generator for each task, so that the order of tasks does not change its numbers.
+    pub fn rng(&self, task: u64) -> fastrand::Rng {
+        fastrand::Rng::with_seed(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ task)
     }
 }
 
@@ -121,21 +125,21 @@ fn fraction(seed: u64, n: usize) -> f64 {
     fastrand::Rng::with_seed(seed.wrapping_add(n as u64 + 1)).f64()
 }
 
-/// When a removal arrives after its commit, and when once more.
-pub fn deliveries(dice: &mut fastrand::Rng) -> (Duration, Option<Duration>) {
-    let late = Duration::from_millis(dice.u64(0..=LATE_AT_MOST_MS));
-    let twice = dice.u32(0..TWICE_ONE_IN) == 0;
-    let again = Duration::from_millis(dice.u64(LATE_AT_MOST_MS..=AGAIN_AT_MOST_MS));
+/// The delay of a removal after its commit, and of its second delivery.
+pub fn deliveries(rng: &mut fastrand::Rng) -> (Duration, Option<Duration>) {
+    let late = Duration::from_millis(rng.u64(0..=MAX_DELAY_MS));
+    let twice = rng.u32(0..TWICE_ONE_IN) == 0;
+    let again = Duration::from_millis(rng.u64(MAX_DELAY_MS..=MAX_SECOND_DELAY_MS));
     (late, twice.then_some(again))
 }
 
-pub fn lag(dice: &mut fastrand::Rng) -> Duration {
-    Duration::from_millis(dice.u64(0..=LAG_AT_MOST_MS))
+pub fn reader_lag(rng: &mut fastrand::Rng) -> Duration {
+    Duration::from_millis(rng.u64(0..=MAX_LAG_MS))
 }
 
-/// Some are changed all the time and some hardly ever, as races are.
-pub fn changed(dice: &mut fastrand::Rng, keys: usize) -> usize {
-    let at = dice.f64().powi(3) * keys as f64;
+/// The row of the next change: a few rows get most of the changes, as a few races do.
+pub fn next_row(rng: &mut fastrand::Rng, keys: usize) -> usize {
+    let at = rng.f64().powi(3) * keys as f64;
     (at as usize).min(keys - 1)
 }
 
@@ -144,31 +148,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_number_is_the_same_course() {
-        let course = |seed| Course::full(seed, Duration::from_secs(120)).faults();
-        assert_eq!(course(7), course(7));
-        assert_ne!(course(7), course(8));
+    fn same_seed_makes_same_faults() {
+        let scenario = |seed| FaultScenario::full(seed, Duration::from_secs(120)).faults();
+        assert_eq!(scenario(7), scenario(7));
+        assert_ne!(scenario(7), scenario(8));
     }
 
     #[test]
-    fn every_kind_is_in_every_course_and_a_copy_is_there_before_it_comes_back() {
+    fn every_scenario_has_every_fault_and_copies_before_it_restores() {
         for seed in 0..50 {
-            for course in [
-                Course::quick(seed),
-                Course::full(seed, Duration::from_secs(60)),
+            for scenario in [
+                FaultScenario::quick(seed),
+                FaultScenario::full(seed, Duration::from_secs(60)),
             ] {
-                let faults = course.faults();
-                let first = |wanted: fn(&Fault) -> bool| {
+                let faults = scenario.faults();
+                let first = |wanted: fn(&CacheFault) -> bool| {
                     let at = faults.iter().position(|(_, fault)| wanted(fault));
                     at.expect("one of each kind")
                 };
-                let old = first(|fault| matches!(fault, Fault::Old(_)));
-                assert!(first(|fault| *fault == Fault::Copy) < old);
-                first(|fault| matches!(fault, Fault::Empty(_)));
-                first(|fault| matches!(fault, Fault::Hang(_)));
-                let flushes = faults.iter().filter(|(_, fault)| *fault == Fault::Flush);
+                let restored = first(|fault| matches!(fault, CacheFault::RestartFromCopy(_)));
+                assert!(first(|fault| *fault == CacheFault::Copy) < restored);
+                first(|fault| matches!(fault, CacheFault::RestartEmpty(_)));
+                first(|fault| matches!(fault, CacheFault::Hang(_)));
+                let flushes = faults
+                    .iter()
+                    .filter(|(_, fault)| *fault == CacheFault::Flush);
                 assert_eq!(flushes.count(), FLUSHES);
-                assert!(faults.iter().all(|(at, _)| *at < course.lasts));
+                assert!(faults.iter().all(|(at, _)| *at < scenario.lasts));
             }
         }
     }

@@ -1,11 +1,11 @@
-//! Changes for the relay: rows of a table of our own, each commit with its outbox rows in the same
-//! statement, told as the product's own commits tell theirs. And an outbox in which a whole outage waits.
+//! Changes for the relay: rows of a bench table, committed with their outbox rows in one statement, as the store
+//! does it; and an outbox filled as after an outage. The speed sections write with it.
 
 use anyhow::{Context, ensure};
 use chrono::Utc;
 use sqlx::{Executor, PgConnection};
 
-use super::Database;
+use crate::database::Database;
 use oddsd_core::key::Key;
 use oddsd_core::model::DbSnapshot;
 use oddsd_store::{ClaimedBatch, OutboxRow};
@@ -15,18 +15,18 @@ CREATE SCHEMA IF NOT EXISTS bench;
 CREATE TABLE IF NOT EXISTS bench.changes (id bigint PRIMARY KEY, version bigint NOT NULL) WITH (fillfactor = 20)";
 const COMMIT: &str = "
 WITH changed AS (UPDATE bench.changes SET version = version + 1 WHERE id = ANY($1) RETURNING id),
-     told AS (INSERT INTO oddsd.outbox (kinds, keys) SELECT 'manual', k.key
+     queued AS (INSERT INTO oddsd.outbox (kinds, keys) SELECT 'manual', k.key
               FROM changed JOIN unnest($1::bigint[], $2::text[]) AS k (id, key) USING (id)
               RETURNING id, keys, xid::text::bigint AS xid)
-SELECT id, keys, xid, pg_current_snapshot()::text FROM told";
-/// Rows of one transaction of an outage: a cycle of a busy minute.
-const A_CYCLE: i64 = 5_000;
+SELECT id, keys, xid, pg_current_snapshot()::text FROM queued";
+/// Rows of one transaction of an outage: a cycle with many changes.
+const ROWS_A_CYCLE: i64 = 5_000;
 
-pub struct Changes(PgConnection);
+pub struct ChangeTable(PgConnection);
 
-impl Changes {
-    /// Of `rows` rows, each at version 0.
-    pub async fn of(db: &Database, rows: i64) -> anyhow::Result<Self> {
+impl ChangeTable {
+    /// With `rows` rows, each at version 0.
+    pub async fn create(db: &Database, rows: i64) -> anyhow::Result<Self> {
         let mut connection = db.connect().await?;
         connection.execute(TABLE).await?;
         sqlx::query("INSERT INTO bench.changes SELECT id, 0 FROM generate_series(0, $1 - 1) id ON CONFLICT DO NOTHING")
@@ -36,34 +36,31 @@ impl Changes {
         Ok(Self(connection))
     }
 
-    /// The next version of each row, in one transaction; `keys` are what shows them.
+    /// Commits the next version of each row in one transaction; `keys` are the answers that show the rows.
     pub async fn commit(&mut self, ids: &[i64], keys: &[&Key]) -> anyhow::Result<ClaimedBatch> {
         let texts: Vec<&str> = keys.iter().map(|key| key.as_str()).collect();
-        let told: Vec<(i64, String, i64, String)> = sqlx::query_as(COMMIT)
+        let queued: Vec<(i64, String, i64, String)> = sqlx::query_as(COMMIT)
             .bind(ids)
             .bind(&texts)
             .fetch_all(&mut self.0)
             .await?;
-        ensure!(told.len() == ids.len(), "not every row was changed");
-        let (_, _, transaction, view) = &told[0];
+        ensure!(queued.len() == ids.len(), "not every row was changed");
+        let (_, _, transaction, snapshot) = &queued[0];
         let transaction = *transaction as u64;
-        let view = DbSnapshot::parse(view).and_then(|view| view.with_tx(transaction));
-        let view = view.context("few transactions at a time")?;
+        let snapshot = DbSnapshot::parse(snapshot).and_then(|it| it.with_tx(transaction));
+        let snapshot = snapshot.context("few transactions at a time")?;
         let row = |(id, key, ..): &(i64, String, i64, String)| {
             Ok(OutboxRow {
                 keys: vec![Key::from_user_input(key).context("a key")?],
                 ..OutboxRow::new_change(*id, transaction, Utc::now())
             })
         };
-        let rows = told.iter().map(row).collect::<anyhow::Result<_>>()?;
-        Ok(ClaimedBatch {
-            snapshot: view,
-            rows,
-        })
+        let rows = queued.iter().map(row).collect::<anyhow::Result<_>>()?;
+        Ok(ClaimedBatch { snapshot, rows })
     }
 
-    /// A commit of one row that nobody is told of.
-    pub async fn commit_alone(&mut self, id: i64) -> anyhow::Result<()> {
+    /// Commits the next version of one row without an outbox row.
+    pub async fn commit_unreported(&mut self, id: i64) -> anyhow::Result<()> {
         sqlx::query("UPDATE bench.changes SET version = version + 1 WHERE id = $1")
             .bind(id)
             .execute(&mut self.0)
@@ -71,16 +68,16 @@ impl Changes {
         Ok(())
     }
 
-    /// An outage's outbox: `rows` price changes of `events` events, a transaction for each cycle.
-    pub async fn pile_up(&mut self, rows: i64, events: i64) -> anyhow::Result<()> {
-        for (cycle, from) in (0..rows).step_by(A_CYCLE as usize).enumerate() {
+    /// Fills the outbox as an outage does: `rows` price changes of `events` events, one transaction for each cycle.
+    pub async fn fill_outbox(&mut self, rows: i64, events: i64) -> anyhow::Result<()> {
+        for (cycle, from) in (0..rows).step_by(ROWS_A_CYCLE as usize).enumerate() {
             sqlx::query(
                 "INSERT INTO oddsd.outbox (cycle_id, event_key, kinds)
                  SELECT $1, 'rac_' || (n % $4), 'price_changed' FROM generate_series($2::bigint, $3 - 1) n",
             )
             .bind(cycle as i64)
             .bind(from)
-            .bind(rows.min(from + A_CYCLE))
+            .bind(rows.min(from + ROWS_A_CYCLE))
             .bind(events)
             .execute(&mut self.0)
             .await?;
@@ -89,8 +86,8 @@ impl Changes {
         Ok(())
     }
 
-    /// Whether a change waits; a second removal after a while is none.
-    pub async fn waiting(&mut self) -> anyhow::Result<bool> {
+    /// Whether the outbox has a change; the second removal of a target is not one.
+    pub async fn has_changes(&mut self) -> anyhow::Result<bool> {
         let waiting = "SELECT EXISTS (SELECT FROM oddsd.outbox WHERE kinds <> 'again')";
         Ok(sqlx::query_scalar(waiting).fetch_one(&mut self.0).await?)
     }

@@ -1,5 +1,5 @@
-//! The daemon's cycle while the cache hangs, refuses or is slow, against a cache that is well: the relay
-//! runs beside it, and nothing of it may be felt.
+//! Measures the daemon's poll cycle while the cache hangs, refuses connections or is slow, against a healthy cache. The
+//! relay runs beside it and must not delay it. It is a section of `oddsd-bench freshness`.
 
 use std::time::{Duration, Instant};
 
@@ -7,91 +7,92 @@ use anyhow::{Context, bail, ensure};
 use fastrand::Rng;
 use tokio_util::sync::CancellationToken;
 
-use super::relaying::{LOOK_AGAIN, PATIENCE, Relaying, open};
-use super::{Servers, Sizes};
-use crate::card::Card;
-use crate::child::ingest;
-use crate::course::SEED;
-use crate::postgres::{Changes, Database, Eye};
-use crate::provider::Provider;
-use crate::report::{Bar, Measure, median};
-use crate::wire::Wire;
+use super::change_table::ChangeTable;
+use super::sizes::SpeedSizes;
+use crate::database::{Database, Probe};
+use crate::fixture::{Fixture, SEED};
+use crate::provider::{FixtureProvider, build_poller};
+use crate::relay_harness::{POLL_PAUSE, RelayHarness, WAIT_LIMIT, open_cache};
+use crate::report::{Measure, Target, median, millis};
 use oddsd::poller::{CycleOutcome, Poller};
 use oddsd_feeds::FetchRequest;
+use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
+use oddsd_testkit::redis::RedisServer;
 
 const SHARE: f64 = 0.1;
-/// Between two cycles; what the relay does after one is mostly done then.
+/// Between two cycles; the relay's work after a cycle is mostly done then.
 const BETWEEN: Duration = Duration::from_millis(25);
-const FIRST_LEVEL: u64 = 16 << 20;
+const L1_BYTES: u64 = 16 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Cache {
-    Well,
+enum CacheCondition {
+    Healthy,
     Hung,
     Refused,
     Slow,
 }
 
-impl Cache {
-    const ALL: [Self; 4] = [Self::Well, Self::Hung, Self::Refused, Self::Slow];
+impl CacheCondition {
+    const ALL: [Self; 4] = [Self::Healthy, Self::Hung, Self::Refused, Self::Slow];
 }
 
-struct Course<'a> {
+struct CycleComparison<'a> {
     db: &'a Database,
-    servers: &'a Servers,
-    sizes: &'a Sizes,
-    provider: Provider,
-    card: Card,
+    redis: &'a RedisServer,
+    sizes: &'a SpeedSizes,
+    provider: FixtureProvider,
+    fixture: Fixture,
     rng: Rng,
-    eye: Eye,
-    outbox: Changes,
-    /// By turn and by state of the cache.
-    took: Vec<[Vec<f64>; 4]>,
+    probe: Probe,
+    outbox: ChangeTable,
+    /// Milliseconds of cycles by turn and by condition.
+    times: Vec<[Vec<f64>; 4]>,
 }
 
 pub async fn measure(
     db: &Database,
-    servers: &Servers,
-    sizes: &Sizes,
+    redis: &RedisServer,
+    sizes: &SpeedSizes,
 ) -> anyhow::Result<Vec<Measure>> {
-    let card = Card::new(sizes.day, SEED, chrono::Utc::now());
-    let mut course = Course {
+    let fixture = Fixture::new(sizes.day, SEED, chrono::Utc::now());
+    let mut comparison = CycleComparison {
         db,
-        servers,
+        redis,
         sizes,
-        provider: Provider::serving(card.clone()).await?,
-        card,
+        provider: FixtureProvider::start(fixture.clone()).await?,
+        fixture,
         rng: Rng::with_seed(SEED + 3),
-        eye: db.eye().await?,
-        outbox: Changes::of(db, 1).await?,
-        took: Vec::new(),
+        probe: db.probe().await?,
+        outbox: ChangeTable::create(db, 1).await?,
+        times: Vec::new(),
     };
     for turn in 0..=sizes.turns {
-        course.took.push(Default::default());
-        // Whoever is first in a turn is another one in the next.
-        for n in 0..Cache::ALL.len() {
-            let cache = Cache::ALL[(turn + n) % Cache::ALL.len()];
-            course.cycles(cache).await?;
+        comparison.times.push(Default::default());
+        // The order rotates, so that no condition is always the first of a turn.
+        for n in 0..CacheCondition::ALL.len() {
+            let condition = CacheCondition::ALL[(turn + n) % CacheCondition::ALL.len()];
+            comparison.run_cycles(condition).await?;
         }
     }
-    // The first turn only warms up, where there are others.
-    let counted = &course.took[course.took.len().min(2) - 1..];
-    let of = |cache: Cache| {
+    // The first turn warms up; it counts only if it is the only one.
+    let counted = &comparison.times[comparison.times.len().min(2) - 1..];
+    let medians = |condition: CacheCondition| {
         counted
             .iter()
-            .map(move |turn| median(&turn[cache as usize]))
+            .map(move |turn| median(&turn[condition as usize]))
     };
-    let well = median(&of(Cache::Well).collect::<Vec<_>>());
-    let measure = |name, cache: Cache, note: &str| {
-        // Turn by turn: what else the machine does changes from one to the next.
-        let ratios: Vec<f64> = of(cache)
-            .zip(of(Cache::Well))
-            .map(|(ours, well)| ours / well)
+    let healthy = median(&medians(CacheCondition::Healthy).collect::<Vec<_>>());
+    let measure = |name, condition, note: &str| {
+        // Turn by turn, because other load of the machine changes between turns.
+        let ratios: Vec<f64> = medians(condition)
+            .zip(medians(CacheCondition::Healthy))
+            .map(|(ours, healthy)| ours / healthy)
             .collect();
-        Measure::new(name, "ms", well * median(&ratios), Bar::AtMostTimes(1.05))
-            .against(well)
+        let ours = healthy * median(&ratios);
+        Measure::new(name, "ms", ours, Target::AtMostTimes(1.05))
+            .against(healthy)
             .note(format!(
-                "{note}; the median ratio of {} turns of {} cycles, {} prices, 10 % changed, HTTP included; against a cache that is well",
+                "{note}; the median ratio of {} turns of {} cycles, {} prices, 10 % changed, HTTP included; against a healthy cache",
                 ratios.len(),
                 sizes.cycles,
                 sizes.day
@@ -100,105 +101,97 @@ pub async fn measure(
     Ok(vec![
         measure(
             "cycle_cache_hung",
-            Cache::Hung,
-            "stopped: it takes commands and never answers",
+            CacheCondition::Hung,
+            "stopped: it accepts commands and never answers",
         ),
-        measure("cycle_cache_refused", Cache::Refused, "killed"),
+        measure("cycle_cache_refused", CacheCondition::Refused, "killed"),
         measure(
             "cycle_cache_slow",
-            Cache::Slow,
+            CacheCondition::Slow,
             &format!("{} ms added to each round trip", sizes.delay.as_millis()),
         ),
     ])
 }
 
-impl Course<'_> {
-    async fn cycles(&mut self, cache: Cache) -> anyhow::Result<()> {
-        let redis = &self.servers.redis;
-        self.eye.settle().await?;
-        let wire = match cache {
-            Cache::Slow => {
-                Some(Wire::before(([127, 0, 0, 1], redis.port()).into(), self.sizes.delay).await?)
+impl CycleComparison<'_> {
+    async fn run_cycles(&mut self, condition: CacheCondition) -> anyhow::Result<()> {
+        self.probe.vacuum().await?;
+        let (_proxy, url) = match condition {
+            CacheCondition::Slow => {
+                let (proxy, url) = FaultProxy::in_front_of_url(&self.redis.url()).await;
+                proxy.set(ProxyMode::Slow(self.sizes.delay));
+                (Some(proxy), url)
             }
-            _ => None,
+            _ => (None, self.redis.url()),
         };
-        let url = match &wire {
-            Some(wire) => format!("redis://127.0.0.1:{}", wire.port),
-            None => redis.url(),
-        };
-        let relaying =
-            Relaying::start(self.db.store().await?, open(&url, FIRST_LEVEL).await?).await?;
-        let days = u16::try_from(self.card.days()).context("a few days")?;
-        let mut ingest = ingest(
+        let cache = open_cache(&url, L1_BYTES).await?;
+        let harness = RelayHarness::start(self.db.store().await?, cache).await?;
+        let days = u16::try_from(self.fixture.days()).context("a few days")?;
+        let mut poller = build_poller(
             self.provider.url(),
             days,
-            relaying.store.clone(),
-            relaying.poke.clone(),
+            harness.store.clone(),
+            harness.notifier.clone(),
         )?;
-        // The first loads what is stored, and in the first turn stores all of it.
-        cycle(&mut ingest, &relaying, None).await?;
-        self.relayed().await?;
-        match cache {
-            Cache::Well | Cache::Slow => {}
-            Cache::Hung => redis.pause()?,
-            Cache::Refused => redis.kill()?,
+        // The first cycle loads the stored state, and in the first turn it stores all prices.
+        run_cycle(&mut poller, &harness, None).await?;
+        self.wait_until_removed().await?;
+        match condition {
+            CacheCondition::Healthy | CacheCondition::Slow => {}
+            CacheCondition::Hung => self.redis.pause(),
+            CacheCondition::Refused => self.redis.kill().await,
         }
         for _ in 0..self.sizes.cycles {
-            let (card, moved) = self.card.moved(SHARE, &mut self.rng);
-            self.card = card;
-            self.provider.serve(self.card.clone());
+            let (fixture, changed) = self.fixture.with_changes(SHARE, &mut self.rng);
+            self.fixture = fixture;
+            self.provider.serve(self.fixture.clone());
             tokio::time::sleep(BETWEEN).await;
-            let took = cycle(&mut ingest, &relaying, Some(moved.len())).await?;
-            let turn = self.took.last_mut().context("a turn")?;
-            turn[cache as usize].push(took.as_secs_f64() * 1000.0);
+            let time = run_cycle(&mut poller, &harness, Some(changed.len())).await?;
+            let turn = self.times.last_mut().context("a turn")?;
+            turn[condition as usize].push(millis(time));
         }
-        match cache {
-            Cache::Well | Cache::Slow => self.relayed().await?,
-            Cache::Hung => {
-                ensure!(self.outbox.waiting().await?, "the cache did not hang");
-                redis.resume()?;
+        match condition {
+            CacheCondition::Healthy | CacheCondition::Slow => self.wait_until_removed().await?,
+            CacheCondition::Hung => {
+                ensure!(self.outbox.has_changes().await?, "the cache did not hang");
+                self.redis.resume();
             }
-            Cache::Refused => {
-                ensure!(self.outbox.waiting().await?, "the cache was not away");
-                redis.restart_empty().await?;
+            CacheCondition::Refused => {
+                ensure!(self.outbox.has_changes().await?, "the cache answered");
+                self.redis.restart().await;
             }
         }
-        let (stored, expected) = (self.eye.stored().await?, self.card.check());
-        ensure!(
-            stored == expected,
-            "the daemon stored {stored:?} where the card says {expected:?}"
-        );
-        let store = relaying.store.clone();
-        relaying.end().await?;
+        self.probe.verify(&self.fixture).await?;
+        let store = harness.store.clone();
+        harness.stop().await?;
         store.close().await;
         Ok(())
     }
 
-    /// Waits until nothing is left to remove.
-    async fn relayed(&mut self) -> anyhow::Result<()> {
+    async fn wait_until_removed(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
-        while self.outbox.waiting().await? {
+        while self.outbox.has_changes().await? {
             ensure!(
-                began.elapsed() < PATIENCE,
-                "removals wait with a cache that is there"
+                began.elapsed() < WAIT_LIMIT,
+                "removals wait although the cache answers"
             );
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_PAUSE).await;
         }
         Ok(())
     }
 }
 
-async fn cycle(
-    ingest: &mut Poller,
-    relaying: &Relaying,
+async fn run_cycle(
+    poller: &mut Poller,
+    harness: &RelayHarness,
     changed: Option<usize>,
 ) -> anyhow::Result<Duration> {
     let began = Instant::now();
     let stop = CancellationToken::new();
-    let cycle = ingest
-        .run_cycle(&relaying.lease, &FetchRequest::Everything, None, &stop)
+    let cycle = poller
+        .run_cycle(&harness.lease, &FetchRequest::Everything, None, &stop)
         .await;
-    let took = began.elapsed();
+    let time = began.elapsed();
     let written = match cycle {
         CycleOutcome::Unchanged(counts) | CycleOutcome::Committed(counts, _) => counts.written(),
         other => bail!("a cycle failed: {other:?}"),
@@ -206,7 +199,7 @@ async fn cycle(
     let changed = changed.map_or(written, |changed| changed as u64);
     ensure!(
         written == changed,
-        "the daemon changed {written} prices where {changed} had moved"
+        "the daemon changed {written} of {changed} prices"
     );
-    Ok(took)
+    Ok(time)
 }

@@ -1,65 +1,64 @@
-//! A hit in Redis with all that proves it right; against a bare GET of the same value by the same
-//! client.
+//! Measures a hit in Redis with its validation, against a bare GET of the same value by the same client. It is a
+//! section of `oddsd-bench freshness`.
 
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
 
-use super::relaying::{Relaying, key, loaded, open, policy};
-use super::{Servers, Sizes};
-use crate::postgres::Database;
-use crate::report::{Bar, Measure, median};
+use super::sizes::SpeedSizes;
+use crate::database::Database;
+use crate::relay_harness::{RelayHarness, bench_key, load_value, long_policy, open_cache};
+use crate::report::{Measure, Target, median};
+use oddsd_testkit::redis::RedisServer;
 
 const KEYS: usize = 64;
-const BODY: usize = 4096;
+const BODY_BYTES: usize = 4096;
 
 pub async fn measure(
     db: &Database,
-    servers: &Servers,
-    sizes: &Sizes,
+    redis: &RedisServer,
+    sizes: &SpeedSizes,
 ) -> anyhow::Result<Vec<Measure>> {
-    let relaying = Relaying::start(db.store().await?, open(&servers.redis.url(), 0).await?).await?;
-    let body = "x".repeat(BODY);
+    let cache = open_cache(&redis.url(), 0).await?;
+    let harness = RelayHarness::start(db.store().await?, cache).await?;
+    let body = "x".repeat(BODY_BYTES);
     for n in 0..KEYS {
-        let (store, body) = (relaying.store.clone(), body.clone());
+        let (store, body) = (harness.store.clone(), body.clone());
         let load = move || {
             let (store, body) = (store.clone(), body.clone());
-            async move { loaded(&store, body).await }
+            async move { load_value(&store, body).await }
         };
-        relaying
-            .reader
-            .read(&key("second", n), &policy(), load)
-            .await?;
+        let key = bench_key("redis_hit", n);
+        harness.reader.read(&key, &long_policy(), load).await?;
     }
-    let (cache, reads) = (
-        relaying.cache().clone(),
-        sizes.second_reads as usize * sizes.turns.max(1),
-    );
+    let cache = harness.cache().clone();
+    let reads = sizes.redis_reads as usize * sizes.turns.max(1);
     let turns = tokio::spawn(async move {
         let (mut ours, mut bare) = (Vec::new(), Vec::new());
         for n in 0..reads {
-            let key = key("second", n % KEYS);
-            let asked = Instant::now();
-            let entry = cache.get(&key, &[]).await?;
-            let looked = asked.elapsed();
-            let asked = Instant::now();
+            let key = bench_key("redis_hit", n % KEYS);
+            let began = Instant::now();
+            let lookup = cache.get(&key, &[]).await?;
+            let hit = began.elapsed();
+            let began = Instant::now();
             let stored = cache.stored(&key).await?;
-            let got = asked.elapsed();
-            let (entry, stored) = (entry.entry.context("an entry")?, stored.context("a value")?);
+            let get = began.elapsed();
+            let entry = lookup.entry.context("an entry")?;
+            let stored = stored.context("a value")?;
             ensure!(
                 stored.ends_with(&entry.body) && entry.body == body,
                 "another answer"
             );
-            ours.push(looked.as_secs_f64() * 1e6);
-            bare.push(got.as_secs_f64() * 1e6);
+            ours.push(hit.as_secs_f64() * 1e6);
+            bare.push(get.as_secs_f64() * 1e6);
         }
         Ok((ours, bare))
     });
     let (ours, bare) = turns.await??;
-    relaying.end().await?;
+    harness.stop().await?;
     Ok(vec![
-        Measure::new("second_level_hit", "µs", median(&ours), Bar::AtMostTimes(1.15))
+        Measure::new("second_level_hit", "µs", median(&ours), Target::AtMostTimes(1.15))
             .against(median(&bare))
-            .note(format!("{reads} answers of {BODY} bytes, one by one in turns; against a GET of the same value by the same client")),
+            .note(format!("{reads} answers of {BODY_BYTES} bytes, one by one in turns; against a GET of the same value by the same client")),
     ])
 }

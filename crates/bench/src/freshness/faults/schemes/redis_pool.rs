@@ -1,25 +1,25 @@
-//! How the other schemes talk to Redis: as a client library does that keeps its connections, makes a
-//! new one when one has broken, and gives up in time.
+//! The Redis client of the other schemes, with the behaviour of a usual library: it keeps connections, replaces broken
+//! ones, and has a timeout.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 
-use crate::redis::{Reply, Resp};
 use oddsd_cache::READ_BUDGET;
+use oddsd_testkit::resp::{RespClient, RespReply};
 
-/// A removal may take longer than a read: the same as ours.
-const REMOVAL: Duration = Duration::from_secs(2);
+/// Longer than a read's, as in our cache.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub struct Wire {
+pub struct RedisPool {
     port: u16,
-    idle: Mutex<Vec<Resp>>,
+    idle: Mutex<Vec<RespClient>>,
     forgotten: AtomicU64,
 }
 
-impl Wire {
+impl RedisPool {
     pub fn new(port: u16) -> Self {
         Self {
             port,
@@ -28,55 +28,50 @@ impl Wire {
         }
     }
 
-    /// A reader's command: one that the cache has no time for is one without a cache.
-    pub async fn ask(&self, args: &[&str]) -> anyhow::Result<Reply> {
-        tokio::time::timeout(READ_BUDGET, self.answer(args))
+    /// A reader's command; after the timeout the reader continues without the cache.
+    pub async fn read(&self, args: &[&str]) -> anyhow::Result<RespReply> {
+        tokio::time::timeout(READ_BUDGET, self.command(args))
             .await
             .context("no answer in time")?
     }
 
-    /// A worker's command: when it fails it has failed.
-    pub async fn tell(&self, args: &[&str]) {
-        let answered = tokio::time::timeout(REMOVAL, self.answer(args)).await;
+    /// A worker's removal; it is not repeated after a failure.
+    pub async fn remove(&self, args: &[&str]) {
+        let answered = tokio::time::timeout(REMOVAL_TIMEOUT, self.command(args)).await;
         if !matches!(answered, Ok(Ok(_))) {
             self.forgotten.fetch_add(1, Relaxed);
         }
     }
 
-    async fn answer(&self, args: &[&str]) -> anyhow::Result<Reply> {
-        let kept = self.idle().pop();
-        if let Some(connection) = kept
-            && let Ok(reply) = self.on(connection, args).await
+    async fn command(&self, args: &[&str]) -> anyhow::Result<RespReply> {
+        let idle = self.idle.lock().pop();
+        if let Some(connection) = idle
+            && let Ok(reply) = self.command_on(connection, args).await
         {
             return Ok(reply);
         }
-        // The others are as old.
-        let fresh = Resp::connect(self.port).await;
+        // If Redis is down, the other idle connections are broken, too.
+        let fresh = RespClient::connect(self.port).await;
         if fresh.is_err() {
-            self.idle().clear();
+            self.idle.lock().clear();
         }
-        self.on(fresh?, args).await
+        self.command_on(fresh?, args).await
     }
 
-    async fn on(&self, mut connection: Resp, args: &[&str]) -> anyhow::Result<Reply> {
+    async fn command_on(
+        &self,
+        mut connection: RespClient,
+        args: &[&str],
+    ) -> anyhow::Result<RespReply> {
         let reply = connection.command(args).await?;
-        if let Reply::Error(why) = &reply {
-            anyhow::bail!("the private Redis said {why}");
+        if let RespReply::Error(why) = &reply {
+            anyhow::bail!("the private Redis answered {why}");
         }
-        self.idle().push(connection);
+        self.idle.lock().push(connection);
         Ok(reply)
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Resp>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn forgotten(&self) -> u64 {
         self.forgotten.load(Relaxed)
     }
-}
-
-pub fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_millis() as u64
 }

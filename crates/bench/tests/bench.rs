@@ -1,16 +1,162 @@
-//! Tests of `bench` at a small size: its measures and its verification of rows, never its times.
-//! It leaves nothing behind.
+//! Tests of `oddsd-bench` at a small size: its measures and its verification of rows, never its times.
+//! They also check that it leaves no database, file or process behind.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio::process::{Child, Command};
 
-use crate::harness::daemon::{DaemonEnv, DaemonProcess};
-use crate::harness::program::Program;
 use oddsd_testkit::eventually;
+use oddsd_testkit::lines::LogReader;
 use oddsd_testkit::postgres;
+
+/// A quick run on a loaded machine; only a broken one reaches it.
+const RUN_LIMIT: Duration = Duration::from_secs(300);
+
+/// The program with a folder and an environment of its own.
+struct Bench {
+    folder: tempfile::TempDir,
+    env: Vec<(&'static str, &'static str)>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("tmp")).expect("a folder for temporary files");
+        // It finds redis-server there.
+        let path = std::env::var("PATH").expect("PATH").leak();
+        Self {
+            folder,
+            env: vec![("PATH", path)],
+        }
+    }
+
+    fn with(mut self, name: &'static str, value: &'static str) -> Self {
+        self.env.retain(|(known, _)| *known != name);
+        self.env.push((name, value));
+        self
+    }
+
+    fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Files that it left in the folder for temporary files.
+    fn temporary_files(&self) -> Vec<String> {
+        std::fs::read_dir(self.folder().join("tmp"))
+            .expect("the folder is there")
+            .map(|entry| entry.expect("readable").file_name().display().to_string())
+            .collect()
+    }
+
+    fn start(&self, args: &[&str]) -> RunningBench {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_oddsd-bench"))
+            .args(args)
+            .env_clear()
+            .envs(self.env.iter().copied())
+            .env("TMPDIR", self.folder().join("tmp"))
+            .current_dir(self.folder())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("oddsd-bench starts");
+        let (mut stdout, mut stderr) = (LogReader::default(), LogReader::default());
+        stdout.attach(child.stdout.take().expect("piped"));
+        stderr.attach(child.stderr.take().expect("piped"));
+        RunningBench {
+            child,
+            stdout,
+            stderr,
+        }
+    }
+
+    async fn run(&self, args: &[&str]) -> BenchOutput {
+        self.start(args).wait().await
+    }
+}
+
+struct RunningBench {
+    child: Child,
+    stdout: LogReader,
+    stderr: LogReader,
+}
+
+impl RunningBench {
+    async fn wait_for_progress(&mut self, text: &str) {
+        let found = self.stderr.wait_for(text).await;
+        found.expect("a line of its progress");
+    }
+
+    async fn stop(self) -> BenchOutput {
+        let id = self.child.id().expect("running").to_string();
+        let status = Command::new("kill").arg(&id).status().await;
+        assert!(status.expect("kill(1)").success(), "kill {id}");
+        self.wait().await
+    }
+
+    async fn wait(mut self) -> BenchOutput {
+        let status = tokio::time::timeout(RUN_LIMIT, self.child.wait()).await;
+        let Ok(status) = status else {
+            panic!("it does not end:\n{}", self.stderr.text());
+        };
+        self.stdout.finish().await;
+        self.stderr.finish().await;
+        BenchOutput {
+            code: status.expect("a status").code(),
+            stdout: self.stdout.text(),
+            stderr: self.stderr.text(),
+        }
+    }
+}
+
+struct BenchOutput {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl BenchOutput {
+    #[track_caller]
+    fn expect_code(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self}");
+        self
+    }
+
+    /// Asserts that each text is on either stream.
+    #[track_caller]
+    fn expect_texts(self, texts: &[&str]) -> Self {
+        for text in texts {
+            assert!(self.contains(text), "{text:?} is missing in:\n{self}");
+        }
+        self
+    }
+
+    fn contains(&self, text: &str) -> bool {
+        self.stdout.contains(text) || self.stderr.contains(text)
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|why| panic!("no JSON ({why}):\n{self}"))
+    }
+}
+
+impl std::fmt::Display for BenchOutput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (code, stdout, stderr) = (self.code, &self.stdout, &self.stderr);
+        write!(
+            f,
+            "exit {code:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}"
+        )
+    }
+}
 
 /// Every measure, by its public name.
 const MEASURES: [&str; 39] = [
@@ -89,9 +235,9 @@ impl Role {
 #[tokio::test]
 async fn bench_write_takes_every_measure_and_verifies_rows() {
     let mut role = Role::new("whole", "CREATEDB").await;
-    let oddsd = Program::new();
-    let reported = oddsd
-        .run(&["bench", "--quick", "--json", "--database-url", &role.url])
+    let bench = Bench::new();
+    let reported = bench
+        .run(&["write", "--quick", "--json", "--database-url", &role.url])
         .await
         .expect_code(0);
     let report = reported.json();
@@ -140,20 +286,20 @@ async fn bench_write_takes_every_measure_and_verifies_rows() {
     assert!(measured("statements_a_cycle") >= 1.0);
     assert!(measured("wal_10800") > 0.0);
     assert_eq!(role.databases().await, [""; 0], "left behind");
-    assert_eq!(oddsd.temporary_files(), [""; 0]);
+    assert_eq!(bench.temporary_files(), [""; 0]);
 }
 
 /// Without a URL the bench starts a server in a temporary folder.
 #[tokio::test]
 async fn bench_without_a_url_starts_a_private_server() {
     // A server that is not run as root has to get into the folder, too.
-    let oddsd = Program::new();
+    let bench = Bench::new();
     let open = std::fs::Permissions::from_mode(0o711);
-    std::fs::set_permissions(oddsd.folder(), open).expect("our folder");
+    std::fs::set_permissions(bench.folder(), open).expect("the test's folder");
     // DATABASE_URL may name real prices, so the bench ignores it.
-    let oddsd = oddsd.with("DATABASE_URL", "postgres://nobody@127.0.0.1:1/prices");
-    let reported = oddsd
-        .run(&["bench", "--quick", "--only", "quiet_body"])
+    let bench = bench.with("DATABASE_URL", "postgres://nobody@127.0.0.1:1/prices");
+    let reported = bench
+        .run(&["write", "--quick", "--only", "quiet_body"])
         .await;
     let reported = reported.expect_code(0).expect_texts(&[
         "starting a private PostgreSQL",
@@ -161,64 +307,56 @@ async fn bench_without_a_url_starts_a_private_server() {
         "server_version",
         "ms CPU",
     ]);
-    reported.expect_none_of(&["write_12k"]);
-    assert_eq!(oddsd.temporary_files(), [""; 0]);
+    assert!(!reported.contains("write_12k"), "{reported}");
+    assert_eq!(bench.temporary_files(), [""; 0]);
 }
 
 #[tokio::test]
 async fn bench_stops_on_a_signal_and_cleans_up() {
     let mut role = Role::new("stopped", "CREATEDB").await;
-    let mut bench = DaemonProcess::start(
-        &DaemonEnv::default(),
-        &[
-            "bench",
-            "--quick",
-            "--runs",
-            "1000",
-            "--only",
-            "rss_12k",
-            "--database-url",
-            &role.url,
-        ],
-    );
-    bench.wait_for_log("1/1: rss_12k").await;
+    let bench = Bench::new();
+    let mut running = bench.start(&[
+        "write",
+        "--quick",
+        "--runs",
+        "1000",
+        "--only",
+        "rss_12k",
+        "--database-url",
+        &role.url,
+    ]);
+    running.wait_for_progress("1/1: rss_12k").await;
     eventually("the bench makes a database", async || {
         let made = role.databases().await;
         (!made.is_empty()).then_some(()).ok_or(made)
     })
     .await;
-    let ended = bench.stop().await.expect_code(1);
-    assert!(
-        ended.text().contains("stopped before the end"),
-        "{}",
-        ended.text()
-    );
+    let ended = running.stop().await.expect_code(1);
+    ended.expect_texts(&["stopped before the end"]);
     assert_eq!(role.databases().await, [""; 0], "left behind");
 }
 
 /// A fast wrong answer is no result.
 #[tokio::test]
 async fn bench_fails_when_stored_rows_are_wrong() {
-    let mut role = Role::new("meddled", "CREATEDB").await;
-    let bench = DaemonProcess::start(
-        &DaemonEnv::default(),
-        &[
-            "bench",
-            "--quick",
-            "--runs",
-            "1000",
-            "--only",
-            "quiet_12k",
-            "--database-url",
-            &role.url,
-        ],
-    );
+    let mut role = Role::new("corrupted", "CREATEDB").await;
+    let bench = Bench::new();
+    let running = bench.start(&[
+        "write",
+        "--quick",
+        "--runs",
+        "1000",
+        "--only",
+        "quiet_12k",
+        "--database-url",
+        &role.url,
+    ]);
     eventually("the bench stores prices", async || {
         delete_price(&mut role).await
     })
     .await;
-    let ended = bench.wait_for_exit().await.expect_code(1);
-    assert_eq!(ended.count("quiet_12k  "), 0, "{}", ended.text());
+    let ended = running.wait().await.expect_code(1);
+    assert!(!ended.contains("quiet_12k  "), "{ended}");
     assert_eq!(role.databases().await, [""; 0], "left behind");
 }
 
@@ -241,10 +379,10 @@ async fn delete_price(role: &mut Role) -> Result<(), Vec<String>> {
 #[tokio::test]
 async fn bench_names_missing_rights_and_wrong_arguments() {
     let role = Role::new("plain", "NOCREATEDB").await;
-    let oddsd = Program::new();
-    oddsd
+    let bench = Bench::new();
+    bench
         .run(&[
-            "bench",
+            "write",
             "--quick",
             "--only",
             "quiet",
@@ -254,21 +392,21 @@ async fn bench_names_missing_rights_and_wrong_arguments() {
         .await
         .expect_code(1)
         .expect_texts(&["cannot create a database", "CREATEDB", "private server"]);
-    oddsd
-        .run(&["bench", "--database-url", "sqlite:odds.db"])
+    bench
+        .run(&["write", "--database-url", "sqlite:odds.db"])
         .await
-        .expect_code(78)
+        .expect_code(2)
         .expect_texts(&["postgres://"]);
-    oddsd
-        .run(&["bench", "--only", "quantum"])
+    bench
+        .run(&["write", "--only", "quantum"])
         .await
-        .expect_code(78)
+        .expect_code(2)
         .expect_texts(&["quantum", "write_12k_90_vs_copy"]);
-    assert!(!oddsd.folder().join("odds.db").exists());
+    assert!(!bench.folder().join("odds.db").exists());
 }
 
-/// The targets of `bench freshness` under faults.
-const FAULT_BARS: [&str; 4] = [
+/// The targets of `freshness` under faults.
+const FAULT_TARGETS: [&str; 4] = [
     "keys_stuck",
     "read_errors",
     "stale_per_million",
@@ -281,9 +419,9 @@ const OTHER_SCHEMES: [&str; 3] = ["remove_after_commit", "timestamps", "leases"]
 #[tokio::test]
 async fn bench_freshness_sees_no_stale_read_under_faults() {
     let mut role = Role::new("fresh", "CREATEDB").await;
-    let oddsd = Program::new();
-    let args = ["bench", "freshness", "--quick", "--json", "--database-url"];
-    let reported = oddsd
+    let bench = Bench::new();
+    let args = ["freshness", "--quick", "--json", "--database-url"];
+    let reported = bench
         .run(&[&args[..], &[&role.url]].concat())
         .await
         .expect_code(0);
@@ -296,7 +434,7 @@ async fn bench_freshness_sees_no_stale_read_under_faults() {
         let of = measures.iter().find(|m| m["name"] == name);
         of.unwrap_or_else(|| panic!("no {name} in {report}"))
     };
-    for name in FAULT_BARS {
+    for name in FAULT_TARGETS {
         assert_eq!(measure(name)["ours"], 0.0, "{reported}");
         assert_eq!(measure(name)["met"], true, "{reported}");
     }
@@ -313,21 +451,21 @@ async fn bench_freshness_sees_no_stale_read_under_faults() {
         }
     }
     assert_eq!(role.databases().await, [""; 0], "left behind");
-    assert_eq!(oddsd.temporary_files(), [""; 0]);
+    assert_eq!(bench.temporary_files(), [""; 0]);
 }
 
 #[tokio::test]
 async fn bench_freshness_without_redis_names_the_package() {
     let role = Role::new("noredis", "CREATEDB").await;
-    Program::new()
+    Bench::new()
         .with("PATH", "/nowhere")
-        .run(&["bench", "freshness", "--quick", "--database-url", &role.url])
+        .run(&["freshness", "--quick", "--database-url", &role.url])
         .await
         .expect_code(1)
         .expect_texts(&["redis-server", "install"]);
 }
 
-/// Every measure of `bench invalidation`.
+/// Every measure of `invalidation`.
 const INVALIDATION: [&str; 11] = [
     "others_commit_to_gone_p50",
     "others_commit_to_gone_p99",
@@ -346,15 +484,9 @@ const INVALIDATION: [&str; 11] = [
 #[tokio::test]
 async fn bench_invalidation_takes_every_measure() {
     let mut role = Role::new("others", "CREATEDB").await;
-    let oddsd = Program::new();
-    let args = [
-        "bench",
-        "invalidation",
-        "--quick",
-        "--json",
-        "--database-url",
-    ];
-    let reported = oddsd
+    let bench = Bench::new();
+    let args = ["invalidation", "--quick", "--json", "--database-url"];
+    let reported = bench
         .run(&[&args[..], &[&role.url]].concat())
         .await
         .expect_code(0);
@@ -373,5 +505,5 @@ async fn bench_invalidation_takes_every_measure() {
         );
     }
     assert_eq!(role.databases().await, [""; 0], "left behind");
-    assert_eq!(oddsd.temporary_files(), [""; 0]);
+    assert_eq!(bench.temporary_files(), [""; 0]);
 }

@@ -269,7 +269,7 @@ pub async fn server_settings(server: &StoreSettings) -> anyhow::Result<Value> {
     Ok(settings.into())
 }
 
-/// The weight of a key in a [`PriceSum`], in SQL: see [`Fixture::check`](super::fixture::Fixture::check).
+/// The weight of a key in a [`PriceSum`], in SQL: see [`Fixture::price_sum`].
 fn weight(horse: &str, bookmaker: &str) -> String {
     let bookmakers = BOOKMAKERS.len();
     format!(

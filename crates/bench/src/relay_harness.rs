@@ -23,7 +23,7 @@ use oddsd_store::{CommitNotifier, Store, WriterLease};
 pub const SECOND_REMOVAL_AFTER: Duration = Duration::from_millis(1500);
 /// Anything that is waited for happens within this, also on a loaded machine.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks at a condition that is waited for.
+/// The pause between two checks of a condition.
 pub const POLL_PAUSE: Duration = Duration::from_millis(2);
 
 pub struct RelayHarness {

@@ -49,7 +49,7 @@ impl Measure {
         Self {
             name,
             unit,
-            ours: rounded(ours),
+            ours: round(ours),
             baseline: None,
             ratio: None,
             bar: None,
@@ -61,7 +61,7 @@ impl Measure {
     }
 
     pub fn against(mut self, baseline: f64) -> Self {
-        self.baseline = Some(rounded(baseline));
+        self.baseline = Some(round(baseline));
         self.compare()
     }
 
@@ -79,15 +79,15 @@ impl Measure {
         }
         // A ratio to zero is not a number.
         .filter(|ratio| ratio.is_finite())
-        .map(rounded);
+        .map(round);
         (self.bar, self.met) = match self.target {
-            Target::AtMostTimes(bar) => (Some(format!("≤ {bar}×")), times.map(|t| t <= bar)),
-            Target::TimesFaster(bar) => (
-                Some(format!("≥ {bar}× faster")),
-                times.map(|t| t.recip() >= bar),
+            Target::AtMostTimes(most) => (Some(format!("≤ {most}×")), times.map(|t| t <= most)),
+            Target::TimesFaster(least) => (
+                Some(format!("≥ {least}× faster")),
+                times.map(|t| t.recip() >= least),
             ),
-            Target::AtMost(bar) => (Some(format!("≤ {bar} {unit}")), Some(self.ours <= bar)),
-            Target::AtLeast(bar) => (Some(format!("≥ {bar} {unit}")), Some(self.ours >= bar)),
+            Target::AtMost(most) => (Some(format!("≤ {most} {unit}")), Some(self.ours <= most)),
+            Target::AtLeast(least) => (Some(format!("≥ {least} {unit}")), Some(self.ours >= least)),
             Target::AtMostOr { at_most, times: t } => (
                 Some(format!("≤ {at_most} {unit} or ≤ {t}×")),
                 Some(self.ours <= at_most || times.is_some_and(|times| times <= t)),
@@ -103,7 +103,7 @@ impl Measure {
 }
 
 /// Four significant digits.
-fn rounded(value: f64) -> f64 {
+fn round(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return value;
     }
@@ -136,10 +136,10 @@ impl Report {
         let mut rows =
             vec![["measure", "ours", "against", "ratio", "target", "", ""].map(String::from)];
         for measure in &self.measures {
-            let value = |value: f64| format!("{} {}", short(value), measure.unit);
+            let value = |value: f64| format!("{} {}", format_short(value), measure.unit);
             let ratio = measure.ratio.map(|ratio| match measure.target {
-                Target::TimesFaster(_) => format!("{}× faster", short(ratio)),
-                _ => format!("{}×", short(ratio)),
+                Target::TimesFaster(_) => format!("{}× faster", format_short(ratio)),
+                _ => format!("{}×", format_short(ratio)),
             });
             rows.push([
                 measure.name.into(),
@@ -188,7 +188,7 @@ impl Report {
 }
 
 /// Three digits, for the table.
-fn short(value: f64) -> String {
+fn format_short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
         v if v < 1.0 => format!("{value:.3}"),
@@ -227,8 +227,8 @@ mod tests {
 
     #[test]
     fn target_is_met_or_missed_in_its_direction() {
-        let met = |bar, ours: f64, baseline: f64| {
-            let measure = Measure::new("m", "ms", ours, bar).against(baseline);
+        let met = |target, ours: f64, baseline: f64| {
+            let measure = Measure::new("m", "ms", ours, target).against(baseline);
             (measure.ratio, measure.met)
         };
         assert_eq!(
@@ -287,7 +287,7 @@ mod tests {
         let measures = vec![
             Measure::new("good", "ms", 1.0, Target::AtMost(2.0)),
             Measure::new("bad", "ms", 3.0, Target::AtMost(2.0)).note("why"),
-            Measure::new("told", "ms", 3.0, Target::None),
+            Measure::new("reported", "ms", 3.0, Target::None),
         ];
         let report = Report::new(Value::Null, 3, measures);
         assert_eq!(report.missed, ["bad"]);
@@ -299,8 +299,8 @@ mod tests {
 
     #[test]
     fn four_significant_digits_are_kept() {
-        assert_eq!(rounded(1234.56), 1235.0);
-        assert_eq!(rounded(0.012_345_6), 0.01235);
-        assert_eq!(rounded(0.0), 0.0);
+        assert_eq!(round(1234.56), 1235.0);
+        assert_eq!(round(0.012_345_6), 0.01235);
+        assert_eq!(round(0.0), 0.0);
     }
 }

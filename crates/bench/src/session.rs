@@ -44,7 +44,7 @@ pub struct OnlyArgs {
     only: Vec<String>,
 }
 
-/// The command line is wrong; the text says how to correct it. The exit code is 2.
+/// The command line is wrong. The text is for the user; the exit code is 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BadArgument(String);

@@ -1,7 +1,6 @@
 //! Measures the rate of changes that a daemon accepts through `POST /v1/changes`, and its memory meanwhile: the whole
 //! daemon with its relay in a process of its own. It is a section of `oddsd-bench invalidation`.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -16,6 +15,7 @@ use super::sizes::InvalidationSizes;
 use crate::database::Database;
 use crate::machine::memory_of;
 use crate::report::{Measure, Target};
+use oddsd_testkit::ports::free_port;
 use oddsd_testkit::redis::RedisServer;
 use tempfile::TempDir;
 
@@ -29,7 +29,7 @@ const POLL_PAUSE: Duration = Duration::from_millis(20);
 pub async fn measure(db: &Database, sizes: &InvalidationSizes) -> anyhow::Result<Vec<Measure>> {
     let redis = RedisServer::try_start().await?;
     let mut daemon = MeasuredDaemon::start(db, &redis)?;
-    daemon.ready().await?;
+    daemon.wait_until_ready().await?;
     let accepted = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
     let mut clients = tokio::task::JoinSet::new();
@@ -47,7 +47,7 @@ pub async fn measure(db: &Database, sizes: &InvalidationSizes) -> anyhow::Result
     store.close().await;
     ensure!(accepted >= BATCH, "nothing was accepted");
     let peak = memory_of(daemon.process.id()).map_or(f64::NAN, |(_, peak)| peak as f64 / 1e6);
-    daemon.end()?;
+    daemon.stop()?;
     Ok(vec![
         Measure::new(
             "reported_changes",
@@ -82,7 +82,7 @@ impl Drop for MeasuredDaemon {
 impl MeasuredDaemon {
     fn start(db: &Database, redis: &RedisServer) -> anyhow::Result<Self> {
         let folder = TempDir::new()?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port();
         let token = format!("{:016x}", fastrand::u64(..));
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         // This environment may have settings of another daemon.
@@ -109,7 +109,7 @@ impl MeasuredDaemon {
         })
     }
 
-    async fn ready(&mut self) -> anyhow::Result<()> {
+    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
             if let Some(status) = self.process.try_wait()? {
@@ -124,7 +124,7 @@ impl MeasuredDaemon {
         Ok(())
     }
 
-    fn end(mut self) -> anyhow::Result<()> {
+    fn stop(mut self) -> anyhow::Result<()> {
         self.process.kill()?;
         self.process.wait()?;
         Ok(())

@@ -25,7 +25,7 @@ const BULK: Target = Target::AtMostTimes(1.05);
 
 #[derive(Clone, Copy, PartialEq)]
 enum WatchMode {
-    Not,
+    Unwatched,
     Columns,
     Quiet,
     Table,
@@ -34,7 +34,7 @@ enum WatchMode {
 impl WatchMode {
     async fn watch(self, store: &Store, table: &ApplicationTable) -> anyhow::Result<()> {
         let columns = match self {
-            Self::Not => return Ok(()),
+            Self::Unwatched => return Ok(()),
             Self::Columns | Self::Quiet => vec!["id".to_owned()],
             Self::Table => Vec::new(),
         };
@@ -62,31 +62,31 @@ async fn singles(
     store: &Store,
     sizes: &InvalidationSizes,
 ) -> anyhow::Result<Vec<Measure>> {
-    let kinds = [
-        WatchMode::Not,
+    let modes = [
+        WatchMode::Unwatched,
         WatchMode::Columns,
         WatchMode::Quiet,
         WatchMode::Table,
     ];
     let mut tables = Vec::new();
-    for (n, mode) in kinds.into_iter().enumerate() {
+    for (n, mode) in modes.into_iter().enumerate() {
         let table = ApplicationTable::create(db, &format!("single_{n}")).await?;
         mode.watch(store, &table).await?;
         tables.push(table);
     }
-    let mut took = vec![Vec::new(); kinds.len()];
+    let mut times = vec![Vec::new(); modes.len()];
     for block in 0..=sizes.blocks {
-        for turn in 0..kinds.len() {
+        for turn in 0..modes.len() {
             // The order rotates, so that no table always follows the same other one.
-            let at = (turn + block) % kinds.len();
+            let at = (turn + block) % modes.len();
             for _ in 0..sizes.block {
                 let one = micros(tables[at].insert().await?);
                 // The first block warms up.
                 if block > 0 {
-                    took[at].push(one);
+                    times[at].push(one);
                 }
             }
-            let expected = if kinds[at] == WatchMode::Not {
+            let expected = if modes[at] == WatchMode::Unwatched {
                 0
             } else {
                 sizes.block
@@ -101,29 +101,29 @@ async fn singles(
     for table in tables {
         table.drop().await?;
     }
-    let without = median(&took[0]);
-    let of = |name, at: usize, bar, note: &str| {
-        Measure::new(name, "µs", median(&took[at]), bar)
+    let without = median(&times[0]);
+    let measure = |name, at: usize, target, note: &str| {
+        Measure::new(name, "µs", median(&times[at]), target)
             .against(without)
             .note(format!(
                 "{} inserts of one row, each a transaction, two indexes beside the primary key; {note}",
-                took[at].len()
+                times[at].len()
             ))
     };
     Ok(vec![
-        of(
+        measure(
             "watched_insert",
             1,
             SINGLE,
             "--columns id, against no watch",
         ),
-        of(
+        measure(
             "watched_insert_quiet",
             2,
             Target::None,
             "--columns id --quiet, against no watch",
         ),
-        of(
+        measure(
             "watched_insert_table",
             3,
             SINGLE,
@@ -137,23 +137,27 @@ async fn bulks(
     store: &Store,
     sizes: &InvalidationSizes,
 ) -> anyhow::Result<Vec<Measure>> {
-    let kinds = [WatchMode::Not, WatchMode::Columns, WatchMode::Table];
-    let mut inserts = vec![Vec::new(); kinds.len()];
+    let modes = [WatchMode::Unwatched, WatchMode::Columns, WatchMode::Table];
+    let mut inserts = vec![Vec::new(); modes.len()];
     let mut updates = inserts.clone();
     for turn in 0..sizes.turns {
-        for n in 0..kinds.len() {
-            let at = (turn + n) % kinds.len();
+        for n in 0..modes.len() {
+            let at = (turn + n) % modes.len();
             let mut table = ApplicationTable::create(db, "bulk").await?;
-            kinds[at].watch(store, &table).await?;
+            modes[at].watch(store, &table).await?;
             inserts[at].push(millis(table.insert_all(sizes.bulk).await?));
             updates[at].push(millis(table.update_all(sizes.bulk).await?));
             let (reports, last) = table.take_reports().await?;
-            let expected = if kinds[at] == WatchMode::Not { 0 } else { 2 };
+            let expected = if modes[at] == WatchMode::Unwatched {
+                0
+            } else {
+                2
+            };
             ensure!(
                 reports == expected,
                 "{reports} of {expected} statements were reported, the last as {last:?}"
             );
-            if kinds[at] == WatchMode::Columns {
+            if modes[at] == WatchMode::Columns {
                 let rows = format!("\"rows\":{}", sizes.bulk);
                 ensure!(
                     last.contains(&rows),
@@ -163,19 +167,19 @@ async fn bulks(
             table.drop().await?;
         }
     }
-    let of = |name, took: &[Vec<f64>], at: usize, how: &str| {
-        Measure::new(name, "ms", median(&took[at]), BULK)
-            .against(median(&took[0]))
+    let measure = |name, times: &[Vec<f64>], at: usize, how: &str| {
+        Measure::new(name, "ms", median(&times[at]), BULK)
+            .against(median(&times[0]))
             .note(format!(
                 "one statement of {} rows; {how}, against no watch",
                 sizes.bulk
             ))
     };
     Ok(vec![
-        of("watched_bulk_insert", &inserts, 1, "--columns id"),
-        of("watched_bulk_insert_table", &inserts, 2, "the table alone"),
-        of("watched_bulk_update", &updates, 1, "--columns id"),
-        of("watched_bulk_update_table", &updates, 2, "the table alone"),
+        measure("watched_bulk_insert", &inserts, 1, "--columns id"),
+        measure("watched_bulk_insert_table", &inserts, 2, "the table alone"),
+        measure("watched_bulk_update", &updates, 1, "--columns id"),
+        measure("watched_bulk_update_table", &updates, 2, "the table alone"),
     ])
 }
 

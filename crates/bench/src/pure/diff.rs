@@ -35,13 +35,13 @@ pub fn measure() -> anyhow::Result<()> {
         for share in SHARES {
             let (mut diffs, mut applies) = (Vec::new(), Vec::new());
             for turn in 0..=TURNS {
-                let moved;
-                (fixture, moved) = fixture.with_changes(share, &mut rng);
+                let changed;
+                (fixture, changed) = fixture.with_changes(share, &mut rng);
                 let snapshot = observe(&fixture)?;
                 let started = Instant::now();
                 let changes = black_box(compute_changes(&state, &snapshot, &ShrinkGuard::OFF));
                 let compared = started.elapsed();
-                assert_eq!(changes.prices.len(), moved.len(), "every change is found");
+                assert_eq!(changes.prices.len(), changed.len(), "every change is found");
                 let started = Instant::now();
                 state.apply(changes);
                 let applied = started.elapsed();

@@ -139,7 +139,7 @@ impl BaselineTable {
         let table = format!("bench.{name}");
         let create = format!("CREATE SCHEMA IF NOT EXISTS bench; CREATE TABLE {table} ({COLUMNS})");
         connection.execute(AssertSqlSafe(create)).await?;
-        let (insert, set) = (insert(&table), set());
+        let (insert, set) = (insert_clause(&table), conflict_clause());
         let rows: Vec<String> = (0..ROWS_A_STATEMENT).map(placeholders).collect();
         let upsert = |rows: &str| Arc::from(format!("{insert} VALUES {rows} {set}"));
         Ok(Self {
@@ -148,7 +148,7 @@ impl BaselineTable {
             many: upsert(&rows.join(", ")),
             arrays: format!(
                 "{insert} SELECT * FROM unnest({}) {set} WHERE {DIFFERS}",
-                arrays()
+                array_parameters()
             )
             .into(),
             table,
@@ -163,7 +163,7 @@ impl BaselineTable {
         let mut tx = self.connection.begin().await?;
         for row in &rows {
             let upsert = sqlx::query(AssertSqlSafe(Arc::clone(&self.one)));
-            bound(upsert, row).execute(&mut *tx).await?;
+            bind_row(upsert, row).execute(&mut *tx).await?;
         }
         tx.commit().await?;
         Ok(started.elapsed())
@@ -180,15 +180,23 @@ impl BaselineTable {
                 let values: Vec<String> = (0..batch.len()).map(placeholders).collect();
                 let rest = format!(
                     "{} VALUES {} {}",
-                    insert(&self.table),
+                    insert_clause(&self.table),
                     values.join(", "),
-                    set()
+                    conflict_clause()
                 );
                 let upsert = sqlx::query(AssertSqlSafe(rest)).persistent(false);
-                batch.iter().fold(upsert, bound).execute(&mut *tx).await?;
+                batch
+                    .iter()
+                    .fold(upsert, bind_row)
+                    .execute(&mut *tx)
+                    .await?;
             } else {
                 let upsert = sqlx::query(AssertSqlSafe(Arc::clone(&self.many)));
-                batch.iter().fold(upsert, bound).execute(&mut *tx).await?;
+                batch
+                    .iter()
+                    .fold(upsert, bind_row)
+                    .execute(&mut *tx)
+                    .await?;
             }
         }
         tx.commit().await?;
@@ -224,10 +232,10 @@ impl BaselineTable {
     pub async fn update_changed(
         &mut self,
         fixture: &Fixture,
-        moved: &[usize],
+        changed: &[usize],
     ) -> anyhow::Result<Duration> {
         let texts = RowTexts::new(fixture);
-        let rows: Vec<WideRow<'_>> = moved.iter().map(|&at| texts.row(fixture, at)).collect();
+        let rows: Vec<WideRow<'_>> = changed.iter().map(|&at| texts.row(fixture, at)).collect();
         let column = |n: usize| -> Vec<&str> { rows.iter().map(|row| row.texts[n]).collect() };
         let started = Instant::now();
         let update = format!(
@@ -266,7 +274,7 @@ impl BaselineTable {
 
 type Upsert<'q> = Query<'q, Postgres, PgArguments>;
 
-fn bound<'q>(upsert: Upsert<'q>, row: &'q WideRow<'_>) -> Upsert<'q> {
+fn bind_row<'q>(upsert: Upsert<'q>, row: &'q WideRow<'_>) -> Upsert<'q> {
     let upsert = row
         .texts
         .iter()
@@ -280,14 +288,14 @@ fn bound<'q>(upsert: Upsert<'q>, row: &'q WideRow<'_>) -> Upsert<'q> {
         .bind(row.observed_at)
 }
 
-fn names() -> impl Iterator<Item = &'static str> {
+fn column_names() -> impl Iterator<Item = &'static str> {
     TEXTS
         .into_iter()
         .chain(OTHERS.into_iter().map(|(name, _)| name))
 }
 
-fn insert(table: &str) -> String {
-    let names: Vec<&str> = names().collect();
+fn insert_clause(table: &str) -> String {
+    let names: Vec<&str> = column_names().collect();
     format!("INSERT INTO {table} AS stored ({})", names.join(", "))
 }
 
@@ -300,7 +308,7 @@ fn placeholders(row: usize) -> String {
     format!("({})", numbers.join(", "))
 }
 
-fn arrays() -> String {
+fn array_parameters() -> String {
     let types = TEXTS
         .iter()
         .map(|_| "text")
@@ -319,8 +327,8 @@ fn arrays() -> String {
     arrays.join(", ")
 }
 
-fn set() -> String {
-    let rest = names().skip(3);
+fn conflict_clause() -> String {
+    let rest = column_names().skip(3);
     let set: Vec<String> = rest
         .map(|name| format!("{name} = excluded.{name}"))
         .collect();

@@ -35,10 +35,15 @@ pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Me
     let mut scenario = Scenario::prepare(db, sizes.day).await?;
     let mut copy = CopyBaseline::new(db.connect_by_socket().await?).await?;
     let mut multirow = BaselineTable::new(db.connect().await?, "multirow").await?;
-    let mut single = BaselineTable::new(db.connect().await?, "row_by_row").await?;
-    let mut compared = BaselineTable::new(db.connect().await?, "unnest_compare").await?;
-    let mut inside = BaselineTable::new(db.connect().await?, "server_side").await?;
-    for baseline in [&mut multirow, &mut single, &mut compared, &mut inside] {
+    let mut row_by_row = BaselineTable::new(db.connect().await?, "row_by_row").await?;
+    let mut unnest = BaselineTable::new(db.connect().await?, "unnest_compare").await?;
+    let mut server_side = BaselineTable::new(db.connect().await?, "server_side").await?;
+    for baseline in [
+        &mut multirow,
+        &mut row_by_row,
+        &mut unnest,
+        &mut server_side,
+    ] {
         baseline.multirow(&scenario.fixture).await?;
     }
     scenario.probe.vacuum().await?;
@@ -46,11 +51,15 @@ pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Me
     let mut samples = Samples::default();
     for _ in 0..=sizes.runs {
         for percent in PERCENT {
-            let (snapshot, moved) = scenario.next_snapshot(f64::from(percent) / 100.0)?;
-            let timing = scenario.run_cycle(&snapshot, moved.len()).await?;
+            let (snapshot, changed) = scenario.next_snapshot(f64::from(percent) / 100.0)?;
+            let timing = scenario.run_cycle(&snapshot, changed.len()).await?;
             samples.time("ours", percent, timing.total());
             samples.time("diff", percent, timing.diff);
-            samples.time("copy", percent, copy.copy(&scenario.fixture, &moved).await?);
+            samples.time(
+                "copy",
+                percent,
+                copy.copy(&scenario.fixture, &changed).await?,
+            );
             samples.time(
                 "multirow",
                 percent,
@@ -59,35 +68,36 @@ pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Me
             samples.time(
                 "unnest_compare",
                 percent,
-                compared.unnest_compare(&scenario.fixture).await?,
+                unnest.unnest_compare(&scenario.fixture).await?,
             );
             if percent == MANY {
                 samples.time(
                     "row_by_row",
                     percent,
-                    single.row_by_row(&scenario.fixture).await?,
+                    row_by_row.row_by_row(&scenario.fixture).await?,
                 );
                 samples.time(
                     "server_side",
                     percent,
-                    inside.server_side(moved.len()).await?,
+                    server_side.server_side(changed.len()).await?,
                 );
-                scenario.verify_baseline(&single).await?;
+                scenario.verify_baseline(&row_by_row).await?;
             }
             scenario.verify_baseline(&multirow).await?;
-            scenario.verify_baseline(&compared).await?;
+            scenario.verify_baseline(&unnest).await?;
         }
         samples.end_warmup();
     }
-    let mut measures = times(&samples);
-    measures.push(wal(&mut scenario, &mut multirow, sizes.runs).await?);
+    let mut measures = ratios(&samples);
+    measures.push(measure_wal(&mut scenario, &mut multirow, sizes.runs).await?);
     Ok(measures)
 }
 
-fn times(samples: &Samples) -> Vec<Measure> {
-    let against = |name, percent, variant, bar| {
+fn ratios(samples: &Samples) -> Vec<Measure> {
+    let against = |name, percent, variant, target| {
         let ours = samples.median("ours", percent);
-        let measure = Measure::new(name, "ms", ours, bar).against(samples.median(variant, percent));
+        let measure =
+            Measure::new(name, "ms", ours, target).against(samples.median(variant, percent));
         measure.note(format!(
             "of which diff {:.2} ms",
             samples.median("diff", percent)
@@ -130,7 +140,7 @@ fn times(samples: &Samples) -> Vec<Measure> {
 
 /// After a checkpoint the first change of each page logs the whole page. The first turn does not count, so that these
 /// page images are in no result.
-async fn wal(
+async fn measure_wal(
     scenario: &mut Scenario,
     baseline: &mut BaselineTable,
     runs: usize,
@@ -138,7 +148,7 @@ async fn wal(
     let checkpointed = scenario.probe.checkpoint().await;
     let mut samples = Samples::default();
     for _ in 0..=runs.max(3) {
-        let (snapshot, moved) = scenario.next_snapshot(f64::from(MANY) / 100.0)?;
+        let (snapshot, changed) = scenario.next_snapshot(f64::from(MANY) / 100.0)?;
         let before = scenario.probe.wal().await?;
         scenario.daemon.run_cycle(&snapshot).await?;
         let between = scenario.probe.wal().await?;
@@ -146,13 +156,13 @@ async fn wal(
         let after = scenario.probe.wal().await?;
         scenario.verify().await?;
         scenario.verify_baseline(baseline).await?;
-        let of = moved.len() as u32;
+        let of = changed.len() as u32;
         samples.value("ours", of, (between - before) / MEGABYTE);
         samples.value("multirow", of, (after - between) / MEGABYTE);
         samples.end_warmup();
     }
-    let ours = median(&samples.all("ours"));
-    let theirs = median(&samples.all("multirow"));
+    let ours = median(&samples.all_values("ours"));
+    let theirs = median(&samples.all_values("multirow"));
     let measure = Measure::new("wal_10800", "MB", ours, Target::AtMost(4.2)).against(theirs);
     Ok(measure.note(match checkpointed {
         true => "history included; after a CHECKPOINT and one rewrite; against the multi-row upsert of every row",

@@ -55,8 +55,8 @@ impl CopyBaseline {
     }
 
     /// Copies the rows at these positions; encoding them counts, emptying the table before does not.
-    pub async fn copy(&mut self, fixture: &Fixture, moved: &[usize]) -> anyhow::Result<Duration> {
-        let rows: Vec<BaselineRow> = moved
+    pub async fn copy(&mut self, fixture: &Fixture, changed: &[usize]) -> anyhow::Result<Duration> {
+        let rows: Vec<BaselineRow> = changed
             .iter()
             .map(|&at| BaselineRow {
                 id: at as i64,
@@ -88,11 +88,11 @@ impl CopyBaseline {
         )
         .fetch_one(&mut self.0)
         .await?;
-        let sent: i64 = moved.iter().map(|&at| fixture.thousandths(at)).sum();
+        let sent: i64 = changed.iter().map(|&at| fixture.thousandths(at)).sum();
         ensure!(
-            stored == (moved.len() as i64, sent),
+            stored == (changed.len() as i64, sent),
             "COPY stored {stored:?} of {:?}",
-            (moved.len(), sent)
+            (changed.len(), sent)
         );
         Ok(took)
     }
@@ -110,19 +110,19 @@ impl CopyBaseline {
 impl BaselineRow {
     fn encode(&self, buffer: &mut PgArgumentBuffer) -> anyhow::Result<()> {
         buffer.extend_from_slice(&COLUMNS.to_be_bytes());
-        value(buffer, &self.id)?;
-        value(buffer, &self.decimal)?;
-        value(buffer, &self.fractional)?;
-        value(buffer, &None::<Decimal>)?;
-        value(buffer, &3i32)?;
-        value(buffer, &5i32)?;
-        value(buffer, &"open")?;
-        value(buffer, &self.observed_at)
+        append_value(buffer, &self.id)?;
+        append_value(buffer, &self.decimal)?;
+        append_value(buffer, &self.fractional)?;
+        append_value(buffer, &None::<Decimal>)?;
+        append_value(buffer, &3i32)?;
+        append_value(buffer, &5i32)?;
+        append_value(buffer, &"open")?;
+        append_value(buffer, &self.observed_at)
     }
 }
 
 /// The length in bytes and the value; the length −1 is NULL.
-fn value<'q>(
+fn append_value<'q>(
     buffer: &mut PgArgumentBuffer,
     value: &impl Encode<'q, Postgres>,
 ) -> anyhow::Result<()> {

@@ -67,12 +67,15 @@ pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Me
         );
         quiet_writes += scenario.probe.next_transaction().await? - before;
 
-        let moved = scenario.advance(0.01);
+        let changed = scenario.advance(0.01);
         let body = scenario.fixture.page(0);
         let timing = scenario.daemon.process_answer(&body, day).await?;
         samples.time("answer", 1, timing.total());
         samples.time("answer_read", 1, timing.diff);
-        ensure!(timing.changed == moved.len(), "not every change was found");
+        ensure!(
+            timing.changed == changed.len(),
+            "not every change was found"
+        );
         scenario.verify().await?;
         let started = Instant::now();
         let parsed = parse_cards(&body, Utc::now())?;
@@ -81,7 +84,7 @@ pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Me
         samples.time(
             "usual",
             1,
-            parse + baseline.update_changed(&scenario.fixture, &moved).await?,
+            parse + baseline.update_changed(&scenario.fixture, &changed).await?,
         );
         scenario.verify_baseline(&baseline).await?;
 
@@ -93,8 +96,8 @@ pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Me
         samples.end_warmup();
     }
     let size = format!("{} prices, {megabytes:.2} MB", sizes.day);
-    let cpu = |name, variant, bar, note: &str| {
-        Measure::new(name, "ms CPU", samples.median(variant, 0), bar)
+    let cpu = |name, variant, target, note: &str| {
+        Measure::new(name, "ms CPU", samples.median(variant, 0), target)
             .note(format!("{size}; {note}"))
     };
     let written = match quiet_writes {

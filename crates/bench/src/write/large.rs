@@ -48,12 +48,12 @@ pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Me
         black_box(scenario.daemon.compare(&quiet));
         samples.time("quiet", 0, started.elapsed());
         drop(quiet);
-        let (snapshot, moved) = scenario.next_snapshot(SHARE)?;
-        let timing = scenario.run_cycle(&snapshot, moved.len()).await?;
+        let (snapshot, changed) = scenario.next_snapshot(SHARE)?;
+        let timing = scenario.run_cycle(&snapshot, changed.len()).await?;
         drop(snapshot);
         samples.time("ours", 10, timing.total());
         samples.time("diff", 10, timing.diff);
-        samples.time("copy", 10, copy.copy(&scenario.fixture, &moved).await?);
+        samples.time("copy", 10, copy.copy(&scenario.fixture, &changed).await?);
         samples.time(
             "unnest_compare",
             10,
@@ -128,11 +128,11 @@ async fn measure_other_percents(
 ) -> anyhow::Result<()> {
     for _ in 0..turns {
         for percent in OTHER_PERCENTS {
-            let (snapshot, moved) = scenario.next_snapshot(f64::from(percent) / 100.0)?;
-            let timing = scenario.run_cycle(&snapshot, moved.len()).await?;
+            let (snapshot, changed) = scenario.next_snapshot(f64::from(percent) / 100.0)?;
+            let timing = scenario.run_cycle(&snapshot, changed.len()).await?;
             drop(snapshot);
             samples.time("ours", percent, timing.total());
-            let copied = copy.copy(&scenario.fixture, &moved).await?;
+            let copied = copy.copy(&scenario.fixture, &changed).await?;
             samples.time("copy", percent, copied);
             scenario.probe.vacuum().await?;
         }

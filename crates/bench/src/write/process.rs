@@ -68,7 +68,7 @@ pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Me
     ])
 }
 
-/// What was x.
+/// Memory, CPU time and round trips of one process.
 pub struct ProcessFigures {
     peak: Option<u64>,
     peak_all_gone: Option<u64>,
@@ -95,17 +95,17 @@ impl ProcessFigures {
             trips: Vec::new(),
         };
         for _ in 0..turns {
-            let (next, moved) = fixture.with_changes(SHARE, &mut rng);
+            let (next, changed) = fixture.with_changes(SHARE, &mut rng);
             fixture = next;
             provider.serve(fixture.clone());
             let before = proxy.round_trips();
             let timing = worker.run_cycle().await?;
             tokio::time::sleep(POOL_PAUSE).await;
             ensure!(
-                timing.changed == moved.len() as u64,
-                "the daemon changed {} prices where {} had moved",
+                timing.changed == changed.len() as u64,
+                "the daemon changed {} prices of {}",
                 timing.changed,
-                moved.len()
+                changed.len()
             );
             figures.trips.push((proxy.round_trips() - before) as f64);
             let (trips, bytes) = (proxy.round_trips(), proxy.bytes_sent());

@@ -23,7 +23,7 @@ pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Me
     let mut scenario = Scenario::prepare(db, sizes.day).await?;
     let reader = db.store().await?;
     let event = EventId::new(scenario.fixture.race_id(0));
-    let (mut idle, mut busy) = (Vec::new(), Vec::new());
+    let (mut idle, mut loaded) = (Vec::new(), Vec::new());
     for turn in 0..=sizes.runs {
         let mut rewrites = Vec::with_capacity(REWRITES_A_TURN);
         for _ in 0..REWRITES_A_TURN {
@@ -46,20 +46,20 @@ pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Me
         over.cancel();
         let alone = reading.await??;
         if turn > 0 {
-            busy.extend(beside);
+            loaded.extend(beside);
             idle.extend(alone);
         }
     }
     reader.close().await;
-    let (quiet, bar) = (p99(&idle), 2.0 * p99(&idle) + MORE_MS);
+    let (idle_p99, limit) = (p99(&idle), 2.0 * p99(&idle) + MORE_MS);
     Ok(vec![
-        Measure::new("reader_p99", "ms", p99(&busy), Target::AtMostTimes(1.0))
-            .against(bar)
+        Measure::new("reader_p99", "ms", p99(&loaded), Target::AtMostTimes(1.0))
+            .against(limit)
             .note(format!(
-                "against 2 × the idle p99 of {quiet:.2} ms + {MORE_MS} ms; medians {:.2} and {:.2} ms; {} and {} reads",
-                median(&busy),
+                "against 2 × the idle p99 of {idle_p99:.2} ms + {MORE_MS} ms; medians {:.2} and {:.2} ms; {} and {} reads",
+                median(&loaded),
                 median(&idle),
-                busy.len(),
+                loaded.len(),
                 idle.len()
             )),
     ])

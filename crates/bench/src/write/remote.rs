@@ -17,7 +17,7 @@ const TRIPS: f64 = 2.5;
 /// Turns before the first that counts: each pooled connection prepares the statement once.
 const WARM_UP: usize = 4;
 /// The pool checks a returned connection; its traffic has ended after so many round trips.
-const QUIET_AFTER: u32 = 4;
+const POOL_TRIPS: u32 = 4;
 
 pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Measure>> {
     let mut scenario = Scenario::prepare(db, sizes.day).await?;
@@ -31,22 +31,25 @@ pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Me
 
     let mut samples = Samples::default();
     for turn in 0..WARM_UP + sizes.runs {
-        let (snapshot, moved) = scenario.next_snapshot(SHARE)?;
+        let (snapshot, changed) = scenario.next_snapshot(SHARE)?;
         samples.time(
             "near",
             10,
-            scenario.run_cycle(&snapshot, moved.len()).await?.total(),
+            scenario.run_cycle(&snapshot, changed.len()).await?.total(),
         );
 
         scenario.daemon.store = far.clone();
-        let (snapshot, moved) = scenario.next_snapshot(SHARE)?;
-        tokio::time::sleep(sizes.delay * QUIET_AFTER).await;
+        let (snapshot, changed) = scenario.next_snapshot(SHARE)?;
+        tokio::time::sleep(sizes.delay * POOL_TRIPS).await;
         let before = proxy.round_trips();
         let timing = scenario.daemon.run_cycle(&snapshot).await?;
-        tokio::time::sleep(sizes.delay * QUIET_AFTER).await;
+        tokio::time::sleep(sizes.delay * POOL_TRIPS).await;
         samples.value("trips", 10, (proxy.round_trips() - before) as f64);
         samples.time("far", 10, timing.total());
-        anyhow::ensure!(timing.changed == moved.len(), "not every change was found");
+        anyhow::ensure!(
+            timing.changed == changed.len(),
+            "not every change was found"
+        );
         scenario.verify().await?;
         scenario.daemon.store = near.clone();
 

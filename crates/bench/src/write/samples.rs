@@ -38,7 +38,7 @@ impl Samples {
         values.map_or(f64::NAN, |values| median(values))
     }
 
-    pub fn all(&self, variant: &'static str) -> Vec<f64> {
+    pub fn all_values(&self, variant: &'static str) -> Vec<f64> {
         let of = self.values.iter().filter(|((name, _), _)| *name == variant);
         of.flat_map(|(_, values)| values.iter().copied()).collect()
     }
@@ -57,7 +57,7 @@ mod tests {
             samples.time("a", 10, Duration::from_millis(ms));
         }
         assert_eq!(samples.median("a", 10), 2.0);
-        assert_eq!(samples.all("a").len(), 3);
+        assert_eq!(samples.all_values("a").len(), 3);
         assert!(samples.median("a", 90).is_nan());
     }
 }

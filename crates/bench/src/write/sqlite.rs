@@ -27,11 +27,14 @@ pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Me
     let mut samples = Samples::default();
     for _ in 0..=sizes.runs {
         for percent in PERCENTS {
-            let (snapshot, moved) = scenario.next_snapshot(f64::from(percent) / 100.0)?;
-            let postgres = scenario.run_cycle(&snapshot, moved.len()).await?;
+            let (snapshot, changed) = scenario.next_snapshot(f64::from(percent) / 100.0)?;
+            let postgres = scenario.run_cycle(&snapshot, changed.len()).await?;
             samples.time("postgres", percent, postgres.total());
             let sqlite = daemon.run_cycle(&snapshot).await?;
-            ensure!(sqlite.changed == moved.len(), "not every change was found");
+            ensure!(
+                sqlite.changed == changed.len(),
+                "not every change was found"
+            );
             samples.time("sqlite", percent, sqlite.total());
             verify(&open_file(&folder, db).await?, &snapshot).await?;
         }

@@ -1,4 +1,4 @@
-//! A stand-in for The Racing API: the documented calls over given races, and every fault of [`Fault`].
+//! A stand-in for The Racing API: the documented calls over given races, and every fault of [`RacingFault`].
 //! Feed, daemon and command tests use it.
 
 mod answers;
@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use self::answers::RacingFault;
-use self::answers::{faulty, refusal, well};
+use self::answers::{faulty, healthy, refusal};
 use crate::ports;
 use crate::wait::within;
 
@@ -62,7 +62,7 @@ pub trait SimulatedDay: Send {
 struct Inner {
     source: RaceSource,
     fault: Option<RacingFault>,
-    /// How many more requests fail so, before all is well again.
+    /// How many more requests fail like this; later ones succeed.
     next: Option<(RacingFault, usize)>,
     faults_on: Vec<(String, RacingFault)>,
     requests: Vec<SeenRequest>,
@@ -133,7 +133,7 @@ impl RacingProvider {
         }
     }
 
-    /// A simulated day, as it is at `now` until [`RacingProvider::at`] moves it on.
+    /// A simulated day, as it is at `now` until [`RacingProvider::set_time`] moves it on.
     pub fn serve_day(&self, day: Box<dyn SimulatedDay>, now: DateTime<Utc>) {
         self.shared.inner().source = RaceSource::Day { day, now };
     }
@@ -279,7 +279,7 @@ async fn answer(State(shared): State<Arc<ProviderState>>, request: Request<Body>
     };
     match fault {
         Some(fault) => faulty(fault, body).await,
-        None => well(body, headers, etags),
+        None => healthy(body, headers, etags),
     }
 }
 

@@ -90,10 +90,10 @@ impl AnswerWriter {
     /// Commits the next version and an outbox row with the key of its answer in one transaction.
     pub async fn commit(&mut self, row: usize, key: &Key) -> anyhow::Result<CommittedVersion> {
         let (version, outbox_row, transaction, snapshot): (i64, i64, i64, String) = sqlx::query_as(
-            "WITH moved AS (UPDATE bench.answers SET version = version + 1 WHERE id = $1 RETURNING version),
-                  queued AS (INSERT INTO oddsd.outbox (kinds, keys) SELECT 'manual', $2 FROM moved
+            "WITH changed AS (UPDATE bench.answers SET version = version + 1 WHERE id = $1 RETURNING version),
+                  queued AS (INSERT INTO oddsd.outbox (kinds, keys) SELECT 'manual', $2 FROM changed
                            RETURNING id, xid::text::bigint AS xid)
-             SELECT version, id, xid, pg_current_snapshot()::text FROM moved, queued",
+             SELECT version, id, xid, pg_current_snapshot()::text FROM changed, queued",
         )
         .bind(i32::try_from(row)?)
         .bind(key.as_str())

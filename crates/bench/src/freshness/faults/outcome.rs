@@ -208,8 +208,8 @@ impl FaultOutcome {
     fn stale_note(&self) -> String {
         let ours = &self.totals[0];
         let mut note = format!(
-            "{} of {} reads began over {} ms after the commit of a change that they do not show, {} of them from the \
-             first level; the longest was {} ms late; no task waited longer than {} ms for a CPU",
+            "{} of {} reads began over {} ms after the commit of a change that they do not show, {} of them from \
+             L1; the longest was {} ms late; no task waited longer than {} ms for a CPU",
             ours.stale,
             ours.reads,
             self.scenario.allowed.as_millis(),

@@ -1,5 +1,5 @@
-//! Measures the cost of a watch for the writers of a table: the same writes into equal tables, with and without a watch,
-//! in turns. It verifies the reports of the writes. It is a section of `oddsd-bench invalidation`.
+//! Measures the cost of a watch for the writers of a table: the same writes into equal tables, with and without a
+//! watch, in turns. It verifies the reports of the writes. It is a section of `oddsd-bench invalidation`.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Measures the removal of one tag on half a million answers, and the delay of another client meanwhile. It is a section
-//! of `oddsd-bench freshness`.
+//! Measures the removal of one tag on half a million answers, and the delay of another client meanwhile. It is a
+//! section of `oddsd-bench freshness`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

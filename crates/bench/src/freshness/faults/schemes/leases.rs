@@ -1,5 +1,6 @@
 //! Leases (Nishtala and others, "Scaling Memcache at Facebook", 2013): a miss gets a lease, a fill needs it, and a
-//! removal deletes it with the value. The snapshot of the load is not checked. The run under faults compares ours with it.
+//! removal deletes it with the value. The snapshot of the load is not checked. The run under faults compares ours with
+//! it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -1,6 +1,5 @@
 //! The commands as operators and scripts use them: their output, their effects and their exit codes.
 
-mod bench;
 mod check;
 mod demo;
 mod invalidate;

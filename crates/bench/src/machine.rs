@@ -1,12 +1,12 @@
-//! The machine that figures come from, and what the system says of a process: CPU time and memory.
+//! The description of the machine, and the CPU time and memory of processes. Reports and measurements read them.
 
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// What figures cannot be understood without.
-pub fn told() -> Value {
+/// Figures can only be compared together with these facts.
+pub fn describe() -> Value {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let memory = field("/proc/meminfo", "MemTotal").and_then(|kb| kb.parse::<u64>().ok());
     json!({
@@ -16,19 +16,18 @@ pub fn told() -> Value {
         "cores": cores,
         "memory_mb": memory.map(|kb| kb / 1000),
         "kernel": read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
-        // Others at work on the same cores spoil times; they do not spoil ratios as much.
+        // Other load on the same cores changes times more than ratios.
         "load_before": read("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse::<f64>().ok()),
     })
 }
 
-/// CPU time of this thread so far; `None` where the system does not say.
+/// CPU time of this thread so far; `None` if the system does not report it.
 pub fn thread_cpu() -> Option<Duration> {
     on_cpu("/proc/thread-self/schedstat".as_ref())
 }
 
-/// CPU time so far of the threads that this process has now. What a running thread used since the
-/// system last looked is missing (sleep a moment before asking), and so is what ended threads used:
-/// a later sum may be the smaller one.
+/// CPU time so far of the threads that this process has now. It lacks the current slice of running threads (sleep a
+/// moment before the call) and the time of ended threads, so that a later sum may be smaller.
 pub fn process_cpu() -> Option<Duration> {
     let tasks = std::fs::read_dir("/proc/self/task").ok()?;
     let times = tasks.filter_map(|task| on_cpu(&task.ok()?.path().join("schedstat")));
@@ -72,8 +71,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_system_tells_what_this_process_takes() {
-        let machine = told();
+    fn machine_reports_cores_memory_and_cpu_time() {
+        let machine = describe();
         assert!(machine["cores"].as_u64().is_some_and(|cores| cores > 0));
         assert!(peak_memory().is_none_or(|bytes| bytes > 1_000_000));
         let (before, mut sum) = (thread_cpu(), 0u64);

@@ -20,7 +20,7 @@ macro_rules! err {
 
 pub(crate) use {err, out};
 
-/// Prints one line to stdout; false when the reader has gone.
+/// Prints one line to stdout; false if stdout is closed.
 pub fn print_line(line: impl Display) -> bool {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()

@@ -1,33 +1,46 @@
-//! The Racing API on loopback, serving the bench's card over HTTP to the process that is measured.
+//! A stand-in for The Racing API that serves the fixture, and the daemon's poller in front of it. The measured
+//! processes and the poll cycles of `freshness` use it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::card::Card;
+use crate::fixture::Fixture;
+use oddsd::clock::Clock;
+use oddsd::live::EventBus;
+use oddsd::poller::{Poller, PollerSettings};
+use oddsd_feeds::Feed;
+use oddsd_feeds::racing_api::{RacingApi, RacingApiSettings};
+use oddsd_store::{CommitNotifier, LastChecked, Retention, Store};
 
 const NO_RACES: &str = r#"{"racecards":[],"total":0,"limit":500,"skip":0,"query":[]}"#;
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The stand-in has no rate limit.
+const UNLIMITED: f64 = 1_000_000.0;
 
-type Served = Arc<Mutex<Option<Arc<Card>>>>;
+/// `None` serves no races.
+type ServedFixture = Arc<Mutex<Option<Arc<Fixture>>>>;
 
-pub struct Provider {
+pub struct FixtureProvider {
     address: SocketAddr,
-    card: Served,
+    fixture: ServedFixture,
     accepting: JoinHandle<()>,
 }
 
-impl Provider {
-    pub async fn serving(card: Card) -> anyhow::Result<Self> {
+impl FixtureProvider {
+    pub async fn start(fixture: Fixture) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let card = Arc::new(Mutex::new(Some(Arc::new(card))));
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&card)));
+        let fixture = Arc::new(Mutex::new(Some(Arc::new(fixture))));
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&fixture)));
         Ok(Self {
             address,
-            card,
+            fixture,
             accepting,
         })
     }
@@ -36,32 +49,32 @@ impl Provider {
         format!("http://{}/v1", self.address)
     }
 
-    /// What is answered from now on.
-    pub fn serve(&self, card: Card) {
-        *self.card.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(card));
+    /// Serves this fixture from now on.
+    pub fn serve(&self, fixture: Fixture) {
+        *self.fixture.lock() = Some(Arc::new(fixture));
     }
 
-    /// No races on any day from now on.
+    /// Serves no races on any day from now on.
     pub fn serve_no_races(&self) {
-        *self.card.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.fixture.lock() = None;
     }
 }
 
-impl Drop for Provider {
+impl Drop for FixtureProvider {
     fn drop(&mut self) {
         self.accepting.abort();
     }
 }
 
-async fn accept(listener: TcpListener, card: Served) {
-    let mut answering = JoinSet::new();
+async fn accept(listener: TcpListener, fixture: ServedFixture) {
+    let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        answering.spawn(answer(stream, Arc::clone(&card)));
+        connections.spawn(answer_requests(stream, Arc::clone(&fixture)));
     }
 }
 
-/// Request after request on one connection. The client is ours: what it asks is well-formed.
-async fn answer(stream: TcpStream, card: Served) -> std::io::Result<()> {
+/// Only the poller of this repository connects, so requests are well-formed.
+async fn answer_requests(stream: TcpStream, fixture: ServedFixture) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     loop {
@@ -76,8 +89,8 @@ async fn answer(stream: TcpStream, card: Served) -> std::io::Result<()> {
         let date = request.split_once("date=").map_or("", |(_, rest)| {
             rest.split(['&', ' ']).next().unwrap_or_default()
         });
-        let now = card.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let body = now.map_or_else(|| NO_RACES.to_owned(), |card| card.page_of(date));
+        let now = fixture.lock().clone();
+        let body = now.map_or_else(|| NO_RACES.to_owned(), |fixture| fixture.page_of(date));
         let head = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
@@ -86,4 +99,35 @@ async fn answer(stream: TcpStream, card: Served) -> std::io::Result<()> {
         stream.write_all(body.as_bytes()).await?;
         stream.flush().await?;
     }
+}
+
+/// The daemon's poller on the provider at this URL, without a rate limit.
+pub fn build_poller(
+    provider: String,
+    days: u16,
+    store: Store,
+    notifier: CommitNotifier,
+) -> anyhow::Result<Poller> {
+    let feed = RacingApi::new(RacingApiSettings {
+        base_url: provider,
+        days,
+        cards_per_second: UNLIMITED,
+        ..RacingApiSettings::new("bench".to_owned().into(), "bench".to_owned().into())
+    })?;
+    let settings = PollerSettings {
+        max_removed_fraction: 0.5,
+        retention: Retention {
+            history: YEAR,
+            finished_events: YEAR,
+        },
+    };
+    Ok(Poller::new(
+        Feed::RacingApi(Box::new(feed)),
+        store,
+        EventBus::new(),
+        Clock::Real,
+        settings,
+        notifier,
+        LastChecked::default(),
+    ))
 }

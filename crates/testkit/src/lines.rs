@@ -11,18 +11,18 @@ use crate::WAIT_LIMIT;
 
 /// All lines of one or more streams, in the order of their arrival, and a read position.
 pub struct LogReader {
-    shared: Arc<Shared>,
+    shared: Arc<LineBuffer>,
     position: usize,
     readers: Vec<JoinHandle<()>>,
 }
 
-struct Shared {
+struct LineBuffer {
     lines: Mutex<Vec<String>>,
     /// Lines so far and streams that are still open.
     state: watch::Sender<(usize, usize)>,
 }
 
-impl Shared {
+impl LineBuffer {
     fn lines(&self) -> MutexGuard<'_, Vec<String>> {
         self.lines.lock().expect("unpoisoned")
     }
@@ -30,7 +30,7 @@ impl Shared {
 
 impl Default for LogReader {
     fn default() -> Self {
-        let shared = Shared {
+        let shared = LineBuffer {
             lines: Mutex::default(),
             state: watch::Sender::new((0, 0)),
         };

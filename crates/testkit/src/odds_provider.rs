@@ -41,12 +41,12 @@ impl OddsReply {
 
 pub struct OddsProvider {
     pub url: String,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<ReplyQueue>>,
     server: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct State {
+struct ReplyQueue {
     replies: VecDeque<OddsReply>,
     asked: Vec<String>,
 }
@@ -55,7 +55,7 @@ impl OddsProvider {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
-        let state = Arc::new(Mutex::new(State::default()));
+        let state = Arc::new(Mutex::new(ReplyQueue::default()));
         let server = tokio::spawn(serve(listener, state.clone()));
         Self { url, state, server }
     }
@@ -81,7 +81,7 @@ impl Drop for OddsProvider {
     }
 }
 
-async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
+async fn serve(listener: TcpListener, state: Arc<Mutex<ReplyQueue>>) {
     let mut silent = Vec::new();
     while let Ok((mut stream, _)) = listener.accept().await {
         let Some(asked) = request(&mut stream).await else {

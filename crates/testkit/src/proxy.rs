@@ -40,7 +40,7 @@ pub enum ProxyMode {
 }
 
 #[derive(Default)]
-struct Counts {
+struct TrafficCounts {
     round_trips: AtomicU64,
     sent: AtomicU64,
 }
@@ -50,7 +50,7 @@ pub struct FaultProxy {
     wire: watch::Sender<ProxyMode>,
     /// Answers that are held now.
     held: watch::Sender<u64>,
-    counts: Arc<Counts>,
+    counts: Arc<TrafficCounts>,
     accepting: Option<JoinHandle<()>>,
 }
 
@@ -63,8 +63,8 @@ impl FaultProxy {
         let listener = ports::listener();
         let address = listener.local_addr().expect("bound");
         let (wire, held) = (watch::Sender::new(ProxyMode::Pass), watch::Sender::new(0));
-        let counts = Arc::new(Counts::default());
-        let connection = Connection {
+        let counts = Arc::new(TrafficCounts::default());
+        let connection = ProxiedConnection {
             server,
             wire: wire.clone(),
             held: held.clone(),
@@ -145,14 +145,14 @@ impl Drop for FaultProxy {
 
 /// A connection's share of the proxy's state.
 #[derive(Clone)]
-struct Connection {
+struct ProxiedConnection {
     server: SocketAddr,
     wire: watch::Sender<ProxyMode>,
     held: watch::Sender<u64>,
-    counts: Arc<Counts>,
+    counts: Arc<TrafficCounts>,
 }
 
-impl Connection {
+impl ProxiedConnection {
     async fn accept(self, listener: TcpListener) {
         while let Ok((client, _)) = listener.accept().await {
             if *self.wire.borrow() == ProxyMode::Cut {

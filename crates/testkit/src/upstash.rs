@@ -37,11 +37,11 @@ pub enum UpstashFault {
 
 pub struct UpstashStandIn {
     address: std::net::SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<StandInState>,
     server: JoinHandle<()>,
 }
 
-struct Shared {
+struct StandInState {
     redis_port: u16,
     token: String,
     fault: Mutex<Option<UpstashFault>>,
@@ -53,7 +53,7 @@ struct Shared {
 
 impl UpstashStandIn {
     pub async fn start(redis_port: u16, token: &str) -> Self {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(StandInState {
             redis_port,
             token: token.into(),
             fault: Mutex::new(None),
@@ -108,7 +108,7 @@ impl Drop for UpstashStandIn {
     }
 }
 
-async fn one(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn one(State(shared): State<Arc<StandInState>>, headers: HeaderMap, body: Bytes) -> Response {
     if let Some(refusal) = shared.admit(&headers, false).await {
         return refusal;
     }
@@ -125,19 +125,23 @@ async fn one(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes)
     }
 }
 
-async fn pipeline(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn pipeline(
+    State(shared): State<Arc<StandInState>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     shared.many(&headers, &body, false).await
 }
 
 async fn multi_exec(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<StandInState>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     shared.many(&headers, &body, true).await
 }
 
-impl Shared {
+impl StandInState {
     async fn many(&self, headers: &HeaderMap, body: &[u8], atomic: bool) -> Response {
         if let Some(refusal) = self.admit(headers, true).await {
             return refusal;

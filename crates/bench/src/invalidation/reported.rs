@@ -1,7 +1,6 @@
-//! How many changes a second a daemon takes through `POST /v1/changes`, and what that costs it in
-//! memory: the real program in a process of its own, with its relay at work beside.
+//! Measures the rate of changes that a daemon accepts through `POST /v1/changes`, and its memory meanwhile: the whole
+//! daemon with its relay in a process of its own. It is a section of `oddsd-bench invalidation`.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,29 +11,30 @@ use secrecy::ExposeSecret;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
 
-use super::Sizes;
-use crate::folder::Folder;
+use super::sizes::InvalidationSizes;
+use crate::database::Database;
 use crate::machine::memory_of;
-use crate::postgres::Database;
-use crate::redis::RedisServer;
-use crate::report::{Bar, Measure};
+use crate::report::{Measure, Target};
+use oddsd_testkit::ports::free_port;
+use oddsd_testkit::redis::RedisServer;
+use tempfile::TempDir;
 
 pub const MEASURES: [&str; 2] = ["reported_changes", "reported_changes_memory"];
 const BATCH: u64 = 1_000;
 const CLIENTS: u64 = 4;
-/// It answers within this of its start, also on a machine that is busy.
+/// Also on a loaded machine.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const POLL_PAUSE: Duration = Duration::from_millis(20);
 
-pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
-    let redis = RedisServer::start().await?;
-    let mut daemon = Daemon::start(db, &redis)?;
-    daemon.ready().await?;
+pub async fn measure(db: &Database, sizes: &InvalidationSizes) -> anyhow::Result<Vec<Measure>> {
+    let redis = RedisServer::try_start().await?;
+    let mut daemon = MeasuredDaemon::start(db, &redis)?;
+    daemon.wait_until_ready().await?;
     let accepted = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..CLIENTS {
-        let client = Client::connect(&daemon, client, Arc::clone(&accepted)).await?;
+        let client = ReportClient::connect(&daemon, client, Arc::clone(&accepted)).await?;
         clients.spawn(client.report(began, sizes.reporting));
     }
     while let Some(client) = clients.join_next().await {
@@ -47,45 +47,45 @@ pub async fn measure(db: &Database, sizes: &Sizes) -> anyhow::Result<Vec<Measure
     store.close().await;
     ensure!(accepted >= BATCH, "nothing was accepted");
     let peak = memory_of(daemon.process.id()).map_or(f64::NAN, |(_, peak)| peak as f64 / 1e6);
-    daemon.end()?;
+    daemon.stop()?;
     Ok(vec![
         Measure::new(
             "reported_changes",
             "changes/s",
             accepted as f64 / seconds,
-            Bar::AtLeast(50_000.0),
+            Target::AtLeast(50_000.0),
         )
         .note(format!(
             "{accepted} changes in batches of {BATCH} from {CLIENTS} clients, each stored before its answer; {waiting} \
-             waited at the end"
+             outbox rows waited at the end"
         )),
-        Measure::new("reported_changes_memory", "MB", peak, Bar::AtMost(100.0))
+        Measure::new("reported_changes_memory", "MB", peak, Target::AtMost(100.0))
             .note("peak resident memory of the daemon meanwhile"),
     ])
 }
 
-/// The program itself; it ends with this value.
-struct Daemon {
+/// The daemon's process. Dropped, it is killed.
+struct MeasuredDaemon {
     process: Child,
     port: u16,
     token: String,
-    _folder: Folder,
+    _folder: TempDir,
 }
 
-impl Drop for Daemon {
+impl Drop for MeasuredDaemon {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-impl Daemon {
+impl MeasuredDaemon {
     fn start(db: &Database, redis: &RedisServer) -> anyhow::Result<Self> {
-        let folder = Folder::new()?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let folder = TempDir::new()?;
+        let port = free_port();
         let token = format!("{:016x}", fastrand::u64(..));
-        let program = std::env::current_exe().context("where this program is")?;
-        // Nothing of our own environment: its settings are another daemon's.
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        // This environment may have settings of another daemon.
         let process = Command::new(program)
             .arg("daemon")
             .env_clear()
@@ -100,7 +100,7 @@ impl Daemon {
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
             .spawn()
-            .context("this program could not be started once more")?;
+            .context("cannot start this program again")?;
         Ok(Self {
             process,
             port,
@@ -109,7 +109,7 @@ impl Daemon {
         })
     }
 
-    async fn ready(&mut self) -> anyhow::Result<()> {
+    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
             if let Some(status) = self.process.try_wait()? {
@@ -119,28 +119,32 @@ impl Daemon {
                 began.elapsed() < STARTS_WITHIN,
                 "the measured daemon does not answer"
             );
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_PAUSE).await;
         }
         Ok(())
     }
 
-    fn end(mut self) -> anyhow::Result<()> {
+    fn stop(mut self) -> anyhow::Result<()> {
         self.process.kill()?;
         self.process.wait()?;
         Ok(())
     }
 }
 
-/// One connection that says one batch after the other.
-struct Client {
+/// One connection that posts one batch after the other.
+struct ReportClient {
     stream: BufStream<TcpStream>,
     head: String,
     next: u64,
     accepted: Arc<AtomicU64>,
 }
 
-impl Client {
-    async fn connect(daemon: &Daemon, nth: u64, accepted: Arc<AtomicU64>) -> anyhow::Result<Self> {
+impl ReportClient {
+    async fn connect(
+        daemon: &MeasuredDaemon,
+        nth: u64,
+        accepted: Arc<AtomicU64>,
+    ) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", daemon.port)).await?;
         stream.set_nodelay(true)?;
         Ok(Self {
@@ -157,11 +161,11 @@ impl Client {
     async fn report(mut self, began: Instant, during: Duration) -> anyhow::Result<()> {
         loop {
             let answer = self.post().await?;
-            let told: serde_json::Value = serde_json::from_slice(&answer)
+            let reply: serde_json::Value = serde_json::from_slice(&answer)
                 .with_context(|| String::from_utf8_lossy(&answer).into_owned())?;
             ensure!(
-                told["accepted"] == BATCH,
-                "a batch was answered with {told}"
+                reply["accepted"] == BATCH,
+                "a batch was answered with {reply}"
             );
             self.accepted.fetch_add(BATCH, Relaxed);
             if began.elapsed() >= during {

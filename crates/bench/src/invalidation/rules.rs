@@ -1,5 +1,5 @@
-//! What it takes to find the answers that a change makes wrong, with a thousand rules loaded; against
-//! a function that knows this one change and spells its keys.
+//! Measures the evaluation of a change with a thousand rules loaded, against a function that formats the keys of one
+//! kind of change in code. It is a section of `oddsd-bench invalidation`.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::Context;
 use serde_json::json;
 
-use super::Sizes;
-use crate::report::{Bar, Measure, median};
+use super::sizes::InvalidationSizes;
+use crate::report::{Measure, Target, median};
 use oddsd_core::key::Key;
 use oddsd_core::model::EventId;
 use oddsd_core::rules::{RuleChange, RuleTarget, Rules};
@@ -17,17 +17,18 @@ pub const MEASURES: [&str; 1] = ["rule_evaluation"];
 
 /// Of each kind: rules for one task, one table, one league, one event.
 const OF_EACH: usize = 250;
-const BAR_US: f64 = 1.0;
+const TARGET_US: f64 = 1.0;
+const TURNS: usize = 9;
 
-pub fn measure(sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
-    let rules = Rules::parse("bench", &thousand()).context("the rules of the bench")?;
+pub fn measure(sizes: &InvalidationSizes) -> anyhow::Result<Vec<Measure>> {
+    let rules = Rules::parse("bench", &thousand_rules()).context("the rules of the bench")?;
     let changes = [
         json!({ "change": "price_changed", "event_id": "rac_7", "sport_id": "horse_racing", "league_id": "GB",
                 "venue": "Hereford", "current_status": "live" }),
         json!({ "change": "row_changed", "table": "table3", "op": "insert", "row": { "item_id": 7, "user_id": 3 } }),
         json!({ "change": "task_completed", "task": "job77", "run_id": "ab-12" }),
     ];
-    let (mut slowest, mut told) = (0.0f64, Vec::new());
+    let (mut slowest, mut kinds) = (0.0f64, Vec::new());
     for written in &changes {
         let change = RuleChange::parse(written).map_err(anyhow::Error::msg)?;
         let targets: usize = rules
@@ -35,10 +36,10 @@ pub fn measure(sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
             .iter()
             .map(|hit| hit.targets.len())
             .sum();
-        let us = each(sizes.changes, || {
+        let us = micros_of(sizes.changes, || {
             black_box(rules.match_change(black_box(&change), None));
         });
-        told.push(format!(
+        kinds.push(format!(
             "{} {:.2} µs for {targets} targets",
             written["change"].as_str().unwrap_or_default(),
             us
@@ -46,28 +47,26 @@ pub fn measure(sizes: &Sizes) -> anyhow::Result<Vec<Measure>> {
         slowest = slowest.max(us);
     }
     let event = EventId::new("rac_7");
-    let by_hand = each(sizes.changes, || {
-        black_box(by_hand(black_box(&event)));
+    let by_hand = micros_of(sizes.changes, || {
+        black_box(format_keys(black_box(&event)));
     });
     let note = format!(
-        "a change with {} rules loaded, the slowest of three kinds ({}); against spelling the four keys of a price in code; \
+        "a change with {} rules loaded, the slowest of three kinds ({}); against formatting the four keys of a price in code; \
          median of {TURNS} turns of {}",
         rules.len(),
-        told.join(", "),
+        kinds.join(", "),
         sizes.changes
     );
-    let bar = Bar::AtMost(BAR_US);
+    let target = Target::AtMost(TARGET_US);
     Ok(vec![
-        Measure::new(MEASURES[0], "µs", slowest, bar)
+        Measure::new(MEASURES[0], "µs", slowest, target)
             .against(by_hand)
             .note(note),
     ])
 }
 
-const TURNS: usize = 9;
-
-/// Microseconds for one.
-fn each(times: usize, mut work: impl FnMut()) -> f64 {
+/// Microseconds of one call, the median of several turns.
+fn micros_of(times: usize, mut work: impl FnMut()) -> f64 {
     let turns: Vec<f64> = (0..TURNS)
         .map(|_| {
             let began = Instant::now();
@@ -78,7 +77,7 @@ fn each(times: usize, mut work: impl FnMut()) -> f64 {
     median(&turns)
 }
 
-fn by_hand(event: &EventId) -> Vec<RuleTarget> {
+fn format_keys(event: &EventId) -> Vec<RuleTarget> {
     let status = oddsd_core::model::EventStatus::Live;
     let keys = [
         Key::races_by_stage(),
@@ -89,7 +88,7 @@ fn by_hand(event: &EventId) -> Vec<RuleTarget> {
     keys.into_iter().map(RuleTarget::Key).collect()
 }
 
-fn thousand() -> String {
+fn thousand_rules() -> String {
     let rule = |name: &str, n: usize, on: &str, when: &str, keys: &str| {
         format!(
             "[[rule]]\nname = \"{name}{n}\"\non = [\"{on}\"]\nwhen = {{ {when} }}\nkeys = [{keys}]\n"

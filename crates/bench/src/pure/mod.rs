@@ -1,10 +1,11 @@
-//! The pure parts alone, without a database or a server: `oddsd-bench pure`.
+//! `oddsd-bench pure`: the diff and the parsers alone, without a database or a server. `main` calls it.
 
 mod diff;
 mod parse;
 
 /// Prints the times of the diff and of the parsers.
-pub fn measure() {
-    diff::measure();
+pub fn run() -> anyhow::Result<()> {
+    diff::measure()?;
     parse::measure();
+    Ok(())
 }

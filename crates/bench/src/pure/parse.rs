@@ -69,7 +69,7 @@ fn time(what: &str, body: &str, mut run: impl FnMut()) {
     );
 }
 
-/// Knows every event that was handed over before.
+/// Keeps the fingerprint of every pushed event.
 #[derive(Default)]
 struct StoredEvents(HashMap<Fingerprint, EventId>);
 
@@ -94,11 +94,11 @@ fn cards(now: DateTime<Utc>) -> String {
         bookmakers: 28,
     };
     let date = NaiveDate::from_ymd_opt(2025, 10, 13).expect("a date");
-    let mut card: Value =
+    let mut fixture: Value =
         serde_json::from_str(&RaceDay::new(1, date, size).card_at(now)).expect("JSON");
     let (mut races, mut prices) = (Vec::new(), 0);
     while prices < PRICES {
-        for race in card["racecards"].as_array_mut().expect("a list") {
+        for race in fixture["racecards"].as_array_mut().expect("a list") {
             race["race_id"] = format!("rac_{:08}", races.len()).into();
             for runner in race["runners"].as_array_mut().expect("a list") {
                 for odds in runner["odds"].as_array_mut().expect("a list") {

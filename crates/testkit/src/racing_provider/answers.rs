@@ -1,4 +1,4 @@
-//! Builds the HTTP responses of the racing stand-in: valid ones, and one for each [`Fault`].
+//! Builds the HTTP responses of the racing stand-in: valid ones, and one for each [`RacingFault`].
 //! The stand-in calls it for each request.
 
 use std::convert::Infallible;
@@ -30,7 +30,7 @@ pub enum RacingFault {
     Status(u16),
     /// 200 and a web page.
     Html,
-    /// 200 and the first half of the answer, as if that were all.
+    /// 200 and the first half of the answer, with a matching length.
     Truncated,
     /// The connection ends in the middle of the answer.
     DropConnection,
@@ -68,8 +68,8 @@ fn json_body(body: impl Into<Body>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
 }
 
-/// The answer as documented: compressed where that is accepted, 304 where nothing changed.
-pub(super) fn well(body: String, headers: &HeaderMap, etags: bool) -> Response {
+/// The answer as documented: compressed if the client accepts that, 304 if nothing changed.
+pub(super) fn healthy(body: String, headers: &HeaderMap, etags: bool) -> Response {
     let etag = format!("\"{:x}\"", fingerprint(&body));
     let known = headers.get(header::IF_NONE_MATCH);
     if etags && known.is_some_and(|known| *known == etag) {

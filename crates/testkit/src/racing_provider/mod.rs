@@ -1,4 +1,4 @@
-//! A stand-in for The Racing API: the documented calls over given races, and every fault of [`Fault`].
+//! A stand-in for The Racing API: the documented calls over given races, and every fault of [`RacingFault`].
 //! Feed, daemon and command tests use it.
 
 mod answers;
@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use self::answers::RacingFault;
-use self::answers::{faulty, refusal, well};
+use self::answers::{faulty, healthy, refusal};
 use crate::ports;
 use crate::wait::within;
 
@@ -42,7 +42,7 @@ pub struct SeenRequest {
     pub conditional: bool,
 }
 
-enum Source {
+enum RaceSource {
     Cards(Vec<Value>),
     Day {
         day: Box<dyn SimulatedDay>,
@@ -60,9 +60,9 @@ pub trait SimulatedDay: Send {
 }
 
 struct Inner {
-    source: Source,
+    source: RaceSource,
     fault: Option<RacingFault>,
-    /// How many more requests fail so, before all is well again.
+    /// How many more requests fail like this; later ones succeed.
     next: Option<(RacingFault, usize)>,
     faults_on: Vec<(String, RacingFault)>,
     requests: Vec<SeenRequest>,
@@ -70,12 +70,12 @@ struct Inner {
     page_moves: bool,
 }
 
-struct Shared {
+struct ProviderState {
     inner: Mutex<Inner>,
     arrived: Notify,
 }
 
-impl Shared {
+impl ProviderState {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("unpoisoned")
     }
@@ -84,7 +84,7 @@ impl Shared {
 /// A running stand-in. Dropped, it closes its port and its connections.
 pub struct RacingProvider {
     port: u16,
-    shared: Arc<Shared>,
+    shared: Arc<ProviderState>,
     server: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -94,9 +94,9 @@ impl RacingProvider {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = ports::listener();
         let port = listener.local_addr().expect("bound").port();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ProviderState {
             inner: Mutex::new(Inner {
-                source: Source::Cards(Vec::new()),
+                source: RaceSource::Cards(Vec::new()),
                 fault: None,
                 next: None,
                 faults_on: Vec::new(),
@@ -120,7 +120,7 @@ impl RacingProvider {
 
     /// These races, as the JSON that they are.
     pub fn serve_cards(&self, races: Vec<Value>) {
-        self.shared.inner().source = Source::Cards(races);
+        self.shared.inner().source = RaceSource::Cards(races);
     }
 
     /// The races of a recorded answer.
@@ -133,14 +133,14 @@ impl RacingProvider {
         }
     }
 
-    /// A simulated day, as it is at `now` until [`RacingProvider::at`] moves it on.
+    /// A simulated day, as it is at `now` until [`RacingProvider::set_time`] moves it on.
     pub fn serve_day(&self, day: Box<dyn SimulatedDay>, now: DateTime<Utc>) {
-        self.shared.inner().source = Source::Day { day, now };
+        self.shared.inner().source = RaceSource::Day { day, now };
     }
 
     /// Moves the simulated day to another moment.
     pub fn set_time(&self, moment: DateTime<Utc>) {
-        if let Source::Day { now, .. } = &mut self.shared.inner().source {
+        if let RaceSource::Day { now, .. } = &mut self.shared.inner().source {
             *now = moment;
         }
     }
@@ -233,7 +233,7 @@ impl Drop for RacingProvider {
 }
 
 /// The set owns the connections: when this task ends, so do they.
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<ProviderState>) {
     let service = TowerToHyperService::new(Router::new().fallback(answer).with_state(shared));
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
@@ -243,7 +243,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response {
+async fn answer(State(shared): State<Arc<ProviderState>>, request: Request<Body>) -> Response {
     let uri = request.uri().clone();
     let headers = request.headers();
     let path = uri.path().strip_prefix(BASE_PATH).unwrap_or(uri.path());
@@ -279,7 +279,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
     };
     match fault {
         Some(fault) => faulty(fault, body).await,
-        None => well(body, headers, etags),
+        None => healthy(body, headers, etags),
     }
 }
 
@@ -301,18 +301,18 @@ impl Inner {
         }
         let id = path.strip_prefix("/racecards/")?.strip_suffix("/pro")?;
         match &mut self.source {
-            Source::Cards(races) => {
+            RaceSource::Cards(races) => {
                 let race = races.iter().find(|race| race["race_id"] == id)?;
                 Some(race.to_string())
             }
-            Source::Day { day, now } => day.race_at(id, *now),
+            RaceSource::Day { day, now } => day.race_at(id, *now),
         }
     }
 
     fn cards(&mut self, query: &str, fault: Option<&RacingFault>) -> Value {
         let all = match &mut self.source {
-            Source::Cards(races) => races.clone(),
-            Source::Day { day, now } => {
+            RaceSource::Cards(races) => races.clone(),
+            RaceSource::Day { day, now } => {
                 let mut card: Value = serde_json::from_str(&day.card_at(*now)).expect("JSON");
                 match card["racecards"].take() {
                     Value::Array(races) => races,
@@ -352,7 +352,7 @@ impl Inner {
         let (limit, skip) = (number("limit", 500), number("skip", 0));
         let page: Vec<Value> = races.into_iter().skip(skip).take(limit).collect();
         if self.page_moves
-            && let Source::Cards(races) = &mut self.source
+            && let RaceSource::Cards(races) = &mut self.source
             && !races.is_empty()
         {
             races.remove(0);

@@ -1,5 +1,5 @@
-//! Who writes and who reads while everything fails, and how removals reach each scheme: to all of them the
-//! same, at the same moments.
+//! The writers and readers of the run under faults, and the delivery of removals: every scheme receives the same ones
+//! at the same moments.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,33 +10,32 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::course::{Course, changed, deliveries};
-use super::ledger::{Ledger, Tally};
-use super::schemes::{self, Change, Scheme};
-use crate::postgres::Writer;
+use super::answer_table::AnswerWriter;
+use super::commit_log::{CommitLog, ReadCounter};
+use super::scenario::{FaultScenario, deliveries, next_row};
+use super::schemes::{CommittedChange, Scheme, answer_key};
 
 pub const KEYS: usize = 20;
 pub const WRITERS: usize = 4;
-/// Of each scheme; the processes take them in turns.
+/// Of each scheme, spread over the processes.
 pub const READERS: usize = 6;
-/// A reader that never had to wait would leave the processor to nobody else: after so many reads it
-/// rests.
+/// A reader whose reads never wait would use all CPU time, so it pauses after so many reads.
 const READS_IN_A_ROW: u32 = 64;
-const REST: Duration = Duration::from_millis(1);
-const METRONOME: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(1);
+const STALL_PROBE: Duration = Duration::from_millis(5);
 
-/// What all tasks of a run share.
-pub struct World {
-    pub course: Course,
-    pub ledger: Ledger,
+/// The state that all tasks of a run share.
+pub struct FaultRun {
+    pub scenario: FaultScenario,
+    pub log: CommitLog,
     pub schemes: [Scheme; 4],
-    pub tallies: [Tally; 4],
-    pub sent: Sent,
+    pub counters: [ReadCounter; 4],
+    pub sent: DeliveryCounts,
 }
 
-/// How removals went on their way.
+/// Counts of commits and of the deliveries of their removals.
 #[derive(Default)]
-pub struct Sent {
+pub struct DeliveryCounts {
     pub commits: AtomicU64,
     pub late: AtomicU64,
     pub twice: AtomicU64,
@@ -45,17 +44,17 @@ pub struct Sent {
     newest: [AtomicU64; KEYS],
 }
 
-impl World {
-    async fn send(&self, change: &Change, again: bool) {
+impl FaultRun {
+    async fn send(&self, change: &CommittedChange, again: bool) {
         if self.sent.newest[change.row].fetch_max(change.version, Relaxed) > change.version {
             self.sent.disordered.fetch_add(1, Relaxed);
         }
-        join_all(self.schemes.iter().map(|s| s.removed(change, again))).await;
+        join_all(self.schemes.iter().map(|s| s.remove(change, again))).await;
     }
 }
 
-impl Sent {
-    /// Removals were late, came twice and in another order than their commits.
+impl DeliveryCounts {
+    /// Whether removals were late, delivered twice, and out of order.
     pub fn all_kinds(&self) -> bool {
         [&self.late, &self.twice, &self.disordered]
             .iter()
@@ -63,15 +62,15 @@ impl Sent {
     }
 }
 
-/// Commits at a steady rate until `over`, and then until every removal is on its way.
+/// Commits at a fixed rate until `over`, then waits until every removal is delivered.
 pub async fn write(
-    world: Arc<World>,
+    run: Arc<FaultRun>,
     n: usize,
-    mut writer: Writer,
+    mut writer: AnswerWriter,
     over: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut dice = world.course.dice(10 + n as u64);
-    let every = Duration::from_secs(1) * WRITERS as u32 / world.course.commits_a_second;
+    let mut rng = run.scenario.rng(10 + n as u64);
+    let every = Duration::from_secs(1) * WRITERS as u32 / run.scenario.commits_a_second;
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sending = JoinSet::new();
@@ -81,15 +80,15 @@ pub async fn write(
             () = over.cancelled() => break,
             _ = ticks.tick() => {}
         }
-        let row = changed(&mut dice, KEYS);
-        let key = schemes::key(row);
-        let wrote = writer.commit(row, &key).await?;
+        let row = next_row(&mut rng, KEYS);
+        let key = answer_key(row);
+        let committed = writer.commit(row, &key).await?;
         let at = Instant::now();
-        world.ledger.committed(row, wrote.version, at);
-        world.sent.commits.fetch_add(1, Relaxed);
-        let (late, again) = deliveries(&mut dice);
-        let change = Change::new(row, key, &wrote);
-        sending.spawn(send(Arc::clone(&world), change, at, late, again));
+        run.log.record_commit(row, committed.version, at);
+        run.sent.commits.fetch_add(1, Relaxed);
+        let (late, again) = deliveries(&mut rng);
+        let change = CommittedChange::new(row, key, &committed);
+        sending.spawn(send(Arc::clone(&run), change, at, late, again));
         while let Some(sent) = sending.try_join_next() {
             sent?;
         }
@@ -101,48 +100,45 @@ pub async fn write(
 }
 
 async fn send(
-    world: Arc<World>,
-    change: Change,
+    run: Arc<FaultRun>,
+    change: CommittedChange,
     committed: Instant,
     late: Duration,
     again: Option<Duration>,
 ) {
     tokio::time::sleep_until((committed + late).into()).await;
-    world
-        .sent
-        .late
-        .fetch_add(u64::from(!late.is_zero()), Relaxed);
-    world.send(&change, false).await;
+    run.sent.late.fetch_add(u64::from(!late.is_zero()), Relaxed);
+    run.send(&change, false).await;
     if let Some(again) = again {
         tokio::time::sleep_until((committed + again).into()).await;
-        world.sent.twice.fetch_add(1, Relaxed);
-        world.send(&change, true).await;
+        run.sent.twice.fetch_add(1, Relaxed);
+        run.send(&change, true).await;
     }
 }
 
-/// Reads any answer, again and again, until `over`.
-pub async fn read(world: Arc<World>, scheme: usize, n: usize, over: CancellationToken) {
-    let mut dice = world.course.dice(100 + (scheme * READERS + n) as u64);
+/// Reads random answers until `over`.
+pub async fn read(run: Arc<FaultRun>, scheme: usize, n: usize, over: CancellationToken) {
+    let mut rng = run.scenario.rng(100 + (scheme * READERS + n) as u64);
     let mut in_a_row = 0;
     while !over.is_cancelled() {
-        let row = dice.usize(0..KEYS);
+        let row = rng.usize(0..KEYS);
         let began = Instant::now();
-        let read = world.schemes[scheme].read(n, row).await;
-        world.tallies[scheme].read(&world.ledger, row, began, read);
+        let read = run.schemes[scheme].read(n, row).await;
+        run.counters[scheme].record(&run.log, row, began, read);
         in_a_row += 1;
         if in_a_row % READS_IN_A_ROW == 0 {
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(PAUSE).await;
         } else {
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// For how long, at most, a task of this process that could have run had to wait.
+/// The longest time for which a task of this process that was ready had to wait for a CPU.
 pub async fn longest_stall(over: CancellationToken) -> Duration {
     let mut longest = Duration::ZERO;
     while !over.is_cancelled() {
-        let due = Instant::now() + METRONOME;
+        let due = Instant::now() + STALL_PROBE;
         tokio::time::sleep_until(due.into()).await;
         longest = longest.max(due.elapsed());
     }

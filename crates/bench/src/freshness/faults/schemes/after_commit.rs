@@ -1,45 +1,45 @@
-//! Remove after commit: readers GET, load on a miss and SET; the worker DELs when the change is
-//! committed. Most programs do this.
+//! Remove after commit: readers GET, load on a miss and SET; the worker deletes the key after the commit. It is the
+//! most common scheme; the run under faults compares ours with it.
 
-use super::{Loader, TTL_SECONDS, Wire};
-use crate::freshness::faults::ledger::{Read, Source};
-use crate::freshness::faults::schemes::Change;
-use crate::redis::Reply;
+use super::common::{CommittedChange, SlowLoader, TTL_SECONDS};
+use super::redis_pool::RedisPool;
+use crate::freshness::faults::commit_log::{ReadSource, VersionRead};
+use oddsd_testkit::resp::RespReply;
 
 pub struct AfterCommit {
-    pub wire: Wire,
-    loader: Loader,
+    pub redis: RedisPool,
+    loader: SlowLoader,
 }
 
 impl AfterCommit {
-    pub fn new(port: u16, loader: Loader) -> Self {
-        let wire = Wire::new(port);
-        Self { wire, loader }
+    pub fn new(port: u16, loader: SlowLoader) -> Self {
+        let redis = RedisPool::new(port);
+        Self { redis, loader }
     }
 
-    pub async fn read(&self, row: usize) -> anyhow::Result<Read> {
+    pub async fn read(&self, row: usize) -> anyhow::Result<VersionRead> {
         let name = name(row);
-        let found = self.wire.ask(&["GET", &name]).await;
-        if let Ok(found @ Reply::Bulk(_)) = &found {
+        let found = self.redis.read(&["GET", &name]).await;
+        if let Ok(found @ RespReply::Bulk(_)) = &found {
             let version = found.text().parse()?;
-            return Ok(Read {
+            return Ok(VersionRead {
                 version,
-                source: Source::Cache,
+                source: ReadSource::Cache,
             });
         }
         let (_, version) = self.loader.load(row).await?;
         if found.is_ok() {
             let (text, ttl) = (version.to_string(), TTL_SECONDS.to_string());
-            let _ = self.wire.ask(&["SET", &name, &text, "EX", &ttl]).await;
+            let _ = self.redis.read(&["SET", &name, &text, "EX", &ttl]).await;
         }
-        Ok(Read {
+        Ok(VersionRead {
             version,
-            source: Source::Loader,
+            source: ReadSource::Loader,
         })
     }
 
-    pub async fn removed(&self, change: &Change) {
-        self.wire.tell(&["DEL", &name(change.row)]).await;
+    pub async fn remove(&self, change: &CommittedChange) {
+        self.redis.remove(&["DEL", &name(change.row)]).await;
     }
 }
 

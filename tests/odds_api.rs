@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use oddsd_core::diff::CollectingSink;
 use oddsd_core::model::{EventId, Scope};
 use oddsd_feeds::odds_api::{OddsApi, OddsApiSettings, OddsFormat, Quota, parse_odds};
 use oddsd_feeds::replay::Replay;
-use oddsd_feeds::{Feed, FeedError, FetchRequest};
+use oddsd_feeds::{Feed, FeedError, FetchRequest, FetchResult};
 use secrecy::SecretString;
 
 use crate::harness::event_sink::RecordingSink;
@@ -51,14 +52,23 @@ fn credits(reply: OddsReply, remaining: &str) -> OddsReply {
         .with("x-requests-last", 4)
 }
 
+async fn fetch(
+    feed: &mut OddsApi,
+    ask: &FetchRequest,
+    now: DateTime<Utc>,
+) -> Result<FetchResult, FeedError> {
+    let mut events = CollectingSink::default();
+    let summary = feed.read(ask, now, &mut events).await?;
+    Ok(summary.with_events(events))
+}
+
 #[tokio::test]
 async fn league_is_one_request_with_its_cost() {
     let provider = OddsProvider::start().await;
     let mut feed = OddsApi::new(settings(&provider.url)).expect("settings");
     assert_eq!(feed.quota(), None);
     provider.push_reply(credits(OddsReply::complete(200, GAMES), "498.0"));
-    let fetched = feed
-        .fetch(&FetchRequest::Everything, now())
+    let fetched = fetch(&mut feed, &FetchRequest::Everything, now())
         .await
         .expect("answers");
     assert_eq!(
@@ -104,7 +114,7 @@ async fn league_is_one_request_with_its_cost() {
 
     provider.push_reply(OddsReply::complete(200, "[]"));
     let ask = FetchRequest::Events(vec!["g1".into(), "g2".into()]);
-    let fetched = feed.fetch(&ask, now()).await.expect("answers");
+    let fetched = fetch(&mut feed, &ask, now()).await.expect("answers");
     assert!(provider.requests()[1].contains("eventIds=g1%2Cg2"));
     let ids = vec!["g1".into(), "g2".into()];
     assert_eq!(fetched.snapshot.scope, Scope::Events(ids));
@@ -167,7 +177,7 @@ async fn faults_map_to_their_error_kinds_without_the_key() {
         }
         let mut feed = OddsApi::new(settings).expect("settings");
         provider.push_reply(reply.clone());
-        let result = feed.fetch(&FetchRequest::Everything, now()).await;
+        let result = fetch(&mut feed, &FetchRequest::Everything, now()).await;
         let error = result.expect_err("no answer");
         assert_eq!(error.outcome(), outcome, "{reply:?}: {error}");
         for text in [error.to_string(), format!("{error:?}"), format!("{feed:?}")] {
@@ -178,8 +188,7 @@ async fn faults_map_to_their_error_kinds_without_the_key() {
     // Nothing listens on this port.
     let closed = settings(&format!("http://127.0.0.1:{}", free_port()));
     let mut closed_port = OddsApi::new(closed).expect("settings");
-    let error = closed_port
-        .fetch(&FetchRequest::Everything, now())
+    let error = fetch(&mut closed_port, &FetchRequest::Everything, now())
         .await
         .expect_err("closed");
     assert_eq!(error.outcome(), "unreachable");
@@ -193,8 +202,7 @@ async fn faults_map_to_their_error_kinds_without_the_key() {
         200,
         format!(r#"{games},"{CANARY}",{{"id":"{CANARY}","sport_key":"{CANARY}"}}]"#),
     ));
-    let fetched = feed
-        .fetch(&FetchRequest::Everything, now())
+    let fetched = fetch(&mut feed, &FetchRequest::Everything, now())
         .await
         .expect("a list");
     assert_eq!(fetched.snapshot.rejected.total(), 2);
@@ -214,7 +222,7 @@ async fn exhausted_quota_stops_requests() {
     settings.quota_floor = 10;
     let mut feed = OddsApi::new(settings).expect("settings");
     provider.push_reply(credits(OddsReply::complete(200, GAMES), "10"));
-    feed.fetch(&FetchRequest::Everything, now())
+    fetch(&mut feed, &FetchRequest::Everything, now())
         .await
         .expect("the last one");
 
@@ -223,8 +231,7 @@ async fn exhausted_quota_stops_requests() {
         FeedError::RateLimited { retry_after, .. } => retry_after.map(|wait| wait.as_secs() / 60),
         other => panic!("{other}"),
     };
-    let error = feed
-        .fetch(&FetchRequest::Everything, later(20))
+    let error = fetch(&mut feed, &FetchRequest::Everything, later(20))
         .await
         .expect_err("spent");
     assert_eq!(refused(error), Some(40));
@@ -232,15 +239,14 @@ async fn exhausted_quota_stops_requests() {
 
     // An hour later the free list of sports still shows no credits …
     provider.push_reply(credits(OddsReply::complete(200, "[]"), "10"));
-    let error = feed
-        .fetch(&FetchRequest::Everything, later(61))
+    let error = fetch(&mut feed, &FetchRequest::Everything, later(61))
         .await
         .expect_err("spent");
     assert_eq!(refused(error), Some(60));
     // … and another hour later the new month's credits.
     provider.push_reply(credits(OddsReply::complete(200, "[]"), "500"));
     provider.push_reply(credits(OddsReply::complete(200, GAMES), "496"));
-    feed.fetch(&FetchRequest::Everything, later(122))
+    fetch(&mut feed, &FetchRequest::Everything, later(122))
         .await
         .expect("credits");
     let asked = provider.requests();
@@ -252,13 +258,11 @@ async fn exhausted_quota_stops_requests() {
         401,
         r#"{"message":"Usage quota has been reached."}"#,
     ));
-    let error = feed
-        .fetch(&FetchRequest::Everything, later(123))
+    let error = fetch(&mut feed, &FetchRequest::Everything, later(123))
         .await
         .expect_err("spent");
     assert_eq!(refused(error), Some(60));
-    let error = feed
-        .fetch(&FetchRequest::Everything, later(124))
+    let error = fetch(&mut feed, &FetchRequest::Everything, later(124))
         .await
         .expect_err("spent");
     assert_eq!(refused(error), Some(59));

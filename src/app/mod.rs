@@ -223,13 +223,10 @@ impl App {
             .await?
         {
             AcquireResult::Granted(lease) => lease,
-            AcquireResult::HeldBy {
-                holder,
-                expires_in: for_another,
-            } => {
+            AcquireResult::HeldBy { holder, expires_in } => {
                 return Ok(OnceOutcome::HeldElsewhere {
                     holder,
-                    for_another,
+                    for_another: expires_in,
                 });
             }
         };

@@ -1,5 +1,5 @@
 //! The auditor: after a change it reads, at each cache level, the answers that readers would be served, and measures
-//! how fresh they were. `app` runs it beside the relay; API and metrics show its [`Report`].
+//! how fresh they were. `app` runs it beside the relay; API and metrics show its [`AuditReport`].
 //!
 //! It queries the database only about what looks stale. The canary (`canary`) writes a test row through the whole
 //! path again and again, so that a failure is noticed also without traffic.

@@ -245,7 +245,7 @@ impl SloRatios {
         }
     }
 
-    /// The share that was clean within each of [`WITHIN`]; `None` of no change.
+    /// The share that was clean within each of [`SLO_WINDOWS`]; `None` of no change.
     pub fn clean_ratios(&self) -> impl Iterator<Item = (&'static str, Option<f64>)> {
         let windows = SLO_WINDOWS.iter().zip(self.clean);
         windows.map(|((name, _), (clean, of))| (*name, (of > 0).then(|| clean as f64 / of as f64)))

@@ -1,4 +1,4 @@
-//! The state that auditor and canary share, and the [`Report`] of it. `http` shows the report and the metrics; the
+//! The state that auditor and canary share, and the [`AuditReport`] of it. `http` shows the report and the metrics; the
 //! leader stores the report with its lease.
 
 use std::collections::BTreeMap;

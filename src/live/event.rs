@@ -1,5 +1,5 @@
 //! The closed set of events that the daemon publishes, each with the values that its log line and its
-//! subscribers show. The loops and the read API construct them; [`super::Live::say`] takes them.
+//! subscribers show. The loops and the read API construct them; [`super::EventBus::publish`] takes them.
 
 use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
@@ -9,7 +9,7 @@ use oddsd_core::model::{
     BookmakerId, CycleCounts, EventId, EventStatus, SelectionId, StatusSource,
 };
 
-/// Something that the daemon did. It is serialised without its name, which [`super::Said`] adds.
+/// Something that the daemon did. It is serialised without its name, which [`super::PublishedEvent`] adds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum DaemonEvent {

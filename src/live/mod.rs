@@ -60,17 +60,17 @@ impl EventBus {
     }
 
     /// Counts the event, writes its log line and sends it to the subscribers, without waiting for any.
-    pub fn publish(&self, activity: DaemonEvent) {
-        self.0.counters.count(&activity);
-        self.log(&activity);
+    pub fn publish(&self, event: DaemonEvent) {
+        self.0.counters.count(&event);
+        self.log(&event);
         let mut seq = self.0.seq.lock();
         *seq += 1;
         if self.0.sender.receiver_count() > 0 {
             let published = PublishedEvent {
                 seq: *seq,
                 at: Utc::now(),
-                name: activity.name(),
-                event: activity,
+                name: event.name(),
+                event,
             };
             // An error means that the last subscriber has just left.
             let _ = self.0.sender.send(Arc::new(published));
@@ -183,12 +183,12 @@ mod tests {
 
     #[test]
     fn serialised_event_has_the_name_of_its_log_line() {
-        let activity = read(ReadOutcome::Hit);
+        let event = read(ReadOutcome::Hit);
         let published = PublishedEvent {
             seq: 1,
             at: DateTime::UNIX_EPOCH,
-            name: activity.name(),
-            event: activity,
+            name: event.name(),
+            event,
         };
         assert_eq!(
             serde_json::to_value(&published).expect("serialises"),

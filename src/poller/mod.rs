@@ -68,7 +68,7 @@ impl PollSchedule {
 }
 
 pub struct PollerSettings {
-    /// See [`Guard`](oddsd_core::diff::Guard); 1 trusts every answer at once.
+    /// See [`ShrinkGuard`](oddsd_core::diff::ShrinkGuard); 1 trusts every answer at once.
     pub max_removed_fraction: f64,
     pub retention: Retention,
 }

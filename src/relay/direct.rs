@@ -1,5 +1,5 @@
 //! The direct path of the relay: it removes what this process has just committed, without reading it back from the
-//! database. Committers send to it through [`hand_over`]; [`Relay::run`](super::Relay::run) receives.
+//! database. Committers send to it through [`direct_channel`]; [`Relay::run`](super::Relay::run) receives.
 //!
 //! The outbox rows are settled afterwards, many commits at once. Until then the polling path can claim them, so
 //! that a crash, a full queue or an unreachable cache loses nothing.

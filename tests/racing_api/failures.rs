@@ -7,7 +7,7 @@ use oddsd_feeds::http::{Auth, MAX_BODY, ProviderClient, ProviderInfo, ProviderRe
 use oddsd_feeds::racing_api::RacingApi;
 use oddsd_feeds::{FeedError, FetchRequest};
 
-use super::{now, race};
+use super::{now, race, racing_feed};
 use crate::harness::racing::feed_settings;
 use oddsd_testkit::racing_provider::{PASSWORD, RacingFault, RacingProvider};
 
@@ -23,7 +23,7 @@ async fn failure(fault: RacingFault, deadline: Duration) -> FeedError {
     provider.fault(fault.clone()).await;
     let mut settings = feed_settings(&provider);
     settings.deadline = deadline;
-    let mut feed = RacingApi::new(settings).expect("valid settings");
+    let mut feed = racing_feed(settings);
     match feed.fetch(&FetchRequest::Everything, now()).await {
         Ok(fetched) => panic!("{fault:?} gave an answer: {:?}", fetched.snapshot.scope),
         Err(error) => error,
@@ -190,7 +190,7 @@ async fn status_429_gives_the_time_to_wait() {
 #[tokio::test]
 async fn recovered_provider_is_read_again() {
     let provider = provider_with_races().await;
-    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
+    let mut feed = racing_feed(feed_settings(&provider));
     for fault in [
         RacingFault::Refuse,
         RacingFault::Status(500),
@@ -210,7 +210,7 @@ async fn recovered_provider_is_read_again() {
 #[tokio::test]
 async fn empty_and_half_cards_are_valid_answers() {
     let provider = provider_with_races().await;
-    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
+    let mut feed = racing_feed(feed_settings(&provider));
     for (fault, races) in [(RacingFault::EmptyCards, 0), (RacingFault::HalfCards, 2)] {
         provider.fault(fault).await;
         let fetched = feed

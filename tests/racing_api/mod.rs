@@ -10,6 +10,8 @@ mod simulated;
 
 use chrono::{DateTime, Utc};
 use oddsd_core::model::{EventSnapshot, Price, Snapshot};
+use oddsd_feeds::Feed;
+use oddsd_feeds::racing_api::{RacingApi, RacingApiSettings};
 use serde_json::{Value, json};
 
 /// The time of these tests: half past two in Britain.
@@ -31,6 +33,11 @@ fn race(id: &str) -> Value {
         "surface": "Turf", "big_race": false, "is_abandoned": false, "race_status": null,
         "runners": [runner("hrs_1", json!([odds("Bet365", "23"), odds("Coral", "17")]))],
     })
+}
+
+fn racing_feed(settings: RacingApiSettings) -> Feed {
+    let feed = RacingApi::new(settings).expect("valid settings");
+    Feed::RacingApi(Box::new(feed))
 }
 
 fn runner(id: &str, odds: Value) -> Value {

@@ -1,10 +1,10 @@
 //! Recorded answers: every odds row of them is accounted for.
 
 use oddsd_feeds::FetchRequest;
-use oddsd_feeds::racing_api::{RacingApi, parse_cards};
+use oddsd_feeds::racing_api::parse_cards;
 use serde_json::Value;
 
-use super::{prices, utc};
+use super::{prices, racing_feed, utc};
 use crate::harness::racing::feed_settings;
 use oddsd_testkit::racing_provider::RacingProvider;
 use oddsd_testkit::recordings;
@@ -109,7 +109,7 @@ async fn recorded_day_arrives_unchanged_over_http() {
     };
     let provider = RacingProvider::start().await;
     provider.serve_recording(&folder.join("racecards_pro_2025-10-13_hereford.json"));
-    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
+    let mut feed = racing_feed(feed_settings(&provider));
     let asked_at = utc("2025-10-13T13:11:20Z");
     let fetched = feed
         .fetch(&FetchRequest::Everything, asked_at)

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use chrono::NaiveDate;
 use oddsd_core::model::{EventId, Scope};
-use oddsd_feeds::racing_api::{RacingApi, RateLimiter};
+use oddsd_feeds::racing_api::RateLimiter;
 use oddsd_feeds::{FeedError, FetchRequest};
 use proptest::prelude::*;
 
-use super::{now, prices, race, utc};
+use super::{now, prices, race, racing_feed, utc};
 use crate::harness::racing::feed_settings;
 use oddsd_testkit::racing_provider::{RacingFault, RacingProvider};
 
@@ -24,7 +24,7 @@ async fn pages_are_read_until_the_total() {
     let mut settings = feed_settings(&provider);
     settings.page_limit = 2;
     settings.keep_bodies = true;
-    let mut feed = RacingApi::new(settings).expect("valid settings");
+    let mut feed = racing_feed(settings);
     let fetched = feed
         .fetch(&FetchRequest::Everything, now())
         .await
@@ -59,7 +59,7 @@ async fn pages_are_read_until_the_total() {
 #[tokio::test]
 async fn request_date_is_the_date_in_britain() {
     let provider = RacingProvider::start().await;
-    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
+    let mut feed = racing_feed(feed_settings(&provider));
     // Half past midnight in Britain's summer is still yesterday in UTC.
     let late = utc("2025-07-01T23:30:00Z");
     feed.fetch(&FetchRequest::Everything, late)
@@ -77,7 +77,7 @@ async fn race_on_two_days_is_stored_once() {
     let mut dateless = race("rac_1");
     dateless["date"] = serde_json::Value::Null;
     provider.serve_cards(vec![dateless]);
-    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
+    let mut feed = racing_feed(feed_settings(&provider));
     let fetched = feed
         .fetch(&FetchRequest::Everything, now())
         .await
@@ -94,7 +94,7 @@ async fn failed_page_fails_the_whole_fetch() {
     provider.fault_on("skip=4", RacingFault::Status(502));
     let mut settings = feed_settings(&provider);
     settings.page_limit = 2;
-    let mut feed = RacingApi::new(settings).expect("valid settings");
+    let mut feed = racing_feed(settings);
     let error = feed
         .fetch(&FetchRequest::Everything, now())
         .await
@@ -108,7 +108,7 @@ async fn moving_pages_are_read_once_more_and_not_forever() {
     provider.move_pages();
     let mut settings = feed_settings(&provider);
     settings.page_limit = 2;
-    let mut feed = RacingApi::new(settings).expect("valid settings");
+    let mut feed = racing_feed(settings);
     let error = feed
         .fetch(&FetchRequest::Everything, now())
         .await
@@ -122,7 +122,7 @@ async fn moving_pages_are_read_once_more_and_not_forever() {
 async fn single_race_requests_scope_the_races_that_answered() {
     let provider = provider_with(3).await;
     provider.fault_on("/rac_3/", RacingFault::Status(500));
-    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
+    let mut feed = racing_feed(feed_settings(&provider));
     let ids = |names: &[&str]| names.iter().map(|n| EventId::new(*n)).collect::<Vec<_>>();
     let ask = FetchRequest::Events(ids(&["rac_1", "rac_gone", "rac_3", "rac/../2"]));
     let fetched = feed.fetch(&ask, now()).await.expect("two that answered");
@@ -161,7 +161,7 @@ async fn single_race_requests_stop_when_the_provider_refuses() {
             retry_after: Some("3"),
         },
     );
-    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
+    let mut feed = racing_feed(feed_settings(&provider));
     let ask = FetchRequest::Events(["rac_1", "rac_2", "rac_3"].map(EventId::new).to_vec());
     let error = feed.fetch(&ask, now()).await.expect_err("rate limited");
     let wait = Duration::from_secs(3);
@@ -176,7 +176,7 @@ async fn rate_limit_spaces_requests() {
     settings.page_limit = 1;
     settings.days = 1;
     settings.cards_per_second = 50.0;
-    let mut feed = RacingApi::new(settings).expect("valid settings");
+    let mut feed = racing_feed(settings);
     let began = Instant::now();
     feed.fetch(&FetchRequest::Everything, now())
         .await

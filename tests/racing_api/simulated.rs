@@ -6,12 +6,12 @@ use std::str::FromStr;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use oddsd_core::model::{EventSnapshot, EventStatus, SelectionStatus};
 use oddsd_feeds::FetchRequest;
-use oddsd_feeds::racing_api::{RacingApi, parse_cards};
+use oddsd_feeds::racing_api::parse_cards;
 use oddsd_feeds::simulator::{RaceDay, RaceDaySize, ScriptedEvent, ScriptedEventKind, Simulator};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
-use super::{prices, utc};
+use super::{prices, racing_feed, utc};
 use crate::harness::racing::{feed_settings, simulated};
 use oddsd_testkit::racing_provider::RacingProvider;
 
@@ -193,7 +193,7 @@ async fn simulated_day_is_equal_over_http_and_in_process() {
     let at = utc("2026-04-18T12:58:00Z");
     let provider = RacingProvider::start().await;
     provider.serve_day(simulated(day(5, SMALL)), at);
-    let mut wire = RacingApi::new(feed_settings(&provider)).expect("valid settings");
+    let mut wire = racing_feed(feed_settings(&provider));
     let wired = wire
         .fetch(&FetchRequest::Everything, at)
         .await
@@ -231,7 +231,7 @@ async fn simulated_full_day_fits_the_http_limits() {
     };
     let provider = RacingProvider::start().await;
     provider.serve_day(simulated(day(11, size)), at);
-    let mut feed = RacingApi::new(feed_settings(&provider)).expect("valid settings");
+    let mut feed = racing_feed(feed_settings(&provider));
     let fetched = feed
         .fetch(&FetchRequest::Everything, at)
         .await

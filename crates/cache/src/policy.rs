@@ -49,27 +49,21 @@ impl Policy {
         }
     }
 
-    /// Serves stale answers for `longer` after `fresh`, while one load renews them.
-    pub fn while_revalidating(self, longer: Duration) -> Self {
-        Self {
-            while_revalidating: longer,
-            ..self
-        }
+    /// Serves stale answers for this long after `fresh`, while one load renews them.
+    pub fn while_revalidating(mut self, longer: Duration) -> Self {
+        self.while_revalidating = longer;
+        self
     }
 
-    /// Serves stale answers for `longer` after `fresh` when the load fails.
-    pub fn on_error(self, longer: Duration) -> Self {
-        Self {
-            on_error: longer,
-            ..self
-        }
+    /// Serves stale answers for this long after `fresh` when the load fails.
+    pub fn on_error(mut self, longer: Duration) -> Self {
+        self.on_error = longer;
+        self
     }
 
     /// Removing one of these tags removes the answer.
-    pub fn tagged(self, tags: impl IntoIterator<Item = Tag>) -> Self {
-        Self {
-            tags: tags.into_iter().collect(),
-            ..self
-        }
+    pub fn tagged(mut self, tags: impl IntoIterator<Item = Tag>) -> Self {
+        self.tags = tags.into_iter().collect();
+        self
     }
 }

@@ -282,7 +282,10 @@ impl Reader {
         for (key, policy, load) in self.0.hot.take_removed(targets) {
             let reader = self.clone();
             self.0.guard.metrics.renewed.add();
-            tokio::spawn(async move { reader.read_through(&key, &policy, load).await.map(drop) });
+            tokio::spawn(async move {
+                let reload = Box::pin(reader.read_through(&key, &policy, load));
+                reload.await.map(drop)
+            });
         }
         Ok(removed)
     }
@@ -301,7 +304,8 @@ impl ReaderInner {
     ) {
         let lease = match start {
             LoadStart::Load(lease) => lease,
-            LoadStart::Watch => match self.wait_for_other(key, policy).await {
+            // Rare, and its future is large.
+            LoadStart::Watch => match Box::pin(self.wait_for_other(key, policy)).await {
                 WaitOutcome::Found(found) => return leader.finish(found),
                 WaitOutcome::Load(lease) => lease,
             },

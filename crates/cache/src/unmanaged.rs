@@ -101,13 +101,13 @@ pub(super) async fn scan(
     max: usize,
 ) -> Result<ScanResult, CacheError> {
     let pattern = Bytes::from(Key::prefix_glob(prefix));
-    let (mut found, mut is_cut_off) = (BTreeSet::new(), false);
+    let (mut found, mut is_truncated) = (BTreeSet::new(), false);
     let mut pages = 0;
     'nodes: for node in transport.nodes() {
         let mut cursor = Bytes::from_static(b"0");
         loop {
             if pages == SCAN_PAGES || found.len() > max {
-                is_cut_off = true;
+                is_truncated = true;
                 break 'nodes;
             }
             pages += 1;
@@ -134,10 +134,7 @@ pub(super) async fn scan(
             }
         }
     }
-    is_cut_off |= found.len() > max;
+    is_truncated |= found.len() > max;
     let keys = found.into_iter().take(max).collect();
-    Ok(ScanResult {
-        keys,
-        is_truncated: is_cut_off,
-    })
+    Ok(ScanResult { keys, is_truncated })
 }

@@ -111,7 +111,7 @@ impl FetchSummary {
 #[derive(Debug)]
 pub struct FetchResult {
     pub snapshot: Snapshot,
-    /// See [`Looked::bodies`].
+    /// See [`FetchSummary::bodies`].
     pub bodies: Vec<String>,
 }
 

@@ -26,6 +26,13 @@ impl From<StoreError> for CommitError {
 }
 
 impl CommitError {
+    pub fn new(bad_values: bool, error: StoreError) -> Self {
+        match bad_values {
+            true => Self::BadValues(error),
+            false => Self::Other(error),
+        }
+    }
+
     pub fn into_inner(self) -> StoreError {
         match self {
             Self::BadValues(error) | Self::Other(error) => error,

@@ -128,20 +128,16 @@ pub struct WriteCounts {
 }
 
 impl WriteCounts {
-    /// The counts of these changes, if memory and rows agree.
-    fn expected(changes: &Changes, events_told: usize) -> Self {
+    /// Fails unless they are the counts of these changes: then memory and rows disagree.
+    fn checked(self, changes: &Changes, entries: usize) -> Result<Self> {
         let inserted = changes.counts.inserted;
-        Self {
+        let expected = Self {
             inserted,
             updated: changes.prices.len() as u64 - inserted,
             events: changes.events.len() as u64,
             selections: changes.selections.len() as u64,
-            outbox: events_told as u64,
-        }
-    }
-
-    fn checked(self, changes: &Changes, events_told: usize) -> Result<Self> {
-        let expected = Self::expected(changes, events_told);
+            outbox: entries as u64,
+        };
         if self == expected {
             return Ok(self);
         }

@@ -278,19 +278,6 @@ pub struct Backlog {
     pub(super) again: Vec<i64>,
 }
 
-impl Backlog {
-    fn empty(snapshot: DbSnapshot) -> Self {
-        Self {
-            snapshot,
-            through: 0,
-            rows: 0,
-            changes: Vec::new(),
-            from: i64::MAX,
-            again: Vec::new(),
-        }
-    }
-}
-
 /// One write of the canary, and its transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CanaryWrite {
@@ -343,8 +330,15 @@ impl Store {
     pub async fn read_backlog(&self, max_rows: i64) -> Result<Backlog> {
         let sql = with_snapshot(BACKLOG, "ORDER BY r.first");
         let found = self.read(sql, args![max_rows]).await?;
-        let (view, groups) = split_snapshot(found, "id")?;
-        let mut backlog = Backlog::empty(view);
+        let (snapshot, groups) = split_snapshot(found, "id")?;
+        let mut backlog = Backlog {
+            snapshot,
+            through: 0,
+            rows: 0,
+            changes: Vec::new(),
+            from: i64::MAX,
+            again: Vec::new(),
+        };
         for group in groups {
             backlog.add(&group)?;
         }

@@ -128,12 +128,9 @@ impl Store {
              GROUP BY e.id, s.id"
         );
         let found = self.read(with_snapshot(&select, ""), args![from, to]);
-        let (view, rows) = split_snapshot(found.await?, "key")?;
+        let (snapshot, rows) = split_snapshot(found.await?, "key")?;
         let value = rows.map(|row| runner(&row)).collect::<Result<_>>()?;
-        Ok(Snapshotted {
-            snapshot: view,
-            value,
-        })
+        Ok(Snapshotted { snapshot, value })
     }
 
     /// `None` for an event that is not stored.
@@ -154,10 +151,10 @@ impl Store {
         );
         let key = args![event.as_str()];
         let head = connection.fetch(head, &key).await?;
-        let (view, mut known) = split_snapshot(head, "key")?;
+        let (snapshot, mut known) = split_snapshot(head, "key")?;
         let Some(head) = known.next() else {
             return Ok(Snapshotted {
-                snapshot: view,
+                snapshot,
                 value: None,
             });
         };
@@ -187,10 +184,7 @@ impl Store {
                 .collect::<Result<_>>()?,
             prices: prices.iter().map(price_row).collect::<Result<_>>()?,
         });
-        Ok(Snapshotted {
-            snapshot: view,
-            value,
-        })
+        Ok(Snapshotted { snapshot, value })
     }
 
     /// The snapshot of a reader that begins now.

@@ -104,12 +104,9 @@ impl Store {
         );
         let sql = with_snapshot(&select, "ORDER BY r.starts_at NULLS LAST, r.key");
         let found = self.read(sql, args![sport, league]).await?;
-        let (view, events) = split_snapshot(found, "key")?;
+        let (snapshot, events) = split_snapshot(found, "key")?;
         let value = events.map(|row| rows::event(&row)).collect::<Result<_>>()?;
-        Ok(Snapshotted {
-            snapshot: view,
-            value,
-        })
+        Ok(Snapshotted { snapshot, value })
     }
 
     /// The steps of the prices of all open events since `from`, with the last step before it and the first

@@ -32,8 +32,7 @@ pub fn mutated_json(valid: Value) -> impl Strategy<Value = Value> {
     edits.prop_map(move |edits| {
         let mut value = valid.clone();
         for (at, replacement) in edits {
-            let mut pointers = Vec::new();
-            collect_pointers(&value, "", &mut pointers);
+            let pointers = json_pointers(&value);
             let pointer = &pointers[at.index(pointers.len())];
             *value.pointer_mut(pointer).expect("just listed") = replacement;
         }
@@ -41,7 +40,13 @@ pub fn mutated_json(valid: Value) -> impl Strategy<Value = Value> {
     })
 }
 
-/// The JSON pointer of every value in a document.
+/// The JSON pointer of every value in a document; the first one, of the document itself, is empty.
+pub fn json_pointers(value: &Value) -> Vec<String> {
+    let mut pointers = Vec::new();
+    collect_pointers(value, "", &mut pointers);
+    pointers
+}
+
 fn collect_pointers(value: &Value, at: &str, into: &mut Vec<String>) {
     into.push(at.to_owned());
     match value {

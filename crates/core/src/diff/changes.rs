@@ -19,7 +19,7 @@ pub struct Changes {
     /// When the snapshot was requested.
     pub as_of: DateTime<Utc>,
     /// New bookmakers.
-    pub bookmakers: Vec<BookmakerChange>,
+    pub bookmakers: Vec<StoredBookmaker>,
     /// By row.
     pub events: Vec<EventChange>,
     /// By row.
@@ -79,9 +79,9 @@ pub(super) fn next_id(next: &mut i64) -> i64 {
     *next - 1
 }
 
-/// A new bookmaker.
+/// A bookmaker and its row.
 #[derive(Clone, Debug, PartialEq)]
-pub struct BookmakerChange {
+pub struct StoredBookmaker {
     /// Its row id.
     pub row: i64,
     /// The bookmaker.

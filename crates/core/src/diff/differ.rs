@@ -7,8 +7,8 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 
 use super::changes::{
-    BookmakerChange, Changes, EventChange, EventFingerprint, IdSet, MissingRows, PendingRemovals,
-    PriceChange, PriceChangeKind, RefreshedPrices, SelectionChange, ShrinkGuard, next_id,
+    Changes, EventChange, EventFingerprint, IdSet, MissingRows, PendingRemovals, PriceChange,
+    PriceChangeKind, RefreshedPrices, SelectionChange, ShrinkGuard, StoredBookmaker, next_id,
 };
 use super::matching::{MatchBuffer, PriceMatch};
 use super::sink::EventSink;
@@ -460,7 +460,7 @@ impl<'a> Differ<'a> {
         }
         let row = next_id(&mut self.changes.next_ids.bookmaker);
         self.new_bookmakers.insert(id.clone(), row);
-        self.changes.bookmakers.push(BookmakerChange {
+        self.changes.bookmakers.push(StoredBookmaker {
             row,
             bookmaker: Bookmaker {
                 id: id.clone(),

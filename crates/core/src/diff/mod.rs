@@ -7,7 +7,7 @@
 //! stored one.
 //!
 //! Events arrive one by one, so that memory grows with the changes and not with the answer. An event whose text has
-//! the fingerprint that it was stored from is not even parsed: [`Take::knows`]. Any change from elsewhere clears
+//! the fingerprint that it was stored from is not even parsed: [`EventSink::find_unchanged`]. Any change from elsewhere clears
 //! that fingerprint.
 
 mod changes;
@@ -21,8 +21,8 @@ mod validate;
 
 use crate::model::{Snapshot, SnapshotMeta};
 pub use changes::{
-    BookmakerChange, Changes, EventChange, ExcludedRows, IdSet, MissingRows, PendingRemovals,
-    PriceChange, PriceChangeKind, RefreshedPrices, SelectionChange, ShrinkGuard, SnapshotStats,
+    Changes, EventChange, ExcludedRows, IdSet, MissingRows, PendingRemovals, PriceChange,
+    PriceChangeKind, RefreshedPrices, SelectionChange, ShrinkGuard, SnapshotStats, StoredBookmaker,
 };
 pub use differ::Differ;
 pub use outbox::{OutboxEntry, Purpose};

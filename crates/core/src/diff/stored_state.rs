@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 
-pub use super::changes::IdAllocator;
 use super::changes::{Changes, EventFingerprint, PriceChange, PriceChangeKind};
+pub use super::changes::{IdAllocator, StoredBookmaker};
 use crate::model::{
     Bookmaker, BookmakerId, Event, EventId, MarketId, Offer, PriceKey, PriceStatus, Selection,
     SelectionId, StatusSource,
@@ -29,15 +29,6 @@ pub struct StoredState {
     by_hash: HashMap<u128, EventId>,
     /// The ids to assign next.
     pub next: IdAllocator,
-}
-
-/// A stored bookmaker.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StoredBookmaker {
-    /// Its row id.
-    pub row: i64,
-    /// The bookmaker.
-    pub bookmaker: Bookmaker,
 }
 
 /// A stored event.
@@ -204,7 +195,7 @@ impl StoredState {
     pub fn apply(&mut self, changes: Changes) {
         self.next = changes.next_ids;
         for change in changes.bookmakers {
-            self.add_bookmaker(change.row, change.bookmaker);
+            self.add_bookmaker(change);
         }
         for change in changes.events {
             self.clear_fingerprint(&change.after.id);
@@ -307,10 +298,11 @@ impl StoredState {
         }
     }
 
-    fn add_bookmaker(&mut self, row: i64, bookmaker: Bookmaker) {
+    fn add_bookmaker(&mut self, new: StoredBookmaker) {
         let index = self.bookmakers.len() as u32;
-        self.bookmaker_indices.insert(bookmaker.id.clone(), index);
-        self.bookmakers.push(StoredBookmaker { row, bookmaker });
+        let id = new.bookmaker.id.clone();
+        self.bookmaker_indices.insert(id, index);
+        self.bookmakers.push(new);
     }
 
     /// The index of a market, which is added if it is new. The differ keeps them below [`MAX_MARKETS`].
@@ -364,9 +356,8 @@ impl PartialEq for StoredState {
 #[derive(Default)]
 pub struct StateBuilder {
     state: StoredState,
-    bookmakers: Vec<(i64, Bookmaker)>,
-    /// Index by row id; filled when the first price comes.
-    bookmaker_indices: HashMap<i64, u32>,
+    /// Until the first price comes.
+    bookmakers: Vec<StoredBookmaker>,
     events: Vec<StoredEvent>,
     event_indices: HashMap<i64, usize>,
     /// Row and index of the last price's event: most prices of an event are adjacent.
@@ -402,7 +393,7 @@ pub struct StoredPriceRow<'a> {
 impl StateBuilder {
     /// Adds a bookmaker.
     pub fn add_bookmaker(&mut self, row: i64, bookmaker: Bookmaker) {
-        self.bookmakers.push((row, bookmaker));
+        self.bookmakers.push(StoredBookmaker { row, bookmaker });
     }
 
     /// Adds an event.
@@ -411,11 +402,11 @@ impl StateBuilder {
         row: i64,
         event: Event,
         checked_at: DateTime<Utc>,
-        corrected: bool,
+        is_corrected: bool,
     ) {
         self.event_indices.insert(row, self.events.len());
         self.events.push(StoredEvent {
-            is_corrected: corrected,
+            is_corrected,
             ..StoredEvent::new(row, event, checked_at)
         });
     }
@@ -448,13 +439,14 @@ impl StateBuilder {
         let event = &mut self.events[index];
         let selections = &event.selections;
         let selection = selections.binary_search_by_key(&price.selection, |s| s.row);
-        let bookmaker = self.bookmaker_indices.get(&price.bookmaker);
+        let bookmakers = &self.state.bookmakers;
+        let bookmaker = bookmakers.binary_search_by_key(&price.bookmaker, |b| b.row);
         let stored = StoredPrice {
             row: price.row,
             offer: price.offer,
             observed_at: price.observed_at,
             selection: selection.map_err(|_| DanglingReference)? as u32,
-            bookmaker: *bookmaker.ok_or(DanglingReference)?,
+            bookmaker: bookmaker.map_err(|_| DanglingReference)? as u32,
             market,
             status: price.status,
         };
@@ -473,11 +465,9 @@ impl StateBuilder {
             event.selections.sort_by_key(|s| s.row);
             event.selections.shrink_to_fit();
         }
-        self.bookmakers.sort_by_key(|(row, _)| *row);
-        for (row, bookmaker) in std::mem::take(&mut self.bookmakers) {
-            let index = self.state.bookmakers.len() as u32;
-            self.bookmaker_indices.insert(row, index);
-            self.state.add_bookmaker(row, bookmaker);
+        self.bookmakers.sort_by_key(|known| known.row);
+        for bookmaker in std::mem::take(&mut self.bookmakers) {
+            self.state.add_bookmaker(bookmaker);
         }
     }
 

@@ -55,14 +55,11 @@ impl Rules {
     /// Reads a rules file in TOML or JSON. `file` is the name that its diagnostics show.
     pub fn parse(file: &str, text: &str) -> Result<Self, RulesError> {
         let loaded = load::parse(text, &Self::builtin().rules);
-        loaded.map(Self::from).map_err(|mut faults| {
-            faults.sort();
-            faults.dedup();
+        loaded.map(Self::from).map_err(|mut diagnostics| {
+            diagnostics.sort();
+            diagnostics.dedup();
             let file = file.to_owned();
-            RulesError {
-                file,
-                diagnostics: faults,
-            }
+            RulesError { file, diagnostics }
         })
     }
 

@@ -203,14 +203,14 @@ impl Rule {
         let lines = line.as_ref().map(|(.., lines)| lines);
         for template in &self.targets {
             let rendered = template.render(&binding, &mut |target| {
-                let if_moved = self
-                    .when
-                    .moved
-                    .zip(lines)
-                    .map(|(over, lines)| MovementThreshold {
-                        threshold: over,
-                        prices: lines.clone(),
-                    });
+                let if_moved =
+                    self.when
+                        .moved
+                        .zip(lines)
+                        .map(|(threshold, lines)| MovementThreshold {
+                            threshold,
+                            prices: lines.clone(),
+                        });
                 // Only different prices can give one target several times.
                 let known =
                     lines.and_then(|_| hit.targets.iter_mut().find(|aim| aim.target == target));

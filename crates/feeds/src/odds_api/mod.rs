@@ -19,9 +19,9 @@ use super::http::{
     Auth, MAX_BODY, ProviderClient, ProviderInfo, ProviderRequest, ProviderResponse, base_url,
     header_text,
 };
-use super::{FeedError, FetchRequest, FetchResult, FetchSummary};
+use super::{FeedError, FetchRequest, FetchSummary};
 pub use convert::OddsFormat;
-use oddsd_core::diff::{CollectingSink, EventSink};
+use oddsd_core::diff::EventSink;
 use oddsd_core::model::{Scope, SnapshotMeta};
 use parse::read_merged;
 pub use parse::{ParsedOdds, league_of, parse_odds, read_odds};
@@ -159,17 +159,6 @@ impl OddsApi {
             false => Vec::new(),
         };
         Ok(FetchSummary { meta: look, bodies })
-    }
-
-    /// Fetches into memory.
-    pub async fn fetch(
-        &mut self,
-        ask: &FetchRequest,
-        now: DateTime<Utc>,
-    ) -> Result<FetchResult, FeedError> {
-        let mut events = CollectingSink::default();
-        let looked = self.read(ask, now, &mut events).await?;
-        Ok(looked.with_events(events))
     }
 
     async fn wait_for_credits(&mut self, now: DateTime<Utc>) -> Result<(), FeedError> {

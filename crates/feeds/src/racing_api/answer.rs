@@ -106,9 +106,9 @@ pub fn read_cards(
 /// A page apart from its races.
 #[derive(Debug)]
 pub(super) struct PageSummary {
-    /// See [`Parsed::total`].
+    /// See [`ParsedCards::total`].
     pub(super) total: Option<u64>,
-    /// See [`Parsed::races_seen`].
+    /// See [`ParsedCards::races_seen`].
     pub(super) races_seen: u64,
     /// The fingerprints of its races, in order.
     pub(super) slices: Arc<[Fingerprint]>,

@@ -27,8 +27,8 @@ use secrecy::{ExposeSecret, SecretString};
 pub use self::answer::{ParsedCards, parse_cards, read_cards};
 pub use self::rate_limit::RateLimiter;
 use crate::http::{Auth, ProviderClient, ProviderInfo, Validators, base_url};
-use crate::{FeedError, FetchRequest, FetchResult, FetchSummary};
-use oddsd_core::diff::{CollectingSink, EventSink};
+use crate::{FeedError, FetchRequest, FetchSummary};
+use oddsd_core::diff::EventSink;
 use oddsd_core::model::Fingerprint;
 
 pub const SOURCE: &str = "racing_api";
@@ -146,17 +146,6 @@ impl RacingApi {
             FetchRequest::Everything => self.fetch_days(now, to).await,
             FetchRequest::Events(ids) => self.fetch_races(ids, now, to).await,
         }
-    }
-
-    /// Fetches into memory.
-    pub async fn fetch(
-        &mut self,
-        ask: &FetchRequest,
-        now: DateTime<Utc>,
-    ) -> Result<FetchResult, FeedError> {
-        let mut events = CollectingSink::default();
-        let looked = self.read(ask, now, &mut events).await?;
-        Ok(looked.with_events(events))
     }
 
     fn auth(&self) -> Auth<'_> {

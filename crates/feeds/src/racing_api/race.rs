@@ -56,9 +56,9 @@ pub(super) enum ParseOutcome {
 pub(super) struct RaceParser {
     pub(super) bookmakers: BookmakerInterner,
     pub(super) rejects: RejectedRows,
-    /// See [`super::Parsed::partial`].
+    /// See [`super::ParsedCards::partial`].
     pub(super) partial: bool,
-    /// See [`super::Parsed::prices_seen`].
+    /// See [`super::ParsedCards::prices_seen`].
     pub(super) prices_seen: u64,
     pub(super) rows_rejected: u64,
     /// A race that is listed on two pages of one day.

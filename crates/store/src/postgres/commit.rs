@@ -116,12 +116,7 @@ fn commit_error(error: sqlx::Error) -> CommitError {
         }
         _ => false,
     };
-    let error = map_error(error);
-    if values {
-        CommitError::BadValues(error)
-    } else {
-        CommitError::Other(error)
-    }
+    CommitError::new(values, map_error(error))
 }
 
 type Statement<'q> = Query<'q, sqlx::Postgres, PgArguments>;
@@ -151,18 +146,15 @@ impl PendingCycle {
         }
         let row = query.fetch_one(connection).await.map_err(commit_error)?;
         let written = write_counts(&row, kind).checked(&self.changes, entries.len())?;
-        let told = self.outbox_rows(&row, entries)?;
-        Ok(Committed {
-            written,
-            outbox: told,
-        })
+        let outbox = self.outbox_rows(&row, entries)?;
+        Ok(Committed { written, outbox })
     }
 
     /// The outbox rows that were just written. A reader that begins after the commit sees at least the
     /// statement's own snapshot and its transaction.
     fn outbox_rows(&self, row: &PgRow, entries: Vec<OutboxEntry>) -> Result<Option<ClaimedBatch>> {
         let transaction = row.int("xid")? as u64;
-        let Some(view) = rows::snapshot(row)?.with_tx(transaction) else {
+        let Some(snapshot) = rows::snapshot(row)?.with_tx(transaction) else {
             return Ok(None);
         };
         let ids: HashMap<String, i64> = row.json("outbox_ids")?;
@@ -179,10 +171,7 @@ impl PendingCycle {
             rows.push(OutboxRow::new(id, transaction, created_at, entry));
         }
         rows.sort_by_key(|row| row.id);
-        Ok(Some(ClaimedBatch {
-            snapshot: view,
-            rows,
-        }))
+        Ok(Some(ClaimedBatch { snapshot, rows }))
     }
 
     /// Copies the prices into the staging table, and runs the statement that takes them from there.

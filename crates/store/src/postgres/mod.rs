@@ -109,7 +109,12 @@ impl Postgres {
         let acquired = match tokio::time::timeout(PROBE_AFTER, &mut waiting).await {
             Ok(acquired) => acquired,
             Err(_) => {
-                connect(&self.options).await?.close().await.ok();
+                // Rare, and its future is large: every statement would carry it.
+                let probe = async {
+                    connect(&self.options).await?.close().await.ok();
+                    Ok::<_, StoreError>(())
+                };
+                Box::pin(probe).await?;
                 waiting.await
             }
         };
@@ -140,7 +145,8 @@ impl Postgres {
 }
 
 async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(deadline, work)
+    // In a box, so that the callers' futures do not hold a second one of this size.
+    tokio::time::timeout(deadline, Box::pin(work))
         .await
         .unwrap_or_else(|_| {
             Err(StoreError::Down(format!(

@@ -82,10 +82,10 @@ impl Postgres {
             .await
             .map_err(map_error)?;
             let found = found.into_iter().map(StoredRow::Postgres).collect();
-            let (view, claimed) = split_snapshot(found, "id")?;
+            let (snapshot, claimed) = split_snapshot(found, "id")?;
             let rows: Vec<StoredRow> = claimed.collect();
             Ok(ClaimedBatch {
-                snapshot: view,
+                snapshot,
                 rows: outbox_rows(rows.iter())?,
             })
         })

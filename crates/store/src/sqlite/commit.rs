@@ -9,13 +9,13 @@ use std::sync::{Arc, LazyLock};
 use chrono::DateTime;
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
-use super::{CHECKED, LEASE, Sqlite, map_error, now};
+use super::{CHECKED, Sqlite, check_lease, map_error, now};
 use crate::bad_rows::CommitError;
 use crate::dialect::{Arg, args, sqlite_query};
 use crate::outbox::kinds_text;
 use crate::{
-    ClaimedBatch, Committed, CycleMeta, OutboxRow, StoreError, TxEnd, WriteCounts, WriterLease,
-    facts_text, run_detached,
+    ClaimedBatch, Committed, CycleMeta, OutboxRow, TxEnd, WriteCounts, WriterLease, facts_text,
+    run_detached,
 };
 use oddsd_core::diff::{Changes, EventChange, PriceChange, PriceChangeKind};
 use oddsd_core::model::{DbSnapshot, EventId, EventStatus};
@@ -57,14 +57,7 @@ async fn write(
     cycle: &CycleMeta,
     changes: &Changes,
 ) -> std::result::Result<Committed, CommitError> {
-    let held = sqlx::query("SELECT 1 FROM leases WHERE name = $1 AND holder = $2 AND epoch = $3")
-        .bind(LEASE)
-        .bind(&lease.holder)
-        .bind(lease.epoch)
-        .fetch_optional(&mut **tx)
-        .await
-        .map_err(map_error)?;
-    held.ok_or(StoreError::Fenced)?;
+    check_lease(tx, lease).await?;
     let at = now();
     let mut written = WriteCounts::default();
     write_cycle(tx, cycle, changes, at).await?;
@@ -100,17 +93,11 @@ async fn write(
     }
     let written = written.checked(changes, count)?;
     // Writers take turns: the last row is the last commit. A cycle without rows has no commit number.
-    let told = rows
+    let snapshot = rows
         .last()
         .map(|last| DbSnapshot::from_commit_count(last.transaction));
-    let told = told.map(|view| ClaimedBatch {
-        snapshot: view,
-        rows,
-    });
-    Ok(Committed {
-        written,
-        outbox: told,
-    })
+    let outbox = snapshot.map(|snapshot| ClaimedBatch { snapshot, rows });
+    Ok(Committed { written, outbox })
 }
 
 /// Runs a statement with values that the database may refuse; returns the number of rows affected.
@@ -358,10 +345,5 @@ fn commit_error(error: sqlx::Error) -> CommitError {
     };
     let values =
         code.is_some_and(|code| matches!(code & 0xff, 18 | 19) && !matches!(code, 1555 | 2067));
-    let error = map_error(error);
-    if values {
-        CommitError::BadValues(error)
-    } else {
-        CommitError::Other(error)
-    }
+    CommitError::new(values, map_error(error))
 }

@@ -185,6 +185,14 @@ async fn execute(connection: &mut SqliteConnection, sql: &str, args: Vec<Arg>) -
     Ok(done.map_err(map_error)?.rows_affected())
 }
 
+/// `Fenced` unless the lease is held.
+async fn check_lease(connection: &mut SqliteConnection, lease: &WriterLease) -> Result<()> {
+    let held = "SELECT 1 FROM leases WHERE name = $1 AND holder = $2 AND epoch = $3";
+    let args = args![LEASE, &lease.holder, lease.epoch];
+    let held = sqlite_query(held, &args).fetch_optional(connection).await;
+    held.map_err(map_error)?.map(drop).ok_or(StoreError::Fenced)
+}
+
 async fn applied(connection: &mut SqliteConnection) -> Result<Vec<i64>> {
     let known: bool =
         sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'migrations')")

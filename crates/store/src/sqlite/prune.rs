@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use sqlx::Row;
 
-use super::{LEASE, Sqlite, execute, map_error};
+use super::{Sqlite, check_lease, execute, map_error};
 use crate::dialect::args;
-use crate::{Pruned, Result, Retention, StoreError, WriterLease, run_detached};
+use crate::{Pruned, Result, Retention, WriterLease, run_detached};
 
 /// The last cycle before the first that is still kept; NULL when none is over.
 macro_rules! last_old_cycle {
@@ -72,14 +72,7 @@ impl Sqlite {
     /// Deletes events with their prices and selections; their history stays until its own time.
     async fn prune_events(&self, lease: &WriterLease, before: DateTime<Utc>) -> Result<Vec<i64>> {
         let mut tx = self.begin().await?;
-        sqlx::query("SELECT 1 FROM leases WHERE name = $1 AND holder = $2 AND epoch = $3")
-            .bind(LEASE)
-            .bind(&lease.holder)
-            .bind(lease.epoch)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(map_error)?
-            .ok_or(StoreError::Fenced)?;
+        check_lease(&mut tx, lease).await?;
         let queue = "INSERT INTO outbox (event_key, kinds, detail, created_at, due_at)
              SELECT key, 'event_removed', json_object('reason', 'EXPIRED', 'sport_id', sport, 'league_id', league,
                                                       'venue', venue), now(), now()

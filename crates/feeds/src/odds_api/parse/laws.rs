@@ -5,6 +5,7 @@ use proptest::sample::Index;
 use serde_json::{Value, json};
 
 use super::*;
+use oddsd_testkit::mutate::json_pointers;
 
 fn bookmaker(key: &str) -> Value {
     json!({
@@ -24,21 +25,6 @@ fn event(id: &str) -> Value {
         "commence_time": "2026-08-05T00:00:00Z", "home_team": "Lynx", "away_team": "Aces",
         "bookmakers": [bookmaker("draftkings"), bookmaker("fanduel")],
     })
-}
-
-/// Every value in an event, by its JSON pointer.
-fn places(value: &Value, at: &str, into: &mut Vec<String>) {
-    into.push(at.to_owned());
-    match value {
-        Value::Object(map) => map
-            .iter()
-            .for_each(|(name, value)| places(value, &format!("{at}/{name}"), into)),
-        Value::Array(list) => {
-            let list = list.iter().enumerate();
-            list.for_each(|(n, value)| places(value, &format!("{at}/{n}"), into));
-        }
-        _ => {}
-    }
 }
 
 fn other() -> impl Strategy<Value = Value> {
@@ -72,9 +58,7 @@ proptest! {
     ) {
         let mut events = json!([event("g1"), event("g2"), event("g1")]);
         for (at, other) in changes {
-            let mut all = Vec::new();
-            places(&events, "", &mut all);
-            all.retain(|place| place.contains('/'));
+            let all = json_pointers(&events).split_off(1);
             *events.pointer_mut(&all[at.index(all.len())]).expect("just listed") = other;
         }
         let format = match american {

@@ -9,6 +9,7 @@ use super::*;
 use crate::racing_api::answer::parse_page;
 use oddsd_core::diff::EventSink;
 use oddsd_core::model::Fingerprint;
+use oddsd_testkit::mutate::json_pointers;
 
 fn now() -> DateTime<Utc> {
     "2025-10-13T13:30:00Z".parse().expect("valid")
@@ -40,21 +41,6 @@ fn race(id: &str) -> Value {
     })
 }
 
-/// Every value in a card, by its JSON pointer.
-fn places(value: &Value, at: &str, into: &mut Vec<String>) {
-    into.push(at.to_owned());
-    match value {
-        Value::Object(map) => map
-            .iter()
-            .for_each(|(name, value)| places(value, &format!("{at}/{name}"), into)),
-        Value::Array(list) => {
-            let list = list.iter().enumerate();
-            list.for_each(|(n, value)| places(value, &format!("{at}/{n}"), into));
-        }
-        _ => {}
-    }
-}
-
 fn other() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
@@ -84,9 +70,7 @@ fn races() -> impl Strategy<Value = Vec<String>> {
     (changes, flips, 0u8..3).prop_map(|(changes, flips, flipped)| {
         let mut races = json!([race("rac_1"), race("rac_2"), race("rac_1"), race("rac_3")]);
         for (at, other) in changes {
-            let mut all = Vec::new();
-            places(&races, "", &mut all);
-            all.retain(|place| place.contains("/"));
+            let all = json_pointers(&races).split_off(1);
             *races
                 .pointer_mut(&all[at.index(all.len())])
                 .expect("just listed") = other;

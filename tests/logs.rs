@@ -327,7 +327,7 @@ fn emitted_by_source() -> Emitted {
 fn rust_files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten() {
         let path = entry.expect("readable").path();
-        if path.is_dir() && !path.ends_with("cli/bench") {
+        if path.is_dir() {
             rust_files(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);

@@ -1,7 +1,5 @@
 //! The alert for too many removals a minute: one warning of all daemons together, and one line when it is over.
 
-use std::time::Duration;
-
 use oddsd::relay::{RateAlert, Relay, direct_channel};
 use serde_json::json;
 use tokio::sync::watch;

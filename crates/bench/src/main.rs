@@ -88,7 +88,9 @@ async fn run(command: BenchCommand) -> anyhow::Result<ExitCode> {
             WorkerKind::Readers => Box::pin(freshness::run_reader_worker()).await?,
             WorkerKind::Relay => Box::pin(freshness::run_relay_worker()).await?,
         },
-        BenchCommand::Daemon => return Ok(oddsd::cli::main(vec!["oddsd".into(), "run".into()]).await),
+        BenchCommand::Daemon => {
+            return Ok(oddsd::cli::main(vec!["oddsd".into(), "run".into()]).await);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

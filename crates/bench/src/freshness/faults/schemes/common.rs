@@ -11,7 +11,7 @@ use crate::freshness::faults::answer_table::{AnswerTable, CommittedVersion};
 use crate::freshness::faults::scenario::{FaultScenario, reader_lag};
 use oddsd_core::key::Key;
 use oddsd_core::model::DbSnapshot;
-use oddsd_store::{ClaimedBatch, OutboxRow};
+use oddsd_store::{ClaimedBatch, OutboxEntry, OutboxRow};
 
 /// Processes with readers; the first of ours is the daemon itself.
 pub const PROCESSES: usize = 3;
@@ -32,10 +32,16 @@ pub struct CommittedChange {
 
 impl CommittedChange {
     pub fn new(row: usize, key: Key, committed: &CommittedVersion) -> Self {
-        let outbox_row = OutboxRow {
+        let entry = OutboxEntry {
             keys: vec![key.clone()],
-            ..OutboxRow::new_change(committed.outbox_row, committed.transaction, Utc::now())
+            ..OutboxEntry::default()
         };
+        let outbox_row = OutboxRow::new(
+            committed.outbox_row,
+            committed.transaction,
+            Utc::now(),
+            entry,
+        );
         let snapshot = committed.snapshot.with_tx(committed.transaction);
         let batch = snapshot.map(|snapshot| ClaimedBatch {
             snapshot,

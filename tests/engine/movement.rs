@@ -35,7 +35,7 @@ struct Race {
 
 impl Race {
     async fn begin(backend: DatabaseBackend, rules: &str, day: TestDay) -> Self {
-        let engine = Engine::with(backend, rules).await;
+        let engine = Box::pin(Engine::with(backend, rules)).await;
         let ann = StateWriter::start(&engine.home.store, "ann").await;
         let mut race = Self {
             engine,
@@ -43,7 +43,7 @@ impl Race {
             day,
             known: 0,
         };
-        race.look().await;
+        Box::pin(race.look()).await;
         race
     }
 

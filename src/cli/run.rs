@@ -38,7 +38,8 @@ pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
     settings.daemon.listen = Listen::Off;
     settings.schedule.cron = None;
     let stop = stop_on_signals(None)?;
-    match App::build(&settings).await?.once(stop).await? {
+    let app = App::build(&settings).await?;
+    match Box::pin(app.once(stop)).await? {
         OnceOutcome::HeldElsewhere {
             holder,
             for_another,

@@ -25,7 +25,7 @@ pub async fn ready(
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
     if query.contains_key("verbose") {
-        return verbose(&state).await;
+        return Box::pin(verbose(&state)).await;
     }
     // The cheapest query, because balancers repeat it every few seconds.
     match timeout(PROBE_TIMEOUT, state.store.server_time()).await {

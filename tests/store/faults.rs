@@ -193,7 +193,7 @@ async fn abandon<T>(work: impl Future<Output = T>) {
 async fn cancelled_commit_is_finished() {
     let mut test = test().await;
     for n in 0..10 {
-        abandon(test.commit()).await;
+        abandon(Box::pin(test.commit())).await;
         let (store, number) = (test.database.store.clone(), test.leader.cycle);
         eventually("the commit is stored", async || {
             let last = store.cycles(-1, 1).await.expect("cycles")[0].id;
@@ -223,10 +223,10 @@ async fn write_after_a_cancelled_read_is_not_lost() {
     let store = &test.leader.store;
     let mut asked = Vec::new();
     for n in 0..30 {
-        abandon(store.load()).await;
-        abandon(store.status()).await;
-        abandon(store.event_prices(&"rac_0".into())).await;
-        abandon(store.claim("nobody", 0, Duration::ZERO)).await;
+        abandon(Box::pin(store.load())).await;
+        abandon(Box::pin(store.status())).await;
+        abandon(Box::pin(store.event_prices(&"rac_0".into()))).await;
+        abandon(Box::pin(store.claim("nobody", 0, Duration::ZERO))).await;
         let key = Key::from_user_input(&format!("key:{n}")).expect("a key");
         asked.push(
             store

@@ -1,5 +1,5 @@
 //! The rules in force and the watcher of the file that they come from. The relay, the auditor and the API read the
-//! rules through a [`Rulebook`]; `app` runs the [`RulesKeeper`].
+//! rules through a [`RulesHandle`]; `app` runs the [`RulesWatcher`].
 //!
 //! A file that changes and is valid is in force within a second. An invalid one is rejected: the last valid rules
 //! stay in force, and the reason is logged and shown by the API.

@@ -1,4 +1,4 @@
-//! Totals of the published events since the daemon started. [`super::Live`] updates them; `/metrics`,
+//! Totals of the published events since the daemon started. [`super::EventBus`] updates them; `/metrics`,
 //! the lease row and `oddsd status` show them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

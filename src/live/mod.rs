@@ -1,4 +1,4 @@
-//! The event bus: each [`Activity`] is counted, written to the log as one line and sent to the
+//! The event bus: each [`DaemonEvent`] is counted, written to the log as one line and sent to the
 //! subscribers. The loops, the leader election and the read API publish to it, so that page, metrics
 //! and log agree.
 
@@ -126,7 +126,7 @@ pub enum Delivery {
 }
 
 impl Subscriber {
-    /// Returns the next event, or `None` once every [`Live`] is dropped. Cancel safe.
+    /// Returns the next event, or `None` once every [`EventBus`] is dropped. Cancel safe.
     pub async fn next(&mut self) -> Option<Delivery> {
         match self.0.recv().await {
             Ok(published) => Some(Delivery::Event(published)),

@@ -1,5 +1,5 @@
 //! Status changes between polls: by the clock at their time, and by an operator's correction. The poller waits with
-//! [`Ingest::run_while_waiting`], which commits them as a cycle of the feed `clock`, without a fetch.
+//! [`Poller::run_while_waiting`], which commits them as a cycle of the feed `clock`, without a fetch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

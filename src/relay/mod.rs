@@ -176,7 +176,7 @@ impl Relay {
                 () = &mut over => return,
                 () = self.wakeups.cache_recovered.notified() => {
                     // The backlog includes rows that are not due yet.
-                    logged(self.remove_backlog().await);
+                    logged(Box::pin(self.remove_backlog()).await);
                     return;
                 }
                 () = direct.remove_next(self) => {}
@@ -232,7 +232,7 @@ impl Relay {
         if claim.rows.is_empty() {
             // Rows in flight are about to be settled.
             return match is_full {
-                true => self.remove_backlog().await,
+                true => Box::pin(self.remove_backlog()).await,
                 false => Ok(RelayOutcome::Idle),
             };
         }
@@ -252,7 +252,7 @@ impl Relay {
         let last_minute = self.store.settle(&rows, outcome).await?;
         self.alert.raise_if_above(&self.store, last_minute).await;
         match rows.len() as i64 == BATCH {
-            true => self.remove_backlog().await,
+            true => Box::pin(self.remove_backlog()).await,
             false => Ok(RelayOutcome::Removed {
                 rows: rows.len(),
                 targets,

@@ -51,7 +51,7 @@ impl Race {
     async fn look(&mut self) -> Vec<String> {
         self.day.advance(10);
         self.ann.commit_snapshot(&self.day.snapshot()).await;
-        self.engine.drain().await;
+        Box::pin(self.engine.drain()).await;
         assert_eq!(self.engine.home.outbox().await, [0; 0]);
         self.engine.gone(&mut self.known).await
     }

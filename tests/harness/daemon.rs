@@ -92,7 +92,7 @@ impl DaemonProcess {
         }
     }
 
-    /// As [`Daemon::says`], for lines that come in any order.
+    /// As [`DaemonProcess::wait_for_log`], for lines that come in any order.
     pub async fn wait_for_logs<const N: usize>(&mut self, texts: [&str; N]) -> [String; N] {
         let (from, mut to) = (self.log.position(), self.log.position());
         let mut found = [const { String::new() }; N];
@@ -105,14 +105,14 @@ impl DaemonProcess {
         found
     }
 
-    /// As [`Daemon::says`]; a line at any earlier time is enough.
+    /// As [`DaemonProcess::wait_for_log`]; a line at any earlier time is enough.
     pub async fn ensure_logged(&mut self, text: &str) {
         if self.count_log(text) == 0 {
             self.wait_for_log(text).await;
         }
     }
 
-    /// Skips the lines so far: the next [`Daemon::says`] waits for a new one.
+    /// Skips the lines so far: the next [`DaemonProcess::wait_for_log`] waits for a new one.
     pub fn skip_log(&mut self) {
         self.log.skip_to_end();
     }

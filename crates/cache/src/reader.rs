@@ -96,7 +96,7 @@ impl Reader {
     /// Returns the cached answer, or loads it and stores it for the next reader. The only error is the loader's.
     ///
     /// The answer includes every change whose removal was confirmed before this call, on every backend and
-    /// during every failure; unless it is labelled [`ReadState::Stale`], and a removal ends stale answers, too.
+    /// during every failure; unless it is labelled [`CacheReadState::Stale`], and a removal ends stale answers, too.
     pub async fn read<F, Fut>(
         &self,
         key: &Key,

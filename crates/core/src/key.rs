@@ -178,7 +178,7 @@ impl Tag {
     }
 
     /// The tag of all keys that begin with `prefix`, which must end with `:`. Each key is filled with the prefix
-    /// tags that cover it, see [`Key::families`]. `None` if `prefix` ends otherwise or is too long.
+    /// tags that cover it, see [`Key::prefix_tags`]. `None` if `prefix` ends otherwise or is too long.
     pub fn prefix_tag(prefix: &str) -> Option<Self> {
         let Self(text) = Self::from_text(prefix.strip_suffix(':')?)?;
         // Escaping leaves no `*` in any other tag.
@@ -230,7 +230,7 @@ pub struct InvalidationTargets {
     pub mark_stale: Vec<Key>,
 }
 
-/// One of [`Targets`].
+/// One of [`InvalidationTargets`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidationTarget<'a> {
     /// A key to remove.

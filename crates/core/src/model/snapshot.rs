@@ -90,7 +90,7 @@ pub struct SnapshotMeta {
     pub scope: Scope,
     /// See [`Snapshot::bookmakers`].
     pub bookmakers: Vec<Bookmaker>,
-    /// See [`Snapshot::rejects`].
+    /// See [`Snapshot::rejected`].
     pub rejected: RejectedRows,
 }
 

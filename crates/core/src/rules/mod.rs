@@ -1,4 +1,4 @@
-//! The rules of invalidation: a rules file becomes [`Rules`], and a [`Change`] gives the cached answers that it makes
+//! The rules of invalidation: a rules file becomes [`Rules`], and a [`RuleChange`] gives the cached answers that it makes
 //! wrong. The relay asks for every outbox row; the CLI checks, tests and explains rules files.
 //!
 //! Rules are indexed by what a change is about (its task, table, event, league, sport), so that a thousand of them

@@ -86,7 +86,7 @@ pub struct PlannedTarget {
 pub struct MovementThreshold {
     /// As a ratio; 0.1 is 10 %.
     pub threshold: Decimal,
-    /// Indices in [`Change::lines`].
+    /// Indices in [`RuleChange::prices`].
     pub prices: Vec<usize>,
 }
 

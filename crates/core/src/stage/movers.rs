@@ -52,7 +52,7 @@ pub struct Mover {
     pub moves: Vec<(DateTime<Utc>, Decimal)>,
 }
 
-/// The time from which [`mover`] needs every step. Before it, the first and the last step of each price are enough.
+/// The time from which [`detect_mover`] needs every step. Before it, the first and the last step of each price are enough.
 pub fn mover_window_start(now: DateTime<Utc>) -> DateTime<Utc> {
     now - WINDOW
 }

@@ -95,27 +95,27 @@ pub struct StageLists {
 /// A race of the answer.
 #[derive(Clone, Debug, Serialize)]
 pub struct StagedRace {
-    /// See [`RaceRow::id`].
+    /// See [`StoredRace::id`].
     pub race_id: EventId,
-    /// See [`RaceRow::day`].
+    /// See [`StoredRace::day`].
     pub race_date: Option<NaiveDate>,
-    /// See [`RaceRow::time`].
+    /// See [`StoredRace::time`].
     pub race_time: Option<String>,
     /// Start time, RFC 3339.
     pub off_dt: String,
-    /// See [`RaceRow::course`].
+    /// See [`StoredRace::course`].
     pub course: String,
-    /// See [`RaceRow::name`].
+    /// See [`StoredRace::name`].
     pub race_name: String,
-    /// See [`RaceRow::race_type`].
+    /// See [`StoredRace::race_type`].
     pub race_type: Option<String>,
-    /// See [`RaceRow::distance`].
+    /// See [`StoredRace::distance`].
     pub distance: Option<String>,
     /// Number of runners without non-runners and reserves.
     pub runners: usize,
     /// Whole minutes to the off, rounded down: 4 means at least 4 and less than 5.
     pub minutes_until: i64,
-    /// See [`RaceRow::last_updated`]; RFC 3339.
+    /// See [`StoredRace::last_updated`]; RFC 3339.
     pub last_updated: Option<String>,
     /// When the current stage ends, RFC 3339.
     pub next_phase_time: String,
@@ -130,11 +130,11 @@ pub struct StagedRace {
 /// A runner of the answer.
 #[derive(Clone, Debug, Serialize)]
 pub struct StagedRunner {
-    /// See [`RunnerRow::id`].
+    /// See [`StoredRunner::id`].
     pub horse_id: SelectionId,
-    /// See [`RunnerRow::name`].
+    /// See [`StoredRunner::name`].
     pub horse_name: String,
-    /// See [`RunnerRow::number`].
+    /// See [`StoredRunner::number`].
     pub horse_number: Option<String>,
     /// The highest decimal odds.
     #[serde(serialize_with = "optional_number")]
@@ -152,11 +152,11 @@ pub struct StagedRunner {
 /// One bookmaker's price in the answer.
 #[derive(Clone, Debug, Serialize)]
 pub struct StagedOdds {
-    /// See [`OddsRow::bookmaker`].
+    /// See [`StoredOdds::bookmaker`].
     pub bookmaker: String,
-    /// See [`OddsRow::fractional`].
+    /// See [`StoredOdds::fractional`].
     pub odds_fractional: Option<String>,
-    /// See [`OddsRow::decimal`].
+    /// See [`StoredOdds::decimal`].
     #[serde(serialize_with = "exact_number")]
     pub odds_decimal: Decimal,
 }

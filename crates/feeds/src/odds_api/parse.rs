@@ -93,7 +93,7 @@ pub fn parse_odds(
 }
 
 /// Parses the same body, and hands each event to `to` as soon as it is parsed. An event whose text is stored is
-/// not parsed. `Parsed::events` stays empty.
+/// not parsed. `ParsedOdds::events` stays empty.
 pub fn read_odds(
     body: &str,
     as_of: DateTime<Utc>,

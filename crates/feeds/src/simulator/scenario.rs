@@ -30,7 +30,7 @@ pub enum ScriptedEventKind {
         horse_id: String,
     },
     Abandoned,
-    /// This bookmaker offers no price on the race ("-") until it [`TwistKind::Opens`].
+    /// This bookmaker offers no price on the race ("-") until it [`ScriptedEventKind::Opens`].
     NotYet {
         bookmaker: &'static str,
     },

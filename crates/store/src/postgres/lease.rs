@@ -1,5 +1,5 @@
 //! Renews the writer lease, together with the last-checked times, in one statement.
-//! `Store::renew` calls it.
+//! `Store::renew_lease` calls it.
 
 use std::time::Duration;
 

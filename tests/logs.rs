@@ -55,16 +55,16 @@ fn complete(counts: CycleCounts, facts: u64) -> DaemonEvent {
     }
 }
 
-fn fetch_failed(needs_person: bool) -> DaemonEvent {
+fn fetch_failed(needs_operator: bool) -> DaemonEvent {
     DaemonEvent::FetchFailed {
         cycle: 1043,
         feed: "racing_api".into(),
-        failure: if needs_person {
+        failure: if needs_operator {
             "unauthorized"
         } else {
             "server_error"
         },
-        needs_operator: needs_person,
+        needs_operator,
         attempt: 2,
         retry_ms: 3500,
         error: "HTTP 503 from the feed".into(),
@@ -261,6 +261,7 @@ fn emitted_by_golden_lines() -> Emitted {
     let live = EventBus::new();
     let lines = written(LogFormat::Json, || {
         golden().into_iter().for_each(|(a, _)| live.publish(a));
+        live.publish(fetch_failed(true));
         live.publish(invalidate_failed());
         live.publish(invalidated(vec![Key::races_by_stage()], 1, None));
     });

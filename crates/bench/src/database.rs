@@ -17,6 +17,9 @@ use oddsd_store::{AcquireResult, Store, StoreSettings, Tls, WriterLease};
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longer than any run.
 const LEASE_FOR: Duration = Duration::from_secs(48 * 3600);
+/// 5 s for the database's autovacuum workers to end.
+const DROP_RETRIES: u32 = 50;
+const DROP_PAUSE: Duration = Duration::from_millis(100);
 /// Settings that decide the cost of a write.
 const COST_SETTINGS: [&str; 10] = [
     "server_version",
@@ -140,7 +143,15 @@ impl Database {
     pub async fn drop(self) -> anyhow::Result<()> {
         let mut admin = connect(&self.server).await?;
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
-        let dropped = admin.execute(AssertSqlSafe(drop)).await;
+        let mut dropped = admin.execute(AssertSqlSafe(drop.clone())).await;
+        // Only a superuser may end an autovacuum worker; for others it has to finish first.
+        for _ in 0..DROP_RETRIES {
+            if dropped.is_ok() {
+                break;
+            }
+            tokio::time::sleep(DROP_PAUSE).await;
+            dropped = admin.execute(AssertSqlSafe(drop.clone())).await;
+        }
         admin.close().await.ok();
         dropped.with_context(|| {
             format!(

@@ -61,9 +61,9 @@ impl FreshnessTracker {
     pub fn removed(&mut self, gone: &SettledRows) {
         let rows = match &gone.rows {
             RowSet::Ids(rows) => rows.clone(),
-            RowSet::Through(last, view) => {
+            RowSet::Through(last, snapshot) => {
                 let up_to = self.waiting.range(..=*last);
-                let seen = up_to.filter(|(_, waiting)| view.is_visible(waiting.transaction));
+                let seen = up_to.filter(|(_, waiting)| snapshot.is_visible(waiting.transaction));
                 seen.map(|(row, _)| *row).collect()
             }
         };

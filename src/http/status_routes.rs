@@ -161,7 +161,7 @@ pub async fn movers(
 
 async fn load_movers(state: Arc<AppState>) -> anyhow::Result<LoadedValue> {
     let now = state.clock.now();
-    // The view of the first query is the answer's; the second one sees at least as much.
+    // The snapshot of the first query is the answer's; the second one sees at least as much.
     let events = state.store.open_events(None, None).await?;
     let steps = state.store.price_steps(mover_window_start(now)).await?;
     let body = movers_body(&events.value, &steps, now).to_string();

@@ -22,7 +22,7 @@ use oddsd_store::{ClaimedBatch, CycleMeta, EventContext, InitialState, StoreErro
 
 /// How often everything is parsed and compared whatever the fingerprints, in case a fingerprint is wrong.
 const FULL_READ_INTERVAL: Duration = Duration::from_secs(10 * 60);
-/// Price moves of a cycle that are published for the live view; the others are only counted.
+/// Price moves of a cycle that are published for the live snapshot; the others are only counted.
 const PUBLISHED_MOVES: usize = 6;
 
 /// An answer of the feed, compared with the stored state.
@@ -299,7 +299,7 @@ impl Poller {
     /// read it. To be called before the mirror follows: a new event is in the changes, an old one in the mirror.
     pub(super) fn notify_committed(
         &self,
-        told: Option<ClaimedBatch>,
+        batch: Option<ClaimedBatch>,
         book: &StoredState,
         changes: &Changes,
     ) {
@@ -308,7 +308,7 @@ impl Poller {
             .iter()
             .map(|change| (&change.after.id, &change.after))
             .collect();
-        let claim = told.map(|mut claim| {
+        let claim = batch.map(|mut claim| {
             for row in &mut claim.rows {
                 let event = row.entry.event.as_ref().and_then(|id| {
                     let stored = || Some(&book.events.get(id)?.event);

@@ -85,7 +85,7 @@ impl DirectPath {
     pub(super) async fn remove_next(&mut self, relay: &Relay) {
         let Some(ClaimedBatch {
             mut rows,
-            snapshot: mut view,
+            mut snapshot,
         }) = self.commits.recv().await
         else {
             return std::future::pending().await;
@@ -95,9 +95,9 @@ impl DirectPath {
                 break;
             };
             rows.extend(next.rows);
-            view = view.merge(&next.snapshot);
+            snapshot = snapshot.merge(&next.snapshot);
         }
-        match relay.remove(&rows, &view, None).await {
+        match relay.remove(&rows, &snapshot, None).await {
             Ok(outcome) => {
                 let rows: Vec<i64> = rows.iter().map(|row| row.id).collect();
                 relay.in_flight.add(&rows);

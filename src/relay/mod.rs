@@ -305,7 +305,7 @@ impl Relay {
     async fn remove(
         &self,
         rows: &[OutboxRow],
-        view: &DbSnapshot,
+        snapshot: &DbSnapshot,
         backlog: Option<RowSet>,
     ) -> Result<BatchOutcome, CacheError> {
         let rules = self.rules.current();
@@ -325,7 +325,7 @@ impl Relay {
         }
         let removed = match plan.targets.is_empty() {
             true => Removed::default(),
-            false => self.reader.remove(&plan.targets, view).await?,
+            false => self.reader.remove(&plan.targets, snapshot).await?,
         };
         if removed.no_epoch {
             self.wakeups.epoch_missing.notify_one();

@@ -49,10 +49,10 @@ impl LoadedValue {
     }
 
     /// The answer "there is none".
-    pub fn absent(view: DbSnapshot) -> Self {
+    pub fn absent(snapshot: DbSnapshot) -> Self {
         Self {
             absent: true,
-            ..Self::new(Bytes::new(), view)
+            ..Self::new(Bytes::new(), snapshot)
         }
     }
 }

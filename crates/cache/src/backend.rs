@@ -125,9 +125,9 @@ impl Cache {
         &self,
         key: &Key,
         tags: &[Tag],
-        looked: &Lookup,
+        lookup: &Lookup,
     ) -> Result<LeaseOutcome, CacheError> {
-        let seen = &looked.seen;
+        let seen = &lookup.seen;
         match self {
             Self::Off => Ok(LeaseOutcome::NoEpoch),
             Self::InProcess(memory) => {
@@ -187,18 +187,18 @@ impl Cache {
         }
     }
 
-    /// Removes entries, or marks them stale, and ends the leases of fills that are under way. `view` has to include
+    /// Removes entries, or marks them stale, and ends the leases of fills that are under way. `snapshot` has to include
     /// every change that this removal is for. Each target has a result of its own: `Ok` is confirmed. `Err` when
     /// the cache confirmed no target.
     pub async fn remove(
         &self,
         targets: &InvalidationTargets,
-        view: &DbSnapshot,
+        snapshot: &DbSnapshot,
     ) -> Result<Removed, CacheError> {
         match self {
             Self::Off => Ok(Removed::nothing(targets)),
-            Self::InProcess(memory) => Ok(memory.remove(targets, view, Instant::now())),
-            Self::Remote(remote) => remote.remove(targets, view).await,
+            Self::InProcess(memory) => Ok(memory.remove(targets, snapshot, Instant::now())),
+            Self::Remote(remote) => remote.remove(targets, snapshot).await,
         }
     }
 
@@ -259,22 +259,22 @@ impl Cache {
         }
     }
 
-    /// Begins an epoch. `view` has to be taken from the primary database after the last epoch was ended.
-    pub async fn begin_epoch(&self, view: &DbSnapshot) -> Result<Epoch, CacheError> {
+    /// Begins an epoch. `snapshot` has to be taken from the primary database after the last epoch was ended.
+    pub async fn begin_epoch(&self, snapshot: &DbSnapshot) -> Result<Epoch, CacheError> {
         match self {
             Self::Off | Self::InProcess(_) => Ok(Epoch::new("here")),
-            Self::Remote(remote) => remote.begin_epoch(view).await,
+            Self::Remote(remote) => remote.begin_epoch(snapshot).await,
         }
     }
 
     /// Sends the next heartbeat. Returns whether the cache's memory is still the one of this epoch and of
     /// its last heartbeat.
-    pub async fn heartbeat(&self, life: &mut Epoch) -> Result<bool, CacheError> {
+    pub async fn heartbeat(&self, epoch: &mut Epoch) -> Result<bool, CacheError> {
         let is_same = match self {
             Self::Off | Self::InProcess(_) => true,
-            Self::Remote(remote) => remote.heartbeat(life).await?,
+            Self::Remote(remote) => remote.heartbeat(epoch).await?,
         };
-        life.heartbeat += 1;
+        epoch.heartbeat += 1;
         Ok(is_same)
     }
 

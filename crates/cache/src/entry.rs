@@ -152,7 +152,7 @@ impl Entry {
         let mut number = || words.next()?.parse::<u64>().ok();
         let (fresh, while_revalidating, on_error) = (number()?, number()?, number()?);
         let load = number()?;
-        let view = DbSnapshot::parse(words.next()?)?;
+        let snapshot = DbSnapshot::parse(words.next()?)?;
         let form = words.next()?;
         let absent = words.next()? == "a";
         let tags: Vec<Tag> = words.map(Tag::from_stored).collect();
@@ -168,7 +168,7 @@ impl Entry {
             body,
             version: stamp,
             absent,
-            snapshot: view,
+            snapshot,
             tags,
             stored_at: now.checked_sub(age(stored_ms)).unwrap_or(now),
             fresh: Duration::from_millis(fresh),
@@ -201,7 +201,7 @@ mod tests {
             body: Bytes::copy_from_slice(body),
             version: 7,
             absent: false,
-            snapshot: DbSnapshot::parse("3:9:3,5").expect("a view"),
+            snapshot: DbSnapshot::parse("3:9:3,5").expect("a snapshot"),
             tags: vec![Tag::event(&"rac 1".into()), Tag::event(&"x".into())],
             stored_at: Instant::now(),
             fresh: Duration::from_secs(30),

@@ -48,11 +48,11 @@ impl GuardedCache {
             // read after everything that delayed it.
             answer = self.get_once(key, policy, budget).await;
         }
-        let looked = self.record(key, answer.map(|(looked, _)| looked))?;
-        if looked.entry.is_some() {
+        let lookup = self.record(key, answer.map(|(lookup, _)| lookup))?;
+        if lookup.entry.is_some() {
             tracing::debug!(event = "cache.hit", alias = "cache_hit", %key, "hit");
         }
-        Some(looked)
+        Some(lookup)
     }
 
     async fn get_once(
@@ -66,7 +66,7 @@ impl GuardedCache {
         let answer = within(*budget, get).await;
         let took = asked.elapsed();
         *budget = budget.saturating_sub(took);
-        answer.map(|looked| (looked, took))
+        answer.map(|lookup| (lookup, took))
     }
 
     /// `None`: the cache did not answer, or was not asked.
@@ -74,14 +74,14 @@ impl GuardedCache {
         &self,
         key: &Key,
         policy: &Policy,
-        looked: &Lookup,
+        lookup: &Lookup,
         budget: &mut Duration,
     ) -> Option<LeaseOutcome> {
         if !self.may_ask(*budget) {
             return None;
         }
         let asked = Instant::now();
-        let answer = self.acquire_within(key, policy, looked, *budget).await;
+        let answer = self.acquire_within(key, policy, lookup, *budget).await;
         *budget = budget.saturating_sub(asked.elapsed());
         self.record(key, answer)
     }
@@ -91,13 +91,13 @@ impl GuardedCache {
         &self,
         key: &Key,
         policy: &Policy,
-        looked: &Lookup,
+        lookup: &Lookup,
         budget: Duration,
     ) -> Result<LeaseOutcome, CacheError> {
         let (cache, key, tags) = (Arc::clone(&self.cache), key.clone(), policy.tags.clone());
-        let looked = looked.clone();
+        let lookup = lookup.clone();
         let mut asking = Box::pin(async move {
-            let taken = cache.acquire_lease(&key, &tags, &looked).await;
+            let taken = cache.acquire_lease(&key, &tags, &lookup).await;
             (cache, key, taken)
         });
         match tokio::time::timeout(budget, asking.as_mut()).await {

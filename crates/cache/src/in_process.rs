@@ -148,20 +148,20 @@ impl InProcessCache {
     pub(super) fn remove(
         &self,
         targets: &InvalidationTargets,
-        view: &DbSnapshot,
+        snapshot: &DbSnapshot,
         now: Instant,
     ) -> Removed {
         let mut fences = self.fences.lock();
-        fences.watermark = fences.watermark.merge(view);
+        fences.watermark = fences.watermark.merge(snapshot);
         let mut removed = Removed::nothing(targets);
         for (key, existed) in targets.keys.iter().zip(&mut removed.keys) {
             fences.leases.items.remove(key);
-            fences.keys.raise(key, view, now);
+            fences.keys.raise(key, snapshot, now);
             *existed = Ok(u64::from(self.local.remove(key)));
         }
         for (key, existed) in targets.mark_stale.iter().zip(&mut removed.stale) {
             fences.leases.items.remove(key);
-            fences.keys.raise(key, view, now);
+            fences.keys.raise(key, snapshot, now);
             let entry = self.local.get(key);
             self.local.remove(key);
             *existed = Ok(u64::from(entry.is_some()));
@@ -172,7 +172,7 @@ impl InProcessCache {
             }
         }
         for tag in &targets.tags {
-            fences.tags.raise(tag, view, now);
+            fences.tags.raise(tag, snapshot, now);
             self.local.remove_tag(tag);
         }
         removed
@@ -209,10 +209,10 @@ impl<K: Hash + Eq + Clone, V> TtlMap<K, V> {
 }
 
 impl<K: Hash + Eq + Clone> TtlMap<K, DbSnapshot> {
-    fn raise(&mut self, key: &K, view: &DbSnapshot, now: Instant) {
+    fn raise(&mut self, key: &K, snapshot: &DbSnapshot, now: Instant) {
         let raised = match self.get(key, now) {
-            Some(old) => old.merge(view),
-            None => view.clone(),
+            Some(old) => old.merge(snapshot),
+            None => snapshot.clone(),
         };
         self.put(key, raised, now + FENCE_TTL, now);
     }
@@ -230,12 +230,12 @@ mod tests {
         Key::from_user_input(name).expect("a plain name")
     }
 
-    fn entry(bytes: usize, view: DbSnapshot) -> Arc<Entry> {
+    fn entry(bytes: usize, snapshot: DbSnapshot) -> Arc<Entry> {
         Arc::new(Entry {
             body: Bytes::from(vec![b'x'; bytes]),
             version: 0,
             absent: false,
-            snapshot: view,
+            snapshot,
             tags: Vec::new(),
             stored_at: Instant::now(),
             fresh: Duration::from_secs(60),

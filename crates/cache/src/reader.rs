@@ -149,16 +149,16 @@ impl Reader {
         let arrived = inner.flights.next_number();
         let (mut budget, mut fallback) = (inner.budget, None);
         for _ in 0..MAX_LOOKUPS {
-            let looked = inner.guard.get(key, policy, &mut budget).await;
+            let lookup = inner.guard.get(key, policy, &mut budget).await;
             let mut taken = None;
-            if let Some(looked) = &looked {
-                if let Some(entry) = &looked.entry {
-                    match self.decide(key, entry, looked, policy, &load) {
+            if let Some(lookup) = &lookup {
+                if let Some(entry) = &lookup.entry {
+                    match self.decide(key, entry, lookup, policy, &load) {
                         Ok(served) => return Ok(served),
                         Err(expired) => fallback = Some(expired),
                     }
                 }
-                let acquired = inner.guard.acquire_lease(key, policy, looked, &mut budget);
+                let acquired = inner.guard.acquire_lease(key, policy, lookup, &mut budget);
                 taken = acquired.await;
             }
             let (state, start) = match taken {
@@ -212,7 +212,7 @@ impl Reader {
         &self,
         key: &Key,
         entry: &Arc<Entry>,
-        looked: &Lookup,
+        lookup: &Lookup,
         policy: &Policy,
         load: &Load,
     ) -> Result<CacheRead, Arc<Entry>> {
@@ -220,11 +220,11 @@ impl Reader {
         let state = if age < entry.fresh {
             if entry.wants_renewal(age, policy.early, fastrand::f64) {
                 self.0.guard.metrics.early.add();
-                self.refresh(key, looked, policy, load);
+                self.refresh(key, lookup, policy, load);
             }
             CacheReadState::Hit
         } else if age < entry.fresh + entry.while_revalidating {
-            self.refresh(key, looked, policy, load);
+            self.refresh(key, lookup, policy, load);
             CacheReadState::Stale
         } else {
             return Err(Arc::clone(entry));
@@ -233,17 +233,17 @@ impl Reader {
     }
 
     /// Loads in the background, unless a load is under way.
-    fn refresh(&self, key: &Key, looked: &Lookup, policy: &Policy, load: &Load) {
+    fn refresh(&self, key: &Key, lookup: &Lookup, policy: &Policy, load: &Load) {
         let Ok(leader) = self.0.flights.join_or_lead(key) else {
             return;
         };
         let (inner, key, policy) = (Arc::clone(&self.0), key.clone(), policy.clone());
-        let (load, looked) = (load.clone(), looked.clone());
+        let (load, lookup) = (load.clone(), lookup.clone());
         tokio::spawn(async move {
             let mut budget = inner.budget;
             let acquired = inner
                 .guard
-                .acquire_lease(&key, &policy, &looked, &mut budget);
+                .acquire_lease(&key, &policy, &lookup, &mut budget);
             if let Some(LeaseOutcome::Acquired(lease)) = acquired.await {
                 let start = LoadStart::Load(Some(lease));
                 let run = inner.run_load(&key, &policy, &load, start, budget, leader);
@@ -271,14 +271,14 @@ impl Reader {
         result
     }
 
-    /// Removes entries from every level, or marks them stale; `view` has to include every change that makes
+    /// Removes entries from every level, or marks them stale; `snapshot` has to include every change that makes
     /// them wrong. The keys that are read most are loaded again at once.
     pub async fn remove(
         &self,
         targets: &InvalidationTargets,
-        view: &DbSnapshot,
+        snapshot: &DbSnapshot,
     ) -> Result<Removed, CacheError> {
-        let removed = self.cache().remove(targets, view).await?;
+        let removed = self.cache().remove(targets, snapshot).await?;
         for (key, policy, load) in self.0.hot.take_removed(targets) {
             let reader = self.clone();
             self.0.guard.metrics.renewed.add();
@@ -358,19 +358,22 @@ impl ReaderInner {
         while since.elapsed() < policy.wait_for_others {
             tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            let lookup = self.flights.next_number();
-            let looked = self.guard.get(key, policy, &mut self.budget.clone()).await;
-            let Some(looked) = looked else {
+            let number = self.flights.next_number();
+            let lookup = self.guard.get(key, policy, &mut self.budget.clone()).await;
+            let Some(lookup) = lookup else {
                 return WaitOutcome::Load(None);
             };
-            if let Some(entry) = &looked.entry
+            if let Some(entry) = &lookup.entry
                 && entry.age(Instant::now()) < entry.fresh
             {
                 let entry = Arc::clone(entry);
-                return WaitOutcome::Found(LoadResult::Found { entry, lookup });
+                return WaitOutcome::Found(LoadResult::Found {
+                    entry,
+                    lookup: number,
+                });
             }
             let budget = &mut self.budget.clone();
-            match self.guard.acquire_lease(key, policy, &looked, budget).await {
+            match self.guard.acquire_lease(key, policy, &lookup, budget).await {
                 Some(LeaseOutcome::Acquired(lease)) => return WaitOutcome::Load(Some(lease)),
                 Some(LeaseOutcome::Held | LeaseOutcome::Superseded) => {}
                 Some(LeaseOutcome::NoEpoch) | None => return WaitOutcome::Load(None),

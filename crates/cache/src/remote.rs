@@ -66,12 +66,12 @@ impl RemoteCache {
             epoch: found.next().and_then(CacheReply::text),
             tag_fences: found.map(CacheReply::text).collect(),
         };
-        let looked = raw.validate(tags, &run, self.transport.clock(), Instant::now());
-        if let (Some(l1), Some(generations), Some(entry)) = (&self.l1, generations, &looked.entry) {
+        let lookup = raw.validate(tags, &run, self.transport.clock(), Instant::now());
+        if let (Some(l1), Some(generations), Some(entry)) = (&self.l1, generations, &lookup.entry) {
             // An entry that is too large for the L1 stays on the server alone.
             l1.local.put(key, Arc::clone(entry), generations);
         }
-        Ok(looked)
+        Ok(lookup)
     }
 
     /// Reads the key's value, the epoch and the tags' fences, in this order.
@@ -205,13 +205,13 @@ impl RemoteCache {
     pub(super) async fn remove(
         &self,
         targets: &InvalidationTargets,
-        view: &DbSnapshot,
+        snapshot: &DbSnapshot,
     ) -> Result<Removed, CacheError> {
         // This process's own L1 need not wait for the server's message.
         if let Some(l1) = &self.l1 {
             l1.remove(targets);
         }
-        removal::remove(&self.transport, targets, view).await
+        removal::remove(&self.transport, targets, snapshot).await
     }
 
     pub(super) async fn invalidate_epoch(&self) -> Result<(), CacheError> {
@@ -223,9 +223,9 @@ impl RemoteCache {
         Ok(())
     }
 
-    pub(super) async fn begin_epoch(&self, view: &DbSnapshot) -> Result<Epoch, CacheError> {
+    pub(super) async fn begin_epoch(&self, snapshot: &DbSnapshot) -> Result<Epoch, CacheError> {
         let epoch = Epoch::new(&self.transport.run()?);
-        let begin = |bucket| script::begin_epoch(bucket, &epoch, view);
+        let begin = |bucket| script::begin_epoch(bucket, &epoch, snapshot);
         self.in_each_bucket(begin).await?;
         Ok(epoch)
     }

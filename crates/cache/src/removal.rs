@@ -111,13 +111,13 @@ struct TagPage<'a> {
 pub(super) async fn remove(
     transport: &Transport,
     targets: &InvalidationTargets,
-    view: &DbSnapshot,
+    snapshot: &DbSnapshot,
 ) -> Result<Removed, CacheError> {
     let mut results = vec![Ok(0); targets.len()];
     let (mut no_epoch, mut pages) = (false, Vec::new());
-    let view = view.to_string();
+    let snapshot = snapshot.to_string();
     let (scripts, unlinks) = plan(transport, targets);
-    let build = |ops: &[TargetOp<'_>]| build_command(transport, ops, &view);
+    let build = |ops: &[TargetOp<'_>]| build_command(transport, ops, &snapshot);
     let mut replies = call_chunks(transport, scripts, build).await;
     // Afterwards: sent at the same time, while a slot moves, they cost the client library the
     // connections of the next commands, too.
@@ -243,7 +243,7 @@ fn plan<'a>(transport: &Transport, targets: &'a InvalidationTargets) -> (Chunks<
     (scripts.collect(), unlinks)
 }
 
-fn build_command(transport: &Transport, ops: &[TargetOp<'_>], view: &str) -> CacheCommand {
+fn build_command(transport: &Transport, ops: &[TargetOp<'_>], snapshot: &str) -> CacheCommand {
     let named = || ops.iter().filter_map(|op| op.target.key());
     let bucket = match ops.first().map(|op| op.kind) {
         Some(TargetOpKind::Script(bucket)) => bucket,
@@ -271,7 +271,7 @@ fn build_command(transport: &Transport, ops: &[TargetOp<'_>], view: &str) -> Cac
         keys.extend(named().map(|key| key.to_string()));
     }
     let args = [
-        view.to_owned(),
+        snapshot.to_owned(),
         (named().count() - stale).to_string(),
         stale.to_string(),
         tags().count().to_string(),

@@ -65,8 +65,8 @@ impl Feed {
         now: DateTime<Utc>,
     ) -> Result<FetchResult, FeedError> {
         let mut events = CollectingSink::default();
-        let looked = self.read(ask, now, &mut events).await?;
-        Ok(looked.with_events(events))
+        let summary = self.read(ask, now, &mut events).await?;
+        Ok(summary.with_events(events))
     }
 
     /// The name in logs and in the table of cycles.

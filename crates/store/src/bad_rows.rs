@@ -53,7 +53,7 @@ pub async fn find_bad_rows<F: Future<Output = DryRun>>(
         changes,
         dry_run,
         tries: 0,
-        aside: ExcludedRows::default(),
+        excluded: ExcludedRows::default(),
     };
     // When even a cycle without rows is refused, no row is the cause.
     if search.is_refused(|_| false, |_| false).await? {
@@ -79,11 +79,11 @@ pub async fn find_bad_rows<F: Future<Output = DryRun>>(
             _ => unsearched.extend([&part[..part.len() / 2], &part[part.len() / 2..]]),
         }
     }
-    if search.aside == ExcludedRows::default() {
+    if search.excluded == ExcludedRows::default() {
         // Each part is accepted and the whole is not: no single row is the cause.
         return Err(first);
     }
-    Ok(search.aside)
+    Ok(search.excluded)
 }
 
 fn contains(sorted: &[i64], row: i64) -> bool {
@@ -94,14 +94,14 @@ struct Search<'a, R> {
     changes: &'a Changes,
     dry_run: R,
     tries: usize,
-    aside: ExcludedRows,
+    excluded: ExcludedRows,
 }
 
 impl<F: Future<Output = DryRun>, R: Fn(Arc<Changes>) -> F> Search<'_, R> {
     /// Searches the prices of one event; takes the event itself when it is refused without them.
     async fn search_event(&mut self, event: i64) -> Result<()> {
         if self.is_refused(|row| row == event, |_| false).await? {
-            self.aside.events.insert(event);
+            self.excluded.events.insert(event);
             return Ok(());
         }
         let prices = self.changes.prices.iter();
@@ -116,7 +116,7 @@ impl<F: Future<Output = DryRun>, R: Fn(Arc<Changes>) -> F> Search<'_, R> {
             }
             match part {
                 [price] => {
-                    self.aside.prices.insert(*price);
+                    self.excluded.prices.insert(*price);
                 }
                 _ => unsearched.extend([&part[..part.len() / 2], &part[part.len() / 2..]]),
             }

@@ -93,11 +93,11 @@ impl Store {
         db.within_deadline(db.watched()).await
     }
 
-    /// Notifies `bell` whenever another writer has committed, until `stop`. Notifications can get lost, so
+    /// Notifies `wakeup` whenever another writer has committed, until `stop`. Notifications can get lost, so
     /// the relay polls as well. SQLite has none: there this returns at once.
-    pub async fn listen(&self, bell: Arc<Notify>, stop: CancellationToken) {
+    pub async fn listen(&self, wakeup: Arc<Notify>, stop: CancellationToken) {
         match self {
-            Self::Postgres(db) => db.listen(bell, stop).await,
+            Self::Postgres(db) => db.listen(wakeup, stop).await,
             Self::Sqlite(_) => {}
         }
     }

@@ -243,8 +243,8 @@ impl Store {
             let outcome = dispatch!(self, db => db.commit(lease, cycle, &part, end).await);
             outcome.map(drop)
         };
-        let aside = bad_rows::find_bad_rows(changes, refused, dry_run).await?;
-        changes.exclude(&aside, bad_rows::REASON, &why);
+        let excluded = bad_rows::find_bad_rows(changes, refused, dry_run).await?;
+        changes.exclude(&excluded, bad_rows::REASON, &why);
         if changes.is_empty() {
             return Ok(Committed::default());
         }

@@ -55,8 +55,8 @@ pub enum RowSet {
 
 impl CommitNotifier {
     /// Announces a commit to the auditor, and hands its rows to the relay or wakes it.
-    pub fn notify_commit(&self, told: Option<ClaimedBatch>, observed_at: DateTime<Utc>) {
-        if let (Some(auditor), Some(claim)) = (&self.auditor, &told) {
+    pub fn notify_commit(&self, batch: Option<ClaimedBatch>, observed_at: DateTime<Utc>) {
+        if let (Some(auditor), Some(claim)) = (&self.auditor, &batch) {
             let _ = auditor.try_send(AuditEvent::Committed(CommitEvent {
                 batch: claim.clone(),
                 observed_at,
@@ -64,8 +64,8 @@ impl CommitNotifier {
                 at: Instant::now(),
             }));
         }
-        let handed_over = match (&self.relay, told) {
-            (Some(relay), Some(told)) => relay.try_send(told).is_ok(),
+        let handed_over = match (&self.relay, batch) {
+            (Some(relay), Some(batch)) => relay.try_send(batch).is_ok(),
             _ => false,
         };
         if !handed_over {

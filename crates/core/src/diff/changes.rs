@@ -168,7 +168,7 @@ pub struct RefreshedPrices {
 /// The fingerprint of the text that an event was stored from, as long as it is stored exactly as the text says.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct EventFingerprint {
-    pub(super) slice: Fingerprint,
+    pub(super) text: Fingerprint,
     /// Selections in the text.
     pub(super) selections: u32,
     /// Rows in the text that report no price.
@@ -379,7 +379,7 @@ impl Changes {
     }
 
     /// Removes rows as if the snapshot had not contained them, and counts them as rejected.
-    pub fn exclude(&mut self, aside: &ExcludedRows, reason: &'static str, why: &str) {
+    pub fn exclude(&mut self, rows: &ExcludedRows, reason: &'static str, why: &str) {
         let (counts, rejects) = (&mut self.counts, &mut self.rejected);
         let mut affected: HashSet<EventId> = HashSet::new();
         let mut reject = |event: &EventId, sample: &str| {
@@ -388,7 +388,7 @@ impl Changes {
         };
         self.prices.retain(|change| {
             let excluded =
-                aside.events.contains(&change.event_row) || aside.prices.contains(&change.row);
+                rows.events.contains(&change.event_row) || rows.prices.contains(&change.row);
             if excluded {
                 *count_of(counts, change.kind) -= 1;
                 counts.rejected += 1;
@@ -397,14 +397,14 @@ impl Changes {
             !excluded
         });
         self.selections.retain(|change| {
-            let excluded = aside.events.contains(&change.event_row);
+            let excluded = rows.events.contains(&change.event_row);
             if excluded {
                 reject(&change.event, change.after.id.as_str());
             }
             !excluded
         });
         self.events.retain(|change| {
-            let excluded = aside.events.contains(&change.row);
+            let excluded = rows.events.contains(&change.row);
             if excluded {
                 reject(&change.after.id, &change.after.name);
             }

@@ -112,7 +112,7 @@ impl<'a> Differ<'a> {
     }
 
     /// Compares one event with its stored rows.
-    pub(super) fn compare(&mut self, observed: &EventSnapshot, slice: Option<Fingerprint>) {
+    pub(super) fn compare(&mut self, observed: &EventSnapshot, fingerprint: Option<Fingerprint>) {
         let rows = observed.prices.len() as u64;
         let id = &observed.event.id;
         if self.listed.contains(id) {
@@ -150,9 +150,9 @@ impl<'a> Differ<'a> {
         let after = &self.changes.counts;
         let settled = (before.rejected, before.stale) == (after.rejected, after.stale)
             && missing == (self.missing.selections.len(), self.missing.prices.len());
-        if let (Some(slice), true, true) = (slice, settled, observed.complete) {
+        if let (Some(fingerprint), true, true) = (fingerprint, settled, observed.complete) {
             let fingerprint = EventFingerprint {
-                slice,
+                text: fingerprint,
                 selections: observed.selections.len() as u32,
                 no_price: (after.no_price - before.no_price) as u32,
             };
@@ -588,17 +588,17 @@ impl EventSink for Differ<'_> {
         self.changes.as_of = as_of;
     }
 
-    fn find_unchanged(&self, slice: &Fingerprint) -> Option<EventId> {
+    fn find_unchanged(&self, fingerprint: &Fingerprint) -> Option<EventId> {
         let skips = self.skips_known;
-        let stored = self.state.by_hash(slice.hash).filter(|_| skips)?;
-        let fingerprint = stored.fingerprint?;
+        let stored = self.state.by_hash(fingerprint.hash).filter(|_| skips)?;
+        let known = stored.fingerprint?;
         // An event with a due transition by the clock is parsed, so that this snapshot commits the transition.
         let is_current = stored.event.due_clock_transition(self.as_of).is_none();
-        (fingerprint.slice == *slice && is_current).then(|| stored.event.id.clone())
+        (known.text == *fingerprint && is_current).then(|| stored.event.id.clone())
     }
 
-    fn mark_unchanged(&mut self, slice: &Fingerprint) {
-        let Some(stored) = self.state.by_hash(slice.hash) else {
+    fn mark_unchanged(&mut self, fingerprint: &Fingerprint) {
+        let Some(stored) = self.state.by_hash(fingerprint.hash) else {
             return;
         };
         let Some(fingerprint) = stored.fingerprint else {
@@ -627,7 +627,7 @@ impl EventSink for Differ<'_> {
         self.missing.open_prices += open;
     }
 
-    fn push(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
-        self.compare(&event, slice);
+    fn push(&mut self, event: EventSnapshot, fingerprint: Option<Fingerprint>) {
+        self.compare(&event, fingerprint);
     }
 }

@@ -11,14 +11,14 @@ pub trait EventSink: Send {
     fn start(&mut self, as_of: DateTime<Utc>);
 
     /// The event that is stored exactly as this text describes it, if there is one. Changes nothing.
-    fn find_unchanged(&self, slice: &Fingerprint) -> Option<EventId>;
+    fn find_unchanged(&self, fingerprint: &Fingerprint) -> Option<EventId>;
 
     /// Records that this text was delivered again. Call it only after `knows` has returned its event.
-    fn mark_unchanged(&mut self, slice: &Fingerprint);
+    fn mark_unchanged(&mut self, fingerprint: &Fingerprint);
 
-    /// Delivers a parsed event. `slice` is given if no row of the event was rejected, so that an equal text may
+    /// Delivers a parsed event. `fingerprint` is given if no row of the event was rejected, so that an equal text may
     /// be skipped from now on.
-    fn push(&mut self, event: EventSnapshot, slice: Option<Fingerprint>);
+    fn push(&mut self, event: EventSnapshot, fingerprint: Option<Fingerprint>);
 }
 
 /// Collects all events in memory, for recorders, checks and tests. It skips no text.

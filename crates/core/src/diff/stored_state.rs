@@ -246,7 +246,7 @@ impl StoredState {
             self.clear_fingerprint(&id);
             if let Some(stored) = self.events.get_mut(&id) {
                 stored.fingerprint = Some(fingerprint);
-                self.by_hash.insert(fingerprint.slice.hash, id);
+                self.by_hash.insert(fingerprint.text.hash, id);
             }
         }
     }
@@ -316,7 +316,7 @@ impl StoredState {
     fn clear_fingerprint(&mut self, id: &EventId) {
         let stored = self.events.get_mut(id);
         if let Some(fingerprint) = stored.and_then(|stored| stored.fingerprint.take()) {
-            self.by_hash.remove(&fingerprint.slice.hash);
+            self.by_hash.remove(&fingerprint.text.hash);
         }
     }
 

@@ -163,7 +163,7 @@ fn open(state: &StoredState, stored: &StoredEvent) -> BTreeMap<PriceKey, Offer> 
 #[test]
 fn known_text_is_parsed_once_at_each_status_transition() {
     let mut state = StoredState::default();
-    let slice = Fingerprint::compute(b"the same");
+    let fingerprint = Fingerprint::compute(b"the same");
     let observed = EventSnapshot {
         event: event(0, EventStatus::Scheduled),
         selections: vec![selection(0, SelectionStatus::Active)],
@@ -182,11 +182,11 @@ fn known_text_is_parsed_once_at_each_status_transition() {
     for seconds in [-4000, -3900, -3600, -3500, 3599, 3600, 3700, 90_000] {
         let mut differ = Differ::new(&state);
         differ.start(at(seconds));
-        match differ.find_unchanged(&slice) {
-            Some(_) => differ.mark_unchanged(&slice),
+        match differ.find_unchanged(&fingerprint) {
+            Some(_) => differ.mark_unchanged(&fingerprint),
             None => {
                 read.push(seconds);
-                differ.push(observed.clone(), Some(slice));
+                differ.push(observed.clone(), Some(fingerprint));
             }
         }
         let changes = differ.finish(meta(at(seconds)), &ShrinkGuard::OFF);
@@ -290,14 +290,14 @@ proptest! {
             let mut differ = Differ::new(&skipping);
             differ.start(as_of);
             for text in &texts {
-                let slice = Fingerprint::compute(&text.to_le_bytes());
-                match differ.find_unchanged(&slice) {
+                let fingerprint = Fingerprint::compute(&text.to_le_bytes());
+                match differ.find_unchanged(&fingerprint) {
                     Some(id) => {
                         prop_assert_eq!(&id, &pool[*text].event.id);
-                        differ.mark_unchanged(&slice);
+                        differ.mark_unchanged(&fingerprint);
                         skipped += 1;
                     }
-                    None => differ.push(pool[*text].clone(), Some(slice)),
+                    None => differ.push(pool[*text].clone(), Some(fingerprint)),
                 }
             }
             let one = differ.finish(meta(), &guard(held_back[0].as_ref()));

@@ -147,7 +147,7 @@ impl OddsApi {
         if let (FetchRequest::Events(ids), Scope::League(_)) = (ask, &scope) {
             scope = Scope::Events(ids.clone());
         }
-        let look = SnapshotMeta {
+        let meta = SnapshotMeta {
             source: Arc::from(SOURCE),
             as_of: now,
             scope,
@@ -158,7 +158,7 @@ impl OddsApi {
             true => vec![masked.unwrap_or(body)],
             false => Vec::new(),
         };
-        Ok(FetchSummary { meta: look, bodies })
+        Ok(FetchSummary { meta, bodies })
     }
 
     async fn wait_for_credits(&mut self, now: DateTime<Utc>) -> Result<(), FeedError> {

@@ -3,7 +3,7 @@
 //!
 //! The answer has neither an event status nor selection ids: an outcome's name is its id, and every event is
 //! `Scheduled`. One outcome has one price per market and bookmaker, and `point` is a value of it: as part of the
-//! key, each move of a line would look like a removal and an insertion. The `alternate_…` markets, which
+//! key, each move of a line would meta like a removal and an insertion. The `alternate_…` markets, which
 //! offer many lines at once, therefore keep one line and count the others as `duplicate`.
 //!
 //! A rejected row may have been any price, so absence beside it proves nothing: its event is not `complete`, and
@@ -106,12 +106,12 @@ pub fn read_odds(
     let mut listed = HashSet::new();
     for raw in event_list(body)? {
         let text = row_text(raw)?;
-        let slice = Fingerprint::compute(text.as_bytes());
-        if let Some(id) = to.find_unchanged(&slice) {
+        let fingerprint = Fingerprint::compute(text.as_bytes());
+        if let Some(id) = to.find_unchanged(&fingerprint) {
             if !listed.insert(id) {
                 return read_merged(body, as_of, sport, format, to);
             }
-            to.mark_unchanged(&slice);
+            to.mark_unchanged(&fingerprint);
             continue;
         }
         let rejected = parser.parsed.rejected.total();
@@ -121,7 +121,7 @@ pub fn read_odds(
             if !listed.insert(event.event.id.clone()) {
                 return read_merged(body, as_of, sport, format, to);
             }
-            to.push(event, clean.then_some(slice));
+            to.push(event, clean.then_some(fingerprint));
         }
     }
     parser.finish(listed.len())

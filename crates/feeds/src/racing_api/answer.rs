@@ -111,7 +111,7 @@ pub(super) struct PageSummary {
     /// See [`ParsedCards::races_seen`].
     pub(super) races_seen: u64,
     /// The fingerprints of its races, in order.
-    pub(super) slices: Arc<[Fingerprint]>,
+    pub(super) fingerprints: Arc<[Fingerprint]>,
     /// Each race was handed over, or skipped because it is stored.
     pub(super) whole: bool,
 }
@@ -151,7 +151,7 @@ pub(super) fn parse_page(
     };
     let mut usable = 0;
     let mut whole = races.over == 0;
-    let mut slices = Vec::with_capacity(races.kept.len());
+    let mut fingerprints = Vec::with_capacity(races.kept.len());
     for raw in &races.kept {
         let text = raw.get();
         if text.len() > MAX_ROW_BYTES {
@@ -161,14 +161,14 @@ pub(super) fn parse_page(
                 ),
             });
         }
-        let slice = Fingerprint::compute(text.as_bytes());
-        slices.push(slice);
+        let fingerprint = Fingerprint::compute(text.as_bytes());
+        fingerprints.push(fingerprint);
         // A stored race that is listed twice is parsed, so that its rows are counted.
-        if let Some(id) = to.find_unchanged(&slice)
+        if let Some(id) = to.find_unchanged(&fingerprint)
             && parser.note_unchanged(&id, position)
         {
             usable += 1;
-            to.mark_unchanged(&slice);
+            to.mark_unchanged(&fingerprint);
             continue;
         }
         let rejected = parser.rows_rejected;
@@ -177,7 +177,7 @@ pub(super) fn parse_page(
         whole &= clean;
         usable += u64::from(!matches!(race, ParseOutcome::Unreadable));
         if let ParseOutcome::Race(race) = race {
-            to.push(race, clean.then_some(slice));
+            to.push(race, clean.then_some(fingerprint));
         }
     }
     parser.partial |= parser.reject_over(races.over, "races");
@@ -191,7 +191,7 @@ pub(super) fn parse_page(
     Ok(PageSummary {
         total: envelope.total.number(),
         races_seen,
-        slices: slices.into(),
+        fingerprints: fingerprints.into(),
         whole,
     })
 }

@@ -60,7 +60,7 @@ fn event_status<F: JsonScalar, L>(race: &RaceJson<F, L>) -> EventStatus {
         return EventStatus::Abandoned;
     }
     match EventStatus::from_source_word(&word) {
-        Some(said @ (EventStatus::Cancelled | EventStatus::Postponed)) => said,
+        Some(status @ (EventStatus::Cancelled | EventStatus::Postponed)) => status,
         _ if word.contains("cancel") => EventStatus::Cancelled,
         _ if word.contains("postpone") => EventStatus::Postponed,
         _ => EventStatus::Scheduled,

@@ -65,7 +65,7 @@ impl RacingApi {
     fn summarize(&self, days: Vec<NaiveDate>, fetch: DayFetch<'_>) -> FetchSummary {
         let parser = fetch.parser;
         let scope = match parser.partial {
-            // A race that could not be read must not look like one that left the card.
+            // A race that could not be read must not meta like one that left the card.
             true => Scope::Listed,
             false => Scope::Days {
                 days,
@@ -174,7 +174,7 @@ impl RacingApi {
         }
         let cached = CachedResponse {
             validators,
-            slices: Arc::clone(&summary.slices),
+            fingerprints: Arc::clone(&summary.fingerprints),
             whole: summary.whole,
             total: summary.total,
             requested_at: fetch.now,
@@ -194,14 +194,14 @@ impl RacingApi {
             .get_mut(url)
             .expect("only a cached response makes a request conditional");
         cached.requested_at = fetch.now;
-        for slice in cached.slices.iter() {
-            let Some(id) = fetch.to.find_unchanged(slice) else {
+        for fingerprint in cached.fingerprints.iter() {
+            let Some(id) = fetch.to.find_unchanged(fingerprint) else {
                 // It was known when the request was sent. Without it no other race may be taken for gone.
                 fetch.parser.partial = true;
                 continue;
             };
             if fetch.parser.note_unchanged(&id, position) {
-                fetch.to.mark_unchanged(slice);
+                fetch.to.mark_unchanged(fingerprint);
             } else {
                 // It moved to this day from another one, whose page had listed it already.
                 fetch.parser.reject_repeated(&id, position);
@@ -209,8 +209,8 @@ impl RacingApi {
         }
         PageSummary {
             total: cached.total,
-            races_seen: cached.slices.len() as u64,
-            slices: cached.slices.clone(),
+            races_seen: cached.fingerprints.len() as u64,
+            fingerprints: cached.fingerprints.clone(),
             whole: cached.whole,
         }
     }

@@ -82,7 +82,7 @@ impl RacingApiSettings {
 struct CachedResponse {
     validators: Validators,
     /// The fingerprints of its races.
-    slices: Arc<[Fingerprint]>,
+    fingerprints: Arc<[Fingerprint]>,
     /// See [`PageSummary::whole`](answer::PageSummary::whole): only then may the request be conditional.
     whole: bool,
     total: Option<u64>,
@@ -163,9 +163,9 @@ impl RacingApi {
             .filter(|cached| cached.whole && !cached.validators.is_empty())
             .filter(|cached| {
                 cached
-                    .slices
+                    .fingerprints
                     .iter()
-                    .all(|slice| to.find_unchanged(slice).is_some())
+                    .all(|fingerprint| to.find_unchanged(fingerprint).is_some())
             })
     }
 

@@ -4,7 +4,7 @@
 //! Every price row becomes a `Price` or a counted reject; a rejected race or runner counts as its price rows,
 //! or as one row if it has none. A rejected row may have been any price, so absence beside it proves nothing:
 //! its race is not `complete`, and an answer that lost a whole race is `partial`. Otherwise a malformed row
-//! would look like a withdrawal.
+//! would meta like a withdrawal.
 //!
 //! A race is read into strict borrowed structs first. The lenient path reads a race that these refuse, row by
 //! row, and gives the same result for every race that they accept.

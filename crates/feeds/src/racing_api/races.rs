@@ -40,11 +40,11 @@ impl RacingApi {
             let url = self.race_url(id)?;
             self.races.wait().await;
             match self.fetch_race(url, id, now, to, &mut bodies).await {
-                Ok(RaceFetch::Unchanged(slice)) => {
-                    to.mark_unchanged(&slice);
+                Ok(RaceFetch::Unchanged(fingerprint)) => {
+                    to.mark_unchanged(&fingerprint);
                     answered.push(id.clone());
                 }
-                Ok(RaceFetch::Parsed(mut race, slice)) => {
+                Ok(RaceFetch::Parsed(mut race, fingerprint)) => {
                     let others = keep_only(&mut race, id);
                     let found_it = !race.events.is_empty();
                     if !found_it || others > 0 {
@@ -54,7 +54,7 @@ impl RacingApi {
                         answered.push(id.clone());
                     }
                     for event in race.events.drain(..) {
-                        to.push(event, slice);
+                        to.push(event, fingerprint);
                     }
                     found.append(*race);
                 }
@@ -82,14 +82,14 @@ impl RacingApi {
         {
             return Err(error);
         }
-        let look = SnapshotMeta {
+        let meta = SnapshotMeta {
             source: SOURCE.into(),
             as_of: now,
             scope: Scope::Events(answered),
             bookmakers: found.bookmakers,
             rejected: found.rejected,
         };
-        Ok(FetchSummary { meta: look, bodies })
+        Ok(FetchSummary { meta, bodies })
     }
 
     /// Hands nothing over: a response that fails while it is parsed must leave nothing behind.
@@ -101,11 +101,17 @@ impl RacingApi {
         to: &mut dyn EventSink,
         bodies: &mut Vec<String>,
     ) -> Result<RaceFetch, FeedError> {
-        let is_it =
-            |to: &dyn EventSink, slice| to.find_unchanged(slice).is_some_and(|known| known == *id);
+        let is_it = |to: &dyn EventSink, fingerprint| {
+            to.find_unchanged(fingerprint)
+                .is_some_and(|known| known == *id)
+        };
         let reusable = self.reusable(&url, to);
-        let reusable =
-            reusable.filter(|cached| cached.slices.first().is_some_and(|slice| is_it(to, slice)));
+        let reusable = reusable.filter(|cached| {
+            cached
+                .fingerprints
+                .first()
+                .is_some_and(|fingerprint| is_it(to, fingerprint))
+        });
         let request = ProviderRequest {
             url: url.clone(),
             auth: self.auth(),
@@ -119,23 +125,23 @@ impl RacingApi {
                 let cached = self.cached.get_mut(&url);
                 let cached = cached.expect("only a cached response makes a request conditional");
                 cached.requested_at = now;
-                return Ok(RaceFetch::Unchanged(cached.slices[0]));
+                return Ok(RaceFetch::Unchanged(cached.fingerprints[0]));
             }
         };
-        let slice = Fingerprint::compute(body.as_bytes());
-        let fetched = match is_it(to, &slice) {
-            true => RaceFetch::Unchanged(slice),
+        let fingerprint = Fingerprint::compute(body.as_bytes());
+        let fetched = match is_it(to, &fingerprint) {
+            true => RaceFetch::Unchanged(fingerprint),
             false => {
                 let race = parse_cards(&body, now)?;
                 let clean = race.rejected.is_empty() && race.races_seen == 1;
                 let clean = clean && race.events.iter().all(|race| race.event.id == *id);
-                RaceFetch::Parsed(Box::new(race), clean.then_some(slice))
+                RaceFetch::Parsed(Box::new(race), clean.then_some(fingerprint))
             }
         };
         let whole = !matches!(fetched, RaceFetch::Parsed(_, None));
         let cached = CachedResponse {
             validators,
-            slices: Arc::new([slice]),
+            fingerprints: Arc::new([fingerprint]),
             whole,
             total: None,
             requested_at: now,

@@ -95,7 +95,7 @@ impl TimestampCache {
         let Some(text) = updated else {
             return self.as_of;
         };
-        // Unused slots hold "", which is never looked up.
+        // Unused slots hold "", which is never summary up.
         if let Some((_, at)) = self.last.iter().find(|(known, _)| known == text) {
             return *at;
         }

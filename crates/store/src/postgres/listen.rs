@@ -19,16 +19,16 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 const PING_AFTER: Duration = Duration::from_secs(30);
 
 impl Postgres {
-    pub async fn listen(&self, bell: Arc<Notify>, stop: CancellationToken) {
+    pub async fn listen(&self, wakeup: Arc<Notify>, stop: CancellationToken) {
         let mut retry = FIRST_RETRY;
         loop {
             let lost = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                lost = self.wait_for_notifications(&bell, &mut retry) => lost,
+                lost = self.wait_for_notifications(&wakeup, &mut retry) => lost,
             };
             let Err(why) = lost;
-            tracing::debug!(event = "store.listen_lost", error = %why, "other writers' commits are not heard of at once");
+            tracing::debug!(event = "store.listen_lost", error = %why, "other writers' commits are found by polling only");
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(retry) => {}
@@ -39,7 +39,7 @@ impl Postgres {
 
     async fn wait_for_notifications(
         &self,
-        bell: &Notify,
+        wakeup: &Notify,
         retry: &mut Duration,
     ) -> Result<std::convert::Infallible> {
         // A pool of its own: sessions of the shared one are reset between statements.
@@ -52,10 +52,10 @@ impl Postgres {
         listener.listen(CHANNEL).await.map_err(map_error)?;
         *retry = FIRST_RETRY;
         // Earlier commits send no notification any more.
-        bell.notify_one();
+        wakeup.notify_one();
         loop {
             match tokio::time::timeout(PING_AFTER, listener.try_recv()).await {
-                Ok(Ok(Some(_))) => bell.notify_one(),
+                Ok(Ok(Some(_))) => wakeup.notify_one(),
                 Ok(Ok(None)) => return Err(map_error(sqlx::Error::WorkerCrashed)),
                 Ok(Err(why)) => return Err(map_error(why)),
                 Err(_) => {

@@ -107,16 +107,16 @@ struct SkippingSink {
 impl EventSink for SkippingSink {
     fn start(&mut self, _: DateTime<Utc>) {}
 
-    fn find_unchanged(&self, slice: &Fingerprint) -> Option<EventId> {
-        self.stored.get(slice).cloned()
+    fn find_unchanged(&self, fingerprint: &Fingerprint) -> Option<EventId> {
+        self.stored.get(fingerprint).cloned()
     }
 
-    fn mark_unchanged(&mut self, slice: &Fingerprint) {
-        self.unchanged.extend(self.find_unchanged(slice));
+    fn mark_unchanged(&mut self, fingerprint: &Fingerprint) {
+        self.unchanged.extend(self.find_unchanged(fingerprint));
     }
 
-    fn push(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
-        self.parsed.push((event, slice));
+    fn push(&mut self, event: EventSnapshot, fingerprint: Option<Fingerprint>) {
+        self.parsed.push((event, fingerprint));
     }
 }
 
@@ -146,16 +146,16 @@ proptest! {
         let parse = |sink: &mut SkippingSink| {
             let mut parser = RaceParser::new(now());
             let page = parse_page(&body, &mut parser, sink, ListPosition::default());
-            (page.map(|page| (page.races_seen, page.whole, page.slices)), parser.rejects, parser.partial)
+            (page.map(|page| (page.races_seen, page.whole, page.fingerprints)), parser.rejects, parser.partial)
         };
         let mut all = SkippingSink::default();
         let expected = parse(&mut all);
-        let clean = all.parsed.iter().filter_map(|(race, slice)| {
-            slice.map(|slice| (slice, race.event.id.clone()))
+        let clean = all.parsed.iter().filter_map(|(race, fingerprint)| {
+            fingerprint.map(|fingerprint| (fingerprint, race.event.id.clone()))
         });
         let mut skipping = SkippingSink { stored: clean.collect(), ..Default::default() };
         prop_assert_eq!(parse(&mut skipping), expected);
-        let rejected: Vec<_> = all.parsed.iter().filter(|(_, slice)| slice.is_none()).collect();
+        let rejected: Vec<_> = all.parsed.iter().filter(|(_, fingerprint)| fingerprint.is_none()).collect();
         prop_assert_eq!(skipping.parsed.iter().collect::<Vec<_>>(), rejected);
         prop_assert_eq!(skipping.unchanged.len() + skipping.parsed.len(), all.parsed.len());
     }

@@ -114,7 +114,7 @@ pub async fn find_table(connection: &mut PgConnection, text: &str) -> Result<Tab
             schema: found.get("schema"),
             name: found.get("name"),
         };
-        let told = table.qualified();
+        let qualified = table.qualified();
         let why = match found.get::<&str, _>("kind") {
             _ if table.schema == "oddsd" => {
                 "is a table of oddsd itself, which knows what it writes"
@@ -136,7 +136,7 @@ pub async fn find_table(connection: &mut PgConnection, text: &str) -> Result<Tab
             "r" | "p" => return Ok(table),
             _ => "is no table",
         };
-        return bad(format!("{told} {why}"));
+        return bad(format!("{qualified} {why}"));
     }
     let there: Vec<(String, String)> = sqlx::query_as(
         "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -161,7 +161,7 @@ pub async fn find_columns(
     texts: &[String],
 ) -> Result<Vec<String>> {
     let bad = |why: String| Err(StoreError::Misconfigured(why));
-    let told = table.qualified();
+    let qualified = table.qualified();
     let there = sqlx::query(
         "SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type, b.typcategory::text AS category,
                 b.typname::text AS base, a.attgenerated::text = 'v' AS is_virtual
@@ -188,7 +188,7 @@ pub async fn find_columns(
         let is = |name: &str| there.iter().find(|row| row.get::<&str, _>("name") == name);
         let Some(column) = is(&part.text).or_else(|| is(&part.folded())) else {
             return bad(format!(
-                "{told} has no column {shown}{}; it has {}",
+                "{qualified} has no column {shown}{}; it has {}",
                 did_you_mean(suggest(&part.text, names())),
                 sanitize_text(&names().collect::<Vec<_>>().join(", "), 400)
             ));
@@ -197,13 +197,13 @@ pub async fn find_columns(
         let (category, base): (&str, &str) = (column.get("category"), column.get("base"));
         if NONSCALAR_CATEGORIES.contains(&category) || NONSCALAR_TYPES.contains(&base) {
             return bad(format!(
-                "{told}.{name} is of type {}, which is no single value; name columns of numbers, texts, dates or ids",
+                "{qualified}.{name} is of type {}, which is no single value; name columns of numbers, texts, dates or ids",
                 column.get::<&str, _>("type")
             ));
         }
         if column.get("is_virtual") {
             return bad(format!(
-                "{told}.{name} is made up when it is read, so no trigger sees it; name the columns that it is made of"
+                "{qualified}.{name} is made up when it is read, so no trigger sees it; name the columns that it is made of"
             ));
         }
         if !found.iter().any(|known| known == name) {

@@ -74,6 +74,7 @@ impl LogDeduplicator {
             let held = std::mem::take(&mut known.held);
             return LogDecision::Write { held };
         }
+        // The count of the evicted failure is lost; it is the one that was written longest ago.
         if self.failures.len() == MAX_FAILURES {
             let oldest = (0..MAX_FAILURES).min_by_key(|&n| self.failures[n].written);
             self.failures.swap_remove(oldest.unwrap_or(0));

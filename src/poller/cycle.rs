@@ -34,13 +34,13 @@ struct Compared {
 }
 
 impl Poller {
-    /// One poll of the feed and everything that follows from it. `pace` is only for the log, which states when the
+    /// One poll of the feed and everything that follows from it. `schedule` is only for the log, which states when the
     /// next poll is due; `once` has none.
     pub async fn run_cycle(
         &mut self,
         lease: &WriterLease,
-        ask: &FetchRequest,
-        pace: Option<&PollSchedule>,
+        request: &FetchRequest,
+        schedule: Option<&PollSchedule>,
         stop: &CancellationToken,
     ) -> CycleOutcome {
         let mut state = match self.load_state().await {
@@ -48,7 +48,7 @@ impl Poller {
             Err(why) => return self.report_store_failure(0, why),
         };
         let compared = tokio::select! {
-            compared = self.fetch_and_compare(&state, ask) => compared,
+            compared = self.fetch_and_compare(&state, request) => compared,
             () = stop.cancelled() => {
                 self.state = Some(state);
                 return CycleOutcome::Stopped;
@@ -81,7 +81,7 @@ impl Poller {
         }
         let write_ms = started.elapsed().as_millis() as u64;
 
-        // Committed, or nothing to commit: the mirror may follow.
+        // Committed, or nothing to commit: now the state in memory may change.
         self.failures = 0;
         let withheld = changes.pending_removals.take();
         let rejects = std::mem::take(&mut changes.rejected);
@@ -89,14 +89,14 @@ impl Poller {
         let facts = (changes.events.len() + changes.selections.len()) as u64;
         self.publish_moves(cycle.id, &state, &changes);
         self.publish_statuses(cycle.id, &changes);
-        self.apply(state, changes, ask, pace, full);
+        self.apply(state, changes, request, schedule, full);
         self.report_rejects(cycle.id, &rejects);
         self.withhold(cycle.id, withheld);
         let outcome = match written {
             None => CycleOutcome::Unchanged(counts),
             Some(written) => CycleOutcome::Committed(counts, written),
         };
-        let next = pace.map(|pace| self.wait_after(&outcome, pace));
+        let next = schedule.map(|schedule| self.wait_after(&outcome, schedule));
         self.live.publish(DaemonEvent::CycleComplete {
             cycle: cycle.id as u64,
             counts,
@@ -117,32 +117,32 @@ impl Poller {
     async fn fetch_and_compare(
         &mut self,
         state: &InitialState,
-        ask: &FetchRequest,
+        request: &FetchRequest,
     ) -> Result<Compared, FeedError> {
         let asked_at = self.clock.now();
         let started = Instant::now();
         let mut differ = Differ::new(&state.state);
         let is_due = |at: Instant| at.elapsed() >= FULL_READ_INTERVAL;
-        let full = *ask == FetchRequest::Everything && self.full_read_at.is_none_or(is_due);
+        let full = *request == FetchRequest::Everything && self.full_read_at.is_none_or(is_due);
         if full {
             differ = differ.without_skipping();
         }
         let mut sink = TimedSink::new(differ);
         // Boxed: the futures of a feed nest too deep for the compiler's default recursion limit.
-        let looked = Box::pin(self.feed.read(ask, asked_at, &mut sink)).await?;
+        let summary = Box::pin(self.feed.read(request, asked_at, &mut sink)).await?;
         let took = started.elapsed();
         let guard = ShrinkGuard {
             max_removed_fraction: self.settings.max_removed_fraction,
             previous_missing: self.withheld.as_ref(),
         };
-        let (mut changes, comparing) = sink.finish(looked.meta, &guard);
-        let extent = std::mem::take(&mut changes.stats);
+        let (mut changes, comparing) = sink.finish(summary.meta, &guard);
+        let stats = std::mem::take(&mut changes.stats);
         let cycle = CycleMeta {
             id: state.next_cycle,
             feed: self.feed.name().into(),
-            races: extent.events as i64,
-            horses: extent.selections as i64,
-            bookmakers: extent.bookmakers.iter().map(ToString::to_string).collect(),
+            races: stats.events as i64,
+            horses: stats.selections as i64,
+            bookmakers: stats.bookmakers.iter().map(ToString::to_string).collect(),
             fetch_ms: (took - comparing.min(took)).as_millis() as i64,
             diff_ms: (started.elapsed() - took + comparing).as_millis() as i64,
         };
@@ -153,20 +153,20 @@ impl Poller {
         })
     }
 
-    /// Brings the mirror and what depends on it to the committed changes.
+    /// Applies the committed changes to the state in memory, and updates what depends on it.
     fn apply(
         &mut self,
         mut state: InitialState,
         changes: Changes,
-        ask: &FetchRequest,
-        pace: Option<&PollSchedule>,
+        request: &FetchRequest,
+        schedule: Option<&PollSchedule>,
         full: bool,
     ) {
         if !changes.events.is_empty() {
             self.timer.invalidate();
         }
         self.note_checked(&state, &changes);
-        if *ask == FetchRequest::Everything {
+        if *request == FetchRequest::Everything {
             self.whole_card_at = Some(changes.as_of);
         }
         if full {
@@ -174,7 +174,7 @@ impl Poller {
         }
         state.state.apply(changes);
         // A cron line and a recording have their own times; only the plan polls single races.
-        if let Some(PollSchedule::Adaptive(_)) = pace {
+        if let Some(PollSchedule::Adaptive(_)) = schedule {
             let events = state.state.events.values();
             self.tracked = events
                 .filter_map(|stored| tracked_race(&stored.event, stored.checked_at))
@@ -296,11 +296,11 @@ impl Poller {
     }
 
     /// Notifies relay and auditor of a commit. Each row gets the context of its event, so that the relay need not
-    /// read it. To be called before the mirror follows: a new event is in the changes, an old one in the mirror.
+    /// read it. Call it before `apply`: a new event is in the changes, an old one in the state.
     pub(super) fn notify_committed(
         &self,
         batch: Option<ClaimedBatch>,
-        book: &StoredState,
+        state: &StoredState,
         changes: &Changes,
     ) {
         let changed: HashMap<&EventId, &Event> = changes
@@ -311,7 +311,7 @@ impl Poller {
         let claim = batch.map(|mut claim| {
             for row in &mut claim.rows {
                 let event = row.entry.event.as_ref().and_then(|id| {
-                    let stored = || Some(&book.events.get(id)?.event);
+                    let stored = || Some(&state.events.get(id)?.event);
                     changed.get(id).copied().or_else(stored)
                 });
                 row.context = event.map(EventContext::from_event);
@@ -321,7 +321,7 @@ impl Poller {
         self.notifier.notify_commit(claim, changes.as_of);
     }
 
-    /// To be called before the mirror follows, which still has the names of the prices.
+    /// Call it before `apply`, while the state still has the names of the prices.
     fn publish_moves(&self, cycle: i64, state: &InitialState, changes: &Changes) {
         let moves = changes.prices.iter().filter(|change| {
             matches!(
@@ -373,8 +373,8 @@ impl<'a> TimedSink<'a> {
         }
     }
 
-    fn finish(self, look: SnapshotMeta, guard: &ShrinkGuard) -> (Changes, Duration) {
-        (self.differ.finish(look, guard), self.spent)
+    fn finish(self, meta: SnapshotMeta, guard: &ShrinkGuard) -> (Changes, Duration) {
+        (self.differ.finish(meta, guard), self.spent)
     }
 }
 
@@ -383,17 +383,17 @@ impl EventSink for TimedSink<'_> {
         self.differ.start(as_of);
     }
 
-    fn find_unchanged(&self, slice: &Fingerprint) -> Option<EventId> {
-        self.differ.find_unchanged(slice)
+    fn find_unchanged(&self, fingerprint: &Fingerprint) -> Option<EventId> {
+        self.differ.find_unchanged(fingerprint)
     }
 
-    fn mark_unchanged(&mut self, slice: &Fingerprint) {
-        self.differ.mark_unchanged(slice);
+    fn mark_unchanged(&mut self, fingerprint: &Fingerprint) {
+        self.differ.mark_unchanged(fingerprint);
     }
 
-    fn push(&mut self, event: EventSnapshot, slice: Option<Fingerprint>) {
+    fn push(&mut self, event: EventSnapshot, fingerprint: Option<Fingerprint>) {
         let started = Instant::now();
-        self.differ.push(event, slice);
+        self.differ.push(event, fingerprint);
         self.spent += started.elapsed();
     }
 }

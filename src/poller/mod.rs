@@ -1,8 +1,8 @@
 //! The poller: it fetches the feed, compares the answer with the stored state and commits the difference. `app` runs
 //! it; `oddsd once` and the benchmarks call single cycles.
 //!
-//! The stored state is mirrored in memory and changes only by what was committed. After any database error the
-//! outcome of the last write is unknown: the mirror is discarded and loaded again, and the next cycle compares with
+//! The stored state is kept in memory and changes only by what was committed. After any database error the
+//! outcome of the last write is unknown: it is discarded and loaded again, and the next cycle compares with
 //! that.
 
 mod cycle;
@@ -68,7 +68,7 @@ impl PollSchedule {
 }
 
 pub struct PollerSettings {
-    /// See [`ShrinkGuard`](oddsd_core::diff::ShrinkGuard); 1 trusts every answer at once.
+    /// See [`ShrinkGuard`](oddsd_core::diff::ShrinkGuard). With 1 no removal is withheld.
     pub max_removed_fraction: f64,
     pub retention: Retention,
 }
@@ -81,7 +81,7 @@ pub struct Poller {
     settings: PollerSettings,
     notifier: CommitNotifier,
     checks: LastChecked,
-    /// The mirror of the stored state; `None`: to be loaded.
+    /// The stored state in memory; `None`: it has to be loaded.
     state: Option<InitialState>,
     /// Removals that the last short answer implied and that were withheld.
     withheld: Option<MissingRows>,
@@ -100,7 +100,7 @@ pub struct Poller {
     epoch: Option<i64>,
 }
 
-/// Since when the poller has been at work on one cycle.
+/// The start of the cycle that the poller works on.
 #[derive(Debug, Default)]
 pub struct LivenessProbe(Mutex<Option<Instant>>);
 
@@ -151,7 +151,7 @@ impl Poller {
         }
     }
 
-    /// Uses this wake-up for corrections, in place of one that is never sent.
+    /// Sets the wake-up that signals a waiting correction. Without it none is signalled.
     pub fn with_correction_wakeup(mut self, correction: Arc<Notify>) -> Self {
         self.timer.correction = correction;
         self
@@ -166,23 +166,23 @@ impl Poller {
     }
 
     /// Polls while this daemon leads, until `stop` or the end of a recording. The only error is that of a recording
-    /// whose rows could not be stored: a recording has no second chance.
+    /// whose rows could not be stored, because its answers cannot be fetched again.
     pub async fn run(
         &mut self,
         mut lease: watch::Receiver<Option<WriterLease>>,
-        mut pace: PollSchedule,
+        mut schedule: PollSchedule,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
-        if let PollSchedule::Adaptive(plan) = &mut pace
+        if let PollSchedule::Adaptive(plan) = &mut schedule
             && !self.feed.has_single_event_calls()
         {
             plan.max_one_race_calls = 0;
         }
-        let mut ask = FetchRequest::Everything;
-        let mut again = None;
+        let mut request = FetchRequest::Everything;
+        let mut retry = None;
         loop {
-            // The tick before the lease: while another daemon leads, missed ticks collapse into this one.
-            if let (PollSchedule::Cron(ticker), None) = (&mut pace, again)
+            // Waits for the tick first and then for the lease, so that ticks that are missed on standby become one poll.
+            if let (PollSchedule::Cron(ticker), None) = (&mut schedule, retry)
                 && self
                     .run_while_waiting(&lease, stop, ticker.next(stop))
                     .await
@@ -194,21 +194,24 @@ impl Poller {
                 return Ok(());
             };
             if self.discard_state_of_other_epoch(&held) {
-                ask = FetchRequest::Everything;
+                request = FetchRequest::Everything;
             }
-            let cycle = self.step(&held, &ask, &pace, stop).await;
+            let cycle = self.step(&held, &request, &schedule, stop).await;
             match cycle {
                 CycleOutcome::FetchFailed(FeedError::Ended) | CycleOutcome::Stopped => {
                     return Ok(());
                 }
-                CycleOutcome::StoreFailed(why) if pace.is_recorded() => return Err(why),
+                CycleOutcome::StoreFailed(why) if schedule.is_recorded() => return Err(why),
                 _ => {}
             }
-            again = self.again_after(&cycle);
-            let Some(next) = self.wait_for_next(ask, &cycle, &pace, &lease, stop).await else {
+            retry = self.retry_delay(&cycle);
+            let Some(next) = self
+                .wait_for_next(request, &cycle, &schedule, &lease, stop)
+                .await
+            else {
                 return Ok(());
             };
-            ask = next;
+            request = next;
         }
     }
 
@@ -216,27 +219,27 @@ impl Poller {
     async fn step(
         &mut self,
         lease: &WriterLease,
-        ask: &FetchRequest,
-        pace: &PollSchedule,
+        request: &FetchRequest,
+        schedule: &PollSchedule,
         stop: &CancellationToken,
     ) -> CycleOutcome {
         self.liveness.begin();
-        let cycle = self.run_cycle(lease, ask, Some(pace), stop).await;
-        let is_over = match &cycle {
+        let cycle = self.run_cycle(lease, request, Some(schedule), stop).await;
+        let run_ends = match &cycle {
             CycleOutcome::FetchFailed(FeedError::Ended) | CycleOutcome::Stopped => true,
-            CycleOutcome::StoreFailed(_) => pace.is_recorded(),
+            CycleOutcome::StoreFailed(_) => schedule.is_recorded(),
             _ => false,
         };
-        if !is_over {
-            // A recording has a time of its own.
-            let now = match pace.is_recorded() {
+        if !run_ends {
+            // In a recording, the time is that of its answers.
+            let now = match schedule.is_recorded() {
                 true => self.whole_card_at,
                 false => Some(self.clock.now()),
             };
             if let (Some(now), Some(_)) = (now, &self.state) {
                 self.update_statuses(lease, now).await;
             }
-            if !pace.is_recorded() {
+            if !schedule.is_recorded() {
                 self.prune(lease).await;
             }
         }
@@ -247,33 +250,33 @@ impl Poller {
     /// Waits until the next poll is due and returns its request; `None` after `stop`.
     async fn wait_for_next(
         &mut self,
-        ask: FetchRequest,
+        request: FetchRequest,
         cycle: &CycleOutcome,
-        pace: &PollSchedule,
+        schedule: &PollSchedule,
         lease: &watch::Receiver<Option<WriterLease>>,
         stop: &CancellationToken,
     ) -> Option<FetchRequest> {
-        let wait = match pace {
+        let wait = match schedule {
             PollSchedule::AsRecorded { speed } => self.recorded_gap(*speed),
-            // The ticker waits in its own time.
-            PollSchedule::Cron(_) if self.again_after(cycle).is_none() => Duration::ZERO,
-            PollSchedule::Adaptive(_) | PollSchedule::Cron(_) => self.wait_after(cycle, pace),
+            // The ticker itself waits for the next tick.
+            PollSchedule::Cron(_) if self.retry_delay(cycle).is_none() => Duration::ZERO,
+            PollSchedule::Adaptive(_) | PollSchedule::Cron(_) => self.wait_after(cycle, schedule),
         };
         if !wait.is_zero() {
             let clock = self.clock.clone();
-            let over = clock.sleep(wait, stop);
-            let ended = match pace.is_recorded() {
-                true => over.await,
-                false => self.run_while_waiting(lease, stop, over).await,
+            let sleep = clock.sleep(wait, stop);
+            let ended = match schedule.is_recorded() {
+                true => sleep.await,
+                false => self.run_while_waiting(lease, stop, sleep).await,
             };
             if ended == SleepResult::Stopped {
                 return None;
             }
         }
-        match (pace, &self.withheld) {
+        match (schedule, &self.withheld) {
             (PollSchedule::Adaptive(plan), None) => self.wait_until_due(plan, lease, stop).await,
-            // A short answer is fetched again with the same request.
-            _ => Some(ask),
+            // After an answer whose removals were withheld, and without a plan, the request stays the same.
+            _ => Some(request),
         }
     }
 
@@ -292,15 +295,15 @@ impl Poller {
                 DuePoll::Everything => return Some(FetchRequest::Everything),
                 DuePoll::Nothing { until } => until,
             };
-            let over = clock.sleep((until - now).to_std().unwrap_or_default(), stop);
-            if self.run_while_waiting(lease, stop, over).await == SleepResult::Stopped {
+            let sleep = clock.sleep((until - now).to_std().unwrap_or_default(), stop);
+            if self.run_while_waiting(lease, stop, sleep).await == SleepResult::Stopped {
                 return None;
             }
         }
     }
 
-    /// True when this is the first call under this lease. Another daemon may have written before, so the state is
-    /// not valid any more.
+    /// Discards the state at the first call under a lease, because another daemon may have written before. True if it
+    /// did.
     fn discard_state_of_other_epoch(&mut self, held: &WriterLease) -> bool {
         let is_new = self.epoch.replace(held.epoch) != Some(held.epoch);
         if is_new {
@@ -327,7 +330,7 @@ impl Poller {
     }
 
     /// The delay before a failed poll is retried or a short answer is fetched again; `None` after a usual cycle.
-    fn again_after(&self, cycle: &CycleOutcome) -> Option<Duration> {
+    fn retry_delay(&self, cycle: &CycleOutcome) -> Option<Duration> {
         match cycle.is_failed() {
             true => Some(self.retry),
             false => self.withheld.as_ref().map(|_| RECHECK_AFTER),
@@ -335,9 +338,9 @@ impl Poller {
     }
 
     /// The time until the next poll.
-    fn wait_after(&self, cycle: &CycleOutcome, pace: &PollSchedule) -> Duration {
+    fn wait_after(&self, cycle: &CycleOutcome, schedule: &PollSchedule) -> Duration {
         let now = self.clock.now();
-        let due = match pace {
+        let due = match schedule {
             PollSchedule::Adaptive(_) if cycle.is_failed() => None,
             PollSchedule::Adaptive(plan) => {
                 match plan.due(now, &self.tracked, self.whole_card_at) {
@@ -349,7 +352,7 @@ impl Poller {
             PollSchedule::AsRecorded { .. } => return Duration::ZERO,
         };
         let due = due.map(|due| (due - now).to_std().unwrap_or_default());
-        let waits = due.into_iter().chain(self.again_after(cycle));
+        let waits = due.into_iter().chain(self.retry_delay(cycle));
         waits.min().unwrap_or_default()
     }
 

@@ -87,11 +87,11 @@ impl Poller {
     }
 
     fn next_transition(&mut self) -> Option<DateTime<Utc>> {
-        let book = &self.state.as_ref()?.state;
+        let state = &self.state.as_ref()?.state;
         *self
             .timer
             .next
-            .get_or_insert_with(|| book.next_transition_at())
+            .get_or_insert_with(|| state.next_transition_at())
     }
 
     /// Commits the transitions that are due at `now` and the corrections that wait.

@@ -46,7 +46,7 @@ const COLUMNS: &str = "
 const DIFFERS: &str = "(stored.odds_decimal, stored.odds_fractional, stored.market_status)
     IS DISTINCT FROM (excluded.odds_decimal, excluded.odds_fractional, excluded.market_status)";
 const ROWS_A_STATEMENT: usize = 500;
-/// RowTexts of one statement with arrays; more only make the message larger.
+/// Rows of one `unnest` statement; more would only make the message larger.
 const ROWS_OF_ARRAYS: usize = 25_000;
 
 /// One price as the usual worker holds it before the write.

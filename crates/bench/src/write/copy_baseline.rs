@@ -1,4 +1,4 @@
-//! The limit of a write: the changed rows by binary COPY into an empty unlogged table, without an index, old values,
+//! The lower bound of a write: the changed rows by binary COPY into an empty unlogged table, without an index, old values,
 //! history or write-ahead log. The sections of `write` compare the daemon's commit with it.
 
 use std::time::{Duration, Instant};
@@ -131,7 +131,8 @@ fn append_value<'q>(
     let encoded = value.encode_by_ref(buffer);
     let encoded = encoded.map_err(|why| anyhow::anyhow!("cannot encode a value: {why}"))?;
     if let IsNull::No = encoded {
-        let length = i32::try_from(buffer.len() - start - 4).context("a short value")?;
+        let length =
+            i32::try_from(buffer.len() - start - 4).context("a value that is too long for COPY")?;
         buffer[start..start + 4].copy_from_slice(&length.to_be_bytes());
     }
     Ok(())

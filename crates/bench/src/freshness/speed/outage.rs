@@ -1,5 +1,5 @@
-//! Measures the time and the memory of a relay that removes everything that waits after an outage of the cache. It is a
-//! section of `oddsd-bench freshness`; the relay runs in a process of its own.
+//! Measures how fast, and in how much memory, the relay delivers the removals that waited in the outbox during an outage
+//! of the cache. It is a section of `oddsd-bench freshness`; the relay runs in a process of its own.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use oddsd_testkit::redis::RedisServer;
 
 const EVENTS: i64 = 2_000;
 /// Removed before the outage, so that the process has its usual size.
-const BEFORE: i64 = 1_000;
+const WARMUP_REMOVALS: i64 = 1_000;
 const L1_BYTES: u64 = 16 << 20;
 const MEGABYTE: f64 = 1024.0 * 1024.0;
 const MAX_CONNECTIONS: u32 = 4;
@@ -46,7 +46,7 @@ pub async fn measure(
     let mut worker = Worker::start(WorkerKind::Relay, &task)?;
     worker.request::<RelayReady>("").await?;
     let mut outbox = ChangeTable::create(db, 1).await?;
-    outbox.fill_outbox(BEFORE, BEFORE).await?;
+    outbox.fill_outbox(WARMUP_REMOVALS, WARMUP_REMOVALS).await?;
     wait_until_empty(&mut outbox).await?;
     let memory = || memory_of(worker.id()).context("the memory of a process");
     let (before, _) = memory()?;

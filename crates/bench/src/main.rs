@@ -4,9 +4,6 @@
 //! The compared designs take turns within one run on one machine, and the stored rows are verified after every turn.
 //! The ratios are the result, not the absolute times.
 
-// The compiler computes the layout of nested futures by recursion.
-#![recursion_limit = "256"]
-
 mod database;
 mod fixture;
 mod freshness;

@@ -130,6 +130,29 @@ impl Session {
         Ok(measures)
     }
 
+    /// Runs the sections that [`OnlyArgs::select`] returned, one after the other; returns their wanted measures.
+    pub async fn run_sections<S: Copy>(
+        &self,
+        sections: &[S],
+        only: &OnlyArgs,
+        names: fn(S) -> &'static [&'static str],
+        measure: impl AsyncFn(S, &Database) -> anyhow::Result<Vec<Measure>>,
+    ) -> anyhow::Result<Vec<Measure>> {
+        let mut measures = Vec::new();
+        for (n, &section) in sections.iter().enumerate() {
+            let title = format!(
+                "{}/{}: {}",
+                n + 1,
+                sections.len(),
+                names(section).join(", ")
+            );
+            let measure = async |db: &Database| measure(section, db).await;
+            measures.extend(self.run_section(&title, measure).await?);
+        }
+        measures.retain(|measure| only.wants(measure.name));
+        Ok(measures)
+    }
+
     /// Prints the report.
     pub fn finish(self, runs: usize, measures: Vec<Measure>) -> anyhow::Result<()> {
         let report = Report::new(self.machine, runs, measures);

@@ -67,17 +67,13 @@ pub async fn run(args: &InvalidationArgs) -> anyhow::Result<()> {
         "inserts": sizes.blocks * sizes.block, "bulk": sizes.bulk, "quick": args.common.quick,
     });
     let session = Session::start(&args.common, "invalidation", described).await?;
-    let mut measures = Vec::new();
-    for (n, section) in sections.iter().enumerate() {
-        let names = section.measures().join(", ");
-        let title = format!("{}/{}: {names}", n + 1, sections.len());
-        let taken = session
-            .run_section(&title, async |db: &Database| {
-                section.measure(db, &sizes).await
-            })
-            .await?;
-        measures.extend(taken);
-    }
-    measures.retain(|measure| args.only.wants(measure.name));
+    let measures = session
+        .run_sections(
+            &sections,
+            &args.only,
+            InvalidationSection::measures,
+            async |section, db| section.measure(db, &sizes).await,
+        )
+        .await?;
     session.finish(sizes.turns, measures)
 }

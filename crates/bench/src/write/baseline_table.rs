@@ -1,7 +1,12 @@
 //! The usual table for prices, one wide row for each, and the usual ways to write it; the columns are those of a
 //! worker in the field (`ra_odds_live`). The sections of `write` compare the daemon's commit with it.
 //!
-//! Each way is as a careful engineer writes it with the same driver: prepared, binary, one transaction.
+//! Each way is as a careful engineer writes it with the same driver: prepared, binary, one transaction. The upsert:
+//!
+//! ```sql
+//! INSERT INTO bench.multirow AS stored (race_id, horse_id, bookmaker_id, …) VALUES ($1, $2, $3, …), …
+//! ON CONFLICT (race_id, horse_id, bookmaker_id) DO UPDATE SET race_time = excluded.race_time, …, updated_at = now()
+//! ```
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,89 +54,14 @@ const ROWS_A_STATEMENT: usize = 500;
 /// Rows of one `unnest` statement; more would only make the message larger.
 const ROWS_OF_ARRAYS: usize = 25_000;
 
-/// One price as the usual worker holds it before the write.
-struct WideRow<'a> {
-    texts: [&'a str; TEXTS.len()],
-    race_date: NaiveDate,
-    off_dt: DateTime<Utc>,
-    runners: i32,
-    decimal: Decimal,
-    observed_at: DateTime<Utc>,
-}
-
-/// The texts that rows borrow; made before the measurement starts.
-struct RowTexts {
-    races: Vec<[String; 4]>,
-    horses: Vec<[String; 4]>,
-    bookmakers: Vec<String>,
-}
-
 /// One such table with its own connection. Each way of writing has its own table, so that it does not find rows that
 /// another way has written.
 pub struct BaselineTable {
     connection: PgConnection,
     pub table: String,
-    one: Arc<str>,
-    many: Arc<str>,
-    arrays: Arc<str>,
-}
-
-impl RowTexts {
-    pub fn new(fixture: &Fixture) -> Self {
-        let races = (0..fixture.races()).map(|race| {
-            [
-                fixture.race_id(race),
-                fixture.off_time(race),
-                fixture.race_name(race),
-                format!("Class {}", 1 + race % 6),
-            ]
-        });
-        let horses = (0..fixture.runners()).map(|runner| {
-            [
-                fixture.horse_id(runner),
-                fixture.horse(runner),
-                (runner % 8 + 1).to_string(),
-                (4 + runner % 6).to_string(),
-            ]
-        });
-        Self {
-            races: races.collect(),
-            horses: horses.collect(),
-            bookmakers: bookmaker_ids(),
-        }
-    }
-
-    fn row(&self, fixture: &Fixture, at: usize) -> WideRow<'_> {
-        let race = fixture.race_of(at / BOOKMAKERS.len());
-        WideRow {
-            texts: self.texts(fixture, at),
-            race_date: fixture.day_of(race),
-            off_dt: fixture.off_at(race),
-            runners: 8,
-            decimal: fixture.decimal(at),
-            observed_at: fixture.observed_at(at),
-        }
-    }
-
-    /// In the order of [`TEXTS`].
-    #[rustfmt::skip]
-    fn texts(&self, fixture: &Fixture, at: usize) -> [&str; TEXTS.len()] {
-        let (runner, n) = (at / BOOKMAKERS.len(), at % BOOKMAKERS.len());
-        let race = fixture.race_of(runner);
-        let [race_id, off_time, race_name, class] = &self.races[race];
-        let [horse_id, horse, number, age] = &self.horses[runner];
-        [
-            race_id, horse_id, &self.bookmakers[n], off_time, fixture.course(race), race_name, class, "Hurdle",
-            "2m53y", "Good", horse, number, fixture.jockey(runner), "Jeremy Scott", number, "158", age, "542-13",
-            BOOKMAKERS[n], fixture.fractional(at),
-        ]
-    }
-
-    fn all<'a>(&'a self, fixture: &Fixture) -> Vec<WideRow<'a>> {
-        (0..fixture.prices())
-            .map(|at| self.row(fixture, at))
-            .collect()
-    }
+    upsert_of_one: Arc<str>,
+    upsert_of_many: Arc<str>,
+    upsert_of_arrays: Arc<str>,
 }
 
 impl BaselineTable {
@@ -139,18 +69,11 @@ impl BaselineTable {
         let table = format!("bench.{name}");
         let create = format!("CREATE SCHEMA IF NOT EXISTS bench; CREATE TABLE {table} ({COLUMNS})");
         connection.execute(AssertSqlSafe(create)).await?;
-        let (insert, set) = (insert_clause(&table), conflict_clause());
-        let rows: Vec<String> = (0..ROWS_A_STATEMENT).map(placeholders).collect();
-        let upsert = |rows: &str| Arc::from(format!("{insert} VALUES {rows} {set}"));
         Ok(Self {
             connection,
-            one: upsert(&rows[0]),
-            many: upsert(&rows.join(", ")),
-            arrays: format!(
-                "{insert} SELECT * FROM unnest({}) {set} WHERE {DIFFERS}",
-                array_parameters()
-            )
-            .into(),
+            upsert_of_one: upsert(&table, 1).into(),
+            upsert_of_many: upsert(&table, ROWS_A_STATEMENT).into(),
+            upsert_of_arrays: upsert_of_arrays(&table).into(),
             table,
         })
     }
@@ -162,7 +85,7 @@ impl BaselineTable {
         let started = Instant::now();
         let mut tx = self.connection.begin().await?;
         for row in &rows {
-            let upsert = sqlx::query(AssertSqlSafe(Arc::clone(&self.one)));
+            let upsert = sqlx::query(AssertSqlSafe(Arc::clone(&self.upsert_of_one)));
             bind_row(upsert, row).execute(&mut *tx).await?;
         }
         tx.commit().await?;
@@ -176,28 +99,12 @@ impl BaselineTable {
         let started = Instant::now();
         let mut tx = self.connection.begin().await?;
         for batch in rows.chunks(ROWS_A_STATEMENT) {
-            if batch.len() < ROWS_A_STATEMENT {
-                let values: Vec<String> = (0..batch.len()).map(placeholders).collect();
-                let rest = format!(
-                    "{} VALUES {} {}",
-                    insert_clause(&self.table),
-                    values.join(", "),
-                    conflict_clause()
-                );
-                let upsert = sqlx::query(AssertSqlSafe(rest)).persistent(false);
-                batch
-                    .iter()
-                    .fold(upsert, bind_row)
-                    .execute(&mut *tx)
-                    .await?;
-            } else {
-                let upsert = sqlx::query(AssertSqlSafe(Arc::clone(&self.many)));
-                batch
-                    .iter()
-                    .fold(upsert, bind_row)
-                    .execute(&mut *tx)
-                    .await?;
-            }
+            let upsert = match batch.len() {
+                ROWS_A_STATEMENT => sqlx::query(AssertSqlSafe(Arc::clone(&self.upsert_of_many))),
+                rest => sqlx::query(AssertSqlSafe(upsert(&self.table, rest))).persistent(false),
+            };
+            let upsert = batch.iter().fold(upsert, bind_row);
+            upsert.execute(&mut *tx).await?;
         }
         tx.commit().await?;
         Ok(started.elapsed())
@@ -211,7 +118,7 @@ impl BaselineTable {
         let mut tx = self.connection.begin().await?;
         for batch in rows.chunks(ROWS_OF_ARRAYS) {
             let column = |n: usize| -> Vec<&str> { batch.iter().map(|row| row.texts[n]).collect() };
-            let upsert = sqlx::query(AssertSqlSafe(Arc::clone(&self.arrays)));
+            let upsert = sqlx::query(AssertSqlSafe(Arc::clone(&self.upsert_of_arrays)));
             let upsert = (0..TEXTS.len()).fold(upsert, |upsert, n| upsert.bind(column(n)));
             upsert
                 .bind(batch.iter().map(|row| row.race_date).collect::<Vec<_>>())
@@ -272,6 +179,81 @@ impl BaselineTable {
     }
 }
 
+/// One price as the usual worker holds it before the write.
+struct WideRow<'a> {
+    texts: [&'a str; TEXTS.len()],
+    race_date: NaiveDate,
+    off_dt: DateTime<Utc>,
+    runners: i32,
+    decimal: Decimal,
+    observed_at: DateTime<Utc>,
+}
+
+/// The texts that rows borrow; made before the measurement starts.
+struct RowTexts {
+    races: Vec<[String; 4]>,
+    horses: Vec<[String; 4]>,
+    bookmakers: Vec<String>,
+}
+
+impl RowTexts {
+    pub fn new(fixture: &Fixture) -> Self {
+        let races = (0..fixture.races()).map(|race| {
+            [
+                fixture.race_id(race),
+                fixture.off_time(race),
+                fixture.race_name(race),
+                format!("Class {}", 1 + race % 6),
+            ]
+        });
+        let horses = (0..fixture.runners()).map(|runner| {
+            [
+                fixture.horse_id(runner),
+                fixture.horse(runner),
+                (runner % 8 + 1).to_string(),
+                (4 + runner % 6).to_string(),
+            ]
+        });
+        Self {
+            races: races.collect(),
+            horses: horses.collect(),
+            bookmakers: bookmaker_ids(),
+        }
+    }
+
+    fn row(&self, fixture: &Fixture, at: usize) -> WideRow<'_> {
+        let race = fixture.race_of(at / BOOKMAKERS.len());
+        WideRow {
+            texts: self.texts(fixture, at),
+            race_date: fixture.day_of(race),
+            off_dt: fixture.off_at(race),
+            runners: 8,
+            decimal: fixture.decimal(at),
+            observed_at: fixture.observed_at(at),
+        }
+    }
+
+    /// In the order of [`TEXTS`].
+    #[rustfmt::skip]
+    fn texts(&self, fixture: &Fixture, at: usize) -> [&str; TEXTS.len()] {
+        let (runner, n) = (at / BOOKMAKERS.len(), at % BOOKMAKERS.len());
+        let race = fixture.race_of(runner);
+        let [race_id, off_time, race_name, class] = &self.races[race];
+        let [horse_id, horse, number, age] = &self.horses[runner];
+        [
+            race_id, horse_id, &self.bookmakers[n], off_time, fixture.course(race), race_name, class, "Hurdle",
+            "2m53y", "Good", horse, number, fixture.jockey(runner), "Jeremy Scott", number, "158", age, "542-13",
+            BOOKMAKERS[n], fixture.fractional(at),
+        ]
+    }
+
+    fn all<'a>(&'a self, fixture: &Fixture) -> Vec<WideRow<'a>> {
+        (0..fixture.prices())
+            .map(|at| self.row(fixture, at))
+            .collect()
+    }
+}
+
 type Upsert<'q> = Query<'q, Postgres, PgArguments>;
 
 fn bind_row<'q>(upsert: Upsert<'q>, row: &'q WideRow<'_>) -> Upsert<'q> {
@@ -299,34 +281,6 @@ fn insert_clause(table: &str) -> String {
     format!("INSERT INTO {table} AS stored ({})", names.join(", "))
 }
 
-/// `($27, $28, …)` for the row of this number.
-fn placeholders(row: usize) -> String {
-    let width = TEXTS.len() + OTHERS.len();
-    let numbers: Vec<String> = (1..=width)
-        .map(|n| format!("${}", row * width + n))
-        .collect();
-    format!("({})", numbers.join(", "))
-}
-
-fn array_parameters() -> String {
-    let types = TEXTS
-        .iter()
-        .map(|_| "text")
-        .chain(OTHERS.iter().map(|(_, of)| {
-            // An array type has no precision.
-            if of.starts_with("numeric") {
-                "numeric"
-            } else {
-                of
-            }
-        }));
-    let arrays: Vec<String> = types
-        .enumerate()
-        .map(|(n, of)| format!("${}::{of}[]", n + 1))
-        .collect();
-    arrays.join(", ")
-}
-
 fn conflict_clause() -> String {
     let rest = column_names().skip(3);
     let set: Vec<String> = rest
@@ -336,4 +290,36 @@ fn conflict_clause() -> String {
         "ON CONFLICT (race_id, horse_id, bookmaker_id) DO UPDATE SET {}, fetched_at = now(), updated_at = now()",
         set.join(", ")
     )
+}
+
+/// The upsert of this number of rows.
+fn upsert(table: &str, rows: usize) -> String {
+    let rows: Vec<String> = (0..rows).map(placeholders).collect();
+    let (insert, rows, set) = (insert_clause(table), rows.join(", "), conflict_clause());
+    format!("{insert} VALUES {rows} {set}")
+}
+
+/// `($27, $28, …)` for the row of this number.
+fn placeholders(row: usize) -> String {
+    let width = TEXTS.len() + OTHERS.len();
+    let numbers: Vec<String> = (1..=width)
+        .map(|n| format!("${}", row * width + n))
+        .collect();
+    format!("({})", numbers.join(", "))
+}
+
+/// The upsert of one array per column, which leaves equal rows alone.
+fn upsert_of_arrays(table: &str) -> String {
+    let texts = TEXTS.iter().map(|_| "text");
+    // An array type has no precision.
+    let others = OTHERS
+        .iter()
+        .map(|(_, of)| of.split('(').next().unwrap_or(of));
+    let arrays: Vec<String> = texts
+        .chain(others)
+        .enumerate()
+        .map(|(n, of)| format!("${}::{of}[]", n + 1))
+        .collect();
+    let (insert, arrays, set) = (insert_clause(table), arrays.join(", "), conflict_clause());
+    format!("{insert} SELECT * FROM unnest({arrays}) {set} WHERE {DIFFERS}")
 }

@@ -94,17 +94,13 @@ pub async fn run(args: &WriteArgs) -> anyhow::Result<()> {
         "day": sizes.day, "large": sizes.large, "delay_ms": sizes.delay.as_millis() as u64, "quick": args.common.quick,
     });
     let session = Session::start(&args.common, "write", described).await?;
-    let mut measures = Vec::new();
-    for (n, section) in sections.iter().enumerate() {
-        let names = section.measures().join(", ");
-        let title = format!("{}/{}: {names}", n + 1, sections.len());
-        let taken = session
-            .run_section(&title, async |db: &Database| {
-                section.measure(db, &sizes).await
-            })
-            .await?;
-        measures.extend(taken);
-    }
-    measures.retain(|measure| args.only.wants(measure.name));
+    let measures = session
+        .run_sections(
+            &sections,
+            &args.only,
+            WriteSection::measures,
+            async |section, db| section.measure(db, &sizes).await,
+        )
+        .await?;
     session.finish(sizes.runs, measures)
 }

@@ -30,10 +30,11 @@ struct RelayTask {
     redis: String,
 }
 
-/// The relay runs.
+/// The worker's answer once its relay runs.
 #[derive(Serialize, Deserialize)]
 struct RelayReady;
 
+/// Stops Redis, fills the outbox, starts Redis again, and times the relay until the outbox is empty.
 pub async fn measure(
     db: &Database,
     redis: &RedisServer,
@@ -51,23 +52,24 @@ pub async fn measure(
     let memory = || memory_of(worker.id()).context("the memory of a process");
     let (before, _) = memory()?;
 
-    let outage = Instant::now();
+    let outage_began = Instant::now();
     redis.kill().await;
     outbox.fill_outbox(sizes.pending, EVENTS).await?;
     ensure!(
         outbox.has_changes().await?,
         "the relay removed without a cache"
     );
-    let outage = outage.elapsed();
+    let without_cache = outage_began.elapsed();
     redis.restart().await;
-    let restarted = Instant::now();
+    let restarted_at = Instant::now();
     wait_until_empty(&mut outbox).await?;
-    let drained = restarted.elapsed();
+    let drained = restarted_at.elapsed();
     let (_, peak) = memory()?;
+
     let note = format!(
         "{} removals of {EVENTS} events waited after {:.0} s without a cache",
         sizes.pending,
-        outage.as_secs_f64()
+        without_cache.as_secs_f64()
     );
     Ok(vec![
         Measure::new(
@@ -104,7 +106,7 @@ async fn wait_until_empty(outbox: &mut ChangeTable) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The process's side: a relay, until its input ends.
+/// Runs the relay in the worker process, until its input ends.
 pub async fn run_worker() -> anyhow::Result<()> {
     let (task, lines) = read_task::<RelayTask>()?;
     let store = open_store(task.database, MAX_CONNECTIONS, STATEMENT_TIMEOUT).await?;

@@ -164,9 +164,9 @@ impl RulesWatcher {
         tracing::info!(
             event = "rules.loaded",
             version,
-            rules = rules.len(),
+            rules = rules.iter().len(),
             "New rules are in force: {} of {name}",
-            rules.len()
+            rules.iter().len()
         );
         self.rules.send_replace(rules);
         ReloadOutcome::Loaded { version }
@@ -233,7 +233,7 @@ fn read(path: &Path) -> io::Result<String> {
 fn state_of(rules: &Rules, file: Option<String>) -> RulesState {
     RulesState {
         version: rules.version().to_string(),
-        rules: rules.len(),
+        rules: rules.iter().len(),
         file,
         since: Utc::now(),
         error: None,

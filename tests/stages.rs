@@ -109,7 +109,7 @@ fn races_by_stage_marks_all_joint_favourites() {
         runner("h3", "3", &[("A", "9", None)]),
     ];
     let answer = build_races_by_stage([race("r1", 60, runners)], now());
-    let favourites: Vec<bool> = answer.stages.at_post[0]
+    let favourites: Vec<bool> = answer.stages[&Stage::AtPost][0]
         .runners_data
         .iter()
         .map(|r| r.is_favorite)
@@ -128,7 +128,7 @@ fn races_by_stage_omits_started_and_cancelled_races() {
     races[5].off = Some(now());
     let answer = build_races_by_stage(races, now());
     assert_eq!(
-        (answer.total_races, answer.stages.going_to_post.len()),
+        (answer.total_races, answer.stages[&Stage::GoingToPost].len()),
         (1, 1)
     );
 }
@@ -144,20 +144,13 @@ proptest! {
             .map(|(n, off)| race(&format!("r{n:02}"), *off, vec![]))
             .collect();
         let answer = build_races_by_stage(races, now());
-        let lists = [
-            (Stage::AtPost, &answer.stages.at_post),
-            (Stage::GoingToPost, &answer.stages.going_to_post),
-            (Stage::PreRace, &answer.stages.pre_race),
-            (Stage::EarlyMarket, &answer.stages.early_market),
-        ];
         let mut seen = Vec::new();
-        for (stage, list) in lists {
+        for (stage, list) in &answer.stages {
             for race in list {
-                let off: DateTime<Utc> = race.off_dt.parse().expect("a time");
-                prop_assert_eq!(Stage::at(off, now()), Some(stage));
+                prop_assert_eq!(Stage::at(race.off_dt, now()), Some(*stage));
                 seen.push(race.race_id.to_string());
             }
-            let order: Vec<_> = list.iter().map(|r| (r.off_dt.clone(), r.race_id.clone())).collect();
+            let order: Vec<_> = list.iter().map(|r| (r.off_dt, r.race_id.clone())).collect();
             prop_assert!(order.is_sorted());
         }
         let mut expected: Vec<String> = (0..offs.len())
@@ -182,7 +175,7 @@ proptest! {
             .collect();
         let horse = StoredRunner { odds, ..runner("h", "1", &[]) };
         let answer = build_races_by_stage([race("r", 60, vec![horse])], now());
-        let runner = &answer.stages.at_post[0].runners_data[0];
+        let runner = &answer.stages[&Stage::AtPost][0].runners_data[0];
         let highest = prices.iter().map(|(t, _)| Decimal::new(*t, 3)).max();
         prop_assert_eq!(runner.best_odds_decimal, highest);
         let first = prices.iter().filter(|(t, _)| Some(Decimal::new(*t, 3)) == highest).map(|(_, b)| b).min();

@@ -134,7 +134,7 @@ fn check_rules(settings: &Settings, report: &mut CheckReport) {
             "rules",
             format!(
                 "{} with the rules of {file}, version {}",
-                rules.len(),
+                rules.iter().len(),
                 rules.version()
             ),
         ),

@@ -70,7 +70,7 @@ fn check(settings: &Settings, args: &FileArgs) -> anyhow::Result<ExitCode> {
     } else {
         out!(
             "{name}: valid; with the built-in ones it has {} rules (version {})",
-            rules.len(),
+            rules.iter().len(),
             rules.version()
         );
         if !failed.is_empty() {

@@ -53,7 +53,7 @@ pub fn measure(sizes: &InvalidationSizes) -> anyhow::Result<Vec<Measure>> {
     let note = format!(
         "a change with {} rules loaded, the slowest of three kinds ({}); against formatting the four keys of a price in code; \
          median of {TURNS} turns of {}",
-        rules.len(),
+        rules.iter().len(),
         kinds.join(", "),
         sizes.changes
     );

@@ -1,7 +1,7 @@
 //! The changes of one cycle: what a store has to write, and the outbox entries derived from it.
 //! Built by the differ and the status transitions; written by stores, which may also exclude rows.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -186,34 +186,15 @@ pub struct SnapshotStats {
     pub bookmakers: Vec<BookmakerId>,
 }
 
-/// Row ids that a snapshot lacked inside its scope.
+/// Row ids that a snapshot lacked inside its scope. There may be a million of them until the next snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MissingRows {
     /// Of events.
-    pub events: IdSet,
+    pub events: BTreeSet<i64>,
     /// Of selections.
-    pub selections: IdSet,
+    pub selections: BTreeSet<i64>,
     /// Of prices.
-    pub prices: IdSet,
-}
-
-/// A sorted set of row ids. It may hold a million of them until the next snapshot.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct IdSet(Vec<i64>);
-
-impl IdSet {
-    /// Whether the set contains the row id.
-    pub fn contains(&self, row: i64) -> bool {
-        self.0.binary_search(&row).is_ok()
-    }
-}
-
-impl FromIterator<i64> for IdSet {
-    fn from_iter<I: IntoIterator<Item = i64>>(rows: I) -> Self {
-        let mut rows: Vec<i64> = rows.into_iter().collect();
-        rows.sort_unstable();
-        Self(rows)
-    }
+    pub prices: BTreeSet<i64>,
 }
 
 /// Removals that wait until a second snapshot confirms them.
@@ -295,14 +276,6 @@ impl EventChange {
     }
 }
 
-impl PriceChange {
-    fn add_odds_to(&self, entry: &mut OutboxEntry) {
-        entry.before = self.before.map(|odds| odds.normalize().to_string());
-        entry.after = (self.kind != PriceChangeKind::Withdrawn)
-            .then(|| self.offer.decimal.normalize().to_string());
-    }
-}
-
 impl Changes {
     /// Whether nothing has to be written.
     pub fn is_empty(&self) -> bool {
@@ -340,7 +313,10 @@ impl Changes {
                 changed = changed.or((change.kind == PriceChangeKind::Changed).then_some(change));
             }
             if entry.before.is_none() && entry.after.is_none() {
-                changed.unwrap_or(&prices[0]).add_odds_to(entry);
+                let price = changed.unwrap_or(&prices[0]);
+                entry.before = price.before.map(|odds| odds.normalize().to_string());
+                entry.after = (price.kind != PriceChangeKind::Withdrawn)
+                    .then(|| price.offer.decimal.normalize().to_string());
             }
         }
         let entries = entries.into_iter();
@@ -382,9 +358,12 @@ impl Changes {
     pub fn exclude(&mut self, rows: &ExcludedRows, reason: &'static str, why: &str) {
         let (counts, rejects) = (&mut self.counts, &mut self.rejected);
         let mut affected: HashSet<EventId> = HashSet::new();
-        let mut reject = |event: &EventId, sample: &str| {
-            affected.insert(event.clone());
-            rejects.add(reason, format!("{event} {sample}: {why}"));
+        let mut keep = |excluded: bool, event: &EventId, sample: &str| {
+            if excluded {
+                affected.insert(event.clone());
+                rejects.add(reason, format!("{event} {sample}: {why}"));
+            }
+            !excluded
         };
         self.prices.retain(|change| {
             let excluded =
@@ -392,23 +371,16 @@ impl Changes {
             if excluded {
                 *count_of(counts, change.kind) -= 1;
                 counts.rejected += 1;
-                reject(&change.event, change.market.as_str());
             }
-            !excluded
+            keep(excluded, &change.event, change.market.as_str())
         });
         self.selections.retain(|change| {
             let excluded = rows.events.contains(&change.event_row);
-            if excluded {
-                reject(&change.event, change.after.id.as_str());
-            }
-            !excluded
+            keep(excluded, &change.event, change.after.id.as_str())
         });
         self.events.retain(|change| {
             let excluded = rows.events.contains(&change.row);
-            if excluded {
-                reject(&change.after.id, &change.after.name);
-            }
-            !excluded
+            keep(excluded, &change.after.id, &change.after.name)
         });
         // An event that is not stored as its text says must be parsed again.
         self.fingerprints

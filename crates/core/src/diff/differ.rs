@@ -1,13 +1,13 @@
 //! The comparison of one snapshot with the stored state, event by event. Feeds deliver events to [`Differ`] through
 //! the sink interface; the poller takes the resulting changes from [`Differ::finish`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 
 use super::changes::{
-    Changes, EventChange, EventFingerprint, IdSet, MissingRows, PendingRemovals, PriceChange,
+    Changes, EventChange, EventFingerprint, MissingRows, PendingRemovals, PriceChange,
     PriceChangeKind, RefreshedPrices, SelectionChange, ShrinkGuard, StoredBookmaker, next_id,
 };
 use super::matching::{MatchBuffer, PriceMatch};
@@ -166,16 +166,14 @@ impl<'a> Differ<'a> {
         let corrected = stored.is_some_and(|stored| stored.is_corrected);
         let (status, in_play, status_by) =
             Event::resolve_status(before, corrected, observed, self.as_of);
-        if let Some(before) = before
-            && (before.status, before.in_play) == (status, in_play)
-            && before.equals_except_status(observed)
+        if let Some(StoredEvent { row, event, .. }) = stored
+            && (event.status, event.in_play) == (status, in_play)
+            && event.equals_except_status(observed)
         {
-            return stored.map_or(0, |stored| stored.row);
+            return *row;
         }
-        let row = match stored {
-            Some(stored) => stored.row,
-            None => next_id(&mut self.changes.next_ids.event),
-        };
+        let row = stored.map(|stored| stored.row);
+        let row = row.unwrap_or_else(|| next_id(&mut self.changes.next_ids.event));
         self.changes.events.push(EventChange {
             row,
             before: before.cloned(),
@@ -247,18 +245,16 @@ impl<'a> Differ<'a> {
         event: &EventId,
         observed: &Selection,
     ) -> Option<i64> {
+        let row = known.map(|known| known.row);
         if known.is_some_and(|known| known.selection == *observed) {
-            return known.map(|known| known.row);
+            return row;
         }
         if let Some(reason) = validate::selection(observed) {
             self.reject(reason, 1, &observed.id);
             // A rejected row is not an absent one.
-            return known.map(|known| known.row);
+            return row;
         }
-        let row = match known {
-            Some(known) => known.row,
-            None => next_id(&mut self.changes.next_ids.selection),
-        };
+        let row = row.unwrap_or_else(|| next_id(&mut self.changes.next_ids.selection));
         self.changes.selections.push(SelectionChange {
             row,
             event_row,
@@ -376,7 +372,7 @@ impl<'a> Differ<'a> {
         let market = &price.key.market;
         let state = self.state;
         if state.market_index(market.as_str()).is_none() && !self.new_markets.contains(market) {
-            if state.market_count() + self.new_markets.len() >= MAX_MARKETS {
+            if state.markets.len() + self.new_markets.len() >= MAX_MARKETS {
                 return self.reject("too_many_markets", 1, market);
             }
             self.new_markets.insert(market.clone());
@@ -417,7 +413,7 @@ impl<'a> Differ<'a> {
             selection_row: stored.selections[known.selection as usize].row,
             bookmaker_row: self.state.bookmakers[known.bookmaker as usize].row,
             event: stored.event.id.clone(),
-            market: self.state.market_name(known.market).clone(),
+            market: self.state.markets[usize::from(known.market)].clone(),
             kind: PriceChangeKind::Changed,
             before: Some(known.offer.decimal),
             offer: known.offer,
@@ -435,7 +431,7 @@ impl<'a> Differ<'a> {
                 continue;
             }
             let first = offering.insert(bookmaker.id.clone());
-            if !first || self.state.bookmaker(&bookmaker.id).is_some() {
+            if !first || self.state.bookmaker_index(&bookmaker.id).is_some() {
                 // A varying display name ("Spread Ex") is not worth a write: the first one stays.
                 continue;
             }
@@ -499,8 +495,8 @@ impl<'a> Differ<'a> {
             || guard.is_exceeded(missing.events.len(), missing.listed_events);
         let previous = guard.previous_missing.filter(|_| doubtful);
         // An absence is accepted at once, or if the previous snapshot lacked the row too.
-        let accepted = |rows: fn(&MissingRows) -> &IdSet, row: i64| match previous {
-            Some(previous) => rows(previous).contains(row),
+        let accepted = |rows: fn(&MissingRows) -> &BTreeSet<i64>, row: i64| match previous {
+            Some(previous) => rows(previous).contains(&row),
             None => !doubtful,
         };
         let (mut held_events, mut held_prices) = (0, 0);

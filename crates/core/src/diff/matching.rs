@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::stored_state::{StoredEvent, StoredState};
 use crate::model::{Price, PriceKey};
 
-/// What an observed price belongs to.
+/// The stored price that an observed one belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PriceMatch {
     /// Index in the event's stored prices.

@@ -21,8 +21,8 @@ mod validate;
 
 use crate::model::{Snapshot, SnapshotMeta};
 pub use changes::{
-    Changes, EventChange, ExcludedRows, IdSet, MissingRows, PendingRemovals, PriceChange,
-    PriceChangeKind, RefreshedPrices, SelectionChange, ShrinkGuard, SnapshotStats, StoredBookmaker,
+    Changes, EventChange, ExcludedRows, MissingRows, PendingRemovals, PriceChange, PriceChangeKind,
+    RefreshedPrices, SelectionChange, ShrinkGuard, SnapshotStats, StoredBookmaker,
 };
 pub use differ::Differ;
 pub use outbox::{OutboxEntry, Purpose};

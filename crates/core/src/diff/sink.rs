@@ -13,7 +13,7 @@ pub trait EventSink: Send {
     /// The event that is stored exactly as this text describes it, if there is one. Changes nothing.
     fn find_unchanged(&self, fingerprint: &Fingerprint) -> Option<EventId>;
 
-    /// Records that this text was delivered again. Call it only after `knows` has returned its event.
+    /// Records that this text was delivered again. Call it only after `find_unchanged` has returned its event.
     fn mark_unchanged(&mut self, fingerprint: &Fingerprint);
 
     /// Delivers a parsed event. `fingerprint` is given if no row of the event was rejected, so that an equal text may

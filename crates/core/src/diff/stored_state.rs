@@ -24,7 +24,7 @@ pub struct StoredState {
     pub bookmakers: Vec<StoredBookmaker>,
     bookmaker_indices: HashMap<BookmakerId, u32>,
     /// A price refers to its market by the index in this list.
-    markets: Vec<MarketId>,
+    pub(super) markets: Vec<MarketId>,
     /// Events by the hash of the text that they are stored from.
     by_hash: HashMap<u128, EventId>,
     /// The ids to assign next.
@@ -99,14 +99,8 @@ impl StoredEvent {
         }
     }
 
-    /// The selection with this id.
-    pub fn selection(&self, id: &SelectionId) -> Option<&StoredSelection> {
+    pub(super) fn selection(&self, id: &SelectionId) -> Option<&StoredSelection> {
         self.selections.iter().find(|s| s.selection.id == *id)
-    }
-
-    /// Number of prices that are not withdrawn.
-    pub fn open_prices(&self) -> usize {
-        self.prices.iter().filter(|price| price.is_open()).count()
     }
 
     pub(super) fn has_key(&self, state: &StoredState, price: &StoredPrice, key: &PriceKey) -> bool {
@@ -117,11 +111,6 @@ impl StoredEvent {
 }
 
 impl StoredState {
-    /// The bookmaker with this id.
-    pub fn bookmaker(&self, id: &BookmakerId) -> Option<&StoredBookmaker> {
-        Some(&self.bookmakers[self.bookmaker_index(id)?])
-    }
-
     pub(super) fn bookmaker_index(&self, id: &BookmakerId) -> Option<usize> {
         self.bookmaker_indices.get(id).map(|index| *index as usize)
     }
@@ -131,20 +120,11 @@ impl StoredState {
         index.map(|index| index as u16)
     }
 
-    pub(super) fn market_name(&self, index: u16) -> &MarketId {
-        &self.markets[usize::from(index)]
-    }
-
-    pub(super) fn market_count(&self) -> usize {
-        self.markets.len()
-    }
-
     pub(super) fn by_hash(&self, hash: u128) -> Option<&StoredEvent> {
         self.events.get(self.by_hash.get(&hash)?)
     }
 
-    /// The key of a stored price.
-    pub fn key(&self, event: &StoredEvent, price: &StoredPrice) -> PriceKey {
+    fn key(&self, event: &StoredEvent, price: &StoredPrice) -> PriceKey {
         let selection = &event.selections[price.selection as usize];
         let stored = &self.bookmakers[price.bookmaker as usize];
         PriceKey {
@@ -179,7 +159,8 @@ impl StoredState {
 
     /// Number of prices that are not withdrawn.
     pub fn open_prices(&self) -> usize {
-        self.events.values().map(StoredEvent::open_prices).sum()
+        let prices = self.events.values().flat_map(|stored| &stored.prices);
+        prices.filter(|price| price.is_open()).count()
     }
 
     /// When the next status transition by the clock is due.
@@ -333,13 +314,13 @@ impl PartialEq for StoredState {
     fn eq(&self, other: &Self) -> bool {
         let same_event = |(id, event): (&EventId, &StoredEvent)| {
             other.events.get(id).is_some_and(|theirs| {
-                let facts = |e: &StoredEvent| (e.row, e.event.clone(), e.checked_at);
                 let prices = |state: &Self, event: &StoredEvent| {
                     let all = state.prices(event);
                     all.map(|(key, p)| (key, p.row, p.offer, p.observed_at, p.status))
                         .collect::<Vec<_>>()
                 };
-                facts(event) == facts(theirs)
+                (event.row, &event.event, event.checked_at)
+                    == (theirs.row, &theirs.event, theirs.checked_at)
                     && event.selections == theirs.selections
                     && prices(self, event) == prices(other, theirs)
             })
@@ -432,10 +413,9 @@ impl StateBuilder {
             },
         };
         self.last_event = Some((price.event, index));
-        let market = match self.state.market_index(price.market) {
-            Some(index) => index,
-            None => self.state.intern_market(&MarketId::new(price.market)),
-        };
+        let market = self.state.market_index(price.market);
+        let market =
+            market.unwrap_or_else(|| self.state.intern_market(&MarketId::new(price.market)));
         let event = &mut self.events[index];
         let selections = &event.selections;
         let selection = selections.binary_search_by_key(&price.selection, |s| s.row);

@@ -53,6 +53,30 @@ fn price(selection: u8, bookmaker: u8, cents: Option<i64>, observed: i64) -> Pri
     }
 }
 
+fn meta(as_of: i64, scope: Scope) -> SnapshotMeta {
+    SnapshotMeta {
+        source: "test".into(),
+        as_of: at(as_of),
+        scope,
+        bookmakers: vec![],
+        rejected: RejectedRows::default(),
+    }
+}
+
+fn snapshot(as_of: i64, scope: Scope, events: Vec<EventSnapshot>) -> Snapshot {
+    CollectingSink(events).into_snapshot(meta(as_of, scope))
+}
+
+/// An event with one selection and one price.
+fn one_price(price: Price) -> EventSnapshot {
+    EventSnapshot {
+        event: event(0, EventStatus::Scheduled),
+        selections: vec![selection(0, SelectionStatus::Active)],
+        prices: vec![price],
+        complete: true,
+    }
+}
+
 prop_compose! {
     fn any_event(as_of: i64)(
         n in 0u8..4,
@@ -87,16 +111,8 @@ fn any_snapshot(as_of: i64) -> impl Strategy<Value = Snapshot> {
             regions: vec![]
         }),
     ];
-    (prop::collection::vec(any_event(as_of), 0..5), scope).prop_map(move |(events, scope)| {
-        Snapshot {
-            source: "test".into(),
-            as_of: at(as_of),
-            scope,
-            events,
-            bookmakers: vec![],
-            rejected: RejectedRows::default(),
-        }
-    })
+    (prop::collection::vec(any_event(as_of), 0..5), scope)
+        .prop_map(move |(events, scope)| snapshot(as_of, scope, events))
 }
 
 /// Snapshots 100 s apart, so that feed times never cross from one to the next.
@@ -109,23 +125,10 @@ fn any_history() -> impl Strategy<Value = Vec<Snapshot>> {
 }
 
 /// One snapshot of a pool of texts: the texts that it lists, its scope, and the guard's threshold.
-#[derive(Clone, Debug)]
-struct Choice {
-    events: Vec<usize>,
-    scope: Scope,
-    max_removed: f64,
-}
-
-fn any_choice() -> impl Strategy<Value = Choice> {
+fn any_choice() -> impl Strategy<Value = (Vec<usize>, Scope, f64)> {
     let scope = prop_oneof![Just(Scope::Listed), Just(Scope::League("GB".into()))];
     let max_removed = prop_oneof![Just(1.0), Just(0.3)];
-    (prop::collection::vec(0usize..6, 0..5), scope, max_removed).prop_map(
-        |(events, scope, max_removed)| Choice {
-            events,
-            scope,
-            max_removed,
-        },
-    )
+    (prop::collection::vec(0usize..6, 0..5), scope, max_removed)
 }
 
 fn state_after(history: &[Snapshot]) -> StoredState {
@@ -164,19 +167,7 @@ fn open(state: &StoredState, stored: &StoredEvent) -> BTreeMap<PriceKey, Offer> 
 fn known_text_is_parsed_once_at_each_status_transition() {
     let mut state = StoredState::default();
     let fingerprint = Fingerprint::compute(b"the same");
-    let observed = EventSnapshot {
-        event: event(0, EventStatus::Scheduled),
-        selections: vec![selection(0, SelectionStatus::Active)],
-        prices: vec![price(0, 0, Some(200), 100)],
-        complete: true,
-    };
-    let meta = |as_of| SnapshotMeta {
-        source: "test".into(),
-        as_of,
-        scope: Scope::Listed,
-        bookmakers: vec![],
-        rejected: RejectedRows::default(),
-    };
+    let observed = one_price(price(0, 0, Some(200), 100));
     let mut read = Vec::new();
     // The event starts at 3,600 s.
     for seconds in [-4000, -3900, -3600, -3500, 3599, 3600, 3700, 90_000] {
@@ -189,7 +180,7 @@ fn known_text_is_parsed_once_at_each_status_transition() {
                 differ.push(observed.clone(), Some(fingerprint));
             }
         }
-        let changes = differ.finish(meta(at(seconds)), &ShrinkGuard::OFF);
+        let changes = differ.finish(meta(seconds, Scope::Listed), &ShrinkGuard::OFF);
         assert_eq!(changes.is_empty(), read.last() != Some(&seconds));
         state.apply(changes);
     }
@@ -258,10 +249,7 @@ proptest! {
 
     #[test]
     fn price_with_an_older_feed_time_is_stale(cents in 1i64..9, other in 1i64..9, late in 1i64..100) {
-        let snapshot = |as_of: i64, price: Price| Snapshot {
-            source: "test".into(), as_of: at(as_of), scope: Scope::Listed, bookmakers: vec![], rejected: RejectedRows::default(),
-            events: vec![EventSnapshot { event: event(0, EventStatus::Scheduled), selections: vec![selection(0, SelectionStatus::Active)], prices: vec![price], complete: true }],
-        };
+        let snapshot = |as_of, price| snapshot(as_of, Scope::Listed, vec![one_price(price)]);
         let state = state_after(&[snapshot(200, price(0, 0, Some(100 + cents), 200))]);
         // Requested later, but the provider's cache answered with an older price.
         let changes = compute_changes(&state, &snapshot(300, price(0, 0, Some(100 + other), 200 - late)), &ShrinkGuard::OFF);
@@ -277,18 +265,16 @@ proptest! {
     ) {
         let (mut skipping, mut reading) = (StoredState::default(), StoredState::default());
         let (mut held_back, mut skipped) = ([None, None], 0);
-        for (n, choice) in choices.iter().enumerate() {
-            let as_of = at(1000 * n as i64 + 1000);
+        for (n, (texts, scope, max_removed)) in choices.iter().enumerate() {
+            let as_of = 1000 * n as i64 + 1000;
             let mut listed = HashSet::new();
-            let texts = choice.events.iter().map(|n| n % pool.len());
+            let texts = texts.iter().map(|n| n % pool.len());
             let texts: Vec<usize> = texts.filter(|n| listed.insert(pool[*n].event.id.clone())).collect();
-            let meta = || SnapshotMeta {
-                source: "test".into(), as_of, scope: choice.scope.clone(), bookmakers: vec![], rejected: RejectedRows::default(),
-            };
-            let guard = |previous| ShrinkGuard { max_removed_fraction: choice.max_removed, previous_missing: previous };
+            let meta = || meta(as_of, scope.clone());
+            let guard = |previous| ShrinkGuard { max_removed_fraction: *max_removed, previous_missing: previous };
 
             let mut differ = Differ::new(&skipping);
-            differ.start(as_of);
+            differ.start(at(as_of));
             for text in &texts {
                 let fingerprint = Fingerprint::compute(&text.to_le_bytes());
                 match differ.find_unchanged(&fingerprint) {
@@ -302,7 +288,7 @@ proptest! {
             }
             let one = differ.finish(meta(), &guard(held_back[0].as_ref()));
             let mut differ = Differ::new(&reading).without_skipping();
-            differ.start(as_of);
+            differ.start(at(as_of));
             for text in &texts {
                 differ.push(pool[*text].clone(), Some(Fingerprint::compute(&text.to_le_bytes())));
             }

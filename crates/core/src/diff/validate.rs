@@ -26,8 +26,8 @@ fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Option<RejectReason> {
     nul.then_some("control_character")
 }
 
-fn facts(facts: &Attributes) -> impl Iterator<Item = &str> {
-    facts.iter().flat_map(|(name, value)| [name, value])
+fn names_and_values(attributes: &Attributes) -> impl Iterator<Item = &str> {
+    attributes.iter().flat_map(|(name, value)| [name, value])
 }
 
 pub(super) fn event(event: &Event) -> Option<RejectReason> {
@@ -38,13 +38,13 @@ pub(super) fn event(event: &Event) -> Option<RejectReason> {
         &event.venue,
         &event.name,
     ];
-    id(event.id.as_str()).or_else(|| texts(names.into_iter().chain(facts(&event.attributes))))
+    id(event.id.as_str())
+        .or_else(|| texts(names.into_iter().chain(names_and_values(&event.attributes))))
 }
 
 pub(super) fn selection(selection: &Selection) -> Option<RejectReason> {
-    let names = [selection.name.as_str()];
-    id(selection.id.as_str())
-        .or_else(|| texts(names.into_iter().chain(facts(&selection.attributes))))
+    let attributes = names_and_values(&selection.attributes);
+    id(selection.id.as_str()).or_else(|| texts(attributes.chain([selection.name.as_str()])))
 }
 
 pub(super) fn bookmaker(bookmaker: &Bookmaker) -> Option<RejectReason> {

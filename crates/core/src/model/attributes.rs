@@ -47,16 +47,12 @@ impl Attributes {
 impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Attributes {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(all: I) -> Self {
         let mut all: Vec<(N, V)> = all.into_iter().collect();
+        all.reverse();
         all.sort_by(|a, b| a.0.as_ref().cmp(b.0.as_ref()));
+        all.dedup_by(|a, b| a.0.as_ref() == b.0.as_ref());
         let len = |(name, value): &(N, V)| name.as_ref().len() + value.as_ref().len() + 2;
         let mut text = String::with_capacity(all.iter().map(len).sum());
-        for (n, (name, value)) in all.iter().enumerate() {
-            if all
-                .get(n + 1)
-                .is_some_and(|next| next.0.as_ref() == name.as_ref())
-            {
-                continue;
-            }
+        for (name, value) in &all {
             for part in [name.as_ref(), value.as_ref()] {
                 match part.contains('\0') {
                     true => text.push_str(&part.replace('\0', "\u{fffd}")),
@@ -107,29 +103,29 @@ mod tests {
             all in prop::collection::vec(("[a-c]{0,2}", "[a-cé \"]{0,3}"), 0..6),
         ) {
             let map: BTreeMap<String, String> = all.iter().cloned().collect();
-            let facts: Attributes = all.iter().cloned().collect();
-            prop_assert_eq!(facts.is_empty(), map.is_empty());
+            let attributes: Attributes = all.iter().cloned().collect();
+            prop_assert_eq!(attributes.is_empty(), map.is_empty());
             let listed: BTreeMap<String, String> =
-                facts.iter().map(|(name, value)| (name.into(), value.into())).collect();
+                attributes.iter().map(|(name, value)| (name.into(), value.into())).collect();
             prop_assert_eq!(&listed, &map);
             for (name, value) in &map {
-                prop_assert_eq!(facts.get(name), Some(value.as_str()));
+                prop_assert_eq!(attributes.get(name), Some(value.as_str()));
             }
             let mut one_by_one = Attributes::new();
             for (name, value) in &all {
                 one_by_one.insert(name, value);
             }
-            prop_assert_eq!(&one_by_one, &facts);
-            let json = serde_json::to_string(&facts).expect("text");
+            prop_assert_eq!(&one_by_one, &attributes);
+            let json = serde_json::to_string(&attributes).expect("text");
             prop_assert_eq!(&json, &serde_json::to_string(&map).expect("text"));
-            prop_assert_eq!(serde_json::from_str::<Attributes>(&json).expect("a map"), facts);
+            prop_assert_eq!(serde_json::from_str::<Attributes>(&json).expect("a map"), attributes);
         }
     }
 
     #[test]
     fn attributes_replace_nul_in_a_value() {
-        let facts = Attributes::from([("going", "So\0ft")]);
-        assert_eq!(facts.get("going"), Some("So\u{fffd}ft"));
-        assert_eq!(facts.iter().count(), 1);
+        let attributes = Attributes::from([("going", "So\0ft")]);
+        assert_eq!(attributes.get("going"), Some("So\u{fffd}ft"));
+        assert_eq!(attributes.iter().count(), 1);
     }
 }

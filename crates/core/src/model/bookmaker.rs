@@ -32,11 +32,6 @@ impl BookmakerId {
             .map_or(plain.as_str(), |(_, stored)| stored);
         Some(Self::new(id))
     }
-
-    /// Whether prices come from an exchange.
-    pub fn is_exchange(&self) -> bool {
-        EXCHANGES.contains(&self.as_str()) || self.0.starts_with("betfair_ex_")
-    }
 }
 
 /// A bookmaker and its display name.
@@ -51,10 +46,10 @@ pub struct Bookmaker {
 impl Bookmaker {
     /// `exchange` or `fixed`.
     pub fn kind_text(&self) -> &'static str {
-        if self.id.is_exchange() {
-            "exchange"
-        } else {
-            "fixed"
+        let id = self.id.as_str();
+        match EXCHANGES.contains(&id) || id.starts_with("betfair_ex_") {
+            true => "exchange",
+            false => "fixed",
         }
     }
 }

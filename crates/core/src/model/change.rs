@@ -88,22 +88,6 @@ impl ChangeKind {
     pub fn is_price_change(self) -> bool {
         matches!(self, Self::PriceChanged | Self::PriceWithdrawn)
     }
-
-    /// The reason that an invalidation records.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::StatusChanged => "STATUS_CHANGE",
-            Self::EventAdded
-            | Self::EventChanged
-            | Self::EventRemoved
-            | Self::SelectionChanged
-            | Self::RoundEnded => "EVENT_CHANGE",
-            Self::PriceChanged | Self::PriceWithdrawn => "PRICE_CHANGE",
-            Self::RowChanged => "ROW_CHANGE",
-            Self::TaskCompleted => "TASK_COMPLETED",
-            Self::Manual => "MANUAL",
-        }
-    }
 }
 
 /// A change that another program reports.

@@ -87,11 +87,11 @@ impl Event {
             status: _,
             in_play: _,
             listed,
-            attributes: facts,
+            attributes,
         } = self;
         (id, source, sport, league) == (&other.id, &other.source, &other.sport, &other.league)
             && (venue, name, starts_at) == (&other.venue, &other.name, &other.starts_at)
-            && (day, listed, facts) == (&other.day, &other.listed, &other.attributes)
+            && (day, listed, attributes) == (&other.day, &other.listed, &other.attributes)
     }
 }
 

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_text_removes_control_characters_and_cuts() {
+    fn sanitized_text_removes_control_characters_and_cuts() {
         assert_eq!(sanitize_text("Red\u{1b}[2J Rum\n", 80), "Red[2J Rum");
         assert_eq!(sanitize_text("abcdef", 4), "abc…");
     }

@@ -2,10 +2,11 @@
 //! The relay builds it from an outbox row, the CLI and the tests of rules files from JSON.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::diagnostic::suggestion;
+use super::diagnostic::unknown;
 use super::movement::{PriceDelta, parse_percent};
 use super::template::Binding;
 use crate::model::{ChangeKind, EventId, EventStatus};
@@ -58,22 +59,14 @@ impl FieldValues {
     }
 }
 
-/// The fields of an event; any other name is a field of the reporting program.
+/// The fields of an event; any other name is a field of the reporting program. All but the id may be unknown, for
+/// example if the event is not stored any more.
 pub(super) const EVENT_FIELDS: [&str; 8] = [
     "event_id",
     "sport_id",
     "league_id",
     "venue",
     "status",
-    "current_status",
-    "market",
-    "bookmaker",
-];
-/// Fields of an event that may be unknown, for example if it is not stored any more.
-const OPTIONAL_FIELDS: [&str; 6] = [
-    "sport_id",
-    "league_id",
-    "venue",
     "current_status",
     "market",
     "bookmaker",
@@ -121,10 +114,7 @@ impl RuleChange {
             return Err("a change is an object such as {\"change\":\"price_changed\",\"event_id\":\"rac_1\"}".into());
         };
         let kind = match members.get("change") {
-            Some(Value::String(word)) => ChangeKind::parse(word).ok_or_else(|| {
-                let known = ChangeKind::ALL.map(ChangeKind::as_str);
-                format!("unknown change {word:?}{}", suggestion(word, known))
-            })?,
+            Some(Value::String(word)) => parse_kind(word)?,
             _ => {
                 return Err(
                     "\"change\" is missing: the kind of change, such as \"price_changed\"".into(),
@@ -174,7 +164,8 @@ impl RuleChange {
         match self.fields.get(name) {
             // The event has one of them.
             [] if name == "current_status" && !self.is_bulk => Binding::Values(every_status()),
-            [] if self.is_bulk || OPTIONAL_FIELDS.contains(&name) => Binding::Any,
+            [] if self.is_bulk => Binding::Any,
+            [] if EVENT_FIELDS.contains(&name) && name != "event_id" => Binding::Any,
             [] => Binding::Missing,
             values => Binding::Values(values),
         }
@@ -185,6 +176,12 @@ impl RuleChange {
         let mut known = ["event_id", "table", "task", "round_id"].into_iter();
         known.find_map(|name| Some((name, self.fields.get(name).first()?.as_str())))
     }
+}
+
+/// Reads a kind of change; the error suggests one.
+pub(super) fn parse_kind(word: &str) -> Result<ChangeKind, String> {
+    let known = ChangeKind::ALL.map(ChangeKind::as_str);
+    ChangeKind::parse(word).ok_or_else(|| unknown("change", word, known))
 }
 
 fn movement(written: &Value) -> Result<PriceDelta, String> {
@@ -198,13 +195,9 @@ fn movement(written: &Value) -> Result<PriceDelta, String> {
 /// A key that contains a status is wrong under every status: the old one, the new one, and those that readers
 /// requested in between.
 fn every_status() -> &'static [String] {
-    static ALL: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| {
-        EventStatus::ALL
-            .iter()
-            .map(|status| status.as_str().into())
-            .collect()
-    });
-    &ALL
+    static ALL: LazyLock<[String; EventStatus::ALL.len()]> =
+        LazyLock::new(|| EventStatus::ALL.map(|status| status.as_str().into()));
+    &*ALL
 }
 
 #[cfg(test)]
@@ -247,9 +240,9 @@ mod tests {
 
     #[test]
     fn change_of_league_has_both_leagues() {
-        let change = RuleChange::for_event(BTreeSet::from([ChangeKind::EventChanged]), &"e".into())
-            .with_detail(r#"{"was":{"league_id":"old"}}"#);
-        let mut change = change;
+        let kinds = BTreeSet::from([ChangeKind::EventChanged]);
+        let mut change =
+            RuleChange::for_event(kinds, &"e".into()).with_detail(r#"{"was":{"league_id":"old"}}"#);
         change.fields.add("league_id", "new");
         assert_eq!(change.fields.get("league_id"), ["old", "new"]);
         assert!(matches!(change.binding("venue"), Binding::Any));

@@ -17,11 +17,11 @@ pub struct RulesError {
 
 impl RulesError {
     fn lines(&self) -> String {
-        let lines = self.diagnostics.iter();
-        let lines: Vec<String> = lines
-            .map(|fault| format!("{}:{fault}", self.file))
-            .collect();
-        lines.join("\n")
+        let lines = self
+            .diagnostics
+            .iter()
+            .map(|mistake| format!("{}:{mistake}", self.file));
+        lines.collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -32,7 +32,7 @@ pub struct Diagnostic {
     pub line: usize,
     /// Column in the line.
     pub column: usize,
-    /// What is wrong, and what to try instead.
+    /// The mistake, and a correction to try.
     pub message: String,
 }
 
@@ -55,39 +55,34 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// A value and its offset in the text, in bytes.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Spanned<T> {
-    pub(super) at: usize,
-    pub(super) value: T,
-}
+/// A mistake before its line is known: its offset in bytes, and the message.
+pub(super) type Mistake = (usize, String);
 
 /// The diagnostics of one text.
 pub(super) struct Diagnostics<'a> {
-    text: &'a str,
+    pub(super) text: &'a str,
     pub(super) list: Vec<Diagnostic>,
 }
 
-impl<'a> Diagnostics<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
-        let list = Vec::new();
-        Self { text, list }
-    }
-
+impl Diagnostics<'_> {
     /// Adds a mistake at an offset in bytes.
     pub(super) fn report(&mut self, at: usize, message: impl Into<String>) {
         self.list.push(Diagnostic::at(self.text, at, message));
     }
 
     /// Adds the mistake of a failed step.
-    pub(super) fn ok<T>(&mut self, result: Result<T, Spanned<String>>) -> Option<T> {
-        let report = |error: Spanned<String>| self.report(error.at, error.value);
-        result.map_err(report).ok()
+    pub(super) fn ok<T>(&mut self, result: Result<T, Mistake>) -> Option<T> {
+        result.map_err(|(at, why)| self.report(at, why)).ok()
     }
+}
 
-    pub(super) fn line(&self, at: usize) -> usize {
-        Diagnostic::at(self.text, at, "").line
-    }
+/// `unknown change "price_chnaged" (did you mean "price_changed"?)`
+pub(super) fn unknown<'a>(
+    what: &str,
+    word: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> String {
+    format!("unknown {what} {word:?}{}", suggestion(word, known))
 }
 
 /// ` (did you mean "price_changed"?)`, or all known words if none is near.
@@ -105,20 +100,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suggestion_names_a_near_word_or_all_words() {
-        let known = ["price_changed", "price_withdrawn", "manual"];
-        assert_eq!(suggestion("manaul", known), " (did you mean \"manual\"?)");
-        assert_eq!(
-            suggestion("weather", known),
-            " (one of price_changed, price_withdrawn, manual)"
-        );
-    }
-
-    #[test]
     fn diagnostic_counts_lines_and_columns_as_editors_do() {
         let text = "a\nbé = 1\n";
-        let fault = Diagnostic::at(text, text.find('=').expect("there"), "x");
-        assert_eq!((fault.line, fault.column), (2, 4));
+        let mistake = Diagnostic::at(text, text.find('=').expect("there"), "x");
+        assert_eq!((mistake.line, mistake.column), (2, 4));
         assert_eq!(Diagnostic::at(text, 0, "x").line, 1);
         assert_eq!(Diagnostic::at(text, 999, "x").line, 3);
     }

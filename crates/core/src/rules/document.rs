@@ -1,40 +1,23 @@
-//! The text of a rules file as a tree of values with their positions, from TOML and JSON alike, and the reading of
-//! its tables. The loader uses it; unknown and mistyped fields become diagnostics.
+//! A rules file, TOML or JSON, as one tree of toml's values with their offsets, and the reading of its tables.
+//! The loader uses it; unknown and mistyped fields become diagnostics.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde_json::Value as Json;
 use serde_json::value::RawValue;
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostics, Spanned, suggestion};
+use super::diagnostic::{Diagnostics, Mistake, suggestion};
 
-pub(super) type Node = Spanned<NodeValue>;
+pub(super) type Node<'a> = Spanned<DeValue<'a>>;
 
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum NodeValue {
-    Text(String),
-    /// As written.
-    Number(String),
-    Bool(bool),
-    List(Vec<Node>),
-    /// In the order of the text.
-    Table(Vec<NamedNode>),
-    /// A date or null, which rules never use.
-    Other,
+/// JSON's null, as a value that rules never use: TOML has none.
+fn null<'a>() -> DeValue<'a> {
+    let time = DeValue::parse("00:00:00").expect("a time of day");
+    time.into_inner()
 }
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct NamedNode {
-    pub(super) name: String,
-    /// Offset of the name; in JSON, of its value.
-    pub(super) at: usize,
-    pub(super) node: Node,
-}
-
-/// A syntax error and its offset.
-pub(super) type SyntaxError = Spanned<String>;
 
 /// JSON begins with a brace; no TOML table does.
 pub(super) fn is_json(text: &str) -> bool {
@@ -43,50 +26,22 @@ pub(super) fn is_json(text: &str) -> bool {
         .starts_with('{')
 }
 
-pub(super) fn parse_toml(text: &str) -> Result<Node, SyntaxError> {
-    let error = |why: toml::de::Error| Spanned {
-        at: why.span().map_or(text.len(), |span| span.start),
-        value: why.message().trim().replace('\n', "; "),
+pub(super) fn parse_toml(text: &str) -> Result<Node<'_>, Mistake> {
+    let error = |why: toml::de::Error| {
+        let at = why.span().map_or(text.len(), |span| span.start);
+        (at, why.message().trim().replace('\n', "; "))
     };
     let root = DeTable::parse(text).map_err(error)?;
-    let at = root.span().start;
-    let value = toml_table(root.into_inner());
-    Ok(Node { at, value })
+    Ok(Spanned::new(root.span(), DeValue::Table(root.into_inner())))
 }
 
-fn toml_table(table: DeTable<'_>) -> NodeValue {
-    let members = table.into_iter().map(|(name, value)| NamedNode {
-        at: name.span().start,
-        name: name.into_inner().into_owned(),
-        node: toml_node(value),
-    });
-    let mut members: Vec<NamedNode> = members.collect();
-    members.sort_by_key(|member| member.at);
-    NodeValue::Table(members)
-}
-
-fn toml_node(value: toml::Spanned<DeValue<'_>>) -> Node {
-    let at = value.span().start;
-    let value = match value.into_inner() {
-        DeValue::String(text) => NodeValue::Text(text.into_owned()),
-        DeValue::Integer(number) => NodeValue::Number(number.to_string()),
-        DeValue::Float(number) => NodeValue::Number(number.as_str().to_owned()),
-        DeValue::Boolean(flag) => NodeValue::Bool(flag),
-        DeValue::Array(list) => NodeValue::List(list.into_iter().map(toml_node).collect()),
-        DeValue::Table(inner) => toml_table(inner),
-        DeValue::Datetime(_) => NodeValue::Other,
-    };
-    Node { at, value }
-}
-
-pub(super) fn parse_json(text: &str) -> Result<Node, SyntaxError> {
+pub(super) fn parse_json(text: &str) -> Result<Node<'_>, Mistake> {
     json_node(text, text.trim_start_matches('\u{feff}'))
 }
 
 /// `part` is a slice of `whole`, so that their addresses give its offset.
-fn json_node(whole: &str, part: &str) -> Result<Node, SyntaxError> {
+fn json_node<'a>(whole: &'a str, part: &'a str) -> Result<Node<'a>, Mistake> {
     let offset = part.as_ptr() as usize - whole.as_ptr() as usize;
-    let at = offset + (part.len() - part.trim_start().len());
     let error = |why: serde_json::Error| {
         let lines = part.split_inclusive('\n');
         let lines_before = lines.take(why.line().saturating_sub(1));
@@ -94,251 +49,207 @@ fn json_node(whole: &str, part: &str) -> Result<Node, SyntaxError> {
         let inside = (line_start + why.column().saturating_sub(1)).min(part.len());
         let text = why.to_string();
         let message = text.split(" at line ").next().unwrap_or_default();
-        Spanned {
-            at: offset + inside,
-            value: message.to_owned(),
-        }
+        (offset + inside, message.to_owned())
     };
     let value = match part.trim_start().as_bytes().first() {
         Some(b'{') => {
-            let members: BTreeMap<Cow<'_, str>, &RawValue> = read(part).map_err(error)?;
+            let members: BTreeMap<Cow<'_, str>, &RawValue> =
+                serde_json::from_str(part).map_err(error)?;
             let members = members.into_iter().map(|(name, raw)| {
                 let node = json_node(whole, raw.get())?;
-                Ok(NamedNode {
-                    name: name.into_owned(),
-                    at: node.at,
-                    node,
-                })
+                Ok((Spanned::new(node.span(), name), node))
             });
-            let mut members = members.collect::<Result<Vec<_>, SyntaxError>>()?;
-            members.sort_by_key(|member| member.at);
-            NodeValue::Table(members)
+            DeValue::Table(members.collect::<Result<_, Mistake>>()?)
         }
         Some(b'[') => {
-            let items: Vec<&RawValue> = read(part).map_err(error)?;
+            let items: Vec<&RawValue> = serde_json::from_str(part).map_err(error)?;
             let items = items.into_iter().map(|raw| json_node(whole, raw.get()));
-            NodeValue::List(items.collect::<Result<_, _>>()?)
+            DeValue::Array(items.collect::<Result<_, _>>()?)
         }
-        _ => match read::<serde_json::Value>(part).map_err(error)? {
-            serde_json::Value::String(text) => NodeValue::Text(text),
-            serde_json::Value::Number(_) => NodeValue::Number(part.trim().to_owned()),
-            serde_json::Value::Bool(flag) => NodeValue::Bool(flag),
-            _ => NodeValue::Other,
+        _ => match serde_json::from_str::<Json>(part).map_err(error)? {
+            Json::String(text) => DeValue::String(text.into()),
+            Json::Bool(flag) => DeValue::Boolean(flag),
+            // Every number of JSON is one of TOML.
+            Json::Number(_) => {
+                DeValue::parse(part.trim()).map_or_else(|_| null(), Spanned::into_inner)
+            }
+            _ => null(),
         },
     };
-    Ok(Node { at, value })
+    let start = offset + (part.len() - part.trim_start().len());
+    Ok(Spanned::new(start..offset + part.len(), value))
 }
 
-fn read<'a, T: Deserialize<'a>>(part: &'a str) -> serde_json::Result<T> {
-    serde_json::from_str(part)
-}
-
-impl NodeValue {
-    /// Its type, for "a text was expected, not …".
-    pub(super) fn type_name(&self) -> &'static str {
-        match self {
-            Self::Text(_) => "a text",
-            Self::Number(_) => "a number",
-            Self::Bool(_) => "true or false",
-            Self::List(_) => "a list",
-            Self::Table(_) => "a table",
-            Self::Other => "a date or nothing",
-        }
+/// A number as written.
+fn number(value: &DeValue) -> Option<String> {
+    match value {
+        DeValue::Integer(number) => Some(number.to_string()),
+        DeValue::Float(number) => Some(number.to_string()),
+        _ => None,
     }
 }
 
-impl Node {
-    /// Converts it for readers that accept fields of any type.
-    pub(super) fn to_json(&self) -> serde_json::Value {
-        use serde_json::Value as Json;
-        match &self.value {
-            NodeValue::Text(text) => Json::String(text.clone()),
-            NodeValue::Number(number) => {
-                serde_json::from_str(number).unwrap_or_else(|_| Json::String(number.clone()))
-            }
-            NodeValue::Bool(flag) => Json::Bool(*flag),
-            NodeValue::List(items) => items.iter().map(Self::to_json).collect(),
-            NodeValue::Table(members) => members
-                .iter()
-                .map(|member| (member.name.clone(), member.node.to_json()))
-                .collect(),
-            NodeValue::Other => Json::Null,
+/// A text, or a number as written.
+pub(super) fn text_or_number(value: &DeValue) -> Option<String> {
+    value.as_str().map(str::to_owned).or_else(|| number(value))
+}
+
+/// Converts it for readers that accept fields of any type.
+pub(super) fn to_json(value: &DeValue) -> Json {
+    let nested = |node: &Node| to_json(node.get_ref());
+    match value {
+        DeValue::String(text) => Json::String(text.to_string()),
+        DeValue::Integer(_) | DeValue::Float(_) => {
+            let number = number(value).unwrap_or_default();
+            serde_json::from_str(&number).unwrap_or(Json::String(number))
         }
+        DeValue::Boolean(flag) => Json::Bool(*flag),
+        DeValue::Array(items) => items.iter().map(nested).collect(),
+        DeValue::Table(table) => {
+            let members = table.iter();
+            members
+                .map(|(name, node)| (name.get_ref().to_string(), nested(node)))
+                .collect()
+        }
+        DeValue::Datetime(_) => Json::Null,
     }
 }
 
-/// The fields of one table, which are taken one by one.
-pub(super) struct TableReader(Vec<NamedNode>);
+impl Diagnostics<'_> {
+    /// Reports a value of a wrong type: "`expected`, not a list".
+    pub(super) fn report_type(&mut self, node: &Node, expected: &str) {
+        let found = type_name(node.get_ref());
+        self.report(node.span().start, format!("{expected}, not {found}"));
+    }
+}
 
-impl TableReader {
+fn type_name(value: &DeValue) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+        DeValue::Datetime(_) => "a date or nothing",
+    }
+}
+
+/// The fields of one table; without any if the value is no table, which has been reported.
+#[derive(Clone, Copy)]
+pub(super) struct TableReader<'t>(Option<&'t DeTable<'t>>);
+
+impl<'t> TableReader<'t> {
     /// Accepts only the `known` fields; others are reported.
-    pub(super) fn new(out: &mut Diagnostics, node: &Node, what: &str, known: &[&str]) -> Self {
+    pub(super) fn new(
+        out: &mut Diagnostics,
+        node: &'t Node<'t>,
+        what: &str,
+        known: &[&str],
+    ) -> Self {
         let table = Self::any(out, node, what);
-        for member in &table.0 {
-            if !known.contains(&member.name.as_str()) {
-                let near = suggestion(&member.name, known.iter().copied());
-                let message = format!("unknown field {:?} in {what}{near}", member.name);
-                out.report(member.at, message);
+        for (name, node) in table.members() {
+            if !known.contains(&name) {
+                let near = suggestion(name, known.iter().copied());
+                let at = table.offset(name).unwrap_or(node.span().start);
+                out.report(at, format!("unknown field {name:?} in {what}{near}"));
             }
         }
         table
     }
 
     /// Accepts fields of any name.
-    pub(super) fn any(out: &mut Diagnostics, node: &Node, what: &str) -> Self {
-        match &node.value {
-            NodeValue::Table(members) => Self(members.clone()),
-            other => {
-                let message = format!("{what} is a table, not {}", other.type_name());
-                out.report(node.at, message);
-                Self(Vec::new())
-            }
+    pub(super) fn any(out: &mut Diagnostics, node: &'t Node<'t>, what: &str) -> Self {
+        let table = node.get_ref().as_table();
+        if table.is_none() {
+            out.report_type(node, &format!("{what} is a table"));
         }
+        Self(table)
     }
 
-    pub(super) fn take(&mut self, name: &str) -> Option<NamedNode> {
-        let at = self.0.iter().position(|member| member.name == name)?;
-        Some(self.0.remove(at))
+    pub(super) fn get(self, name: &str) -> Option<&'t Node<'t>> {
+        self.0?.get(name)
     }
 
-    /// The offset of a field that is still there.
-    pub(super) fn offset(&self, name: &str) -> Option<usize> {
-        let found = self.0.iter().find(|member| member.name == name);
-        found.map(|member| member.at)
+    /// The offset of a field's name; in JSON, of its value.
+    pub(super) fn offset(self, name: &str) -> Option<usize> {
+        let (name, _) = self.0?.get_key_value(name)?;
+        Some(name.span().start)
     }
 
-    pub(super) fn text(&mut self, out: &mut Diagnostics, name: &str) -> Option<String> {
-        let Node { at, value } = self.take(name)?.node;
-        match value {
-            NodeValue::Text(text) if !text.trim().is_empty() => return Some(text),
-            NodeValue::Text(_) => out.report(at, format!("{name} is empty")),
-            other => out.report(at, format!("{name} is a text, not {}", other.type_name())),
+    /// All fields, in the order of the text.
+    pub(super) fn members(self) -> Vec<(&'t str, &'t Node<'t>)> {
+        let mut members: Vec<_> = self.0.into_iter().flatten().collect();
+        members.sort_by_key(|(name, _)| name.span().start);
+        let members = members.into_iter();
+        members
+            .map(|(name, node)| (&**name.get_ref(), node))
+            .collect()
+    }
+
+    pub(super) fn text(self, out: &mut Diagnostics, name: &str) -> Option<String> {
+        let node = self.get(name)?;
+        match node.get_ref() {
+            DeValue::String(text) if !text.trim().is_empty() => return Some(text.to_string()),
+            DeValue::String(_) => out.report(node.span().start, format!("{name} is empty")),
+            _ => out.report_type(node, &format!("{name} is a text")),
         }
         None
     }
 
-    /// A text or a number, as text.
-    pub(super) fn scalar(&mut self, out: &mut Diagnostics, name: &str) -> Option<String> {
-        let found = self.0.iter().find(|member| member.name == name)?;
-        match found.node.value.clone() {
-            NodeValue::Number(number) => self.take(name).map(|_| number),
-            _ => self.text(out, name),
-        }
+    pub(super) fn text_or_number(self, out: &mut Diagnostics, name: &str) -> Option<String> {
+        number(self.get(name)?.get_ref()).or_else(|| self.text(out, name))
     }
 
-    pub(super) fn flag(&mut self, out: &mut Diagnostics, name: &str) -> Option<bool> {
-        let Node { at, value } = self.take(name)?.node;
-        match value {
-            NodeValue::Bool(flag) => Some(flag),
-            other => {
-                let message = format!("{name} is true or false, not {}", other.type_name());
-                out.report(at, message);
-                None
-            }
+    pub(super) fn flag(self, out: &mut Diagnostics, name: &str) -> Option<bool> {
+        let node = self.get(name)?;
+        let flag = node.get_ref().as_bool();
+        if flag.is_none() {
+            out.report_type(node, &format!("{name} is true or false"));
         }
+        flag
     }
 
-    /// A list of texts; one text is a list of one.
-    pub(super) fn texts(&mut self, out: &mut Diagnostics, name: &str) -> Vec<Spanned<String>> {
-        let Some(member) = self.take(name) else {
-            return Vec::new();
-        };
-        let items = match member.node.value {
-            NodeValue::List(items) => items,
-            _ => vec![member.node],
+    /// A list of texts with their offsets; one text is a list of one.
+    pub(super) fn texts(self, out: &mut Diagnostics, name: &str) -> Vec<(usize, String)> {
+        let items: &[Node] = match self.get(name).map(|node| (node, node.get_ref())) {
+            None => &[],
+            Some((_, DeValue::Array(items))) => &items[..],
+            Some((node, _)) => std::slice::from_ref(node),
         };
         let mut texts = Vec::new();
-        for Node { at, value } in items {
-            match value {
-                NodeValue::Text(value) => texts.push(Spanned { at, value }),
-                NodeValue::Number(value) if name != "on" => texts.push(Spanned { at, value }),
-                other => out.report(at, format!("{name} holds texts, not {}", other.type_name())),
+        for item in items {
+            match text_or_number(item.get_ref()) {
+                Some(text) => texts.push((item.span().start, text)),
+                None => out.report_type(item, &format!("{name} holds texts")),
             }
         }
         texts
     }
 
     /// `[[name]]`
-    pub(super) fn tables(&mut self, out: &mut Diagnostics, name: &str) -> Vec<Node> {
-        let Some(member) = self.take(name) else {
-            return Vec::new();
-        };
-        match member.node.value {
-            NodeValue::List(items) => items,
-            other => {
-                let found = other.type_name();
+    pub(super) fn tables(self, out: &mut Diagnostics, name: &str) -> &'t [Node<'t>] {
+        match self.get(name).map(Spanned::get_ref) {
+            None => &[],
+            Some(DeValue::Array(items)) => &items[..],
+            Some(other) => {
+                let at = self.offset(name).unwrap_or_default();
+                let found = type_name(other);
                 let message = format!("write [[{name}]]: there can be many; this is {found}");
-                out.report(member.at, message);
-                Vec::new()
+                out.report(at, message);
+                &[]
             }
         }
     }
 
-    /// All fields, each a text.
-    pub(super) fn all_texts(self, out: &mut Diagnostics) -> Vec<(String, Spanned<String>)> {
+    /// All fields, each a text with its offset.
+    pub(super) fn all_texts(self, out: &mut Diagnostics) -> Vec<(&'t str, (usize, String))> {
         let mut texts = Vec::new();
-        for NamedNode { name, node, .. } in self.0 {
-            let at = node.at;
-            match node.value {
-                NodeValue::Text(value) => texts.push((name, Spanned { at, value })),
-                other => out.report(at, format!("{name} is a text, not {}", other.type_name())),
+        for (name, node) in self.members() {
+            match node.get_ref().as_str() {
+                Some(text) => texts.push((name, (node.span().start, text.to_owned()))),
+                None => out.report_type(node, &format!("{name} is a text")),
             }
         }
         texts
-    }
-
-    /// All fields of any type.
-    pub(super) fn into_members(self) -> Vec<NamedNode> {
-        self.0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn member<'a>(node: &'a Node, name: &str) -> &'a NamedNode {
-        let NodeValue::Table(members) = &node.value else {
-            panic!("no table");
-        };
-        members
-            .iter()
-            .find(|member| member.name == name)
-            .expect(name)
-    }
-
-    #[test]
-    fn document_knows_the_offsets_of_its_parts() {
-        let text = "version = 3\n[[rule]]\nname = \"x\"\n";
-        let tree = parse_toml(text).expect("toml");
-        let version = member(&tree, "version");
-        assert_eq!(
-            (version.at, &version.node.value),
-            (0, &NodeValue::Number("3".into()))
-        );
-        let NodeValue::List(rules) = &member(&tree, "rule").node.value else {
-            panic!("no list");
-        };
-        let name = member(&rules[0], "name");
-        assert_eq!(&text[name.node.at..name.node.at + 3], "\"x\"");
-
-        let text = "{ \"rules\": {\n  \"build\": { \"invalidates_cache\": [\"a\", \"b\"] } } }";
-        assert!(is_json(text) && !is_json("[rules]"));
-        let tree = parse_json(text).expect("json");
-        let task = member(&member(&tree, "rules").node, "build");
-        let NodeValue::List(caches) = &member(&task.node, "invalidates_cache").node.value else {
-            panic!("no list");
-        };
-        assert_eq!(&text[caches[1].at..caches[1].at + 3], "\"b\"");
-    }
-
-    #[test]
-    fn document_reports_where_a_syntax_error_is() {
-        let SyntaxError { at, value: why } = parse_toml("a = 1\nb = = 2\n").expect_err("broken");
-        assert_eq!(at, 10, "{why}");
-        let text = "{\n  \"rules\": {\n    \"x\" 1\n  }\n}";
-        let SyntaxError { at, value: why } = parse_json(text).expect_err("broken");
-        assert!(text[..at].matches('\n').count() == 2, "{at} {why}");
-        assert!(!why.contains("line"), "{why}");
     }
 }

@@ -6,42 +6,32 @@
 //! {"<cache>": "<template>"}}`. In JSON, fields of other names belong to the job system and are ignored.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use rust_decimal::Decimal;
 
-use super::change::{EVENT_FIELDS, RuleChange};
-use super::diagnostic::{Diagnostic, Diagnostics, Spanned, suggestion};
-use super::document::{self, Node, NodeValue, TableReader};
+use super::Rules;
+use super::change::{EVENT_FIELDS, RuleChange, parse_kind};
+use super::diagnostic::{Diagnostic, Diagnostics, suggestion, unknown};
+use super::document::{self, Node, TableReader};
 use super::movement::{PriceDelta, parse_percent};
-use super::rule::{Action, Conditions, REASONS, Rule};
+use super::rule::{Action, Conditions, FIELD_CONDITIONS, REASONS, Rule};
 use super::rule_test::RuleTest;
 use super::template::{TargetKind, Template};
 use crate::key::BUILTIN_KEYS;
 use crate::model::{ChangeKind, suggest};
 
-const BUILTIN: &str = include_str!("default.toml");
-
-/// The content of a valid file.
-pub(super) struct LoadedRules {
-    pub(super) version: Arc<str>,
-    pub(super) rules: Vec<Rule>,
-    pub(super) tests: Vec<RuleTest>,
-}
-
-/// Reads the built-in rules.
-pub(super) fn builtin() -> Result<LoadedRules, Vec<Diagnostic>> {
-    let mut loader = RulesLoader::new(BUILTIN);
-    let root = document::parse_toml(BUILTIN);
-    if let Some(root) = loader.out.ok(root) {
-        loader.read_toml(&root);
-    }
-    loader.finish(Arc::from("built-in"), &[])
-}
-
 /// Reads a file. The `builtin` rules are added unless it excludes them.
-pub(super) fn parse(text: &str, builtin: &[Rule]) -> Result<LoadedRules, Vec<Diagnostic>> {
-    let mut loader = RulesLoader::new(text);
+pub(super) fn parse(text: &str, builtin: &[Rule]) -> Result<Rules, Vec<Diagnostic>> {
+    let list = Vec::new();
+    let mut loader = RulesLoader {
+        out: Diagnostics { text, list },
+        version: None,
+        builtin: true,
+        threshold: PriceDelta::SIGNIFICANT,
+        caches: Vec::new(),
+        rules: Vec::new(),
+        tests: Vec::new(),
+    };
     if document::is_json(text) {
         if let Some(root) = loader.out.ok(document::parse_json(text)) {
             loader.read_json(&root);
@@ -49,13 +39,19 @@ pub(super) fn parse(text: &str, builtin: &[Rule]) -> Result<LoadedRules, Vec<Dia
     } else if let Some(root) = loader.out.ok(document::parse_toml(text)) {
         loader.read_toml(&root);
     }
+    let builtin = if loader.builtin { builtin } else { &[] };
+    loader.report_duplicates(builtin);
+    if !loader.out.list.is_empty() {
+        return Err(loader.out.list);
+    }
     let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
-    let version = match &loader.version {
+    let version = match loader.version {
         Some(version) => format!("{version} {hash}"),
         None => hash,
     };
-    let builtin = if loader.builtin { builtin } else { &[] };
-    loader.finish(version.into(), builtin)
+    let own = loader.rules.into_iter().map(|(_, rule)| rule);
+    let rules = builtin.iter().cloned().chain(own).collect();
+    Ok(Rules::new(version.into(), rules, loader.tests))
 }
 
 /// The state of reading one file.
@@ -68,79 +64,53 @@ struct RulesLoader<'a> {
     threshold: Decimal,
     /// Named templates.
     caches: Vec<(String, Template)>,
-    rules: Vec<Spanned<Rule>>,
+    /// With their offsets.
+    rules: Vec<(usize, Rule)>,
     tests: Vec<RuleTest>,
 }
 
-impl<'a> RulesLoader<'a> {
-    fn new(text: &'a str) -> Self {
-        Self {
-            out: Diagnostics::new(text),
-            version: None,
-            builtin: true,
-            threshold: PriceDelta::SIGNIFICANT,
-            caches: Vec::new(),
-            rules: Vec::new(),
-            tests: Vec::new(),
-        }
-    }
-
+impl RulesLoader<'_> {
     fn read_toml(&mut self, root: &Node) {
         let known = ["version", "builtin", "movement", "caches", "rule", "test"];
-        let mut file = TableReader::new(&mut self.out, root, "the file", &known);
-        self.version = file.scalar(&mut self.out, "version");
-        if let Some(builtin) = file.flag(&mut self.out, "builtin") {
-            self.builtin = builtin;
-        }
-        if let Some(movement) = file.take("movement") {
-            let known = ["threshold"];
-            let mut table = TableReader::new(&mut self.out, &movement.node, "[movement]", &known);
-            let threshold = table.take("threshold");
-            let threshold = threshold.and_then(|field| self.out.ok(percent(&field.node)));
+        let file = TableReader::new(&mut self.out, root, "the file", &known);
+        self.version = file.text_or_number(&mut self.out, "version");
+        self.builtin = file.flag(&mut self.out, "builtin").unwrap_or(true);
+        if let Some(movement) = file.get("movement") {
+            let table = TableReader::new(&mut self.out, movement, "[movement]", &["threshold"]);
+            let threshold = table.get("threshold");
+            let threshold = threshold.and_then(|threshold| self.read_percent(threshold));
             self.threshold = threshold.unwrap_or(self.threshold);
         }
-        if let Some(caches) = file.take("caches") {
-            let names = TableReader::any(&mut self.out, &caches.node, "[caches]");
-            for (name, text) in names.all_texts(&mut self.out) {
-                if let Some(template) = self.template(TargetKind::Key, &text) {
-                    self.caches.push((name, template));
-                }
-            }
+        if let Some(caches) = file.get("caches") {
+            self.read_caches(caches, "[caches]", |_| TargetKind::Key);
         }
         for rule in file.tables(&mut self.out, "rule") {
-            self.read_rule(&rule);
+            self.read_rule(rule);
         }
         for test in file.tables(&mut self.out, "test") {
-            self.read_test(&test);
+            self.read_test(test);
         }
     }
 
     fn read_json(&mut self, root: &Node) {
-        let mut file = TableReader::any(&mut self.out, root, "the file");
-        self.version = file.scalar(&mut self.out, "version");
-        if let Some(caches) = file.take("cache_keys") {
-            let caches = TableReader::any(&mut self.out, &caches.node, "cache_keys");
-            for (name, text) in caches.all_texts(&mut self.out) {
-                let kind = match text.value.ends_with('*') {
-                    true => TargetKind::Pattern,
-                    false => TargetKind::Key,
-                };
-                if let Some(template) = self.template(kind, &text) {
-                    self.caches.push((name, template));
-                }
-            }
+        let file = TableReader::any(&mut self.out, root, "the file");
+        self.version = file.text_or_number(&mut self.out, "version");
+        if let Some(caches) = file.get("cache_keys") {
+            self.read_caches(caches, "cache_keys", |text| match text.ends_with('*') {
+                true => TargetKind::Pattern,
+                false => TargetKind::Key,
+            });
         }
-        let Some(rules) = file.take("rules") else {
+        let Some(rules) = file.get("rules") else {
             let message =
                 "\"rules\" is missing: {\"rules\": {\"<task>\": {\"invalidates_cache\": […]}}}";
-            return self.out.report(root.at, message);
+            return self.out.report(root.span().start, message);
         };
         let on = BTreeSet::from([ChangeKind::TaskCompleted]);
-        let rules = TableReader::any(&mut self.out, &rules.node, "rules");
-        for task in rules.into_members() {
-            let mut fields = TableReader::any(&mut self.out, &task.node, "a task");
+        for (task, node) in TableReader::any(&mut self.out, rules, "rules").members() {
+            let fields = TableReader::any(&mut self.out, node, "a task");
             let mut targets = Vec::new();
-            for template in self.named_caches(&mut fields, "invalidates_cache", &on) {
+            for template in self.named_caches(fields, "invalidates_cache", &on) {
                 if !targets.contains(&template) {
                     targets.push(template);
                 }
@@ -149,53 +119,65 @@ impl<'a> RulesLoader<'a> {
             if targets.is_empty() {
                 continue;
             }
+            let tasks = FIELD_CONDITIONS.map(|(name, _)| match name {
+                "task" => vec![task.to_owned()],
+                _ => Vec::new(),
+            });
             let rule = Rule {
-                name: task.name.as_str().into(),
+                name: task.into(),
                 on: on.clone(),
                 when: Conditions {
-                    tasks: vec![task.name],
+                    fields: tasks,
                     ..Conditions::default()
                 },
                 targets,
                 action: Action::Remove,
                 reason: None,
             };
-            let at = task.at;
-            self.rules.push(Spanned { at, value: rule });
+            self.rules.push((node.span().start, rule));
         }
     }
 
-    fn template(&mut self, kind: TargetKind, text: &Spanned<String>) -> Option<Template> {
-        let error = |value| Spanned { at: text.at, value };
-        let template = Template::parse(kind, &text.value).map_err(error);
-        self.out.ok(template)
+    fn read_caches(&mut self, node: &Node, what: &str, kind: fn(&str) -> TargetKind) {
+        let names = TableReader::any(&mut self.out, node, what);
+        for (name, (at, text)) in names.all_texts(&mut self.out) {
+            if let Some(template) = self.template(kind(&text), at, &text) {
+                self.caches.push((name.to_owned(), template));
+            }
+        }
+    }
+
+    fn template(&mut self, kind: TargetKind, at: usize, text: &str) -> Option<Template> {
+        let template = Template::parse(kind, text);
+        self.out.ok(template.map_err(|why| (at, why)))
     }
 
     fn read_rule(&mut self, node: &Node) {
         let known = [
             "name", "on", "when", "keys", "tags", "patterns", "caches", "then", "reason",
         ];
-        let mut fields = TableReader::new(&mut self.out, node, "a rule", &known);
+        let at = node.span().start;
+        let fields = TableReader::new(&mut self.out, node, "a rule", &known);
         let name = fields.text(&mut self.out, "name");
-        let on = self.read_kinds(&mut fields, node.at);
-        let when = fields.take("when");
-        let when = when.map(|when| self.read_conditions(&when.node, &on));
-        let targets = self.read_targets(&mut fields, &on);
+        let on = self.read_kinds(fields, at);
+        let when = fields.get("when");
+        let when = when.map(|when| self.read_conditions(when, &on));
+        let targets = self.read_targets(fields, &on);
         let actions = Action::ALL.map(|then| (then.as_str(), then));
-        let then = self.read_word(&mut fields, "then", &actions);
+        let then = self.read_word(fields, "then", &actions);
         let reasons = REASONS.map(|reason| (reason, reason));
-        let reason = self.read_word(&mut fields, "reason", &reasons);
+        let reason = self.read_word(fields, "reason", &reasons);
         let Some(name) = name else {
             let message = "a rule needs a name: logs and `oddsd rules explain` call it by that";
-            return self.out.report(node.at, message);
+            return self.out.report(at, message);
         };
         if targets.is_empty() && self.out.list.is_empty() {
             let message =
                 format!("rule {name:?} removes nothing: give it keys, tags, patterns or caches");
-            self.out.report(node.at, message);
+            self.out.report(at, message);
         }
         let then = then.unwrap_or_default();
-        self.check_action(then, &targets, node.at);
+        self.check_action(then, &targets, at);
         let rule = Rule {
             name: name.into(),
             on,
@@ -204,25 +186,20 @@ impl<'a> RulesLoader<'a> {
             action: then,
             reason,
         };
-        let at = node.at;
-        self.rules.push(Spanned { at, value: rule });
+        self.rules.push((at, rule));
     }
 
-    fn read_targets(
-        &mut self,
-        fields: &mut TableReader,
-        on: &BTreeSet<ChangeKind>,
-    ) -> Vec<Template> {
+    fn read_targets(&mut self, fields: TableReader, on: &BTreeSet<ChangeKind>) -> Vec<Template> {
         let mut targets = Vec::new();
         for (field, kind) in [
             ("keys", TargetKind::Key),
             ("tags", TargetKind::Tag),
             ("patterns", TargetKind::Pattern),
         ] {
-            for text in fields.texts(&mut self.out, field) {
-                if let Some(template) = self.template(kind, &text) {
-                    self.check_spelling(&template, text.at);
-                    self.check_placeholders(&template, on, text.at);
+            for (at, text) in fields.texts(&mut self.out, field) {
+                if let Some(template) = self.template(kind, at, &text) {
+                    self.check_spelling(&template, at);
+                    self.check_placeholders(&template, on, at);
                     targets.push(template);
                 }
             }
@@ -234,17 +211,16 @@ impl<'a> RulesLoader<'a> {
     /// The templates of the caches that a field names.
     fn named_caches(
         &mut self,
-        fields: &mut TableReader,
+        fields: TableReader,
         field: &str,
         on: &BTreeSet<ChangeKind>,
     ) -> Vec<Template> {
         let mut templates = Vec::new();
-        for Spanned { at, value: name } in fields.texts(&mut self.out, field) {
+        for (at, name) in fields.texts(&mut self.out, field) {
             let found = self.caches.iter().find(|(known, _)| *known == name);
             let Some((_, template)) = found.cloned() else {
                 let known = self.caches.iter().map(|(known, _)| known.as_str());
-                let message = format!("unknown cache {name:?}{}", suggestion(&name, known));
-                self.out.report(at, message);
+                self.out.report(at, unknown("cache", &name, known));
                 continue;
             };
             self.check_placeholders(&template, on, at);
@@ -253,7 +229,7 @@ impl<'a> RulesLoader<'a> {
         templates
     }
 
-    fn read_kinds(&mut self, fields: &mut TableReader, at: usize) -> BTreeSet<ChangeKind> {
+    fn read_kinds(&mut self, fields: TableReader, at: usize) -> BTreeSet<ChangeKind> {
         let words = fields.texts(&mut self.out, "on");
         if words.is_empty() {
             self.out.report(
@@ -261,25 +237,18 @@ impl<'a> RulesLoader<'a> {
                 "a rule needs `on`: the changes that it is for, such as [\"price_changed\"]",
             );
         }
-        let mut kinds = BTreeSet::new();
-        for Spanned { at, value: word } in words {
-            match ChangeKind::parse(&word) {
-                Some(kind) => drop(kinds.insert(kind)),
-                None => {
-                    let known = ChangeKind::ALL.map(ChangeKind::as_str);
-                    let message = format!("unknown change {word:?}{}", suggestion(&word, known));
-                    self.out.report(at, message);
-                }
-            }
-        }
-        kinds
+        let kinds = words.into_iter().filter_map(|(at, word)| {
+            let kind = parse_kind(&word).map_err(|why| (at, why));
+            self.out.ok(kind)
+        });
+        kinds.collect()
     }
 
     fn read_conditions(&mut self, node: &Node, on: &BTreeSet<ChangeKind>) -> Conditions {
         let known = [
             "sport", "league", "event", "market", "table", "task", "movement",
         ];
-        let mut fields = TableReader::new(&mut self.out, node, "`when`", &known);
+        let fields = TableReader::new(&mut self.out, node, "`when`", &known);
         for name in known {
             let Some(at) = fields.offset(name) else {
                 continue;
@@ -289,34 +258,38 @@ impl<'a> RulesLoader<'a> {
                 self.out.report(at, format!("{kind} has no {name}, so this can never be met: write a rule of its own for it"));
             }
         }
-        let mut texts = |name| {
-            let found = fields.texts(&mut self.out, name);
-            let mut found: Vec<String> = found.into_iter().map(|text| text.value).collect();
+        let mut sorted_texts = |name| {
+            let found = fields.texts(&mut self.out, name).into_iter();
+            let mut found: Vec<String> = found.map(|(_, text)| text).collect();
             found.sort();
             found
         };
-        let mut when = Conditions {
-            sports: texts("sport"),
-            leagues: texts("league"),
-            events: texts("event"),
-            markets: texts("market"),
-            tables: texts("table"),
-            tasks: texts("task"),
-            moved: None,
-        };
-        if let Some(movement) = fields.take("movement") {
-            when.moved = match &movement.node.value {
-                NodeValue::Text(word) if word == "significant" => Some(self.threshold),
-                _ => self.out.ok(percent(&movement.node)),
-            };
+        Conditions {
+            fields: FIELD_CONDITIONS.map(|(name, _)| sorted_texts(name)),
+            markets: sorted_texts("market"),
+            moved: fields
+                .get("movement")
+                .and_then(|movement| match movement.get_ref().as_str() {
+                    Some("significant") => Some(self.threshold),
+                    _ => self.read_percent(movement),
+                }),
         }
-        when
+    }
+
+    fn read_percent(&mut self, node: &Node) -> Option<Decimal> {
+        let Some(text) = document::text_or_number(node.get_ref()) else {
+            let expected = "a percentage such as \"10%\" was expected";
+            self.out.report_type(node, expected);
+            return None;
+        };
+        let ratio = parse_percent(&text);
+        self.out.ok(ratio.map_err(|why| (node.span().start, why)))
     }
 
     /// Reads one word of a closed set.
     fn read_word<T: Copy>(
         &mut self,
-        fields: &mut TableReader,
+        fields: TableReader,
         field: &str,
         known: &[(&str, T)],
     ) -> Option<T> {
@@ -325,8 +298,7 @@ impl<'a> RulesLoader<'a> {
         let found = known.iter().find(|(name, _)| *name == word);
         if found.is_none() {
             let names = known.iter().map(|(name, _)| *name);
-            let message = format!("unknown {field} {word:?}{}", suggestion(&word, names));
-            self.out.report(at, message);
+            self.out.report(at, unknown(field, &word, names));
         }
         found.map(|(_, value)| *value)
     }
@@ -381,30 +353,27 @@ impl<'a> RulesLoader<'a> {
 
     fn read_test(&mut self, node: &Node) {
         let known = ["name", "change", "removes"];
-        let mut fields = TableReader::new(&mut self.out, node, "a test", &known);
+        let at = node.span().start;
+        let fields = TableReader::new(&mut self.out, node, "a test", &known);
         let name = fields.text(&mut self.out, "name").unwrap_or_default();
         let removes = fields.texts(&mut self.out, "removes");
-        let Some(change) = fields.take("change") else {
-            return self.out.report(node.at, "a test needs `change`: what happens, such as { change = \"price_changed\", event_id = \"x\" }");
+        let Some(change) = fields.get("change") else {
+            return self.out.report(at, "a test needs `change`: what happens, such as { change = \"price_changed\", event_id = \"x\" }");
         };
-        match RuleChange::parse(&change.node.to_json()) {
-            Err(why) => self.out.report(change.node.at, why),
+        match RuleChange::parse(&document::to_json(change.get_ref())) {
+            Err(why) => self.out.report(change.span().start, why),
             Ok(change) => self.tests.push(RuleTest {
-                line: self.out.line(node.at),
+                line: Diagnostic::at(self.out.text, at, "").line,
                 name,
                 change,
-                removes: removes.into_iter().map(|text| text.value).collect(),
+                removes: removes.into_iter().map(|(_, text)| text).collect(),
             }),
         }
     }
 
-    fn finish(
-        mut self,
-        version: Arc<str>,
-        builtin: &[Rule],
-    ) -> Result<LoadedRules, Vec<Diagnostic>> {
+    fn report_duplicates(&mut self, builtin: &[Rule]) {
         let mut seen: Vec<&Rule> = builtin.iter().collect();
-        for Spanned { at, value: rule } in &self.rules {
+        for (at, rule) in &self.rules {
             let same = |other: &&&Rule| {
                 other.name == rule.name
                     || (&other.on, &other.when, &other.targets, other.action)
@@ -423,15 +392,6 @@ impl<'a> RulesLoader<'a> {
             }
             seen.push(rule);
         }
-        if !self.out.list.is_empty() {
-            return Err(self.out.list);
-        }
-        let own = self.rules.into_iter().map(|rule| rule.value);
-        Ok(LoadedRules {
-            version,
-            rules: builtin.iter().cloned().chain(own).collect(),
-            tests: self.tests,
-        })
     }
 }
 
@@ -505,15 +465,4 @@ fn has_condition(kind: ChangeKind, condition: &str) -> bool {
         "market" | "movement" => kind.is_price_change(),
         _ => !has_own_fields(kind),
     }
-}
-
-fn percent(node: &Node) -> Result<Decimal, Spanned<String>> {
-    let ratio = match &node.value {
-        NodeValue::Text(text) | NodeValue::Number(text) => parse_percent(text),
-        other => Err(format!(
-            "a percentage such as \"10%\" was expected, not {}",
-            other.type_name()
-        )),
-    };
-    ratio.map_err(|value| Spanned { at: node.at, value })
 }

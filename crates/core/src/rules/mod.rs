@@ -26,7 +26,7 @@ pub use rule_test::FailedTest;
 pub use template::{RuleTarget, TargetKind, Template};
 
 use crate::model::{ChangeKind, EventStatus};
-use load::LoadedRules;
+use rule::FIELD_CONDITIONS;
 use rule_test::RuleTest;
 
 /// The rules in force.
@@ -43,19 +43,31 @@ pub struct Rules {
 }
 
 impl Rules {
+    fn new(version: Arc<str>, rules: Vec<Rule>, tests: Vec<RuleTest>) -> Self {
+        Self {
+            version,
+            index: RuleIndex::new(&rules),
+            needs_lines: rules.iter().any(Rule::needs_lines),
+            tracks_movement: rules.iter().any(|rule| rule.when.moved.is_some()),
+            rules,
+            tests,
+        }
+    }
+
     /// The built-in rules.
     pub fn builtin() -> &'static Arc<Self> {
         static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| {
-            let rules = load::builtin().expect("a test loads the built-in rules");
-            Arc::new(rules.into())
+            let rules = load::parse(include_str!("default.toml"), &[]);
+            let rules = rules.expect("a test loads the built-in rules");
+            let version = Arc::from("built-in");
+            Arc::new(Rules { version, ..rules })
         });
         &RULES
     }
 
     /// Reads a rules file in TOML or JSON. `file` is the name that its diagnostics show.
     pub fn parse(file: &str, text: &str) -> Result<Self, RulesError> {
-        let loaded = load::parse(text, &Self::builtin().rules);
-        loaded.map(Self::from).map_err(|mut diagnostics| {
+        load::parse(text, &Self::builtin().rules).map_err(|mut diagnostics| {
             diagnostics.sort();
             diagnostics.dedup();
             let file = file.to_owned();
@@ -69,18 +81,8 @@ impl Rules {
     }
 
     /// The rules, built-in ones first.
-    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+    pub fn iter(&self) -> std::slice::Iter<'_, Rule> {
         self.rules.iter()
-    }
-
-    /// Number of rules.
-    pub fn len(&self) -> usize {
-        self.rules.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
     }
 
     /// Whether the result for this change depends on its single prices.
@@ -100,8 +102,8 @@ impl Rules {
         change: &RuleChange,
         after: Option<EventStatus>,
     ) -> Vec<RuleMatch<'_>> {
-        let accepting = self.candidates(change).filter(|rule| rule.accepts(change));
-        accepting
+        let candidates = self.candidates(change);
+        candidates
             .filter_map(|rule| rule.match_change(change, after))
             .collect()
     }
@@ -131,58 +133,33 @@ impl Rules {
     }
 }
 
-impl From<LoadedRules> for Rules {
-    fn from(loaded: LoadedRules) -> Self {
-        let rules = loaded.rules;
-        Self {
-            version: loaded.version,
-            index: RuleIndex::new(&rules),
-            needs_lines: rules.iter().any(Rule::needs_lines),
-            tracks_movement: rules.iter().any(|rule| rule.when.moved.is_some()),
-            rules,
-            tests: loaded.tests,
-        }
-    }
-}
-
-/// Fields of a change by which rules are indexed, the most selective first.
-const INDEXED_FIELDS: [&str; 5] = ["task", "table", "event_id", "league_id", "sport_id"];
-
-/// Rules by the kind of change, and by the first indexed field that they restrict.
+/// Rules by the kind of change, and by the most selective field that they restrict.
 #[derive(Clone, Debug, Default)]
 struct RuleIndex([KindIndex; ChangeKind::ALL.len()]);
 
 /// Positions of the rules for one kind of change.
 #[derive(Clone, Debug, Default)]
 struct KindIndex {
-    /// Rules without a condition on any of [`INDEXED_FIELDS`].
+    /// Rules without any of [`FIELD_CONDITIONS`].
     unrestricted: Vec<usize>,
-    by_value: [HashMap<String, Vec<usize>>; INDEXED_FIELDS.len()],
+    by_value: [HashMap<String, Vec<usize>>; FIELD_CONDITIONS.len()],
 }
 
 impl RuleIndex {
     fn new(rules: &[Rule]) -> Self {
         let mut index = Self::default();
         for (at, rule) in rules.iter().enumerate() {
-            let when = &rule.when;
-            let wanted = [
-                &when.tasks,
-                &when.tables,
-                &when.events,
-                &when.leagues,
-                &when.sports,
-            ];
-            let first = wanted.iter().position(|wanted| !wanted.is_empty());
+            let mut conditions = rule.when.fields.iter().enumerate();
+            let first = conditions.find(|(_, wanted)| !wanted.is_empty());
             for kind in &rule.on {
                 let of_kind = &mut index.0[*kind as usize];
-                match first {
-                    None => of_kind.unrestricted.push(at),
-                    Some(field) => {
-                        let by_value = &mut of_kind.by_value[field];
-                        for value in wanted[field] {
-                            by_value.entry(value.clone()).or_default().push(at);
-                        }
-                    }
+                let Some((field, wanted)) = first else {
+                    of_kind.unrestricted.push(at);
+                    continue;
+                };
+                for value in wanted {
+                    let by_value = &mut of_kind.by_value[field];
+                    by_value.entry(value.clone()).or_default().push(at);
                 }
             }
         }
@@ -195,7 +172,7 @@ impl RuleIndex {
         for kind in &change.kinds {
             let of_kind = &self.0[*kind as usize];
             found.extend(&of_kind.unrestricted);
-            for (field, by_value) in INDEXED_FIELDS.iter().zip(&of_kind.by_value) {
+            for ((_, field), by_value) in FIELD_CONDITIONS.iter().zip(&of_kind.by_value) {
                 if by_value.is_empty() {
                     continue;
                 }

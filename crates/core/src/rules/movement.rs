@@ -44,19 +44,12 @@ impl PriceDelta {
 
     /// Compares two prices.
     pub fn between(old: Option<&DisplayedPrice>, new: Option<&DisplayedPrice>) -> Self {
-        let (Some(old), Some(new)) = (old, new) else {
-            return Self::StateChange;
-        };
-        if !old.open
-            || !new.open
-            || old.point != new.point
-            || old.decimal.is_zero()
-            || new.decimal.is_zero()
-        {
-            return Self::StateChange;
-        }
-        let (old, new) = (odds(old), odds(new));
-        Ratio::of(old, new).map_or(Self::StateChange, Self::Ratio)
+        let has_odds = |price: &DisplayedPrice| price.open && !price.decimal.is_zero();
+        let shown = old
+            .zip(new)
+            .filter(|(old, new)| has_odds(old) && has_odds(new) && old.point == new.point);
+        let ratio = shown.and_then(|(old, new)| Ratio::of(odds(old), odds(new)));
+        ratio.map_or(Self::StateChange, Self::Ratio)
     }
 
     /// Whether it exceeds the threshold; a change of state always does.
@@ -69,10 +62,11 @@ impl PriceDelta {
 
     /// In percent, rounded to two places. `None` for a change of state.
     pub fn percent(&self) -> Option<Decimal> {
-        match self {
-            Self::StateChange => None,
-            Self::Ratio(ratio) => ratio.percent(),
-        }
+        let Self::Ratio(ratio) = self else {
+            return None;
+        };
+        let percent = ratio.rounded()?.checked_mul(Decimal::ONE_HUNDRED)?;
+        Some(percent.round_dp(2).normalize())
     }
 
     /// A movement by this ratio.
@@ -107,28 +101,19 @@ impl Ratio {
         let part = |n: i128| Decimal::try_from_i128_with_scale(n, 0).ok();
         part(self.over)?.checked_div(part(self.under)?)
     }
-
-    fn percent(&self) -> Option<Decimal> {
-        let percent = self.rounded()?.checked_mul(Decimal::ONE_HUNDRED)?;
-        Some(percent.round_dp(2).normalize())
-    }
 }
 
 /// The fraction if the decimal was derived from it (American −105 is 20/21, which has no finite decimal); else
 /// the decimal, which is exact.
 fn odds(shown: &DisplayedPrice) -> OddsFraction {
     let derived = shown.fractional.filter(|fraction| {
-        let decimal = fraction
-            .decimal()
-            .map(|decimal| decimal.round_dp(DERIVED_SCALE).normalize());
-        decimal == Some(shown.decimal.normalize()) && shown.decimal.scale() >= DERIVED_SCALE
+        fraction.decimal() == Some(shown.decimal.normalize())
+            && shown.decimal.scale() >= DERIVED_SCALE
     });
     match derived {
         Some(fraction) => {
-            let (profit, stake) = (
-                i128::from(fraction.profit.get()),
-                i128::from(fraction.stake.get()),
-            );
+            let profit = i128::from(fraction.profit.get());
+            let stake = i128::from(fraction.stake.get());
             (profit + stake, stake)
         }
         None => {
@@ -155,69 +140,48 @@ mod tests {
     use crate::model::Offer;
     use proptest::prelude::*;
 
-    fn decimal(text: &str) -> DisplayedPrice {
+    fn shown(decimal: Decimal, fractional: Option<Fraction>) -> DisplayedPrice {
         DisplayedPrice {
-            decimal: text.parse().expect(text),
-            fractional: None,
+            decimal,
+            fractional,
             point: None,
             open: true,
         }
+    }
+
+    fn decimal(text: &str) -> DisplayedPrice {
+        shown(text.parse().expect(text), None)
     }
 
     fn american(odds: i64) -> DisplayedPrice {
         let offer = Offer::american(odds).expect("valid");
-        DisplayedPrice {
-            decimal: offer.decimal,
-            fractional: offer.fractional,
-            point: None,
-            open: true,
-        }
+        shown(offer.decimal, offer.fractional)
     }
 
     fn fractional(text: &str) -> DisplayedPrice {
         let fraction = Fraction::parse(text).expect(text);
-        DisplayedPrice {
-            decimal: fraction.decimal().expect("decimal"),
-            fractional: Some(fraction),
-            point: None,
-            open: true,
-        }
-    }
-
-    fn over(old: &DisplayedPrice, new: &DisplayedPrice, threshold: &str) -> bool {
-        PriceDelta::between(Some(old), Some(new)).exceeds(threshold.parse().expect("a number"))
-    }
-
-    fn percent(old: &DisplayedPrice, new: &DisplayedPrice) -> String {
-        let percent = PriceDelta::between(Some(old), Some(new)).percent();
-        percent.map_or("state".into(), |percent| percent.to_string())
+        shown(fraction.decimal().expect("decimal"), Some(fraction))
     }
 
     #[test]
     fn movement_is_exact_at_the_threshold() {
-        assert_eq!(percent(&american(-105), &american(105)), "5");
-        assert!(
-            !over(&american(-105), &american(105), "0.05"),
-            "exactly 5 % is not over 5 %"
-        );
-        assert!(over(&american(-105), &american(106), "0.05"));
-        assert_eq!(percent(&decimal("2.0"), &decimal("2.2")), "10");
-        assert!(
-            !over(&decimal("2.0"), &decimal("2.2"), "0.1"),
-            "exactly 10 %"
-        );
-        assert!(over(&decimal("2.0"), &decimal("2.201"), "0.10"));
-        assert!(
-            !over(&decimal("2.20"), &decimal("1.98"), "0.1"),
-            "and downwards"
-        );
-        assert_eq!(percent(&fractional("5/2"), &fractional("3/1")), "14.29");
-        assert_eq!(percent(&fractional("1/3"), &fractional("2/3")), "25");
-        assert!(
-            !over(&fractional("1/3"), &fractional("2/3"), "0.25"),
-            "thirds have no end in decimals"
-        );
-        assert_eq!(percent(&decimal("3.5"), &decimal("3.5")), "0");
+        for (old, new, percent, threshold, exceeds) in [
+            (american(-105), american(105), "5", "0.05", false),
+            (american(-105), american(106), "5.51", "0.05", true),
+            (decimal("2.0"), decimal("2.2"), "10", "0.1", false),
+            (decimal("2.0"), decimal("2.201"), "10.05", "0.10", true),
+            (decimal("2.20"), decimal("1.98"), "10", "0.1", false),
+            (fractional("5/2"), fractional("3/1"), "14.29", "0.1", true),
+            // Thirds have no end in decimals.
+            (fractional("1/3"), fractional("2/3"), "25", "0.25", false),
+            (decimal("3.5"), decimal("3.5"), "0", "0", false),
+        ] {
+            let delta = PriceDelta::between(Some(&old), Some(&new));
+            let found = delta.percent().map(|percent| percent.to_string());
+            assert_eq!(found.as_deref(), Some(percent), "{old:?} {new:?}");
+            let threshold = threshold.parse().expect("a number");
+            assert_eq!(delta.exceeds(threshold), exceeds, "{old:?} {new:?}");
+        }
     }
 
     #[test]
@@ -227,16 +191,11 @@ mod tests {
             PriceDelta::between(old, new) == PriceDelta::StateChange
         };
         let suspended = DisplayedPrice { open: false, ..was };
-        let (line, other_line) = (
-            DisplayedPrice {
-                point: Some("-3.5".parse().expect("a point")),
-                ..was
-            },
-            DisplayedPrice {
-                point: Some(Decimal::ZERO),
-                ..was
-            },
-        );
+        let with_point = |tenths| DisplayedPrice {
+            point: Some(Decimal::new(tenths, 1)),
+            ..was
+        };
+        let (line, other_line) = (with_point(-35), with_point(0));
         assert!(state(None, Some(&was)) && state(Some(&was), None));
         assert!(state(Some(&was), Some(&suspended)) && state(Some(&suspended), Some(&was)));
         assert!(state(Some(&decimal("0")), Some(&was)) && state(Some(&was), Some(&decimal("0"))));
@@ -248,27 +207,13 @@ mod tests {
         assert!(PriceDelta::StateChange.exceeds(Decimal::ONE_HUNDRED));
     }
 
-    #[test]
-    fn movement_adds_up_against_the_shown_price() {
-        let (mut price, cached) = (decimal("10"), decimal("10"));
-        let mut over_at = Vec::new();
-        for step in 1..=5 {
-            price.decimal = (price.decimal * Decimal::new(109, 2)).round_dp(6);
-            if over(&cached, &price, "0.1") {
-                over_at.push(step);
-            }
-        }
-        assert_eq!(over_at, [2, 3, 4, 5]);
-    }
-
     proptest! {
         #[test]
         fn movement_agrees_with_integer_arithmetic(a in 1_001i64..1_000_000, b in 1_001i64..1_000_000, t in 0i64..2_000) {
             let (old, new) = (Decimal::new(a, 3), Decimal::new(b, 3));
-            let threshold = Decimal::new(t, 3);
-            let shown = |decimal| DisplayedPrice { decimal, fractional: None, point: None, open: true };
+            let delta = PriceDelta::between(Some(&shown(old, None)), Some(&shown(new, None)));
             let exact = i128::from((a - b).abs()) * 1000 > i128::from(t) * i128::from(a);
-            prop_assert_eq!(over(&shown(old), &shown(new), &threshold.to_string()), exact);
+            prop_assert_eq!(delta.exceeds(Decimal::new(t, 3)), exact);
         }
     }
 }

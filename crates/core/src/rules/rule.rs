@@ -22,7 +22,7 @@ pub struct Rule {
     /// The kinds of change that it is for.
     pub on: BTreeSet<ChangeKind>,
     pub(super) when: Conditions,
-    /// What it invalidates.
+    /// The targets that it invalidates.
     pub targets: Vec<Template>,
     /// How it invalidates them.
     pub action: Action,
@@ -46,15 +46,21 @@ pub enum Action {
 
 text_forms!(Action);
 
+/// Conditions on a field of a change: their name in a rules file, and the field. The most selective one is first.
+pub(super) const FIELD_CONDITIONS: [(&str, &str); 5] = [
+    ("task", "task"),
+    ("table", "table"),
+    ("event", "event_id"),
+    ("league", "league_id"),
+    ("sport", "sport_id"),
+];
+
 /// Conditions of a rule; an empty list accepts every value.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Conditions {
-    pub(super) sports: Vec<String>,
-    pub(super) leagues: Vec<String>,
-    pub(super) events: Vec<String>,
+    /// One list for each of [`FIELD_CONDITIONS`].
+    pub(super) fields: [Vec<String>; FIELD_CONDITIONS.len()],
     pub(super) markets: Vec<String>,
-    pub(super) tables: Vec<String>,
-    pub(super) tasks: Vec<String>,
     /// Movements over this ratio, and changes of state.
     pub(super) moved: Option<Decimal>,
 }
@@ -108,21 +114,15 @@ impl Rule {
     /// The first condition on a field that is not met. An unknown value counts as met: a removal too many costs one
     /// load, one too few leaves an old answer.
     fn unmet_field(&self, change: &RuleChange) -> Option<(&'static str, &[String])> {
-        let when = &self.when;
-        let all: [(&'static str, &'static str, &[String]); 5] = [
-            ("sport", "sport_id", &when.sports),
-            ("league", "league_id", &when.leagues),
-            ("event", "event_id", &when.events),
-            ("table", "table", &when.tables),
-            ("task", "task", &when.tasks),
-        ];
-        let unmet = all.into_iter().find(|(_, field, wanted)| {
+        let conditions = FIELD_CONDITIONS.iter().zip(&self.when.fields).rev();
+        let mut unmet = conditions.filter(|((_, field), wanted)| {
             let values = change.fields.get(field);
             !wanted.is_empty()
                 && !values.is_empty()
                 && !values.iter().any(|value| wanted.contains(value))
         });
-        unmet.map(|(name, _, wanted)| (name, wanted))
+        let ((name, _), wanted) = unmet.next()?;
+        Some((*name, wanted))
     }
 
     /// Explains why the rule does not match the change; `None` if it does.
@@ -131,16 +131,18 @@ impl Rule {
             return Some(format!("only for {name} {}", wanted.join(", ")));
         }
         let lines = change.prices.as_ref()?;
-        if !self.needs_lines() || lines.iter().any(|line| self.accepts_line(line)) {
-            let over = self.when.moved?;
-            let is_minor = |line: &PriceLine| line.moved.is_some_and(|moved| !moved.exceeds(over));
-            let mut accepted = lines.iter().filter(|line| self.accepts_line(line));
-            let percent = (over * Decimal::ONE_HUNDRED).normalize();
-            return accepted
-                .all(is_minor)
-                .then(|| format!("only for movements over {percent} %"));
+        let accepted: Vec<&PriceLine> = lines
+            .iter()
+            .filter(|line| self.accepts_line(line))
+            .collect();
+        if self.needs_lines() && accepted.is_empty() {
+            return Some(format!("only for market {}", self.when.markets.join(", ")));
         }
-        Some(format!("only for market {}", self.when.markets.join(", ")))
+        let over = self.when.moved?;
+        let is_minor = |line: &&PriceLine| line.moved.is_some_and(|moved| !moved.exceeds(over));
+        let percent = (over * Decimal::ONE_HUNDRED).normalize();
+        let minor = accepted.iter().all(is_minor);
+        minor.then(|| format!("only for movements over {percent} %"))
     }
 
     fn accepts_line(&self, line: &PriceLine) -> bool {
@@ -148,12 +150,15 @@ impl Rule {
             && (self.when.markets.is_empty() || self.when.markets.contains(&line.market))
     }
 
-    /// The targets for a change whose fields it accepts; `None` if it accepts none of the change's prices.
+    /// The targets for a change; `None` if it does not accept the change's fields or any of its prices.
     pub(super) fn match_change(
         &self,
         change: &RuleChange,
         after: Option<EventStatus>,
     ) -> Option<RuleMatch<'_>> {
+        if !self.accepts(change) {
+            return None;
+        }
         let mut hit = RuleMatch {
             rule: self,
             reason: self.reason_for(change, after),
@@ -213,7 +218,7 @@ impl Rule {
                         });
                 // Only different prices can give one target several times.
                 let known =
-                    lines.and_then(|_| hit.targets.iter_mut().find(|aim| aim.target == target));
+                    lines.and_then(|_| hit.targets.iter_mut().find(|known| known.target == target));
                 match known {
                     None => hit.targets.push(PlannedTarget { target, if_moved }),
                     Some(known) => match (&mut known.if_moved, if_moved) {
@@ -244,8 +249,8 @@ impl Rule {
 
 impl RuleChange {
     /// Whether the movement that a target depends on has happened. An unknown movement counts as one.
-    pub fn moved_enough_for(&self, aim: &PlannedTarget) -> bool {
-        let Some(if_moved) = &aim.if_moved else {
+    pub fn moved_enough_for(&self, planned: &PlannedTarget) -> bool {
+        let Some(if_moved) = &planned.if_moved else {
             return true;
         };
         let lines = self.prices.as_deref().unwrap_or_default();
@@ -276,12 +281,18 @@ pub fn removal_reason(
     kinds: impl IntoIterator<Item = ChangeKind>,
     after: Option<EventStatus>,
 ) -> &'static str {
-    let of = |kind: ChangeKind| match (kind, after) {
-        (ChangeKind::StatusChanged, Some(EventStatus::Cancelled | EventStatus::Abandoned)) => {
-            "CANCELLED"
-        }
-        (ChangeKind::StatusChanged, Some(EventStatus::Postponed)) => "POSTPONED",
-        (kind, _) => kind.reason(),
+    use {ChangeKind::*, EventStatus::*};
+    let of = |kind: ChangeKind| match kind {
+        StatusChanged => match after {
+            Some(Cancelled | Abandoned) => "CANCELLED",
+            Some(Postponed) => "POSTPONED",
+            _ => "STATUS_CHANGE",
+        },
+        EventAdded | EventChanged | EventRemoved | SelectionChanged | RoundEnded => "EVENT_CHANGE",
+        PriceChanged | PriceWithdrawn => "PRICE_CHANGE",
+        RowChanged => "ROW_CHANGE",
+        TaskCompleted => "TASK_COMPLETED",
+        Manual => "MANUAL",
     };
     let rank = |reason: &&str| REASONS.iter().position(|known| known == reason);
     let first = kinds.into_iter().map(of).min_by_key(rank);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::change::RuleChange;
-use super::rule::RuleMatch;
+use super::rule::{PlannedTarget, RuleMatch};
 
 #[derive(Clone, Debug)]
 pub(super) struct RuleTest {
@@ -35,11 +35,9 @@ impl RuleTest {
     pub(super) fn check(&self, matches: Vec<RuleMatch<'_>>) -> Option<FailedTest> {
         let (mut removed, mut faults) = (BTreeSet::new(), Vec::new());
         for matched in matches {
-            let aims = matched
-                .targets
-                .iter()
-                .filter(|aim| self.change.moved_enough_for(aim));
-            removed.extend(aims.map(|aim| aim.target.to_string()));
+            let moved = |planned: &&PlannedTarget| self.change.moved_enough_for(planned);
+            let planned = matched.targets.iter().filter(moved);
+            removed.extend(planned.map(|planned| planned.target.to_string()));
             faults.extend(matched.errors);
         }
         let missing: Vec<String> = self.removes.difference(&removed).cloned().collect();

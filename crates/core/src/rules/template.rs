@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use crate::key::{self, Key, Tag, escape, escape_into};
+use crate::key::{InvalidationTarget, Key, Tag, escape_into, escape_parts};
 
 /// The values of a placeholder in one change.
 #[derive(Clone, Copy, Debug)]
@@ -28,14 +28,14 @@ pub enum RuleTarget {
     Tag(Tag),
 }
 
-impl From<key::InvalidationTarget<'_>> for RuleTarget {
+impl From<InvalidationTarget<'_>> for RuleTarget {
     /// Keys to remove and keys to mark stale alike become keys.
-    fn from(target: key::InvalidationTarget<'_>) -> Self {
+    fn from(target: InvalidationTarget<'_>) -> Self {
         match target {
-            key::InvalidationTarget::Key(key) | key::InvalidationTarget::MarkStale(key) => {
+            InvalidationTarget::Key(key) | InvalidationTarget::MarkStale(key) => {
                 Self::Key(key.clone())
             }
-            key::InvalidationTarget::Tag(tag) => Self::Tag(tag.clone()),
+            InvalidationTarget::Tag(tag) => Self::Tag(tag.clone()),
         }
     }
 }
@@ -277,12 +277,6 @@ fn segments(text: &str) -> Result<Vec<Segment>, String> {
         segments.push(Segment::Literal(rest.to_owned()));
     }
     Ok(segments)
-}
-
-/// Escapes the parts between `:`.
-fn escape_parts(text: &str) -> String {
-    let parts: Vec<String> = text.split(':').map(escape).collect();
-    parts.join(":")
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::rule::Conditions;
+use super::rule::{Conditions, FIELD_CONDITIONS};
 use super::*;
 
 fn rules(text: &str) -> Rules {
@@ -24,11 +24,9 @@ fn removed(rules: &Rules, change: Value) -> Vec<String> {
     let mut found = BTreeSet::new();
     for hit in rules.match_change(&change, None) {
         assert!(hit.errors.is_empty(), "{:?}", hit.errors);
-        let aims = hit
-            .targets
-            .iter()
-            .filter(|aim| change.moved_enough_for(aim));
-        found.extend(aims.map(|aim| aim.target.to_string()));
+        let moved = |planned: &&PlannedTarget| change.moved_enough_for(planned);
+        let planned = hit.targets.iter().filter(moved);
+        found.extend(planned.map(|planned| planned.target.to_string()));
     }
     found.into_iter().collect()
 }
@@ -87,14 +85,21 @@ fn rules_in_json_load() {
     assert_eq!(hits[0].targets.len(), 1, "the target that can be rendered");
     assert!(hits[0].errors[0].contains("run_id"), "{:?}", hits[0].errors);
 
-    let wrong = text.replace("\"overview\"]", "\"overveiw\"]");
-    let why = Rules::parse("rules.json", &wrong)
-        .expect_err("unknown cache")
-        .to_string();
-    assert!(
-        why.starts_with("rules.json:4:57: unknown cache \"overveiw\" (did you mean \"overview\"?)"),
-        "{why}"
-    );
+    for (right, wrong, diagnostic) in [
+        (
+            "\"overview\"]",
+            "\"overveiw\"]",
+            "rules.json:4:57: unknown cache \"overveiw\" (did you mean \"overview\"?)",
+        ),
+        (
+            "\"timeout\": 30",
+            "\"timeout\" 30",
+            "rules.json:4:81: expected `:`",
+        ),
+    ] {
+        let why = Rules::parse("rules.json", &text.replace(right, wrong)).expect_err(wrong);
+        assert_eq!(why.to_string(), diagnostic);
+    }
 }
 
 #[test]
@@ -136,7 +141,10 @@ keys = ['races:by-stege:v1']
         assert!(found.contains(line), "{line}\n--- found:\n{found}");
     }
     let others = "[caches]\nx = 'races:by-stege:v1'\n[[rule]]\nname = \"d\"\non = [\"price_changed\"]\ncaches = [\"x\"]\nkeys = ['races:by-stage:v2', 'odds:latest:{event_id}']\n";
-    assert_eq!(rules(others).len(), Rules::builtin().len() + 1);
+    assert_eq!(
+        rules(others).iter().len(),
+        Rules::builtin().iter().len() + 1
+    );
     assert!(faults("[[rule]]\nname = 1\n").contains("name is a text, not a number"));
     assert!(faults("a = = 1").starts_with("rules.toml:1:5: "));
     assert!(faults("[rule]\n").contains("write [[rule]]"));
@@ -215,22 +223,22 @@ fn rule_tests_find_a_wrong_rule() {
 #[test]
 fn reason_is_the_most_important_one() {
     use ChangeKind as K;
-    assert_eq!(
-        removal_reason([K::PriceChanged, K::StatusChanged], None),
-        "STATUS_CHANGE"
-    );
-    assert_eq!(
-        removal_reason([K::StatusChanged], Some(EventStatus::Abandoned)),
-        "CANCELLED"
-    );
-    assert_eq!(
-        removal_reason([K::StatusChanged], Some(EventStatus::Postponed)),
-        "POSTPONED"
-    );
-    assert_eq!(
-        removal_reason([K::PriceChanged, K::SelectionChanged], None),
-        "PRICE_CHANGE"
-    );
+    for (kinds, after, reason) in [
+        ([K::PriceChanged, K::StatusChanged], None, "STATUS_CHANGE"),
+        (
+            [K::StatusChanged; 2],
+            Some(EventStatus::Abandoned),
+            "CANCELLED",
+        ),
+        (
+            [K::StatusChanged; 2],
+            Some(EventStatus::Postponed),
+            "POSTPONED",
+        ),
+        ([K::PriceChanged, K::SelectionChanged], None, "PRICE_CHANGE"),
+    ] {
+        assert_eq!(removal_reason(kinds, after), reason);
+    }
     for kind in K::ALL {
         assert!(REASONS.contains(&removal_reason([kind], None)), "{kind:?}");
     }
@@ -272,11 +280,7 @@ fn rule_with(name: usize, on: &BTreeSet<usize>, wanted: &AcceptedValues) -> Rule
         name: name.to_string().into(),
         on: on.iter().map(|at| KINDS[*at]).collect(),
         when: Conditions {
-            sports: values(0),
-            leagues: values(1),
-            events: values(2),
-            tables: values(3),
-            tasks: values(4),
+            fields: std::array::from_fn(values),
             ..Conditions::default()
         },
         targets: vec![
@@ -292,10 +296,7 @@ fn change_with(kinds: &BTreeSet<usize>, values: &[BTreeSet<usize>; 5]) -> RuleCh
         kinds: kinds.iter().map(|at| KINDS[*at]).collect(),
         ..RuleChange::default()
     };
-    for (field, wanted) in ["sport_id", "league_id", "event_id", "table", "task"]
-        .iter()
-        .zip(values)
-    {
+    for ((_, field), wanted) in FIELD_CONDITIONS.iter().zip(values) {
         for at in wanted {
             change.fields.add(field, VALUES[*at]);
         }
@@ -305,18 +306,13 @@ fn change_with(kinds: &BTreeSet<usize>, values: &[BTreeSet<usize>; 5]) -> RuleCh
 
 /// Checks every condition of every rule.
 fn matching_rules<'a>(rules: &'a Rules, change: &RuleChange) -> Vec<&'a str> {
-    let met = |wanted: &[String], field: &str| {
+    let met = |((_, field), wanted): (&(&str, &str), &Vec<String>)| {
         let values = change.fields.get(field);
         wanted.is_empty() || values.is_empty() || values.iter().any(|value| wanted.contains(value))
     };
     let met = rules.iter().filter(|rule| {
-        let when = &rule.when;
         rule.on.iter().any(|kind| change.kinds.contains(kind))
-            && met(&when.sports, "sport_id")
-            && met(&when.leagues, "league_id")
-            && met(&when.events, "event_id")
-            && met(&when.tables, "table")
-            && met(&when.tasks, "task")
+            && FIELD_CONDITIONS.iter().zip(&rule.when.fields).all(met)
     });
     met.map(|rule| &*rule.name).collect()
 }
@@ -329,7 +325,7 @@ proptest! {
         values in wanted(),
     ) {
         let all = all.iter().enumerate().map(|(name, (on, wanted))| rule_with(name, on, wanted));
-        let rules = Rules::from(LoadedRules { version: "test".into(), rules: all.collect(), tests: Vec::new() });
+        let rules = Rules::new("test".into(), all.collect(), Vec::new());
         let change = change_with(&kinds, &values);
         let hits = rules.match_change(&change, None);
         let found: Vec<&str> = hits.iter().map(|hit| &*hit.rule.name).collect();

@@ -19,11 +19,9 @@ const EXAMPLE: &str = "5=10s,30=60s,120=300s,*=900s";
 
 /// The interval from this many minutes before the off (inclusive).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IntervalTier {
-    /// From 1 minute to one week.
-    pub within_minutes: u32,
-    /// The interval.
-    pub every: Duration,
+struct IntervalTier {
+    within_minutes: u32,
+    every: Duration,
 }
 
 impl IntervalTier {
@@ -138,17 +136,9 @@ impl FromStr for Cadence {
         let Some(default_interval) = default_interval else {
             bail!("cadence {text:?}: no interval for all other times; add ,*=900s at the end");
         };
-        let slower = tiers
-            .iter()
-            .zip(
-                tiers
-                    .iter()
-                    .skip(1)
-                    .map(|t| t.every)
-                    .chain([default_interval]),
-            )
-            .find(|(tier, further)| tier.every > *further);
-        if let Some((tier, further)) = slower {
+        let further = tiers.iter().skip(1).map(|tier| tier.every);
+        let mut pairs = tiers.iter().zip(further.chain([default_interval]));
+        if let Some((tier, further)) = pairs.find(|(tier, further)| tier.every > *further) {
             bail!(
                 "cadence {text:?}: within {} minutes the interval is {} s, but further away {} s; \
                  nearer must not be slower",

@@ -7,6 +7,6 @@ mod cron;
 mod plan;
 
 pub use backoff::{Backoff, FailureKind};
-pub use cadence::{Cadence, IntervalTier, next_poll};
+pub use cadence::{Cadence, next_poll};
 pub use cron::Cron;
 pub use plan::{DuePoll, PollPlanner, TrackedRace};

@@ -76,7 +76,7 @@ pub fn detect_mover(steps: &[OddsStep], now: DateTime<Utc>) -> Option<Mover> {
         return None;
     }
     let pairs = || last.windows(2).map(|pair| (pair[1].1, pair[0].1));
-    let heading = if pairs().all(|(before, after)| after < before) {
+    let direction = if pairs().all(|(before, after)| after < before) {
         MoveDirection::Steaming
     } else if pairs().all(|(before, after)| after > before) {
         MoveDirection::Drifting
@@ -84,7 +84,7 @@ pub fn detect_mover(steps: &[OddsStep], now: DateTime<Utc>) -> Option<Mover> {
         return None;
     };
     Some(Mover {
-        direction: heading,
+        direction,
         best,
         opened,
         since_open: percent(opened, best),
@@ -153,28 +153,28 @@ mod tests {
         points.iter().enumerate().map(step).collect()
     }
 
-    fn heading(points: &[(i64, i64)], now: i64) -> Option<MoveDirection> {
+    fn direction(points: &[(i64, i64)], now: i64) -> Option<MoveDirection> {
         detect_mover(&line(points), at(now)).map(|mover| mover.direction)
     }
 
     #[test]
     fn mover_needs_three_moves_within_an_hour() {
         let steam = [(0, 500), (10, 450), (20, 400), (30, 350)];
-        assert_eq!(heading(&steam, 30), Some(MoveDirection::Steaming));
+        assert_eq!(direction(&steam, 30), Some(MoveDirection::Steaming));
         assert_eq!(
-            heading(&steam, 70),
+            direction(&steam, 70),
             Some(MoveDirection::Steaming),
             "exactly an hour"
         );
-        assert_eq!(heading(&steam, 71), None);
-        assert_eq!(heading(&steam[..3], 20), None);
+        assert_eq!(direction(&steam, 71), None);
+        assert_eq!(direction(&steam[..3], 20), None);
         let drift = [(0, 300), (10, 310), (20, 330), (30, 340)];
-        assert_eq!(heading(&drift, 30), Some(MoveDirection::Drifting));
+        assert_eq!(direction(&drift, 30), Some(MoveDirection::Drifting));
         let turned = [(0, 500), (10, 450), (20, 400), (30, 410), (40, 390)];
-        assert_eq!(heading(&turned, 40), None);
+        assert_eq!(direction(&turned, 40), None);
         let gone = [(0, 500), (10, 450), (15, 0), (20, 400), (30, 350)];
         assert_eq!(
-            heading(&gone, 30),
+            direction(&gone, 30),
             None,
             "a time without a price interrupts the moves"
         );
@@ -213,12 +213,12 @@ mod tests {
         fn mover_drifts_where_its_mirror_image_steams(cents in prop::collection::vec(101i64..900, 1..8)) {
             let points: Vec<_> = cents.iter().enumerate().map(|(n, c)| (5 * n as i64, *c)).collect();
             let mirrored: Vec<_> = points.iter().map(|(at, c)| (*at, 1001 - c)).collect();
-            let turn = |heading| match heading {
+            let turn = |direction| match direction {
                 MoveDirection::Steaming => MoveDirection::Drifting,
                 MoveDirection::Drifting => MoveDirection::Steaming,
             };
             let last = points[points.len() - 1].0;
-            prop_assert_eq!(heading(&points, last).map(turn), heading(&mirrored, last));
+            prop_assert_eq!(direction(&points, last).map(turn), direction(&mirrored, last));
         }
     }
 }

@@ -32,15 +32,6 @@ pub enum Stage {
     EarlyMarket,
 }
 
-/// The end of the current stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NextStage {
-    /// The last moment of the current stage.
-    pub at: DateTime<Utc>,
-    /// The stage that follows; after `at_post` it is `off`, the start of the race.
-    pub name: &'static str,
-}
-
 text_forms!(Stage);
 
 impl Stage {
@@ -66,18 +57,11 @@ impl Stage {
             .find(|stage| left >= stage.ends_before_off())
     }
 
-    /// The end of the current stage and the one that follows; `None` from the off on.
-    pub fn next_stage(off: DateTime<Utc>, now: DateTime<Utc>) -> Option<NextStage> {
-        let stage = Self::at(off, now)?;
-        Some(NextStage {
-            at: off - stage.ends_before_off(),
-            name: match stage {
-                Self::AtPost => "off",
-                Self::GoingToPost => Self::AtPost.as_str(),
-                Self::PreRace => Self::GoingToPost.as_str(),
-                Self::EarlyMarket => Self::PreRace.as_str(),
-            },
-        })
+    /// When it ends for a race with this off, and the name of what follows; after `at_post` it is `off`, the start.
+    pub(super) fn end(self, off: DateTime<Utc>) -> (DateTime<Utc>, &'static str) {
+        let mut nearer = Self::ALL.into_iter().rev().filter(|stage| *stage < self);
+        let next = nearer.next().map_or("off", Self::as_str);
+        (off - self.ends_before_off(), next)
     }
 }
 
@@ -90,8 +74,8 @@ pub fn races_by_stage_ttl(
 ) -> Option<Duration> {
     let nearest = offs
         .into_iter()
-        .filter_map(|off| Stage::next_stage(off, now))
-        .map(|next| (next.at - now).to_std().unwrap_or_default())
+        .filter_map(|off| Some(Stage::at(off, now)?.end(off).0))
+        .map(|end| (end - now).to_std().unwrap_or_default())
         .min();
     let ttl = nearest.map_or(TTL_MAX, |left| left.min(TTL_MAX));
     (ttl >= TTL_MIN).then_some(ttl)
@@ -132,16 +116,6 @@ mod tests {
     }
 
     #[test]
-    fn stage_end_has_its_time_and_next_stage() {
-        let next = |left| Stage::next_stage(after(left), now()).map(|n| (n.at, n.name));
-        assert_eq!(next(3 * MINUTE), Some((after(3 * MINUTE), "off")));
-        assert_eq!(next(6 * MINUTE), Some((after(MINUTE), "at_post")));
-        assert_eq!(next(31 * MINUTE), Some((after(MINUTE), "going_to_post")));
-        assert_eq!(next(150 * MINUTE), Some((after(30 * MINUTE), "pre_race")));
-        assert_eq!(next(0), None);
-    }
-
-    #[test]
     fn stage_ttl_is_a_minute_or_until_the_next_boundary() {
         let ttl = |offs: &[i64]| races_by_stage_ttl(now(), offs.iter().map(|ms| after(*ms)));
         assert_eq!(ttl(&[]), Some(Duration::from_secs(60)));
@@ -174,12 +148,12 @@ mod tests {
         #[test]
         fn stage_end_is_when_the_stage_changes(left in 1..200 * MINUTE) {
             let off = after(left);
-            let next = Stage::next_stage(off, now()).expect("not started");
-            let beyond = next.at + TimeDelta::milliseconds(1);
-            let name = Stage::at(off, beyond).map_or("off", Stage::as_str);
-            prop_assert_eq!(name, next.name);
-            if next.name != "off" {
-                prop_assert_eq!(Stage::at(off, next.at), Stage::at(off, now()));
+            let stage = Stage::at(off, now()).expect("not started");
+            let (end, next) = stage.end(off);
+            let beyond = end + TimeDelta::milliseconds(1);
+            prop_assert_eq!(Stage::at(off, beyond).map_or("off", Stage::as_str), next);
+            if next != "off" {
+                prop_assert_eq!(Stage::at(off, end), Some(stage));
             }
         }
     }

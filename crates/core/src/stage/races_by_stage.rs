@@ -1,7 +1,9 @@
 //! The answer cached under `races:by-stage:v1`: races to come, by stage. The read API serves it, and other programs
 //! read it from the cache, so the names of its fields are a contract.
 
-use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, NaiveDate, Utc};
 use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -55,14 +57,16 @@ pub struct StoredRunner {
     pub odds: Vec<StoredOdds>,
 }
 
-/// A stored open price.
-#[derive(Clone, Debug)]
+/// A stored open price, as the answer lists it too.
+#[derive(Clone, Debug, Serialize)]
 pub struct StoredOdds {
     /// The bookmaker's display name.
     pub bookmaker: String,
     /// Fractional odds, where the feed gives them.
+    #[serde(rename = "odds_fractional")]
     pub fractional: Option<String>,
     /// Decimal odds.
+    #[serde(rename = "odds_decimal", serialize_with = "exact_number")]
     pub decimal: Decimal,
 }
 
@@ -71,25 +75,12 @@ pub struct StoredOdds {
 pub struct RacesByStage {
     /// Always true.
     pub success: bool,
-    /// The races by stage.
-    pub stages: StageLists,
+    /// Every stage with its races, by time to the off, then by id.
+    pub stages: BTreeMap<Stage, Vec<StagedRace>>,
     /// Number of races in all stages.
     pub total_races: usize,
-    /// When the answer was built, RFC 3339.
-    pub timestamp: String,
-}
-
-/// Races by stage, each list by time to the off, then by id.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct StageLists {
-    /// See [`Stage::AtPost`].
-    pub at_post: Vec<StagedRace>,
-    /// See [`Stage::GoingToPost`].
-    pub going_to_post: Vec<StagedRace>,
-    /// See [`Stage::PreRace`].
-    pub pre_race: Vec<StagedRace>,
-    /// See [`Stage::EarlyMarket`].
-    pub early_market: Vec<StagedRace>,
+    /// When the answer was built.
+    pub timestamp: DateTime<Utc>,
 }
 
 /// A race of the answer.
@@ -101,8 +92,8 @@ pub struct StagedRace {
     pub race_date: Option<NaiveDate>,
     /// See [`StoredRace::time`].
     pub race_time: Option<String>,
-    /// Start time, RFC 3339.
-    pub off_dt: String,
+    /// Start time.
+    pub off_dt: DateTime<Utc>,
     /// See [`StoredRace::course`].
     pub course: String,
     /// See [`StoredRace::name`].
@@ -115,10 +106,10 @@ pub struct StagedRace {
     pub runners: usize,
     /// Whole minutes to the off, rounded down: 4 means at least 4 and less than 5.
     pub minutes_until: i64,
-    /// See [`StoredRace::last_updated`]; RFC 3339.
-    pub last_updated: Option<String>,
-    /// When the current stage ends, RFC 3339.
-    pub next_phase_time: String,
+    /// See [`StoredRace::last_updated`].
+    pub last_updated: Option<DateTime<Utc>>,
+    /// When the current stage ends.
+    pub next_phase_time: DateTime<Utc>,
     /// The stage that follows.
     pub next_phase_name: &'static str,
     /// Whole minutes to the end of the stage, rounded down.
@@ -137,28 +128,16 @@ pub struct StagedRunner {
     /// See [`StoredRunner::number`].
     pub horse_number: Option<String>,
     /// The highest decimal odds.
-    #[serde(serialize_with = "optional_number")]
+    #[serde(serialize_with = "exact_number")]
     pub best_odds_decimal: Option<Decimal>,
     /// The same as fractional odds, where the feed gives them.
     pub best_odds_fractional: Option<String>,
-    /// Who offers them.
+    /// The bookmaker that offers them.
     pub best_bookmaker: Option<String>,
     /// Whether its best price is the lowest of the race. Joint favourites are all favourites.
     pub is_favorite: bool,
     /// Highest first; equal prices by the bookmaker's name.
-    pub all_odds: Vec<StagedOdds>,
-}
-
-/// One bookmaker's price in the answer.
-#[derive(Clone, Debug, Serialize)]
-pub struct StagedOdds {
-    /// See [`StoredOdds::bookmaker`].
-    pub bookmaker: String,
-    /// See [`StoredOdds::fractional`].
-    pub odds_fractional: Option<String>,
-    /// See [`StoredOdds::decimal`].
-    #[serde(serialize_with = "exact_number")]
-    pub odds_decimal: Decimal,
+    pub all_odds: Vec<StoredOdds>,
 }
 
 /// Builds the answer as of `now`, without races that have started, are over or left the card.
@@ -166,65 +145,51 @@ pub fn build_races_by_stage(
     races: impl IntoIterator<Item = StoredRace>,
     now: DateTime<Utc>,
 ) -> RacesByStage {
-    let mut to_come: Vec<(DateTime<Utc>, Stage, StoredRace)> = races
-        .into_iter()
-        .filter_map(|race| {
-            let (off, stage) = stage_of(&race, now)?;
-            Some((off, stage, race))
-        })
-        .collect();
-    to_come.sort_by(|(a_off, _, a), (b_off, _, b)| (a_off, &a.id).cmp(&(b_off, &b.id)));
-
-    let total_races = to_come.len();
-    let mut stages = StageLists::default();
-    for (off, stage, row) in to_come {
-        let list = match stage {
-            Stage::AtPost => &mut stages.at_post,
-            Stage::GoingToPost => &mut stages.going_to_post,
-            Stage::PreRace => &mut stages.pre_race,
-            Stage::EarlyMarket => &mut stages.early_market,
-        };
-        list.extend(build_race(row, off, now));
+    let staged = races.into_iter().filter_map(|race| build_race(race, now));
+    let mut staged: Vec<(Stage, StagedRace)> = staged.collect();
+    staged.sort_by(|(_, a), (_, b)| (a.off_dt, &a.race_id).cmp(&(b.off_dt, &b.race_id)));
+    let total_races = staged.len();
+    let mut stages = BTreeMap::from(Stage::ALL.map(|stage| (stage, Vec::new())));
+    for (stage, race) in staged {
+        stages.entry(stage).or_default().push(race);
     }
     RacesByStage {
         success: true,
         stages,
         total_races,
-        timestamp: rfc3339(now),
+        timestamp: now,
     }
 }
 
-/// The off and stage of a race that has not started.
-fn stage_of(race: &StoredRace, now: DateTime<Utc>) -> Option<(DateTime<Utc>, Stage)> {
-    let open = race.listed && !race.in_play && !race.status.is_final();
-    if !open || race.status == EventStatus::Live {
+/// `None` if the race has started, is over or left the card.
+fn build_race(row: StoredRace, now: DateTime<Utc>) -> Option<(Stage, StagedRace)> {
+    let begun = row.in_play || row.status == EventStatus::Live;
+    if !row.listed || begun || row.status.is_final() {
         return None;
     }
-    let off = race.off?;
-    Some((off, Stage::at(off, now)?))
-}
-
-fn build_race(row: StoredRace, off: DateTime<Utc>, now: DateTime<Utc>) -> Option<StagedRace> {
-    let next = Stage::next_stage(off, now)?;
+    let off = row.off?;
+    let stage = Stage::at(off, now)?;
+    let (ends_at, next) = stage.end(off);
     let running =
         |r: &&StoredRunner| !r.status.is_withdrawn() && r.status != SelectionStatus::Reserve;
-    Some(StagedRace {
+    let race = StagedRace {
         race_id: row.id,
         race_date: row.day,
         race_time: row.time,
-        off_dt: rfc3339(off),
+        off_dt: off,
         course: row.course,
         race_name: row.name,
         race_type: row.race_type,
         distance: row.distance,
         runners: row.runners.iter().filter(running).count(),
         minutes_until: (off - now).num_minutes(),
-        last_updated: row.last_updated.map(rfc3339),
-        next_phase_time: rfc3339(next.at),
-        next_phase_name: next.name,
-        next_phase_minutes: (next.at - now).num_minutes(),
+        last_updated: row.last_updated,
+        next_phase_time: ends_at,
+        next_phase_name: next,
+        next_phase_minutes: (ends_at - now).num_minutes(),
         runners_data: build_runners(row.runners),
-    })
+    };
+    Some((stage, race))
 }
 
 fn build_runners(rows: Vec<StoredRunner>) -> Vec<StagedRunner> {
@@ -242,18 +207,10 @@ fn build_runners(rows: Vec<StoredRunner>) -> Vec<StagedRunner> {
 }
 
 fn build_runner(row: StoredRunner) -> StagedRunner {
-    let mut all_odds: Vec<StagedOdds> = row
-        .odds
-        .into_iter()
-        .map(|odds| StagedOdds {
-            bookmaker: odds.bookmaker,
-            odds_fractional: odds.fractional,
-            odds_decimal: odds.decimal,
-        })
-        .collect();
+    let mut all_odds = row.odds;
     // The highest price is the best one for the bettor.
     all_odds.sort_by(|a, b| {
-        let by_price = b.odds_decimal.cmp(&a.odds_decimal);
+        let by_price = b.decimal.cmp(&a.decimal);
         by_price.then_with(|| a.bookmaker.cmp(&b.bookmaker))
     });
     let best = all_odds.first();
@@ -261,8 +218,8 @@ fn build_runner(row: StoredRunner) -> StagedRunner {
         horse_id: row.id,
         horse_name: row.name,
         horse_number: row.number,
-        best_odds_decimal: best.map(|b| b.odds_decimal),
-        best_odds_fractional: best.and_then(|b| b.odds_fractional.clone()),
+        best_odds_decimal: best.map(|b| b.decimal),
+        best_odds_fractional: best.and_then(|b| b.fractional.clone()),
         best_bookmaker: best.map(|b| b.bookmaker.clone()),
         is_favorite: false,
         all_odds,
@@ -277,23 +234,16 @@ fn cloth_order(number: Option<&str>) -> (u32, String) {
     (number.parse().unwrap_or(u32::MAX), suffix.to_owned())
 }
 
-fn rfc3339(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
-}
-
 /// Writes the exact digits as a JSON number; as a float, 1.15 could become 1.1499999.
-fn exact_number<S: Serializer>(decimal: &Decimal, serializer: S) -> Result<S::Ok, S::Error> {
-    RawValue::from_string(decimal.normalize().to_string())
-        .map_err(serde::ser::Error::custom)?
-        .serialize(serializer)
-}
-
-fn optional_number<S: Serializer>(
-    decimal: &Option<Decimal>,
+fn exact_number<'a, S: Serializer>(
+    decimal: impl Into<Option<&'a Decimal>>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    match decimal {
-        Some(decimal) => exact_number(decimal, serializer),
-        None => serializer.serialize_none(),
-    }
+    let digits = decimal
+        .into()
+        .map(|decimal| decimal.normalize().to_string());
+    let number = digits.map(RawValue::from_string).transpose();
+    number
+        .map_err(serde::ser::Error::custom)?
+        .serialize(serializer)
 }

@@ -63,32 +63,23 @@ fn source_words_are_read_in_any_case_and_separation() {
     }
     for status in EventStatus::ALL {
         let word = status.as_str().to_uppercase();
-        let again = EventStatus::from_source_word(&word);
-        assert_eq!(
-            again,
-            Some(if status == Scheduled {
-                Upcoming
-            } else {
-                status
-            })
-        );
+        let read = if status == Scheduled {
+            Upcoming
+        } else {
+            status
+        };
+        assert_eq!(EventStatus::from_source_word(&word), Some(read));
     }
 }
 
 #[test]
 fn source_words_belong_to_one_status_each() {
-    let all: Vec<&str> = WORDS
-        .iter()
-        .flat_map(|(_, words)| words.split(' '))
-        .collect();
-    let one: std::collections::BTreeSet<_> = all.iter().collect();
-    assert_eq!(one.len(), all.len());
-    for word in all {
-        assert!(
-            word.chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()),
-            "{word}"
-        );
+    let mut seen = std::collections::BTreeSet::new();
+    for word in WORDS.iter().flat_map(|(_, words)| words.split(' ')) {
+        let plain = word
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        assert!(plain && seen.insert(word), "{word}");
     }
 }
 
@@ -117,10 +108,9 @@ fn suspension_ends_by_the_clock_and_postponement_by_a_new_start() {
 
 #[test]
 fn status_has_its_ttl() {
-    let seconds = |status: EventStatus| status.ttl().as_secs();
-    let of = EventStatus::ALL.map(|status| (status.as_str(), seconds(status)));
+    let seconds = EventStatus::ALL.map(|status| (status.as_str(), status.ttl().as_secs()));
     assert_eq!(
-        of,
+        seconds,
         [
             ("scheduled", 1_800),
             ("upcoming", 300),

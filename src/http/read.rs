@@ -13,7 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::event::event_body;
 use super::{AppState, Problem, json_response};
-use crate::live::{DaemonEvent, ReadOutcome};
+use crate::live::{DaemonEvent, read_state_name};
 use oddsd_cache::{Bytes, CacheRead, CacheReadState, LoadedValue, Policy, ReadError};
 use oddsd_core::key::Key;
 use oddsd_core::model::{Event, EventId, EventStatus, sanitize_text};
@@ -130,15 +130,9 @@ impl ReadRequest {
                 body => Ok(json_response(StatusCode::NOT_FOUND, body.clone())),
             };
         }
-        let outcome = match served.state {
-            CacheReadState::Hit => ReadOutcome::Hit,
-            CacheReadState::Stale => ReadOutcome::Stale,
-            CacheReadState::Miss => ReadOutcome::Miss,
-            CacheReadState::Bypass => ReadOutcome::Bypass,
-        };
         state.events.publish(DaemonEvent::Read {
             key: key.clone(),
-            state: outcome,
+            state: served.state,
             took_ms: started.elapsed().as_millis() as u64,
             cycle: None,
         });
@@ -165,20 +159,21 @@ fn cached_response(request: &HeaderMap, key: &Key, served: &CacheRead) -> Respon
     };
     let (ttl, age) = (served.remaining().as_secs(), served.age());
     // `Cache-Status` is RFC 9211.
-    let (status, cache_status) = match served.state {
-        CacheReadState::Hit => ("HIT", format!("oddsd; hit; ttl={ttl}")),
+    let cache_status = match served.state {
+        CacheReadState::Hit => format!("oddsd; hit; ttl={ttl}"),
         CacheReadState::Stale => {
             let over = age.saturating_sub(served.entry.fresh).as_secs();
-            ("STALE", format!("oddsd; hit; ttl=-{over}"))
+            format!("oddsd; hit; ttl=-{over}")
         }
-        CacheReadState::Miss => ("MISS", "oddsd; fwd=uri-miss".into()),
-        CacheReadState::Bypass => ("BYPASS", "oddsd; fwd=bypass".into()),
+        CacheReadState::Miss => "oddsd; fwd=uri-miss".into(),
+        CacheReadState::Bypass => "oddsd; fwd=bypass".into(),
     };
+    let status = read_state_name(served.state).to_ascii_uppercase();
     // A cache between oddsd and the reader must revalidate, because oddsd cannot remove entries there.
     add("cache-control", "no-cache");
     add("etag", &etag);
     add("x-cache-key", key.as_str());
-    add("x-cache-status", status);
+    add("x-cache-status", &status);
     add("cache-status", &cache_status);
     if matches!(served.state, CacheReadState::Hit | CacheReadState::Stale) {
         add("x-cache-ttl", &ttl.to_string());

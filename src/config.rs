@@ -1,24 +1,22 @@
 //! Every setting, with the doc comment that is its `--help` text. The CLI parses them: a flag overrides its
 //! environment variable, which overrides `.env`, which overrides the default.
 
-mod parsers;
-mod rules;
-
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono_tz::Tz;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use parsers::{fraction, listen, rate, timezone};
 use secrecy::SecretString;
 
 use crate::log::LogFormat;
 use crate::poller::PollerSettings;
+use crate::rules_file::{RulesHandle, RulesWatcher};
 use oddsd_cache::CacheSettings;
 use oddsd_core::schedule::{Cadence, PollPlanner};
 use oddsd_feeds::odds_api::OddsFormat;
 use oddsd_store::{Retention, StoreSettings, Tls};
-pub use rules::RulesArgs;
 
 /// An invalid setting with its fix. The program ends with exit code 78.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,20 +85,10 @@ pub struct FeedArgs {
     )]
     pub racing_api_regions: Vec<String>,
     /// Whole-card requests a second (the provider's limit is 2).
-    #[arg(
-        long,
-        env = "RACING_API_CARDS_PER_SECOND",
-        value_parser = rate,
-        default_value = "2"
-    )]
+    #[arg(long, env = "RACING_API_CARDS_PER_SECOND", value_parser = rate, default_value = "2")]
     pub racing_api_cards_per_second: f64,
     /// One-race requests a second (the provider's limit is 5).
-    #[arg(
-        long,
-        env = "RACING_API_RACES_PER_SECOND",
-        value_parser = rate,
-        default_value = "5"
-    )]
+    #[arg(long, env = "RACING_API_RACES_PER_SECOND", value_parser = rate, default_value = "5")]
     pub racing_api_races_per_second: f64,
     /// Races in one page of the answer, 1 to 500.
     #[arg(long, env = "RACING_API_PAGE", default_value = "500", value_parser = clap::value_parser!(u16).range(1..=500))]
@@ -136,8 +124,8 @@ pub struct FeedArgs {
     )]
     pub odds_api_markets: Vec<String>,
     /// Notation in which The Odds API answers.
-    #[arg(long, env = "ODDS_API_FORMAT", value_enum, default_value = "decimal")]
-    pub odds_api_format: OddsNotation,
+    #[arg(long, env = "ODDS_API_FORMAT", value_parser = odds_format(), default_value = "decimal")]
+    pub odds_api_format: OddsFormat,
     /// Stop polling The Odds API if at most this many paid requests are left.
     #[arg(long, env = "ODDS_API_QUOTA_FLOOR", default_value = "0")]
     pub odds_api_quota_floor: u64,
@@ -151,21 +139,6 @@ pub struct FeedArgs {
     /// confirm it. 1: every answer is accepted.
     #[arg(long, env = "MAX_REMOVED_FRACTION", default_value = "0.5", value_parser = fraction)]
     pub max_removed_fraction: f64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum OddsNotation {
-    Decimal,
-    American,
-}
-
-impl From<OddsNotation> for OddsFormat {
-    fn from(notation: OddsNotation) -> Self {
-        match notation {
-            OddsNotation::Decimal => Self::Decimal,
-            OddsNotation::American => Self::American,
-        }
-    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -248,13 +221,20 @@ pub struct ScheduleArgs {
     #[arg(long, env = "CRON")]
     pub cron: Option<String>,
     /// Time zone of the cron expression.
-    #[arg(
-        long,
-        env = "CRON_TIMEZONE",
-        value_parser = timezone,
-        default_value = "UTC"
-    )]
+    #[arg(long, env = "CRON_TIMEZONE", value_parser = timezone, default_value = "UTC")]
     pub cron_timezone: Tz,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Invalidation")]
+pub struct RulesArgs {
+    /// Rules file (TOML, or JSON with tasks): which changes remove which cached answers, in addition to
+    /// the built-in rules. It is loaded again if it changes, or once it exists.
+    #[arg(long, env = "RULES_FILE", default_value = "rules.toml")]
+    pub rules_file: PathBuf,
+    /// Removals a minute, of all daemons together, above which a warning is logged once.
+    #[arg(long, env = "REMOVALS_PER_MINUTE_WARNING", default_value = "100")]
+    pub removals_per_minute_warning: u64,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -300,7 +280,7 @@ pub struct LogArgs {
 }
 
 /// Treats an empty text as not set, because hosting panels store it so.
-fn non_empty(text: &Option<String>) -> Option<&str> {
+pub(crate) fn non_empty(text: &Option<String>) -> Option<&str> {
     text.as_deref()
         .map(str::trim)
         .filter(|text| !text.is_empty())
@@ -326,6 +306,16 @@ impl Settings {
             memory_bytes: self.cache.cache_memory_mb * 1024 * 1024,
             l1_bytes: self.cache.cache_first_level_mb * 1024 * 1024,
         }
+    }
+
+    /// Opens the rules and the task that reloads them. An existing but invalid file is an error.
+    pub fn rules(&self) -> Result<(RulesHandle, RulesWatcher), InvalidSetting> {
+        RulesHandle::open(&self.rules.rules_file).map_err(|why| {
+            let file = self.rules.rules_file.display();
+            InvalidSetting(format!(
+                "{why}\ncorrect the file (`oddsd rules check {file}` validates it), or set RULES_FILE"
+            ))
+        })
     }
 
     pub fn second_removal_after(&self) -> Duration {
@@ -374,4 +364,43 @@ impl Settings {
         let name = if name.is_empty() { "oddsd" } else { name };
         format!("{name}-{}-{:04x}", std::process::id(), fastrand::u16(..))
     }
+}
+
+// The parsers of settings that are neither plain numbers nor plain texts. An error names what would be valid.
+
+fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a share between 0 and 1, e.g. 0.5".into()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.001..=1000.0).contains(&rate) => Ok(rate),
+        _ => Err("requests a second, 0.001 to 1000, e.g. 2".into()),
+    }
+}
+
+fn timezone(text: &str) -> Result<Tz, String> {
+    text.parse()
+        .map_err(|_| "the name of a time zone, e.g. UTC or Europe/London".into())
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    match text.trim() {
+        "" | "off" => Ok(Listen::Off),
+        address => address
+            .parse()
+            .map(Listen::At)
+            .map_err(|_| "an address and port such as 127.0.0.1:8080, or \"off\"".into()),
+    }
+}
+
+fn odds_format() -> impl TypedValueParser<Value = OddsFormat> {
+    let formats = [OddsFormat::Decimal, OddsFormat::American];
+    PossibleValuesParser::new(formats.map(OddsFormat::as_str)).map(move |text| {
+        let named = formats.into_iter().find(|format| format.as_str() == text);
+        named.expect("a possible value is a format")
+    })
 }

@@ -24,16 +24,9 @@ pub struct Leader {
     pub holder: String,
     pub ttl: Duration,
     pub checks: LastChecked,
-    /// Notified when an operator's correction waits.
     pub correction: Arc<Notify>,
     /// The daemon's state as JSON, read at each renewal.
     pub state: Box<dyn Fn() -> Value + Send + Sync>,
-}
-
-/// The result of one step.
-enum Election {
-    Leading(WriterLease),
-    StandingBy,
 }
 
 impl Leader {
@@ -48,11 +41,9 @@ impl Leader {
             // The database counts the lease from the moment of the statement, which is later.
             let started_at = Instant::now();
             let mut wait = self.ttl / RENEWALS;
-            match self
-                .step(held.as_ref(), renewed_at, &mut other_holder)
-                .await
-            {
-                Ok(Election::Leading(new)) => {
+            let stepping = self.step(held.as_ref(), renewed_at, &mut other_holder);
+            match stepping.await {
+                Ok(Some(new)) => {
                     renewed_at = started_at;
                     if held.as_ref() != Some(&new) {
                         other_holder = None;
@@ -63,7 +54,7 @@ impl Leader {
                         lease.send_replace(Some(new));
                     }
                 }
-                Ok(Election::StandingBy) => drop(lease.send_replace(None)),
+                Ok(None) => drop(lease.send_replace(None)),
                 Err(why) => {
                     wait /= 2;
                     // While this daemon leads, the poller meets the same failure and logs it.
@@ -85,27 +76,27 @@ impl Leader {
         }
     }
 
-    /// Renews a lease that is `held`, else tries to acquire one.
+    /// Renews a lease that is `held`, else tries to acquire one. `None`: another daemon holds it.
     async fn step(
         &self,
         held: Option<&WriterLease>,
         renewed_at: Instant,
         other_holder: &mut Option<String>,
-    ) -> Result<Election, StoreError> {
+    ) -> Result<Option<WriterLease>, StoreError> {
         if let Some(held) = held {
             match self.renew(held).await {
-                Ok(()) => return Ok(Election::Leading(held.clone())),
+                Ok(()) => return Ok(Some(held.clone())),
                 Err(StoreError::Fenced) => {}
                 // The lease is valid until it expires. Should that be wrong, a commit is fenced anyway.
                 Err(why) if renewed_at.elapsed() < self.ttl => return Err(why),
-                Err(_) => return Ok(Election::StandingBy),
+                Err(_) => return Ok(None),
             }
         }
         match self.store.acquire_lease(&self.holder, self.ttl).await? {
             AcquireResult::Granted(lease) => {
                 // At once, so that `oddsd status` shows the new leader's state.
                 self.renew(&lease).await?;
-                Ok(Election::Leading(lease))
+                Ok(Some(lease))
             }
             AcquireResult::HeldBy { holder, .. } => {
                 if other_holder.as_ref() != Some(&holder) {
@@ -114,31 +105,26 @@ impl Leader {
                     });
                     *other_holder = Some(holder);
                 }
-                Ok(Election::StandingBy)
+                Ok(None)
             }
         }
     }
 
     async fn renew(&self, lease: &WriterLease) -> Result<(), StoreError> {
-        let checked: Vec<_> = {
-            let mut checks = self.checks.lock();
-            checks.drain().collect()
-        };
-        let renewed = self
-            .store
-            .renew_lease(lease, self.ttl, &(self.state)(), &checked)
-            .await;
-        if let Ok(true) = renewed {
-            self.correction.notify_one();
-        }
-        if renewed.is_err() {
+        let checked: Vec<_> = self.checks.lock().drain().collect();
+        let state = (self.state)();
+        let renewing = self.store.renew_lease(lease, self.ttl, &state, &checked);
+        let is_correction_waiting = renewing.await.inspect_err(|_| {
             // A cycle may have added newer times meanwhile: those stay.
             let mut checks = self.checks.lock();
-            for (row, at) in checked {
-                checks.entry(row).or_insert(at);
+            for (row, at) in &checked {
+                checks.entry(*row).or_insert(*at);
             }
+        })?;
+        if is_correction_waiting {
+            self.correction.notify_one();
         }
-        renewed.map(drop)
+        Ok(())
     }
 
     /// Stores the final state and frees the lease for another daemon.

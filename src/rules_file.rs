@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -29,9 +28,11 @@ const LARGEST: u64 = 4 * 1024 * 1024;
 
 /// Gives the rules in force. Cheap to clone.
 #[derive(Clone)]
-pub struct RulesHandle {
-    rules: watch::Receiver<Arc<Rules>>,
-    state: Arc<Mutex<RulesState>>,
+pub struct RulesHandle(watch::Receiver<RulesInForce>);
+
+struct RulesInForce {
+    rules: Arc<Rules>,
+    state: RulesState,
 }
 
 /// The rules in force, as the API and `oddsd check` show them.
@@ -49,9 +50,8 @@ pub struct RulesState {
 /// Polls the rules file and puts valid changes in force.
 pub struct RulesWatcher {
     path: PathBuf,
-    rules: watch::Sender<Arc<Rules>>,
-    state: Arc<Mutex<RulesState>>,
-    /// As the last poll found it.
+    in_force: watch::Sender<RulesInForce>,
+    /// The file as the last poll found it.
     last: FileState,
 }
 
@@ -66,10 +66,8 @@ enum FileState {
 impl RulesHandle {
     /// Rules that never change.
     pub fn constant(rules: Arc<Rules>) -> Self {
-        let state = Arc::new(Mutex::new(state_of(&rules, None)));
         // The receiver keeps the last value after its sender is gone.
-        let (_, rules) = watch::channel(rules);
-        Self { rules, state }
+        Self(watch::channel(RulesInForce::new(rules, None)).1)
     }
 
     pub fn builtin() -> Self {
@@ -87,23 +85,35 @@ impl RulesHandle {
             FileState::Unreadable(why) => return Err(unreadable(name, why)),
         };
         let file = (last != FileState::Missing).then_some(name);
-        let state = Arc::new(Mutex::new(state_of(&rules, file)));
-        let (sender, rules) = watch::channel(rules);
+        let (in_force, receiver) = watch::channel(RulesInForce::new(rules, file));
+        let path = path.to_owned();
         let watcher = RulesWatcher {
-            path: path.to_owned(),
-            rules: sender,
-            state: Arc::clone(&state),
+            path,
+            in_force,
             last,
         };
-        Ok((Self { rules, state }, watcher))
+        Ok((Self(receiver), watcher))
     }
 
     pub fn current(&self) -> Arc<Rules> {
-        Arc::clone(&self.rules.borrow())
+        Arc::clone(&self.0.borrow().rules)
     }
 
     pub fn state(&self) -> RulesState {
-        self.state.lock().clone()
+        self.0.borrow().state.clone()
+    }
+}
+
+impl RulesInForce {
+    fn new(rules: Arc<Rules>, file: Option<String>) -> Self {
+        let state = RulesState {
+            version: rules.version().to_string(),
+            rules: rules.iter().len(),
+            file,
+            since: Utc::now(),
+            error: None,
+        };
+        Self { rules, state }
     }
 }
 
@@ -148,7 +158,9 @@ impl RulesWatcher {
         let rules = match &found {
             FileState::Text(text) => Rules::parse(&name, text),
             // The built-in rules are in force already.
-            FileState::Missing if self.state.lock().file.is_none() => return self.keep_rules(),
+            FileState::Missing if self.in_force.borrow().state.file.is_none() => {
+                return self.keep_rules();
+            }
             FileState::Missing => return self.reject(format!("{name} is not there any more")),
             FileState::Unreadable(why) => Err(unreadable(name.clone(), why)),
         };
@@ -157,10 +169,9 @@ impl RulesWatcher {
             Err(why) => return self.reject(why.to_string()),
         };
         let version = rules.version().to_string();
-        if *self.rules.borrow().version() == *rules.version() {
+        if self.in_force.borrow().state.version == version {
             return self.keep_rules();
         }
-        *self.state.lock() = state_of(&rules, Some(name.clone()));
         tracing::info!(
             event = "rules.loaded",
             version,
@@ -168,7 +179,8 @@ impl RulesWatcher {
             "New rules are in force: {} of {name}",
             rules.iter().len()
         );
-        self.rules.send_replace(rules);
+        let in_force = RulesInForce::new(rules, Some(name));
+        self.in_force.send_replace(in_force);
         ReloadOutcome::Loaded { version }
     }
 
@@ -180,20 +192,20 @@ impl RulesWatcher {
 
     /// The file is again as the rules in force: an earlier error is over.
     fn keep_rules(&self) -> ReloadOutcome {
-        self.state.lock().error = None;
+        self.in_force.send_modify(|now| now.state.error = None);
         ReloadOutcome::Unchanged
     }
 
     fn reject(&self, error: String) -> ReloadOutcome {
-        let mut state = self.state.lock();
         tracing::error!(
             event = "rules.refused",
-            version = state.version,
+            version = self.in_force.borrow().state.version,
             error,
             "The rules file is not valid; the last good rules stay in force. `oddsd rules check {}` says the same",
             self.path.display()
         );
-        state.error = Some(error.clone());
+        let shown = Some(error.clone());
+        self.in_force.send_modify(|now| now.state.error = shown);
         ReloadOutcome::Rejected { error }
     }
 }
@@ -209,33 +221,21 @@ impl FileState {
 }
 
 fn unreadable(file: String, why: &str) -> RulesError {
-    let fault = Diagnostic {
-        line: 1,
-        column: 1,
-        message: format!("it cannot be read: {why}"),
-    };
-    RulesError {
-        file,
-        diagnostics: vec![fault],
-    }
+    let message = format!("it cannot be read: {why}");
+    let (line, column) = (1, 1);
+    let diagnostics = vec![Diagnostic {
+        line,
+        column,
+        message,
+    }];
+    RulesError { file, diagnostics }
 }
 
 fn read(path: &Path) -> io::Result<String> {
     let size = std::fs::metadata(path)?.len();
     if size > LARGEST {
-        return Err(io::Error::other(format!(
-            "{size} bytes are too many for a rules file"
-        )));
+        let why = format!("{size} bytes are too many for a rules file");
+        return Err(io::Error::other(why));
     }
     std::fs::read_to_string(path)
-}
-
-fn state_of(rules: &Rules, file: Option<String>) -> RulesState {
-    RulesState {
-        version: rules.version().to_string(),
-        rules: rules.iter().len(),
-        file,
-        since: Utc::now(),
-        error: None,
-    }
 }

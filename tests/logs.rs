@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use chrono::DateTime;
-use oddsd::live::{DaemonEvent, EventBus, ReadOutcome};
+use oddsd::live::{DaemonEvent, EventBus};
 use oddsd::log::{FieldValue, LOG_EVENTS, LogFormat, LogLayer, LogRecord, format_record};
+use oddsd_cache::CacheReadState;
 use oddsd_core::key::Key;
 use oddsd_core::model::{CycleCounts, EventStatus, StatusSource};
 use proptest::prelude::*;
@@ -174,7 +175,7 @@ fn golden() -> Vec<(DaemonEvent, &'static str)> {
         (
             DaemonEvent::Read {
                 key: Key::races_by_stage(),
-                state: ReadOutcome::Miss,
+                state: CacheReadState::Miss,
                 took_ms: 3,
                 cycle: Some(5),
             },

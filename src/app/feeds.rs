@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 #[cfg(feature = "simulator")]
 use super::SIMULATED;
 use crate::clock::Clock;
-use crate::config::{FeedKind, InvalidSetting, Settings};
+use crate::config::{FeedKind, InvalidSetting, Settings, non_empty};
 use oddsd_feeds::Feed;
 use oddsd_feeds::odds_api::{self, OddsApi};
 use oddsd_feeds::racing_api::{RacingApi, RacingApiSettings};
@@ -17,36 +17,28 @@ use oddsd_feeds::simulator::{RaceDay, Simulator};
 
 /// A secret that is set: hosting panels store an unset one as an empty text.
 pub fn filled(secret: &Option<SecretString>) -> Option<&SecretString> {
-    secret
-        .as_ref()
-        .filter(|secret| !secret.expose_secret().trim().is_empty())
+    let secret = secret.as_ref()?;
+    (!secret.expose_secret().trim().is_empty()).then_some(secret)
 }
 
-/// The feed that the settings name.
-pub fn feed(settings: &Settings, clock: &Clock) -> anyhow::Result<Feed> {
-    feed_with(settings, clock, false)
-}
-
+/// The feed that the settings name. With `keep_bodies` each answer has its whole body and none is "not modified",
+/// as a recording needs it.
 #[cfg_attr(
     not(feature = "simulator"),
     expect(unused_variables, reason = "only the simulator needs the clock")
 )]
-fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::Result<Feed> {
+pub fn feed(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::Result<Feed> {
     let args = &settings.feed;
-    let named = |value: &Vec<String>| {
-        value
-            .iter()
-            .filter(|text| !text.trim().is_empty())
-            .cloned()
-            .collect()
+    let named = |list: &[String]| {
+        let named = list.iter().filter(|text| !text.trim().is_empty());
+        named.cloned().collect()
     };
     let deadline = Duration::from_secs(args.feed_timeout_seconds);
     match args.feed {
         FeedKind::RacingApi => {
-            let (Some(username), Some(password)) = (
-                filled(&args.racing_api_username),
-                filled(&args.racing_api_password),
-            ) else {
+            let username = filled(&args.racing_api_username);
+            let password = filled(&args.racing_api_password);
+            let (Some(username), Some(password)) = (username, password) else {
                 bail!(InvalidSetting(
                     "The Racing API needs RACING_API_USERNAME and RACING_API_PASSWORD; set both, or try \
                      `oddsd demo`, which needs no key"
@@ -69,11 +61,7 @@ fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::R
             let Some(key) = filled(&args.odds_api_key) else {
                 bail!(InvalidSetting("The Odds API needs ODDS_API_KEY".into()))
             };
-            let Some(sport) = args
-                .odds_api_sport
-                .as_deref()
-                .filter(|sport| !sport.trim().is_empty())
-            else {
+            let Some(sport) = non_empty(&args.odds_api_sport) else {
                 bail!(InvalidSetting(
                     "The Odds API needs ODDS_API_SPORT, the league to poll, e.g. baseball_mlb"
                         .into()
@@ -82,10 +70,10 @@ fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::R
             let settings = odds_api::OddsApiSettings {
                 base_url: args.odds_api_url.clone(),
                 api_key: key.clone(),
-                sport: sport.trim().into(),
+                sport: sport.into(),
                 regions: named(&args.odds_api_regions),
                 markets: named(&args.odds_api_markets),
-                odds_format: args.odds_api_format.into(),
+                odds_format: args.odds_api_format,
                 deadline,
                 quota_floor: args.odds_api_quota_floor,
                 keep_bodies,
@@ -94,15 +82,12 @@ fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::R
         }
         #[cfg(feature = "simulator")]
         FeedKind::Simulator => {
-            let day = clock
-                .now()
-                .with_timezone(&chrono_tz::Europe::London)
-                .date_naive();
-            let day = RaceDay::new(args.simulator_seed, day, SIMULATED);
+            let now = clock.now().with_timezone(&chrono_tz::Europe::London);
+            let day = RaceDay::new(args.simulator_seed, now.date_naive(), SIMULATED);
             Ok(Feed::Simulator(Box::new(Simulator::new(day))))
         }
         #[cfg(not(feature = "simulator"))]
-        FeedKind::Simulator => bail!(BadSetting(
+        FeedKind::Simulator => bail!(InvalidSetting(
             "this build leaves the simulator out; build with the feature `simulator`, or choose another FEED"
                 .into()
         )),
@@ -110,9 +95,4 @@ fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::R
             "betfair streams come from recordings: `oddsd replay FILE --feed betfair`".into()
         )),
     }
-}
-
-/// The same feed for a recorder, which needs every body and no "not modified".
-pub fn feed_for_recording(settings: &Settings, clock: &Clock) -> anyhow::Result<Feed> {
-    feed_with(settings, clock, true)
 }

@@ -24,7 +24,7 @@ use crate::leader::Leader;
 use crate::live::{DaemonEvent, EventBus};
 use crate::poller::{CycleOutcome, PollSchedule, Poller};
 use crate::relay::{DirectPath, RateAlert, Relay, direct_channel};
-use crate::rules_file::{RulesHandle, RulesWatcher};
+use crate::rules_file::RulesWatcher;
 use crate::wakeups::Wakeups;
 use oddsd_cache::{Cache, Reader};
 use oddsd_core::key::Key;
@@ -34,8 +34,8 @@ use oddsd_feeds::Feed;
 use oddsd_feeds::simulator::RaceDaySize;
 use oddsd_store::{AcquireResult, CommitNotifier, LastChecked, Store, StoreError};
 
+pub use feeds::feed;
 use feeds::filled;
-pub use feeds::{feed, feed_for_recording};
 use supervisor::{Services, spawn_named};
 
 /// The limit from SIGTERM to exit: the running transaction, one relay pass, open requests and the last writes.
@@ -62,7 +62,7 @@ pub struct App {
     holder: String,
     lease_ttl: Duration,
     poller: Poller,
-    pace: PollSchedule,
+    schedule: PollSchedule,
     relay: Relay,
     direct: DirectPath,
     audit: Option<Audit>,
@@ -82,8 +82,8 @@ impl App {
     /// Opens all adapters. It succeeds while the cache or the feed is unreachable. Settings that can never work and
     /// an unreachable database are errors that state what to do.
     pub async fn build(settings: &Settings) -> anyhow::Result<Self> {
-        let feed = feed(settings, &Clock::Real)?;
-        let pace = match settings.cron() {
+        let feed = feed(settings, &Clock::Real, false)?;
+        let schedule = match settings.cron() {
             Some(line) => {
                 let zone = settings.schedule.cron_timezone.name();
                 let cron = Cron::parse(line, zone, Utc::now())
@@ -92,7 +92,7 @@ impl App {
             }
             None => PollSchedule::Adaptive(settings.plan()),
         };
-        Self::build_with(settings, feed, Clock::Real, pace).await
+        Self::build_with(settings, feed, Clock::Real, schedule).await
     }
 
     /// As `build`, with another clock, feed or schedule.
@@ -100,7 +100,7 @@ impl App {
         settings: &Settings,
         feed: Feed,
         clock: Clock,
-        pace: PollSchedule,
+        schedule: PollSchedule,
     ) -> anyhow::Result<Self> {
         let live = EventBus::new();
         let (rules, rules_watcher) = settings.rules()?;
@@ -181,7 +181,7 @@ impl App {
             holder,
             lease_ttl: settings.lease(),
             poller,
-            pace,
+            schedule,
             relay,
             direct,
             audit,
@@ -217,17 +217,11 @@ impl App {
 
     /// One cycle and one drain of the outbox, for an external cron.
     pub async fn once(mut self, stop: CancellationToken) -> anyhow::Result<OnceOutcome> {
-        let lease = match self
-            .store
-            .acquire_lease(&self.holder, self.lease_ttl)
-            .await?
-        {
+        let acquiring = self.store.acquire_lease(&self.holder, self.lease_ttl);
+        let lease = match acquiring.await? {
             AcquireResult::Granted(lease) => lease,
             AcquireResult::HeldBy { holder, expires_in } => {
-                return Ok(OnceOutcome::HeldElsewhere {
-                    holder,
-                    for_another: expires_in,
-                });
+                return Ok(OnceOutcome::HeldElsewhere { holder, expires_in });
             }
         };
         let leader = Arc::new(self.leader(None));
@@ -252,6 +246,20 @@ impl App {
     }
 
     fn leader(&self, audit: Option<AuditHandle>) -> Leader {
+        let (live, cache) = (self.live.clone(), Arc::clone(&self.cache));
+        let (rules, started_at) = (self.relay.rules.clone(), Utc::now());
+        // `oddsd status` reads it.
+        let state = move || {
+            json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "started_at": started_at,
+                "said_at": Utc::now(),
+                "cache": { "backend": cache.backend(), "host": cache.host() },
+                "counters": live.counters(),
+                "rules": rules.state(),
+                "audit": audit.as_ref().map(|audit| audit.report(Instant::now())),
+            })
+        };
         Leader {
             store: self.store.clone(),
             live: self.live.clone(),
@@ -259,12 +267,7 @@ impl App {
             ttl: self.lease_ttl,
             checks: Arc::clone(&self.checks),
             correction: Arc::clone(&self.relay.wakeups.correction),
-            state: Box::new(state_report(
-                &self.live,
-                &self.cache,
-                &self.relay.rules,
-                audit,
-            )),
+            state: Box::new(state),
         }
     }
 }
@@ -278,7 +281,7 @@ pub enum OnceOutcome {
     },
     HeldElsewhere {
         holder: String,
-        for_another: Duration,
+        expires_in: Duration,
     },
 }
 
@@ -308,27 +311,5 @@ fn sample_rate(cache: &Cache) -> SampleRate {
         Cache::Off => SampleRate::NONE,
         cache if cache.is_billed() => SampleRate::BILLED,
         _ => SampleRate::FREE,
-    }
-}
-
-/// The daemon's state as each renewal of the lease stores it; `oddsd status` reads it there.
-fn state_report(
-    live: &EventBus,
-    cache: &Arc<Cache>,
-    rules: &RulesHandle,
-    audit: Option<AuditHandle>,
-) -> impl Fn() -> serde_json::Value + Send + Sync + 'static {
-    let (live, cache, started_at) = (live.clone(), Arc::clone(cache), Utc::now());
-    let rules = rules.clone();
-    move || {
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "started_at": started_at,
-            "said_at": Utc::now(),
-            "cache": { "backend": cache.backend(), "host": cache.host() },
-            "counters": live.counters(),
-            "rules": rules.state(),
-            "audit": audit.as_ref().map(|audit| audit.report(Instant::now())),
-        })
     }
 }

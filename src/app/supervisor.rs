@@ -107,8 +107,9 @@ impl Services {
             observers.extend(probing.map(|probing| Task::optional("canary", probing)));
         }
 
-        let polling = (lease.clone(), app.pace, closing.clone());
-        let polling = async move { poller.run(polling.0, polling.1, &polling.2).await };
+        let (schedule, polling_lease, polling_stop) =
+            (app.schedule, lease.clone(), closing.clone());
+        let polling = async move { poller.run(polling_lease, schedule, &polling_stop).await };
         Self {
             store: app.store,
             cache: app.cache,

@@ -160,89 +160,67 @@ mod tests {
 
     use super::*;
 
-    fn observed(first: LevelState, second: LevelState, pending: Option<bool>) -> Observation {
-        Observation {
-            first,
-            second,
-            pending,
-        }
-    }
-
     #[test]
     fn each_kind_of_stale_answer_has_its_cause() {
         use LevelState::{Absent, Current, Unreachable};
-        let now = Instant::now();
-        let stale = LevelState::Stale {
-            expires: now + Duration::from_secs(60),
-        };
-        let assessed = |observed| assess(&mut History::default(), &observed, now);
-        let is = |level, cause| Assessment::Stale(level, Some(cause));
-        for second in [Absent, Current] {
-            assert_eq!(assessed(observed(Absent, second, None)), Assessment::Clean);
-            assert_eq!(assessed(observed(Current, second, None)), Assessment::Clean);
-            let gap = observed(stale, second, Some(false));
-            assert_eq!(assessed(gap), is(AuditLevel::First, Cause::FirstLevelGap));
-            let late = observed(stale, second, Some(true));
-            assert_eq!(assessed(late), is(AuditLevel::First, Cause::Late));
+        let expires = Instant::now() + Duration::from_secs(60);
+        let stale = LevelState::Stale { expires };
+        let at_first = |cause| Assessment::Stale(AuditLevel::First, Some(cause));
+        let at_second = |cause| Assessment::Stale(AuditLevel::Second, Some(cause));
+        let unknown_cause = Assessment::Stale(AuditLevel::Second, None);
+        for (first, second, pending, expected) in [
+            (Absent, Absent, None, Assessment::Clean),
+            (Absent, Current, None, Assessment::Clean),
+            (Current, Absent, None, Assessment::Clean),
+            (Current, Current, None, Assessment::Clean),
+            (stale, Absent, Some(false), at_first(Cause::FirstLevelGap)),
+            (stale, Current, Some(false), at_first(Cause::FirstLevelGap)),
+            (stale, Absent, Some(true), at_first(Cause::Late)),
+            (stale, Current, Some(true), at_first(Cause::Late)),
+            (Absent, stale, Some(true), at_second(Cause::Late)),
+            (Absent, stale, Some(false), at_second(Cause::Lost)),
+            (Absent, stale, None, unknown_cause),
+            (Absent, Unreachable, Some(true), at_second(Cause::Late)),
+            (Absent, Unreachable, Some(false), Assessment::Unknown),
+            (Absent, Unreachable, None, Assessment::Unknown),
+        ] {
+            let observed = Observation {
+                first,
+                second,
+                pending,
+            };
+            let assessed = assess(&mut History::default(), &observed, Instant::now());
+            assert_eq!(assessed, expected, "{observed:?}");
         }
-        let second = |pending| observed(Absent, stale, pending);
-        assert_eq!(
-            assessed(second(Some(true))),
-            is(AuditLevel::Second, Cause::Late)
-        );
-        assert_eq!(
-            assessed(second(Some(false))),
-            is(AuditLevel::Second, Cause::Lost)
-        );
-        assert_eq!(
-            assessed(second(None)),
-            Assessment::Stale(AuditLevel::Second, None)
-        );
-        let away = |pending| observed(Absent, Unreachable, pending);
-        assert_eq!(
-            assessed(away(Some(true))),
-            is(AuditLevel::Second, Cause::Late)
-        );
-        assert_eq!(assessed(away(Some(false))), Assessment::Unknown);
-        assert_eq!(assessed(away(None)), Assessment::Unknown);
     }
 
     #[test]
     fn a_stale_answer_after_a_clean_one_is_a_late_fill_and_one_that_expires_was_never_removed() {
-        let now = Instant::now();
-        let stale = |seconds| LevelState::Stale {
-            expires: now + Duration::from_secs(seconds),
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let observed = |second, pending| Observation {
+            first: LevelState::Absent,
+            second,
+            pending,
         };
-        let mut history = History::default();
-        let clean = observed(LevelState::Absent, LevelState::Absent, None);
-        assert_eq!(assess(&mut history, &clean, now), Assessment::Clean);
-        let filled = observed(LevelState::Absent, stale(5), Some(false));
-        let assessed = assess(&mut history, &filled, now);
-        assert_eq!(
-            assessed,
-            Assessment::Stale(AuditLevel::Second, Some(Cause::LateFill))
-        );
-        // It was removed before it expired.
-        let mut removed = history.clone();
-        let second = Duration::from_secs(1);
-        assert_eq!(
-            assess(&mut removed, &clean, now + second),
-            Assessment::Clean
-        );
-        let assessed = assess(&mut history, &clean, now + 6 * second);
-        assert_eq!(assessed, Assessment::CleanAtLast(Cause::TtlOnly));
-        assert_eq!(
-            assess(&mut history, &clean, now + 7 * second),
-            Assessment::Clean
-        );
-        // A late removal is a removal whenever it came.
-        let mut history = History::default();
-        assess(
-            &mut history,
-            &observed(LevelState::Absent, stale(5), Some(true)),
-            now,
-        );
-        let assessed = assess(&mut history, &clean, now + 6 * second);
-        assert_eq!(assessed, Assessment::Clean);
+        let expires = after(5);
+        let stale = |pending| observed(LevelState::Stale { expires }, Some(pending));
+        let found = |cause| Assessment::Stale(AuditLevel::Second, Some(cause));
+        let absent = observed(LevelState::Absent, None);
+        let clean = |seconds| (seconds, absent, Assessment::Clean);
+        let filled_late = (0, stale(false), found(Cause::LateFill));
+        let expired = (6, absent, Assessment::CleanAtLast(Cause::TtlOnly));
+        for checks in [
+            vec![clean(0), filled_late, clean(1)],
+            vec![clean(0), filled_late, expired, clean(7)],
+            // A late removal is a removal whenever it came.
+            vec![(0, stale(true), found(Cause::Late)), clean(6)],
+        ] {
+            let mut history = History::default();
+            for (seconds, observed, expected) in checks {
+                let assessed = assess(&mut history, &observed, after(seconds));
+                assert_eq!(assessed, expected, "after {seconds} s");
+            }
+        }
     }
 }

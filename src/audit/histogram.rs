@@ -1,5 +1,5 @@
-//! Durations in fixed buckets: since start for the metrics, and of the last minutes for the report. The freshness
-//! tracker records them.
+//! Durations in fixed buckets, whose bounds `/metrics` publishes: since start for the metrics, and of the last minutes
+//! for the report. The freshness tracker records them.
 
 use std::time::{Duration, Instant};
 
@@ -36,13 +36,11 @@ impl Histogram {
 
     /// Each bound in seconds, with the count of durations up to it.
     pub fn cumulative_counts(&self) -> impl Iterator<Item = (f64, u64)> {
-        BOUNDS
-            .iter()
-            .zip(&self.counts)
-            .scan(0, |so_far, (bound, n)| {
-                *so_far += n;
-                Some((*bound, *so_far))
-            })
+        let counts = BOUNDS.into_iter().zip(self.counts);
+        counts.scan(0, |so_far, (bound, n)| {
+            *so_far += n;
+            Some((bound, *so_far))
+        })
     }
 
     /// The quantile in seconds, interpolated linearly inside its bucket. A duration beyond the last bound counts as

@@ -73,11 +73,12 @@ impl Auditor {
         stop: CancellationToken,
     ) {
         while !stop.is_cancelled() {
-            let next = self.handle.lock().sampler.next_due();
+            let due = self.handle.lock().sampler.next_due();
+            let at = due.unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = sleep_until(next) => {}
+                () = tokio::time::sleep_until(at.into()), if due.is_some() => {}
                 event = self.events.recv() => match event {
                     Some(event) => self.handle.apply(&event),
                     None => return,
@@ -132,11 +133,9 @@ struct LevelSnapshot {
 
 /// The reads of one step: each key is looked up once, each row queried once.
 struct ProbeSession<'a> {
-    store: &'a Store,
-    reader: &'a Reader,
+    auditor: &'a Auditor,
     snapshots: HashMap<Key, LevelSnapshot>,
     pending: HashMap<i64, Option<bool>>,
-    timeout: Duration,
     cache_answers: bool,
     store_answers: bool,
     queries: usize,
@@ -145,11 +144,9 @@ struct ProbeSession<'a> {
 impl<'a> ProbeSession<'a> {
     fn new(auditor: &'a Auditor) -> Self {
         Self {
-            store: &auditor.store,
-            reader: &auditor.reader,
+            auditor,
             snapshots: HashMap::new(),
             pending: HashMap::new(),
-            timeout: auditor.timeout,
             cache_answers: true,
             store_answers: true,
             queries: 0,
@@ -188,11 +185,12 @@ impl<'a> ProbeSession<'a> {
 
     async fn read(&mut self, key: &Key) -> LevelSnapshot {
         // The first level before the second, which fills it.
-        let first = self.reader.peek_l1(key);
+        let auditor = self.auditor;
+        let first = auditor.reader.peek_l1(key);
         let mut second = Err(());
         if self.cache_answers {
-            let lookup = self.reader.cache().get(key, &[]);
-            if let Ok(Ok(found)) = tokio::time::timeout(self.timeout, lookup).await {
+            let lookup = auditor.reader.cache().get(key, &[]);
+            if let Ok(Ok(found)) = tokio::time::timeout(auditor.timeout, lookup).await {
                 second = Ok(found.entry);
             }
             self.cache_answers = second.is_ok();
@@ -209,8 +207,9 @@ impl<'a> ProbeSession<'a> {
             return None;
         }
         self.queries += 1;
-        let query = tokio::time::timeout(self.timeout, self.store.is_pending(row)).await;
-        let pending = query.ok().and_then(Result::ok);
+        let query = self.auditor.store.is_pending(row);
+        let answer = tokio::time::timeout(self.auditor.timeout, query).await;
+        let pending = answer.ok().and_then(Result::ok);
         self.store_answers = pending.is_some();
         self.pending.insert(row, pending);
         pending
@@ -227,12 +226,5 @@ impl LevelSnapshot {
             },
             pending: None,
         }
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -71,6 +71,7 @@ struct SampledChange {
     change: i64,
     cycle: Option<i64>,
     keys: Vec<WatchedKey>,
+    /// The next check, as an index of [`CHECK_OFFSETS`].
     next: usize,
     /// By check; `None`: not made, or too late to tell.
     clean: [Option<bool>; CHECK_OFFSETS.len()],
@@ -144,10 +145,8 @@ impl Sampler {
 
     /// When the next check is due.
     pub fn next_due(&self) -> Option<Instant> {
-        let dues = self
-            .open
-            .iter()
-            .map(|open| open.at + CHECK_OFFSETS[open.next]);
+        let open = self.open.iter();
+        let dues = open.map(|open| open.at + CHECK_OFFSETS[open.next]);
         dues.min()
     }
 
@@ -270,14 +269,14 @@ fn watched_keys(commit: &CommitEvent, canaries: bool, rules: &Rules) -> Vec<Watc
     }
     let mut keys: Vec<(Key, (usize, i64, u64))> = keys.into_iter().collect();
     keys.sort_by_key(|(_, (rows, ..))| std::cmp::Reverse(*rows));
-    keys.truncate(MOST_KEYS);
-    let watched = |(key, (_, row, transaction))| WatchedKey {
+    let most = keys.into_iter().take(MOST_KEYS);
+    let watched = most.map(|(key, (_, row, transaction))| WatchedKey {
         key,
         row,
         transaction,
         history: History::default(),
-    };
-    keys.into_iter().map(watched).collect()
+    });
+    watched.collect()
 }
 
 /// Keys that rules remove for this row unconditionally. An answer marked stale may be served, and a movement may be
@@ -286,14 +285,12 @@ fn removed_keys(row: &OutboxRow, rules: &Rules) -> Vec<Key> {
     if row.entry.purpose != Purpose::Change || !row.entry.keys.is_empty() {
         return Vec::new();
     }
-    let hits = rules.match_change(&row.change(), None).into_iter();
-    let aims = hits
-        .filter(|hit| hit.rule.action != Action::MarkStale)
-        .flat_map(|hit| hit.targets);
-    let unconditional = aims.filter(|aim| aim.if_moved.is_none());
-    unconditional
-        .filter_map(|aim| aim.target.key().cloned())
-        .collect()
+    let matches = rules.match_change(&row.change(), None).into_iter();
+    let removing = matches.filter(|matched| matched.rule.action != Action::MarkStale);
+    let planned = removing.flat_map(|matched| matched.targets);
+    let unconditional = planned.filter(|planned| planned.if_moved.is_none());
+    let keys = unconditional.filter_map(|planned| planned.target.key().cloned());
+    keys.collect()
 }
 
 #[cfg(test)]

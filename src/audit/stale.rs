@@ -57,10 +57,8 @@ pub(super) struct StaleChangeLog {
 impl StaleChangeLog {
     pub fn add(&mut self, read: StaleRead) {
         let ms = read.age.as_millis() as u64;
-        let known = self
-            .last
-            .iter()
-            .position(|known| known.change == read.change);
+        let mut known = self.last.iter();
+        let known = known.position(|known| known.change == read.change);
         let at = known.unwrap_or_else(|| {
             if self.last.len() == KEPT {
                 self.last.pop_front();

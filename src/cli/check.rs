@@ -8,14 +8,14 @@ use chrono::{TimeDelta, Utc};
 use serde::Serialize;
 
 use super::output::out;
-use super::{BAD_CONFIGURATION, DEPENDENCY_DOWN, count_prices, missing_file, next_step};
+use super::{BAD_CONFIGURATION, DEPENDENCY_DOWN, count_prices, feed_code, missing_file, next_step};
 use crate::app;
 use crate::clock::Clock;
 use crate::config::{Listen, Settings};
 use oddsd_cache::{Cache, CacheError};
 use oddsd_core::model::sanitize_text;
 use oddsd_core::schedule::Cron;
-use oddsd_feeds::{Feed, FeedError, FetchRequest};
+use oddsd_feeds::{Feed, FetchRequest};
 use oddsd_store::{Store, StoreError, StoreStatus};
 
 /// A larger skew puts races into the wrong stage.
@@ -108,73 +108,64 @@ pub async fn check(settings: &Settings, args: &CheckArgs) -> anyhow::Result<Exit
             CheckVerdict::Warn => "warn",
             CheckVerdict::Fail => "FAIL",
         };
-        let (what, says) = (finding.what, sanitize_text(&finding.says, 600));
-        out!("{mark}  {what:<9} {says}");
+        let says = sanitize_text(&finding.says, 600);
+        out!("{mark}  {:<9} {says}", finding.what);
     }
     Ok(ExitCode::from(code))
 }
 
 fn check_rules(settings: &Settings, report: &mut CheckReport) {
-    let (book, file) = match settings.rules() {
-        Ok((book, _)) => (book, settings.rules.rules_file.display()),
+    let handle = match settings.rules() {
+        Ok((handle, _)) => handle,
         Err(why) => return report.fail("rules", BAD_CONFIGURATION, why.to_string()),
     };
-    let (rules, state) = (book.current(), book.state());
+    let file = settings.rules.rules_file.display();
+    let (rules, state) = (handle.current(), handle.state());
     let (tests, failed) = rules.run_tests();
     match (state.file, failed.first()) {
-        (None, _) => report.ok(
-            "rules",
-            format!("the built-in rules; {file} does not exist yet"),
-        ),
-        (Some(file), Some(test)) => report.warn(
-            "rules",
-            format!("{} of {tests} tests fail: {file}:{test}", failed.len()),
-        ),
-        (Some(file), None) => report.ok(
-            "rules",
-            format!(
-                "{} with the rules of {file}, version {}",
-                rules.iter().len(),
-                rules.version()
-            ),
-        ),
+        (None, _) => {
+            let says = format!("the built-in rules; {file} does not exist yet");
+            report.ok("rules", says);
+        }
+        (Some(file), Some(test)) => {
+            let says = format!("{} of {tests} tests fail: {file}:{test}", failed.len());
+            report.warn("rules", says);
+        }
+        (Some(file), None) => {
+            let (rules, version) = (rules.iter().len(), rules.version());
+            let says = format!("{rules} with the rules of {file}, version {version}");
+            report.ok("rules", says);
+        }
     }
 }
 
 fn check_schedule(settings: &Settings, report: &mut CheckReport) {
-    match settings.cron() {
-        Some(line) => match Cron::parse(
-            line,
-            settings.schedule.cron_timezone.name(),
-            Clock::Real.now(),
-        ) {
-            Ok(cron) => report.ok(
-                "schedule",
-                format!(
-                    "cron {line} ({}), next at {}",
-                    settings.schedule.cron_timezone,
-                    cron.next_after(Utc::now())
-                        .map_or("never".into(), |next| next.format("%F %T UTC").to_string())
-                ),
-            ),
-            Err(why) => report.fail("schedule", BAD_CONFIGURATION, format!("CRON: {why:#}")),
-        },
-        None => report.ok(
-            "schedule",
-            format!("by minutes to the start: {}", settings.schedule.cadence),
-        ),
+    let zone = settings.schedule.cron_timezone;
+    let cron = settings.cron();
+    let cron = cron.map(|line| (line, Cron::parse(line, zone.name(), Utc::now())));
+    match cron {
+        Some((line, Ok(cron))) => {
+            let next = cron.next_after(Utc::now());
+            let next = next.map_or("never".into(), |at| at.format("%F %T UTC").to_string());
+            report.ok("schedule", format!("cron {line} ({zone}), next at {next}"));
+        }
+        Some((_, Err(why))) => {
+            report.fail("schedule", BAD_CONFIGURATION, format!("CRON: {why:#}"));
+        }
+        None => {
+            let says = format!("by minutes to the start: {}", settings.schedule.cadence);
+            report.ok("schedule", says);
+        }
     }
-    let lease = settings.lease();
-    if lease < Duration::from_secs(5) {
-        report.warn(
-            "lease",
-            "with LEASE_SECONDS below 5 the lease is lost at a slow commit; the default is 15",
-        );
+    if settings.lease() < Duration::from_secs(5) {
+        let says =
+            "with LEASE_SECONDS below 5 the lease is lost at a slow commit; the default is 15";
+        report.warn("lease", says);
     }
 }
 
 fn open_feed(settings: &Settings, report: &mut CheckReport) -> Option<Feed> {
-    match app::feed(settings, &Clock::Real) {
+    match app::feed(settings, &Clock::Real, false) {
         Ok(feed) => {
             report.ok("feed", format!("{}: settings are complete", feed.name()));
             Some(feed)
@@ -189,10 +180,8 @@ fn open_feed(settings: &Settings, report: &mut CheckReport) -> Option<Feed> {
 async fn open_cache(settings: &Settings, report: &mut CheckReport) -> Option<Cache> {
     match Cache::open(&settings.cache()).await {
         Ok(Cache::Off) => {
-            report.warn(
-                "cache",
-                "CACHE_ENABLED=false: no answer is cached and none is removed",
-            );
+            let says = "CACHE_ENABLED=false: no answer is cached and none is removed";
+            report.warn("cache", says);
             None
         }
         Ok(Cache::InProcess(_)) => {
@@ -239,17 +228,13 @@ fn projected_commands(settings: &Settings) -> String {
 
 async fn check_listen(settings: &Settings, offline: bool, report: &mut CheckReport) {
     let Listen::At(address) = settings.daemon.listen else {
-        report.ok(
-            "listen",
-            "off: a worker without a read API (status and tail read the database)",
-        );
-        return;
+        let says = "off: a worker without a read API (status and tail read the database)";
+        return report.ok("listen", says);
     };
     if !address.ip().is_loopback() {
-        report.warn(
-            "listen",
-            format!("{address} is open to other machines, and the read API has no passwords"),
-        );
+        let says =
+            format!("{address} is open to other machines, and the read API has no passwords");
+        report.warn("listen", says);
     }
     if offline {
         return;
@@ -265,26 +250,16 @@ async fn check_listen(settings: &Settings, offline: bool, report: &mut CheckRepo
 
 async fn check_database(settings: &Settings, report: &mut CheckReport) {
     if let Some(file) = missing_file(settings) {
-        return match file
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-        {
-            Some(folder) if !folder.is_dir() => report.fail(
-                "database",
-                BAD_CONFIGURATION,
-                format!(
-                    "there is no folder {}; create it, or set another DATABASE_URL",
-                    folder.display()
-                ),
-            ),
-            _ => report.ok(
-                "database",
-                format!(
-                    "{} does not exist yet; `oddsd run` creates it",
-                    file.display()
-                ),
-            ),
-        };
+        let folder = file.parent().filter(|path| !path.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            let folder = folder.display();
+            let says =
+                format!("there is no folder {folder}; create it, or set another DATABASE_URL");
+            return report.fail("database", BAD_CONFIGURATION, says);
+        }
+        let file = file.display();
+        let says = format!("{file} does not exist yet; `oddsd run` creates it");
+        return report.ok("database", says);
     }
     let store = match Store::open(&settings.store()).await {
         Ok(store) => store,
@@ -297,10 +272,8 @@ async fn check_database(settings: &Settings, report: &mut CheckReport) {
     match store.check_schema().await {
         Ok(()) => report.ok("schema", "the tables have this version"),
         Err(StoreError::Schema(why)) if settings.store.auto_migrate => {
-            report.warn(
-                "schema",
-                format!("{why} (AUTO_MIGRATE migrates them at the next start)"),
-            );
+            let says = format!("{why} (AUTO_MIGRATE migrates them at the next start)");
+            report.warn("schema", says);
         }
         Err(why) => report.fail("schema", database_code(&why), why.to_string()),
     }
@@ -321,41 +294,31 @@ async fn check_database(settings: &Settings, report: &mut CheckReport) {
 fn check_clock(skew: TimeDelta, report: &mut CheckReport) {
     if skew.abs() > MAX_CLOCK_SKEW {
         let seconds = skew.num_seconds();
-        report.warn(
-            "clock",
-            format!("this machine and the database differ by {seconds} s; synchronise both by NTP"),
-        );
+        let says =
+            format!("this machine and the database differ by {seconds} s; synchronise both by NTP");
+        report.warn("clock", says);
     } else {
         let ms = skew.num_milliseconds().abs().max(1);
-        report.ok(
-            "clock",
-            format!("this machine and the database agree within {ms} ms"),
-        );
+        let says = format!("this machine and the database agree within {ms} ms");
+        report.ok("clock", says);
     }
 }
 
 /// The leader lease and the outbox.
 fn check_status(status: &StoreStatus, report: &mut CheckReport) {
-    let held = status
-        .lease_expires_at
-        .is_some_and(|until| until > Utc::now());
-    if let (Some(holder), true) = (&status.holder, held) {
-        report.ok(
-            "lease",
-            format!("held by {holder}; another daemon would stand by"),
-        );
+    let expires_at = status.lease_expires_at;
+    if let Some(holder) = &status.holder
+        && expires_at.is_some_and(|at| at > Utc::now())
+    {
+        let says = format!("held by {holder}; another daemon would stand by");
+        report.ok("lease", says);
     }
-    if status.outbox_pending > 0 {
+    let (pending, age) = (status.outbox_pending, status.outbox_oldest_seconds);
+    if pending > 0 {
         let error = status.outbox_last_error.as_ref();
-        report.warn(
-            "outbox",
-            format!(
-                "{} removals are pending, the oldest for {:.0} s{}",
-                status.outbox_pending,
-                status.outbox_oldest_seconds,
-                error.map_or(String::new(), |why| format!(" (last error: {why})"))
-            ),
-        );
+        let error = error.map_or(String::new(), |why| format!(" (last error: {why})"));
+        let says = format!("{pending} removals are pending, the oldest for {age:.0} s{error}");
+        report.warn("outbox", says);
     }
 }
 
@@ -370,18 +333,17 @@ async fn ping_cache(cache: &Cache, report: &mut CheckReport) {
     let started = Instant::now();
     let _ = tokio::time::timeout(CACHE_TIMEOUT, cache.connected()).await;
     match cache.ping().await {
-        Ok(()) => report.ok(
-            "cache",
-            format!("answers in {} ms", started.elapsed().as_millis().max(1)),
-        ),
-        Err(why @ CacheError::Refused { .. }) => {
-            report.fail("cache", BAD_CONFIGURATION, why.to_string())
+        Ok(()) => {
+            let ms = started.elapsed().as_millis().max(1);
+            report.ok("cache", format!("answers in {ms} ms"));
         }
-        Err(why) => report.fail(
-            "cache",
-            DEPENDENCY_DOWN,
-            format!("{why}; removals would wait in the outbox until it is back"),
-        ),
+        Err(why @ CacheError::Refused { .. }) => {
+            report.fail("cache", BAD_CONFIGURATION, why.to_string());
+        }
+        Err(why) => {
+            let says = format!("{why}; removals would wait in the outbox until it is back");
+            report.fail("cache", DEPENDENCY_DOWN, says);
+        }
     }
     cache.close().await;
 }
@@ -389,33 +351,20 @@ async fn ping_cache(cache: &Cache, report: &mut CheckReport) {
 async fn fetch(mut feed: Feed, report: &mut CheckReport) {
     match feed.fetch(&FetchRequest::Everything, Utc::now()).await {
         Ok(fetched) => {
-            let (events, prices) = (
-                fetched.snapshot.events.len(),
-                count_prices(&fetched.snapshot),
-            );
+            let snapshot = &fetched.snapshot;
+            let (events, prices) = (snapshot.events.len(), count_prices(snapshot));
             report.ok("feed", format!("answers: {events} events, {prices} prices"));
-            if !fetched.snapshot.rejected.is_empty() {
-                report.warn(
-                    "feed",
-                    format!("rejected rows: {}", fetched.snapshot.rejected),
-                );
+            if !snapshot.rejected.is_empty() {
+                report.warn("feed", format!("rejected rows: {}", snapshot.rejected));
             }
             if let Feed::OddsApi(feed) = &feed
                 && let Some(quota) = feed.quota()
             {
-                report.ok(
-                    "quota",
-                    format!(
-                        "{} paid requests left, this request cost {}",
-                        quota.remaining,
-                        quota.last.unwrap_or(0)
-                    ),
-                );
+                let (left, cost) = (quota.remaining, quota.last.unwrap_or(0));
+                let says = format!("{left} paid requests left, this request cost {cost}");
+                report.ok("quota", says);
             }
         }
-        Err(why @ (FeedError::Unauthorized { .. } | FeedError::BadRequest { .. })) => {
-            report.fail("feed", BAD_CONFIGURATION, why.to_string());
-        }
-        Err(why) => report.fail("feed", DEPENDENCY_DOWN, why.to_string()),
+        Err(why) => report.fail("feed", feed_code(&why), why.to_string()),
     }
 }

@@ -75,28 +75,20 @@ pub async fn correct(settings: &Settings, args: &CorrectArgs) -> anyhow::Result<
         bail!("{id} was just deleted: its retention has ended");
     };
     let led = is_led(&store).await?;
-    let patience = if led {
+    let patience = match led {
         // The daemon looks for requests three times within a lease.
-        settings.lease()
-    } else {
-        Duration::ZERO
+        true => settings.lease(),
+        false => Duration::ZERO,
     };
     let waits = wait_for_daemon(patience, async || store.is_correction_waiting(row).await).await?;
     store.close().await;
-    let (state, text) = match (waits, led) {
-        (false, _) => ("done", format!("{id} was {before} and is {after}")),
-        (true, true) => (
-            "waiting",
-            format!(
-                "the change of {id} to {after} is stored, but the daemon has not made it yet (see `oddsd status`)"
-            ),
-        ),
-        (true, false) => (
-            "waiting",
-            format!(
-                "the change of {id} to {after} is stored for the next `oddsd run` or `oddsd once`; none runs now"
-            ),
-        ),
+    if !waits {
+        return print("done", &format!("{id} was {before} and is {after}"));
+    }
+    let until = match led {
+        true => ", but the daemon has not made it yet (see `oddsd status`)",
+        false => " for the next `oddsd run` or `oddsd once`; none runs now",
     };
-    print(state, &text)
+    let text = format!("the change of {id} to {after} is stored{until}");
+    print("waiting", &text)
 }

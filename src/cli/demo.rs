@@ -11,6 +11,7 @@ use chrono::{DateTime, NaiveDate, TimeZone, Utc};
 use chrono_tz::Europe::London;
 use secrecy::SecretString;
 use serde::Deserialize;
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use super::output::out;
@@ -18,7 +19,7 @@ use super::{duration, stop_on_signals};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Listen, Settings};
-use crate::live::{DaemonEvent, Delivery, EventBus};
+use crate::live::{DaemonEvent, EventBus};
 use crate::poller::PollSchedule;
 use oddsd_core::model::sanitize_text;
 use oddsd_feeds::Feed;
@@ -84,10 +85,10 @@ pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCo
         args.speed
     );
     let events = tokio::spawn(print_events(app.live.clone(), clock.clone(), stop.clone()));
-    let reader = tokio::spawn(read(address, app.live.clone(), clock, stop.clone()));
+    let reads = tokio::spawn(print_reads(address, app.live.clone(), clock, stop.clone()));
     let live = app.live.clone();
     let outcome = app.run(stop).await;
-    let _ = tokio::join!(events, reader);
+    let _ = tokio::join!(events, reads);
     let counters = live.counters();
     out!(
         "\n{} cycles ({} of them changed nothing), {} prices compared, {} written, {} answers removed; reads: {} hits, {} misses",
@@ -105,14 +106,9 @@ pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCo
 }
 
 fn beginning(day: NaiveDate) -> DateTime<Utc> {
-    let local = day
-        .and_hms_opt(BEGINS.0, BEGINS.1, 0)
-        .expect("a time of day");
-    London
-        .from_local_datetime(&local)
-        .earliest()
-        .expect("clocks change at night")
-        .to_utc()
+    let local = day.and_hms_opt(BEGINS.0, BEGINS.1, 0);
+    let begin = London.from_local_datetime(&local.expect("a time of day"));
+    begin.earliest().expect("clocks change at night").to_utc()
 }
 
 /// The configured address, or the same with the next free port.
@@ -137,10 +133,10 @@ async fn print_events(bus: EventBus, clock: Clock, stop: CancellationToken) {
     let mut subscriber = bus.subscribe();
     loop {
         let published = tokio::select! {
-            next = subscriber.next() => match next {
-                Some(Delivery::Event(published)) => published,
-                Some(Delivery::Missed(_)) => continue,
-                None => return,
+            next = subscriber.recv() => match next {
+                Ok(published) => published,
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return,
             },
             () = stop.cancelled() => return,
         };
@@ -167,11 +163,8 @@ async fn print_events(bus: EventBus, clock: Clock, stop: CancellationToken) {
                 );
             }
             DaemonEvent::Invalidated { keys, took_ms, .. } => {
-                out!(
-                    "{at}  cache    removed {} answers in {took_ms} ms: {}",
-                    keys.len(),
-                    shown(keys)
-                );
+                let (count, names) = (keys.len(), shown(keys));
+                out!("{at}  cache    removed {count} answers in {took_ms} ms: {names}");
             }
             DaemonEvent::RefusedRemovals { removals, open, .. } => {
                 out!(
@@ -227,7 +220,7 @@ struct DemoOdds {
 type LastPrices = HashMap<(String, String, String), (f64, String)>;
 
 /// Requests the racecard over HTTP like any other reader, and prints its price moves.
-async fn read(address: SocketAddr, bus: EventBus, clock: Clock, stop: CancellationToken) {
+async fn print_reads(address: SocketAddr, bus: EventBus, clock: Clock, stop: CancellationToken) {
     let url = format!("http://{address}/v1/races/by-stage");
     let Ok(client) = reqwest::Client::builder()
         .no_proxy()
@@ -246,11 +239,12 @@ async fn read(address: SocketAddr, bus: EventBus, clock: Clock, stop: Cancellati
         if let Ok((status, answer)) = request(&client, &url).await {
             let took = started.elapsed().as_secs_f64() * 1000.0;
             let at = clock.now().with_timezone(&London).format("%H:%M:%S");
-            let served = match status.as_str() {
-                "MISS" => "MISS -> refilled",
-                status => status,
+            let served = if status == "MISS" {
+                "MISS -> refilled"
+            } else {
+                &status
             };
-            let moves = match moves(&mut last, answer).as_slice() {
+            let moves = match describe_moves(&mut last, answer).as_slice() {
                 [] => "nothing new".to_owned(),
                 [only] => only.clone(),
                 [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
@@ -266,9 +260,8 @@ async fn read(address: SocketAddr, bus: EventBus, clock: Clock, stop: Cancellati
 
 async fn first_cycle(bus: &EventBus) {
     let mut subscriber = bus.subscribe();
-    while let Some(next) = subscriber.next().await {
-        if matches!(next, Delivery::Event(published) if matches!(published.event, DaemonEvent::CycleComplete { .. }))
-        {
+    while let Ok(published) = subscriber.recv().await {
+        if let DaemonEvent::CycleComplete { .. } = published.event {
             return;
         }
     }
@@ -276,17 +269,13 @@ async fn first_cycle(bus: &EventBus) {
 
 async fn request(client: &reqwest::Client, url: &str) -> reqwest::Result<(String, DemoAnswer)> {
     let answer = client.get(url).send().await?;
-    let status = answer
-        .headers()
-        .get("x-cache-status")
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("?")
-        .to_owned();
-    Ok((status, answer.json().await?))
+    let status = answer.headers().get("x-cache-status");
+    let status = status.and_then(|value| value.to_str().ok()).unwrap_or("?");
+    Ok((status.to_owned(), answer.json().await?))
 }
 
 /// Describes the prices that differ from the last answer; for the first answer only their number.
-fn moves(last: &mut LastPrices, answer: DemoAnswer) -> Vec<String> {
+fn describe_moves(last: &mut LastPrices, answer: DemoAnswer) -> Vec<String> {
     let mut moves = Vec::new();
     let is_first = last.is_empty();
     for race in answer.stages.into_values().flatten() {

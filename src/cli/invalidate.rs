@@ -72,7 +72,7 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
         targets.extend(scan(&cache, beginning, args.scan_most).await?);
     }
     let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
-    let object = json!({ "dry_run": args.dry_run, "keys": names });
+    let mut object = json!({ "dry_run": args.dry_run, "keys": names });
     if targets.is_empty() && args.scan.is_none() {
         bail!(InvalidSetting(
             "name at least one key, --event, --tag, --sidebar, --change or --scan; e.g. oddsd invalidate races:by-stage:v1".into()
@@ -87,16 +87,10 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
         answer(args.json, &object, &format!("would remove {names}"));
         return Ok(ExitCode::SUCCESS);
     }
-    let keys: Vec<Key> = targets
-        .iter()
-        .filter_map(RuleTarget::key)
-        .cloned()
-        .collect();
-    let tags: Vec<Tag> = targets
-        .iter()
-        .filter_map(RuleTarget::tag)
-        .cloned()
-        .collect();
+    let keys = targets.iter().filter_map(RuleTarget::key);
+    let keys: Vec<Key> = keys.cloned().collect();
+    let tags = targets.iter().filter_map(RuleTarget::tag);
+    let tags: Vec<Tag> = tags.cloned().collect();
     let reason = r#"{"reason":"SIDEBAR_REFRESH"}"#;
     let detail = args.names_only_sidebars().then_some(reason);
     let store = open_existing(settings).await?;
@@ -116,27 +110,20 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
     let patience = if led { PATIENCE } else { Duration::ZERO };
     let pending = wait_for_daemon(patience, async || store.is_pending(row).await).await?;
     store.close().await;
-    let (code, text) = match pending {
-        false => (ExitCode::SUCCESS, format!("removed {names}")),
-        true if !led && !has_shared_cache => (
-            ExitCode::from(DEPENDENCY_DOWN),
-            format!(
-                "not removed yet: {names}; no daemon is running and no cache is set here. The removal is in the outbox for the \
-                 next `oddsd run`, or set REDIS_URL or UPSTASH_REDIS_REST_URL as the daemon has them and try again"
-            ),
+    let text = match pending {
+        false => format!("removed {names}"),
+        true if !led && !has_shared_cache => format!(
+            "not removed yet: {names}; no daemon is running and no cache is set here. The removal is in the outbox for the \
+             next `oddsd run`, or set REDIS_URL or UPSTASH_REDIS_REST_URL as the daemon has them and try again"
         ),
-        true => (
-            ExitCode::from(DEPENDENCY_DOWN),
-            format!(
-                "not confirmed yet: {names}; the removal is in the outbox and is retried until the cache confirms it (see \
-                 `oddsd status`)"
-            ),
+        true => format!(
+            "not confirmed yet: {names}; the removal is in the outbox and is retried until the cache confirms it (see \
+             `oddsd status`)"
         ),
     };
-    let mut object = object;
     object["confirmed"] = json!(!pending);
     answer(args.json, &object, &text);
-    Ok(code)
+    Ok(ExitCode::from(if pending { DEPENDENCY_DOWN } else { 0 }))
 }
 
 async fn scan(cache: &Cache, beginning: &str, limit: usize) -> anyhow::Result<Vec<RuleTarget>> {
@@ -176,23 +163,16 @@ fn named_targets(
             Some((sport, league)) => format!("{}:{}:", key::escape(sport), key::escape(league)),
         };
         let tag = Tag::prefix_tag(&format!("sidebar:{prefix}"));
-        targets.insert(RuleTarget::Tag(
-            tag.ok_or_else(|| invalid_target(text, "sidebar"))?,
-        ));
+        let tag = tag.ok_or_else(|| invalid_target(text, "sidebar"))?;
+        targets.insert(RuleTarget::Tag(tag));
     }
-    let changes: Vec<RuleChange> = args
-        .change
-        .iter()
-        .map(|text| parse_change(text))
-        .collect::<anyhow::Result<_>>()?;
+    let changes = args.change.iter().map(|text| parse_change(text));
+    let changes: Vec<RuleChange> = changes.collect::<anyhow::Result<_>>()?;
     for change in changes.iter().chain(events) {
-        for hit in rules.match_change(change, None) {
-            let aims = hit
-                .targets
-                .into_iter()
-                .filter(|aim| change.moved_enough_for(aim));
-            targets.extend(aims.map(|aim| aim.target));
-        }
+        let matches = rules.match_change(change, None).into_iter();
+        let planned = matches.flat_map(|matched| matched.targets);
+        let planned = planned.filter(|planned| change.moved_enough_for(planned));
+        targets.extend(planned.map(|planned| planned.target));
     }
     Ok(targets)
 }

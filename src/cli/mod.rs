@@ -5,7 +5,6 @@ mod check;
 mod correct;
 #[cfg(feature = "simulator")]
 mod demo;
-mod freshness;
 mod invalidate;
 mod output;
 mod parse;
@@ -13,6 +12,7 @@ mod record;
 mod replay;
 mod rules;
 mod run;
+mod status;
 mod tail;
 mod watch;
 
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{InvalidSetting, Settings};
 use crate::log::{self, LogOutput};
-use oddsd_core::model::Snapshot;
+use oddsd_core::model::{Snapshot, sanitize_text};
 use oddsd_feeds::FeedError;
 use oddsd_store::{Store, StoreError};
 use output::{err, out};
@@ -80,7 +80,7 @@ pub enum Command {
     /// Follow cycles and removals through the database.
     Tail(tail::TailArgs),
     /// Show the daemon's state through the database.
-    Status(tail::StatusArgs),
+    Status(status::StatusArgs),
     /// Remove cached answers manually.
     Invalidate(invalidate::InvalidateArgs),
     /// Check, test and explain the rules: which changes remove which cached answers.
@@ -133,7 +133,7 @@ async fn run_command(args: Vec<OsString>) -> ExitCode {
         Command::Record(args) => Box::pin(record::record(settings, &args)).await,
         Command::Migrate(args) => Box::pin(migrate(settings, &args)).await,
         Command::Tail(args) => Box::pin(tail::tail(settings, &args)).await,
-        Command::Status(args) => Box::pin(tail::status(settings, &args)).await,
+        Command::Status(args) => Box::pin(status::status(settings, &args)).await,
         Command::Invalidate(args) => Box::pin(invalidate::invalidate(settings, &args)).await,
         Command::Rules(args) => rules::rules(settings, &args),
         Command::Correct(args) => Box::pin(correct::correct(settings, &args)).await,
@@ -154,10 +154,10 @@ fn start_logging(cli: &Cli) -> anyhow::Result<()> {
         // Stdout is the answer of the other commands, so the log must not mix with it.
         false => LogOutput::Stderr,
     };
-    let level = match &cli.command {
+    let level = match log.log_level.as_str() {
         // The other commands print their own progress.
-        _ if !is_daemon && log.log_level == "info" => "warn",
-        _ => log.log_level.as_str(),
+        "info" if !is_daemon => "warn",
+        level => level,
     };
     log::start(log.log_format, level, output)
 }
@@ -165,9 +165,7 @@ fn start_logging(cli: &Cli) -> anyhow::Result<()> {
 /// Prints an error with the next step. An error of a rules file has a line for each fault.
 fn print_error(why: &anyhow::Error) {
     let text = format!("{why:#}");
-    let lines = text
-        .lines()
-        .map(|line| oddsd_core::model::sanitize_text(line, 2_000));
+    let lines = text.lines().map(|line| sanitize_text(line, 2_000));
     let text = lines.collect::<Vec<_>>().join("\n");
     let next = why.downcast_ref::<StoreError>().map_or("", next_step);
     err!("oddsd: {text}{next}");
@@ -250,12 +248,10 @@ fn missing_file(settings: &Settings) -> Option<PathBuf> {
     let url = settings.store.database_url.expose_secret();
     let path = url.strip_prefix("sqlite:")?;
     let path = path.strip_prefix("//").unwrap_or(path);
-    let path = path
-        .split('?')
-        .next()
-        .filter(|path| !path.contains(":memory:"))?;
+    let path = path.split('?').next()?;
+    let is_file = !path.contains(":memory:");
     let path = PathBuf::from(path);
-    (!path.exists()).then_some(path)
+    (is_file && !path.exists()).then_some(path)
 }
 
 /// Whether a daemon holds the leader lease and so carries out what other commands request.
@@ -293,16 +289,10 @@ pub fn stop_on_signals(after: Option<Duration>) -> anyhow::Result<CancellationTo
     let guard = stop.clone().drop_guard();
     tokio::spawn(async move {
         let _guard = guard;
-        let timer = async {
-            match after {
-                Some(after) => tokio::time::sleep(after).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
-            () = timer => {}
+            () = tokio::time::sleep(after.unwrap_or_default()), if after.is_some() => {}
         }
     });
     Ok(stop)
@@ -321,10 +311,9 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err(format!("unknown unit {unit:?}; write 30s, 5m or 2h")),
     };
-    let number: f64 = number
-        .trim()
-        .parse()
-        .map_err(|_| "write a duration such as 30s, 5m or 2h".to_owned())?;
+    let Ok(number) = number.trim().parse::<f64>() else {
+        return Err("write a duration such as 30s, 5m or 2h".into());
+    };
     Duration::try_from_secs_f64(number * seconds)
         .map_err(|_| "a duration cannot be negative or that long".into())
 }

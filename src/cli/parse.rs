@@ -58,9 +58,9 @@ fn variable_at_fault(why: &clap::Error) -> Option<String> {
         .get_arguments()
         .find(|arg| arg.to_string() == *named)?;
     let flag = format!("--{}", arg.get_long()?);
-    let given = std::env::args_os().any(|word| {
-        let word = word.to_string_lossy();
-        word == flag || word.starts_with(&format!("{flag}="))
+    let given = std::env::args_os().any(|given| {
+        let given = given.to_string_lossy();
+        given == flag || given.starts_with(&format!("{flag}="))
     });
     let variable = arg.get_env()?.to_string_lossy().into_owned();
     (!given).then_some(variable)

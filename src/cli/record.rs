@@ -28,18 +28,19 @@ pub struct RecordArgs {
 
 pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<ExitCode> {
     let clock = Clock::Real;
-    let mut feed = app::feed_for_recording(settings, &clock)?;
+    let mut feed = app::feed(settings, &clock, true)?;
     let kind = match &feed {
         Feed::OddsApi(_) => RecordedFeed::OddsApi,
         // The simulator has the format of The Racing API.
         _ => RecordedFeed::RacingApi,
     };
-    let mut recorder = Recorder::create(&args.out)?;
+    let (mut recorder, file) = (Recorder::create(&args.out)?, args.out.display());
     let stop = stop_on_signals(args.record_for)?;
     let plan = settings.plan();
     let mut failures = 0;
     loop {
         let now = clock.now();
+        let time = now.format("%H:%M:%S");
         let fetched = tokio::select! {
             fetched = feed.fetch(&FetchRequest::Everything, now) => fetched,
             () = stop.cancelled() => break,
@@ -47,33 +48,20 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
         let wait = match fetched {
             Ok(fetched) => {
                 failures = 0;
-                recorder
-                    .write(kind, now, &fetched.snapshot.scope, &fetched.bodies)
-                    .with_context(|| {
-                        format!("cannot write to {}; is the disk full?", args.out.display())
-                    })?;
-                err!(
-                    "{} recorded {} events, {} prices",
-                    now.format("%H:%M:%S"),
-                    fetched.snapshot.events.len(),
-                    count_prices(&fetched.snapshot)
-                );
-                let starts = fetched
-                    .snapshot
-                    .events
-                    .iter()
-                    .filter_map(|event| event.event.starts_at);
+                let snapshot = &fetched.snapshot;
+                let written = recorder.write(kind, now, &snapshot.scope, &fetched.bodies);
+                written.with_context(|| format!("cannot write to {file}; is the disk full?"))?;
+                let (events, prices) = (&snapshot.events, count_prices(snapshot));
+                err!("{time} recorded {} events, {prices} prices", events.len());
+                let starts = events.iter().filter_map(|event| event.event.starts_at);
                 next_poll(now, starts.filter(|start| *start > now), &plan.cadence)
             }
             Err(FeedError::Ended) => break,
             Err(why) => {
                 failures += 1;
                 let wait = Backoff::FEED.delay(classify_failure(&why), failures, fastrand::f64());
-                err!(
-                    "{} not recorded, again in {} s: {why}",
-                    now.format("%H:%M:%S"),
-                    wait.as_secs()
-                );
+                let seconds = wait.as_secs();
+                err!("{time} not recorded, again in {seconds} s: {why}");
                 if !why.is_retryable() && recorder.records() == 0 {
                     remove_empty(&args.out);
                     return Err(why.into());
@@ -93,11 +81,9 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
         );
         return Ok(ExitCode::from(FAILED));
     }
+    let kind = kind.as_str().replace('_', "-");
     out!(
-        "{records} answers recorded in {}; replay them with: oddsd replay {} --feed {}",
-        args.out.display(),
-        args.out.display(),
-        kind.as_str().replace('_', "-")
+        "{records} answers recorded in {file}; replay them with: oddsd replay {file} --feed {kind}"
     );
     Ok(ExitCode::SUCCESS)
 }
@@ -105,9 +91,7 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
 /// Removes the file if nothing was written to it, so that the next run can use its name.
 fn remove_empty(path: &Path) {
     if let Err(why) = std::fs::remove_file(path) {
-        err!(
-            "oddsd: the empty {} could not be removed: {why}",
-            path.display()
-        );
+        let file = path.display();
+        err!("oddsd: the empty {file} could not be removed: {why}");
     }
 }

@@ -63,26 +63,25 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
                 .into()
         )),
     };
+    let (file, recorded) = (args.file.display(), replay.feed().as_str());
     if replay.feed() != wanted {
+        let (wanted, feed) = (wanted.as_str(), recorded.replace('_', "-"));
         anyhow::bail!(InvalidSetting(format!(
-            "{} is a recording of {}, not of {}; pass --feed {}",
-            args.file.display(),
-            replay.feed().as_str(),
-            wanted.as_str(),
-            replay.feed().as_str().replace('_', "-"),
+            "{file} is a recording of {recorded}, not of {wanted}; pass --feed {feed}"
         )));
     }
     // The times in a recording are past, so freshness means nothing.
     settings.daemon.audit = false;
-    let pace = PollSchedule::AsRecorded { speed: args.speed };
+    let schedule = PollSchedule::AsRecorded { speed: args.speed };
     let stop = stop_on_signals(None)?;
-    let app = App::build_with(&settings, Feed::Replay(Box::new(replay)), Clock::Real, pace).await?;
+    let feed = Feed::Replay(Box::new(replay));
+    let app = App::build_with(&settings, feed, Clock::Real, schedule).await?;
     let live = app.live.clone();
     let started = Instant::now();
     let progress = tokio::spawn(progress(live.clone()));
     let ended = app.run(stop).await;
     progress.abort();
-    ended.with_context(|| format!("{} was not replayed to its end", args.file.display()))?;
+    ended.with_context(|| format!("{file} was not replayed to its end"))?;
 
     let counters = live.counters();
     let totals = ReplaySummary {
@@ -99,11 +98,8 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
     if args.verify {
         verify(&settings).await?;
     }
-    Ok(if counters.fetch_failures == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(FAILED)
-    })
+    let is_complete = counters.fetch_failures == 0;
+    Ok(ExitCode::from(if is_complete { 0 } else { FAILED }))
 }
 
 /// Prints the progress: on a terminal in place, elsewhere as lines.

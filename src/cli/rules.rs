@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::FAILED;
 use super::output::out;
 use crate::config::{InvalidSetting, Settings};
-use oddsd_core::rules::{PlannedTarget, RuleChange, RuleMatch, Rules};
+use oddsd_core::rules::{RuleChange, RuleMatch, Rules};
 
 #[derive(Debug, Args)]
 pub struct RulesCommand {
@@ -62,22 +62,17 @@ fn check(settings: &Settings, args: &FileArgs) -> anyhow::Result<ExitCode> {
     let (name, rules) = file(settings, args.file.as_deref())?;
     let (tests, failed) = rules.run_tests();
     if args.json {
-        let all: Vec<Value> = rules.iter().map(|rule| json!(&*rule.name)).collect();
-        out!(
-            "{}",
-            json!({ "file": name, "version": &**rules.version(), "rules": all, "tests": tests, "tests_failed": failed.len() })
-        );
+        let all: Vec<&str> = rules.iter().map(|rule| &*rule.name).collect();
+        let object = json!({
+            "file": name, "version": &**rules.version(), "rules": all, "tests": tests, "tests_failed": failed.len(),
+        });
+        out!("{object}");
     } else {
-        out!(
-            "{name}: valid; with the built-in ones it has {} rules (version {})",
-            rules.iter().len(),
-            rules.version()
-        );
+        let (count, version) = (rules.iter().len(), rules.version());
+        out!("{name}: valid; with the built-in ones it has {count} rules (version {version})");
         if !failed.is_empty() {
-            out!(
-                "{} of its {tests} tests fail: oddsd rules test {name}",
-                failed.len()
-            );
+            let failed = failed.len();
+            out!("{failed} of its {tests} tests fail: oddsd rules test {name}");
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -87,12 +82,10 @@ fn test(settings: &Settings, args: &FileArgs) -> anyhow::Result<ExitCode> {
     let (name, rules) = file(settings, args.file.as_deref())?;
     let (tests, failed) = rules.run_tests();
     if args.json {
-        let failed: Vec<Value> = failed
-            .iter()
-            .map(|test| {
-                json!({ "line": test.line, "name": test.name, "missing": test.missing, "extra": test.extra, "faults": test.faults })
-            })
-            .collect();
+        let failed = failed.iter().map(|test| {
+            json!({ "line": test.line, "name": test.name, "missing": test.missing, "extra": test.extra, "faults": test.faults })
+        });
+        let failed: Vec<Value> = failed.collect();
         out!(
             "{}",
             json!({ "file": name, "tests": tests, "failed": failed })
@@ -109,15 +102,13 @@ fn test(settings: &Settings, args: &FileArgs) -> anyhow::Result<ExitCode> {
             (tests, failed) => out!("{failed} of {tests} tests fail"),
         }
     }
-    Ok(match failed.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(FAILED),
-    })
+    let has_passed = failed.is_empty();
+    Ok(ExitCode::from(if has_passed { 0 } else { FAILED }))
 }
 
 /// The keys of a matching rule: those that the change removes, and those whose price has not moved enough.
 struct ExplainedRule<'a> {
-    hit: &'a RuleMatch<'a>,
+    matched: &'a RuleMatch<'a>,
     removed: Vec<String>,
     kept: Vec<String>,
 }
@@ -129,71 +120,73 @@ fn explain(settings: &Settings, args: &ExplainArgs) -> anyhow::Result<ExitCode> 
         (None, false) => Arc::clone(Rules::builtin()),
     };
     let change = parse_change(&args.change)?;
-    let hits = rules.match_change(&change, None);
+    let matches = rules.match_change(&change, None);
     let unmet = rules.near_misses(&change);
-    let explained = hits.iter().map(|hit| {
-        let (removed, kept): (Vec<_>, Vec<_>) = hit
-            .targets
-            .iter()
-            .partition(|aim| change.moved_enough_for(aim));
-        let texts =
-            |aims: &[&PlannedTarget]| aims.iter().map(|aim| aim.target.to_string()).collect();
-        let (removed, kept) = (texts(&removed), texts(&kept));
-        ExplainedRule { hit, removed, kept }
+    let explained = matches.iter().map(|matched| {
+        let targets = |is_removed: bool| {
+            let targets = matched.targets.iter();
+            let targets = targets.filter(|target| change.moved_enough_for(target) == is_removed);
+            targets.map(|planned| planned.target.to_string()).collect()
+        };
+        ExplainedRule {
+            matched,
+            removed: targets(true),
+            kept: targets(false),
+        }
     });
     let explained: Vec<ExplainedRule> = explained.collect();
     if args.json {
-        let matched: Vec<Value> = explained
-            .iter()
-            .map(|ExplainedRule { hit, removed, kept }| {
-                let targets: Vec<&str> = hit.rule.targets.iter().map(|target| target.text.as_str()).collect();
-                json!({
-                    "rule": &*hit.rule.name, "then": hit.rule.action.as_str(), "reason": hit.reason, "targets": targets,
-                    "keys": removed, "held": kept, "errors": hit.errors,
-                })
-            })
-            .collect();
-        let unmet: Vec<Value> = unmet
-            .iter()
-            .map(|(rule, why)| json!({ "rule": &*rule.name, "why": why }))
-            .collect();
-        out!(
-            "{}",
-            json!({ "version": &**rules.version(), "matched": matched, "not_matched": unmet })
-        );
+        let matched = explained.iter().map(ExplainedRule::to_json);
+        let matched: Vec<Value> = matched.collect();
+        let unmet = unmet.iter();
+        let unmet = unmet.map(|(rule, why)| json!({ "rule": &*rule.name, "why": why }));
+        let unmet: Vec<Value> = unmet.collect();
+        let version = &**rules.version();
+        let object = json!({ "version": version, "matched": matched, "not_matched": unmet });
+        out!("{object}");
         return Ok(ExitCode::SUCCESS);
     }
-    if hits.is_empty() {
+    if matches.is_empty() {
         out!("no rule is for this change: it removes nothing");
     }
-    explained.iter().for_each(print_rule);
+    explained.iter().for_each(ExplainedRule::print);
     // If any rule matches, the rules for other tasks and tables are not worth a line.
     let about_others =
         |why: &str| why.starts_with("only for task") || why.starts_with("only for table");
-    let unmet = unmet
-        .into_iter()
-        .filter(|(_, why)| hits.is_empty() || !about_others(why));
     for (rule, why) in unmet {
-        out!("rule {} does not match: {why}", rule.name);
+        if matches.is_empty() || !about_others(&why) {
+            out!("rule {} does not match: {why}", rule.name);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_rule(ExplainedRule { hit, removed, kept }: &ExplainedRule) {
-    let rule = hit.rule;
-    let (reason, then) = (hit.reason, rule.action.as_str());
-    out!("rule {} ({reason}, {then})", rule.name);
-    for target in &rule.targets {
-        out!("  target {}", target.text);
+impl ExplainedRule<'_> {
+    fn to_json(&self) -> Value {
+        let (matched, rule) = (self.matched, self.matched.rule);
+        let targets: Vec<&str> = rule.targets.iter().map(|t| t.text.as_str()).collect();
+        json!({
+            "rule": &*rule.name, "then": rule.action.as_str(), "reason": matched.reason, "targets": targets,
+            "keys": self.removed, "held": self.kept, "errors": matched.errors,
+        })
     }
-    for key in removed {
-        out!("    -> {key}");
-    }
-    for key in kept {
-        out!("    keeps {key}: the price has not moved far enough");
-    }
-    for fault in &hit.errors {
-        out!("    error: {fault}");
+
+    fn print(&self) {
+        let (matched, rule) = (self.matched, self.matched.rule);
+        let (reason, action) = (matched.reason, rule.action.as_str());
+        out!("rule {} ({reason}, {action})", rule.name);
+        for target in &rule.targets {
+            out!("  target {}", target.text);
+        }
+        for key in &self.removed {
+            out!("    -> {key}");
+        }
+        for key in &self.kept {
+            out!("    keeps {key}: the price has not moved far enough");
+        }
+        for fault in &matched.errors {
+            out!("    error: {fault}");
+        }
     }
 }
 

@@ -40,13 +40,11 @@ pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
     let stop = stop_on_signals(None)?;
     let app = App::build(&settings).await?;
     match Box::pin(app.once(stop)).await? {
-        OnceOutcome::HeldElsewhere {
-            holder,
-            for_another,
-        } => {
+        OnceOutcome::HeldElsewhere { holder, expires_in } => {
+            let seconds = expires_in.as_secs();
             err!(
-                "oddsd: {holder} holds the lease for another {} s, so this run did nothing; stop that daemon, or leave the work to it",
-                for_another.as_secs()
+                "oddsd: {holder} holds the lease for another {seconds} s, so this run did nothing; stop that daemon, or leave the \
+                 work to it"
             );
             Ok(ExitCode::from(HELD_ELSEWHERE))
         }
@@ -91,31 +89,29 @@ pub async fn healthcheck(settings: &Settings) -> anyhow::Result<ExitCode> {
             std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
         });
     }
-    let asked = async {
+    let requesting = async {
         let mut stream = tokio::net::TcpStream::connect(address).await?;
-        let request =
-            format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let headers = format!("Host: {address}\r\nConnection: close");
+        let request = format!("GET /readyz HTTP/1.1\r\n{headers}\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(64 * 1024).read_to_end(&mut answer).await?;
         anyhow::Ok(String::from_utf8_lossy(&answer).into_owned())
     };
-    let failure = match tokio::time::timeout(HEALTH_TIMEOUT, asked).await {
+    let failure = match tokio::time::timeout(HEALTH_TIMEOUT, requesting).await {
         Ok(Ok(answer)) => {
             let body = answer.rsplit("\r\n\r\n").next().unwrap_or_default();
             out!("{}", body.trim());
-            return Ok(match answer.starts_with("HTTP/1.1 200") {
-                true => ExitCode::SUCCESS,
-                false => ExitCode::from(DEPENDENCY_DOWN),
-            });
+            let is_ready = answer.starts_with("HTTP/1.1 200");
+            return Ok(ExitCode::from(if is_ready { 0 } else { DEPENDENCY_DOWN }));
         }
         Ok(Err(why)) => {
             format!("does not answer ({why}); check that `oddsd run` is up and LISTEN is the same")
         }
-        Err(_) => format!(
-            "did not answer within {} s; see its log or `oddsd status`",
-            HEALTH_TIMEOUT.as_secs()
-        ),
+        Err(_) => {
+            let seconds = HEALTH_TIMEOUT.as_secs();
+            format!("did not answer within {seconds} s; see its log or `oddsd status`")
+        }
     };
     err!("oddsd: {address} {failure}");
     Ok(ExitCode::from(DEPENDENCY_DOWN))

@@ -83,49 +83,42 @@ async fn run(store: &Store, action: &WatchAction) -> anyhow::Result<()> {
 }
 
 async fn add(store: &Store, args: &AddArgs) -> anyhow::Result<()> {
-    let asked = WatchRequest {
+    let request = WatchRequest {
         table: args.table.clone(),
         columns: args.columns.clone(),
         bulk: args.bulk,
         quiet: args.quiet,
     };
-    let done = store.watch(&asked, args.dry_run).await?;
+    let done = store.watch(&request, args.dry_run).await?;
     if args.json {
         let mut object = serde_json::to_value(&done)?;
         object["dry_run"] = json!(args.dry_run);
         out!("{object}");
         return Ok(());
     }
-    let reported = match done.columns.as_slice() {
-        [] => "that it changed, without the rows".to_owned(),
-        columns => format!(
-            "{} of each changed row, up to {} a statement",
-            columns.join(", "),
-            args.bulk
-        ),
+    let (columns, bulk) = (done.columns.join(", "), args.bulk);
+    let reported = match columns.is_empty() {
+        true => "that it changed, without the rows".to_owned(),
+        false => format!("{columns} of each changed row, up to {bulk} a statement"),
     };
     let with = match done.partitions {
         0 => String::new(),
         n => format!(" with its {n} partitions"),
     };
+    let table = &done.table;
     match args.dry_run {
-        true => {
-            out!("would watch {}{with}: {reported}", done.table);
-            for statement in &done.statements {
-                out!("{statement};");
-            }
-        }
-        false => out!("watching {}{with}: {reported}", done.table),
+        true => print_dry_run(
+            &format!("watch {table}{with}: {reported}"),
+            &done.statements,
+        ),
+        false => out!("watching {table}{with}: {reported}"),
     }
     if done.replaced {
         out!("the table was watched before; this watch replaces that one");
     }
     print_not_covered(&done.not_covered);
     if !args.dry_run {
-        out!(
-            "a rule for its changes has: on = [\"row_changed\"], table = {:?}",
-            done.table
-        );
+        out!("a rule for its changes has: on = [\"row_changed\"], table = {table:?}");
     }
     Ok(())
 }
@@ -142,10 +135,9 @@ async fn list(store: &Store, as_json: bool) -> anyhow::Result<()> {
     for table in &watched {
         out!("{}", line(table));
         if table.told_as != table.table {
+            let (old, new) = (&table.told_as, &table.table);
             out!(
-                "  its changes still have the name {:?}; `oddsd watch add {}` uses the new one",
-                table.told_as,
-                table.table
+                "  its changes still have the name {old:?}; `oddsd watch add {new}` uses the new one"
             );
         }
         if !table.missing.is_empty() {
@@ -168,15 +160,10 @@ async fn list(store: &Store, as_json: bool) -> anyhow::Result<()> {
 
 fn line(table: &TableWatch) -> String {
     let mut line = table.table.clone();
-    match table.columns.as_slice() {
-        [] => line += ": the table alone",
-        columns => {
-            line += &format!(
-                ": {}, up to {} rows a statement",
-                columns.join(", "),
-                table.bulk
-            );
-        }
+    let (columns, bulk) = (table.columns.join(", "), table.bulk);
+    match columns.is_empty() {
+        true => line += ": the table alone",
+        false => line += &format!(": {columns}, up to {bulk} rows a statement"),
     }
     if table.partitions > 0 {
         line += &format!(", with {} partitions", table.partitions);
@@ -200,20 +187,20 @@ fn print_not_covered(partitions: &[String]) {
 async fn remove(store: &Store, table: &str, dry_run: bool, as_json: bool) -> anyhow::Result<()> {
     let statements = store.unwatch(table, dry_run).await?;
     if as_json {
-        out!(
-            "{}",
-            json!({ "table": table, "dry_run": dry_run, "statements": statements })
-        );
+        let object = json!({ "table": table, "dry_run": dry_run, "statements": statements });
+        out!("{object}");
         return Ok(());
     }
     match dry_run {
-        true => {
-            out!("would no longer watch {table}");
-            for statement in &statements {
-                out!("{statement};");
-            }
-        }
+        true => print_dry_run(&format!("no longer watch {table}"), &statements),
         false => out!("no longer watching {table}"),
     }
     Ok(())
+}
+
+fn print_dry_run(action: &str, statements: &[String]) {
+    out!("would {action}");
+    for statement in statements {
+        out!("{statement};");
+    }
 }

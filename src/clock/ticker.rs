@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::mpsc;
-use tokio_cron_scheduler::{Job, JobScheduler};
+use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tokio_util::sync::CancellationToken;
 
 use super::WALL_CHECK_INTERVAL;
@@ -32,18 +32,20 @@ pub struct CronTicker {
 impl CronTicker {
     pub async fn start(cron: Cron) -> Result<Self> {
         let (signal, signals) = mpsc::channel(1);
-        let started = format!("cannot start the scheduler for cron {cron}");
-        let job = Job::new_async_tz(cron.as_str(), cron.zone(), move |_, _| {
-            // A full channel holds the same signal already.
-            let _ = signal.try_send(());
-            Box::pin(async {})
-        })
-        .with_context(|| started.clone())?;
-        let scheduler = JobScheduler::new().await.with_context(|| started.clone())?;
-        scheduler.add(job).await.with_context(|| started.clone())?;
-        scheduler.start().await.context(started)?;
+        let starting = async {
+            let scheduler = JobScheduler::new().await?;
+            let job = Job::new_async_tz(cron.as_str(), cron.zone(), move |_, _| {
+                // A full channel holds the same signal already.
+                let _ = signal.try_send(());
+                Box::pin(async {})
+            })?;
+            scheduler.add(job).await?;
+            scheduler.start().await?;
+            Ok::<_, JobSchedulerError>(scheduler)
+        };
+        let context = format!("cannot start the scheduler for cron {cron}");
         Ok(Self {
-            scheduler,
+            scheduler: starting.await.context(context)?,
             signals,
             state: CronState::new(cron, Utc::now()),
         })
@@ -117,14 +119,11 @@ impl CronState {
         if self.tick_if_due(now - GRACE) {
             return CronCheck::Tick;
         }
-        let overdue_in = self
-            .expected
-            .and_then(|at| (at + GRACE - now).to_std().ok());
-        CronCheck::Wait(
-            overdue_in
-                .unwrap_or(WALL_CHECK_INTERVAL)
-                .min(WALL_CHECK_INTERVAL),
-        )
+        let overdue_in = self.expected.map(|at| (at + GRACE - now).to_std());
+        let overdue_in = overdue_in
+            .and_then(Result::ok)
+            .unwrap_or(WALL_CHECK_INTERVAL);
+        CronCheck::Wait(overdue_in.min(WALL_CHECK_INTERVAL))
     }
 
     /// True when the expected time is not after `by`; then the next one is expected.
@@ -150,8 +149,12 @@ impl CronState {
 mod tests {
     use super::*;
 
-    fn at(text: &str) -> DateTime<Utc> {
-        text.parse().expect("a time")
+    fn at(time: &str) -> DateTime<Utc> {
+        format!("2026-03-14T{time}Z").parse().expect("a time")
+    }
+
+    fn wait(seconds: u64) -> CronCheck {
+        CronCheck::Wait(Duration::from_secs(seconds))
     }
 
     fn state(cron: &str, now: &str) -> CronState {
@@ -161,68 +164,46 @@ mod tests {
 
     #[test]
     fn a_signal_gives_one_tick_for_each_time() {
-        let mut state = state("*/10 * * * * *", "2026-03-14T13:00:03Z");
-        assert!(state.accept_signal(at("2026-03-14T13:00:10.2Z")));
-        assert!(!state.accept_signal(at("2026-03-14T13:00:10.7Z")));
-        assert!(state.accept_signal(at("2026-03-14T13:00:19.8Z")));
-        assert!(!state.accept_signal(at("2026-03-14T13:00:20.3Z")));
-        assert!(state.accept_signal(at("2026-03-14T13:00:30.3Z")));
+        let mut state = state("*/10 * * * * *", "13:00:03");
+        assert!(state.accept_signal(at("13:00:10.2")));
+        assert!(!state.accept_signal(at("13:00:10.7")));
+        assert!(state.accept_signal(at("13:00:19.8")));
+        assert!(!state.accept_signal(at("13:00:20.3")));
+        assert!(state.accept_signal(at("13:00:30.3")));
     }
 
     #[test]
     fn missed_times_collapse_into_one_tick() {
-        let mut state = state("*/10 * * * * *", "2026-03-14T13:00:03Z");
-        assert_eq!(
-            state.check_overdue(at("2026-03-14T13:05:04Z")),
-            CronCheck::Tick
-        );
-        assert!(!state.accept_signal(at("2026-03-14T13:05:04.1Z")));
-        assert_eq!(
-            state.check_overdue(at("2026-03-14T13:05:05Z")),
-            CronCheck::Wait(Duration::from_secs(7))
-        );
+        let mut state = state("*/10 * * * * *", "13:00:03");
+        assert_eq!(state.check_overdue(at("13:05:04")), CronCheck::Tick);
+        assert!(!state.accept_signal(at("13:05:04.1")));
+        assert_eq!(state.check_overdue(at("13:05:05")), wait(7));
     }
 
     #[test]
     fn a_lost_signal_is_noticed() {
-        let mut state = state("0 * * * * *", "2026-03-14T13:00:30Z");
-        let wait = |s| CronCheck::Wait(Duration::from_secs(s));
-        assert_eq!(state.check_overdue(at("2026-03-14T13:00:30Z")), wait(32));
-        assert_eq!(state.check_overdue(at("2026-03-14T13:01:01Z")), wait(1));
-        assert_eq!(
-            state.check_overdue(at("2026-03-14T13:01:02Z")),
-            CronCheck::Tick
-        );
+        let mut state = state("0 * * * * *", "13:00:30");
+        assert_eq!(state.check_overdue(at("13:00:30")), wait(32));
+        assert_eq!(state.check_overdue(at("13:01:01")), wait(1));
+        assert_eq!(state.check_overdue(at("13:01:02")), CronCheck::Tick);
     }
 
     #[test]
     fn a_clock_set_back_an_hour_stalls_nothing_and_ticks_nothing_early() {
-        let mut state = state("0 0 6 * * *", "2026-03-14T05:59:00Z");
-        assert_eq!(
-            state.check_overdue(at("2026-03-14T04:59:30Z")),
-            CronCheck::Wait(WALL_CHECK_INTERVAL)
-        );
-        assert_eq!(state.expected, Some(at("2026-03-14T06:00:00Z")));
+        let mut state = state("0 0 6 * * *", "05:59:00");
+        assert_eq!(state.check_overdue(at("04:59:30")), wait(60));
+        assert_eq!(state.expected, Some(at("06:00:00")));
 
-        let mut state = self::state("*/10 * * * * *", "2026-03-14T13:00:03Z");
-        assert!(state.accept_signal(at("2026-03-14T13:00:10Z")));
-        assert_eq!(
-            state.check_overdue(at("2026-03-14T12:00:11Z")),
-            CronCheck::Wait(Duration::from_secs(11))
-        );
-        assert_eq!(
-            state.check_overdue(at("2026-03-14T12:00:22Z")),
-            CronCheck::Tick
-        );
+        let mut state = self::state("*/10 * * * * *", "13:00:03");
+        assert!(state.accept_signal(at("13:00:10")));
+        assert_eq!(state.check_overdue(at("12:00:11")), wait(11));
+        assert_eq!(state.check_overdue(at("12:00:22")), CronCheck::Tick);
     }
 
     #[test]
     fn a_clock_set_forward_an_hour_gives_one_tick() {
-        let mut state = state("0 */5 * * * *", "2026-03-14T13:01:00Z");
-        assert_eq!(
-            state.check_overdue(at("2026-03-14T14:02:00Z")),
-            CronCheck::Tick
-        );
-        assert_eq!(state.expected, Some(at("2026-03-14T14:05:00Z")));
+        let mut state = state("0 */5 * * * *", "13:01:00");
+        assert_eq!(state.check_overdue(at("14:02:00")), CronCheck::Tick);
+        assert_eq!(state.expected, Some(at("14:05:00")));
     }
 }

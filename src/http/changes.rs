@@ -32,13 +32,6 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const SHAPE: &str = "send one change, an array of them, or {\"changes\": [...]}, e.g. \
                      {\"change\":\"row_changed\",\"table\":\"tlog\",\"op\":\"insert\",\"row\":{\"user_id\":3}}";
 
-pub async fn report(State(state): State<Arc<AppState>>, request: Request) -> Response {
-    match store_reported(&state, request).await {
-        Ok(response) => response,
-        Err(problem) => problem.into_response(),
-    }
-}
-
 pub async fn method_not_allowed() -> Response {
     let problem = Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
@@ -48,7 +41,10 @@ pub async fn method_not_allowed() -> Response {
     ([(header::ALLOW, "POST")], problem).into_response()
 }
 
-async fn store_reported(state: &AppState, request: Request) -> Result<Response, Problem> {
+pub async fn report(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     if let Some(refusal) = check_token(state.report_token.as_ref(), &head.headers) {
         return Ok(refusal);
@@ -60,7 +56,7 @@ async fn store_reported(state: &AppState, request: Request) -> Result<Response, 
     for (index, item) in items.iter().enumerate() {
         match parse_change(item.get()) {
             Ok(change) => changes.push(change),
-            Err(InvalidChange { error, hint }) => {
+            Err(Problem { error, hint, .. }) => {
                 rejected.push(json!({ "index": index, "error": error, "hint": hint }));
             }
         }
@@ -74,7 +70,7 @@ async fn store_reported(state: &AppState, request: Request) -> Result<Response, 
         return Ok(json_response(StatusCode::BAD_REQUEST, body.to_string()));
     }
     if let Err(why) = state.store.report_changes(&changes).await {
-        return Ok(([(header::RETRY_AFTER, RETRY_AFTER)], Problem::store(&why)).into_response());
+        return Ok(([(header::RETRY_AFTER, RETRY_AFTER)], Problem::from(why)).into_response());
     }
     state.relay_wakeup.notify_one();
     let body = json!({ "accepted": changes.len(), "rejected": rejected });
@@ -137,14 +133,12 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BYTES)).await {
         // Also a body whose connection broke; its client gets no response.
         Ok(body) => body.map_err(|_| too_long()),
-        Err(_) => Err(Problem::new(
-            StatusCode::REQUEST_TIMEOUT,
-            format!(
-                "the body did not arrive within {} s",
-                BODY_TIMEOUT.as_secs()
-            ),
-            "send it again, in smaller batches",
-        )),
+        Err(_) => {
+            let seconds = BODY_TIMEOUT.as_secs();
+            let error = format!("the body did not arrive within {seconds} s");
+            let hint = "send it again, in smaller batches";
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, error, hint))
+        }
     }
 }
 
@@ -183,29 +177,20 @@ fn items(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
     Ok(items)
 }
 
-/// Why a change was rejected, and the fix.
-struct InvalidChange {
-    error: String,
-    hint: String,
+/// A change that is rejected alone.
+fn invalid<T>(error: impl Into<String>, hint: impl Into<String>) -> Result<T, Problem> {
+    Err(Problem::bad_request(error, hint))
 }
 
-fn invalid<T>(error: impl Into<String>, hint: impl Into<String>) -> Result<T, InvalidChange> {
-    let (error, hint) = (error.into(), hint.into());
-    Err(InvalidChange { error, hint })
-}
-
-fn parse_change(text: &str) -> Result<ExternalChange, InvalidChange> {
-    let mut fields: Map<String, Value> = match serde_json::from_str(text) {
-        Ok(fields) => fields,
-        Err(_) => return invalid("a change must be an object", SHAPE),
+fn parse_change(text: &str) -> Result<ExternalChange, Problem> {
+    let Ok(mut fields) = serde_json::from_str::<Map<String, Value>>(text) else {
+        return invalid("a change must be an object", SHAPE);
     };
     let kind = match fields.remove("change") {
         Some(Value::String(kind)) => kind_of(&kind)?,
         _ => {
-            return invalid(
-                "the member \"change\" is missing",
-                format!("one of {}", kinds().join(", ")),
-            );
+            let hint = format!("one of {}", kinds().join(", "));
+            return invalid("the member \"change\" is missing", hint);
         }
     };
     for (name, value) in &fields {
@@ -218,30 +203,25 @@ fn parse_change(text: &str) -> Result<ExternalChange, InvalidChange> {
             value => check_field(name, value)?,
         }
     }
-    let needed = |name: &str| match fields.get(name) {
-        Some(Value::String(text)) if !text.is_empty() => Ok(()),
-        _ => invalid(
-            format!("{} needs {name:?}", kind.as_str()),
-            format!("add {name:?} with a text that is not empty"),
-        ),
+    let identifier = match kind {
+        ChangeKind::RowChanged => "table",
+        ChangeKind::TaskCompleted => "task",
+        _ => "event_id",
     };
-    let event = match kind {
-        ChangeKind::RowChanged => {
-            needed("table")?;
-            None
-        }
-        ChangeKind::TaskCompleted => {
-            needed("task")?;
-            None
+    let event = match fields.get(identifier) {
+        Some(Value::String(id)) if !id.is_empty() => {
+            (identifier == "event_id").then(|| EventId::new(id))
         }
         _ => {
-            needed("event_id")?;
-            match fields.remove("event_id") {
-                Some(Value::String(id)) => Some(EventId::new(id)),
-                _ => None,
-            }
+            return invalid(
+                format!("{} needs {identifier:?}", kind.as_str()),
+                format!("add {identifier:?} with a text that is not empty"),
+            );
         }
     };
+    if event.is_some() {
+        fields.remove(identifier);
+    }
     Ok(ExternalChange {
         kind,
         event,
@@ -258,7 +238,7 @@ fn kinds() -> Vec<&'static str> {
         .collect()
 }
 
-fn kind_of(text: &str) -> Result<ChangeKind, InvalidChange> {
+fn kind_of(text: &str) -> Result<ChangeKind, Problem> {
     if let Some(kind) = ChangeKind::parse(text).filter(|kind| *kind != ChangeKind::Manual) {
         return Ok(kind);
     }
@@ -270,7 +250,7 @@ fn kind_of(text: &str) -> Result<ChangeKind, InvalidChange> {
     invalid(format!("unknown change {shown:?}"), hint)
 }
 
-fn check_field(name: &str, value: &Value) -> Result<(), InvalidChange> {
+fn check_field(name: &str, value: &Value) -> Result<(), Problem> {
     let mut letters = name.chars();
     let begins = letters
         .next()
@@ -279,11 +259,9 @@ fn check_field(name: &str, value: &Value) -> Result<(), InvalidChange> {
         && letters.all(|letter| letter.is_alphanumeric() || letter == '_')
         && name.chars().count() <= MAX_NAME_CHARS;
     if !is_name {
+        let shown = sanitize_text(name, MAX_NAME_CHARS);
         return invalid(
-            format!(
-                "{:?} is not a field name",
-                sanitize_text(name, MAX_NAME_CHARS)
-            ),
+            format!("{shown:?} is not a field name"),
             format!("a letter, then letters, digits and _, at most {MAX_NAME_CHARS}"),
         );
     }
@@ -315,15 +293,8 @@ mod tests {
     #[test]
     fn only_the_exact_token_is_accepted() {
         assert!(is_token(b"secret", b"secret"));
-        for other in [
-            &b""[..],
-            b"s",
-            b"secre",
-            b"secrets",
-            b"secretsecret",
-            b"Secret",
-        ] {
-            assert!(!is_token(b"secret", other), "{other:?}");
+        for other in ["", "s", "secre", "secrets", "secretsecret", "Secret"] {
+            assert!(!is_token(b"secret", other.as_bytes()), "{other:?}");
         }
         assert_eq!(bearer(b"bearer  x "), Some(&b"x"[..]));
         assert_eq!(bearer(b"Basic x"), None);

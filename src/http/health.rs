@@ -11,8 +11,11 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::{AppState, NO_STORE, PROBE_TIMEOUT, Problem, json_response};
+use super::{AppState, PROBE_TIMEOUT, Problem, json_response, uncached_json};
 use crate::audit::AuditReport;
+
+/// The newest offenders that the API shows.
+const SHOWN_OFFENDERS: usize = 5;
 
 pub async fn live() -> &'static str {
     "ok\n"
@@ -40,19 +43,17 @@ pub async fn ready(
 
 /// How fresh readers are, and the last stale reads.
 pub async fn freshness(State(state): State<Arc<AppState>>) -> Result<Response, Problem> {
-    let Some(report) = report(&state) else {
-        return Err(Problem::not_found(
-            "freshness is not audited (AUDIT=false)",
-            "set AUDIT=true and restart the daemon",
-        ));
-    };
-    let body = serde_json::to_string(&report).expect("a report is JSON");
-    Ok((NO_STORE, json_response(StatusCode::OK, body)).into_response())
+    let report = report(&state).ok_or_else(|| {
+        let hint = "set AUDIT=true and restart the daemon";
+        Problem::not_found("freshness is not audited (AUDIT=false)", hint)
+    })?;
+    Ok(uncached_json(&report))
 }
 
 fn report(state: &AppState) -> Option<AuditReport> {
-    let audited = state.audit.as_ref()?;
-    Some(audited.report(Instant::now()).with_few_offenders())
+    let mut report = state.audit.as_ref()?.report(Instant::now());
+    report.offenders.truncate(SHOWN_OFFENDERS);
+    Some(report)
 }
 
 /// The state of the database, the cache, the rules, the counters and the audit.

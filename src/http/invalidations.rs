@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Query, RawQuery, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Query, State};
+use axum::response::Response;
 use serde_json::json;
 
-use super::{AppState, NO_STORE, Problem, json_response};
+use super::read::ReadRequest;
+use super::{AppState, Problem, uncached_json};
 use oddsd_core::model::sanitize_text;
 use oddsd_core::rules::{REASONS, suggestion};
 use oddsd_store::LogFilter;
@@ -16,17 +16,9 @@ use oddsd_store::LogFilter;
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 1_000;
 
-pub async fn stats(
-    State(state): State<Arc<AppState>>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Problem> {
-    super::read::reject_parameters(query)?;
-    let stats = state
-        .store
-        .removal_stats()
-        .await
-        .map_err(|why| Problem::store(&why))?;
-    Ok(answer(&json!(stats)))
+pub async fn stats(request: ReadRequest) -> Result<Response, Problem> {
+    let stats = request.state.store.removal_stats().await?;
+    Ok(uncached_json(&json!(stats)))
 }
 
 /// Returns the newest events, or with `after` those that follow that id; the oldest first.
@@ -35,19 +27,10 @@ pub async fn events(
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response, Problem> {
     let wanted = filter(query)?;
-    let events = state
-        .store
-        .removals(&wanted)
-        .await
-        .map_err(|why| Problem::store(&why))?;
+    let events = state.store.removals(&wanted).await?;
     let last = events.last().map(|event| event.id).or(wanted.after);
-    Ok(answer(
-        &json!({ "events": events, "count": events.len(), "after": last }),
-    ))
-}
-
-fn answer(body: &serde_json::Value) -> Response {
-    (NO_STORE, json_response(StatusCode::OK, body.to_string())).into_response()
+    let body = json!({ "events": events, "count": events.len(), "after": last });
+    Ok(uncached_json(&body))
 }
 
 fn filter(query: Vec<(String, String)>) -> Result<LogFilter, Problem> {
@@ -58,28 +41,20 @@ fn filter(query: Vec<(String, String)>) -> Result<LogFilter, Problem> {
     for (name, value) in query {
         match name.as_str() {
             "limit" => {
-                let limit = value
-                    .parse()
-                    .ok()
-                    .filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                wanted.limit = limit.ok_or_else(|| {
-                    invalid(format!(
-                        "limit is a number from 1 to {MAX_LIMIT}, not {value:?}"
-                    ))
-                })?;
+                let limit = value.parse().ok();
+                let limit = limit.filter(|limit| (1..=MAX_LIMIT).contains(limit));
+                let error = format!("limit is a number from 1 to {MAX_LIMIT}, not {value:?}");
+                wanted.limit = limit.ok_or_else(|| invalid(error))?;
             }
             "after" => {
                 let after = value.parse().ok().filter(|after: &i64| *after >= 0);
-                wanted.after = Some(after.ok_or_else(|| {
-                    invalid(format!("after is the id of a logged event, not {value:?}"))
-                })?);
+                let error = format!("after is the id of a logged event, not {value:?}");
+                wanted.after = Some(after.ok_or_else(|| invalid(error))?);
             }
             "reason" if REASONS.contains(&value.as_str()) => wanted.reason = Some(value),
             "reason" => {
-                return Err(invalid(format!(
-                    "unknown reason {value:?}{}",
-                    suggestion(&value, REASONS)
-                )));
+                let meant = suggestion(&value, REASONS);
+                return Err(invalid(format!("unknown reason {value:?}{meant}")));
             }
             // Names of events, tables and tasks have none, and Postgres rejects NUL.
             "event_id" | "entity" if value.chars().any(char::is_control) => {
@@ -88,10 +63,8 @@ fn filter(query: Vec<(String, String)>) -> Result<LogFilter, Problem> {
             "event_id" | "entity" => wanted.entity = Some(value),
             _ => {
                 let known = ["limit", "reason", "event_id", "entity", "after"];
-                return Err(invalid(format!(
-                    "unknown parameter {name:?}{}",
-                    suggestion(&name, known)
-                )));
+                let meant = suggestion(&name, known);
+                return Err(invalid(format!("unknown parameter {name:?}{meant}")));
             }
         }
     }

@@ -78,11 +78,8 @@ fn audit(text: &mut MetricsText, totals: &AuditTotals) {
         text.histogram("oddsd_freshness_seconds", help, freshness);
     }
     let help = "Time from the commit until the cache confirmed the removal, including the canary's commits.";
-    text.histogram(
-        "oddsd_commit_to_readable_seconds",
-        help,
-        &totals.commit_to_readable,
-    );
+    let commit = &totals.commit_to_readable;
+    text.histogram("oddsd_commit_to_readable_seconds", help, commit);
     let name = "oddsd_changes_clean_ratio";
     let help = "Share of the audited changes after which no reader got an old answer once this time since the commit had passed.";
     text.family(name, "gauge", help);
@@ -131,11 +128,8 @@ fn reads(text: &mut MetricsText, reads: &Reads) {
 
 fn counters(text: &mut MetricsText, counters: &Counters) {
     let prices = &counters.prices;
-    text.counter(
-        "oddsd_cycles_total",
-        "Polling cycles that completed.",
-        counters.cycles,
-    );
+    let help = "Polling cycles that completed.";
+    text.counter("oddsd_cycles_total", help, counters.cycles);
     text.counters(
         "oddsd_cycle_failures_total",
         "Polling cycles that failed, by step.",
@@ -163,11 +157,8 @@ fn counters(text: &mut MetricsText, counters: &Counters) {
     let help = "Removals that the cache confirmed.";
     text.counter("oddsd_removals_total", help, counters.removals);
     let help = "Attempts at a removal that the cache did not confirm.";
-    text.counter(
-        "oddsd_removal_failures_total",
-        help,
-        counters.removal_failures,
-    );
+    let failures = counters.removal_failures;
+    text.counter("oddsd_removal_failures_total", help, failures);
 }
 
 #[derive(Default)]

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -24,6 +24,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use secrecy::SecretString;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -34,7 +35,7 @@ use crate::clock::Clock;
 use crate::live::EventBus;
 use crate::rules_file::RulesHandle;
 use oddsd_cache::Reader;
-use oddsd_store::Store;
+use oddsd_store::{Store, StoreError};
 
 pub use metrics::OutboxGauge;
 pub use warm::warm;
@@ -47,7 +48,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(5);
 /// Longest time that health checks and metrics wait for the database or the cache.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-const NO_STORE: [(HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
 
 /// The state that all handlers share.
 pub struct AppState {
@@ -177,9 +177,11 @@ impl Problem {
     fn bad_request(error: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error, hint)
     }
+}
 
+impl From<StoreError> for Problem {
     /// The database failed. Its error text goes to the log only, because it may name internals.
-    pub fn store(why: &oddsd_store::StoreError) -> Self {
+    fn from(why: StoreError) -> Self {
         tracing::warn!(event = "http.store_failed", error = %why, "A request could not be answered from the database");
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -199,6 +201,13 @@ impl IntoResponse for Problem {
 fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {
     let content_type = [(header::CONTENT_TYPE, "application/json")];
     (status, content_type, body.into()).into_response()
+}
+
+/// An answer that no cache keeps.
+fn uncached_json(body: &impl Serialize) -> Response {
+    let body = serde_json::to_string(body).expect("the body is JSON");
+    let no_store = [(header::CACHE_CONTROL, "no-store")];
+    (no_store, json_response(StatusCode::OK, body)).into_response()
 }
 
 fn rfc3339(at: DateTime<Utc>) -> String {

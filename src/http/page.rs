@@ -37,10 +37,8 @@ pub async fn document(State(state): State<Arc<AppState>>) -> impl IntoResponse {
 }
 
 pub async fn script() -> impl IntoResponse {
-    asset(
-        "text/javascript; charset=utf-8",
-        include_str!("page/page.js"),
-    )
+    let script = include_str!("page/page.js");
+    asset("text/javascript; charset=utf-8", script)
 }
 
 pub async fn style() -> impl IntoResponse {

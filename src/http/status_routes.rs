@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::Path;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::event::{event_body, number};
-use super::read::{event_id, no_such_event, read_through_cache, reject_parameters};
+use super::read::{ReadRequest, event_id, no_such_event};
 use super::{AppState, Problem, json_response, rfc3339};
 use oddsd_cache::{LoadedValue, Policy};
 use oddsd_core::key::Key;
@@ -26,12 +26,9 @@ const SIDEBAR_TTL: Duration = Duration::from_secs(60);
 const MOVERS_TTL: Duration = Duration::from_secs(30);
 
 pub async fn odds(
-    State(state): State<Arc<AppState>>,
     Path((status, id)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    request: ReadRequest,
 ) -> Result<Response, Problem> {
-    reject_parameters(query)?;
     let Some(status) = EventStatus::parse(&status) else {
         let all: Vec<&str> = EventStatus::ALL.iter().map(|s| s.as_str()).collect();
         return Err(Problem::not_found(
@@ -42,7 +39,7 @@ pub async fn odds(
     let id = event_id(id)?;
     let policy = Policy {
         absent: ABSENT_TTL,
-        ..Policy::fresh_for(state.clock.real_duration(status.ttl()))
+        ..Policy::fresh_for(request.state.clock.real_duration(status.ttl()))
     };
     let key = Key::odds(status, &id);
     let load = move |state: Arc<AppState>| {
@@ -53,17 +50,17 @@ pub async fn odds(
                 Some(event) if event.event.status == status => {
                     LoadedValue::new(event_body(&event), found.snapshot)
                 }
-                other => LoadedValue {
-                    absent: true,
-                    ..LoadedValue::new(
-                        wrong_status(status, other.map(|o| o.event.status)),
-                        found.snapshot,
-                    )
-                },
+                other => {
+                    let body = wrong_status(status, other.map(|other| other.event.status));
+                    LoadedValue {
+                        absent: true,
+                        ..LoadedValue::new(body, found.snapshot)
+                    }
+                }
             })
         }
     };
-    read_through_cache(&state, &headers, &key, &policy, load).await
+    request.read_through_cache(&key, &policy, load).await
 }
 
 /// The body of a 404 that names the event's status; empty if there is no such event.
@@ -87,12 +84,9 @@ pub struct SidebarPath {
 }
 
 pub async fn sidebar(
-    State(state): State<Arc<AppState>>,
     Path(SidebarPath { sport, league }): Path<SidebarPath>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    request: ReadRequest,
 ) -> Result<Response, Problem> {
-    reject_parameters(query)?;
     for name in [&sport, &league].into_iter().flatten() {
         // Names have no control characters, and Postgres rejects NUL.
         if name.chars().any(char::is_control) {
@@ -106,7 +100,7 @@ pub async fn sidebar(
     let policy = Policy {
         // Rules remove it by these tags.
         tags: key.prefix_tags(),
-        ..Policy::fresh_for(state.clock.real_duration(SIDEBAR_TTL))
+        ..Policy::fresh_for(request.state.clock.real_duration(SIDEBAR_TTL))
     };
     let load = move |state: Arc<AppState>| {
         let (sport, league) = (sport.clone(), league.clone());
@@ -121,7 +115,7 @@ pub async fn sidebar(
             })
         }
     };
-    read_through_cache(&state, &headers, &key, &policy, load).await
+    request.read_through_cache(&key, &policy, load).await
 }
 
 /// Groups events by sport and league and keeps their order, which is by start.
@@ -138,25 +132,19 @@ fn grouped(events: &[Event]) -> Value {
             "in_play": event.in_play,
         }));
     }
-    let leagues = |leagues: BTreeMap<&str, Vec<Value>>| {
-        let named = leagues.into_iter();
-        let named = named.map(|(league, events)| json!({ "league_id": league, "events": events }));
-        named.collect::<Vec<_>>()
-    };
-    let sports = sports.into_iter();
-    let sports = sports.map(|(sport, of)| json!({ "sport_id": sport, "leagues": leagues(of) }));
+    let sports = sports.into_iter().map(|(sport, leagues)| {
+        let leagues = leagues.into_iter();
+        let leagues = leagues.map(|(id, events)| json!({ "league_id": id, "events": events }));
+        json!({ "sport_id": sport, "leagues": leagues.collect::<Vec<_>>() })
+    });
     json!({ "sports": sports.collect::<Vec<_>>(), "total_events": events.len() })
 }
 
-pub async fn movers(
-    State(state): State<Arc<AppState>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    reject_parameters(query)?;
-    let policy = Policy::fresh_for(state.clock.real_duration(MOVERS_TTL));
-    let key = Key::movers();
-    read_through_cache(&state, &headers, &key, &policy, load_movers).await
+pub async fn movers(request: ReadRequest) -> Result<Response, Problem> {
+    let policy = Policy::fresh_for(request.state.clock.real_duration(MOVERS_TTL));
+    request
+        .read_through_cache(&Key::movers(), &policy, load_movers)
+        .await
 }
 
 async fn load_movers(state: Arc<AppState>) -> anyhow::Result<LoadedValue> {
@@ -170,24 +158,18 @@ async fn load_movers(state: Arc<AppState>) -> anyhow::Result<LoadedValue> {
 
 fn movers_body(events: &[Event], steps: &[PriceStep], now: DateTime<Utc>) -> Value {
     let events: BTreeMap<&EventId, &Event> = events.iter().map(|e| (&e.id, e)).collect();
-    let price_line = |step: &PriceStep| {
-        (
-            step.event.clone(),
-            step.selection.clone(),
-            step.market.clone(),
-        )
+    let is_same_line = |a: &PriceStep, b: &PriceStep| {
+        (&a.event, &a.selection, &a.market) == (&b.event, &b.selection, &b.market)
     };
     let mut found: Vec<(Mover, &PriceStep, &Event)> = Vec::new();
-    for line in steps.chunk_by(|a, b| price_line(a) == price_line(b)) {
-        let steps: Vec<OddsStep> = line
-            .iter()
-            .map(|step| OddsStep {
-                price: step.price,
-                at: step.at,
-                odds: step.odds,
-                first: step.first,
-            })
-            .collect();
+    for line in steps.chunk_by(is_same_line) {
+        let steps = line.iter().map(|step| OddsStep {
+            price: step.price,
+            at: step.at,
+            odds: step.odds,
+            first: step.first,
+        });
+        let steps: Vec<OddsStep> = steps.collect();
         if let (Some(mover), Some(event)) = (detect_mover(&steps, now), events.get(&line[0].event))
         {
             found.push((mover, &line[0], event));
@@ -195,17 +177,15 @@ fn movers_body(events: &[Event], steps: &[PriceStep], now: DateTime<Utc>) -> Val
     }
     // The largest movement comes first.
     found.sort_by_key(|(mover, ..)| std::cmp::Reverse(mover.since_open.abs()));
-    let heading = |heading: MoveDirection| -> Vec<Value> {
-        let movers = found
-            .iter()
-            .filter(|(mover, ..)| mover.direction == heading);
-        movers
-            .map(|(mover, step, event)| mover_body(mover, step, event))
-            .collect()
+    let in_direction = |direction: MoveDirection| -> Vec<Value> {
+        let movers = found.iter();
+        let movers = movers.filter(|(mover, ..)| mover.direction == direction);
+        let bodies = movers.map(|(mover, step, event)| mover_body(mover, step, event));
+        bodies.collect()
     };
     json!({
-        "steamers": heading(MoveDirection::Steaming),
-        "drifters": heading(MoveDirection::Drifting),
+        "steamers": in_direction(MoveDirection::Steaming),
+        "drifters": in_direction(MoveDirection::Drifting),
         "timestamp": rfc3339(now),
     })
 }
@@ -235,28 +215,23 @@ fn mover_body(mover: &Mover, step: &PriceStep, event: &Event) -> Value {
 
 /// Not cached, because only operators request it.
 pub async fn transitions(
-    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
+    request: ReadRequest,
 ) -> Result<Response, Problem> {
-    reject_parameters(query)?;
     let id = event_id(id)?;
-    let found = state.store.transitions(&id).await;
-    let found = found.map_err(|why| Problem::store(&why))?;
+    let found = request.state.store.transitions(&id).await?;
     let found = found.ok_or_else(no_such_event)?;
-    let all: Vec<Value> = found
-        .iter()
-        .map(|transition| {
-            json!({
-                "id": transition.id,
-                "at": rfc3339(transition.at),
-                "feed_time": rfc3339(transition.feed_time),
-                "before": transition.before.map(EventStatus::as_str),
-                "after": transition.after.as_str(),
-                "source": transition.source.as_str(),
-            })
+    let all = found.iter().map(|transition| {
+        json!({
+            "id": transition.id,
+            "at": rfc3339(transition.at),
+            "feed_time": rfc3339(transition.feed_time),
+            "before": transition.before.map(EventStatus::as_str),
+            "after": transition.after.as_str(),
+            "source": transition.source.as_str(),
         })
-        .collect();
+    });
+    let all: Vec<Value> = all.collect();
     let body = json!({ "event_id": id, "transitions": all }).to_string();
     let no_cache = [(header::CACHE_CONTROL, "no-cache")];
     Ok((no_cache, json_response(StatusCode::OK, body)).into_response())

@@ -24,10 +24,9 @@ pub async fn warm(state: Arc<AppState>, mut keys: mpsc::Receiver<Key>, stop: Can
         let Some(key) = key else {
             return stop.cancelled().await;
         };
-        let request = key
-            .api_path()
-            .map(|path| Request::get(path).body(Body::empty()));
-        if let Some(Ok(request)) = request {
+        if let Some(path) = key.api_path()
+            && let Ok(request) = Request::get(path).body(Body::empty())
+        {
             let Ok(answer) = router.call(request).await;
             let status = answer.status().as_u16();
             tracing::debug!(event = "cache.warmed", key = %key, status, "loaded again");

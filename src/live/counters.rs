@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::{DaemonEvent, ReadOutcome};
+use super::DaemonEvent;
+use oddsd_cache::CacheReadState;
 use oddsd_core::model::CycleCounts;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -49,10 +50,10 @@ impl EventCounters {
         match event {
             DaemonEvent::Read { state, .. } => {
                 let reads = match state {
-                    ReadOutcome::Hit => &self.hits,
-                    ReadOutcome::Stale => &self.stale,
-                    ReadOutcome::Miss => &self.misses,
-                    ReadOutcome::Bypass => &self.bypasses,
+                    CacheReadState::Hit => &self.hits,
+                    CacheReadState::Stale => &self.stale,
+                    CacheReadState::Miss => &self.misses,
+                    CacheReadState::Bypass => &self.bypasses,
                 };
                 reads.fetch_add(1, Relaxed);
             }

@@ -4,40 +4,28 @@
 use std::time::{Duration, Instant};
 
 /// A failure that continues is written again after this time.
-pub const WINDOW: Duration = Duration::from_secs(300);
+const WINDOW: Duration = Duration::from_secs(300);
 
 /// After a success the same failure may be written again sooner; the pause keeps an alternating one from
 /// filling the log.
 const PAUSE_AFTER_SUCCESS: Duration = Duration::from_secs(30);
 
-/// Bounds the memory for error texts that differ each time. The entry that was written longest ago is
-/// replaced.
+/// Bounds the memory for error texts that differ each time. The failure that was written longest ago is
+/// evicted.
 const MAX_FAILURES: usize = 64;
 
 /// Remembers which failures were written lately. Failures are equal if their names and texts are.
-pub struct LogDeduplicator {
-    window: Duration,
-    failures: Vec<KnownFailure>,
-}
+#[derive(Default)]
+pub struct LogDeduplicator(Vec<KnownFailure>);
 
 struct KnownFailure {
-    name: &'static str,
-    error: String,
+    held: HeldLines,
     written: Instant,
-    held: u64,
     /// The operation has succeeded since the failure was written.
     ended: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogDecision {
-    /// Write the line; `held` equal ones were held back since the last.
-    Write { held: u64 },
-    /// An equal line was written lately.
-    Hold,
-}
-
-/// Equal lines that were held back until their cause ended.
+/// Equal lines that were held back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldLines {
     pub name: &'static str,
@@ -45,62 +33,64 @@ pub struct HeldLines {
     pub log_lines: u64,
 }
 
-impl LogDeduplicator {
-    pub fn new(window: Duration) -> Self {
-        Self {
-            window,
-            failures: Vec::new(),
-        }
-    }
+/// The permission to write the line of a failure.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WriteLine {
+    /// Equal lines that were held back since the last.
+    pub held: u64,
+    /// Lines of another failure, which is evicted. Their count is written first, so that none is lost.
+    pub evicted: Option<HeldLines>,
+}
 
-    /// Decides whether the line of this failure is written.
-    pub fn decide(&mut self, name: &'static str, error: &str, now: Instant) -> LogDecision {
-        let known = self
-            .failures
-            .iter_mut()
-            .find(|failure| failure.name == name && failure.error == error);
+impl LogDeduplicator {
+    /// Decides whether the line of this failure is written. `None`: an equal one was written lately.
+    pub fn decide(&mut self, name: &'static str, error: &str, now: Instant) -> Option<WriteLine> {
+        let mut failures = self.0.iter_mut();
+        let known = failures.find(|known| known.held.name == name && known.held.error == error);
         if let Some(known) = known {
-            let pause = if known.ended {
-                PAUSE_AFTER_SUCCESS
-            } else {
-                self.window
+            let pause = match known.ended {
+                true => PAUSE_AFTER_SUCCESS,
+                false => WINDOW,
             };
             if now.saturating_duration_since(known.written) < pause {
-                known.held += 1;
-                return LogDecision::Hold;
+                known.held.log_lines += 1;
+                return None;
             }
-            known.written = now;
-            known.ended = false;
-            let held = std::mem::take(&mut known.held);
-            return LogDecision::Write { held };
+            (known.written, known.ended) = (now, false);
+            return Some(WriteLine {
+                held: std::mem::take(&mut known.held.log_lines),
+                evicted: None,
+            });
         }
-        // The count of the evicted failure is lost; it is the one that was written longest ago.
-        if self.failures.len() == MAX_FAILURES {
-            let oldest = (0..MAX_FAILURES).min_by_key(|&n| self.failures[n].written);
-            self.failures.swap_remove(oldest.unwrap_or(0));
-        }
-        self.failures.push(KnownFailure {
-            name,
-            error: error.to_owned(),
+        let evicted = match self.0.len() {
+            MAX_FAILURES => (0..MAX_FAILURES).min_by_key(|&at| self.0[at].written),
+            _ => None,
+        };
+        let evicted = evicted.map(|at| self.0.swap_remove(at).held);
+        self.0.push(KnownFailure {
+            held: HeldLines {
+                name,
+                error: error.to_owned(),
+                log_lines: 0,
+            },
             written: now,
-            held: 0,
             ended: false,
         });
-        LogDecision::Write { held: 0 }
+        Some(WriteLine {
+            held: 0,
+            evicted: evicted.filter(|held| held.log_lines > 0),
+        })
     }
 
     /// Marks the failures of this name as ended and returns the lines that were held back, so that no
     /// count is lost.
     pub fn end(&mut self, name: &str) -> Vec<HeldLines> {
         let mut held = Vec::new();
-        for failure in self.failures.iter_mut().filter(|f| f.name == name) {
+        for failure in self.0.iter_mut().filter(|known| known.held.name == name) {
             failure.ended = true;
-            if failure.held > 0 {
-                held.push(HeldLines {
-                    name: failure.name,
-                    error: failure.error.clone(),
-                    log_lines: std::mem::take(&mut failure.held),
-                });
+            if failure.held.log_lines > 0 {
+                held.push(failure.held.clone());
+                failure.held.log_lines = 0;
             }
         }
         held
@@ -114,57 +104,57 @@ mod tests {
 
     #[test]
     fn repeated_failure_is_written_once_a_window_with_its_count() {
-        let (mut dedup, start) = (LogDeduplicator::new(WINDOW), Instant::now());
-        let at = |s| start + Duration::from_secs(s);
-        let mut decide = |s| dedup.decide("cycle.fetch_failed", "HTTP 503", at(s));
-        assert_eq!(decide(0), LogDecision::Write { held: 0 });
-        assert_eq!(decide(10), LogDecision::Hold);
-        assert_eq!(decide(299), LogDecision::Hold);
-        assert_eq!(decide(300), LogDecision::Write { held: 2 });
-        assert_eq!(decide(310), LogDecision::Hold);
-        let held = dedup.end("cycle.fetch_failed");
-        assert_eq!(held.len(), 1);
-        assert_eq!(held[0].log_lines, 1);
-        assert!(dedup.end("cycle.fetch_failed").is_empty());
+        let (mut dedup, start) = (LogDeduplicator::default(), Instant::now());
+        let written = [0, 10, 299, 300, 310].map(|seconds| {
+            let decision = dedup.decide("x", "HTTP 503", start + Duration::from_secs(seconds));
+            decision.map(|write| write.held)
+        });
+        assert_eq!(written, [Some(0), None, None, Some(2), None]);
+        let held = dedup.end("x");
+        assert_eq!((held.len(), held[0].log_lines), (1, 1));
+        assert!(dedup.end("x").is_empty());
     }
 
     #[test]
     fn failure_after_a_success_is_written_again_after_a_pause() {
-        let (mut dedup, start) = (LogDeduplicator::new(WINDOW), Instant::now());
-        let at = |s| start + Duration::from_secs(s);
-        dedup.decide("cycle.store_failed", "refused", at(0));
-        dedup.end("cycle.store_failed");
-        let decision = dedup.decide("cycle.store_failed", "refused", at(10));
-        assert_eq!(decision, LogDecision::Hold, "within the pause");
-        dedup.end("cycle.store_failed");
-        let decision = dedup.decide("cycle.store_failed", "refused", at(60));
-        assert_eq!(decision, LogDecision::Write { held: 0 }, "a second outage");
+        let (mut dedup, start) = (LogDeduplicator::default(), Instant::now());
+        for (seconds, is_written) in [(0, true), (10, false), (60, true)] {
+            let now = start + Duration::from_secs(seconds);
+            let decision = dedup.decide("x", "refused", now);
+            assert_eq!(decision.map(|write| write.held), is_written.then_some(0));
+            dedup.end("x");
+        }
+    }
+
+    #[test]
+    fn evicted_failure_returns_its_count() {
+        let (mut dedup, start) = (LogDeduplicator::default(), Instant::now());
+        let mut decide = |n: usize| {
+            let now = start + Duration::from_millis(n as u64);
+            dedup.decide("x", &n.to_string(), now)
+        };
+        (0..MAX_FAILURES).for_each(|n| drop(decide(n)));
+        assert_eq!(decide(0), None, "held back");
+        let evicted = decide(MAX_FAILURES).and_then(|write| write.evicted);
+        let evicted = evicted.expect("the oldest failure");
+        assert_eq!((evicted.error.as_str(), evicted.log_lines), ("0", 1));
     }
 
     proptest! {
-        /// Each failure is written, or counted by a later line, or still held.
+        /// Each failure is written, or counted by a later line, or still held; also when it is evicted.
         #[test]
-        fn no_log_line_is_lost(failures in prop::collection::vec((0usize..5, 0u64..200), 1..200)) {
-            let (mut dedup, mut now) = (LogDeduplicator::new(WINDOW), Instant::now());
-            let texts = ["a", "b", "c", "d", "e"];
+        fn no_log_line_is_lost(failures in prop::collection::vec((0..2 * MAX_FAILURES, 0u64..20), 1..500)) {
+            let (mut dedup, mut now) = (LogDeduplicator::default(), Instant::now());
             let mut accounted = 0;
             for (text, wait) in &failures {
                 now += Duration::from_secs(*wait);
-                if let LogDecision::Write { held } = dedup.decide("x", texts[*text], now) {
-                    accounted += 1 + held;
+                if let Some(WriteLine { held, evicted }) = dedup.decide("x", &text.to_string(), now) {
+                    accounted += 1 + held + evicted.map_or(0, |evicted| evicted.log_lines);
                 }
             }
+            prop_assert!(dedup.0.len() <= MAX_FAILURES);
             accounted += dedup.end("x").iter().map(|held| held.log_lines).sum::<u64>();
             prop_assert_eq!(accounted, failures.len() as u64);
-        }
-
-        #[test]
-        fn memory_is_bounded(errors in prop::collection::vec("[a-z]{1,3}", 0..300)) {
-            let mut dedup = LogDeduplicator::new(WINDOW);
-            for error in &errors {
-                dedup.decide("x", error, Instant::now());
-            }
-            prop_assert!(dedup.failures.len() <= MAX_FAILURES);
         }
     }
 }

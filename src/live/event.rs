@@ -2,16 +2,15 @@
 //! subscribers show. The loops and the read API construct them; [`super::EventBus::publish`] takes them.
 
 use rust_decimal::Decimal;
-use serde::{Serialize, Serializer};
 
+use oddsd_cache::CacheReadState;
 use oddsd_core::key::Key;
 use oddsd_core::model::{
     BookmakerId, CycleCounts, EventId, EventStatus, SelectionId, StatusSource,
 };
 
-/// Something that the daemon did. It is serialised without its name, which [`super::PublishedEvent`] adds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
+/// Something that the daemon did.
+#[derive(Clone, Debug, PartialEq)]
 pub enum DaemonEvent {
     Started {
         version: &'static str,
@@ -25,7 +24,6 @@ pub enum DaemonEvent {
     /// Published once a cycle, also when nothing changed.
     CycleComplete {
         cycle: u64,
-        #[serde(flatten)]
         counts: CycleCounts,
         /// Rows of events and selections that were written: going, jockey, start time, status.
         facts: u64,
@@ -70,7 +68,6 @@ pub enum DaemonEvent {
         cycle: Option<u64>,
         rule: String,
         backend: &'static str,
-        #[serde(serialize_with = "key_texts")]
         keys: Vec<Key>,
         /// Tags and patterns.
         tags: Vec<String>,
@@ -93,9 +90,8 @@ pub enum DaemonEvent {
         error: String,
     },
     Read {
-        #[serde(serialize_with = "key_text")]
         key: Key,
-        state: ReadOutcome,
+        state: CacheReadState,
         took_ms: u64,
         /// The cycle whose data was served, if it is known.
         cycle: Option<u64>,
@@ -118,7 +114,6 @@ pub enum DaemonEvent {
     StatusChanged {
         cycle: u64,
         status: EventStatus,
-        #[serde(serialize_with = "source_text")]
         by: StatusSource,
         events: u64,
     },
@@ -133,18 +128,14 @@ pub enum DaemonEvent {
     },
 }
 
-/// How a read was answered, as the log line names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, strum::IntoStaticStr)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-pub enum ReadOutcome {
-    Hit,
-    /// From the cache past its time, while it is refreshed or because the refresh failed.
-    Stale,
-    /// Loaded from the store because the cache had no valid entry.
-    Miss,
-    /// Loaded from the store without the cache: it is down or off, or the reader sent `no-cache`.
-    Bypass,
+/// How a read was answered, as log lines and headers name it.
+pub fn read_state_name(state: CacheReadState) -> &'static str {
+    match state {
+        CacheReadState::Hit => "hit",
+        CacheReadState::Stale => "stale",
+        CacheReadState::Miss => "miss",
+        CacheReadState::Bypass => "bypass",
+    }
 }
 
 impl DaemonEvent {
@@ -190,16 +181,4 @@ impl DaemonEvent {
             _ => &[],
         }
     }
-}
-
-fn source_text<S: Serializer>(source: &StatusSource, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(source.as_str())
-}
-
-fn key_text<S: Serializer>(key: &Key, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(key.as_str())
-}
-
-fn key_texts<S: Serializer>(keys: &[Key], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(keys.iter().map(Key::as_str))
 }

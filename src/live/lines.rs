@@ -4,10 +4,10 @@
 use rust_decimal::Decimal;
 use tracing::{debug, error, info, warn};
 
-use super::DaemonEvent;
 use super::dedup::HeldLines;
+use super::{DaemonEvent, read_state_name};
 use oddsd_core::key::Key;
-use oddsd_core::model::{CycleCounts, sanitize_text};
+use oddsd_core::model::sanitize_text;
 
 /// Longest error text of an upstream in one line.
 const ERROR_CHARS: usize = 400;
@@ -42,7 +42,9 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             write_ms,
             next_s,
         } => {
-            let (updated, skipped) = (updated(counts), skipped(counts));
+            let updated = counts.changed + counts.reopened;
+            // Prices that needed no write, so that seen = inserted + updated + skipped + rejected.
+            let skipped = counts.unchanged + counts.stale + counts.no_price;
             info!(
                 event,
                 cycle,
@@ -64,39 +66,29 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             cycle,
             feed,
             failure,
-            needs_operator: needs_person,
+            needs_operator,
             attempt,
             retry_ms,
             error,
         } => {
-            let error = plain(error);
-            let more = more(held);
-            let retry = seconds(*retry_ms);
+            let (error, more, retry) = (plain(error), more(held), seconds(*retry_ms));
             // The level is part of a tracing call site, so there are two.
-            if *needs_person {
-                error!(
-                    event,
-                    cycle,
-                    feed,
-                    failure,
-                    attempt,
-                    retry_ms,
+            macro_rules! log {
+                ($level:ident, $text:literal) => {
+                    $level!(
+                        event, cycle, feed, failure, attempt, retry_ms, error, log_lines, $text
+                    )
+                };
+            }
+            match needs_operator {
+                true => log!(
                     error,
-                    log_lines,
                     "Fetch from {feed} refused; next try in {retry} s, but it needs a person{more}"
-                );
-            } else {
-                warn!(
-                    event,
-                    cycle,
-                    feed,
-                    failure,
-                    attempt,
-                    retry_ms,
-                    error,
-                    log_lines,
+                ),
+                false => log!(
+                    warn,
                     "Fetch from {feed} failed; next try in {retry} s{more}"
-                );
+                ),
             }
         }
         DaemonEvent::StoreFailed {
@@ -176,7 +168,7 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             took_ms,
             cycle,
         } => {
-            let (key, state): (_, &str) = (key.as_str(), state.into());
+            let (key, state) = (key.as_str(), read_state_name(*state));
             debug!(event, key, state, took_ms, cycle, "Cache {state}: {key}");
         }
         DaemonEvent::PriceMoved {
@@ -246,28 +238,15 @@ pub(super) fn write_held(held: &HeldLines) {
     );
 }
 
-/// Stored prices that changed.
-fn updated(counts: &CycleCounts) -> u64 {
-    counts.changed + counts.reopened
-}
-
-/// Prices that needed no write, so that seen = inserted + updated + skipped + rejected.
-fn skipped(counts: &CycleCounts) -> u64 {
-    counts.unchanged + counts.stale + counts.no_price
-}
-
 fn removed(keys: &[Key], tags: &[String]) -> String {
     if keys.contains(&Key::races_by_stage()) {
         return "Invalidated races cache - next API request will fetch fresh data".into();
     }
     match (keys, tags) {
-        ([], [pattern]) => return format!("Invalidated {}", plain(pattern)),
-        ([], _) => return format!("Invalidated {} tags and patterns", tags.len()),
-        _ => {}
-    }
-    match keys.len() {
-        1 => "Invalidated 1 cached answer".into(),
-        n => format!("Invalidated {n} cached answers"),
+        ([], [pattern]) => format!("Invalidated {}", plain(pattern)),
+        ([], _) => format!("Invalidated {} tags and patterns", tags.len()),
+        ([_], _) => "Invalidated 1 cached answer".into(),
+        _ => format!("Invalidated {} cached answers", keys.len()),
     }
 }
 

@@ -12,9 +12,7 @@ use crate::clock::SleepResult;
 use crate::live::DaemonEvent;
 use oddsd_core::diff::stored_state::StoredState;
 use oddsd_core::diff::{Changes, Differ, EventSink, PendingRemovals, PriceChangeKind, ShrinkGuard};
-use oddsd_core::model::{
-    Event, EventId, EventSnapshot, Fingerprint, PriceStatus, RejectedRows, SnapshotMeta,
-};
+use oddsd_core::model::{Event, EventId, EventSnapshot, Fingerprint, PriceStatus, RejectedRows};
 use oddsd_core::rules::{DisplayedPrice, PriceDelta};
 use oddsd_core::schedule::{Backoff, FailureKind, TrackedRace};
 use oddsd_feeds::{FeedError, FetchRequest};
@@ -127,7 +125,10 @@ impl Poller {
         if full {
             differ = differ.without_skipping();
         }
-        let mut sink = TimedSink::new(differ);
+        let mut sink = TimedSink {
+            differ,
+            spent: Duration::ZERO,
+        };
         // Boxed: the futures of a feed nest too deep for the compiler's default recursion limit.
         let summary = Box::pin(self.feed.read(request, asked_at, &mut sink)).await?;
         let took = started.elapsed();
@@ -135,7 +136,8 @@ impl Poller {
             max_removed_fraction: self.settings.max_removed_fraction,
             previous_missing: self.withheld.as_ref(),
         };
-        let (mut changes, comparing) = sink.finish(summary.meta, &guard);
+        let TimedSink { differ, spent } = sink;
+        let mut changes = differ.finish(summary.meta, &guard);
         let stats = std::mem::take(&mut changes.stats);
         let cycle = CycleMeta {
             id: state.next_cycle,
@@ -143,8 +145,8 @@ impl Poller {
             races: stats.events as i64,
             horses: stats.selections as i64,
             bookmakers: stats.bookmakers.iter().map(ToString::to_string).collect(),
-            fetch_ms: (took - comparing.min(took)).as_millis() as i64,
-            diff_ms: (started.elapsed() - took + comparing).as_millis() as i64,
+            fetch_ms: (took - spent.min(took)).as_millis() as i64,
+            diff_ms: (started.elapsed() - took + spent).as_millis() as i64,
         };
         Ok(Compared {
             changes,
@@ -194,20 +196,15 @@ impl Poller {
         let mut tries_left = tries.max(1);
         let cycle = loop {
             tries_left -= 1;
-            let cycle = self
-                .run_cycle(lease, &FetchRequest::Everything, None, stop)
-                .await;
+            let cycling = self.run_cycle(lease, &FetchRequest::Everything, None, stop);
+            let cycle = cycling.await;
             let wait = match &cycle {
                 _ if tries_left == 0 => break cycle,
                 CycleOutcome::FetchFailed(why) if why.is_retryable() => self.retry,
                 CycleOutcome::StoreFailed(StoreError::Down(_) | StoreError::Failed(_)) => {
                     self.retry
                 }
-                CycleOutcome::Unchanged(_) | CycleOutcome::Committed(..)
-                    if self.withheld.is_some() =>
-                {
-                    RECHECK_AFTER
-                }
+                cycle if !cycle.is_failed() && self.withheld.is_some() => RECHECK_AFTER,
                 _ => break cycle,
             };
             if self.clock.sleep(wait, stop).await == SleepResult::Stopped {
@@ -272,14 +269,14 @@ impl Poller {
     }
 
     /// Remembers the removals that the guard withheld, for the comparison with the next answer.
-    fn withhold(&mut self, cycle: i64, held_back: Option<PendingRemovals>) {
-        self.withheld = held_back.map(|held| {
+    fn withhold(&mut self, cycle: i64, pending: Option<PendingRemovals>) {
+        self.withheld = pending.map(|pending| {
             self.live.publish(DaemonEvent::RefusedRemovals {
                 cycle: cycle as u64,
-                removals: held.prices as u64,
-                open: held.open_prices as u64,
+                removals: pending.prices as u64,
+                open: pending.open_prices as u64,
             });
-            held.missing
+            pending.missing
         });
     }
 
@@ -303,11 +300,8 @@ impl Poller {
         state: &StoredState,
         changes: &Changes,
     ) {
-        let changed: HashMap<&EventId, &Event> = changes
-            .events
-            .iter()
-            .map(|change| (&change.after.id, &change.after))
-            .collect();
+        let changed = changes.events.iter().map(|change| &change.after);
+        let changed: HashMap<&EventId, &Event> = changed.map(|event| (&event.id, event)).collect();
         let claim = batch.map(|mut claim| {
             for row in &mut claim.rows {
                 let event = row.entry.event.as_ref().and_then(|id| {
@@ -323,12 +317,9 @@ impl Poller {
 
     /// Call it before `apply`, while the state still has the names of the prices.
     fn publish_moves(&self, cycle: i64, state: &InitialState, changes: &Changes) {
-        let moves = changes.prices.iter().filter(|change| {
-            matches!(
-                change.kind,
-                PriceChangeKind::Changed | PriceChangeKind::Withdrawn
-            )
-        });
+        let kinds = [PriceChangeKind::Changed, PriceChangeKind::Withdrawn];
+        let moves = changes.prices.iter();
+        let moves = moves.filter(|change| kinds.contains(&change.kind));
         for change in moves.take(PUBLISHED_MOVES) {
             let Some(key) = state.state.key_of(change) else {
                 continue;
@@ -363,19 +354,6 @@ impl Poller {
 struct TimedSink<'a> {
     differ: Differ<'a>,
     spent: Duration,
-}
-
-impl<'a> TimedSink<'a> {
-    fn new(differ: Differ<'a>) -> Self {
-        Self {
-            differ,
-            spent: Duration::ZERO,
-        }
-    }
-
-    fn finish(self, meta: SnapshotMeta, guard: &ShrinkGuard) -> (Changes, Duration) {
-        (self.differ.finish(meta, guard), self.spent)
-    }
 }
 
 impl EventSink for TimedSink<'_> {

@@ -105,12 +105,8 @@ pub struct Poller {
 pub struct LivenessProbe(Mutex<Option<Instant>>);
 
 impl LivenessProbe {
-    fn begin(&self) {
-        *self.0.lock() = Some(Instant::now());
-    }
-
-    fn end(&self) {
-        *self.0.lock() = None;
+    fn set(&self, began: Option<Instant>) {
+        *self.0.lock() = began;
     }
 
     /// `None` while the poller only waits.
@@ -205,10 +201,8 @@ impl Poller {
                 _ => {}
             }
             retry = self.retry_delay(&cycle);
-            let Some(next) = self
-                .wait_for_next(request, &cycle, &schedule, &lease, stop)
-                .await
-            else {
+            let waiting = self.wait_for_next(request, &cycle, &schedule, &lease, stop);
+            let Some(next) = waiting.await else {
                 return Ok(());
             };
             request = next;
@@ -223,7 +217,7 @@ impl Poller {
         schedule: &PollSchedule,
         stop: &CancellationToken,
     ) -> CycleOutcome {
-        self.liveness.begin();
+        self.liveness.set(Some(Instant::now()));
         let cycle = self.run_cycle(lease, request, Some(schedule), stop).await;
         let run_ends = match &cycle {
             CycleOutcome::FetchFailed(FeedError::Ended) | CycleOutcome::Stopped => true,
@@ -243,7 +237,7 @@ impl Poller {
                 self.prune(lease).await;
             }
         }
-        self.liveness.end();
+        self.liveness.set(None);
         cycle
     }
 
@@ -358,7 +352,10 @@ impl Poller {
 
     /// Applies retention, at most once in [`PRUNE_INTERVAL`].
     async fn prune(&mut self, lease: &WriterLease) {
-        if (self.pruned_at).is_some_and(|at| at.elapsed() < PRUNE_INTERVAL) {
+        if self
+            .pruned_at
+            .is_some_and(|at| at.elapsed() < PRUNE_INTERVAL)
+        {
             return;
         }
         let Some(state) = &mut self.state else {

@@ -28,7 +28,7 @@ pub struct DirectPath {
     removed: Option<mpsc::UnboundedSender<RemovedRows>>,
 }
 
-/// The queue from those who commit to the relay.
+/// The queue from committers to the relay.
 pub fn direct_channel() -> (mpsc::Sender<ClaimedBatch>, DirectPath) {
     let (sender, commits) = mpsc::channel(QUEUE);
     let removed = None;
@@ -56,21 +56,13 @@ impl InFlight {
     }
 }
 
-/// The task that settles what the direct path removed.
-pub(super) struct Settler(JoinHandle<()>);
-
-impl Settler {
-    /// Waits until all removals are settled or given up.
-    pub async fn wait(self) {
-        let _ = self.0.await;
-    }
-}
-
 impl DirectPath {
-    pub(super) fn start_settler(&mut self, relay: &Relay) -> Settler {
+    /// Starts the task that settles what is removed. Once this end is dropped, the task ends after the last removal
+    /// is settled or given up.
+    pub(super) fn start_settler(&mut self, relay: &Relay) -> JoinHandle<()> {
         let (sender, removed) = mpsc::unbounded_channel();
         self.removed = Some(sender);
-        Settler(tokio::spawn(settle(relay.clone(), removed)))
+        tokio::spawn(settle(relay.clone(), removed))
     }
 
     /// Removes the commits that wait now, if any, so that the next claim does not return them.
@@ -124,10 +116,7 @@ async fn settle(relay: Relay, mut removed: mpsc::UnboundedReceiver<RemovedRows>)
         // Rows that could not be settled are claimed and removed once more, which is harmless.
         relay.in_flight.remove(&rows);
         match settled {
-            Ok(last_minute) => {
-                let alert = &relay.alert;
-                alert.raise_if_above(&relay.store, last_minute).await;
-            }
+            Ok(last_minute) => relay.raise_alert(last_minute).await,
             Err(why) => {
                 tracing::debug!(event = "relay.store_failed", error = %why, "removed, but not settled");
             }

@@ -154,7 +154,7 @@ impl Relay {
             }
         }
         drop(direct);
-        settler.wait().await;
+        let _ = settler.await;
         if is_ours() {
             logged(self.drain(LAST_DRAIN).await);
         }
@@ -204,15 +204,17 @@ impl Relay {
         let started = Instant::now();
         let mut removed = false;
         loop {
-            let last = self
-                .drain(deadline.saturating_sub(started.elapsed()))
-                .await?;
+            let remaining = deadline.saturating_sub(started.elapsed());
+            let last = self.drain(remaining).await?;
             let left = self.store.status().await?.outbox_pending;
             let failed = matches!(last, RelayOutcome::Failed { .. });
             removed |= matches!(last, RelayOutcome::Removed { .. });
-            if left == 0 && removed && self.removes_again() {
+            if left == 0
+                && removed
+                && let Some(delay) = self.second_removal_delay()
+            {
                 // No other process may be there when the second removals are due.
-                tokio::time::sleep(self.second_removal_after + pause).await;
+                tokio::time::sleep(delay + pause).await;
                 self.drain(deadline).await?;
                 removed = false;
             }
@@ -250,7 +252,7 @@ impl Relay {
         };
         let targets = outcome.target_count;
         let last_minute = self.store.settle(&rows, outcome).await?;
-        self.alert.raise_if_above(&self.store, last_minute).await;
+        self.raise_alert(last_minute).await;
         match rows.len() as i64 == BATCH {
             true => Box::pin(self.remove_backlog()).await,
             false => Ok(RelayOutcome::Removed {
@@ -287,7 +289,7 @@ impl Relay {
             let targets = outcome.target_count;
             let settling = self.store.settle_backlog(&backlog, outcome);
             let (settled, last_minute) = settling.await?;
-            self.alert.raise_if_above(&self.store, last_minute).await;
+            self.raise_alert(last_minute).await;
             if settled < page as u64 / 2 {
                 return Ok(RelayOutcome::Removed {
                     rows: settled as usize,
@@ -319,9 +321,10 @@ impl Relay {
             );
         }
         let started = Instant::now();
-        if !plan.again.is_empty() {
+        if !plan.second_removals.is_empty() {
             // Second removals are for other programs' keys; our own readers need none.
-            self.cache().remove_unmanaged(&plan.again).await?;
+            let removing = self.cache().remove_unmanaged(&plan.second_removals);
+            removing.await?;
         }
         let removed = match plan.targets.is_empty() {
             true => Removed::default(),
@@ -344,7 +347,7 @@ impl Relay {
             failed: &failed,
             backend: self.cache().backend(),
             took,
-            again_after: self.removes_again().then_some(self.second_removal_after),
+            second_removal_delay: self.second_removal_delay(),
         }))
     }
 
@@ -372,10 +375,14 @@ impl Relay {
         let _ = auditor.try_send(AuditEvent::Removed(SettledRows::settled_now(gone)));
     }
 
-    /// Only a shared cache has readers in other programs.
-    fn removes_again(&self) -> bool {
+    /// The delay of second removals; `None`: there are none. Only a shared cache has readers in other programs.
+    fn second_removal_delay(&self) -> Option<Duration> {
         let is_shared = matches!(**self.cache(), Cache::Remote(_));
-        is_shared && !self.second_removal_after.is_zero()
+        (is_shared && !self.second_removal_after.is_zero()).then_some(self.second_removal_after)
+    }
+
+    async fn raise_alert(&self, last_minute: u64) {
+        self.alert.raise_if_above(&self.store, last_minute).await;
     }
 
     fn report_removal(&self, plan: &InvalidationPlan, failed: &FailedTargets, took: Duration) {
@@ -389,17 +396,12 @@ impl Relay {
         if failed.len() == plan.targets.len() {
             return;
         }
-        let keys = plan
-            .targets
-            .keys
-            .iter()
-            .chain(&plan.targets.mark_stale)
-            .cloned();
+        let keys = plan.targets.keys.iter().chain(&plan.targets.mark_stale);
         self.live.publish(DaemonEvent::Invalidated {
             cycle: plan.cycle(),
             rule: plan.rules(),
             backend: self.cache().backend(),
-            keys: keys.collect(),
+            keys: keys.cloned().collect(),
             tags: plan.targets.tags.iter().map(ToString::to_string).collect(),
             reason: plan.reason(),
             attempts: plan.attempts() as u32,

@@ -28,15 +28,15 @@ const LOOK_BACK: usize = 16;
 #[derive(Default)]
 pub(super) struct InvalidationPlan {
     pub targets: InvalidationTargets,
-    /// Other programs' keys, for their second removal.
-    pub again: Vec<Key>,
+    /// Other programs' keys whose second removal is due.
+    pub second_removals: Vec<Key>,
     /// To be loaded again after the removal.
     pub warm: Vec<Key>,
     /// Targets that could not be rendered, with the reason.
     pub faults: BTreeSet<String>,
     removals: Vec<PlannedRemoval>,
     /// Targets of movement rules that stay, with the cycle that they may show.
-    held: Vec<(String, i64)>,
+    kept: Vec<(String, i64)>,
     tracks_movement: bool,
     version: Arc<str>,
 }
@@ -60,16 +60,16 @@ impl PlannedRemoval {
         self,
         existed: &mut HashMap<RuleTarget, u64>,
         version: &str,
-        done: &RemovalContext,
+        context: &RemovalContext,
     ) -> (Option<Removal>, Option<RetryEntry>) {
         let entry = self.entry;
         let rule = self.rules.into_iter().collect::<Vec<_>>().join(",");
         let (failed, gone): (Vec<RuleTarget>, Vec<RuleTarget>) = self
             .targets
             .into_iter()
-            .partition(|target| done.failed.contains_key(target));
+            .partition(|target| context.failed.contains_key(target));
         let retry = failed.first().map(|first| {
-            let why = &done.failed[first];
+            let why = &context.failed[first];
             let mut detail = json!({ "reason": self.reason, "rule": rule });
             if let (None, Some((field, value))) = (&entry.event, &self.entity) {
                 detail[*field] = json!(value);
@@ -105,9 +105,9 @@ impl PlannedRemoval {
                 existed: existed.sum::<u64>() as i64,
                 keys,
                 rules: version.into(),
-                backend: done.backend.into(),
+                backend: context.backend.into(),
                 attempts: entry.attempts,
-                took_ms: done.took.as_millis() as i64,
+                took_ms: context.took.as_millis() as i64,
                 before: entry.before,
                 after: entry.after,
             }
@@ -122,8 +122,8 @@ pub(super) struct RemovalContext<'a> {
     pub failed: &'a FailedTargets,
     pub backend: &'static str,
     pub took: Duration,
-    /// When keys are removed a second time; `None`: never.
-    pub again_after: Option<Duration>,
+    /// The delay of the second removals; `None`: there are none.
+    pub second_removal_delay: Option<Duration>,
 }
 
 /// Targets that the cache did not confirm, with the error.
@@ -143,11 +143,11 @@ impl InvalidationPlan {
             let entry = &row.entry;
             let keys = entry.keys.iter().cloned();
             match entry.purpose {
-                Purpose::SecondRemoval => plan.again.extend(keys),
+                Purpose::SecondRemoval => plan.second_removals.extend(keys),
                 Purpose::Canary => removed.extend(keys.map(RuleTarget::Key)),
                 Purpose::Change if entry.keys.is_empty() && entry.tags.is_empty() => {
-                    plan.add_by_rules(row, rules, store, &mut removed, &mut stale)
-                        .await;
+                    let adding = plan.add_by_rules(row, rules, store, &mut removed, &mut stale);
+                    adding.await;
                 }
                 Purpose::Change => {
                     let tags = entry.tags.iter().cloned().map(RuleTarget::Tag);
@@ -173,8 +173,8 @@ impl InvalidationPlan {
             .into_iter()
             .filter(|key| !removed.contains(&RuleTarget::Key(key.clone())));
         plan.targets.mark_stale.extend(only_stale);
-        plan.again.sort();
-        plan.again.dedup();
+        plan.second_removals.sort();
+        plan.second_removals.dedup();
         plan
     }
 
@@ -187,40 +187,37 @@ impl InvalidationPlan {
         stale: &mut BTreeSet<Key>,
     ) {
         let mut change = row.change();
-        let moved = match (&row.entry.event, row.entry.cycle) {
+        let histories = match (&row.entry.event, row.entry.cycle) {
             // A coalesced row (id 0) stands for many cycles.
-            (Some(event), Some(cycle)) if row.id > 0 && rules.needs_price_changes(&change) => store
-                .price_histories_of(event, cycle)
-                .await
-                .ok()
-                .filter(|moved| !moved.is_empty()),
-            _ => None,
+            (Some(event), Some(cycle)) if row.id > 0 && rules.needs_price_changes(&change) => {
+                let histories = store.price_histories_of(event, cycle).await;
+                histories.unwrap_or_default()
+            }
+            _ => Vec::new(),
         };
-        if let Some(moved) = &moved {
-            change.prices = Some(moved.iter().map(line).collect());
+        if !histories.is_empty() {
+            change.prices = Some(histories.iter().map(price_line).collect());
         }
-        let hits = rules.match_change(&change, status(row));
-        let waiting = hits.iter().flat_map(|hit| &hit.targets);
-        let waiting = waiting.filter(|aim| aim.if_moved.is_some());
-        let waiting: Vec<String> = waiting.map(|aim| aim.target.to_string()).collect();
-        let marks = match waiting.is_empty() {
+        let matches = rules.match_change(&change, status(row));
+        let conditional = matches.iter().flat_map(|matched| &matched.targets);
+        let conditional = conditional.filter(|planned| planned.if_moved.is_some());
+        let conditional: Vec<String> = conditional.map(|p| p.target.to_string()).collect();
+        let last_shown = match conditional.is_empty() {
             true => HashMap::new(),
-            false => store.last_shown(&waiting).await.unwrap_or_default(),
+            false => store.last_shown(&conditional).await.unwrap_or_default(),
         };
-        for hit in hits {
-            self.faults.extend(
-                hit.errors
-                    .iter()
-                    .map(|why| format!("{}: {why}", hit.rule.name)),
-            );
+        for matched in matches {
+            let faults = matched.errors.iter();
+            let faults = faults.map(|why| format!("{}: {why}", matched.rule.name));
+            self.faults.extend(faults);
             let mut targets = BTreeSet::new();
-            for PlannedTarget { target, if_moved } in hit.targets {
+            for PlannedTarget { target, if_moved } in matched.targets {
                 if let Some(if_moved) = &if_moved {
                     let name = target.to_string();
                     let before = row.entry.cycle.unwrap_or_default() - 1;
-                    let since = marks.get(&name).copied().unwrap_or(before).min(before);
-                    if !exceeds_threshold(if_moved, moved.as_deref().unwrap_or_default(), since) {
-                        self.held.push((name, before));
+                    let since = last_shown.get(&name).copied().unwrap_or(before).min(before);
+                    if !exceeds_threshold(if_moved, &histories, since) {
+                        self.kept.push((name, before));
                         continue;
                     }
                 }
@@ -229,15 +226,14 @@ impl InvalidationPlan {
             if targets.is_empty() {
                 continue;
             }
-            let reason = requested_reason(&change).unwrap_or(hit.reason);
-            self.add_removal(row, change.entity(), reason, &hit.rule.name, &targets);
+            let reason = requested_reason(&change).unwrap_or(matched.reason);
+            let rule = matched.rule;
+            self.add_removal(row, change.entity(), reason, &rule.name, &targets);
             for target in targets {
-                match (hit.rule.action, target) {
-                    (Action::MarkStale, RuleTarget::Key(key)) => {
-                        stale.insert(key);
-                    }
-                    (then, target) => {
-                        if let (Action::RemoveAndWarm, RuleTarget::Key(key)) = (then, &target) {
+                match (rule.action, target) {
+                    (Action::MarkStale, RuleTarget::Key(key)) => drop(stale.insert(key)),
+                    (action, target) => {
+                        if let (Action::RemoveAndWarm, RuleTarget::Key(key)) = (action, &target) {
                             self.warm.push(key.clone());
                         }
                         removed.insert(target);
@@ -304,30 +300,20 @@ impl InvalidationPlan {
 
     /// The most important reason, by the order of `REASONS`.
     pub fn reason(&self) -> &'static str {
+        let given: BTreeSet<&str> = self.removals.iter().map(|r| r.reason).collect();
         let mut known = REASONS.into_iter();
-        let found = known.find(|reason| {
-            self.removals
-                .iter()
-                .any(|removal| removal.reason == *reason)
-        });
+        let found = known.find(|reason| given.contains(reason));
         found.unwrap_or("EVENT_CHANGE")
     }
 
     pub fn cycle(&self) -> Option<u64> {
-        let newest = self
-            .removals
-            .iter()
-            .filter_map(|removal| removal.entry.cycle)
-            .max();
+        let newest = self.removals.iter().map(|r| r.entry.cycle).max()?;
         newest.map(|cycle| cycle as u64)
     }
 
     pub fn attempts(&self) -> i32 {
-        self.removals
-            .iter()
-            .map(|removal| removal.entry.attempts)
-            .max()
-            .unwrap_or(1)
+        let attempts = self.removals.iter().map(|r| r.entry.attempts);
+        attempts.max().unwrap_or(1)
     }
 
     pub fn failed(&self, removed: &Removed) -> FailedTargets {
@@ -347,23 +333,23 @@ impl InvalidationPlan {
     }
 
     /// The changes to outbox, removal log and movement marks, to be written in one transaction.
-    pub fn into_settlement(self, done: &RemovalContext) -> BatchOutcome {
-        let counts = done.removed.results(&self.targets);
+    pub fn into_settlement(self, context: &RemovalContext) -> BatchOutcome {
+        let counts = context.removed.results(&self.targets);
         let counts =
             counts.filter_map(|(target, count)| Some((target.into(), *count.as_ref().ok()?)));
         let mut existed: HashMap<RuleTarget, u64> = counts.collect();
         let (mut removals, mut retries) = (Vec::new(), Vec::new());
         for removal in self.removals {
-            let (record, retry) = removal.settle(&mut existed, &self.version, done);
+            let (record, retry) = removal.settle(&mut existed, &self.version, context);
             removals.extend(record);
             retries.extend(retry);
         }
         let keys = self.targets.keys.iter().chain(&self.targets.mark_stale);
         // No other program fills the canary.
         let keys = keys.filter(|key| **key != Key::canary());
-        let second_removal = done
-            .again_after
-            .map(|wait| RetryEntry::second_removal(keys.cloned().collect(), wait));
+        let second_removal = context
+            .second_removal_delay
+            .map(|delay| RetryEntry::second_removal(keys.cloned().collect(), delay));
         let removed_targets: Vec<String> = match self.tracks_movement {
             true => {
                 let targets = self.targets.iter().map(RuleTarget::from);
@@ -371,15 +357,15 @@ impl InvalidationPlan {
             }
             false => Vec::new(),
         };
-        let mut held = self.held;
-        held.sort();
-        held.dedup_by(|a, b| a.0 == b.0);
-        held.retain(|(target, _)| !removed_targets.contains(target));
+        let mut kept_targets = self.kept;
+        kept_targets.sort();
+        kept_targets.dedup_by(|a, b| a.0 == b.0);
+        kept_targets.retain(|(target, _)| !removed_targets.contains(target));
         BatchOutcome {
             removals,
             second_removal,
             retries,
-            kept_targets: held,
+            kept_targets,
             removed_targets,
             target_count: self.targets.len(),
         }
@@ -398,11 +384,11 @@ fn status(row: &OutboxRow) -> Option<EventStatus> {
     changed.or(row.context.as_ref().and_then(|place| place.status))
 }
 
-fn line(moved: &PriceHistory) -> PriceLine {
+fn price_line(history: &PriceHistory) -> PriceLine {
     PriceLine {
-        market: moved.market.clone(),
-        bookmaker: moved.bookmaker.clone(),
-        kind: match moved.withdrawn {
+        market: history.market.clone(),
+        bookmaker: history.bookmaker.clone(),
+        kind: match history.withdrawn {
             true => ChangeKind::PriceWithdrawn,
             false => ChangeKind::PriceChanged,
         },
@@ -413,22 +399,22 @@ fn line(moved: &PriceHistory) -> PriceLine {
 /// Whether a price moved far enough from any price that the target may show. The target was last known to show
 /// cycle `since` and may have been filled at any time after it. So the price is compared with each one since then,
 /// and the largest difference counts.
-fn exceeds_threshold(if_moved: &MovementThreshold, moved: &[PriceHistory], since: i64) -> bool {
-    let mut lines = if_moved.prices.iter().map(|at| moved.get(*at));
-    lines.any(|line| {
-        line.is_none_or(|line| {
-            movements_since(line, since).any(|by| by.exceeds(if_moved.threshold))
+fn exceeds_threshold(if_moved: &MovementThreshold, all: &[PriceHistory], since: i64) -> bool {
+    let mut histories = if_moved.prices.iter().map(|at| all.get(*at));
+    histories.any(|history| {
+        history.is_none_or(|history| {
+            movements_since(history, since).any(|by| by.exceeds(if_moved.threshold))
         })
     })
 }
 
-fn movements_since(line: &PriceHistory, since: i64) -> impl Iterator<Item = PriceDelta> {
-    let shown_then = line.earlier.iter().rposition(|(cycle, _)| *cycle <= since);
+fn movements_since(history: &PriceHistory, since: i64) -> impl Iterator<Item = PriceDelta> {
+    let earlier = &history.earlier;
+    let shown_then = earlier.iter().rposition(|(cycle, _)| *cycle <= since);
     // No price of that time is known: a change of state.
     let unknown = shown_then.is_none().then_some(PriceDelta::StateChange);
-    let later = &line.earlier[shown_then.unwrap_or(0)..];
-    let compared = later
+    let compared = earlier[shown_then.unwrap_or(0)..]
         .iter()
-        .map(|(_, shown)| PriceDelta::between(Some(shown), Some(&line.current)));
+        .map(|(_, shown)| PriceDelta::between(Some(shown), Some(&history.current)));
     unknown.into_iter().chain(compared)
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use chrono::Utc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use super::sizes::InvalidationSizes;
 use crate::database::Database;
 use crate::relay_harness::{RelayHarness, bench_key, long_policy, open_cache};
 use crate::report::{Measure, Target, median, millis, p99};
-use oddsd::live::{DaemonEvent, Delivery};
+use oddsd::live::DaemonEvent;
 use oddsd_store::WatchRequest;
 use oddsd_testkit::redis::RedisServer;
 
@@ -80,15 +80,13 @@ async fn commit(
         table.insert_with_key(&key).await?;
         let committed = Utc::now();
         let confirmed = loop {
-            match subscriber.next().await {
-                Some(Delivery::Event(published)) => match &published.event {
-                    DaemonEvent::Invalidated { keys, .. } if keys.contains(&key) => {
-                        break published.at;
-                    }
-                    _ => {}
-                },
-                Some(Delivery::Missed(n)) => bail!("{n} events were missed"),
-                None => bail!("the relay has ended"),
+            let next = subscriber.recv().await;
+            let published = next.context("events were missed, or the relay has ended")?;
+            match &published.event {
+                DaemonEvent::Invalidated { keys, .. } if keys.contains(&key) => {
+                    break published.at;
+                }
+                _ => {}
             }
         };
         times.push(millis((confirmed - committed).to_std().unwrap_or_default()));

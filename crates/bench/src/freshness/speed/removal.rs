@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
+use tokio::sync::broadcast::Receiver;
 use tokio::time::MissedTickBehavior;
 
 use super::change_table::ChangeTable;
@@ -17,7 +18,7 @@ use crate::relay_harness::{
     POLL_PAUSE, RelayHarness, WAIT_LIMIT, bench_key, long_policy, open_cache,
 };
 use crate::report::{Measure, Target, median, millis, p99};
-use oddsd::live::{DaemonEvent, Delivery, Subscriber};
+use oddsd::live::{DaemonEvent, PublishedEvent};
 use oddsd_core::key::Key;
 use oddsd_testkit::redis::RedisServer;
 
@@ -226,7 +227,10 @@ async fn write(
     Ok((written, verified))
 }
 
-async fn record_removals(mut subscriber: Subscriber, pending: SharedPending) -> anyhow::Result<()> {
+async fn record_removals(
+    mut subscriber: Receiver<Arc<PublishedEvent>>,
+    pending: SharedPending,
+) -> anyhow::Result<()> {
     loop {
         let ConfirmedRemoval { keys, at } = next_removal(&mut subscriber).await?;
         let mut pending = pending.lock();
@@ -245,17 +249,15 @@ struct ConfirmedRemoval {
     at: DateTime<Utc>,
 }
 
-async fn next_removal(subscriber: &mut Subscriber) -> anyhow::Result<ConfirmedRemoval> {
+async fn next_removal(
+    subscriber: &mut Receiver<Arc<PublishedEvent>>,
+) -> anyhow::Result<ConfirmedRemoval> {
     loop {
-        match subscriber.next().await {
-            Some(Delivery::Event(published)) => {
-                if let DaemonEvent::Invalidated { keys, .. } = &published.event {
-                    let (keys, at) = (keys.clone(), published.at);
-                    return Ok(ConfirmedRemoval { keys, at });
-                }
-            }
-            Some(Delivery::Missed(n)) => bail!("{n} events were missed"),
-            None => bail!("the relay has ended"),
+        let next = subscriber.recv().await;
+        let published = next.context("events were missed, or the relay has ended")?;
+        if let DaemonEvent::Invalidated { keys, .. } = &published.event {
+            let (keys, at) = (keys.clone(), published.at);
+            return Ok(ConfirmedRemoval { keys, at });
         }
     }
 }

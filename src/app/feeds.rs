@@ -13,7 +13,7 @@ use oddsd_feeds::Feed;
 use oddsd_feeds::odds_api::{self, OddsApi};
 use oddsd_feeds::racing_api::{RacingApi, RacingApiSettings};
 #[cfg(feature = "simulator")]
-use oddsd_feeds::simulator::{RaceDay, Simulator};
+use oddsd_feeds::simulator::RaceDay;
 
 /// A secret that is set: hosting panels store an unset one as an empty text.
 pub fn filled(secret: &Option<SecretString>) -> Option<&SecretString> {
@@ -99,7 +99,7 @@ fn feed_with(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::R
                 .with_timezone(&chrono_tz::Europe::London)
                 .date_naive();
             let day = RaceDay::new(args.simulator_seed, day, SIMULATED);
-            Ok(Feed::Simulator(Box::new(Simulator::new(day))))
+            Ok(Feed::Simulator(Box::new(day)))
         }
         #[cfg(not(feature = "simulator"))]
         FeedKind::Simulator => bail!(BadSetting(

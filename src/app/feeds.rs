@@ -13,7 +13,7 @@ use oddsd_feeds::Feed;
 use oddsd_feeds::odds_api::{self, OddsApi};
 use oddsd_feeds::racing_api::{RacingApi, RacingApiSettings};
 #[cfg(feature = "simulator")]
-use oddsd_feeds::simulator::{RaceDay, Simulator};
+use oddsd_feeds::simulator::RaceDay;
 
 /// A secret that is set: hosting panels store an unset one as an empty text.
 pub fn filled(secret: &Option<SecretString>) -> Option<&SecretString> {
@@ -84,7 +84,7 @@ pub fn feed(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::Re
         FeedKind::Simulator => {
             let now = clock.now().with_timezone(&chrono_tz::Europe::London);
             let day = RaceDay::new(args.simulator_seed, now.date_naive(), SIMULATED);
-            Ok(Feed::Simulator(Box::new(Simulator::new(day))))
+            Ok(Feed::Simulator(Box::new(day)))
         }
         #[cfg(not(feature = "simulator"))]
         FeedKind::Simulator => bail!(InvalidSetting(

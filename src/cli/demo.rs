@@ -23,7 +23,7 @@ use crate::live::{DaemonEvent, EventBus};
 use crate::poller::PollSchedule;
 use oddsd_core::model::sanitize_text;
 use oddsd_feeds::Feed;
-use oddsd_feeds::simulator::{RaceDay, RaceDaySize, Simulator};
+use oddsd_feeds::simulator::{RaceDay, RaceDaySize};
 
 /// A card that fits a screen.
 const SIZE: RaceDaySize = RaceDaySize {
@@ -67,7 +67,7 @@ pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCo
     let day = Utc::now().with_timezone(&London).date_naive();
     let clock = Clock::scaled(beginning(day), f64::from(args.speed));
     let day = RaceDay::new(settings.feed.simulator_seed, day, SIZE);
-    let feed = Feed::Simulator(Box::new(Simulator::new(day)));
+    let feed = Feed::Simulator(Box::new(day));
     let app = App::build_with(
         &settings,
         feed,

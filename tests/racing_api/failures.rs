@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oddsd_core::model::Scope;
-use oddsd_feeds::http::{Auth, MAX_BODY, ProviderClient, ProviderInfo, ProviderRequest};
+use oddsd_feeds::http::{Auth, ProviderClient, ProviderInfo};
 use oddsd_feeds::racing_api::RacingApi;
 use oddsd_feeds::{FeedError, FetchRequest};
 
@@ -249,7 +249,7 @@ async fn invalid_settings_are_refused_before_a_request() {
 #[tokio::test]
 async fn key_in_the_query_is_sent_and_never_printed() {
     let provider = provider_with_races().await;
-    let base = provider.base_url().parse().expect("a URL");
+    let base: oddsd_feeds::http::Url = provider.base_url().parse().expect("a URL");
     let words = ProviderInfo {
         name: "The Provider",
         credentials: "SOME_KEY",
@@ -264,13 +264,7 @@ async fn key_in_the_query_is_sent_and_never_printed() {
     // The stand-in requires Basic credentials: each request fails, and the key was sent with it.
     for fault in [RacingFault::Status(200), RacingFault::Refuse] {
         provider.fault(fault).await;
-        let request = ProviderRequest {
-            url: base.clone(),
-            auth,
-            validators: None,
-            max_body: MAX_BODY,
-        };
-        let error = door.get(request, now()).await;
+        let error = door.get(base.clone(), auth, None, now()).await;
         let error = error.expect_err("refused");
         let reported = format!("{error} {error:?}");
         assert!(

@@ -396,7 +396,7 @@ fn single_race_parses_with_and_without_envelope() {
 #[test]
 fn other_json_is_an_error_and_an_empty_card_is_not() {
     let error = |body: &str| match parse_cards(body, now()) {
-        Err(FeedError::BadAnswer { detail }) => detail,
+        Err(FeedError::BadAnswer(detail)) => detail,
         other => panic!("{body} gave {other:?}"),
     };
     assert!(error(r#"{"results":[],"total":0}"#).contains("but results, total"));

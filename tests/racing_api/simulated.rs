@@ -7,7 +7,9 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use oddsd_core::model::{EventSnapshot, EventStatus, SelectionStatus};
 use oddsd_feeds::FetchRequest;
 use oddsd_feeds::racing_api::parse_cards;
-use oddsd_feeds::simulator::{RaceDay, RaceDaySize, ScriptedEvent, ScriptedEventKind, Simulator};
+use oddsd_feeds::simulator::{
+    PriceTrend, QuoteState, RaceDay, RaceDaySize, ScriptedEvent, ScriptedEventKind,
+};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
@@ -51,11 +53,10 @@ fn best(race: &EventSnapshot, horse: &str) -> Decimal {
 }
 
 /// The best price at the start of a plot and after each of its steps.
-fn followed(seed: u64, shortens: bool) -> Vec<Decimal> {
+fn followed(seed: u64, wanted: PriceTrend) -> Vec<Decimal> {
     let mut day = day(seed, SMALL);
     let horse_of = |kind: &ScriptedEventKind| match kind {
-        ScriptedEventKind::Shortens { horse_id } if shortens => Some(horse_id.clone()),
-        ScriptedEventKind::Lengthens { horse_id } if !shortens => Some(horse_id.clone()),
+        ScriptedEventKind::Moves { horse_id, trend } if *trend == wanted => Some(horse_id.clone()),
         _ => None,
     };
     let first = find(&day, |kind| horse_of(kind).is_some());
@@ -95,10 +96,10 @@ proptest! {
         let steps = |prices: &[Decimal], towards: fn(&Decimal, &Decimal) -> bool| {
             prices.windows(2).filter(|pair| towards(&pair[1], &pair[0])).count()
         };
-        let steamer = followed(seed, true);
+        let steamer = followed(seed, PriceTrend::Steamer);
         prop_assert!(steps(&steamer, Decimal::lt) >= 3, "{:?}", steamer);
         prop_assert_eq!(steps(&steamer, Decimal::gt), 0, "{:?}", steamer);
-        let drifter = followed(seed, false);
+        let drifter = followed(seed, PriceTrend::Drifter);
         prop_assert!(steps(&drifter, Decimal::gt) >= 3, "{:?}", drifter);
         prop_assert_eq!(steps(&drifter, Decimal::lt), 0, "{:?}", drifter);
     }
@@ -115,8 +116,11 @@ fn simulated_day_has_every_special_case() {
     let mut day = day(7, SMALL);
     let minute = TimeDelta::minutes(1);
 
-    let late = find(&day, |kind| matches!(kind, ScriptedEventKind::Opens { .. }));
-    let ScriptedEventKind::Opens { bookmaker } = late.kind else {
+    let late = find(
+        &day,
+        |kind| matches!(kind, ScriptedEventKind::Quotes { state, .. } if *state == QuoteState::Priced),
+    );
+    let ScriptedEventKind::Quotes { bookmaker, .. } = late.kind else {
         unreachable!("just matched")
     };
     let id = oddsd_core::model::BookmakerId::from_name(bookmaker).expect("a name");
@@ -199,12 +203,9 @@ async fn simulated_day_is_equal_over_http_and_in_process() {
         .await
         .expect("a card")
         .snapshot;
-    let mut simulator = Simulator::new(day(5, SMALL));
-    let mut simulated = simulator
-        .fetch(&FetchRequest::Everything, at)
-        .await
-        .expect("a card")
-        .snapshot;
+    let mut simulator = day(5, SMALL);
+    let fetched = simulator.fetch(&FetchRequest::Everything, at);
+    let mut simulated = fetched.expect("a card").snapshot;
     assert_eq!(&*simulated.source, "simulator");
     assert!(prices(&simulated) > 60);
     for found in &mut simulated.events {
@@ -216,7 +217,6 @@ async fn simulated_day_is_equal_over_http_and_in_process() {
     let id = simulated.events[1].event.id.clone();
     let one = simulator
         .fetch(&FetchRequest::Events(vec![id.clone()]), at)
-        .await
         .expect("a race");
     assert_eq!(one.snapshot.events.len(), 1);
     assert_eq!(one.snapshot.events[0].prices, simulated.events[1].prices);

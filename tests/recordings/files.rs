@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use oddsd_core::model::Scope;
+use oddsd_feeds::FeedError;
 use oddsd_feeds::odds_api::{OddsFormat, parse_odds};
 use oddsd_feeds::recording::{RecordedFeed, Recorder, Recording, RecordingEntry};
 use oddsd_feeds::replay::Replay;
-use oddsd_feeds::{FeedError, FetchRequest};
 
 use super::exchange::MCM;
 use super::{T0, game, snapshots, t0};
@@ -172,15 +172,15 @@ fn compression_is_detected_by_the_first_bytes() {
     }
 }
 
-#[tokio::test]
-async fn replay_ends_after_the_last_record() {
+#[test]
+fn replay_ends_after_the_last_record() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("stream.jsonl");
     std::fs::write(&path, MCM.join("\n")).expect("writes");
     let mut replay = Replay::open(&path).expect("opens");
     let (mut polls, mut rejected) = (0, 0);
     let end = loop {
-        match replay.fetch(&FetchRequest::Everything, t0()).await {
+        match replay.fetch() {
             // An empty snapshot reports the last lines, which could not be read.
             Ok(fetched) if fetched.bodies.is_empty() => {
                 assert!(fetched.snapshot.events.is_empty());
@@ -196,8 +196,5 @@ async fn replay_ends_after_the_last_record() {
         }
     };
     assert_eq!((polls, rejected, end), (4, 3, FeedError::Ended));
-    assert_eq!(
-        replay.fetch(&FetchRequest::Everything, t0()).await.err(),
-        Some(FeedError::Ended)
-    );
+    assert_eq!(replay.fetch().err(), Some(FeedError::Ended));
 }

@@ -1,14 +1,17 @@
-//! The JSON shapes that providers' answers share: an object, and a list with a cap. The parsers of The
-//! Racing API and The Odds API deserialize their rows through them.
+//! The JSON shapes that providers' answers share: an object, a row of a list, and a list with a cap. The parsers
+//! of The Racing API and The Odds API deserialize their rows through them.
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 /// Longest JSON text of one race or event: its borrowed structs take several times as much memory.
 pub(super) const MAX_ROW_BYTES: usize = 16 * 1024 * 1024;
+/// Of the text of a row that cannot be read.
+const SAMPLE_CHARS: usize = 200;
 
 /// A JSON object. A derived struct alone also accepts a list of its field values.
 pub(super) struct JsonObject<T>(pub(super) T);
@@ -31,6 +34,41 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
         }
 
         json.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+/// Returns the struct; fails if the text is not an object or repeats a field.
+pub(super) fn parse_object<'a, T: Deserialize<'a>>(json: &'a str) -> serde_json::Result<T> {
+    serde_json::from_str(json).map(|JsonObject(row)| row)
+}
+
+/// The beginning of a text, for the sample of a rejected row.
+pub(super) fn sample(text: &str) -> String {
+    text.chars().take(SAMPLE_CHARS).collect()
+}
+
+/// One row of a list. A malformed row fails the whole text that holds it, unless it is read leniently: then it
+/// costs only itself.
+pub(super) struct JsonRow<T, const LENIENT: bool>(pub(super) Result<T, BadRow>);
+
+/// A row that cannot be read.
+pub(super) struct BadRow {
+    pub(super) sample: String,
+    pub(super) error: serde_json::Error,
+}
+
+impl<'de, T: Deserialize<'de>, const LENIENT: bool> Deserialize<'de> for JsonRow<T, LENIENT> {
+    #[inline]
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        if LENIENT {
+            let text = <&RawValue>::deserialize(json)?.get();
+            return Ok(Self(parse_object(text).map_err(|error| BadRow {
+                sample: sample(text),
+                error,
+            })));
+        }
+        let JsonObject(row) = JsonObject::deserialize(json)?;
+        Ok(Self(Ok(row)))
     }
 }
 

@@ -25,7 +25,7 @@ use oddsd_core::model::{EventId, Snapshot, SnapshotMeta};
 use racing_api::RacingApi;
 use replay::Replay;
 #[cfg(feature = "simulator")]
-use simulator::Simulator;
+use simulator::RaceDay;
 use strum::IntoStaticStr;
 use thiserror::Error;
 
@@ -36,7 +36,7 @@ pub enum Feed {
     RacingApi(Box<RacingApi>),
     OddsApi(Box<OddsApi>),
     #[cfg(feature = "simulator")]
-    Simulator(Box<Simulator>),
+    Simulator(Box<RaceDay>),
     Replay(Box<Replay>),
 }
 
@@ -45,27 +45,28 @@ impl Feed {
     /// over, because it is not an answer.
     pub async fn read(
         &mut self,
-        ask: &FetchRequest,
+        request: &FetchRequest,
         now: DateTime<Utc>,
         to: &mut dyn EventSink,
     ) -> Result<FetchSummary, FeedError> {
         match self {
-            Self::RacingApi(feed) => feed.read(ask, now, to).await,
-            Self::OddsApi(feed) => feed.read(ask, now, to).await,
+            Self::RacingApi(feed) => feed.read(request, now, to).await,
+            Self::OddsApi(feed) => feed.read(request, now, to).await,
             #[cfg(feature = "simulator")]
-            Self::Simulator(feed) => feed.read(ask, now, to).await,
-            Self::Replay(feed) => feed.read(ask, now, to).await,
+            Self::Simulator(day) => Ok(day.fetch(request, now)?.hand_over(to)),
+            // A replay has its next answer, whatever is asked for.
+            Self::Replay(replay) => Ok(replay.fetch()?.hand_over(to)),
         }
     }
 
     /// Fetches into memory: for recorders and checks.
     pub async fn fetch(
         &mut self,
-        ask: &FetchRequest,
+        request: &FetchRequest,
         now: DateTime<Utc>,
     ) -> Result<FetchResult, FeedError> {
         let mut events = CollectingSink::default();
-        let summary = self.read(ask, now, &mut events).await?;
+        let summary = self.read(request, now, &mut events).await?;
         Ok(summary.with_events(events))
     }
 
@@ -74,13 +75,13 @@ impl Feed {
         self.into()
     }
 
-    /// Whether the provider has a call for one event that costs less than the whole answer.
+    /// True if the provider has a call for one event that costs less than the whole answer.
     pub fn has_single_event_calls(&self) -> bool {
         !matches!(self, Self::OddsApi(_) | Self::Replay(_))
     }
 }
 
-/// What to fetch.
+/// The events that a fetch asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FetchRequest {
     /// The feed's whole scope: every polled day, or the whole league.
@@ -98,7 +99,7 @@ pub struct FetchSummary {
 }
 
 impl FetchSummary {
-    /// Joins the events that were collected.
+    /// Joins the collected events.
     pub fn with_events(self, events: CollectingSink) -> FetchResult {
         FetchResult {
             snapshot: events.into_snapshot(self.meta),
@@ -135,20 +136,20 @@ impl FetchResult {
     }
 }
 
-/// Why there is no answer: one variant for each reaction. `detail` names the provider and its response, the rest
+/// Why there is no answer: one variant for each reaction. The text names the provider and its response, the rest
 /// of the message is the next step.
 #[derive(Clone, Debug, PartialEq, Eq, Error, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum FeedError {
     /// 401 or 403: the credentials or the plan are wrong. A fast retry does not help.
-    #[error("credentials refused: {detail}")]
-    Unauthorized { detail: String },
+    #[error("credentials refused: {0}")]
+    Unauthorized(String),
     /// 422 or another 4xx: the provider does not accept the request.
-    #[error("request refused: {detail}; check the feed's settings")]
-    BadRequest { detail: String },
+    #[error("request refused: {0}; check the feed's settings")]
+    BadRequest(String),
     /// 404 on one event: the provider no longer knows it.
-    #[error("not found: {detail}; it left the card, or the base URL is wrong")]
-    NotFound { detail: String },
+    #[error("not found: {0}; it left the card, or the base URL is wrong")]
+    NotFound(String),
     /// 429, or the paid quota is spent.
     #[error("rate limited: {detail}; ask again {}, or lower the request rate", describe_wait(*.retry_after))]
     RateLimited {
@@ -156,35 +157,32 @@ pub enum FeedError {
         detail: String,
     },
     /// 5xx.
-    #[error("the provider failed: {detail}; ask again later")]
-    ServerError { status: u16, detail: String },
+    #[error("the provider failed: {0}; ask again later")]
+    ServerError(String),
     /// Connection refused, name not found, timeout, connection reset.
-    #[error("no answer: {detail}; check the network and the base URL")]
-    Unreachable { detail: String },
+    #[error("no answer: {0}; check the network and the base URL")]
+    Unreachable(String),
     /// Not the documented content: HTML, truncated JSON, wrong shape.
-    #[error("unusable answer: {detail}; stored prices stay as they are")]
-    BadAnswer { detail: String },
+    #[error("unusable answer: {0}; stored prices stay as they are")]
+    BadAnswer(String),
     /// A body above the limit, compressed or not.
-    #[error("answer too large: {detail}; ask for smaller pages or fewer regions")]
-    TooLarge { detail: String },
+    #[error("answer too large: {0}; ask for smaller pages or fewer regions")]
+    TooLarge(String),
     #[error("the recording has come to its end")]
     Ended,
 }
 
 impl FeedError {
-    /// Whether a second attempt may succeed without a change of settings: the failures that a busy provider, a
+    /// True if a second attempt may succeed without a change of settings: the failures that a busy provider, a
     /// lost connection or a proxy causes for a moment.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::RateLimited { .. }
-            | Self::ServerError { .. }
-            | Self::Unreachable { .. }
-            | Self::BadAnswer { .. }
-            | Self::TooLarge { .. } => true,
-            Self::Unauthorized { .. }
-            | Self::BadRequest { .. }
-            | Self::NotFound { .. }
-            | Self::Ended => false,
+            | Self::ServerError(_)
+            | Self::Unreachable(_)
+            | Self::BadAnswer(_)
+            | Self::TooLarge(_) => true,
+            Self::Unauthorized(_) | Self::BadRequest(_) | Self::NotFound(_) | Self::Ended => false,
         }
     }
 

@@ -10,11 +10,10 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 #[cfg(feature = "betfair")]
 use super::betfair::{LineOutcome, MarketStream};
-use super::odds_api::{self, OddsFormat, league_of, parse_odds};
-use super::racing_api::{self, parse_cards};
+use super::odds_api::{self, OddsFormat, find_league, parse_odds};
+use super::racing_api::{self, parse_pages};
 use super::recording::{RecordedAnswer, RecordedFeed, Recording, RecordingEntry};
-use super::{FeedError, FetchRequest, FetchResult, FetchSummary};
-use oddsd_core::diff::EventSink;
+use super::{FeedError, FetchResult};
 use oddsd_core::model::{RejectedRows, Scope, Snapshot};
 
 pub struct Replay {
@@ -130,53 +129,34 @@ impl Replay {
         }))
     }
 
-    /// [`Self::fetch`], event by event.
-    pub async fn read(
-        &mut self,
-        ask: &FetchRequest,
-        now: DateTime<Utc>,
-        to: &mut dyn EventSink,
-    ) -> Result<FetchSummary, FeedError> {
-        Ok(self.fetch(ask, now).await?.hand_over(to))
-    }
-
-    /// The next snapshot, whatever is asked for. Records that were rejected on the way are among its
-    /// rejects.
-    pub async fn fetch(
-        &mut self,
-        _ask: &FetchRequest,
-        _now: DateTime<Utc>,
-    ) -> Result<FetchResult, FeedError> {
+    /// The next snapshot, as a feed's answer. Records that were rejected on the way are among its rejects.
+    pub fn fetch(&mut self) -> Result<FetchResult, FeedError> {
         let mut rejects = RejectedRows::default();
         loop {
-            let replayed = self.next().map_err(|error| FeedError::BadAnswer {
-                detail: format!("{error:#}"),
-            })?;
-            let Some(replayed) = replayed else {
-                if rejects.is_empty() {
-                    return Err(FeedError::Ended);
+            let replayed = self.next();
+            let replayed = replayed.map_err(|e| FeedError::BadAnswer(format!("{e:#}")))?;
+            let (snapshot, bodies) = match replayed {
+                Some(replayed) => {
+                    rejects.merge(replayed.rejected);
+                    (replayed.snapshot, replayed.bodies)
                 }
+                None if rejects.is_empty() => return Err(FeedError::Ended),
                 // The last lines could not be read: an empty snapshot reports them once.
-                let snapshot = Snapshot {
-                    source: "".into(),
-                    as_of: DateTime::UNIX_EPOCH,
-                    scope: Scope::Listed,
-                    events: Vec::new(),
-                    bookmakers: Vec::new(),
-                    rejected: rejects,
-                };
-                return Ok(FetchResult {
-                    snapshot,
-                    bodies: Vec::new(),
-                });
+                None => {
+                    let snapshot = Snapshot {
+                        source: "".into(),
+                        as_of: DateTime::UNIX_EPOCH,
+                        scope: Scope::Listed,
+                        events: Vec::new(),
+                        bookmakers: Vec::new(),
+                        rejected: RejectedRows::default(),
+                    };
+                    (Some(snapshot), Vec::new())
+                }
             };
-            rejects.merge(replayed.rejected);
-            if let Some(mut snapshot) = replayed.snapshot {
+            if let Some(mut snapshot) = snapshot {
                 snapshot.rejected.merge(rejects);
-                return Ok(FetchResult {
-                    snapshot,
-                    bodies: replayed.bodies,
-                });
+                return Ok(FetchResult { snapshot, bodies });
             }
         }
     }
@@ -243,7 +223,7 @@ impl Replay {
         let body = answer.bodies.first().map_or("[]", String::as_str);
         let league = match &answer.scope {
             Some(Scope::League(league)) => Some(league.clone()),
-            _ => league_of(body),
+            _ => find_league(body),
         };
         if league.is_some() {
             self.league = league;
@@ -262,10 +242,7 @@ impl Replay {
 
 fn parse_racing_api(answer: &RecordedAnswer) -> Result<Snapshot, FeedError> {
     let as_of = answer.fetched_at;
-    let mut found = racing_api::ParsedCards::default();
-    for body in &answer.bodies {
-        found.append(parse_cards(body, as_of)?);
-    }
+    let found = parse_pages(answer.bodies.iter().map(String::as_str), as_of)?;
     Ok(Snapshot {
         source: Arc::from(racing_api::SOURCE),
         as_of,

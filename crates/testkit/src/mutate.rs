@@ -28,7 +28,13 @@ pub fn mutated_text(valid: String) -> impl Strategy<Value = String> {
 
 /// Replaces some values anywhere in a valid document.
 pub fn mutated_json(valid: Value) -> impl Strategy<Value = Value> {
-    let edits = prop::collection::vec((any::<Index>(), any_json()), 1..6);
+    mutated_json_with(valid, vec![Value::Null])
+}
+
+/// [`mutated_json`], half of whose replacements are from `values`: those that mean something to the parser.
+pub fn mutated_json_with(valid: Value, values: Vec<Value>) -> impl Strategy<Value = Value> {
+    let replacement = prop_oneof![any_json(), prop::sample::select(values)];
+    let edits = prop::collection::vec((any::<Index>(), replacement), 1..6);
     edits.prop_map(move |edits| {
         let mut value = valid.clone();
         for (at, replacement) in edits {
@@ -41,7 +47,7 @@ pub fn mutated_json(valid: Value) -> impl Strategy<Value = Value> {
 }
 
 /// The JSON pointer of every value in a document; the first one, of the document itself, is empty.
-pub fn json_pointers(value: &Value) -> Vec<String> {
+fn json_pointers(value: &Value) -> Vec<String> {
     let mut pointers = Vec::new();
     collect_pointers(value, "", &mut pointers);
     pointers

@@ -84,11 +84,11 @@ impl ExchangeMarket {
             "4339" => "greyhounds".into(),
             other => sanitize_text(other, MAX_TEXT_CHARS),
         };
-        event.league = plain(&definition.country_code);
-        event.venue = plain(&definition.venue);
+        event.league = sanitize(&definition.country_code);
+        event.venue = sanitize(&definition.venue);
         event.name = [&definition.name, &definition.event_name]
             .into_iter()
-            .map(plain)
+            .map(sanitize)
             .find(|name| !name.is_empty())
             .unwrap_or_else(|| format!("{} {market_type}", event.venue).trim().to_owned());
         event.starts_at = definition
@@ -97,7 +97,7 @@ impl ExchangeMarket {
             .and_then(|time| DateTime::parse_from_rfc3339(time).ok())
             .map(|time| time.to_utc());
         event.in_play = definition.in_play;
-        match status_of(definition) {
+        match market_status(definition) {
             Some(status) => event.status = status,
             None => rejects.add("unknown_market_status", &definition.status),
         }
@@ -129,12 +129,12 @@ impl ExchangeMarket {
                 runner.book.lay.mark_changed();
             }
         }
-        let mut facts = Attributes::new();
+        let mut attributes = Attributes::new();
         if let Some(bsp) = definition.bsp.and_then(exact) {
-            facts.insert("bsp", bsp.to_string());
+            attributes.insert("bsp", bsp.to_string());
         }
         let id = runner.selection.clone();
-        let name = match plain(&definition.name) {
+        let name = match sanitize(&definition.name) {
             name if name.is_empty() => id.to_string(),
             name => name,
         };
@@ -142,13 +142,13 @@ impl ExchangeMarket {
         if let Some((number, _)) = name.split_once(". ")
             && number.parse::<u8>().is_ok()
         {
-            facts.insert("number", number);
+            attributes.insert("number", number);
         }
         self.selections.push(Selection {
             id,
             name,
             status,
-            attributes: facts,
+            attributes,
         });
     }
 
@@ -246,7 +246,7 @@ impl ExchangeMarket {
 }
 
 /// A market that closes with every runner removed is void.
-fn status_of(definition: &MarketDefinition) -> Option<EventStatus> {
+fn market_status(definition: &MarketDefinition) -> Option<EventStatus> {
     let runners = &definition.runners;
     match &*definition.status {
         // `OPEN` alone does not tell whether the race is upcoming; the clock decides that.
@@ -259,6 +259,6 @@ fn status_of(definition: &MarketDefinition) -> Option<EventStatus> {
     }
 }
 
-fn plain(text: &Option<Cow<str>>) -> String {
+fn sanitize(text: &Option<Cow<str>>) -> String {
     sanitize_text(text.as_deref().unwrap_or_default().trim(), MAX_TEXT_CHARS)
 }

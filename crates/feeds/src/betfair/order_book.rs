@@ -16,9 +16,9 @@ const MAX_ODDS: Decimal = Decimal::from_parts(1_000_000, 0, 0, false, 0);
 
 #[derive(Debug, Default)]
 pub struct OrderBook {
-    /// What a backer can take: the best is the highest.
+    /// Prices that a backer can take: the best is the highest.
     pub back: BookSide,
-    /// What a layer can take: the best is the lowest.
+    /// Prices that a layer can take: the best is the lowest.
     pub lay: BookSide,
 }
 

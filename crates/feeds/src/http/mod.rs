@@ -24,7 +24,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Longest pause within a response.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// Largest body, decompressed. A page of the largest racecards is about 18 MB.
-pub const MAX_BODY: usize = 64 * 1024 * 1024;
+const MAX_BODY: usize = 64 * 1024 * 1024;
 /// An error response is read only for its message.
 const MAX_ERROR_BODY: usize = 64 * 1024;
 
@@ -42,7 +42,6 @@ pub struct ProviderInfo {
 /// How a request authenticates.
 #[derive(Clone, Copy, Debug)]
 pub enum Auth<'a> {
-    None,
     Basic {
         username: &'a str,
         password: &'a SecretString,
@@ -59,7 +58,6 @@ impl Auth<'_> {
     /// provider may quote the request.
     fn secrets(&self, request: &reqwest::Request) -> Vec<String> {
         match self {
-            Self::None => Vec::new(),
             Self::Basic { username, password } => {
                 let header = header_text(request.headers(), &header::AUTHORIZATION);
                 let encoded = header.and_then(|header| header.strip_prefix("Basic "));
@@ -84,7 +82,7 @@ pub struct Validators {
 }
 
 impl Validators {
-    fn of(headers: &HeaderMap) -> Self {
+    fn from_headers(headers: &HeaderMap) -> Self {
         Self {
             etag: headers.get(header::ETAG).cloned(),
             last_modified: headers.get(header::LAST_MODIFIED).cloned(),
@@ -96,26 +94,17 @@ impl Validators {
     }
 }
 
-/// A successful response, apart from its body.
+/// A successful response.
 #[derive(Debug)]
 pub enum ProviderResponse {
     Fresh {
         headers: HeaderMap,
         validators: Validators,
+        /// From its first `{` or `[` on. Whether it is valid JSON is for the parser to decide.
+        body: String,
     },
     /// 304 to a conditional request: the content of the last response is still valid.
     NotModified,
-}
-
-/// One GET.
-#[derive(Clone, Debug)]
-pub struct ProviderRequest<'a> {
-    pub url: Url,
-    pub auth: Auth<'a>,
-    /// Makes the request conditional.
-    pub validators: Option<&'a Validators>,
-    /// Largest body that is accepted, decompressed: at most [`MAX_BODY`].
-    pub max_body: usize,
 }
 
 /// The HTTP client of one provider.
@@ -139,29 +128,25 @@ impl ProviderClient {
         if is_loopback(base) {
             builder = builder.no_proxy();
         }
-        let client = builder.build().map_err(|e| FeedError::Unreachable {
-            detail: format!(
+        let client = builder.build().map_err(|e| {
+            FeedError::Unreachable(format!(
                 "the HTTP client for {} cannot be built: {}",
                 provider.name,
                 causes(e)
-            ),
+            ))
         })?;
         Ok(Self { client, provider })
     }
 
-    /// Sends one GET and reads its whole body, from its first `{` or `[` on. Whether the body is valid
-    /// JSON is for the parser to decide. `now` turns a `Retry-After` date into a wait.
+    /// Sends one GET, a conditional one with `known`, and reads its whole body. `now` turns a `Retry-After` date
+    /// into a wait.
     pub async fn get(
         &self,
-        request: ProviderRequest<'_>,
+        mut url: Url,
+        auth: Auth<'_>,
+        known: Option<&Validators>,
         now: DateTime<Utc>,
-    ) -> Result<(ProviderResponse, String), FeedError> {
-        let ProviderRequest {
-            mut url,
-            auth,
-            validators: known,
-            max_body,
-        } = request;
+    ) -> Result<ProviderResponse, FeedError> {
         let context = RequestContext {
             provider: &self.provider,
             place: host_and_path(&url),
@@ -190,26 +175,22 @@ impl ProviderClient {
 
         let status = response.status();
         if status == StatusCode::NOT_MODIFIED && known.is_some_and(|k| !k.is_empty()) {
-            return Ok((ProviderResponse::NotModified, String::new()));
+            return Ok(ProviderResponse::NotModified);
         }
         if !status.is_success() {
             return Err(context.error_response(response, &secrets, now).await);
         }
         let headers = response.headers().clone();
-        let mut body = context.read_body(response, max_body).await?;
+        let mut body = context.read_body(response, MAX_BODY).await?;
         let start = json_start(&body).map_err(|found| context.unexpected(found, &headers))?;
         body.drain(..start);
-        let body = String::from_utf8(body).map_err(|_| FeedError::BadAnswer {
-            detail: context.describe("sent a body that is not UTF-8, not JSON"),
-        })?;
-        let validators = Validators::of(&headers);
-        Ok((
-            ProviderResponse::Fresh {
-                headers,
-                validators,
-            },
+        let body = String::from_utf8(body)
+            .map_err(|_| context.bad_answer("sent a body that is not UTF-8, not JSON"))?;
+        Ok(ProviderResponse::Fresh {
+            validators: Validators::from_headers(&headers),
+            headers,
             body,
-        ))
+        })
     }
 }
 
@@ -231,6 +212,10 @@ impl RequestContext<'_> {
         format!("{} at {} {what}", self.provider.name, self.place)
     }
 
+    fn bad_answer(&self, what: impl std::fmt::Display) -> FeedError {
+        FeedError::BadAnswer(self.describe(what))
+    }
+
     fn unreachable(&self, error: reqwest::Error) -> FeedError {
         let detail = if error.is_timeout() && !error.is_connect() {
             self.describe(format_args!(
@@ -245,7 +230,7 @@ impl RequestContext<'_> {
         } else {
             self.describe(format_args!("cannot be reached: {}", causes(error)))
         };
-        FeedError::Unreachable { detail }
+        FeedError::Unreachable(detail)
     }
 
     /// Maps a status other than success to the error that callers branch on.
@@ -258,13 +243,11 @@ impl RequestContext<'_> {
         let status = response.status();
         let headers = response.headers().clone();
         if status.is_redirection() {
-            return FeedError::BadAnswer {
-                detail: self.describe(format_args!(
-                    "answered {} with a redirect{}, and redirects are not followed; check the base URL",
-                    status.as_u16(),
-                    redirect_host(&headers),
-                )),
-            };
+            return self.bad_answer(format_args!(
+                "answered {} with a redirect{}, and redirects are not followed; check the base URL",
+                status.as_u16(),
+                redirect_host(&headers),
+            ));
         }
         // Without a readable body the status alone is reported.
         let body = self.read_body(response, MAX_ERROR_BODY).await;
@@ -274,23 +257,18 @@ impl RequestContext<'_> {
             detail = format!("{detail}: {message}");
         }
         match status.as_u16() {
-            401 | 403 => FeedError::Unauthorized {
-                detail: format!(
-                    "{detail}; check {} and what the plan allows",
-                    self.provider.credentials
-                ),
-            },
-            404 => FeedError::NotFound { detail },
+            401 | 403 => FeedError::Unauthorized(format!(
+                "{detail}; check {} and what the plan allows",
+                self.provider.credentials
+            )),
+            404 => FeedError::NotFound(detail),
             429 => FeedError::RateLimited {
                 retry_after: retry_after(&headers, now),
                 detail,
             },
-            400..500 => FeedError::BadRequest { detail },
-            500.. => FeedError::ServerError {
-                status: status.as_u16(),
-                detail,
-            },
-            _ => FeedError::BadAnswer { detail },
+            400..500 => FeedError::BadRequest(detail),
+            500.. => FeedError::ServerError(detail),
+            _ => FeedError::BadAnswer(detail),
         }
     }
 
@@ -306,11 +284,9 @@ impl RequestContext<'_> {
             Some(b"gzip" | b"x-gzip") => true,
             Some(other) => {
                 let other = sanitize_text(&String::from_utf8_lossy(other), 40);
-                return Err(FeedError::BadAnswer {
-                    detail: self.describe(format_args!(
-                        "used the content encoding {other:?}, not gzip"
-                    )),
-                });
+                return Err(self.bad_answer(format_args!(
+                    "used the content encoding {other:?}, not gzip"
+                )));
             }
         };
         let mut body = Vec::with_capacity(announced as usize);
@@ -328,33 +304,30 @@ impl RequestContext<'_> {
 
     fn body_error(&self, why: BodyError, max: usize) -> FeedError {
         match why {
-            BodyError::TooLarge { limit } => FeedError::TooLarge {
-                detail: self.describe(format_args!(
-                    "sent more than {limit} bytes (the limit is {max}, and {MAX_RATIO} times the compressed size)"
-                )),
-            },
-            BodyError::Corrupt(error) => FeedError::BadAnswer {
-                detail: self.describe(format_args!("sent gzip that does not decompress: {error}")),
-            },
+            BodyError::TooLarge { limit } => FeedError::TooLarge(self.describe(format_args!(
+                "sent more than {limit} bytes (the limit is {max}, and {MAX_RATIO} times the compressed size)"
+            ))),
+            BodyError::Corrupt(error) => {
+                self.bad_answer(format_args!("sent gzip that does not decompress: {error}"))
+            }
         }
     }
 
     fn unexpected(&self, found: UnexpectedContent, headers: &HeaderMap) -> FeedError {
-        let detail = match found {
+        match found {
             UnexpectedContent::Html => {
-                self.describe("sent HTML instead of JSON; check the base URL")
+                self.bad_answer("sent HTML instead of JSON; check the base URL")
             }
-            UnexpectedContent::Empty => self.describe("sent an empty body instead of JSON"),
+            UnexpectedContent::Empty => self.bad_answer("sent an empty body instead of JSON"),
             UnexpectedContent::Other => {
                 let kind = headers.get(header::CONTENT_TYPE);
                 let kind = String::from_utf8_lossy(kind.map_or(b"none", HeaderValue::as_bytes));
-                self.describe(format_args!(
+                self.bad_answer(format_args!(
                     "sent no JSON object or array (content type {:?})",
                     sanitize_text(&kind, 60)
                 ))
             }
-        };
-        FeedError::BadAnswer { detail }
+        }
     }
 }
 
@@ -366,9 +339,7 @@ pub fn header_text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h 
 /// Parses a provider's base URL from a setting: `https`, or any URL of this machine. Credentials in it are
 /// refused, because URLs appear in messages.
 pub fn base_url(setting: &str, text: &str) -> Result<Url, FeedError> {
-    let bad = |why: &str| FeedError::BadRequest {
-        detail: format!("{setting} {why}"),
-    };
+    let bad = |why: &str| FeedError::BadRequest(format!("{setting} {why}"));
     let mut url =
         Url::parse(text.trim()).map_err(|e| bad(&format!("is not an absolute URL: {e}")))?;
     if !url.username().is_empty() || url.password().is_some() {

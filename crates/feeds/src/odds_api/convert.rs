@@ -7,40 +7,31 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
+use strum::IntoStaticStr;
 
 use super::SOURCE;
 use super::fields::{EventJson, OutcomeJson};
 use crate::number;
-use oddsd_core::model::{
-    Attributes, BookmakerId, Event, EventId, EventStatus, MarketId, Offer, Selection, SelectionId,
-    SelectionStatus, sanitize_text,
-};
+use oddsd_core::model::{BookmakerId, Event, EventId, EventStatus, MarketId, Offer, sanitize_text};
 
 pub(super) const MAX_TEXT_CHARS: usize = 200;
 pub(super) const MAX_ID_CHARS: usize = 100;
 /// Largest odds and line that are accepted.
 const MAX_ODDS: Decimal = Decimal::from_parts(1_000_000, 0, 0, false, 0);
-/// Names that are searched linearly. An event with more of them is parsed leniently.
+/// Names and keys up to this number are searched one by one, more of them by hash.
 pub(super) const MAX_NAMES: usize = 64;
 /// Sports in which the visitor is named first: "Yankees @ Red Sox".
 const AWAY_FIRST: &[&str] = &["americanfootball", "baseball", "basketball", "icehockey"];
 
 /// The notation of prices, requested with `oddsFormat`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum OddsFormat {
     American,
     Decimal,
 }
 
 impl OddsFormat {
-    /// The value of the request's `oddsFormat`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::American => "american",
-            Self::Decimal => "decimal",
-        }
-    }
-
     fn offer(self, price: Decimal) -> Option<Offer> {
         match self {
             Self::American if price.is_integer() => Offer::american(price.to_i64()?),
@@ -53,17 +44,17 @@ impl OddsFormat {
 }
 
 /// Returns an outcome's name and offer, or the reason of its rejection.
-pub(super) fn outcome<'a>(
+pub(super) fn read_outcome<'a>(
     wire: &'a OutcomeJson<'_>,
     format: OddsFormat,
 ) -> Result<(Cow<'a, str>, Offer), &'static str> {
-    let name = plain(wire.name.trim());
+    let name = sanitize(wire.name.trim());
     if name.is_empty() {
         return Err("no_name");
     }
     // A player's prop: the player is part of the name, because "Over" alone is ambiguous.
     let name = match wire.description.as_deref().map(str::trim) {
-        Some(whose) if !whose.is_empty() => Cow::Owned(format!("{} / {name}", plain(whose))),
+        Some(whose) if !whose.is_empty() => Cow::Owned(format!("{} / {name}", sanitize(whose))),
         _ => name,
     };
     let price = wire.price.and_then(number::exact);
@@ -76,8 +67,8 @@ pub(super) fn outcome<'a>(
     Ok((name, offer))
 }
 
-/// [`plain_text`], without a copy if the text is plain already.
-fn plain(text: &str) -> Cow<'_, str> {
+/// [`sanitize_text`], without a copy if the text is plain already.
+fn sanitize(text: &str) -> Cow<'_, str> {
     let is_plain = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     match is_plain && text.len() <= MAX_TEXT_CHARS {
         true => Cow::Borrowed(text),
@@ -85,20 +76,10 @@ fn plain(text: &str) -> Cow<'_, str> {
     }
 }
 
-pub(super) fn bookmaker_id(key: &str) -> Option<BookmakerId> {
-    BookmakerId::from_name(key).filter(|id| is_id(id.as_str()))
-}
-
-pub(super) fn selection_of(id: SelectionId, name: &str) -> Selection {
-    Selection {
-        id,
-        name: name.to_owned(),
-        status: SelectionStatus::Active,
-        attributes: Attributes::new(),
-    }
-}
-
-pub(super) fn event_of<B>(wire: &EventJson<'_, B>, id: EventId) -> Event {
+pub(super) fn build_event<const LENIENT: bool>(
+    wire: &EventJson<'_, LENIENT>,
+    id: EventId,
+) -> Event {
     let text = |text: &Option<Cow<str>>| {
         text.as_deref()
             .map(|text| sanitize_text(text.trim(), MAX_TEXT_CHARS))
@@ -119,9 +100,9 @@ pub(super) fn event_of<B>(wire: &EventJson<'_, B>, id: EventId) -> Event {
         (None, None) => text(&wire.sport_title).unwrap_or_else(|| wire.sport_key.to_string()),
     };
     let teams = [("home_team", home), ("away_team", away)];
-    let facts = teams
+    let attributes = teams
         .into_iter()
-        .filter_map(|(fact, team)| Some((fact, team?)))
+        .filter_map(|(name, team)| Some((name, team?)))
         .collect();
     Event {
         id,
@@ -135,7 +116,7 @@ pub(super) fn event_of<B>(wire: &EventJson<'_, B>, id: EventId) -> Event {
         status: EventStatus::Scheduled,
         in_play: false,
         listed: true,
-        attributes: facts,
+        attributes,
     }
 }
 
@@ -144,7 +125,7 @@ pub(super) fn is_id(text: &str) -> bool {
     !text.is_empty() && text.chars().count() <= MAX_ID_CHARS && !text.chars().any(char::is_control)
 }
 
-pub(super) fn instant(text: Option<&str>) -> Option<DateTime<Utc>> {
+fn instant(text: Option<&str>) -> Option<DateTime<Utc>> {
     let time = DateTime::parse_from_rfc3339(text?.trim()).ok()?;
     Some(time.to_utc())
 }
@@ -174,7 +155,7 @@ impl ParseCache {
         if let Some((_, id)) = self.keys.iter().find(|(known, _)| **known == *key) {
             return Some(id.clone());
         }
-        let id = bookmaker_id(key)?;
+        let id = BookmakerId::from_name(key).filter(|id| is_id(id.as_str()))?;
         if self.keys.len() < MAX_NAMES {
             self.keys.push((key.into(), id.clone()));
         }

@@ -1,20 +1,19 @@
-//! The JSON rows of The Odds API. With `&RawValue` as the row type of their lists, one malformed row costs only
-//! itself; with structs, an event is parsed at once. `OddsParser` uses both forms.
+//! The JSON rows of The Odds API. `OddsParser` reads an event strictly first, and leniently, so that a malformed
+//! row costs only itself, if the strict form refuses it.
 
 use std::borrow::Cow;
 
+use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, Error};
 use serde_json::value::RawValue;
 
-use crate::json::JsonRows;
+use crate::json::{JsonRow, JsonRows};
 
 /// Rows of one list: a hostile `[0,0,0,…]` must not become a vector of millions.
 const MAX_ROWS: usize = 100_000;
 
-/// An event; `B` is the form of its bookmakers.
 #[derive(serde::Deserialize)]
-#[serde(bound(deserialize = "B: Deserialize<'de>"))]
-pub(super) struct EventJson<'a, B> {
+pub(super) struct EventJson<'a, const LENIENT: bool> {
     #[serde(borrow)]
     pub(super) id: Cow<'a, str>,
     #[serde(borrow)]
@@ -28,13 +27,12 @@ pub(super) struct EventJson<'a, B> {
     #[serde(borrow, default)]
     pub(super) away_team: Option<Cow<'a, str>>,
     #[serde(default = "Vec::new", deserialize_with = "capped_list")]
-    pub(super) bookmakers: Vec<B>,
+    pub(super) bookmakers: Vec<JsonRow<BookmakerJson<'a, LENIENT>, LENIENT>>,
 }
 
-/// A bookmaker's offers on an event; `M` is the form of its markets.
+/// A bookmaker's offers on an event.
 #[derive(serde::Deserialize)]
-#[serde(bound(deserialize = "M: Deserialize<'de>"))]
-pub(super) struct BookmakerJson<'a, M> {
+pub(super) struct BookmakerJson<'a, const LENIENT: bool> {
     #[serde(borrow)]
     pub(super) key: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -42,40 +40,32 @@ pub(super) struct BookmakerJson<'a, M> {
     #[serde(borrow, default)]
     pub(super) last_update: Option<Cow<'a, str>>,
     #[serde(default = "Vec::new", deserialize_with = "capped_list")]
-    pub(super) markets: Vec<M>,
+    pub(super) markets: Vec<JsonRow<MarketJson<'a, LENIENT>, LENIENT>>,
 }
 
-/// A market of a bookmaker; `O` is the form of its outcomes.
 #[derive(serde::Deserialize)]
-#[serde(bound(deserialize = "O: Deserialize<'de>"))]
-pub(super) struct MarketJson<'a, O> {
+pub(super) struct MarketJson<'a, const LENIENT: bool> {
     #[serde(borrow)]
     pub(super) key: Cow<'a, str>,
     #[serde(borrow, default)]
     pub(super) last_update: Option<Cow<'a, str>>,
     #[serde(default = "Vec::new", deserialize_with = "capped_list")]
-    pub(super) outcomes: Vec<O>,
+    pub(super) outcomes: Vec<JsonRow<OutcomeJson<'a>, LENIENT>>,
 }
 
-#[derive(serde::Deserialize)]
+/// Serialized for the sample of a rejected row.
+#[derive(serde::Deserialize, Serialize)]
 pub(super) struct OutcomeJson<'a> {
     #[serde(borrow)]
     pub(super) name: Cow<'a, str>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub(super) description: Option<Cow<'a, str>>,
     /// The number's own text, which keeps its digits.
-    #[serde(borrow, default)]
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub(super) price: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub(super) point: Option<&'a RawValue>,
 }
-
-pub(super) type StrictMarket<'a> = MarketJson<'a, OutcomeJson<'a>>;
-pub(super) type StrictBookmaker<'a> = BookmakerJson<'a, StrictMarket<'a>>;
-pub(super) type StrictEvent<'a> = EventJson<'a, StrictBookmaker<'a>>;
-pub(super) type RawMarket<'a> = MarketJson<'a, &'a RawValue>;
-pub(super) type RawBookmaker<'a> = BookmakerJson<'a, &'a RawValue>;
-pub(super) type RawEvent<'a> = EventJson<'a, &'a RawValue>;
 
 /// Reads a list; one of more than [`MAX_ROWS`] is an error of the row that holds it.
 pub(super) fn capped_list<'de, T, D>(json: D) -> Result<Vec<T>, D::Error>

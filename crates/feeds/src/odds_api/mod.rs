@@ -15,16 +15,14 @@ use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::http::{
-    Auth, MAX_BODY, ProviderClient, ProviderInfo, ProviderRequest, ProviderResponse, base_url,
-    header_text,
-};
+use super::http::{Auth, ProviderClient, ProviderInfo, ProviderResponse, base_url, header_text};
 use super::{FeedError, FetchRequest, FetchSummary};
 pub use convert::OddsFormat;
 use oddsd_core::diff::EventSink;
 use oddsd_core::model::{Scope, SnapshotMeta};
+pub(crate) use parse::find_league;
 use parse::read_merged;
-pub use parse::{ParsedOdds, league_of, parse_odds, read_odds};
+pub use parse::{ParsedOdds, parse_odds, read_odds};
 
 pub const SOURCE: &str = "odds_api";
 
@@ -66,7 +64,7 @@ pub struct Quota {
 }
 
 impl Quota {
-    fn of(headers: &HeaderMap) -> Option<Self> {
+    fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let count = |name: &'static str| {
             let text = header_text(headers, &HeaderName::from_static(name))?.trim();
             // Seen as "498" and as "498.0".
@@ -117,7 +115,7 @@ impl OddsApi {
     /// while the credits are spent.
     pub async fn read(
         &mut self,
-        ask: &FetchRequest,
+        request: &FetchRequest,
         now: DateTime<Utc>,
         to: &mut dyn EventSink,
     ) -> Result<FetchSummary, FeedError> {
@@ -126,25 +124,24 @@ impl OddsApi {
         url.query_pairs_mut()
             .append_pair("regions", &self.settings.regions.join(","))
             .append_pair("markets", &self.settings.markets.join(","))
-            .append_pair("oddsFormat", self.settings.odds_format.as_str())
+            .append_pair("oddsFormat", self.settings.odds_format.into())
             .append_pair("dateFormat", "iso");
-        if let FetchRequest::Events(ids) = ask {
+        if let FetchRequest::Events(ids) = request {
             let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
             url.query_pairs_mut()
                 .append_pair("eventIds", &ids.join(","));
         }
-        let secrets = self.secrets(&url);
         let body = self.get(url, now).await?;
         let settings = &self.settings;
         // A masked event is parsed every time, because fingerprints stand for unmasked texts.
-        let masked = mask(&body, &secrets);
+        let masked = mask(&body, &self.secrets());
         let (sport, format) = (&settings.sport, settings.odds_format);
         let parsed = match &masked {
             None => read_odds(&body, now, sport, format, to)?,
             Some(masked) => read_merged(masked, now, sport, format, to)?,
         };
         let mut scope = parsed.scope(sport);
-        if let (FetchRequest::Events(ids), Scope::League(_)) = (ask, &scope) {
+        if let (FetchRequest::Events(ids), Scope::League(_)) = (request, &scope) {
             scope = Scope::Events(ids.clone());
         }
         let meta = SnapshotMeta {
@@ -180,56 +177,24 @@ impl OddsApi {
 
     /// Sends one GET, and records the credits that its response reports whatever its body holds.
     async fn get(&mut self, url: Url, now: DateTime<Utc>) -> Result<String, FeedError> {
-        let request = ProviderRequest {
-            url,
-            auth: self.auth(),
-            validators: None,
-            max_body: MAX_BODY,
-        };
-        let (answer, body) = match self.http.get(request, now).await {
-            Ok((answer, body)) => (Ok(answer), body),
-            Err(error) => (Err(error), String::new()),
-        };
-        self.record_credits(answer, now)?;
-        Ok(body)
-    }
-
-    fn auth(&self) -> Auth<'_> {
-        Auth::Query {
+        let auth = Auth::Query {
             name: "apiKey",
             key: &self.settings.api_key,
-        }
-    }
-
-    /// The key, as configured and as encoded in the URL.
-    fn secrets(&self, url: &Url) -> Vec<String> {
-        let key = self.settings.api_key.expose_secret();
-        let mut secrets = vec![key.to_owned(), as_in_url(url, key)];
-        secrets.dedup();
-        secrets.retain(|secret| !secret.is_empty());
-        secrets
-    }
-
-    /// Records the quota that a response reports.
-    fn record_credits(
-        &mut self,
-        answer: Result<ProviderResponse, FeedError>,
-        now: DateTime<Utc>,
-    ) -> Result<(), FeedError> {
-        match answer {
-            Ok(ProviderResponse::Fresh { headers, .. }) => {
+        };
+        match self.http.get(url, auth, None, now).await {
+            Ok(ProviderResponse::Fresh { headers, body, .. }) => {
                 self.spent_until = None;
-                if let Some(quota) = Quota::of(&headers) {
+                if let Some(quota) = Quota::from_headers(&headers) {
                     self.quota = Some(quota);
                     let spent = quota.remaining <= self.settings.quota_floor;
                     self.spent_until = spent.then(|| now + SPENT_FOR);
                 }
-                Ok(())
+                Ok(body)
             }
-            Ok(ProviderResponse::NotModified) => Err(FeedError::BadAnswer {
-                detail: format!("{PROVIDER} answered 304 to an unconditional request"),
-            }),
-            Err(FeedError::Unauthorized { detail }) if is_out_of_credits(&detail) => {
+            Ok(ProviderResponse::NotModified) => Err(FeedError::BadAnswer(format!(
+                "{PROVIDER} answered 304 to an unconditional request"
+            ))),
+            Err(FeedError::Unauthorized(detail)) if is_out_of_credits(&detail) => {
                 self.spent_until = Some(now + SPENT_FOR);
                 Err(FeedError::RateLimited {
                     retry_after: Some(SPENT_FOR),
@@ -238,6 +203,15 @@ impl OddsApi {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The key, as configured and as encoded in the URL.
+    fn secrets(&self) -> Vec<String> {
+        let key = self.settings.api_key.expose_secret();
+        let mut secrets = vec![key.to_owned(), as_in_url(key)];
+        secrets.dedup();
+        secrets.retain(|secret| !secret.is_empty());
+        secrets
     }
 
     fn spent(&self, wait: Duration) -> FeedError {
@@ -256,9 +230,9 @@ impl OddsApi {
         match url.path_segments_mut() {
             Ok(mut segments) => segments.pop_if_empty().push("v4").extend(path),
             Err(()) => {
-                return Err(FeedError::BadRequest {
-                    detail: format!("{BASE_URL_SETTING} cannot have a path"),
-                });
+                return Err(FeedError::BadRequest(format!(
+                    "{BASE_URL_SETTING} cannot have a path"
+                )));
             }
         };
         Ok(url)
@@ -283,12 +257,8 @@ fn is_out_of_credits(detail: &str) -> bool {
 }
 
 /// A text as it is encoded in the query of a URL.
-fn as_in_url(url: &Url, text: &str) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.query_pairs_mut().append_pair("", text);
-    url.query()
-        .unwrap_or_default()
-        .trim_start_matches('=')
-        .to_owned()
+fn as_in_url(text: &str) -> String {
+    let url = Url::parse_with_params("http://localhost", [("", text)]).expect("a valid URL");
+    let query = url.query().unwrap_or_default();
+    query.trim_start_matches('=').to_owned()
 }

@@ -3,14 +3,14 @@
 //!
 //! The answer has neither an event status nor selection ids: an outcome's name is its id, and every event is
 //! `Scheduled`. One outcome has one price per market and bookmaker, and `point` is a value of it: as part of the
-//! key, each move of a line would meta like a removal and an insertion. The `alternate_…` markets, which
+//! key, each move of a line would look like a removal and an insertion. The `alternate_…` markets, which
 //! offer many lines at once, therefore keep one line and count the others as `duplicate`.
 //!
 //! A rejected row may have been any price, so absence beside it proves nothing: its event is not `complete`, and
 //! an answer that lost an event is `partial`.
 //!
-//! An event is read into strict structs first. The lenient path reads an event that these refuse, row by row,
-//! and gives the same result for every event that they accept.
+//! An event is read into strict structs first, because that is fastest. An event that these refuse is read
+//! leniently, row by row. Both forms go through the same code.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -22,18 +22,16 @@ use serde_json::value::RawValue;
 
 use super::SOURCE;
 use super::convert::{
-    MAX_ID_CHARS, MAX_NAMES, MAX_TEXT_CHARS, OddsFormat, ParseCache, bookmaker_id, event_of, is_id,
-    outcome, selection_of,
+    MAX_ID_CHARS, MAX_NAMES, MAX_TEXT_CHARS, OddsFormat, ParseCache, build_event, is_id,
+    read_outcome,
 };
-use super::fields::{
-    OutcomeJson, RawBookmaker, RawEvent, RawMarket, StrictBookmaker, StrictEvent, capped_list,
-};
+use super::fields::{BookmakerJson, EventJson, capped_list};
 use crate::FeedError;
-use crate::json::MAX_ROW_BYTES;
+use crate::json::{MAX_ROW_BYTES, parse_object};
 use oddsd_core::diff::EventSink;
 use oddsd_core::model::{
-    Bookmaker, BookmakerId, EventId, EventSnapshot, Fingerprint, MarketId, Price, PriceKey,
-    RejectedRows, Scope, SelectionId, Snapshot, sanitize_text,
+    Attributes, Bookmaker, BookmakerId, EventId, EventSnapshot, Fingerprint, Price, PriceKey,
+    RejectedRows, Scope, Selection, SelectionId, SelectionStatus, Snapshot, sanitize_text,
 };
 
 /// Prices of one answer; a league has a few thousand.
@@ -145,9 +143,9 @@ pub(super) fn read_merged(
 }
 
 /// The league of the answer's first event, for answers whose request is not known.
-pub fn league_of(body: &str) -> Option<String> {
+pub(crate) fn find_league(body: &str) -> Option<String> {
     event_list(body).ok()?.into_iter().find_map(|raw| {
-        let event: RawEvent<'_> = serde_json::from_str(raw.get()).ok()?;
+        let event: EventJson<'_, true> = parse_object(raw.get()).ok()?;
         Some(event.sport_key.into_owned()).filter(|league| is_id(league))
     })
 }
@@ -161,11 +159,9 @@ fn event_list(body: &str) -> Result<Vec<&RawValue>, FeedError> {
 fn row_text(raw: &RawValue) -> Result<&str, FeedError> {
     let text = raw.get();
     match text.len() > MAX_ROW_BYTES {
-        true => Err(FeedError::TooLarge {
-            detail: format!(
-                "The Odds API sent more than {MAX_ROW_BYTES} bytes in one row of its list"
-            ),
-        }),
+        true => Err(FeedError::TooLarge(format!(
+            "The Odds API sent more than {MAX_ROW_BYTES} bytes in one row of its list"
+        ))),
         false => Ok(text),
     }
 }
@@ -188,7 +184,7 @@ fn bad_answer(body: &str, error: &serde_json::Error) -> FeedError {
             sanitize_text(&error.to_string(), MAX_TEXT_CHARS)
         ),
     };
-    FeedError::BadAnswer { detail }
+    FeedError::BadAnswer(detail)
 }
 
 /// Parses the events of one answer, and collects what they share.
@@ -197,21 +193,22 @@ struct OddsParser<'a> {
     sport: &'a str,
     format: OddsFormat,
     parsed: ParsedOdds,
-    /// The index of each event in `parsed.events`, and its keys; `None` if they were not collected yet.
+    /// The index of each event in `parsed.events`, and its keys, if they were collected.
     by_event: HashMap<EventId, (usize, Option<SeenKeys>)>,
     bookmakers: HashSet<BookmakerId>,
     cache: ParseCache,
 }
 
-/// The selections and prices of an event that is being parsed.
-#[derive(Default)]
+/// The selections and prices of one event. They are collected only where a key may repeat: an event, bookmaker or
+/// market that is listed twice, or a long list. In all other events a key can repeat only within its market, whose
+/// few prices are compared one by one.
 struct SeenKeys {
     selections: HashSet<SelectionId>,
     prices: HashMap<PriceKey, usize>,
 }
 
 impl SeenKeys {
-    fn of(event: &EventSnapshot) -> Self {
+    fn collect(event: &EventSnapshot) -> Self {
         let selections = event.selections.iter();
         let prices = event.prices.iter().enumerate();
         Self {
@@ -236,95 +233,20 @@ impl<'a> OddsParser<'a> {
 
     /// Parses one row of the answer's list.
     fn parse(&mut self, text: &str) -> Result<(), FeedError> {
-        match self.parse_strict(text) {
-            Some(()) => Ok(()),
-            None => self.parse_lenient(text),
+        match parse_object::<EventJson<'_, false>>(text) {
+            Ok(wire) => self.add_event(&wire, text),
+            Err(_) => self.parse_lenient(text),
         }
-    }
-
-    /// Returns `None` if anything in the event is not as documented. Bookmakers may have been listed by then;
-    /// the lenient path lists the same ones in the same order.
-    fn parse_strict(&mut self, text: &str) -> Option<()> {
-        let wire: StrictEvent<'_> = serde_json::from_str(text).ok()?;
-        if !is_id(&wire.id) || wire.sport_key != self.sport {
-            return None;
-        }
-        let id = EventId::new(&wire.id);
-        if self.by_event.contains_key(&id) {
-            return None;
-        }
-        let mut found = EventSnapshot {
-            event: event_of(&wire, id.clone()),
-            selections: Vec::new(),
-            prices: Vec::new(),
-            complete: true,
-        };
-        let mut listed = Vec::with_capacity(wire.bookmakers.len());
-        for bookmaker in &wire.bookmakers {
-            let id = self.cache.bookmaker(&bookmaker.key)?;
-            if listed.contains(&id) {
-                return None;
-            }
-            self.list(&id, &bookmaker.title);
-            self.markets(bookmaker, &id, &mut found)?;
-            listed.push(id);
-        }
-        self.parsed.prices_seen += found.prices.len() as u64;
-        self.by_event.insert(id, (self.parsed.events.len(), None));
-        self.parsed.events.push(found);
-        Some(())
-    }
-
-    fn markets(
-        &mut self,
-        bookmaker: &StrictBookmaker<'_>,
-        id: &BookmakerId,
-        found: &mut EventSnapshot,
-    ) -> Option<()> {
-        for (n, market) in bookmaker.markets.iter().enumerate() {
-            let before = &bookmaker.markets[..n];
-            if n > MAX_NAMES || before.iter().any(|before| before.key == market.key) {
-                return None;
-            }
-            let market_id = self.cache.market(&market.key)?;
-            let times = [&market.last_update, &bookmaker.last_update].map(Option::as_deref);
-            let observed_at = self.observed_at(times);
-            let first = found.prices.len();
-            if self.parsed.prices_seen + (first + market.outcomes.len()) as u64 > MAX_PRICES {
-                return None;
-            }
-            for wire in &market.outcomes {
-                let (name, offer) = outcome(wire, self.format).ok()?;
-                let selection = selection(&name, found)?;
-                let repeats = |price: &Price| price.key.selection == selection;
-                if found.prices[first..].iter().any(repeats) {
-                    return None;
-                }
-                found.prices.push(Price {
-                    key: PriceKey {
-                        market: market_id.clone(),
-                        selection,
-                        bookmaker: id.clone(),
-                    },
-                    offer: Some(offer),
-                    suspended: false,
-                    observed_at,
-                });
-            }
-        }
-        Some(())
     }
 
     fn parse_lenient(&mut self, text: &str) -> Result<(), FeedError> {
-        match serde_json::from_str::<RawEvent<'_>>(text) {
-            Ok(wire) if !is_id(&wire.id) => self.reject_event(text),
-            Ok(wire) if wire.sport_key != self.sport => {
-                self.reject("other_league", &wire.sport_key);
+        match parse_object::<EventJson<'_, true>>(text) {
+            Ok(wire) => self.add_event(&wire, text),
+            Err(error) => {
+                self.reject_event(error);
+                Ok(())
             }
-            Ok(wire) => self.event(wire)?,
-            Err(error) => self.reject_event(error),
         }
-        Ok(())
     }
 
     /// Takes the event of the last row out, and forgets it.
@@ -337,13 +259,11 @@ impl<'a> OddsParser<'a> {
     fn finish(self, events: usize) -> Result<ParsedOdds, FeedError> {
         let parsed = self.parsed;
         if events == 0 && !parsed.rejected.is_empty() {
-            return Err(FeedError::BadAnswer {
-                detail: format!(
-                    "The Odds API sent no event of {} that can be read: {}",
-                    sanitize_text(self.sport, MAX_ID_CHARS),
-                    parsed.rejected
-                ),
-            });
+            return Err(FeedError::BadAnswer(format!(
+                "The Odds API sent no event of {} that can be read: {}",
+                sanitize_text(self.sport, MAX_ID_CHARS),
+                parsed.rejected
+            )));
         }
         Ok(parsed)
     }
@@ -365,37 +285,63 @@ impl<'a> OddsParser<'a> {
     }
 
     /// An event that is listed twice keeps its first fields; its prices are one set.
-    fn event(&mut self, wire: RawEvent<'_>) -> Result<(), FeedError> {
-        let id = EventId::new(&wire.id);
-        if self.by_event.contains_key(&id) {
-            self.reject("duplicate_event", &wire.id);
-        } else {
-            let at = self.parsed.events.len();
-            self.by_event
-                .insert(id.clone(), (at, Some(SeenKeys::default())));
-            self.parsed.events.push(EventSnapshot {
-                event: event_of(&wire, id.clone()),
-                selections: Vec::new(),
-                prices: Vec::new(),
-                complete: true,
-            });
-        }
-        let Some((at, seen)) = self.by_event.remove(&id) else {
+    fn add_event<const LENIENT: bool>(
+        &mut self,
+        wire: &EventJson<'_, LENIENT>,
+        text: &str,
+    ) -> Result<(), FeedError> {
+        if !is_id(&wire.id) {
+            self.reject_event(text);
             return Ok(());
-        };
-        let mut seen = seen.unwrap_or_else(|| SeenKeys::of(&self.parsed.events[at]));
-        for raw in wire.bookmakers {
-            match serde_json::from_str::<RawBookmaker<'_>>(raw.get()) {
-                Ok(bookmaker) => self.bookmaker(bookmaker, at, &mut seen)?,
-                Err(error) => self.reject_in(at, "unreadable_bookmaker", error),
-            }
         }
-        self.by_event.insert(id, (at, Some(seen)));
+        if wire.sport_key != self.sport {
+            self.reject("other_league", &wire.sport_key);
+            return Ok(());
+        }
+        let id = EventId::new(&wire.id);
+        let (at, mut seen) = match self.by_event.remove(&id) {
+            Some((at, seen)) => {
+                self.reject("duplicate_event", &wire.id);
+                let seen = seen.unwrap_or_else(|| SeenKeys::collect(&self.parsed.events[at]));
+                (at, Some(seen))
+            }
+            None => {
+                self.parsed.events.push(EventSnapshot {
+                    event: build_event(wire, id.clone()),
+                    selections: Vec::new(),
+                    prices: Vec::new(),
+                    complete: true,
+                });
+                (self.parsed.events.len() - 1, None)
+            }
+        };
+        let mut listed = Vec::new();
+        for row in &wire.bookmakers {
+            let bookmaker = match &row.0 {
+                Ok(bookmaker) => bookmaker,
+                Err(bad) => {
+                    self.reject_in(at, "unreadable_bookmaker", &bad.error);
+                    continue;
+                }
+            };
+            let Some(id) = self.cache.bookmaker(&bookmaker.key) else {
+                self.reject_in(at, "no_bookmaker", &bookmaker.title);
+                continue;
+            };
+            self.list_bookmaker(&id, &bookmaker.title);
+            if listed.len() == MAX_NAMES || listed.contains(&id) {
+                seen.get_or_insert_with(|| SeenKeys::collect(&self.parsed.events[at]));
+            } else {
+                listed.push(id.clone());
+            }
+            self.add_markets(bookmaker, &id, at, &mut seen)?;
+        }
+        self.by_event.insert(id, (at, seen));
         Ok(())
     }
 
     /// Adds a bookmaker; the first title is kept.
-    fn list(&mut self, id: &BookmakerId, title: &str) {
+    fn list_bookmaker(&mut self, id: &BookmakerId, title: &str) {
         if self.bookmakers.contains(id) {
             return;
         }
@@ -418,104 +364,125 @@ impl<'a> OddsParser<'a> {
         time.unwrap_or(self.as_of)
     }
 
-    fn bookmaker(
+    fn add_markets<const LENIENT: bool>(
         &mut self,
-        wire: RawBookmaker<'_>,
+        wire: &BookmakerJson<'_, LENIENT>,
+        bookmaker: &BookmakerId,
         at: usize,
-        seen: &mut SeenKeys,
+        seen: &mut Option<SeenKeys>,
     ) -> Result<(), FeedError> {
-        let Some(id) = bookmaker_id(&wire.key) else {
-            self.reject_in(at, "no_bookmaker", wire.title);
-            return Ok(());
-        };
-        self.list(&id, &wire.title);
-        for raw in wire.markets {
-            let market = match serde_json::from_str::<RawMarket<'_>>(raw.get()) {
-                Ok(market) if is_id(&market.key) => market,
-                Ok(_) => {
-                    self.reject_in(at, "no_market", &wire.key);
-                    continue;
-                }
-                Err(error) => {
-                    self.reject_in(at, "unreadable_market", error);
+        for (n, row) in wire.markets.iter().enumerate() {
+            let market = match &row.0 {
+                Ok(market) => market,
+                Err(bad) => {
+                    self.reject_in(at, "unreadable_market", &bad.error);
                     continue;
                 }
             };
+            let Some(market_id) = self.cache.market(&market.key) else {
+                self.reject_in(at, "no_market", &wire.key);
+                continue;
+            };
+            let mut before = wire.markets[..n].iter().flat_map(|row| &row.0);
+            if n.max(market.outcomes.len()) > MAX_NAMES || before.any(|m| m.key == market.key) {
+                seen.get_or_insert_with(|| SeenKeys::collect(&self.parsed.events[at]));
+            }
             let times = [&market.last_update, &wire.last_update].map(Option::as_deref);
             let observed_at = self.observed_at(times);
-            let market_id = MarketId::new(&market.key);
-            for raw in market.outcomes {
+            let first = self.parsed.events[at].prices.len();
+            for row in &market.outcomes {
                 if self.parsed.prices_seen >= MAX_PRICES {
-                    return Err(FeedError::TooLarge {
-                        detail: format!(
-                            "The Odds API sent more than {MAX_PRICES} prices; ask for fewer markets or regions"
-                        ),
-                    });
+                    return Err(FeedError::TooLarge(format!(
+                        "The Odds API sent more than {MAX_PRICES} prices; ask for fewer markets or regions"
+                    )));
                 }
-                let Ok(wire) = serde_json::from_str::<OutcomeJson<'_>>(raw.get()) else {
-                    self.reject_in(at, "unreadable_outcome", raw.get());
-                    continue;
-                };
-                match outcome(&wire, self.format) {
-                    Ok((name, offer)) => {
-                        let key = PriceKey {
-                            market: market_id.clone(),
-                            selection: SelectionId::new(&name),
-                            bookmaker: id.clone(),
-                        };
-                        let price = Price {
-                            key,
-                            offer: Some(offer),
-                            suspended: false,
-                            observed_at,
-                        };
-                        self.price(price, &name, at, seen);
+                let wire = match &row.0 {
+                    Ok(wire) => wire,
+                    Err(bad) => {
+                        self.reject_in(at, "unreadable_outcome", &bad.sample);
+                        continue;
                     }
-                    Err(reason) => self.reject_in(at, reason, raw.get()),
-                }
+                };
+                let (name, offer) = match read_outcome(wire, self.format) {
+                    Ok(read) => read,
+                    Err(reason) => {
+                        let sample = serde_json::to_string(wire).unwrap_or_default();
+                        self.reject_in(at, reason, sample);
+                        continue;
+                    }
+                };
+                let price = Price {
+                    key: PriceKey {
+                        market: market_id.clone(),
+                        selection: find_or_add_selection(&name, &mut self.parsed.events[at], seen),
+                        bookmaker: bookmaker.clone(),
+                    },
+                    offer: Some(offer),
+                    suspended: false,
+                    observed_at,
+                };
+                self.add_price(price, at, first, seen);
             }
         }
         Ok(())
     }
 
-    /// Of two prices with one key the later one is kept, or the first if both are equally late.
-    fn price(&mut self, price: Price, name: &str, at: usize, seen: &mut SeenKeys) {
-        let event = &mut self.parsed.events[at];
-        let selection = &price.key.selection;
-        if seen.selections.insert(selection.clone()) {
-            event.selections.push(selection_of(selection.clone(), name));
-        }
-        match seen.prices.get(&price.key) {
+    /// Adds a price; those of its market begin at `first`. Of two prices with one key the later one is kept, or the
+    /// first if both are equally late.
+    fn add_price(&mut self, price: Price, at: usize, first: usize, seen: &mut Option<SeenKeys>) {
+        let prices = &mut self.parsed.events[at].prices;
+        let known = match seen {
+            Some(seen) => seen.prices.get(&price.key).copied(),
             None => {
-                seen.prices.insert(price.key.clone(), event.prices.len());
-                event.prices.push(price);
-                self.parsed.prices_seen += 1;
+                let mut market = prices[first..].iter();
+                let known = market.position(|known| known.key.selection == price.key.selection);
+                known.map(|n| first + n)
             }
-            Some(&first) => {
-                let sample = format!("{} {}", price.key.bookmaker, price.key.selection);
-                let kept = &mut event.prices[first];
-                if price.observed_at > kept.observed_at {
-                    *kept = price;
-                }
-                self.reject("duplicate", sample);
+        };
+        if let Some(known) = known {
+            let sample = format!("{} {}", price.key.bookmaker, price.key.selection);
+            if price.observed_at > prices[known].observed_at {
+                prices[known] = price;
             }
+            return self.reject("duplicate", sample);
         }
+        if let Some(seen) = seen {
+            seen.prices.insert(price.key.clone(), prices.len());
+        }
+        prices.push(price);
+        self.parsed.prices_seen += 1;
     }
 }
 
 /// Returns the id of a selection, and adds the selection if it is new.
-fn selection(name: &str, found: &mut EventSnapshot) -> Option<SelectionId> {
-    let mut known = found.selections.iter();
-    if let Some(known) = known.find(|known| known.id.as_str() == name) {
-        return Some(known.id.clone());
+fn find_or_add_selection(
+    name: &str,
+    event: &mut EventSnapshot,
+    seen: &mut Option<SeenKeys>,
+) -> SelectionId {
+    if event.selections.len() >= MAX_NAMES {
+        seen.get_or_insert_with(|| SeenKeys::collect(event));
     }
-    if found.selections.len() == MAX_NAMES {
-        return None;
+    let mut known = event.selections.iter();
+    if seen.is_none()
+        && let Some(known) = known.find(|known| known.id.as_str() == name)
+    {
+        return known.id.clone();
     }
     let id = SelectionId::new(name);
-    found.selections.push(selection_of(id.clone(), name));
-    Some(id)
+    let new = seen
+        .as_mut()
+        .is_none_or(|seen| seen.selections.insert(id.clone()));
+    if new {
+        event.selections.push(Selection {
+            id: id.clone(),
+            name: name.to_owned(),
+            status: SelectionStatus::Active,
+            attributes: Attributes::new(),
+        });
+    }
+    id
 }
 
 #[cfg(test)]
-mod laws;
+mod properties;

@@ -1,19 +1,20 @@
 //! Parses one response body: a page of a day's races, or a single race. `RacingApi` hands its pages over with
 //! it; recordings, the simulator and benches call [`parse_cards`] or [`read_cards`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::SOURCE;
-use super::fields::{JsonScalar, RawField, RawRows};
+use super::fields::{JsonScalar, RawField};
 use super::race::{ListPosition, ParseOutcome, RaceParser};
 use crate::FeedError;
-use crate::json::MAX_ROW_BYTES;
+use crate::json::{JsonRows, MAX_ROW_BYTES};
 use oddsd_core::diff::{CollectingSink, EventSink};
 use oddsd_core::model::{
     Bookmaker, EventSnapshot, Fingerprint, RejectedRows, Scope, SnapshotMeta, sanitize_text,
@@ -23,7 +24,7 @@ const MAX_RACES: usize = 2_000;
 const MAX_DETAIL_CHARS: usize = 200;
 
 /// One parsed response body.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ParsedCards {
     pub events: Vec<EventSnapshot>,
     /// Each bookmaker once, with the first spelling of its name.
@@ -39,47 +40,32 @@ pub struct ParsedCards {
     pub prices_seen: u64,
 }
 
-impl ParsedCards {
-    /// Appends the next page. A race that is in both pages (it changed its day in between) is kept once.
-    pub(crate) fn append(&mut self, mut page: Self) {
-        let known: HashSet<_> = self.events.iter().map(|e| e.event.id.clone()).collect();
-        page.events.retain(|found| {
-            let new = !known.contains(&found.event.id);
-            if !new {
-                let prices = found.prices.len() as u64;
-                let rows = prices.max(1);
-                page.prices_seen += rows - prices;
-                page.rejected
-                    .add_rows("duplicate_race", rows, &found.event.id);
-            }
-            new
-        });
-        for bookmaker in page.bookmakers {
-            if self.bookmakers.iter().all(|b| b.id != bookmaker.id) {
-                self.bookmakers.push(bookmaker);
-            }
-        }
-        self.events.extend(page.events);
-        self.rejected.merge(page.rejected);
-        self.partial |= page.partial;
-        self.total = page.total.or(self.total);
-        self.races_seen += page.races_seen;
-        self.prices_seen += page.prices_seen;
-    }
-}
-
 /// Parses a body into memory. Fails only if it cannot be a racecard at all.
 pub fn parse_cards(body: &str, as_of: DateTime<Utc>) -> Result<ParsedCards, FeedError> {
+    parse_pages([body], as_of)
+}
+
+/// Parses the bodies of one fetch into memory. A race that is in two of them (it changed its day in between) is
+/// kept once.
+pub(crate) fn parse_pages<'a>(
+    bodies: impl IntoIterator<Item = &'a str>,
+    as_of: DateTime<Utc>,
+) -> Result<ParsedCards, FeedError> {
     let mut events = CollectingSink::default();
     let mut parser = RaceParser::new(as_of);
-    let page = parse_page(body, &mut parser, &mut events, ListPosition::default())?;
+    let (mut total, mut races_seen) = (None, 0);
+    for body in bodies {
+        let page = parse_page(body, &mut parser, &mut events, ListPosition::default())?;
+        total = page.total.or(total);
+        races_seen += page.races_seen;
+    }
     Ok(ParsedCards {
         events: events.0,
         bookmakers: parser.bookmakers.listed,
         rejected: parser.rejects,
         partial: parser.partial,
-        total: page.total,
-        races_seen: page.races_seen,
+        total,
+        races_seen,
         prices_seen: parser.prices_seen,
     })
 }
@@ -120,7 +106,7 @@ pub(super) struct PageSummary {
 #[derive(Deserialize)]
 struct CardsEnvelope<'a> {
     #[serde(borrow)]
-    racecards: Option<RawRows<'a, MAX_RACES>>,
+    racecards: Option<JsonRows<&'a RawValue, MAX_RACES>>,
     #[serde(borrow)]
     total: RawField<'a>,
     #[serde(borrow)]
@@ -140,7 +126,7 @@ pub(super) fn parse_page(
     let envelope: CardsEnvelope<'_> = serde_json::from_str(body).map_err(invalid_json)?;
     let races = match envelope.racecards {
         Some(races) => races,
-        None if envelope.race_id.is_some() => RawRows {
+        None if envelope.race_id.is_some() => JsonRows {
             kept: vec![serde_json::from_str(body).map_err(invalid_json)?],
             over: 0,
         },
@@ -155,11 +141,9 @@ pub(super) fn parse_page(
     for raw in &races.kept {
         let text = raw.get();
         if text.len() > MAX_ROW_BYTES {
-            return Err(FeedError::TooLarge {
-                detail: format!(
-                    "The Racing API sent more than {MAX_ROW_BYTES} bytes in one row of its list"
-                ),
-            });
+            return Err(FeedError::TooLarge(format!(
+                "The Racing API sent more than {MAX_ROW_BYTES} bytes in one row of its list"
+            )));
         }
         let fingerprint = Fingerprint::compute(text.as_bytes());
         fingerprints.push(fingerprint);
@@ -172,7 +156,7 @@ pub(super) fn parse_page(
             continue;
         }
         let rejected = parser.rows_rejected;
-        let race = parser.parse(raw, position);
+        let race = parser.parse(text, position);
         let clean = parser.rows_rejected == rejected;
         whole &= clean;
         usable += u64::from(!matches!(race, ParseOutcome::Unreadable));
@@ -209,9 +193,7 @@ fn field_names(body: &str) -> String {
 }
 
 fn bad_answer(what: impl fmt::Display) -> FeedError {
-    FeedError::BadAnswer {
-        detail: format!("The Racing API sent {what}"),
-    }
+    FeedError::BadAnswer(format!("The Racing API sent {what}"))
 }
 
 fn invalid_json(why: serde_json::Error) -> FeedError {

@@ -15,8 +15,8 @@ pub(super) struct BookmakerInterner {
     by_spelling: HashMap<Box<str>, usize>,
     /// The spelling at each position of the last runner's list.
     order: Vec<usize>,
-    /// The number of the last list that names each bookmaker.
-    last_list: Vec<u64>,
+    /// The number of the last list that names each bookmaker, and the index of its price.
+    last_listed: Vec<(u64, usize)>,
     list: u64,
 }
 
@@ -46,7 +46,7 @@ impl BookmakerInterner {
         let id = BookmakerId::from_name(&name)?;
         let index = *self.indexes.entry(id.clone()).or_insert_with(|| {
             self.listed.push(Bookmaker { id, name });
-            self.last_list.push(0);
+            self.last_listed.push((0, 0));
             self.listed.len() - 1
         });
         let spelling = self.spellings.len();
@@ -64,8 +64,15 @@ impl BookmakerInterner {
         self.list += 1;
     }
 
-    /// Records that the current list names this bookmaker; true if it did so before.
-    pub(super) fn is_repeated(&mut self, index: usize) -> bool {
-        std::mem::replace(&mut self.last_list[index], self.list) == self.list
+    /// Records that the current list names this bookmaker at `price`. Returns the index of its price if the list
+    /// named it before.
+    pub(super) fn listed_before(&mut self, index: usize, price: usize) -> Option<usize> {
+        match self.last_listed[index] {
+            (list, first) if list == self.list => Some(first),
+            _ => {
+                self.last_listed[index] = (self.list, price);
+                None
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Maps the fields of a race and a runner to an event and a selection. Both paths of `RaceParser` call it.
+//! Maps the fields of a race and a runner to an event and a selection. `RaceParser` calls it for both forms.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use oddsd_core::model::{
     Attributes, Event, EventId, EventStatus, Selection, SelectionId, SelectionStatus,
 };
 
-pub(super) fn event<F: JsonScalar, L>(
-    race: &RaceJson<F, L>,
+pub(super) fn build_event<F: JsonScalar, const LENIENT: bool>(
+    race: &RaceJson<F, LENIENT>,
     id: EventId,
     source: Arc<str>,
 ) -> Event {
@@ -34,7 +34,7 @@ pub(super) fn event<F: JsonScalar, L>(
         status: event_status(race),
         in_play: false,
         listed: true,
-        attributes: facts([
+        attributes: attributes([
             ("race_date", &race.date),
             ("race_time", &race.off_time),
             ("race_class", &race.race_class),
@@ -51,7 +51,7 @@ pub(super) fn event<F: JsonScalar, L>(
 
 /// The values of `race_status` are not documented: only unambiguous ones are used. For the others the
 /// clock decides.
-fn event_status<F: JsonScalar, L>(race: &RaceJson<F, L>) -> EventStatus {
+fn event_status<F: JsonScalar, const LENIENT: bool>(race: &RaceJson<F, LENIENT>) -> EventStatus {
     let word = race
         .race_status
         .text()
@@ -67,7 +67,10 @@ fn event_status<F: JsonScalar, L>(race: &RaceJson<F, L>) -> EventStatus {
     }
 }
 
-pub(super) fn selection<F: JsonScalar, L>(runner: &RunnerJson<F, L>, id: SelectionId) -> Selection {
+pub(super) fn build_selection<F: JsonScalar, const LENIENT: bool>(
+    runner: &RunnerJson<F, LENIENT>,
+    id: SelectionId,
+) -> Selection {
     let number = runner.number.text().unwrap_or_default();
     let jockey = runner.jockey.text().unwrap_or_default();
     let withdrawn = jockey
@@ -87,7 +90,7 @@ pub(super) fn selection<F: JsonScalar, L>(runner: &RunnerJson<F, L>, id: Selecti
         id,
         name: runner.horse.name(),
         status,
-        attributes: facts([
+        attributes: attributes([
             ("number", &runner.number),
             ("draw", &runner.draw),
             ("jockey", &runner.jockey),
@@ -99,10 +102,10 @@ pub(super) fn selection<F: JsonScalar, L>(runner: &RunnerJson<F, L>, id: Selecti
     }
 }
 
-fn facts<F: JsonScalar, const N: usize>(fields: [(&'static str, &F); N]) -> Attributes {
+fn attributes<F: JsonScalar, const N: usize>(fields: [(&'static str, &F); N]) -> Attributes {
     fields
         .into_iter()
-        .map(|(fact, field)| (fact, field.name()))
+        .map(|(name, field)| (name, field.name()))
         .filter(|(_, value)| !value.is_empty())
         .collect()
 }

@@ -8,7 +8,7 @@ use chrono::{DateTime, Days, NaiveDate, Utc};
 use super::answer::{PageSummary, parse_page};
 use super::race::{ListPosition, RaceParser};
 use super::{CachedResponse, RacingApi, SOURCE, times};
-use crate::http::{MAX_BODY, ProviderRequest, ProviderResponse, Url};
+use crate::http::{ProviderResponse, Url};
 use crate::{FeedError, FetchSummary};
 use oddsd_core::diff::EventSink;
 use oddsd_core::model::{Scope, SnapshotMeta};
@@ -26,13 +26,6 @@ struct DayFetch<'a> {
     bodies: Vec<String>,
 }
 
-/// Whether the pages fit together.
-enum PageLoop {
-    Complete,
-    /// The list changed between two requests: how.
-    Changed(String),
-}
-
 impl RacingApi {
     pub(super) async fn fetch_days(
         &mut self,
@@ -43,8 +36,8 @@ impl RacingApi {
         let days: Vec<_> = (0..u64::from(self.settings.days))
             .filter_map(|n| today.checked_add_days(Days::new(n)))
             .collect();
-        let mut why = String::new();
-        for _ in 0..ATTEMPTS {
+        let mut change = String::new();
+        'attempts: for _ in 0..ATTEMPTS {
             to.start(now);
             let mut fetch = DayFetch {
                 now,
@@ -52,20 +45,23 @@ impl RacingApi {
                 parser: RaceParser::new(now),
                 bodies: Vec::new(),
             };
-            match self.fetch_all_pages(&days, &mut fetch).await? {
-                PageLoop::Complete => return Ok(self.summarize(days, fetch)),
-                PageLoop::Changed(how) => why = how,
+            for (n, day) in days.iter().enumerate() {
+                if let Some(how) = self.fetch_pages(*day, n, &mut fetch).await? {
+                    change = format!("{day} do not fit together: {how}");
+                    continue 'attempts;
+                }
             }
+            return Ok(self.summarize(days, fetch));
         }
-        Err(FeedError::BadAnswer {
-            detail: format!("The Racing API's pages for {why}"),
-        })
+        Err(FeedError::BadAnswer(format!(
+            "The Racing API's pages for {change}"
+        )))
     }
 
     fn summarize(&self, days: Vec<NaiveDate>, fetch: DayFetch<'_>) -> FetchSummary {
         let parser = fetch.parser;
         let scope = match parser.partial {
-            // A race that could not be read must not meta like one that left the card.
+            // A race that could not be read must not look like one that left the card.
             true => Scope::Listed,
             false => Scope::Days {
                 days,
@@ -84,27 +80,14 @@ impl RacingApi {
         }
     }
 
-    async fn fetch_all_pages(
-        &mut self,
-        days: &[NaiveDate],
-        fetch: &mut DayFetch<'_>,
-    ) -> Result<PageLoop, FeedError> {
-        for (n, day) in days.iter().enumerate() {
-            if let PageLoop::Changed(how) = self.fetch_pages(*day, n, fetch).await? {
-                return Ok(PageLoop::Changed(format!(
-                    "{day} do not fit together: {how}"
-                )));
-            }
-        }
-        Ok(PageLoop::Complete)
-    }
-
+    /// Fetches all pages of a day. Returns how the list changed between two requests, or `None` if the pages fit
+    /// together.
     async fn fetch_pages(
         &mut self,
         date: NaiveDate,
         day: usize,
         fetch: &mut DayFetch<'_>,
-    ) -> Result<PageLoop, FeedError> {
+    ) -> Result<Option<String>, FeedError> {
         let (mut total, mut seen) = (None, 0);
         for page in 0.. {
             self.cards.wait().await;
@@ -112,14 +95,14 @@ impl RacingApi {
             let position = ListPosition { day, page };
             let summary = self.fetch_page(url, position, fetch).await?;
             if page > 0 && summary.total != total {
-                return Ok(PageLoop::Changed(format!(
+                return Ok(Some(format!(
                     "the total changed from {} to {}",
                     describe_total(total),
                     describe_total(summary.total)
                 )));
             }
             if let Some(id) = fetch.parser.listed_twice.take() {
-                return Ok(PageLoop::Changed(format!("{id} came twice")));
+                return Ok(Some(format!("{id} came twice")));
             }
             let skipped = seen;
             seen += summary.races_seen;
@@ -132,22 +115,19 @@ impl RacingApi {
                 break;
             }
             if summary.races_seen == 0 {
-                return Ok(PageLoop::Changed(format!(
+                return Ok(Some(format!(
                     "an empty page after {skipped} of {} races",
                     describe_total(total)
                 )));
             }
             if seen > MAX_SKIP {
-                return Err(FeedError::BadAnswer {
-                    detail: format!(
-                        "The Racing API lists {} races for {date}, more than its paging can reach; \
-                         ask for fewer regions",
-                        describe_total(total)
-                    ),
-                });
+                return Err(FeedError::BadAnswer(format!(
+                    "The Racing API lists {} races for {date}, more than its paging can reach; ask for fewer regions",
+                    describe_total(total)
+                )));
             }
         }
-        Ok(PageLoop::Complete)
+        Ok(None)
     }
 
     /// Sends one request and hands the page's races over, or the cached ones if the page is unmodified.
@@ -158,14 +138,14 @@ impl RacingApi {
         fetch: &mut DayFetch<'_>,
     ) -> Result<PageSummary, FeedError> {
         let reusable = self.reusable(&url, fetch.to);
-        let request = ProviderRequest {
-            url: url.clone(),
-            auth: self.auth(),
-            validators: reusable.map(|cached| &cached.validators),
-            max_body: MAX_BODY,
-        };
-        let (answer, body) = self.http.get(request, fetch.now).await?;
-        let ProviderResponse::Fresh { validators, .. } = answer else {
+        let validators = reusable.map(|cached| &cached.validators);
+        let request = self
+            .http
+            .get(url.clone(), self.auth(), validators, fetch.now);
+        let ProviderResponse::Fresh {
+            validators, body, ..
+        } = request.await?
+        else {
             return Ok(self.hand_over_cached(&url, position, fetch));
         };
         let summary = parse_page(&body, &mut fetch.parser, fetch.to, position)?;
@@ -189,11 +169,7 @@ impl RacingApi {
         position: ListPosition,
         fetch: &mut DayFetch<'_>,
     ) -> PageSummary {
-        let cached = self
-            .cached
-            .get_mut(url)
-            .expect("only a cached response makes a request conditional");
-        cached.requested_at = fetch.now;
+        let cached = self.renew_cached(url, fetch.now);
         for fingerprint in cached.fingerprints.iter() {
             let Some(id) = fetch.to.find_unchanged(fingerprint) else {
                 // It was known when the request was sent. Without it no other race may be taken for gone.

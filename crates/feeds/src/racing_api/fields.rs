@@ -1,6 +1,6 @@
 //! The JSON rows of The Racing API, in two forms: strict structs that borrow their text, and the same structs
-//! with every field kept as raw JSON. `RaceParser` reads a race in the strict form first, and in the raw form
-//! if the strict form refuses it.
+//! with every field kept as raw JSON, in which a malformed row costs only itself. `RaceParser` reads a race in
+//! the strict form first, and in the lenient form if the strict one refuses it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 use serde_json::value::RawValue;
 
-use crate::json::{JsonObject, JsonRows};
+use crate::json::{JsonRow, JsonRows};
 use oddsd_core::model::sanitize_text;
 
 /// Longer names are cut.
@@ -17,13 +17,10 @@ pub(super) const MAX_NAME_CHARS: usize = 200;
 pub(super) const MAX_RUNNERS: usize = 100;
 pub(super) const MAX_ODDS: usize = 200;
 
-/// A race: `F` is the form of its fields, `L` of its list of runners.
+/// A race; `F` is the form of its fields.
 #[derive(Default, Deserialize)]
-#[serde(
-    default,
-    bound(deserialize = "F: Deserialize<'de> + Default, L: Deserialize<'de> + Default")
-)]
-pub(super) struct RaceJson<F, L> {
+#[serde(default, bound(deserialize = "F: Deserialize<'de> + Default"))]
+pub(super) struct RaceJson<F, const LENIENT: bool> {
     pub(super) race_id: F,
     pub(super) course: F,
     pub(super) date: F,
@@ -42,16 +39,12 @@ pub(super) struct RaceJson<F, L> {
     pub(super) surface: F,
     pub(super) is_abandoned: F,
     pub(super) race_status: F,
-    pub(super) runners: L,
+    pub(super) runners: RowList<RunnerJson<F, LENIENT>, MAX_RUNNERS, LENIENT>,
 }
 
-/// A runner: `F` is the form of its fields, `L` of its list of odds.
 #[derive(Default, Deserialize)]
-#[serde(
-    default,
-    bound(deserialize = "F: Deserialize<'de> + Default, L: Deserialize<'de> + Default")
-)]
-pub(super) struct RunnerJson<F, L> {
+#[serde(default, bound(deserialize = "F: Deserialize<'de> + Default"))]
+pub(super) struct RunnerJson<F, const LENIENT: bool> {
     pub(super) horse_id: F,
     pub(super) horse: F,
     pub(super) age: F,
@@ -61,7 +54,7 @@ pub(super) struct RunnerJson<F, L> {
     pub(super) draw: F,
     pub(super) lbs: F,
     pub(super) form: F,
-    pub(super) odds: L,
+    pub(super) odds: RowList<OddsJson<F>, MAX_ODDS, LENIENT>,
 }
 
 /// The odds of one bookmaker on a runner.
@@ -76,30 +69,35 @@ pub(super) struct OddsJson<F> {
     pub(super) updated: F,
 }
 
-pub(super) type StrictOdds<'a> = OddsJson<StrictText<'a>>;
-type StrictRunner<'a> = RunnerJson<StrictText<'a>, StrictRows<StrictOdds<'a>, MAX_ODDS>>;
-pub(super) type StrictRace<'a> =
-    RaceJson<StrictText<'a>, StrictRows<StrictRunner<'a>, MAX_RUNNERS>>;
-/// Missing and null are an empty list.
-type StrictRows<T, const MAX: usize> = Option<JsonRows<JsonObject<T>, MAX>>;
-
-pub(super) type RawRace<'a> = RaceJson<RawField<'a>, RawField<'a>>;
-pub(super) type RawRunner<'a> = RunnerJson<RawField<'a>, RawField<'a>>;
-pub(super) type RawOdds<'a> = OddsJson<RawField<'a>>;
+pub(super) type StrictRace<'a> = RaceJson<StrictText<'a>, false>;
+pub(super) type LenientRace<'a> = RaceJson<RawField<'a>, true>;
 /// A field by its JSON text: a number keeps every digit, and a malformed field costs only itself.
 pub(super) type RawField<'a> = Option<&'a RawValue>;
-pub(super) type RawRows<'a, const MAX: usize> = JsonRows<&'a RawValue, MAX>;
+pub(super) type Rows<T, const MAX: usize, const LENIENT: bool> = JsonRows<JsonRow<T, LENIENT>, MAX>;
 
-/// Returns the struct, or `None` if the text is not an object or repeats a field.
-pub(super) fn parse_object<'a, T: Deserialize<'a>>(json: &'a str) -> Option<T> {
-    serde_json::from_str(json).ok().map(|JsonObject(row)| row)
+/// A list. Missing and null are an empty one; `None` is another value, which is an error in the strict form.
+pub(super) struct RowList<T, const MAX: usize, const LENIENT: bool>(
+    pub(super) Option<Rows<T, MAX, LENIENT>>,
+);
+
+impl<T, const MAX: usize, const LENIENT: bool> Default for RowList<T, MAX, LENIENT> {
+    fn default() -> Self {
+        Self(Some(JsonRows::default()))
+    }
 }
 
-/// Returns the rows of a list. Missing and null are an empty list; `None` is another value.
-pub(super) fn parse_rows<const MAX: usize>(field: RawField<'_>) -> Option<RawRows<'_, MAX>> {
-    match field {
-        None => Some(RawRows::default()),
-        Some(raw) => serde_json::from_str(raw.get()).ok(),
+impl<'de, T: Deserialize<'de>, const MAX: usize, const LENIENT: bool> Deserialize<'de>
+    for RowList<T, MAX, LENIENT>
+{
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        if LENIENT {
+            return Ok(match RawField::deserialize(json)? {
+                Some(raw) => Self(serde_json::from_str(raw.get()).ok()),
+                None => Self::default(),
+            });
+        }
+        let rows: Option<_> = Deserialize::deserialize(json)?;
+        Ok(Self(Some(rows.unwrap_or_default())))
     }
 }
 
@@ -116,7 +114,7 @@ pub(super) trait JsonScalar {
         let Some(text) = self.text() else {
             return String::new();
         };
-        // Most names are short printable ASCII, which `plain_text` would only copy.
+        // Most names are short printable ASCII, which `sanitize_text` would only copy.
         if text.len() <= MAX_NAME_CHARS && text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
             return text.into_owned();
         }

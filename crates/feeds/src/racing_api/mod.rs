@@ -24,6 +24,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
+pub(crate) use self::answer::parse_pages;
 pub use self::answer::{ParsedCards, parse_cards, read_cards};
 pub use self::rate_limit::RateLimiter;
 use crate::http::{Auth, ProviderClient, ProviderInfo, Validators, base_url};
@@ -78,7 +79,7 @@ impl RacingApiSettings {
     }
 }
 
-/// What a 304 from one URL refers to.
+/// The response that a 304 from one URL refers to.
 struct CachedResponse {
     validators: Validators,
     /// The fingerprints of its races.
@@ -100,7 +101,7 @@ pub struct RacingApi {
 
 impl RacingApi {
     pub fn new(settings: RacingApiSettings) -> Result<Self, FeedError> {
-        let bad = |detail: String| FeedError::BadRequest { detail };
+        let bad = FeedError::BadRequest;
         let base = base_url("RACING_API_URL", &settings.base_url)?;
         if settings.page_limit == 0 || settings.page_limit > MAX_PAGE_LIMIT {
             return Err(bad(format!(
@@ -136,13 +137,13 @@ impl RacingApi {
     /// Fetches once and hands the races to `to`. `now` decides which days are polled, and orders the answers.
     pub async fn read(
         &mut self,
-        ask: &FetchRequest,
+        request: &FetchRequest,
         now: DateTime<Utc>,
         to: &mut dyn EventSink,
     ) -> Result<FetchSummary, FeedError> {
         self.cached
             .retain(|_, response| now - response.requested_at <= CACHE_TTL);
-        match ask {
+        match request {
             FetchRequest::Everything => self.fetch_days(now, to).await,
             FetchRequest::Events(ids) => self.fetch_races(ids, now, to).await,
         }
@@ -167,6 +168,14 @@ impl RacingApi {
                     .iter()
                     .all(|fingerprint| to.find_unchanged(fingerprint).is_some())
             })
+    }
+
+    /// Returns the cached response that a 304 stands for, and keeps it for another hour.
+    fn renew_cached(&mut self, url: &Url, now: DateTime<Utc>) -> &CachedResponse {
+        let cached = self.cached.get_mut(url);
+        let cached = cached.expect("only a cached response makes a request conditional");
+        cached.requested_at = now;
+        cached
     }
 
     fn url(&self, parts: &[&str]) -> Url {

@@ -1,5 +1,5 @@
-//! Reads the offer of one odds row: its exact decimal, fraction and each-way terms. Both paths of
-//! `RaceParser` call it.
+//! Reads the offer of one odds row: its exact decimal, fraction and each-way terms. `RaceParser` calls it for both
+//! forms.
 
 use std::num::NonZeroU32;
 
@@ -14,15 +14,12 @@ const MAX_DECIMAL: Decimal = Decimal::from_parts(100_000, 0, 0, false, 0);
 /// Texts up to this length fit into 64 bits.
 const QUICK_DIGITS: usize = 18;
 
-/// The text of a decimal that is not odds, for the sample.
-pub(super) struct BadDecimal(pub(super) String);
-
 /// Returns the offer, or `None` if `decimal` is "-", "SP", zero or missing: there is no price now. A
 /// `fractional` with a slash replaces a missing decimal. Without a slash it is ambiguous: it repeats the decimal
-/// (exchanges) or means "to one" (older answers).
-pub(super) fn offer<F: JsonScalar>(odds: &OddsJson<F>) -> Result<Option<Offer>, BadDecimal> {
+/// (exchanges) or means "to one" (older answers). Fails with the text of a decimal that is not odds.
+pub(super) fn read_offer<F: JsonScalar>(odds: &OddsJson<F>) -> Result<Option<Offer>, String> {
     if let Some(nested) = odds.decimal.nested() {
-        return Err(BadDecimal(nested.into()));
+        return Err(nested.into());
     }
     let fractional = odds.fractional.text().and_then(|text| fraction(&text));
     let decimal = match odds.decimal.text() {
@@ -34,11 +31,11 @@ pub(super) fn offer<F: JsonScalar>(odds: &OddsJson<F>) -> Result<Option<Offer>, 
         Some(text) => match quick(&text).or_else(|| exact(&text)) {
             Some(decimal) if decimal.is_zero() => return Ok(None),
             Some(decimal) => decimal,
-            None => return Err(BadDecimal(text.into_owned())),
+            None => return Err(text.into_owned()),
         },
     };
     if decimal <= MIN_DECIMAL || decimal >= MAX_DECIMAL {
-        return Err(BadDecimal(decimal.to_string()));
+        return Err(decimal.to_string());
     }
     Ok(Some(Offer {
         decimal,

@@ -4,38 +4,37 @@
 //! Every price row becomes a `Price` or a counted reject; a rejected race or runner counts as its price rows,
 //! or as one row if it has none. A rejected row may have been any price, so absence beside it proves nothing:
 //! its race is not `complete`, and an answer that lost a whole race is `partial`. Otherwise a malformed row
-//! would meta like a withdrawal.
+//! would look like a withdrawal.
 //!
-//! A race is read into strict borrowed structs first. The lenient path reads a race that these refuse, row by
-//! row, and gives the same result for every race that they accept.
+//! A race is read into strict borrowed structs first, because that is fastest. A race that these refuse is read
+//! leniently, row by row. Both forms go through the same code, so a race that both accept gives the same result.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde_json::value::RawValue;
 
 use super::bookmakers::BookmakerInterner;
-use super::card::{event, selection};
+use super::card::{build_event, build_selection};
 use super::fields::{
-    JsonScalar, MAX_ODDS, MAX_RUNNERS, RawOdds, RawRace, RawRows, RawRunner, StrictRace,
-    parse_object, parse_rows,
+    JsonScalar, LenientRace, MAX_ODDS, MAX_RUNNERS, OddsJson, RaceJson, Rows, RunnerJson,
+    StrictRace,
 };
 use super::times::TimestampCache;
 use super::{SOURCE, price};
-use crate::json::JsonObject;
+use crate::json::{parse_object, sample};
 use oddsd_core::model::{
     EventId, EventSnapshot, MarketId, Offer, Price, PriceKey, RejectedRows, Selection, SelectionId,
 };
 
 const MAX_ID_CHARS: usize = 100;
-/// Of a row that cannot be read.
-const SAMPLE_CHARS: usize = 200;
+/// Prices of one race.
+const MAX_PRICES: u64 = (MAX_RUNNERS * MAX_ODDS) as u64;
 
 /// Why a row cannot be used: the reason, which is counted, and a sample.
 type Rejection = (&'static str, String);
 
-/// Where a race is listed in the answers of one fetch.
+/// The place of a race in the answers of one fetch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ListPosition {
     pub(super) day: usize,
@@ -107,87 +106,17 @@ impl RaceParser {
         }
     }
 
-    pub(super) fn parse(&mut self, raw: &RawValue, position: ListPosition) -> ParseOutcome {
-        match self.parse_strict(raw.get(), position) {
-            Some(race) => ParseOutcome::Race(race),
-            None => self.parse_lenient(raw, position),
+    pub(super) fn parse(&mut self, text: &str, position: ListPosition) -> ParseOutcome {
+        match parse_object::<StrictRace<'_>>(text) {
+            Ok(race) => self.add_race(&race, position),
+            Err(_) => self.parse_lenient(text, position),
         }
     }
 
-    /// Returns `None` if anything in the race is not as documented. Bookmakers may have been interned by
-    /// then; the lenient path interns the same ones in the same order.
-    fn parse_strict(&mut self, text: &str, position: ListPosition) -> Option<EventSnapshot> {
-        let mut race: StrictRace<'_> = parse_object(text)?;
-        let runners = race.runners.take().unwrap_or_default();
-        let id = EventId::new(usable_id(&race.race_id).ok()?);
-        if runners.over > 0 || self.races.contains_key(&id) {
-            return None;
-        }
-        let odds = runners
-            .kept
-            .iter()
-            .filter_map(|runner| runner.0.odds.as_ref());
-        let mut snapshot = EventSnapshot {
-            event: event(&race, id.clone(), self.source.clone()),
-            selections: Vec::with_capacity(runners.kept.len()),
-            prices: Vec::with_capacity(odds.map(|odds| odds.kept.len()).sum()),
-            complete: true,
-        };
-        for JsonObject(mut runner) in runners.kept {
-            let rows = runner.odds.take().unwrap_or_default();
-            let id = SelectionId::new(usable_id(&runner.horse_id).ok()?);
-            if rows.over > 0 || snapshot.selections.iter().any(|known| known.id == id) {
-                return None;
-            }
-            let selection = selection(&runner, id);
-            let nothing_offered = nothing_offered(&snapshot, &selection);
-            self.bookmakers.begin_list();
-            for (at, JsonObject(odds)) in rows.kept.iter().enumerate() {
-                let bookmaker = self.bookmakers.intern(at, &odds.bookmaker.text()?)?;
-                if self.bookmakers.is_repeated(bookmaker) {
-                    return None;
-                }
-                let offer = price::offer(odds).ok()?;
-                let observed_at = self.timestamps.parse(odds.updated.text().as_deref());
-                let offer = offer.filter(|_| !nothing_offered);
-                let price = self.price(&selection, bookmaker, offer, observed_at);
-                snapshot.prices.push(price);
-            }
-            snapshot.selections.push(selection);
-        }
-        self.races.insert(id, position);
-        self.prices_seen += snapshot.prices.len() as u64;
-        Some(snapshot)
-    }
-
-    fn price(
-        &self,
-        selection: &Selection,
-        bookmaker: usize,
-        offer: Option<Offer>,
-        observed_at: DateTime<Utc>,
-    ) -> Price {
-        Price {
-            key: PriceKey {
-                market: self.win.clone(),
-                selection: selection.id.clone(),
-                bookmaker: self.bookmakers.id(bookmaker).clone(),
-            },
-            offer,
-            suspended: false,
-            observed_at,
-        }
-    }
-
-    fn parse_lenient(&mut self, raw: &RawValue, position: ListPosition) -> ParseOutcome {
-        match self.parse_rows(raw, position) {
-            Ok(Some(race)) => ParseOutcome::Race(race),
-            Ok(None) => ParseOutcome::Repeated,
-            Err((rows, rejection)) => {
-                self.partial = true;
-                self.reject(rows, rejection);
-                ParseOutcome::Unreadable
-            }
+    fn parse_lenient(&mut self, text: &str, position: ListPosition) -> ParseOutcome {
+        match parse_object::<LenientRace<'_>>(text) {
+            Ok(race) => self.add_race(&race, position),
+            Err(_) => self.reject_race(1, ("bad_race", sample(text))),
         }
     }
 
@@ -210,139 +139,145 @@ impl RaceParser {
         self.reject(rows, rejection);
     }
 
-    /// Returns `None` for a race that was listed before; fails for one that cannot be read.
-    fn parse_rows(
+    fn reject_race(&mut self, rows: u64, rejection: Rejection) -> ParseOutcome {
+        self.partial = true;
+        self.reject(rows, rejection);
+        ParseOutcome::Unreadable
+    }
+
+    fn add_race<F: JsonScalar, const LENIENT: bool>(
         &mut self,
-        raw: &RawValue,
+        race: &RaceJson<F, LENIENT>,
         position: ListPosition,
-    ) -> Result<Option<EventSnapshot>, (u64, Rejection)> {
-        let race: RawRace<'_> =
-            parse_object(raw.get()).ok_or_else(|| (1, ("bad_race", sample(raw))))?;
-        let runners: RawRows<'_, MAX_RUNNERS> = parse_rows(race.runners).ok_or_else(|| {
+    ) -> ParseOutcome {
+        let Some(runners) = &race.runners.0 else {
             let sample = format!("{}: no runners", race.race_id.name());
-            (1, ("bad_race", sample))
-        })?;
-        let id = usable_id(&race.race_id).map_err(|rejection| (count_odds(&runners), rejection))?;
-        let id = EventId::new(id);
+            return self.reject_race(1, ("bad_race", sample));
+        };
+        let readable = runners.kept.iter().filter_map(|row| row.0.as_ref().ok());
+        let odds_rows: u64 = readable.map(odds_rows).sum();
+        let id = match usable_id(&race.race_id) {
+            Ok(id) => EventId::new(id),
+            Err(rejection) => return self.reject_race(odds_rows.max(1), rejection),
+        };
         if self.races.contains_key(&id) {
             self.note_repeated(&id, position);
-            self.reject(count_odds(&runners), ("duplicate_race", id.to_string()));
-            return Ok(None);
+            self.reject(odds_rows.max(1), ("duplicate_race", id.to_string()));
+            return ParseOutcome::Repeated;
         }
         self.races.insert(id.clone(), position);
         let mut snapshot = EventSnapshot {
-            event: event(&race, id, self.source.clone()),
+            event: build_event(race, id, self.source.clone()),
             selections: Vec::with_capacity(runners.kept.len()),
-            prices: Vec::new(),
+            prices: Vec::with_capacity(odds_rows.min(MAX_PRICES) as usize),
             complete: true,
         };
-        let mut seen = HashSet::new();
-        for raw in &runners.kept {
-            self.runner(raw, &mut snapshot, &mut seen);
+        for row in &runners.kept {
+            match &row.0 {
+                Ok(runner) => self.add_runner(runner, &mut snapshot),
+                Err(bad) => self.reject_in(&mut snapshot, 1, ("bad_runner", bad.sample.clone())),
+            }
         }
         if self.reject_over(runners.over, "runners") {
             snapshot.complete = false;
         }
-        Ok(Some(snapshot))
+        // Rejected rows leave capacity unused.
+        snapshot.prices.shrink_to_fit();
+        ParseOutcome::Race(snapshot)
     }
 
-    fn runner(
+    fn add_runner<F: JsonScalar, const LENIENT: bool>(
         &mut self,
-        raw: &RawValue,
+        runner: &RunnerJson<F, LENIENT>,
         race: &mut EventSnapshot,
-        seen: &mut HashSet<SelectionId>,
     ) {
-        let Some(runner) = parse_object::<RawRunner<'_>>(raw.get()) else {
-            return self.reject_in(race, 1, ("bad_runner", sample(raw)));
-        };
         let id = match usable_id(&runner.horse_id) {
             Ok(id) => SelectionId::new(id),
             Err((reason, sample)) => {
                 let sample = format!("{}: {} {sample}", race.event.id, runner.horse.name());
-                return self.reject_in(race, odds_of(&runner), (reason, sample));
+                return self.reject_in(race, odds_rows(runner).max(1), (reason, sample));
             }
         };
-        let place = format!("{} {id}", race.event.id);
-        if !seen.insert(id.clone()) {
-            return self.reject(odds_of(&runner), ("duplicate_runner", place));
+        if race.selections.iter().any(|known| known.id == id) {
+            let sample = format!("{} {id}", race.event.id);
+            return self.reject(odds_rows(runner).max(1), ("duplicate_runner", sample));
         }
-        let selection = selection(&runner, id);
-        match parse_rows(runner.odds) {
-            Some(odds) => {
-                self.prices(&odds, &selection, race);
-                if self.reject_over(odds.over, "odds rows") {
-                    race.complete = false;
-                }
+        let selection = build_selection(runner, id);
+        match &runner.odds.0 {
+            Some(odds) => self.add_prices(odds, &selection, race),
+            None => {
+                let sample = format!("{} {}", race.event.id, selection.id);
+                self.reject_in(race, 1, ("bad_odds", sample));
             }
-            None => self.reject_in(race, 1, ("bad_odds", place)),
         }
         race.selections.push(selection);
     }
 
-    fn prices(
+    fn add_prices<F: JsonScalar, const LENIENT: bool>(
         &mut self,
-        odds: &RawRows<'_, MAX_ODDS>,
+        odds: &Rows<OddsJson<F>, MAX_ODDS, LENIENT>,
         selection: &Selection,
         race: &mut EventSnapshot,
     ) {
-        let nothing_offered = nothing_offered(race, selection);
-        let place = format!("{} {}", race.event.id, selection.id);
-        let mut seen: HashMap<usize, usize> = HashMap::with_capacity(odds.kept.len());
-        for (at, raw) in odds.kept.iter().enumerate() {
-            let (bookmaker, offer, observed_at) = match self.odds(at, raw) {
+        let nothing_offered = selection.status.is_withdrawn() || race.event.status.is_final();
+        self.bookmakers.begin_list();
+        for (at, row) in odds.kept.iter().enumerate() {
+            let read = match &row.0 {
+                Ok(odds) => self.read_odds(at, odds),
+                Err(bad) => Err(("bad_odds", format!("{:.100}", bad.sample))),
+            };
+            let (bookmaker, offer, observed_at) = match read {
                 Ok(read) => read,
                 Err((reason, sample)) => {
-                    self.reject_in(race, 1, (reason, format!("{place} {sample}")));
+                    let sample = format!("{} {} {sample}", race.event.id, selection.id);
+                    self.reject_in(race, 1, (reason, sample));
                     continue;
                 }
             };
-            let offer = offer.filter(|_| !nothing_offered);
-            let price = self.price(selection, bookmaker, offer, observed_at);
+            let price = Price {
+                key: PriceKey {
+                    market: self.win.clone(),
+                    selection: selection.id.clone(),
+                    bookmaker: self.bookmakers.id(bookmaker).clone(),
+                },
+                offer: offer.filter(|_| !nothing_offered),
+                suspended: false,
+                observed_at,
+            };
             // Two spellings of one bookmaker: the later price is kept, or the first if both are equally late.
-            if let Some(&at) = seen.get(&bookmaker) {
-                let sample = format!("{place} {}", price.key.bookmaker);
-                if price.observed_at > race.prices[at].observed_at {
-                    race.prices[at] = price;
+            if let Some(first) = self.bookmakers.listed_before(bookmaker, race.prices.len()) {
+                let bookmaker = &price.key.bookmaker;
+                let sample = format!("{} {} {bookmaker}", race.event.id, selection.id);
+                if price.observed_at > race.prices[first].observed_at {
+                    race.prices[first] = price;
                 }
                 self.reject(1, ("duplicate_bookmaker", sample));
                 continue;
             }
-            seen.insert(bookmaker, race.prices.len());
             race.prices.push(price);
             self.prices_seen += 1;
         }
+        if self.reject_over(odds.over, "odds rows") {
+            race.complete = false;
+        }
     }
 
-    fn odds(
+    fn read_odds<F: JsonScalar>(
         &mut self,
         at: usize,
-        raw: &RawValue,
+        odds: &OddsJson<F>,
     ) -> Result<(usize, Option<Offer>, DateTime<Utc>), Rejection> {
-        let odds: RawOdds<'_> = parse_object(raw.get()).ok_or_else(|| {
-            (
-                "bad_odds",
-                raw.get().chars().take(SAMPLE_CHARS / 2).collect(),
-            )
-        })?;
         let name = odds.bookmaker.text();
         let bookmaker = name.and_then(|name| self.bookmakers.intern(at, &name));
         let bookmaker =
             bookmaker.ok_or_else(|| ("no_bookmaker", "no bookmaker's name".to_owned()))?;
-        let offer = price::offer(&odds).map_err(|bad| {
+        let offer = price::read_offer(odds).map_err(|bad| {
             let name = odds.bookmaker.name();
-            ("bad_decimal", format!("{name}: decimal {:?}", bad.0))
+            ("bad_decimal", format!("{name}: decimal {bad:?}"))
         })?;
         let observed_at = self.timestamps.parse(odds.updated.text().as_deref());
         Ok((bookmaker, offer, observed_at))
     }
-}
-
-fn nothing_offered(race: &EventSnapshot, selection: &Selection) -> bool {
-    selection.status.is_withdrawn() || race.event.status.is_final()
-}
-
-fn sample(raw: &RawValue) -> String {
-    raw.get().chars().take(SAMPLE_CHARS).collect()
 }
 
 fn usable_id<F: JsonScalar>(field: &F) -> Result<String, Rejection> {
@@ -355,24 +290,12 @@ fn usable_id<F: JsonScalar>(field: &F) -> Result<String, Rejection> {
     Ok(id.into_owned())
 }
 
-/// Price rows of a rejected race, or one if it has none.
-fn count_odds(runners: &RawRows<'_, MAX_RUNNERS>) -> u64 {
-    let rows = runners.kept.iter().map(|raw| {
-        let runner = parse_object::<RawRunner<'_>>(raw.get());
-        runner.map_or(0, |runner| odds_rows(&runner))
-    });
-    rows.sum::<u64>().max(1)
-}
-
-/// Price rows of a rejected runner, or one if it has none.
-fn odds_of(runner: &RawRunner<'_>) -> u64 {
-    odds_rows(runner).max(1)
-}
-
-fn odds_rows(runner: &RawRunner<'_>) -> u64 {
-    let odds: RawRows<'_, MAX_ODDS> = parse_rows(runner.odds).unwrap_or_default();
-    odds.kept.len() as u64 + odds.over
+/// The number of a runner's price rows. A rejected race or runner counts as its price rows, or as one if it has
+/// none.
+fn odds_rows<F, const LENIENT: bool>(runner: &RunnerJson<F, LENIENT>) -> u64 {
+    let odds = runner.odds.0.as_ref();
+    odds.map_or(0, |odds| odds.kept.len() as u64 + odds.over)
 }
 
 #[cfg(test)]
-mod laws;
+mod properties;

@@ -6,18 +6,20 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::answer::{ParsedCards, parse_cards};
+use super::answer::parse_cards;
 use super::{CachedResponse, RacingApi, SOURCE};
-use crate::http::{MAX_BODY, ProviderRequest, ProviderResponse, Url};
+use crate::http::{ProviderResponse, Url};
 use crate::{FeedError, FetchSummary};
 use oddsd_core::diff::EventSink;
-use oddsd_core::model::{EventId, Fingerprint, RejectedRows, Scope, SnapshotMeta};
+use oddsd_core::model::{Bookmaker, EventId, Fingerprint, RejectedRows, Scope, SnapshotMeta};
 
-/// The result of a call for one race.
-enum RaceFetch {
-    /// The sink knows its text.
-    Unchanged(Fingerprint),
-    Parsed(Box<ParsedCards>, Option<Fingerprint>),
+/// The results of the calls for several races.
+struct RacesFetch<'a> {
+    now: DateTime<Utc>,
+    to: &'a mut dyn EventSink,
+    bookmakers: Vec<Bookmaker>,
+    rejects: RejectedRows,
+    bodies: Vec<String>,
 }
 
 impl RacingApi {
@@ -28,55 +30,41 @@ impl RacingApi {
         to: &mut dyn EventSink,
     ) -> Result<FetchSummary, FeedError> {
         to.start(now);
-        let mut found = ParsedCards::default();
+        let mut fetch = RacesFetch {
+            now,
+            to,
+            bookmakers: Vec::new(),
+            rejects: RejectedRows::default(),
+            bodies: Vec::new(),
+        };
         let mut answered = Vec::with_capacity(ids.len());
-        let mut rejects = RejectedRows::default();
         let mut first_failure = None;
-        let mut bodies = Vec::new();
         for id in ids {
             if answered.contains(id) {
                 continue;
             }
             let url = self.race_url(id)?;
             self.races.wait().await;
-            match self.fetch_race(url, id, now, to, &mut bodies).await {
-                Ok(RaceFetch::Unchanged(fingerprint)) => {
-                    to.mark_unchanged(&fingerprint);
-                    answered.push(id.clone());
-                }
-                Ok(RaceFetch::Parsed(mut race, fingerprint)) => {
-                    let others = keep_only(&mut race, id);
-                    let found_it = !race.events.is_empty();
-                    if !found_it || others > 0 {
-                        rejects.add_rows("not_the_race", others.max(1), id);
-                    }
-                    if found_it {
-                        answered.push(id.clone());
-                    }
-                    for event in race.events.drain(..) {
-                        to.push(event, fingerprint);
-                    }
-                    found.append(*race);
-                }
-                Err(FeedError::NotFound { .. }) => answered.push(id.clone()),
+            match self.fetch_race(url, id, &mut fetch).await {
+                Ok(true) | Err(FeedError::NotFound(_)) => answered.push(id.clone()),
+                Ok(false) => {}
                 Err(
-                    error @ (FeedError::Unauthorized { .. }
+                    error @ (FeedError::Unauthorized(_)
                     | FeedError::RateLimited { .. }
-                    | FeedError::Unreachable { .. }
+                    | FeedError::Unreachable(_)
                     | FeedError::Ended),
                 ) => return Err(error),
                 Err(
-                    error @ (FeedError::BadRequest { .. }
-                    | FeedError::ServerError { .. }
-                    | FeedError::BadAnswer { .. }
-                    | FeedError::TooLarge { .. }),
+                    error @ (FeedError::BadRequest(_)
+                    | FeedError::ServerError(_)
+                    | FeedError::BadAnswer(_)
+                    | FeedError::TooLarge(_)),
                 ) => {
-                    rejects.add("race_failed", &error);
+                    fetch.rejects.add("race_failed", &error);
                     first_failure.get_or_insert(error);
                 }
             }
         }
-        found.rejected.merge(rejects);
         if let Some(error) = first_failure
             && answered.is_empty()
         {
@@ -86,93 +74,92 @@ impl RacingApi {
             source: SOURCE.into(),
             as_of: now,
             scope: Scope::Events(answered),
-            bookmakers: found.bookmakers,
-            rejected: found.rejected,
+            bookmakers: fetch.bookmakers,
+            rejected: fetch.rejects,
         };
-        Ok(FetchSummary { meta, bodies })
+        Ok(FetchSummary {
+            meta,
+            bodies: fetch.bodies,
+        })
     }
 
-    /// Hands nothing over: a response that fails while it is parsed must leave nothing behind.
+    /// Returns whether the response holds the race. The response is parsed whole before the race is handed over:
+    /// one that fails while it is parsed must leave nothing behind.
     async fn fetch_race(
         &mut self,
         url: Url,
         id: &EventId,
-        now: DateTime<Utc>,
-        to: &mut dyn EventSink,
-        bodies: &mut Vec<String>,
-    ) -> Result<RaceFetch, FeedError> {
-        let is_it = |to: &dyn EventSink, fingerprint| {
+        fetch: &mut RacesFetch<'_>,
+    ) -> Result<bool, FeedError> {
+        let is_the_race = |to: &dyn EventSink, fingerprint| {
             to.find_unchanged(fingerprint)
                 .is_some_and(|known| known == *id)
         };
-        let reusable = self.reusable(&url, to);
+        let reusable = self.reusable(&url, fetch.to);
         let reusable = reusable.filter(|cached| {
             cached
                 .fingerprints
                 .first()
-                .is_some_and(|fingerprint| is_it(to, fingerprint))
+                .is_some_and(|fingerprint| is_the_race(fetch.to, fingerprint))
         });
-        let request = ProviderRequest {
-            url: url.clone(),
-            auth: self.auth(),
-            validators: reusable.map(|cached| &cached.validators),
-            max_body: MAX_BODY,
-        };
-        let (answer, body) = self.http.get(request, now).await?;
-        let validators = match answer {
-            ProviderResponse::Fresh { validators, .. } => validators,
-            ProviderResponse::NotModified => {
-                let cached = self.cached.get_mut(&url);
-                let cached = cached.expect("only a cached response makes a request conditional");
-                cached.requested_at = now;
-                return Ok(RaceFetch::Unchanged(cached.fingerprints[0]));
-            }
+        let validators = reusable.map(|cached| &cached.validators);
+        let request = self
+            .http
+            .get(url.clone(), self.auth(), validators, fetch.now);
+        let ProviderResponse::Fresh {
+            validators, body, ..
+        } = request.await?
+        else {
+            let cached = self.renew_cached(&url, fetch.now);
+            fetch.to.mark_unchanged(&cached.fingerprints[0]);
+            return Ok(true);
         };
         let fingerprint = Fingerprint::compute(body.as_bytes());
-        let fetched = match is_it(to, &fingerprint) {
-            true => RaceFetch::Unchanged(fingerprint),
-            false => {
-                let race = parse_cards(&body, now)?;
-                let clean = race.rejected.is_empty() && race.races_seen == 1;
-                let clean = clean && race.events.iter().all(|race| race.event.id == *id);
-                RaceFetch::Parsed(Box::new(race), clean.then_some(fingerprint))
+        let (mut found, mut whole) = (true, true);
+        if is_the_race(fetch.to, &fingerprint) {
+            fetch.to.mark_unchanged(&fingerprint);
+        } else {
+            let parsed = parse_cards(&body, fetch.now)?;
+            let (races, others): (Vec<_>, Vec<_>) = parsed
+                .events
+                .into_iter()
+                .partition(|race| race.event.id == *id);
+            whole = parsed.rejected.is_empty() && parsed.races_seen == 1 && others.is_empty();
+            found = !races.is_empty();
+            let other_prices: usize = others.iter().map(|race| race.prices.len()).sum();
+            if !found || other_prices > 0 {
+                let rows = other_prices.max(1) as u64;
+                fetch.rejects.add_rows("not_the_race", rows, id);
             }
-        };
-        let whole = !matches!(fetched, RaceFetch::Parsed(_, None));
+            for race in races {
+                fetch.to.push(race, whole.then_some(fingerprint));
+            }
+            fetch.rejects.merge(parsed.rejected);
+            for bookmaker in parsed.bookmakers {
+                if fetch.bookmakers.iter().all(|b| b.id != bookmaker.id) {
+                    fetch.bookmakers.push(bookmaker);
+                }
+            }
+        }
         let cached = CachedResponse {
             validators,
             fingerprints: Arc::new([fingerprint]),
             whole,
             total: None,
-            requested_at: now,
+            requested_at: fetch.now,
         };
         self.cached.insert(url, cached);
         if self.settings.keep_bodies {
-            bodies.push(body);
+            fetch.bodies.push(body);
         }
-        Ok(fetched)
+        Ok(found)
     }
 
     fn race_url(&self, id: &EventId) -> Result<Url, FeedError> {
         // URLs drop an empty or dotted part, and the rest would request the whole day.
         if matches!(id.as_str(), "" | "." | "..") {
-            return Err(FeedError::BadRequest {
-                detail: format!("{id:?} is no race id"),
-            });
+            return Err(FeedError::BadRequest(format!("{id:?} is no race id")));
         }
         Ok(self.url(&["racecards", id.as_str(), "pro"]))
     }
-}
-
-/// Drops other races than the requested one, and returns the number of their prices.
-fn keep_only(page: &mut ParsedCards, id: &EventId) -> u64 {
-    let prices = |page: &ParsedCards| {
-        page.events
-            .iter()
-            .map(|e| e.prices.len() as u64)
-            .sum::<u64>()
-    };
-    let before = prices(page);
-    page.events.retain(|found| found.event.id == *id);
-    before - prices(page)
 }

@@ -64,88 +64,61 @@ fn latest(early: DateTime<Utc>, late: DateTime<Utc>, as_of: DateTime<Utc>) -> Da
         .unwrap_or(as_of)
 }
 
-/// Caches parsed times. They repeat, and lie in the same few hours, so the time zone is consulted once for each
-/// hour.
+/// Parses times faster: those that follow each other are mostly in one hour, so its text is parsed, and the time
+/// zone consulted, once.
 pub(super) struct TimestampCache {
     as_of: DateTime<Utc>,
-    /// The last few texts: one `updated` may serve a whole race, or each bookmaker has its own.
-    last: [(String, DateTime<Utc>); CACHED_TIMES],
-    turn: usize,
-    /// The text of an hour, and the two moments at which it may begin.
+    /// The text of an hour, `2025-10-13 14:`, and the two moments at which it may begin.
     hour: (String, DateTime<Utc>, DateTime<Utc>),
 }
-
-const CACHED_TIMES: usize = 4;
-/// Lengths of `2025-10-13 14:` and `2025-10-13 14:11:07`.
-const HOUR_CHARS: usize = 14;
-const TIME_CHARS: usize = 19;
 
 impl TimestampCache {
     pub(super) fn new(as_of: DateTime<Utc>) -> Self {
         Self {
             as_of,
-            last: std::array::from_fn(|_| (String::new(), as_of)),
-            turn: 0,
             hour: (String::new(), as_of, as_of),
         }
     }
 
     /// Returns the same as [`observed_at`].
     pub(super) fn parse(&mut self, updated: Option<&str>) -> DateTime<Utc> {
-        let Some(text) = updated else {
-            return self.as_of;
-        };
-        // Unused slots hold "", which is never summary up.
-        if let Some((_, at)) = self.last.iter().find(|(known, _)| known == text) {
-            return *at;
-        }
-        let at = match self.in_known_hour(text) {
-            Some((early, late)) => latest(early, late, self.as_of),
-            None => {
-                self.cache_hour(text);
-                observed_at(updated, self.as_of)
+        match updated.and_then(split_hour) {
+            Some((hour, since)) if self.find_hour(hour) => {
+                let (_, early, late) = &self.hour;
+                latest(*early + since, *late + since, self.as_of)
             }
-        };
-        let (known, known_at) = &mut self.last[self.turn];
-        known.clear();
-        known.push_str(text);
-        *known_at = at;
-        self.turn = (self.turn + 1) % CACHED_TIMES;
-        at
-    }
-
-    fn in_known_hour(&self, text: &str) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
-        let (hour, early, late) = &self.hour;
-        if text.len() != TIME_CHARS || hour.is_empty() {
-            return None;
+            _ => observed_at(updated, self.as_of),
         }
-        let rest = text.strip_prefix(hour.as_str())?;
-        let [m1, m2, b':', s1, s2] = *rest.as_bytes() else {
-            return None;
-        };
-        let two = |tens: u8, ones: u8| {
-            let digits = tens.is_ascii_digit() && ones.is_ascii_digit();
-            let number = digits.then(|| i64::from(tens - b'0') * 10 + i64::from(ones - b'0'))?;
-            (number < 60).then_some(number)
-        };
-        let since = Duration::seconds(two(m1, m2)? * 60 + two(s1, s2)?);
-        Some((*early + since, *late + since))
     }
 
-    /// Britain has changed its clocks only on full hours in this century, so an hour has one offset.
-    fn cache_hour(&mut self, text: &str) {
-        let Some(hour) = text.get(..HOUR_CHARS) else {
-            return;
-        };
-        if text.len() == TIME_CHARS
-            && hour.starts_with("20")
-            && hour.ends_with(':')
-            && let Some(begins) = local_time(&format!("{hour}00:00"))
-        {
+    /// Makes `hour` the cached one; false if it is no hour. Britain has changed its clocks only on full hours in
+    /// this century, so an hour has one offset.
+    fn find_hour(&mut self, hour: &str) -> bool {
+        if self.hour.0 != hour {
+            let Some(begins) = local_time(&format!("{hour}00:00")) else {
+                return false;
+            };
             let (early, late) = uk_time(begins);
             self.hour = (hour.to_owned(), early, late);
         }
+        true
     }
+}
+
+/// Splits `2025-10-13 14:11:07` into the text of its hour and the time since that began. `None` for any other
+/// form, and for another century.
+fn split_hour(text: &str) -> Option<(&str, Duration)> {
+    let (hour, rest) = text.split_at_checked("2025-10-13 14:".len())?;
+    let [m1, m2, b':', s1, s2] = *rest.as_bytes() else {
+        return None;
+    };
+    let two = |tens: u8, ones: u8| {
+        let digits = tens.is_ascii_digit() && ones.is_ascii_digit();
+        let number = digits.then(|| i64::from(tens - b'0') * 10 + i64::from(ones - b'0'))?;
+        (number < 60).then_some(number)
+    };
+    let since = Duration::seconds(two(m1, m2)? * 60 + two(s1, s2)?);
+    (hour.starts_with("20") && hour.ends_with(':')).then_some((hour, since))
 }
 
 fn local_time(text: &str) -> Option<NaiveDateTime> {

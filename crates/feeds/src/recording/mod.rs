@@ -17,7 +17,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, NaiveDateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -80,25 +80,20 @@ pub struct Recording {
 impl Recording {
     pub fn open(path: impl AsRef<Path>) -> anyhow::Result<Self> {
         let name = path.as_ref().display().to_string();
-        let file = File::open(path);
-        file.and_then(|file| LineReader::new(BufReader::new(file)))
-            .map(|lines| Self::from_lines(name.clone(), lines))
+        let file = File::open(path).map_err(anyhow::Error::from);
+        file.and_then(|file| Self::from_reader(&name, BufReader::new(file)))
             .with_context(|| format!("cannot open the recording {name}"))
     }
 
     /// Reads a recording that is not a file. `name` stands for the path in errors.
     pub fn from_reader(name: &str, source: impl BufRead + Send + 'static) -> anyhow::Result<Self> {
-        Ok(Self::from_lines(name.to_owned(), LineReader::new(source)?))
-    }
-
-    fn from_lines(name: String, lines: LineReader) -> Self {
-        Self {
-            name,
-            lines,
+        Ok(Self {
+            name: name.to_owned(),
+            lines: LineReader::new(source)?,
             line: Vec::new(),
             number: 0,
             last_at: None,
-        }
+        })
     }
 
     /// The path that it was opened by.
@@ -238,13 +233,10 @@ impl RecordEnvelope<'_> {
 
 /// The scope of the request parameters `{"date": "2025-10-14"}`.
 fn requested_day(params: &str) -> Option<Scope> {
-    #[derive(Deserialize)]
-    struct RequestParams {
-        date: NaiveDate,
-    }
-    let params: RequestParams = serde_json::from_str(params).ok()?;
+    let params: serde_json::Value = serde_json::from_str(params).ok()?;
+    let day = params["date"].as_str()?.parse().ok()?;
     Some(Scope::Days {
-        days: vec![params.date],
+        days: vec![day],
         regions: Vec::new(),
     })
 }

@@ -18,13 +18,8 @@ const WINDOW_LOG: u32 = 24;
 
 pub struct Recorder {
     path: PathBuf,
-    output: RecordingOutput,
+    output: Box<dyn Write + Send>,
     seq: u64,
-}
-
-enum RecordingOutput {
-    Plain(File),
-    Zstd(Box<zstd::stream::AutoFinishEncoder<'static, File>>),
 }
 
 #[derive(Serialize)]
@@ -47,14 +42,14 @@ impl Recorder {
                 path.display()
             )
         })?;
-        let output = if path.extension().is_some_and(|e| e == "zst") {
+        let output: Box<dyn Write + Send> = if path.extension().is_some_and(|e| e == "zst") {
             let mut encoder = zstd::Encoder::new(file, zstd::DEFAULT_COMPRESSION_LEVEL)?;
             encoder.window_log(WINDOW_LOG)?;
             encoder.long_distance_matching(true)?;
             encoder.include_checksum(true)?;
-            RecordingOutput::Zstd(Box::new(encoder.auto_finish()))
+            Box::new(encoder.auto_finish())
         } else {
-            RecordingOutput::Plain(file)
+            Box::new(file)
         };
         Ok(Self {
             path,
@@ -79,11 +74,8 @@ impl Recorder {
             bodies,
         })?;
         line.push(b'\n');
-        let output: &mut dyn Write = match &mut self.output {
-            RecordingOutput::Plain(file) => file,
-            RecordingOutput::Zstd(encoder) => encoder,
-        };
-        let written = output.write_all(&line).and_then(|()| output.flush());
+        let written = self.output.write_all(&line);
+        let written = written.and_then(|()| self.output.flush());
         written.with_context(|| {
             format!(
                 "cannot write record {} to {}; is the disk full?",

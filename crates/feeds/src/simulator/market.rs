@@ -11,7 +11,7 @@ const MAX_STEADY_MOVE: usize = 3;
 pub(super) const TREND_TICKS: usize = 6;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PriceTrend {
+pub enum PriceTrend {
     Steady,
     /// Shortens at each of its scripted events.
     Steamer,
@@ -20,11 +20,11 @@ pub(super) enum PriceTrend {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum QuoteState {
+pub enum QuoteState {
     Priced,
     /// Written "-": not opened yet.
     NotYet,
-    /// Written "SP" / "0": starting price only.
+    /// Written "SP" / "0": bets are taken at the starting price only.
     StartingPrice,
 }
 

@@ -16,10 +16,10 @@ use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc}
 use chrono_tz::Europe::London;
 use fastrand::Rng;
 
-use self::market::{BookmakerQuote, PriceTrend, QuoteState, SimulatedRace, SimulatedRunner};
+use self::market::{BookmakerQuote, SimulatedRace, SimulatedRunner};
+pub use self::market::{PriceTrend, QuoteState};
 pub use self::scenario::{ScriptedEvent, ScriptedEventKind};
-use crate::{FeedError, FetchRequest, FetchResult, FetchSummary, racing_api};
-use oddsd_core::diff::EventSink;
+use crate::{FeedError, FetchRequest, FetchResult, racing_api};
 use oddsd_core::model::{Scope, Snapshot};
 
 pub const SOURCE: &str = "simulator";
@@ -116,8 +116,39 @@ impl RaceDay {
         &self.script
     }
 
-    pub fn day(&self) -> NaiveDate {
-        self.day
+    /// The card, or some of its races, as a feed.
+    pub fn fetch(
+        &mut self,
+        request: &FetchRequest,
+        now: DateTime<Utc>,
+    ) -> Result<FetchResult, FeedError> {
+        let (bodies, scope) = match request {
+            FetchRequest::Everything => {
+                let scope = Scope::Days {
+                    days: vec![self.day],
+                    regions: Vec::new(),
+                };
+                (vec![self.card_at(now)], scope)
+            }
+            FetchRequest::Events(ids) => {
+                let bodies = ids.iter().filter_map(|id| self.race_at(id.as_str(), now));
+                (bodies.collect(), Scope::Events(ids.clone()))
+            }
+        };
+        let mut found = racing_api::parse_pages(bodies.iter().map(String::as_str), now)?;
+        let source: Arc<str> = SOURCE.into();
+        for event in &mut found.events {
+            event.event.source = source.clone();
+        }
+        let snapshot = Snapshot {
+            source,
+            as_of: now,
+            scope,
+            events: found.events,
+            bookmakers: found.bookmakers,
+            rejected: found.rejected,
+        };
+        Ok(FetchResult { snapshot, bodies })
     }
 
     fn race_body<'a>(&self, race: &'a SimulatedRace) -> card::RaceBody<'a> {
@@ -148,82 +179,26 @@ impl RaceDay {
     }
 }
 
-/// A simulated day as a feed.
-pub struct Simulator {
-    pub day: RaceDay,
-}
-
-impl Simulator {
-    pub fn new(day: RaceDay) -> Self {
-        Self { day }
-    }
-
-    /// [`Self::fetch`], event by event.
-    pub async fn read(
-        &mut self,
-        ask: &FetchRequest,
-        now: DateTime<Utc>,
-        to: &mut dyn EventSink,
-    ) -> Result<FetchSummary, FeedError> {
-        Ok(self.fetch(ask, now).await?.hand_over(to))
-    }
-
-    pub async fn fetch(
-        &mut self,
-        ask: &FetchRequest,
-        now: DateTime<Utc>,
-    ) -> Result<FetchResult, FeedError> {
-        let (bodies, scope) = match ask {
-            FetchRequest::Everything => {
-                let scope = Scope::Days {
-                    days: vec![self.day.day()],
-                    regions: Vec::new(),
-                };
-                (vec![self.day.card_at(now)], scope)
-            }
-            FetchRequest::Events(ids) => {
-                let bodies = ids
-                    .iter()
-                    .filter_map(|id| self.day.race_at(id.as_str(), now));
-                (bodies.collect(), Scope::Events(ids.clone()))
-            }
-        };
-        let mut found = racing_api::ParsedCards::default();
-        for body in &bodies {
-            found.append(racing_api::parse_cards(body, now)?);
-        }
-        let source: Arc<str> = SOURCE.into();
-        for event in &mut found.events {
-            event.event.source = source.clone();
-        }
-        let snapshot = Snapshot {
-            source,
-            as_of: now,
-            scope,
-            events: found.events,
-            bookmakers: found.bookmakers,
-            rejected: found.rejected,
-        };
-        Ok(FetchResult { snapshot, bodies })
-    }
-}
-
 fn json(card: &impl serde::Serialize) -> String {
     serde_json::to_string(card).expect("text and lists always become JSON")
 }
 
 fn horse_names(rng: &mut Rng) -> Vec<String> {
-    let mut names: Vec<_> = names::HORSE_FIRST
-        .iter()
-        .flat_map(|first| names::HORSE_SECOND.map(|second| format!("{first} {second}")))
-        .collect();
+    let mut names = Vec::new();
+    for first in names::HORSE_FIRST.split_whitespace() {
+        let second = names::HORSE_SECOND.split_whitespace();
+        names.extend(second.map(|second| format!("{first} {second}")));
+    }
     rng.shuffle(&mut names);
     names
 }
 
-fn person(last: &[&str], rng: &mut Rng) -> String {
-    let first = names::PEOPLE_FIRST[rng.usize(..names::PEOPLE_FIRST.len())];
-    format!("{first} {}", last[rng.usize(..last.len())])
+fn person(last_names: &'static str, rng: &mut Rng) -> String {
+    let mut pick = |names: &'static str| {
+        let names: Vec<_> = names.split_whitespace().collect();
+        names[rng.usize(..names.len())]
+    };
+    format!("{} {}", pick(names::PEOPLE_FIRST), pick(last_names))
 }
 
 fn new_race(
@@ -249,8 +224,8 @@ fn new_race(
             horse: horses
                 .pop()
                 .unwrap_or_else(|| format!("Late Entry {n} {place}")),
-            jockey: person(&names::JOCKEYS_LAST, rng),
-            trainer: person(&names::TRAINERS_LAST, rng),
+            jockey: person(names::JOCKEYS_LAST, rng),
+            trainer: person(names::TRAINERS_LAST, rng),
             number: place + 1,
             age: rng.u8(4..=11),
             lbs: rng.u32(140..=168),

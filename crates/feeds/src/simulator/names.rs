@@ -27,118 +27,27 @@ pub(super) const RACES: [&str; 8] = [
     "Last Bus Home Open Bumper",
 ];
 
-pub(super) const HORSE_FIRST: [&str; 36] = [
-    "Amber",
-    "Borrowed",
-    "Cobbled",
-    "Dusty",
-    "Eastern",
-    "Forgotten",
-    "Gentle",
-    "Hollow",
-    "Ivory",
-    "Jubilant",
-    "Kindly",
-    "Lantern",
-    "Midnight",
-    "Northern",
-    "Olive",
-    "Patient",
-    "Quiet",
-    "Russet",
-    "Silver",
-    "Tangled",
-    "Upland",
-    "Velvet",
-    "Wandering",
-    "Yonder",
-    "Barley",
-    "Copper",
-    "Drifting",
-    "Ember",
-    "Feather",
-    "Granite",
-    "Harbour",
-    "Juniper",
-    "Marble",
-    "Nettle",
-    "Pepper",
-    "Winter",
-];
+/// This and the lists below are separated by spaces.
+pub(super) const HORSE_FIRST: &str = "\
+    Amber Borrowed Cobbled Dusty Eastern Forgotten Gentle Hollow Ivory Jubilant Kindly Lantern \
+    Midnight Northern Olive Patient Quiet Russet Silver Tangled Upland Velvet Wandering Yonder \
+    Barley Copper Drifting Ember Feather Granite Harbour Juniper Marble Nettle Pepper Winter";
 
-pub(super) const HORSE_SECOND: [&str; 36] = [
-    "Almanac",
-    "Bellows",
-    "Causeway",
-    "Dowry",
-    "Envoy",
-    "Fiddler",
-    "Gable",
-    "Hymn",
-    "Inkwell",
-    "Jester",
-    "Kettle",
-    "Ledger",
-    "Milestone",
-    "Nocturne",
-    "Orchard",
-    "Parable",
-    "Quill",
-    "Riddle",
-    "Sonnet",
-    "Tinker",
-    "Umbrella",
-    "Verse",
-    "Weathervane",
-    "Yarn",
-    "Anthem",
-    "Bramble",
-    "Compass",
-    "Draper",
-    "Ferryman",
-    "Gambit",
-    "Hazel",
-    "Locket",
-    "Meadow",
-    "Pilgrim",
-    "Ransom",
-    "Thimble",
-];
+pub(super) const HORSE_SECOND: &str = "\
+    Almanac Bellows Causeway Dowry Envoy Fiddler Gable Hymn Inkwell Jester Kettle Ledger Milestone \
+    Nocturne Orchard Parable Quill Riddle Sonnet Tinker Umbrella Verse Weathervane Yarn Anthem \
+    Bramble Compass Draper Ferryman Gambit Hazel Locket Meadow Pilgrim Ransom Thimble";
 
-pub(super) const PEOPLE_FIRST: [&str; 14] = [
-    "Alfie", "Bryn", "Callum", "Dervla", "Edie", "Fergal", "Gwen", "Hamish", "Isla", "Jory",
-    "Kitty", "Lachlan", "Morwenna", "Ned",
-];
+pub(super) const PEOPLE_FIRST: &str = "\
+    Alfie Bryn Callum Dervla Edie Fergal Gwen Hamish Isla Jory Kitty Lachlan Morwenna Ned";
 
-pub(super) const JOCKEYS_LAST: [&str; 12] = [
-    "Ashgrove",
-    "Birkett-Lowe",
-    "Cragside",
-    "Dunmallet",
-    "Elmhirst",
-    "Fallowby",
-    "Garthwick",
-    "Hexley",
-    "Inglethorpe",
-    "Jarrowby",
-    "Kelderton",
-    "Larkspur",
-];
+pub(super) const JOCKEYS_LAST: &str = "\
+    Ashgrove Birkett-Lowe Cragside Dunmallet Elmhirst Fallowby Garthwick Hexley Inglethorpe Jarrowby \
+    Kelderton Larkspur";
 
-pub(super) const TRAINERS_LAST: [&str; 12] = [
-    "Marchbank",
-    "Netherby",
-    "Oxencombe",
-    "Pendrake",
-    "Quarmby",
-    "Rookhope",
-    "Saltmarsh",
-    "Thornleigh",
-    "Ullesby",
-    "Vaisey-Holt",
-    "Wraxford",
-    "Yelverstone",
-];
+pub(super) const TRAINERS_LAST: &str = "\
+    Marchbank Netherby Oxencombe Pendrake Quarmby Rookhope Saltmarsh Thornleigh Ullesby Vaisey-Holt \
+    Wraxford Yelverstone";
 
 /// A small day has the first few.
 pub(super) const BOOKMAKERS: [&str; 28] = [

@@ -18,29 +18,19 @@ pub struct ScriptedEvent {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ScriptedEventKind {
-    /// The market shortens this horse by one tick; scheduled several times for one horse.
-    Shortens {
+    /// The market moves this horse by one tick along its trend; scheduled several times for one horse.
+    Moves {
         horse_id: String,
-    },
-    /// The market lengthens this horse by one tick.
-    Lengthens {
-        horse_id: String,
+        trend: PriceTrend,
     },
     NonRunner {
         horse_id: String,
     },
     Abandoned,
-    /// This bookmaker offers no price on the race ("-") until it [`ScriptedEventKind::Opens`].
-    NotYet {
+    /// This bookmaker quotes the race in this way from now on.
+    Quotes {
         bookmaker: &'static str,
-    },
-    /// This bookmaker takes bets on the race at the starting price only.
-    StartingPriceOnly {
-        bookmaker: &'static str,
-    },
-    /// This bookmaker offers prices on the race (again).
-    Opens {
-        bookmaker: &'static str,
+        state: QuoteState,
     },
     /// At the race's course, for all races there.
     Going {
@@ -65,6 +55,7 @@ pub(super) fn write_script(
     opens_at: DateTime<Utc>,
     rng: &mut Rng,
 ) -> Vec<ScriptedEvent> {
+    let quotes = |bookmaker, state| ScriptedEventKind::Quotes { bookmaker, state };
     let mut script = Vec::new();
     let last = races.len() - 1;
     for (n, race) in races.iter_mut().enumerate() {
@@ -88,13 +79,13 @@ pub(super) fn write_script(
         if often(2) && bookmakers > 0 {
             let bookmaker = names::BOOKMAKERS[bookmakers - 1];
             let morning = (off_at - opens_at).num_minutes();
-            schedule(morning, ScriptedEventKind::NotYet { bookmaker });
-            schedule(LATE_BOOK, ScriptedEventKind::Opens { bookmaker });
+            schedule(morning, quotes(bookmaker, QuoteState::NotYet));
+            schedule(LATE_BOOK, quotes(bookmaker, QuoteState::Priced));
         }
         if often(4) && bookmakers > 1 {
             let bookmaker = names::BOOKMAKERS[bookmakers / 2 - usize::from(bookmakers == 2)];
-            schedule(SP_FROM, ScriptedEventKind::StartingPriceOnly { bookmaker });
-            schedule(SP_UNTIL, ScriptedEventKind::Opens { bookmaker });
+            schedule(SP_FROM, quotes(bookmaker, QuoteState::StartingPrice));
+            schedule(SP_UNTIL, quotes(bookmaker, QuoteState::Priced));
         }
         if n == 0 {
             let going = names::GOINGS[0];
@@ -118,10 +109,13 @@ fn add_steamer_and_drifter(
     let (drifter, steamer) = (order[1], order[order.len() / 2]);
     for push in 0..TREND_TICKS as i64 {
         let before = FIRST_PUSH - push * BETWEEN_PUSHES;
-        let horse_id = race.runners[steamer].horse_id.clone();
-        schedule(before, ScriptedEventKind::Shortens { horse_id });
-        let horse_id = race.runners[drifter].horse_id.clone();
-        schedule(before, ScriptedEventKind::Lengthens { horse_id });
+        for (runner, trend) in [
+            (steamer, PriceTrend::Steamer),
+            (drifter, PriceTrend::Drifter),
+        ] {
+            let horse_id = race.runners[runner].horse_id.clone();
+            schedule(before, ScriptedEventKind::Moves { horse_id, trend });
+        }
     }
     // Both need room on the ladder, and two ticks for bookmakers that differ from the market.
     let lowest = TREND_TICKS + 2;
@@ -168,38 +162,24 @@ pub(super) fn apply_event(
             .filter(|r| r.horse_id == id)
             .for_each(act);
     };
-    let mut new_state = None;
     match &event.kind {
-        ScriptedEventKind::Shortens { horse_id } | ScriptedEventKind::Lengthens { horse_id } => {
-            horse(horse_id, SimulatedRunner::follow_trend);
-        }
+        ScriptedEventKind::Moves { horse_id, .. } => horse(horse_id, SimulatedRunner::follow_trend),
         ScriptedEventKind::NonRunner { horse_id } => horse(horse_id, |runner| {
             runner.non_runner = true;
             runner.jockey = "NON-RUNNER".into();
         }),
         ScriptedEventKind::Abandoned => race.abandoned = true,
-        ScriptedEventKind::NotYet { bookmaker } => {
-            new_state = Some((*bookmaker, QuoteState::NotYet))
-        }
-        ScriptedEventKind::StartingPriceOnly { bookmaker } => {
-            new_state = Some((*bookmaker, QuoteState::StartingPrice));
-        }
-        ScriptedEventKind::Opens { bookmaker } => {
-            new_state = Some((*bookmaker, QuoteState::Priced))
+        ScriptedEventKind::Quotes { bookmaker, state } => {
+            let at = names::BOOKMAKERS.iter().position(|name| name == bookmaker);
+            let runners = race.runners.iter_mut();
+            let quotes = runners.filter_map(|runner| runner.quotes.get_mut(at?));
+            quotes.for_each(|quote| quote.state = *state);
         }
         ScriptedEventKind::Going { going } => {
             if let Some(at) = names::GOINGS.iter().position(|g| g == going) {
                 goings[race.course] = at;
             }
         }
-    }
-    if let Some((bookmaker, state)) = new_state {
-        let at = names::BOOKMAKERS.iter().position(|name| *name == bookmaker);
-        let quotes = race
-            .runners
-            .iter_mut()
-            .filter_map(|r| r.quotes.get_mut(at?));
-        quotes.for_each(|quote| quote.state = state);
     }
     race.updated = race.updated.max(event.at);
 }

@@ -2,6 +2,7 @@
 //! Feed, daemon and command tests use it.
 
 mod answers;
+pub mod races;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};

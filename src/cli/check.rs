@@ -374,7 +374,7 @@ async fn ping_cache(cache: &Cache, report: &mut CheckReport) {
             "cache",
             format!("answers in {} ms", started.elapsed().as_millis().max(1)),
         ),
-        Err(why @ CacheError::Refused { .. }) => {
+        Err(why @ CacheError::Refused(_)) => {
             report.fail("cache", BAD_CONFIGURATION, why.to_string())
         }
         Err(why) => report.fail(

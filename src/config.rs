@@ -9,6 +9,7 @@ use chrono_tz::Tz;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
+use strum::VariantNames;
 
 use crate::log::LogFormat;
 use crate::poller::PollerSettings;
@@ -398,9 +399,5 @@ fn listen(text: &str) -> Result<Listen, String> {
 }
 
 fn odds_format() -> impl TypedValueParser<Value = OddsFormat> {
-    let formats = [OddsFormat::Decimal, OddsFormat::American];
-    PossibleValuesParser::new(formats.map(OddsFormat::as_str)).map(move |text| {
-        let named = formats.into_iter().find(|format| format.as_str() == text);
-        named.expect("a possible value is a format")
-    })
+    PossibleValuesParser::new(OddsFormat::VARIANTS).try_map(|text| text.parse::<OddsFormat>())
 }

@@ -77,7 +77,7 @@ async fn removes_again(cache: &Cache) {
 
 pub fn refused(answer: Result<impl std::fmt::Debug, CacheError>, advice: &str) {
     match answer {
-        Err(why @ CacheError::Refused { .. }) => {
+        Err(why @ CacheError::Refused(_)) => {
             assert!(!why.is_retryable());
             let shown = why.to_string();
             assert!(shown.contains(advice), "{shown}");
@@ -94,7 +94,7 @@ async fn cache_down_at_start_is_used_when_it_is_up() {
     redis.kill().await;
     let cache = open_redis(&redis.url()).await;
     let answer = remove(&cache, "k").await;
-    assert!(matches!(answer, Err(CacheError::Down { .. })), "{answer:?}");
+    assert!(matches!(answer, Err(CacheError::Down(_))), "{answer:?}");
     redis.restart().await;
     recovered(&cache).await;
     assert_eq!(remove(&cache, "k").await, Ok(0));
@@ -122,17 +122,11 @@ async fn hanging_cache_costs_its_timeout_and_recovers() {
     recovered(&cache).await;
     redis.pause();
     let answer = remove(&cache, "k").await;
-    assert!(
-        matches!(answer, Err(CacheError::Timeout { .. })),
-        "{answer:?}"
-    );
+    assert!(matches!(answer, Err(CacheError::Timeout(_))), "{answer:?}");
     for _ in 0..5 {
         let answer = remove(&cache, "k").await;
         assert!(
-            matches!(
-                answer,
-                Err(CacheError::Timeout { .. } | CacheError::Down { .. })
-            ),
+            matches!(answer, Err(CacheError::Timeout(_) | CacheError::Down(_))),
             "{answer:?}"
         );
     }
@@ -357,10 +351,7 @@ async fn hanging_cache_does_not_queue_removals() {
     for removal in removals {
         let answer = removal.await.expect("no panic");
         assert!(
-            matches!(
-                answer,
-                Err(CacheError::Timeout { .. } | CacheError::Down { .. })
-            ),
+            matches!(answer, Err(CacheError::Timeout(_) | CacheError::Down(_))),
             "{answer:?}"
         );
     }
@@ -398,7 +389,7 @@ async fn untrusted_certificate_is_refused() {
     let url = format!("rediss://:{CANARY}@localhost:{tls_port}");
     let why = remove(&open_redis(&url).await, "k").await;
     let why = why.expect_err("an unknown certificate");
-    assert!(matches!(why, CacheError::Down { .. }), "{why:?}");
+    assert!(matches!(why, CacheError::Down(_)), "{why:?}");
     assert!(why.to_string().contains("InvalidCertificate"), "{why}");
     assert!(!format!("{why:?}").contains(CANARY), "{why:?}");
 

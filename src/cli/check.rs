@@ -337,7 +337,7 @@ async fn ping_cache(cache: &Cache, report: &mut CheckReport) {
             let ms = started.elapsed().as_millis().max(1);
             report.ok("cache", format!("answers in {ms} ms"));
         }
-        Err(why @ CacheError::Refused { .. }) => {
+        Err(why @ CacheError::Refused(_)) => {
             report.fail("cache", BAD_CONFIGURATION, why.to_string());
         }
         Err(why) => {

@@ -243,7 +243,7 @@ impl Relay {
             Ok(outcome) => outcome,
             Err(why) => {
                 let retry = self.report_failure(&claim.rows, &why);
-                self.store.postpone(&rows, retry, why.detail()).await?;
+                self.store.postpone(&rows, retry, &why.to_string()).await?;
                 return Ok(RelayOutcome::Failed {
                     rows: rows.len(),
                     retry,

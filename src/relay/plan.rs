@@ -83,7 +83,7 @@ impl PlannedRemoval {
             RetryEntry {
                 wait: retry_delay(entry.attempts, why),
                 entry,
-                error: Some(why.detail().to_owned()),
+                error: Some(why.to_string()),
             }
         });
         let record = (!gone.is_empty()).then(|| {

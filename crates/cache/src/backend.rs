@@ -115,7 +115,7 @@ impl Cache {
     ) -> Result<Lookup, CacheError> {
         match self {
             Self::Off => Ok(Lookup::in_process(None)),
-            Self::InProcess(memory) => Ok(Lookup::in_process(memory.get(key))),
+            Self::InProcess(memory) => Ok(Lookup::in_process(memory.local.get(key))),
             Self::Remote(remote) => remote.get(key, tags, deadline).await,
         }
     }
@@ -127,20 +127,16 @@ impl Cache {
         tags: &[Tag],
         lookup: &Lookup,
     ) -> Result<LeaseOutcome, CacheError> {
-        let seen = &lookup.seen;
         match self {
             Self::Off => Ok(LeaseOutcome::NoEpoch),
             Self::InProcess(memory) => {
-                let lease = memory.acquire_lease(key, tags, seen.version(), Instant::now());
-                Ok(match lease {
-                    Ok(Some(lease)) => {
-                        LeaseOutcome::Acquired(FillLease(LeaseState::InProcess(lease)))
-                    }
-                    Ok(None) => LeaseOutcome::Held,
-                    Err(_) => LeaseOutcome::Superseded,
-                })
+                let seen = lookup.entry.as_ref().map(|entry| entry.version);
+                Ok(memory.acquire_lease(key, tags, seen, Instant::now()))
             }
-            Self::Remote(remote) => remote.acquire_lease(key, tags, seen, GET_TIMEOUT).await,
+            Self::Remote(remote) => {
+                let seen = &lookup.seen_prefix;
+                remote.acquire_lease(key, tags, seen, GET_TIMEOUT).await
+            }
         }
     }
 
@@ -288,7 +284,7 @@ impl Cache {
     /// Returns the entry that this process holds without asking a server: valid, but maybe past its time to live.
     pub(super) fn get_l1(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
         match self {
-            Self::InProcess(memory) => memory.get_fast(key),
+            Self::InProcess(memory) => memory.local.get_fast(key),
             Self::Remote(remote) => remote.get_l1(key, now),
             Self::Off => None,
         }
@@ -334,7 +330,7 @@ impl Cache {
         match self {
             Self::Off => "none".into(),
             Self::InProcess(_) => "in-process".into(),
-            Self::Remote(remote) => remote.transport.host().into(),
+            Self::Remote(remote) => remote.transport.server().host.clone(),
         }
     }
 

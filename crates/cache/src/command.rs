@@ -50,6 +50,10 @@ impl CacheCommand {
         Self::new(CommandKind::Named(name), keys, args)
     }
 
+    pub fn unlink<K: Into<Bytes>>(names: impl IntoIterator<Item = K>) -> Self {
+        Self::named("UNLINK", names, NO_ARGS)
+    }
+
     fn new<K: Into<Bytes>, A: Into<Bytes>>(
         kind: CommandKind,
         keys: impl IntoIterator<Item = K>,

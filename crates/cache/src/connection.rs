@@ -1,18 +1,27 @@
-//! Whether the cache server can be reached, and the reason of the last failure. The transports report
+//! The cache server behind a transport: its limits, its clock, and whether it can be reached. The transports report
 //! to it; it writes the two log lines that operators grep for, at most one a minute while it is down.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::clock::ServerClock;
+use super::command::Limits;
 use super::error::CacheError;
 
 /// The log line of a cache that stays down is repeated this often.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
 
-pub(super) struct ConnectionStatus {
-    host: String,
+pub(super) struct ServerInfo {
+    pub limits: &'static Limits,
+    /// Host and port, never credentials.
+    pub host: String,
+    /// The time that an operation outside a request may take.
+    pub command_timeout: Duration,
+    pub clock: ServerClock,
+    run: Mutex<Option<Arc<str>>>,
     status: watch::Sender<ConnectionState>,
     throttle: Mutex<LogThrottle>,
 }
@@ -24,17 +33,27 @@ enum ConnectionState {
     Down(CacheError),
 }
 
-impl ConnectionStatus {
-    pub fn new(host: String) -> Self {
+impl ServerInfo {
+    pub fn new(limits: &'static Limits, host: String, command_timeout: Duration) -> Self {
         Self {
+            limits,
             host,
+            command_timeout,
+            clock: ServerClock::default(),
+            run: Mutex::default(),
             status: watch::Sender::new(ConnectionState::Untried),
             throttle: Mutex::default(),
         }
     }
 
-    pub fn host(&self) -> &str {
-        &self.host
+    /// The id of the server process; after a restart its memory may be another one.
+    pub fn run(&self) -> Result<Arc<str>, CacheError> {
+        let run = self.run.lock().clone();
+        run.ok_or_else(|| self.failure())
+    }
+
+    pub fn set_run(&self, run: Option<Arc<str>>) {
+        *self.run.lock() = run;
     }
 
     pub fn set_up(&self) {
@@ -73,9 +92,10 @@ impl ConnectionStatus {
     pub fn failure(&self) -> CacheError {
         match &*self.status.borrow() {
             ConnectionState::Down(why) => why.clone(),
-            ConnectionState::Untried | ConnectionState::Up => CacheError::Down {
-                detail: format!("not connected to {} (connecting goes on)", self.host),
-            },
+            ConnectionState::Untried | ConnectionState::Up => CacheError::Down(format!(
+                "not connected to {} (connecting goes on)",
+                self.host
+            )),
         }
     }
 

@@ -56,6 +56,22 @@ impl Entry {
         now.saturating_duration_since(self.stored_at)
     }
 
+    #[cfg(test)]
+    pub(super) fn sample(body: impl Into<Bytes>) -> Self {
+        Self {
+            body: body.into(),
+            version: 7,
+            absent: false,
+            snapshot: DbSnapshot::from_commit_count(1),
+            tags: Vec::new(),
+            stored_at: Instant::now(),
+            fresh: Duration::from_secs(60),
+            while_revalidating: Duration::ZERO,
+            on_error: Duration::ZERO,
+            load_time: Duration::from_millis(3),
+        }
+    }
+
     /// The time to live from `stored_at` on, stale time included.
     pub fn ttl(&self) -> Duration {
         self.fresh + self.while_revalidating.max(self.on_error)
@@ -198,16 +214,12 @@ mod tests {
 
     fn entry(body: &[u8]) -> Entry {
         Entry {
-            body: Bytes::copy_from_slice(body),
-            version: 7,
-            absent: false,
             snapshot: DbSnapshot::parse("3:9:3,5").expect("a snapshot"),
             tags: vec![Tag::event(&"rac 1".into()), Tag::event(&"x".into())],
-            stored_at: Instant::now(),
             fresh: Duration::from_secs(30),
             while_revalidating: Duration::from_secs(20),
             on_error: Duration::from_secs(30),
-            load_time: Duration::from_millis(3),
+            ..Entry::sample(body.to_vec())
         }
     }
 

@@ -9,60 +9,36 @@ const REPLY_CHARS: usize = 200;
 /// Why a cache operation failed: one variant for each reaction of a caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CacheError {
-    /// Not reachable, still loading, or failing over.
-    #[error("{detail}")]
-    Down {
-        /// The host and the cause.
-        detail: String,
-    },
-    /// No answer in time: whether the operation happened is unknown.
-    #[error("{detail}")]
-    Timeout {
-        /// The host, or the budget that was used up.
-        detail: String,
-    },
-    /// The server refused (password, rights, read-only, out of memory): an operator must act.
-    #[error("{detail}")]
-    Refused {
-        /// The host, its reply and what to do.
-        detail: String,
-    },
-    /// This value or key is over the backend's limit.
-    #[error("{detail}")]
-    TooLarge {
-        /// The size and the limit.
-        detail: String,
-    },
-    /// A reply that the backend does not document.
-    #[error("{detail}")]
-    Protocol {
-        /// The host and its reply.
-        detail: String,
-    },
+    /// Not reachable, still loading, or failing over. The text names the host and the cause.
+    #[error("{0}")]
+    Down(String),
+    /// No answer in time: whether the operation happened is unknown. The text names the host, or the budget that
+    /// was used up.
+    #[error("{0}")]
+    Timeout(String),
+    /// The server refused (password, rights, read-only, out of memory): an operator must act. The text has its
+    /// reply and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// This value or key is over the backend's limit. The text has the size and the limit.
+    #[error("{0}")]
+    TooLarge(String),
+    /// A reply that the backend does not document. The text names the host and the reply.
+    #[error("{0}")]
+    Protocol(String),
 }
 
 impl CacheError {
     /// The server replied, so other commands of the same batch may have been executed.
     pub(super) fn is_answer(&self) -> bool {
-        !matches!(self, Self::Down { .. } | Self::Timeout { .. })
+        !matches!(self, Self::Down(_) | Self::Timeout(_))
     }
 
     /// False: a retry fails again until an operator acts.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Down { .. } | Self::Timeout { .. } | Self::Protocol { .. } => true,
-            Self::Refused { .. } | Self::TooLarge { .. } => false,
-        }
-    }
-
-    /// The text of the error: host, cause and, where there is one, the remedy.
-    pub fn detail(&self) -> &str {
-        match self {
-            Self::Down { detail }
-            | Self::Timeout { detail }
-            | Self::Refused { detail }
-            | Self::TooLarge { detail }
-            | Self::Protocol { detail } => detail,
+            Self::Down(_) | Self::Timeout(_) | Self::Protocol(_) => true,
+            Self::Refused(_) | Self::TooLarge(_) => false,
         }
     }
 
@@ -74,18 +50,12 @@ impl CacheError {
         // come later, so the first known capital word decides.
         let mut words = reply.split(|c: char| !c.is_ascii_uppercase());
         match words.find_map(meaning) {
-            Some(Meaning::Refused(advice)) => Self::Refused {
-                detail: format!(
-                    "{host} refused: {reply}. {}",
-                    advice.replace("{credentials}", credentials)
-                ),
-            },
-            Some(Meaning::Down) => Self::Down {
-                detail: format!("{host} is not ready: {reply}"),
-            },
-            None => Self::Protocol {
-                detail: format!("{host} answered with an error: {reply}"),
-            },
+            Some(Meaning::Refused(advice)) => Self::Refused(format!(
+                "{host} refused: {reply}. {}",
+                advice.replace("{credentials}", credentials)
+            )),
+            Some(Meaning::Down) => Self::Down(format!("{host} is not ready: {reply}")),
+            None => Self::Protocol(format!("{host} answered with an error: {reply}")),
         }
     }
 }
@@ -125,14 +95,14 @@ mod tests {
         assert!(!refused.is_retryable());
         assert!(refused.to_string().contains("primary in REDIS_URL"));
         let nested = "ERR Error running script: @user_script:3: -OOM command not allowed";
-        assert!(matches!(explain(nested), CacheError::Refused { .. }));
+        assert!(matches!(explain(nested), CacheError::Refused(_)));
         assert!(matches!(
             explain("LOADING Redis is loading"),
-            CacheError::Down { .. }
+            CacheError::Down(_)
         ));
         assert!(matches!(
             explain("ERR unknown command"),
-            CacheError::Protocol { .. }
+            CacheError::Protocol(_)
         ));
         assert!(!explain("ERR \u{1b}[2J").to_string().contains('\u{1b}'));
     }

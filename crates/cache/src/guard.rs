@@ -217,7 +217,5 @@ async fn within<T>(
 }
 
 fn late(budget: Duration) -> CacheError {
-    CacheError::Timeout {
-        detail: format!("no answer within {} ms", budget.as_millis()),
-    }
+    CacheError::Timeout(format!("no answer within {} ms", budget.as_millis()))
 }

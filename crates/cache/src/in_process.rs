@@ -12,7 +12,9 @@ use parking_lot::Mutex;
 
 use super::entry::Entry;
 use super::error::CacheError;
-use super::lease::{FENCE_TTL, LEASE_TTL, LocalLease, PutOutcome};
+use super::lease::{
+    FENCE_TTL, FillLease, LEASE_TTL, LeaseOutcome, LeaseState, LocalLease, PutOutcome,
+};
 use super::local::LocalCache;
 use super::removal::Removed;
 use oddsd_core::key::{InvalidationTargets, Key, Tag};
@@ -23,7 +25,7 @@ const BEFORE_SWEEP: usize = 1024;
 
 /// A cache in this process's memory.
 pub struct InProcessCache {
-    local: LocalCache,
+    pub(super) local: LocalCache,
     /// Every fill and removal holds this lock: check and store are one step, as they are in the scripts of
     /// the remote cache.
     fences: Mutex<FenceTable>,
@@ -43,10 +45,6 @@ struct TtlMap<K, V> {
     sweep_at: usize,
 }
 
-/// The stored entry is not the one that the lookup saw.
-#[derive(Debug)]
-pub(super) struct Superseded;
-
 impl InProcessCache {
     /// `max_bytes` bounds keys and bodies together.
     pub fn new(max_bytes: u64) -> Self {
@@ -61,48 +59,32 @@ impl InProcessCache {
         }
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<Arc<Entry>> {
-        self.local.get(key)
-    }
-
-    /// As `get`, and faster; may return an entry past its time to live.
-    pub(super) fn get_fast(&self, key: &Key) -> Option<Arc<Entry>> {
-        self.local.get_fast(key)
-    }
-
-    /// `None`: another reader holds the lease.
+    /// `seen` is the version of the entry that the lookup returned.
     pub(super) fn acquire_lease(
         &self,
         key: &Key,
         tags: &[Tag],
         seen: Option<u128>,
         now: Instant,
-    ) -> Result<Option<LocalLease>, Superseded> {
+    ) -> LeaseOutcome {
         let mut fences = self.fences.lock();
         if self.local.get(key).map(|entry| entry.version) != seen {
-            return Err(Superseded);
+            return LeaseOutcome::Superseded;
         }
         if fences.leases.get(key, now).is_some() {
-            return Ok(None);
+            return LeaseOutcome::Held;
         }
         let token = fastrand::u128(..);
         fences.leases.put(key, token, now + LEASE_TTL, now);
         // Missing fences begin at this watermark, so that removals from now on raise them above it.
         let watermark = fences.watermark.clone();
-        if fences.keys.get(key, now).is_none() {
-            fences
-                .keys
-                .put(key, watermark.clone(), now + FENCE_TTL, now);
-        }
+        fences.keys.begin(key, &watermark, now);
         for tag in tags {
-            if fences.tags.get(tag, now).is_none() {
-                fences
-                    .tags
-                    .put(tag, watermark.clone(), now + FENCE_TTL, now);
-            }
+            fences.tags.begin(tag, &watermark, now);
         }
         let generations = self.local.generations(key, tags);
-        Ok(Some(LocalLease { token, generations }))
+        let lease = LocalLease { token, generations };
+        LeaseOutcome::Acquired(FillLease(LeaseState::InProcess(lease)))
     }
 
     pub(super) fn put_if_valid(
@@ -129,12 +111,10 @@ impl InProcessCache {
         let bytes = entry.body.len();
         match self.local.put(key, entry, lease.generations) {
             true => Ok(PutOutcome::Stored),
-            false => Err(CacheError::TooLarge {
-                detail: format!(
-                    "the value of {key} has {bytes} bytes, the in-process cache keeps values up to {} (a quarter of its bound): raise the bound",
-                    self.local.max_value_bytes()
-                ),
-            }),
+            false => Err(CacheError::TooLarge(format!(
+                "the value of {key} has {bytes} bytes, the in-process cache keeps values up to {} (a quarter of its bound): raise the bound",
+                self.local.max_value_bytes()
+            ))),
         }
     }
 
@@ -177,11 +157,6 @@ impl InProcessCache {
         }
         removed
     }
-
-    #[cfg(test)]
-    fn bytes(&self) -> u64 {
-        self.local.bytes()
-    }
 }
 
 impl<K, V> Default for TtlMap<K, V> {
@@ -209,6 +184,12 @@ impl<K: Hash + Eq + Clone, V> TtlMap<K, V> {
 }
 
 impl<K: Hash + Eq + Clone> TtlMap<K, DbSnapshot> {
+    fn begin(&mut self, key: &K, watermark: &DbSnapshot, now: Instant) {
+        if self.get(key, now).is_none() {
+            self.put(key, watermark.clone(), now + FENCE_TTL, now);
+        }
+    }
+
     fn raise(&mut self, key: &K, snapshot: &DbSnapshot, now: Instant) {
         let raised = match self.get(key, now) {
             Some(old) => old.merge(snapshot),
@@ -220,35 +201,21 @@ impl<K: Hash + Eq + Clone> TtlMap<K, DbSnapshot> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use bytes::Bytes;
-
     use super::*;
 
     fn key(name: &str) -> Key {
         Key::from_user_input(name).expect("a plain name")
     }
 
-    fn entry(bytes: usize, snapshot: DbSnapshot) -> Arc<Entry> {
-        Arc::new(Entry {
-            body: Bytes::from(vec![b'x'; bytes]),
-            version: 0,
-            absent: false,
-            snapshot,
-            tags: Vec::new(),
-            stored_at: Instant::now(),
-            fresh: Duration::from_secs(60),
-            while_revalidating: Duration::ZERO,
-            on_error: Duration::ZERO,
-            load_time: Duration::ZERO,
-        })
+    fn entry(bytes: usize) -> Arc<Entry> {
+        Arc::new(Entry::sample(vec![b'x'; bytes]))
     }
 
     fn leased(memory: &InProcessCache, key: &Key, now: Instant) -> Option<LocalLease> {
-        memory
-            .acquire_lease(key, &[], None, now)
-            .expect("nothing there")
+        match memory.acquire_lease(key, &[], None, now) {
+            LeaseOutcome::Acquired(FillLease(LeaseState::InProcess(lease))) => Some(lease),
+            _ => None,
+        }
     }
 
     #[test]
@@ -257,16 +224,11 @@ mod tests {
         for n in 0..500 {
             let key = key(&format!("k{n}"));
             let lease = leased(&memory, &key, now).expect("a lease");
-            let filled = memory.put_if_valid(
-                &key,
-                lease,
-                entry(10_000, DbSnapshot::from_commit_count(1)),
-                now,
-            );
+            let filled = memory.put_if_valid(&key, lease, entry(10_000), now);
             assert_eq!(filled, Ok(PutOutcome::Stored));
         }
-        assert!(memory.bytes() <= 1_000_000, "{} bytes", memory.bytes());
-        assert!(memory.bytes() > 500_000, "{} bytes", memory.bytes());
+        let bytes = memory.local.bytes();
+        assert!((500_000..=1_000_000).contains(&bytes), "{bytes} bytes");
     }
 
     #[test]
@@ -275,12 +237,7 @@ mod tests {
         let first = leased(&memory, &key("k"), start).expect("a lease");
         assert!(leased(&memory, &key("k"), start).is_none());
         let later = start + LEASE_TTL;
-        let filled = memory.put_if_valid(
-            &key("k"),
-            first,
-            entry(1, DbSnapshot::from_commit_count(1)),
-            later,
-        );
+        let filled = memory.put_if_valid(&key("k"), first, entry(1), later);
         assert_eq!(filled, Ok(PutOutcome::LeaseEnded));
         assert!(leased(&memory, &key("k"), later).is_some());
     }

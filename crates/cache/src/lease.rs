@@ -1,7 +1,6 @@
 //! The records of a fenced fill: the fill lease, the outcomes of acquiring and using it, and the epoch
 //! of a cache's memory. Every backend returns them; callers hand them back unchanged.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::local::Generations;
@@ -46,24 +45,21 @@ impl FillLease {
     }
 }
 
+#[derive(Debug)]
 pub(super) enum LeaseState {
     InProcess(LocalLease),
     Remote(RemoteLease),
 }
 
-impl fmt::Debug for LeaseState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a fill lease")
-    }
-}
-
 /// A lease of the in-process cache, with the generations at the time when it was given.
+#[derive(Debug)]
 pub(super) struct LocalLease {
     pub token: u128,
     pub generations: Generations,
 }
 
 /// A lease that a cache server gave.
+#[derive(Debug)]
 pub(super) struct RemoteLease {
     /// Random: only its uniqueness matters.
     pub token: u128,

@@ -53,7 +53,7 @@ struct LocalEntry {
 
 /// The generation counters at the time when a reader began to look up. An entry is current while none
 /// of them has changed.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Generations {
     all: u64,
     key: (usize, u64),
@@ -259,28 +259,10 @@ impl<V: Clone> HotSlots<V> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
-    use oddsd_core::model::DbSnapshot;
 
     /// Enough reads for some to hit the hot slots and some to go past them.
     const OFTEN: usize = 200;
-
-    fn entry() -> Arc<Entry> {
-        Arc::new(Entry {
-            body: Bytes::from_static(b"body"),
-            version: 1,
-            absent: false,
-            snapshot: DbSnapshot::from_commit_count(1),
-            tags: Vec::new(),
-            stored_at: Instant::now(),
-            fresh: Duration::from_secs(3600),
-            while_revalidating: Duration::ZERO,
-            on_error: Duration::ZERO,
-            load_time: Duration::ZERO,
-        })
-    }
 
     #[test]
     fn an_entry_that_is_read_often_is_served_until_it_is_removed() {
@@ -293,7 +275,7 @@ mod tests {
         ];
         for remove in removals {
             let generations = local.generations(&key, std::slice::from_ref(&tag));
-            assert!(local.put(&key, entry(), generations));
+            assert!(local.put(&key, Arc::new(Entry::sample("body")), generations));
             assert!((0..OFTEN).all(|_| local.get_fast(&key).is_some()));
             remove();
             assert!((0..OFTEN).all(|_| local.get_fast(&key).is_none()));
@@ -304,7 +286,7 @@ mod tests {
     fn an_entry_that_the_map_evicts_leaves_the_hot_slots() {
         let (local, key) = (LocalCache::new(1 << 20), Key::races_by_stage());
         let generations = local.generations(&key, &[]);
-        assert!(local.put(&key, entry(), generations));
+        assert!(local.put(&key, Arc::new(Entry::sample("body")), generations));
         assert!((0..OFTEN).all(|_| local.get_fast(&key).is_some()));
         assert!((0..OFTEN).any(|_| local.hot_slots.get(&key).is_some()));
         local.entries.invalidate(&key);

@@ -16,40 +16,15 @@ use oddsd_core::model::DbSnapshot;
 pub struct Lookup {
     /// The stored entry, if it is valid.
     pub entry: Option<Arc<Entry>>,
-    pub(super) seen: SeenVersion,
-}
-
-/// The version that was stored, valid or not: a lease is only given while it still is.
-#[derive(Clone, Debug)]
-pub(super) enum SeenVersion {
-    InProcess(Option<u128>),
-    /// The first bytes of the stored value.
-    Remote(Bytes),
+    /// The first bytes of the value that was on a server, valid or not: a lease is only given while they are
+    /// the same. In process the version of the entry serves for this.
+    pub(super) seen_prefix: Bytes,
 }
 
 impl Lookup {
     pub(super) fn in_process(entry: Option<Arc<Entry>>) -> Self {
-        let version = entry.as_ref().map(|entry| entry.version);
-        Self {
-            entry,
-            seen: SeenVersion::InProcess(version),
-        }
-    }
-}
-
-impl SeenVersion {
-    pub fn version(&self) -> Option<u128> {
-        match self {
-            Self::InProcess(version) => *version,
-            Self::Remote(_) => None,
-        }
-    }
-
-    pub fn prefix(&self) -> Bytes {
-        match self {
-            Self::InProcess(_) => Bytes::new(),
-            Self::Remote(prefix) => prefix.clone(),
-        }
+        let seen_prefix = Bytes::new();
+        Self { entry, seen_prefix }
     }
 }
 
@@ -66,11 +41,9 @@ impl RawLookup {
     /// snapshot includes the fences of all its tags. A missing fence proves nothing, so it fails the check.
     pub fn validate(self, tags: &[Tag], run: &str, clock: &ServerClock, now: Instant) -> Lookup {
         let value = self.value.as_deref().unwrap_or_default();
-        let prefix = Bytes::copy_from_slice(&value[..value.len().min(VERSION_PREFIX)]);
-        Lookup {
-            entry: self.valid_entry(tags, run, clock, now).map(Arc::new),
-            seen: SeenVersion::Remote(prefix),
-        }
+        let seen_prefix = Bytes::copy_from_slice(&value[..value.len().min(VERSION_PREFIX)]);
+        let entry = self.valid_entry(tags, run, clock, now).map(Arc::new);
+        Lookup { entry, seen_prefix }
     }
 
     fn valid_entry(

@@ -11,7 +11,7 @@ use super::entry::Entry;
 use super::error::CacheError;
 use super::l1::L1Cache;
 use super::lease::{Epoch, FillLease, LeaseOutcome, LeaseState, PutOutcome, RemoteLease};
-use super::lookup::{Lookup, RawLookup, SeenVersion};
+use super::lookup::{Lookup, RawLookup};
 use super::redis::RedisTransport;
 use super::removal::{self, Removed};
 use super::script;
@@ -59,14 +59,14 @@ impl RemoteCache {
     ) -> Result<Lookup, CacheError> {
         // Before the lookup: only what nothing is removed from meanwhile may enter the L1.
         let generations = self.l1.as_ref().map(|l1| l1.local.generations(key, tags));
-        let run = self.transport.run()?;
+        let run = self.transport.server().run()?;
         let mut found = self.read(key, tags, deadline).await?.into_iter();
         let raw = RawLookup {
             value: found.next().and_then(CacheReply::bytes),
             epoch: found.next().and_then(CacheReply::text),
             tag_fences: found.map(CacheReply::text).collect(),
         };
-        let lookup = raw.validate(tags, &run, self.transport.clock(), Instant::now());
+        let lookup = raw.validate(tags, &run, &self.transport.server().clock, Instant::now());
         if let (Some(l1), Some(generations), Some(entry)) = (&self.l1, generations, &lookup.entry) {
             // An entry that is too large for the L1 stays on the server alone.
             l1.local.put(key, Arc::clone(entry), generations);
@@ -111,7 +111,7 @@ impl RemoteCache {
             return Err(self.unexpected_reply());
         };
         let now_ms = now_ms.number().unwrap_or_default();
-        self.transport.clock().record(now_ms, Instant::now());
+        self.transport.server().clock.record(now_ms, Instant::now());
         self.list(found)
     }
 
@@ -119,10 +119,10 @@ impl RemoteCache {
         &self,
         key: &Key,
         tags: &[Tag],
-        seen: &SeenVersion,
+        seen_prefix: &[u8],
         deadline: Duration,
     ) -> Result<LeaseOutcome, CacheError> {
-        let run = self.transport.run()?;
+        let run = self.transport.server().run()?;
         let buckets = self.transport.limits().buckets;
         let bucket = key.shard(buckets);
         let mut fences = Vec::new();
@@ -140,7 +140,7 @@ impl RemoteCache {
         }
         let token = fastrand::u128(..);
         let token_text = format!("{token:032x}");
-        let acquire = script::acquire_lease(key, bucket, fences, &token_text, &run, seen);
+        let acquire = script::acquire_lease(key, bucket, fences, &token_text, &run, seen_prefix);
         let reply = self.list(self.transport.call(&acquire, deadline).await?)?;
         let mut parts = reply.into_iter();
         match (parts.next(), parts.next(), parts.next(), parts.next()) {
@@ -149,7 +149,7 @@ impl RemoteCache {
             (Some(CacheReply::Number(3)), None, ..) => Ok(LeaseOutcome::Superseded),
             (Some(CacheReply::Number(1)), Some(epoch), Some(CacheReply::Number(ms)), None) => {
                 let (acquired_at, server_ms) = (Instant::now(), ms.max(0) as u64);
-                self.transport.clock().record(server_ms, acquired_at);
+                self.transport.server().clock.record(server_ms, acquired_at);
                 let epoch = epoch.text().ok_or_else(|| self.unexpected_reply())?;
                 Ok(LeaseOutcome::Acquired(FillLease(LeaseState::Remote(
                     RemoteLease {
@@ -180,14 +180,12 @@ impl RemoteCache {
             limits.text_only,
         );
         if stored.len() > limits.max_value_bytes {
-            return Err(CacheError::TooLarge {
-                detail: format!(
-                    "the value of {key} has {} bytes, {} stores up to {}",
-                    stored.len(),
-                    limits.backend,
-                    limits.max_value_bytes
-                ),
-            });
+            return Err(CacheError::TooLarge(format!(
+                "the value of {key} has {} bytes, {} stores up to {}",
+                stored.len(),
+                limits.backend,
+                limits.max_value_bytes
+            )));
         }
         let put = script::put_if_valid(key, key.shard(limits.buckets), lease, entry, stored);
         let reply = self.transport.call(&put, deadline).await?;
@@ -224,7 +222,7 @@ impl RemoteCache {
     }
 
     pub(super) async fn begin_epoch(&self, snapshot: &DbSnapshot) -> Result<Epoch, CacheError> {
-        let epoch = Epoch::new(&self.transport.run()?);
+        let epoch = Epoch::new(&self.transport.server().run()?);
         let begin = |bucket| script::begin_epoch(bucket, &epoch, snapshot);
         self.in_each_bucket(begin).await?;
         Ok(epoch)
@@ -233,7 +231,7 @@ impl RemoteCache {
     pub(super) async fn heartbeat(&self, epoch: &Epoch) -> Result<bool, CacheError> {
         let heartbeat = |bucket| script::heartbeat(bucket, epoch);
         let replies = self.in_each_bucket(heartbeat).await?;
-        let same_run = epoch.run() == Some(&*self.transport.run()?);
+        let same_run = epoch.run() == Some(&*self.transport.server().run()?);
         Ok(same_run && replies.iter().all(|reply| *reply == CacheReply::Number(1)))
     }
 
@@ -265,7 +263,7 @@ impl RemoteCache {
     }
 
     fn command_timeout(&self) -> Duration {
-        self.transport.command_timeout()
+        self.transport.server().command_timeout
     }
 
     fn list(&self, reply: CacheReply) -> Result<Vec<CacheReply>, CacheError> {

@@ -83,22 +83,8 @@ impl Removed {
     }
 }
 
-/// One target's part of a command.
-#[derive(Clone, Copy)]
-struct TargetOp<'a> {
-    /// The position of the target in the request.
-    at: usize,
-    target: InvalidationTarget<'a>,
-    kind: TargetOpKind,
-}
-
-#[derive(Clone, Copy)]
-enum TargetOpKind {
-    /// Part of a script, with other targets of this bucket.
-    Script(Shard),
-    /// A command of its own, in a cluster, where the unmanaged key is in another slot.
-    Unlink,
-}
+/// A target with its position in the request.
+type TargetAt<'a> = (usize, InvalidationTarget<'a>);
 
 /// One page of the members of a tag that are to be unlinked, and the cursor of the next one.
 struct TagPage<'a> {
@@ -116,33 +102,40 @@ pub(super) async fn remove(
     let mut results = vec![Ok(0); targets.len()];
     let (mut no_epoch, mut pages) = (false, Vec::new());
     let snapshot = snapshot.to_string();
-    let (scripts, unlinks) = plan(transport, targets);
-    let build = |ops: &[TargetOp<'_>]| build_command(transport, ops, &snapshot);
-    let mut replies = call_chunks(transport, scripts, build).await;
-    // Afterwards: sent at the same time, while a slot moves, they cost the client library the
-    // connections of the next commands, too.
-    replies.extend(call_chunks(transport, unlinks, build).await);
-    for (ops, reply) in replies {
+    let script = |chunk: &[TargetAt<'_>]| removal_script(transport, chunk, &snapshot);
+    let scripted = call_chunks(transport, chunk_by_script(transport, targets), script).await;
+    // In a cluster an unmanaged key is in another slot. Afterwards: sent at the same time, while a slot moves,
+    // they cost the client library the connections of the next commands, too.
+    let unlinks = targets.iter().enumerate();
+    let unlinks =
+        unlinks.filter(|(_, target)| transport.limits().is_cluster && target.key().is_some());
+    let unlinks = unlinks.map(|unlink| vec![unlink]).collect();
+    let unlink = |chunk: &[TargetAt<'_>]| CacheCommand::unlink(names(chunk));
+    let unlinked = call_chunks(transport, unlinks, unlink).await;
+    for (chunk, reply) in scripted {
         let parsed = reply.and_then(|reply| {
-            let parsed = match ops.first().map(|op| op.kind) {
-                Some(TargetOpKind::Unlink) => reply.number().map(ScriptReply::unlinked),
-                _ => ScriptReply::parse(reply, &ops),
-            };
+            let parsed = ScriptReply::parse(reply, &chunk);
             parsed.ok_or_else(|| transport.unexpected_reply("the result of a removal"))
         });
         match parsed {
             Ok(parsed) => {
                 no_epoch |= !parsed.has_epoch;
-                for (op, count) in ops.iter().zip(parsed.counts) {
-                    add(&mut results[op.at], Ok(count));
+                for ((at, _), count) in chunk.iter().zip(parsed.counts) {
+                    add(&mut results[*at], Ok(count));
                 }
                 pages.extend(parsed.pages);
             }
             Err(why) => {
-                for op in &ops {
-                    add(&mut results[op.at], Err(why.clone()));
+                for (at, _) in chunk {
+                    add(&mut results[at], Err(why.clone()));
                 }
             }
+        }
+    }
+    for (chunk, reply) in unlinked {
+        let count = transport.number(reply);
+        for (at, _) in chunk {
+            add(&mut results[at], count.clone());
         }
     }
     remove_pages(transport, pages, &mut results).await;
@@ -216,59 +209,49 @@ pub(super) async fn call_chunks<T: Clone>(
     done
 }
 
-type Chunks<'a> = Vec<Vec<TargetOp<'a>>>;
-
-/// The operations of each script, and in a cluster the unmanaged keys, one by one.
-fn plan<'a>(transport: &Transport, targets: &'a InvalidationTargets) -> (Chunks<'a>, Chunks<'a>) {
+/// The targets of each script: all of one bucket.
+fn chunk_by_script<'a>(
+    transport: &Transport,
+    targets: &'a InvalidationTargets,
+) -> Vec<Vec<TargetAt<'a>>> {
     let limits = transport.limits();
-    let mut buckets: BTreeMap<Shard, Vec<TargetOp<'a>>> = BTreeMap::new();
-    let mut unlinks = Vec::new();
+    let mut buckets: BTreeMap<Shard, Vec<TargetAt<'a>>> = BTreeMap::new();
     for (at, target) in targets.iter().enumerate() {
-        let bucket = target.shard(limits.buckets);
-        let kind = TargetOpKind::Script(bucket);
-        buckets
-            .entry(bucket)
-            .or_default()
-            .push(TargetOp { at, target, kind });
-        if limits.is_cluster && target.key().is_some() {
-            let kind = TargetOpKind::Unlink;
-            unlinks.push(vec![TargetOp { at, target, kind }]);
-        }
+        let bucket = buckets.entry(target.shard(limits.buckets));
+        bucket.or_default().push((at, target));
     }
     // Four names of a key, and their prefixes.
-    let bytes = |op: &TargetOp<'_>| op.target.as_str().len() * 4 + 100;
-    let scripts = buckets
-        .into_values()
-        .flat_map(|ops| chunk(ops, limits.targets_per_script, MAX_SCRIPT_BYTES, bytes));
-    (scripts.collect(), unlinks)
+    let bytes = |(_, target): &TargetAt<'_>| target.as_str().len() * 4 + 100;
+    let buckets = buckets.into_values();
+    buckets
+        .flat_map(|targets| chunk(targets, limits.targets_per_script, MAX_SCRIPT_BYTES, bytes))
+        .collect()
 }
 
-fn build_command(transport: &Transport, ops: &[TargetOp<'_>], snapshot: &str) -> CacheCommand {
-    let named = || ops.iter().filter_map(|op| op.target.key());
-    let bucket = match ops.first().map(|op| op.kind) {
-        Some(TargetOpKind::Script(bucket)) => bucket,
-        _ => {
-            let names = named().map(|key| key.to_string());
-            return CacheCommand::named("UNLINK", names, NO_ARGS);
-        }
-    };
+fn names(targets: &[TargetAt<'_>]) -> impl Iterator<Item = String> {
+    let keys = targets.iter().filter_map(|(_, target)| target.key());
+    keys.map(ToString::to_string)
+}
+
+fn removal_script(transport: &Transport, targets: &[TargetAt<'_>], snapshot: &str) -> CacheCommand {
+    let limits = transport.limits();
+    let bucket = targets[0].1.shard(limits.buckets);
+    let named = || targets.iter().filter_map(|(_, target)| target.key());
     let tags = || {
-        ops.iter().filter_map(|op| match op.target {
-            InvalidationTarget::Tag(tag) => Some(tag),
+        targets.iter().filter_map(|(_, target)| match target {
+            InvalidationTarget::Tag(tag) => Some(*tag),
             _ => None,
         })
     };
-    let stale = ops
-        .iter()
-        .filter(|op| matches!(op.target, InvalidationTarget::MarkStale(_)))
-        .count();
+    let is_stale = |(_, target): &&TargetAt<'_>| matches!(target, InvalidationTarget::MarkStale(_));
+    let stale = targets.iter().filter(is_stale).count();
     let mut keys = vec![bucket.epoch_key(), bucket.watermark_key()];
-    keys.extend(ops.iter().map(|op| op.target.fence_key(bucket)));
+    keys.extend(targets.iter().map(|(_, target)| target.fence_key(bucket)));
     keys.extend(named().map(|key| key.lease_key(bucket)));
     keys.extend(tags().map(|tag| tag.members_key(bucket)));
     keys.extend(named().map(|key| key.value_key(bucket)));
-    if !transport.limits().is_cluster {
-        keys.extend(named().map(|key| key.to_string()));
+    if !limits.is_cluster {
+        keys.extend(names(targets));
     }
     let args = [
         snapshot.to_owned(),
@@ -284,22 +267,13 @@ fn build_command(transport: &Transport, ops: &[TargetOp<'_>], snapshot: &str) ->
 
 struct ScriptReply<'a> {
     has_epoch: bool,
-    /// The number of entries that existed, by operation.
+    /// The number of entries that existed, by target.
     counts: Vec<u64>,
     pages: Vec<TagPage<'a>>,
 }
 
 impl<'a> ScriptReply<'a> {
-    /// The reply to a single UNLINK.
-    fn unlinked(count: u64) -> Self {
-        Self {
-            has_epoch: true,
-            counts: vec![count],
-            pages: Vec::new(),
-        }
-    }
-
-    fn parse(reply: CacheReply, ops: &[TargetOp<'a>]) -> Option<Self> {
+    fn parse(reply: CacheReply, targets: &[TargetAt<'a>]) -> Option<Self> {
         let [epoch, counts, lists]: [CacheReply; 3] = reply.list()?.try_into().ok()?;
         let mut counts: Vec<u64> = counts
             .list()?
@@ -308,19 +282,19 @@ impl<'a> ScriptReply<'a> {
             .collect::<Option<_>>()?;
         let mut lists = lists.list()?.into_iter();
         let mut pages = Vec::new();
-        for op in ops {
-            if let InvalidationTarget::Tag(tag) = op.target {
+        for (at, target) in targets {
+            if let InvalidationTarget::Tag(tag) = target {
                 let (cursor, members) = lists.next()?.page(2)?;
                 counts.push(0);
                 pages.push(TagPage {
-                    at: op.at,
+                    at: *at,
                     tag,
                     members,
                     cursor,
                 });
             }
         }
-        (counts.len() == ops.len()).then(|| Self {
+        (counts.len() == targets.len()).then(|| Self {
             has_epoch: epoch != CacheReply::Number(0),
             counts,
             pages,
@@ -343,30 +317,25 @@ async fn remove_pages(
         let (mut commands, mut positions) = (Vec::new(), Vec::new());
         for page in &mut pages {
             let members = std::mem::take(&mut page.members);
-            let per_command = if limits.is_cluster {
-                1
-            } else {
-                MEMBERS_PER_SCRIPT
+            let per_command = match limits.is_cluster {
+                true => 1,
+                false => MEMBERS_PER_SCRIPT,
             };
             for names in chunk(members, per_command, MAX_SCRIPT_BYTES, Bytes::len) {
-                let command = if limits.is_cluster {
-                    CacheCommand::named("UNLINK", names, NO_ARGS)
-                } else {
-                    let index = Bytes::from(page.tag.members_key(page.tag.shard(limits.buckets)));
-                    let keys = std::iter::once(index).chain(names);
-                    CacheCommand::script(script::UNLINK_MEMBERS, keys, NO_ARGS)
-                };
-                commands.push(command);
+                commands.push(match limits.is_cluster {
+                    true => CacheCommand::unlink(names),
+                    false => {
+                        let index = page.tag.members_key(page.tag.shard(limits.buckets));
+                        let keys = std::iter::once(Bytes::from(index)).chain(names);
+                        CacheCommand::script(script::UNLINK_MEMBERS, keys, NO_ARGS)
+                    }
+                });
                 positions.push(page.at);
             }
         }
         let replies = transport.call_all(&commands).await;
         for (at, reply) in positions.into_iter().zip(replies) {
-            let count = reply.and_then(|reply| {
-                let count = reply.number();
-                count.ok_or_else(|| transport.unexpected_reply("a number"))
-            });
-            add(&mut results[at], count);
+            add(&mut results[at], transport.number(reply));
         }
         pages.retain(|page| *page.cursor != *LAST_PAGE && results[page.at].is_ok());
         let scan = |page: &TagPage<'_>| {

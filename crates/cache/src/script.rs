@@ -20,7 +20,6 @@ use super::entry::Entry;
 use super::lease::{
     Epoch, FENCE_TTL, LEASE_TTL, LONGEST_TTL, PutOutcome, RemoteLease, TAG_FENCE_TTL,
 };
-use super::lookup::SeenVersion;
 use oddsd_core::key::{Key, Shard};
 use oddsd_core::model::DbSnapshot;
 
@@ -124,7 +123,7 @@ pub(super) fn acquire_lease(
     fences: impl IntoIterator<Item = String>,
     token: &str,
     run: &str,
-    seen: &SeenVersion,
+    seen_prefix: &[u8],
 ) -> CacheCommand {
     let mut keys = vec![
         bucket.epoch_key(),
@@ -140,7 +139,7 @@ pub(super) fn acquire_lease(
         run.to_owned(),
         millis(FENCE_TTL),
         millis(TAG_FENCE_TTL),
-        String::from_utf8_lossy(&seen.prefix()).into_owned(),
+        String::from_utf8_lossy(seen_prefix).into_owned(),
     ];
     CacheCommand::script(ACQUIRE_LEASE, keys, args)
 }

@@ -1,11 +1,10 @@
 //! The two transports to a cache server, Redis and Upstash, behind one minimal interface: send a
 //! command, send many, and the limits of the server. `remote`, `removal` and `unmanaged` use it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::clock::ServerClock;
 use super::command::{CacheCommand, CacheReply, Limits};
+use super::connection::ServerInfo;
 use super::error::CacheError;
 use super::redis::RedisTransport;
 use super::upstash::UpstashTransport;
@@ -25,27 +24,12 @@ macro_rules! dispatch {
 }
 
 impl Transport {
-    pub fn limits(&self) -> &Limits {
-        dispatch!(self, transport => transport.limits())
+    pub fn server(&self) -> &ServerInfo {
+        dispatch!(self, transport => transport.server())
     }
 
-    /// Host and port, never credentials.
-    pub fn host(&self) -> &str {
-        dispatch!(self, transport => transport.host())
-    }
-
-    /// The time that an operation outside a request may take.
-    pub fn command_timeout(&self) -> Duration {
-        dispatch!(self, transport => transport.command_timeout())
-    }
-
-    /// The id of the server process; after a restart its memory may be another one.
-    pub fn run(&self) -> Result<Arc<str>, CacheError> {
-        dispatch!(self, transport => transport.run())
-    }
-
-    pub fn clock(&self) -> &ServerClock {
-        dispatch!(self, transport => transport.clock())
+    pub fn limits(&self) -> &'static Limits {
+        self.server().limits
     }
 
     /// Sends one command in a round trip of its own.
@@ -90,16 +74,24 @@ impl Transport {
         node: Option<u16>,
         command: &CacheCommand,
     ) -> Result<CacheReply, CacheError> {
-        match (self, node) {
-            (Self::Redis(redis), Some(slot)) => redis.call_at(slot, command).await,
-            _ => self.call(command, self.command_timeout()).await,
+        let deadline = self.server().command_timeout;
+        match self {
+            Self::Redis(redis) if node.is_some() => redis.call_at(node, command, deadline).await,
+            _ => self.call(command, deadline).await,
         }
+    }
+
+    /// Parses a reply that has to be a number.
+    pub fn number(&self, reply: Result<CacheReply, CacheError>) -> Result<u64, CacheError> {
+        let number = reply?.number();
+        number.ok_or_else(|| self.unexpected_reply("a number"))
     }
 
     /// The error for a reply that the protocol does not allow.
     pub fn unexpected_reply(&self, expected: &str) -> CacheError {
-        CacheError::Protocol {
-            detail: format!("{} did not answer with {expected}", self.host()),
-        }
+        CacheError::Protocol(format!(
+            "{} did not answer with {expected}",
+            self.server().host
+        ))
     }
 }

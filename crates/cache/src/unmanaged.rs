@@ -40,15 +40,9 @@ pub(super) async fn remove(transport: &Transport, keys: &[Key]) -> Result<u64, C
     let keys: Vec<&Key> = keys.iter().collect();
     let bytes = |key: &&Key| key.as_str().len();
     let chunks = chunk(keys, per_command, MAX_SCRIPT_BYTES, bytes);
-    let unlink = |keys: &[&Key]| {
-        let names = keys.iter().map(|key| key.to_string());
-        CacheCommand::named("UNLINK", names, NO_ARGS)
-    };
-    let replies = call_chunks(transport, chunks, unlink).await;
-    let counts = replies.into_iter().map(|(_, reply)| {
-        let count = reply?.number();
-        count.ok_or_else(|| transport.unexpected_reply("a number"))
-    });
+    let unlink = |keys: &[&Key]| CacheCommand::unlink(keys.iter().map(|key| key.to_string()));
+    let replies = call_chunks(transport, chunks, unlink).await.into_iter();
+    let counts = replies.map(|(_, reply)| transport.number(reply));
     counts.sum()
 }
 
@@ -62,16 +56,16 @@ pub(super) async fn put(
     let limits = transport.limits();
     let (bytes, most) = (body.len(), limits.max_value_bytes);
     if bytes > most {
-        return Err(CacheError::TooLarge {
-            detail: format!("the value of {key} has {bytes} bytes, up to {most} are stored"),
-        });
+        return Err(CacheError::TooLarge(format!(
+            "the value of {key} has {bytes} bytes, up to {most} are stored"
+        )));
     }
     let ttl = ttl.min(LONGEST_TTL).as_millis().max(1).to_string();
     let name = Bytes::from(key.to_string());
     let indexes = tags
         .iter()
         .map(|tag| Bytes::from(tag.members_key(tag.shard(limits.buckets))));
-    let deadline = transport.command_timeout();
+    let deadline = transport.server().command_timeout;
     if !limits.is_cluster {
         let keys = std::iter::once(name).chain(indexes);
         let put = CacheCommand::script(PUT, keys, [body.clone(), ttl.into()]);

@@ -13,12 +13,10 @@ use fred::types::config::{
     UnresponsiveConfig,
 };
 use fred::types::{Builder, ConnectHandle, InfoKind};
-use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::super::clock::ServerClock;
 use super::super::command::{CacheCommand, NO_ARGS};
-use super::super::connection::ConnectionStatus;
+use super::super::connection::ServerInfo;
 use super::super::script;
 use super::convert::{map_error, send};
 
@@ -77,48 +75,23 @@ pub(super) fn client(config: Config, command_timeout: Duration) -> anyhow::Resul
         .context("REDIS_URL: the Redis client does not take these settings")
 }
 
-/// The server that answers: its run id and its clock. The run id is forgotten with every lost
-/// connection, because the next server that answers may have another memory.
-pub(super) struct ServerInfo {
-    is_cluster: bool,
-    run: Mutex<Option<Arc<str>>>,
-    pub clock: ServerClock,
-}
-
-impl ServerInfo {
-    pub fn new(is_cluster: bool) -> Self {
-        Self {
-            is_cluster,
-            run: Mutex::default(),
-            clock: ServerClock::default(),
+/// Asks the server for its run id and its clock.
+async fn ask(client: &Client, server: &ServerInfo) -> Result<(), Error> {
+    let run = match server.limits.is_cluster {
+        true => CLUSTER_RUN.into(),
+        false => {
+            let info: String = client.info(Some(InfoKind::Server)).await?;
+            let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+            // Without a run id only the heartbeats tell one memory from another.
+            run.map_or("unsaid", str::trim).into()
         }
+    };
+    let now = CacheCommand::script(script::NOW, NO_ARGS, NO_ARGS);
+    if let Ok(ms) = send::<u64>(client, &now, None).await {
+        server.clock.record(ms, Instant::now());
     }
-
-    pub fn run(&self) -> Option<Arc<str>> {
-        self.run.lock().clone()
-    }
-
-    fn forget_run(&self) {
-        *self.run.lock() = None;
-    }
-
-    async fn ask(&self, client: &Client) -> Result<(), Error> {
-        let run = match self.is_cluster {
-            true => CLUSTER_RUN.into(),
-            false => {
-                let info: String = client.info(Some(InfoKind::Server)).await?;
-                let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-                // Without a run id only the heartbeats tell one memory from another.
-                run.map_or("unsaid", str::trim).into()
-            }
-        };
-        let now = CacheCommand::script(script::NOW, NO_ARGS, NO_ARGS);
-        if let Ok(ms) = send::<u64>(client, &now, None).await {
-            self.clock.record(ms, Instant::now());
-        }
-        *self.run.lock() = Some(run);
-        Ok(())
-    }
+    server.set_run(Some(run));
+    Ok(())
 }
 
 /// The library's own task; unless it is aborted, it reconnects for ever after its last user is dropped.
@@ -148,12 +121,9 @@ pub(super) async fn once(
     Ok((client, connection))
 }
 
-/// Connects and reconnects until it is aborted; reports each change to `status`.
-pub(super) async fn keep_connected(
-    client: Client,
-    status: Arc<ConnectionStatus>,
-    server: Arc<ServerInfo>,
-) {
+/// Connects and reconnects until it is aborted; reports each change to `server`. The run id is forgotten with
+/// every lost connection, because the next server that answers may have another memory.
+pub(super) async fn keep_connected(client: Client, server: Arc<ServerInfo>) {
     loop {
         // Failures first: when both wait, the connection came after the failure.
         let (mut failures, mut connects) = (client.error_rx(), client.reconnect_rx());
@@ -167,15 +137,15 @@ pub(super) async fn keep_connected(
                 failure = failures.recv() => match failure {
                     Ok((error, _)) => {
                         expecting = false;
-                        server.forget_run();
-                        status.set_down(map_error(status.host(), &error));
+                        server.set_run(None);
+                        server.set_down(map_error(&server.host, &error));
                     }
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => break,
                 },
                 connect = connects.recv() => match connect {
                     Ok(_) | Err(RecvError::Lagged(_)) => {
-                        server.forget_run();
+                        server.set_run(None);
                         expecting = true;
                     }
                     Err(RecvError::Closed) => break,
@@ -183,10 +153,10 @@ pub(super) async fn keep_connected(
                 ready = tokio::time::timeout(CHECK_AGAIN, client.wait_for_connect()), if expecting => {
                     if let Ok(Ok(())) = ready {
                         expecting = false;
-                        match server.ask(&client).await {
-                            Ok(()) => status.set_up(),
+                        match ask(&client, &server).await {
+                            Ok(()) => server.set_up(),
                             Err(error) => {
-                                status.set_down(map_error(status.host(), &error));
+                                server.set_down(map_error(&server.host, &error));
                                 tokio::time::sleep(ASK_AGAIN).await;
                                 expecting = true;
                             }

@@ -59,20 +59,16 @@ pub(super) fn decode(value: Value) -> CacheReply {
 pub(super) fn map_error(host: &str, error: &Error) -> CacheError {
     let text = error.details();
     match error.kind() {
-        ErrorKind::Timeout => CacheError::Timeout {
-            detail: format!("{host} did not answer in time"),
-        },
+        ErrorKind::Timeout => CacheError::Timeout(format!("{host} did not answer in time")),
         ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Routing | ErrorKind::Tls => {
             let text = oddsd_core::model::sanitize_text(text, 200);
-            CacheError::Down {
-                detail: format!("cannot reach {host}: {text}"),
-            }
+            CacheError::Down(format!("cannot reach {host}: {text}"))
         }
         _ => match CacheError::from_reply(host, "REDIS_URL", text) {
-            CacheError::Protocol { detail }
+            CacheError::Protocol(detail)
                 if matches!(error.kind(), ErrorKind::Cluster | ErrorKind::Sentinel) =>
             {
-                CacheError::Down { detail }
+                CacheError::Down(detail)
             }
             other => other,
         },

@@ -22,12 +22,10 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
-use self::connect::ServerInfo;
 use self::convert::{decode, map_error, send, slot, weight};
 use self::tracking::TrackingSubscriber;
-use super::clock::ServerClock;
 use super::command::{CacheCommand, CacheReply, Limits};
-use super::connection::ConnectionStatus;
+use super::connection::ServerInfo;
 use super::error::CacheError;
 use super::l1::L1Cache;
 
@@ -62,10 +60,7 @@ type Replies = Vec<Result<CacheReply, CacheError>>;
 pub(super) struct RedisTransport {
     client: Client,
     config: Config,
-    status: Arc<ConnectionStatus>,
     server: Arc<ServerInfo>,
-    limits: &'static Limits,
-    command_timeout: Duration,
     under_way: Semaphore,
     tracking: Option<TrackingSubscriber>,
     keeper: JoinHandle<()>,
@@ -81,30 +76,24 @@ impl RedisTransport {
     ) -> anyhow::Result<Self> {
         let config = connect::config(url.expose_secret())?;
         let is_cluster = config.server.is_clustered();
-        let status = Arc::new(ConnectionStatus::new(connect::host(&config.server)));
-        let server = Arc::new(ServerInfo::new(is_cluster));
+        let limits = if is_cluster { &CLUSTER } else { &ONE_SERVER };
+        let host = connect::host(&config.server);
+        let server = Arc::new(ServerInfo::new(limits, host, command_timeout));
         // The library subscribes to one node of a cluster only, so there is no L1 in front of one.
         let tracking = (l1_bytes > 0 && !is_cluster)
             .then(|| TrackingSubscriber::start(config.clone(), command_timeout, l1_bytes))
             .transpose()?;
         let client = connect::client(config.clone(), command_timeout)?;
-        let keeper = tokio::spawn(connect::keep_connected(
-            client.clone(),
-            Arc::clone(&status),
-            Arc::clone(&server),
-        ));
+        let keeper = tokio::spawn(connect::keep_connected(client.clone(), Arc::clone(&server)));
         let redis = Self {
             client,
             config,
-            status,
             server,
-            limits: if is_cluster { &CLUSTER } else { &ONE_SERVER },
-            command_timeout,
             under_way: Semaphore::new(COMMANDS_UNDER_WAY),
             tracking,
             keeper,
         };
-        let _ = tokio::time::timeout(command_timeout, redis.status.first_attempt()).await;
+        let _ = tokio::time::timeout(command_timeout, redis.server.first_attempt()).await;
         Ok(redis)
     }
 
@@ -113,32 +102,16 @@ impl RedisTransport {
         Some(Arc::clone(&tracking.l1))
     }
 
-    pub fn limits(&self) -> &Limits {
-        self.limits
-    }
-
-    pub fn host(&self) -> &str {
-        self.status.host()
-    }
-
-    pub fn command_timeout(&self) -> Duration {
-        self.command_timeout
-    }
-
-    pub fn clock(&self) -> &ServerClock {
-        &self.server.clock
-    }
-
-    pub fn run(&self) -> Result<Arc<str>, CacheError> {
-        self.server.run().ok_or_else(|| self.status.failure())
+    pub fn server(&self) -> &ServerInfo {
+        &self.server
     }
 
     pub async fn connected(&self) {
-        self.status.connected().await;
+        self.server.connected().await;
     }
 
     pub async fn close(&self) {
-        let _ = tokio::time::timeout(self.command_timeout, self.client.quit()).await;
+        let _ = tokio::time::timeout(self.server.command_timeout, self.client.quit()).await;
         self.keeper.abort();
     }
 
@@ -147,20 +120,17 @@ impl RedisTransport {
         command: &CacheCommand,
         deadline: Duration,
     ) -> Result<CacheReply, CacheError> {
-        let _permit = self.permit()?;
-        self.send_one(&self.client, command, slot(command), deadline)
-            .await
+        self.call_at(slot(command), command, deadline).await
     }
 
     pub async fn call_at(
         &self,
-        slot: u16,
+        slot: Option<u16>,
         command: &CacheCommand,
+        deadline: Duration,
     ) -> Result<CacheReply, CacheError> {
         let _permit = self.permit()?;
-        let slot = Some(slot);
-        self.send_one(&self.client, command, slot, self.command_timeout)
-            .await
+        self.send_one(&self.client, command, slot, deadline).await
     }
 
     pub async fn pipeline(&self, commands: &[CacheCommand], deadline: Duration) -> Replies {
@@ -177,8 +147,8 @@ impl RedisTransport {
         if commands.is_empty() {
             return Vec::new();
         }
-        if !self.limits.is_cluster {
-            return self.pipeline(commands, self.command_timeout).await;
+        if !self.server.limits.is_cluster {
+            return self.pipeline(commands, self.server.command_timeout).await;
         }
         let _permit = match self.permit() {
             Ok(permit) => permit,
@@ -187,14 +157,14 @@ impl RedisTransport {
         let pick = |which: &[usize]| -> Vec<&CacheCommand> {
             which.iter().map(|at| &commands[*at]).collect()
         };
-        let mut replies = vec![Err(self.status.failure()); commands.len()];
+        let mut replies = vec![Err(self.server.failure()); commands.len()];
         let all = (0..commands.len()).collect();
         let sent = self
             .by_node(commands, all)
             .into_values()
             .map(async |which| {
                 let batch = pick(&which);
-                let sent = self.send_batches(&self.client, &batch, self.command_timeout);
+                let sent = self.send_batches(&self.client, &batch, self.server.command_timeout);
                 which.into_iter().zip(sent.await)
             });
         for (at, reply) in join_all(sent).await.into_iter().flatten() {
@@ -235,14 +205,14 @@ impl RedisTransport {
     /// Sends over a connection for these commands alone. As long as one node of a cluster is away, the
     /// library repairs its connections and sends to none of the others.
     async fn send_via_node(&self, node: Server, commands: &[&CacheCommand]) -> Replies {
-        let connecting = connect::once(&self.config, node, self.command_timeout);
-        match tokio::time::timeout(self.command_timeout, connecting).await {
+        let connecting = connect::once(&self.config, node, self.server.command_timeout);
+        match tokio::time::timeout(self.server.command_timeout, connecting).await {
             Ok(Ok((client, _connection))) => {
-                self.send_batches(&client, commands, self.command_timeout)
+                self.send_batches(&client, commands, self.server.command_timeout)
                     .await
             }
             Ok(Err(error)) => vec![Err(self.map_error(error)); commands.len()],
-            Err(_) => vec![Err(self.status.failure()); commands.len()],
+            Err(_) => vec![Err(self.server.failure()); commands.len()],
         }
     }
 
@@ -301,13 +271,11 @@ impl RedisTransport {
             let why = match replies.pop() {
                 // A pipeline that failed as a whole has one reply.
                 Some(Err(why)) if replies.is_empty() => why,
-                _ => CacheError::Protocol {
-                    detail: format!(
-                        "{} did not confirm {} commands",
-                        self.host(),
-                        commands.len()
-                    ),
-                },
+                _ => CacheError::Protocol(format!(
+                    "{} did not confirm {} commands",
+                    self.server.host,
+                    commands.len()
+                )),
             };
             return vec![Err(why); commands.len()];
         }
@@ -327,30 +295,27 @@ impl RedisTransport {
     }
 
     pub fn nodes(&self) -> Vec<Option<u16>> {
-        match self
-            .limits
-            .is_cluster
-            .then(|| self.client.cached_cluster_state())
-        {
+        let is_cluster = self.server.limits.is_cluster;
+        match is_cluster.then(|| self.client.cached_cluster_state()) {
             Some(Some(routing)) => routing.unique_hash_slots().into_iter().map(Some).collect(),
             _ => vec![None],
         }
     }
 
     fn permit(&self) -> Result<SemaphorePermit<'_>, CacheError> {
-        self.under_way.try_acquire().map_err(|_| CacheError::Down {
-            detail: format!(
+        self.under_way.try_acquire().map_err(|_| {
+            CacheError::Down(format!(
                 "{}: {COMMANDS_UNDER_WAY} commands wait for it already",
-                self.host()
-            ),
+                self.server.host
+            ))
         })
     }
 
     fn map_error(&self, error: Error) -> CacheError {
         match error.kind() {
             // The library's word for failing fast; the last attempt knows why there is no connection.
-            ErrorKind::Canceled => self.status.failure(),
-            _ => map_error(self.host(), &error),
+            ErrorKind::Canceled => self.server.failure(),
+            _ => map_error(&self.server.host, &error),
         }
     }
 }

@@ -3,17 +3,18 @@
 
 mod rest;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::Value;
 
-use super::error::CacheError;
-
-use super::clock::ServerClock;
 use super::command::{CacheCommand, CacheReply, CommandKind, Limits, chunk};
-use rest::{MAX_REQUEST_BYTES, RestClient};
+use super::connection::ServerInfo;
+use super::error::CacheError;
+use rest::RestClient;
+
+/// Upstash takes requests up to 10 MB.
+const MAX_REQUEST_BYTES: usize = 10_000_000;
 
 /// Upstash takes keys up to 32 KB.
 const LONGEST_NAME: usize = 32 * 1024;
@@ -40,11 +41,7 @@ const LIMITS: Limits = Limits {
     heartbeat_interval: Duration::from_secs(10),
 };
 
-pub(super) struct UpstashTransport {
-    rest: RestClient,
-    run: Arc<str>,
-    clock: ServerClock,
-}
+pub(super) struct UpstashTransport(RestClient);
 
 impl UpstashTransport {
     /// Sends nothing yet. Fails on a URL or token that can never work.
@@ -53,31 +50,13 @@ impl UpstashTransport {
         token: &SecretString,
         command_timeout: Duration,
     ) -> anyhow::Result<Self> {
-        Ok(Self {
-            rest: RestClient::open(url, token, command_timeout)?,
-            run: RUN.into(),
-            clock: ServerClock::default(),
-        })
+        let rest = RestClient::open(url, token, &LIMITS, command_timeout)?;
+        rest.server.set_run(Some(RUN.into()));
+        Ok(Self(rest))
     }
 
-    pub fn limits(&self) -> &Limits {
-        &LIMITS
-    }
-
-    pub fn host(&self) -> &str {
-        self.rest.host()
-    }
-
-    pub fn command_timeout(&self) -> Duration {
-        self.rest.command_timeout
-    }
-
-    pub fn clock(&self) -> &ServerClock {
-        &self.clock
-    }
-
-    pub fn run(&self) -> Result<Arc<str>, CacheError> {
-        Ok(Arc::clone(&self.run))
+    pub fn server(&self) -> &ServerInfo {
+        &self.0.server
     }
 
     pub async fn call(
@@ -86,16 +65,12 @@ impl UpstashTransport {
         deadline: Duration,
     ) -> Result<CacheReply, CacheError> {
         let command = encode(command)?;
-        self.rest.command(command, deadline).await.map(decode)
+        self.0.command(command, deadline).await.map(decode)
     }
 
     pub async fn call_all(&self, commands: &[CacheCommand]) -> Vec<Result<CacheReply, CacheError>> {
-        let unsent = || {
-            Err(CacheError::Protocol {
-                detail: format!("{} was not asked", self.host()),
-            })
-        };
-        let mut replies: Vec<_> = commands.iter().map(|_| unsent()).collect();
+        let unsent = CacheError::Protocol(format!("{} was not asked", self.0.server.host));
+        let mut replies = vec![Err(unsent); commands.len()];
         let mut encoded = Vec::new();
         for (at, command) in commands.iter().enumerate() {
             match encode(command) {
@@ -108,7 +83,7 @@ impl UpstashTransport {
         for request in chunk(encoded, COMMANDS_PER_PIPELINE, MAX_REQUEST_BYTES / 2, bytes) {
             let (positions, commands): (Vec<usize>, Vec<String>) = request.into_iter().unzip();
             let answer = match &no_answer {
-                None => self.rest.commands(&commands).await,
+                None => self.0.commands(&commands).await,
                 Some(why) => Err(CacheError::clone(why)),
             };
             match answer {
@@ -133,12 +108,10 @@ impl UpstashTransport {
 /// long name.
 fn encode(command: &CacheCommand) -> Result<String, CacheError> {
     if let Some(long) = command.keys.iter().find(|name| name.len() > LONGEST_NAME) {
-        return Err(CacheError::TooLarge {
-            detail: format!(
-                "a name of {} bytes: Upstash takes up to {LONGEST_NAME}",
-                long.len()
-            ),
-        });
+        return Err(CacheError::TooLarge(format!(
+            "a name of {} bytes: Upstash takes up to {LONGEST_NAME}",
+            long.len()
+        )));
     }
     let mut words: Vec<Value> = match command.kind {
         CommandKind::Named(name) => vec![name.into()],
@@ -149,19 +122,16 @@ fn encode(command: &CacheCommand) -> Result<String, CacheError> {
         ],
     };
     for word in command.keys.iter().chain(&command.args) {
-        let word = std::str::from_utf8(word).map_err(|_| CacheError::Refused {
-            detail: "Upstash takes text only: encode the body".into(),
-        })?;
+        let word = std::str::from_utf8(word)
+            .map_err(|_| CacheError::Refused("Upstash takes text only: encode the body".into()))?;
         words.push(word.into());
     }
     let text = Value::Array(words).to_string();
     if text.len() > MAX_REQUEST_BYTES {
-        return Err(CacheError::TooLarge {
-            detail: format!(
-                "a request of {} bytes: Upstash takes up to {MAX_REQUEST_BYTES}",
-                text.len()
-            ),
-        });
+        return Err(CacheError::TooLarge(format!(
+            "a request of {} bytes: Upstash takes up to {MAX_REQUEST_BYTES}",
+            text.len()
+        )));
     }
     Ok(text)
 }

@@ -11,14 +11,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::super::connection::ConnectionStatus;
+use super::super::command::Limits;
+use super::super::connection::ServerInfo;
 use super::super::error::CacheError;
 use oddsd_core::model::sanitize_text;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Upstash takes requests up to 10 MB.
-pub(super) const MAX_REQUEST_BYTES: usize = 10_000_000;
 
 /// Room for the largest stored value, escaped.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
@@ -33,12 +31,11 @@ pub(super) struct RestClient {
     http: Client,
     url: Url,
     token: SecretString,
-    status: ConnectionStatus,
-    pub command_timeout: Duration,
+    pub server: ServerInfo,
     sync_token: Mutex<Option<HeaderValue>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct RestAnswer {
     #[serde(default, deserialize_with = "even_null")]
     result: Option<Value>,
@@ -55,6 +52,7 @@ impl RestClient {
     pub fn open(
         url: &str,
         token: &SecretString,
+        limits: &'static Limits,
         command_timeout: Duration,
     ) -> anyhow::Result<Self> {
         let url: Url = url
@@ -91,14 +89,9 @@ impl RestClient {
             http,
             url,
             token: token.clone(),
-            status: ConnectionStatus::new(host),
-            command_timeout,
+            server: ServerInfo::new(limits, host, command_timeout),
             sync_token: Mutex::default(),
         })
-    }
-
-    pub fn host(&self) -> &str {
-        self.status.host()
     }
 
     /// Sends one command, and reports the outcome to the connection status.
@@ -115,7 +108,7 @@ impl RestClient {
         &self,
         commands: &[String],
     ) -> Result<Vec<Result<Value, CacheError>>, CacheError> {
-        let deadline = self.command_timeout;
+        let deadline = self.server.command_timeout;
         if let [command] = commands {
             let answer = self.command(command.clone(), deadline).await?;
             return Ok(vec![Ok(answer)]);
@@ -147,23 +140,15 @@ impl RestClient {
 
     fn report(&self, failure: Option<&CacheError>, deadline: Duration) {
         match failure {
-            None => self.status.set_up(),
+            None => self.server.set_up(),
             // A reader's short deadline proves nothing about the service.
-            Some(CacheError::Timeout { .. }) if deadline < self.command_timeout => {}
-            Some(CacheError::TooLarge { .. } | CacheError::Protocol { .. }) => {}
-            Some(why) => self.status.set_down(why.clone()),
+            Some(CacheError::Timeout(_)) if deadline < self.server.command_timeout => {}
+            Some(CacheError::TooLarge(_) | CacheError::Protocol(_)) => {}
+            Some(why) => self.server.set_down(why.clone()),
         }
     }
 
     async fn send(&self, url: Url, body: String) -> Result<(StatusCode, Vec<u8>), CacheError> {
-        if body.len() > MAX_REQUEST_BYTES {
-            return Err(CacheError::TooLarge {
-                detail: format!(
-                    "a request of {} bytes: Upstash takes up to {MAX_REQUEST_BYTES}",
-                    body.len()
-                ),
-            });
-        }
         let mut request = self.http.post(url).body(body);
         if let Some(token) = self.sync_token.lock().clone() {
             request = request.header(SYNC_TOKEN, token);
@@ -179,12 +164,10 @@ impl RestClient {
         let mut text = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|e| self.unreachable(e))? {
             if text.len() + chunk.len() > MAX_ANSWER_BYTES {
-                return Err(CacheError::TooLarge {
-                    detail: format!(
-                        "{} answered with over {MAX_ANSWER_BYTES} bytes",
-                        self.host()
-                    ),
-                });
+                return Err(CacheError::TooLarge(format!(
+                    "{} answered with over {MAX_ANSWER_BYTES} bytes",
+                    self.server.host
+                )));
             }
             text.extend_from_slice(&chunk);
         }
@@ -204,21 +187,19 @@ impl RestClient {
         let Some(items) = items else {
             // The request as a whole was refused: the answer has the form of a single command's.
             let whole = self.read(status, text)?.to_string();
-            return Err(CacheError::Protocol {
-                detail: format!(
-                    "{} answered a pipeline with {}",
-                    self.host(),
-                    self.excerpt(&whole)
-                ),
-            });
+            return Err(CacheError::Protocol(format!(
+                "{} answered a pipeline with {}",
+                self.server.host,
+                self.excerpt(&whole)
+            )));
         };
         if items.len() != asked {
             let detail = format!(
                 "{} answered {} of {asked} commands",
-                self.host(),
+                self.server.host,
                 items.len()
             );
-            return Err(CacheError::Protocol { detail });
+            return Err(CacheError::Protocol(detail));
         }
         let items = items.into_iter();
         Ok(items.map(|item| self.item(status, item, text)).collect())
@@ -226,12 +207,8 @@ impl RestClient {
 
     /// Success is status 200 **and** a result.
     fn read(&self, status: StatusCode, text: &[u8]) -> Result<Value, CacheError> {
-        let answer: Option<RestAnswer> = serde_json::from_slice(text).ok();
-        let nothing = RestAnswer {
-            result: None,
-            error: None,
-        };
-        self.item(status, answer.unwrap_or(nothing), text)
+        let answer = serde_json::from_slice(text).unwrap_or_default();
+        self.item(status, answer, text)
     }
 
     fn item(
@@ -244,39 +221,35 @@ impl RestClient {
         if let (StatusCode::OK, Some(value), None) = (status, result, &error) {
             return Ok(value);
         }
-        let host = self.host();
+        let host = &self.server.host;
         let text = error.unwrap_or_else(|| String::from_utf8_lossy(text).into_owned());
         let text = self.excerpt(&text);
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(CacheError::Refused {
-                detail: format!(
-                    "{host} refused the token ({status}): {text}. Check UPSTASH_REDIS_REST_TOKEN"
-                ),
-            }),
-            StatusCode::TOO_MANY_REQUESTS => Err(CacheError::Down {
-                detail: format!("{host} is over its request limit: {text}"),
-            }),
-            StatusCode::PAYLOAD_TOO_LARGE => Err(CacheError::TooLarge {
-                detail: format!("{host} takes no request of this size: {text}"),
-            }),
-            status if status.is_server_error() => Err(CacheError::Down {
-                detail: format!("{host} answered {status}: {text}"),
-            }),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(CacheError::Refused(format!(
+                "{host} refused the token ({status}): {text}. Check UPSTASH_REDIS_REST_TOKEN"
+            ))),
+            StatusCode::TOO_MANY_REQUESTS => Err(CacheError::Down(format!(
+                "{host} is over its request limit: {text}"
+            ))),
+            StatusCode::PAYLOAD_TOO_LARGE => Err(CacheError::TooLarge(format!(
+                "{host} takes no request of this size: {text}"
+            ))),
+            status if status.is_server_error() => Err(CacheError::Down(format!(
+                "{host} answered {status}: {text}"
+            ))),
             StatusCode::OK | StatusCode::BAD_REQUEST => Err(CacheError::from_reply(
                 host,
                 "UPSTASH_REDIS_REST_TOKEN",
                 &text,
             )),
-            status => Err(CacheError::Protocol {
-                detail: format!("{host} answered {status}: {text}"),
-            }),
+            status => Err(CacheError::Protocol(format!(
+                "{host} answered {status}: {text}"
+            ))),
         }
     }
 
     fn timeout(&self) -> CacheError {
-        CacheError::Timeout {
-            detail: format!("{} did not answer in time", self.host()),
-        }
+        CacheError::Timeout(format!("{} did not answer in time", self.server.host))
     }
 
     fn unreachable(&self, error: reqwest::Error) -> CacheError {
@@ -284,13 +257,11 @@ impl RestClient {
         if error.is_timeout() {
             return self.timeout();
         }
-        CacheError::Down {
-            detail: format!(
-                "cannot reach {}: {:#}",
-                self.host(),
-                anyhow::Error::new(error)
-            ),
-        }
+        CacheError::Down(format!(
+            "cannot reach {}: {:#}",
+            self.server.host,
+            anyhow::Error::new(error)
+        ))
     }
 
     /// A short part of an answer for an error text, without the token: refusals quote it.

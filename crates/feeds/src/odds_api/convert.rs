@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
-use strum::IntoStaticStr;
+use strum::{EnumString, IntoStaticStr, VariantNames};
 
 use super::SOURCE;
 use super::fields::{EventJson, OutcomeJson};
@@ -24,7 +24,7 @@ pub(super) const MAX_NAMES: usize = 64;
 const AWAY_FIRST: &[&str] = &["americanfootball", "baseball", "basketball", "icehockey"];
 
 /// The notation of prices, requested with `oddsFormat`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case")]
 pub enum OddsFormat {
     American,

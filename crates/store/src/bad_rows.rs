@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::{Result, StoreError};
-use oddsd_core::diff::{Changes, ExcludedRows};
+use super::{Committed, Result, StoreError};
+use oddsd_core::diff::{Changes, ExcludedRows, PriceChange};
 
 /// The name under which such rows are counted as rejected.
 pub const REASON: &str = "refused_by_store";
@@ -40,11 +40,11 @@ impl CommitError {
     }
 }
 
-/// The outcome of a commit that was rolled back.
-pub type DryRun = std::result::Result<(), CommitError>;
+pub type CommitResult<T = Committed> = std::result::Result<T, CommitError>;
 
 /// Returns the smallest parts of these changes that are refused. `first` is the error of the whole commit.
-pub async fn find_bad_rows<F: Future<Output = DryRun>>(
+/// `dry_run` commits a part and rolls it back.
+pub async fn find_bad_rows<F: Future<Output = CommitResult<()>>>(
     changes: &Changes,
     first: StoreError,
     dry_run: impl Fn(Arc<Changes>) -> F,
@@ -62,32 +62,15 @@ pub async fn find_bad_rows<F: Future<Output = DryRun>>(
     let events = changes.events.iter().map(|change| change.row);
     let selections = changes.selections.iter().map(|change| change.event_row);
     let prices = changes.prices.iter().map(|change| change.event_row);
-    let mut events: Vec<i64> = events.chain(selections).chain(prices).collect();
-    events.sort_unstable();
-    events.dedup();
-    let mut unsearched = vec![&events[..]];
-    while let Some(part) = unsearched.pop() {
-        if part.is_empty()
-            || !search
-                .is_refused(|row| contains(part, row), |_| true)
-                .await?
-        {
-            continue;
-        }
-        match part {
-            [event] => search.search_event(*event).await?,
-            _ => unsearched.extend([&part[..part.len() / 2], &part[part.len() / 2..]]),
-        }
+    let events = events.chain(selections).chain(prices).collect();
+    for event in search.bisect(events, None).await? {
+        search.search_event(event).await?;
     }
     if search.excluded == ExcludedRows::default() {
         // Each part is accepted and the whole is not: no single row is the cause.
         return Err(first);
     }
     Ok(search.excluded)
-}
-
-fn contains(sorted: &[i64], row: i64) -> bool {
-    sorted.binary_search(&row).is_ok()
 }
 
 struct Search<'a, R> {
@@ -97,7 +80,7 @@ struct Search<'a, R> {
     excluded: ExcludedRows,
 }
 
-impl<F: Future<Output = DryRun>, R: Fn(Arc<Changes>) -> F> Search<'_, R> {
+impl<F: Future<Output = CommitResult<()>>, R: Fn(Arc<Changes>) -> F> Search<'_, R> {
     /// Searches the prices of one event; takes the event itself when it is refused without them.
     async fn search_event(&mut self, event: i64) -> Result<()> {
         if self.is_refused(|row| row == event, |_| false).await? {
@@ -106,28 +89,40 @@ impl<F: Future<Output = DryRun>, R: Fn(Arc<Changes>) -> F> Search<'_, R> {
         }
         let prices = self.changes.prices.iter();
         let prices = prices.filter(|change| change.event_row == event);
-        let mut prices: Vec<i64> = prices.map(|change| change.row).collect();
-        prices.sort_unstable();
-        let mut unsearched = vec![&prices[..]];
+        let prices = prices.map(|change| change.row).collect();
+        let refused = self.bisect(prices, Some(event)).await?;
+        self.excluded.prices.extend(refused);
+        Ok(())
+    }
+
+    /// Returns those of the rows that are refused alone: events with their prices, or prices of `event`.
+    async fn bisect(&mut self, mut rows: Vec<i64>, event: Option<i64>) -> Result<Vec<i64>> {
+        rows.sort_unstable();
+        rows.dedup();
+        let (mut refused, mut unsearched) = (Vec::new(), vec![&rows[..]]);
         while let Some(part) = unsearched.pop() {
-            let refused = self.is_refused(|row| row == event, |price| contains(part, price.row));
-            if part.is_empty() || !refused.await? {
-                continue;
-            }
-            match part {
-                [price] => {
-                    self.excluded.prices.insert(*price);
+            let contains = |row: i64| part.binary_search(&row).is_ok();
+            let is_refused = match event {
+                _ if part.is_empty() => false,
+                None => self.is_refused(contains, |_| true).await?,
+                Some(event) => {
+                    let is_part = |price: &PriceChange| contains(price.row);
+                    self.is_refused(|row| row == event, is_part).await?
                 }
+            };
+            match part {
+                _ if !is_refused => {}
+                [row] => refused.push(*row),
                 _ => unsearched.extend([&part[..part.len() / 2], &part[part.len() / 2..]]),
             }
         }
-        Ok(())
+        Ok(refused)
     }
 
     async fn is_refused(
         &mut self,
         event: impl Fn(i64) -> bool,
-        price: impl Fn(&oddsd_core::diff::PriceChange) -> bool,
+        price: impl Fn(&PriceChange) -> bool,
     ) -> Result<bool> {
         self.tries += 1;
         if self.tries > MOST_TRIES {

@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::sqlite::SqliteArguments;
 use sqlx::{AssertSqlSafe, PgConnection, SqliteConnection};
 
-use super::rows::{self, Columns};
-use super::{Result, Store, StoreError, postgres, run_detached, sqlite};
+use super::rows::{self, StoredRow};
+use super::{Result, Store, StoreError, dispatch, postgres, sqlite};
 use oddsd_core::model::DbSnapshot;
 
 /// Pieces of the SQL of Postgres, and their form on SQLite. SQLite keeps times in microseconds, lists in
@@ -42,7 +41,7 @@ const NOW: &str = "now()";
 #[derive(Clone, Debug)]
 pub enum Arg {
     Flag(bool),
-    Int(Option<i64>),
+    Int(i64),
     Text(Option<String>),
     Time(Option<DateTime<Utc>>),
     /// Written as `$1 * interval '1 second'`.
@@ -62,8 +61,7 @@ macro_rules! arg_from {
 }
 arg_from! {
     bool => |flag| Self::Flag(flag),
-    i64 => |number| Self::Int(Some(number)),
-    Option<i64> => |number| Self::Int(number),
+    i64 => |number| Self::Int(number),
     &str => |text| Self::Text(Some(text.to_owned())),
     String => |text| Self::Text(Some(text)),
     &String => |text| Self::Text(Some(text.clone())),
@@ -83,34 +81,6 @@ macro_rules! args {
     };
 }
 pub(super) use args;
-
-/// A row of either backend.
-pub enum StoredRow {
-    Postgres(PgRow),
-    Sqlite(SqliteRow),
-}
-
-macro_rules! columns {
-    ($($method:ident -> $value:ty;)+) => {
-        impl Columns for StoredRow {$(
-            fn $method(&self, name: &str) -> $value {
-                match self {
-                    Self::Postgres(row) => row.$method(name),
-                    Self::Sqlite(row) => row.$method(name),
-                }
-            }
-        )+}
-    };
-}
-columns! {
-    int -> Result<i64>;
-    maybe_int -> Result<Option<i64>>;
-    flag -> Result<bool>;
-    text -> Result<&str>;
-    maybe_text -> Result<Option<&str>>;
-    maybe_time -> Result<Option<DateTime<Utc>>>;
-    is_null -> bool;
-}
 
 /// A connection of either backend, or a transaction on one.
 pub enum DbConnection<'c> {
@@ -194,81 +164,41 @@ pub fn sqlite_query<'q>(sql: &str, args: &[Arg]) -> Query<'q, sqlx::Sqlite, Sqli
     }
 }
 
-/// A connection out of a pool.
-pub enum PooledConnection {
-    Postgres(PoolConnection<sqlx::Postgres>),
-    Sqlite(PoolConnection<sqlx::Sqlite>),
-}
-
-impl PooledConnection {
-    pub fn get(&mut self) -> DbConnection<'_> {
-        match self {
-            Self::Postgres(connection) => DbConnection::Postgres(connection),
-            Self::Sqlite(connection) => DbConnection::Sqlite(connection),
-        }
-    }
-}
-
 /// The rows of a statement that [`with_snapshot`] made: those where `column` is not null.
 pub fn split_snapshot(
     rows: Vec<StoredRow>,
     column: &str,
 ) -> Result<(DbSnapshot, impl Iterator<Item = StoredRow>)> {
-    let first = rows.first();
-    let first = first.ok_or_else(|| StoreError::Failed("the database returned no row".into()))?;
-    let view = rows::snapshot(first)?;
+    let snapshot = rows::snapshot(rows.first().ok_or_else(no_row)?)?;
     let is_row = move |row: &StoredRow| !row.is_null(column);
-    Ok((view, rows.into_iter().filter(is_row)))
+    Ok((snapshot, rows.into_iter().filter(is_row)))
 }
 
 /// The row of a statement that always returns one.
 pub fn only_row(mut rows: Vec<StoredRow>) -> Result<StoredRow> {
-    rows.pop()
-        .ok_or_else(|| StoreError::Failed("the database returned no row".into()))
+    rows.pop().ok_or_else(no_row)
 }
 
-/// `select` with the snapshot of the same statement in each row (column `view`), and one row of nulls
+fn no_row() -> StoreError {
+    StoreError::Failed("the database returned no row".into())
+}
+
+/// `select` with the snapshot of the same statement in each row (column `snapshot`), and one row of nulls
 /// where it has none: `r` is its name for `order`.
 pub fn with_snapshot(select: &str, order: &str) -> String {
     format!(
-        "WITH seen AS MATERIALIZED (SELECT CAST(pg_current_snapshot() AS text) AS view)
-         SELECT seen.view, r.* FROM seen LEFT JOIN ({select}) r ON true {order}"
+        "WITH seen AS MATERIALIZED (SELECT CAST(pg_current_snapshot() AS text) AS snapshot)
+         SELECT seen.snapshot, r.* FROM seen LEFT JOIN ({select}) r ON true {order}"
     )
 }
 
 impl Store {
-    pub(super) async fn reader(&self) -> Result<PooledConnection> {
-        Ok(match self {
-            Self::Postgres(db) => PooledConnection::Postgres(db.connection().await?),
-            Self::Sqlite(db) => PooledConnection::Sqlite(db.reader().await?),
-        })
-    }
-
-    async fn writer(&self) -> Result<PooledConnection> {
-        Ok(match self {
-            Self::Postgres(db) => PooledConnection::Postgres(db.connection().await?),
-            Self::Sqlite(db) => PooledConnection::Sqlite(db.writer().await?),
-        })
-    }
-
-    /// Waits no longer than an answer can take. A file needs no such limit.
-    pub(super) async fn within_deadline<T>(
-        &self,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        match self {
-            Self::Postgres(db) => db.within_deadline(work).await,
-            Self::Sqlite(_) => work.await,
-        }
-    }
-
     pub(super) async fn read(
         &self,
         sql: impl Into<String>,
         args: Vec<Arg>,
     ) -> Result<Vec<StoredRow>> {
-        self.within_deadline(async { self.reader().await?.get().fetch(sql, &args).await })
-            .await
+        dispatch!(self, db => db.read(sql, args).await)
     }
 
     /// For a statement that always returns one row.
@@ -286,11 +216,6 @@ impl Store {
         sql: impl Into<String>,
         args: Vec<Arg>,
     ) -> Result<Vec<StoredRow>> {
-        let (store, sql) = (self.clone(), sql.into());
-        run_detached(async move {
-            let statement = async { store.writer().await?.get().fetch(sql, &args).await };
-            store.within_deadline(statement).await
-        })
-        .await
+        dispatch!(self, db => db.write(sql, args).await)
     }
 }

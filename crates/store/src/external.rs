@@ -78,14 +78,14 @@ impl Store {
     }
 
     /// From now on every committed write to the table is in the outbox, in the writer's own transaction.
-    /// With `rehearse` nothing is done. `Misconfigured` when that table cannot be watched.
-    pub async fn watch(&self, asked: &WatchRequest, rehearse: bool) -> Result<WatchPlan> {
-        self.postgres()?.watch(asked, rehearse).await
+    /// A dry run changes nothing. `Misconfigured` when that table cannot be watched.
+    pub async fn watch(&self, request: &WatchRequest, dry_run: bool) -> Result<WatchPlan> {
+        self.postgres()?.watch(request, dry_run).await
     }
 
     /// Removes the watch; returns the SQL statements.
-    pub async fn unwatch(&self, table: &str, rehearse: bool) -> Result<Vec<String>> {
-        self.postgres()?.unwatch(table, rehearse).await
+    pub async fn unwatch(&self, table: &str, dry_run: bool) -> Result<Vec<String>> {
+        self.postgres()?.unwatch(table, dry_run).await
     }
 
     pub async fn list_watches(&self) -> Result<Vec<TableWatch>> {

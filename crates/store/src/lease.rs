@@ -6,7 +6,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::dialect::args;
-use super::rows::Columns;
 use super::{Result, Store, dispatch};
 
 /// The name of the lease's row: there is one writer.

@@ -34,7 +34,7 @@ use oddsd_core::diff::stored_state::StoredState;
 pub use oddsd_core::diff::{OutboxEntry, Purpose};
 use oddsd_core::model::Attributes;
 
-use bad_rows::CommitError;
+use bad_rows::{CommitError, CommitResult};
 pub use external::{TableWatch, WatchPlan, WatchRequest};
 use lease::LEASE;
 pub use lease::{AcquireResult, WriterLease};
@@ -106,6 +106,31 @@ pub struct CycleMeta {
     pub bookmakers: Vec<String>,
     pub fetch_ms: i64,
     pub diff_ms: i64,
+}
+
+impl CycleMeta {
+    /// The columns of the cycle from `seen` to `next_price`, in their order.
+    fn numbers(&self, changes: &Changes) -> [i64; 15] {
+        let (counts, next) = (&changes.counts, &changes.next_ids);
+        let count = |count: u64| count as i64;
+        [
+            count(counts.seen),
+            count(counts.inserted),
+            count(counts.reopened),
+            count(counts.changed),
+            count(counts.withdrawn),
+            count(counts.unchanged),
+            count(counts.stale),
+            count(counts.rejected),
+            count(counts.no_price),
+            self.fetch_ms,
+            self.diff_ms,
+            next.event,
+            next.selection,
+            next.bookmaker,
+            next.price,
+        ]
+    }
 }
 
 /// A cycle that was written.
@@ -258,7 +283,7 @@ impl Store {
         lease: &WriterLease,
         cycle: &CycleMeta,
         changes: &mut Changes,
-    ) -> std::result::Result<Committed, CommitError> {
+    ) -> CommitResult {
         let shared = Arc::new(std::mem::take(changes));
         let outcome = dispatch!(self, db => db.commit(lease, cycle, &shared, TxEnd::Commit).await);
         *changes = Arc::into_inner(shared).expect("the task that wrote them has ended");
@@ -302,15 +327,13 @@ impl TxEnd {
 }
 
 /// Runs a write to its end, also when its caller is cancelled.
-async fn run_detached<T: Send + 'static>(
-    write: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
-    match tokio::spawn(write).await {
-        Ok(outcome) => outcome,
-        Err(stopped) => Err(StoreError::Failed(format!(
-            "the write did not finish: {stopped}"
-        ))),
-    }
+async fn run_detached<T: Send + 'static, E: From<StoreError> + Send + 'static>(
+    write: impl Future<Output = std::result::Result<T, E>> + Send + 'static,
+) -> std::result::Result<T, E> {
+    tokio::spawn(write).await.unwrap_or_else(|stopped| {
+        let why = format!("the write did not finish: {stopped}");
+        Err(StoreError::Failed(why).into())
+    })
 }
 
 /// The migrations in a folder, `0001_tables.sql` and on, for a module two levels below this one.

@@ -1,13 +1,13 @@
-//! Builds the in-memory state from the stored rows, at start and after any database error.
-//! `postgres::load` and `sqlite::load` call it inside one read transaction, and add the prices in their own way.
+//! Builds the in-memory state from the stored rows, at start and after any database error. The backends call
+//! it inside one read transaction, whose statements see the same snapshot.
 
 use chrono::DateTime;
 
 use super::dialect::{DbConnection, only_row};
-use super::rows::{self, Columns, EVENT, SELECTION};
+use super::rows::{self, EVENT, OFFER, SELECTION};
 use super::{InitialState, Result, StoreError};
 use oddsd_core::diff::stored_state::IdAllocator;
-use oddsd_core::diff::{self, DanglingReference, StateBuilder};
+use oddsd_core::diff::{DanglingReference, StateBuilder, StoredPriceRow};
 use oddsd_core::model::{Bookmaker, BookmakerId};
 
 /// The next row id of each table, and the last cycle.
@@ -18,66 +18,70 @@ const NEXT_ROWS: &str = "SELECT greatest(coalesce(k.next_event, 1), coalesce((SE
             coalesce(k.id, 0) AS cycle
      FROM (SELECT 1) AS one LEFT JOIN (SELECT * FROM oddsd.cycles ORDER BY id DESC LIMIT 1) AS k ON true";
 
-/// Takes rows in the order bookmakers, events, selections, prices.
-#[derive(Default)]
-pub struct StateLoader(StateBuilder);
-
-impl StateLoader {
-    /// Everything but the prices.
-    pub async fn load_catalogue(&mut self, tx: &mut DbConnection<'_>) -> Result<()> {
-        let bookmakers = "SELECT id, key, name FROM oddsd.bookmakers".into();
-        tx.for_each(bookmakers, &[], |row| {
-            let bookmaker = Bookmaker {
-                id: BookmakerId::new(row.text("key")?),
-                name: row.text("name")?.into(),
-            };
-            self.0.add_bookmaker(row.int("id")?, bookmaker);
-            Ok(())
-        })
-        .await?;
-        let events = format!(
-            "SELECT e.id, {EVENT}, c.checked_at,
-                    e.status = 'suspended' AND 'correction' IS NOT DISTINCT FROM (
-                        SELECT t.source FROM oddsd.transitions t WHERE t.event_id = e.id ORDER BY t.id DESC LIMIT 1) AS corrected
-             FROM oddsd.events e LEFT JOIN oddsd.checks c ON c.event_id = e.id"
-        );
-        tx.for_each(events, &[], |row| {
-            // An event that was never checked is older than any poll.
-            let checked_at = row
-                .maybe_time("checked_at")?
-                .unwrap_or(DateTime::UNIX_EPOCH);
-            let (id, corrected) = (row.int("id")?, row.flag("corrected")?);
-            self.0
-                .add_event(id, rows::event(&row)?, checked_at, corrected);
-            Ok(())
-        })
-        .await?;
-        let selections = format!("SELECT s.id, s.event_id, {SELECTION} FROM oddsd.selections s");
-        tx.for_each(selections, &[], |row| {
-            let (id, event) = (row.int("id")?, row.int("event_id")?);
-            self.0.add_selection(id, event, rows::selection(&row)?);
-            Ok(())
-        })
-        .await
-    }
-
-    pub fn price(&mut self, price: &diff::StoredPriceRow<'_>) -> Result<()> {
-        self.0.add_price(price).map_err(|DanglingReference| {
+/// Rows are added in the order bookmakers, events, selections, prices. Prices are handed on one by one.
+pub async fn load(mut tx: DbConnection<'_>) -> Result<InitialState> {
+    let mut state = StateBuilder::default();
+    let bookmakers = "SELECT id, key, name FROM oddsd.bookmakers".into();
+    tx.for_each(bookmakers, &[], |row| {
+        let bookmaker = Bookmaker {
+            id: BookmakerId::new(row.text("key")?),
+            name: row.text("name")?.into(),
+        };
+        state.add_bookmaker(row.int("id")?, bookmaker);
+        Ok(())
+    })
+    .await?;
+    let events = format!(
+        "SELECT e.id, {EVENT}, c.checked_at,
+                e.status = 'suspended' AND 'correction' IS NOT DISTINCT FROM (
+                    SELECT t.source FROM oddsd.transitions t WHERE t.event_id = e.id ORDER BY t.id DESC LIMIT 1) AS corrected
+         FROM oddsd.events e LEFT JOIN oddsd.checks c ON c.event_id = e.id"
+    );
+    tx.for_each(events, &[], |row| {
+        // An event that was never checked is older than any poll.
+        let checked_at = row
+            .maybe_time("checked_at")?
+            .unwrap_or(DateTime::UNIX_EPOCH);
+        let (id, corrected) = (row.int("id")?, row.get("corrected")?);
+        state.add_event(id, rows::event(&row)?, checked_at, corrected);
+        Ok(())
+    })
+    .await?;
+    let selections = format!("SELECT s.id, s.event_id, {SELECTION} FROM oddsd.selections s");
+    tx.for_each(selections, &[], |row| {
+        let (id, event) = (row.int("id")?, row.int("event_id")?);
+        state.add_selection(id, event, rows::selection(&row)?);
+        Ok(())
+    })
+    .await?;
+    let prices = format!(
+        "SELECT p.id, p.event_id, p.selection_id, p.bookmaker_id, p.market, {OFFER} FROM oddsd.prices p"
+    );
+    tx.for_each(prices, &[], |row| {
+        let price = StoredPriceRow {
+            row: row.int("id")?,
+            event: row.int("event_id")?,
+            selection: row.int("selection_id")?,
+            bookmaker: row.int("bookmaker_id")?,
+            market: row.text("market")?,
+            offer: rows::offer(&row)?,
+            status: rows::price_status(&row)?,
+            observed_at: row.time("observed_at")?,
+        };
+        state.add_price(&price).map_err(|DanglingReference| {
             StoreError::Failed("a price names a selection or bookmaker that is not stored".into())
         })
-    }
-
-    pub async fn finish(self, tx: &mut DbConnection<'_>) -> Result<InitialState> {
-        let row = only_row(tx.fetch(NEXT_ROWS, &[]).await?)?;
-        let next = IdAllocator {
-            event: row.int("event")?,
-            selection: row.int("selection")?,
-            bookmaker: row.int("bookmaker")?,
-            price: row.int("price")?,
-        };
-        Ok(InitialState {
-            state: self.0.build(next),
-            next_cycle: row.int("cycle")? + 1,
-        })
-    }
+    })
+    .await?;
+    let row = only_row(tx.fetch(NEXT_ROWS, &[]).await?)?;
+    let next = IdAllocator {
+        event: row.int("event")?,
+        selection: row.int("selection")?,
+        bookmaker: row.int("bookmaker")?,
+        price: row.int("price")?,
+    };
+    Ok(InitialState {
+        state: state.build(next),
+        next_cycle: row.int("cycle")? + 1,
+    })
 }

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::dialect::args;
-use super::rows::Columns;
+use super::rows::StoredRow;
 use super::{Result, Store};
 
 /// One line of the log: one change, and the targets that were removed for it.
@@ -111,7 +111,7 @@ impl Store {
 
     pub async fn is_alert_raised(&self, name: &str) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM oddsd.alarms WHERE name = $1) AS alarmed";
-        self.read_one(sql, args![name]).await?.flag("alarmed")
+        self.read_one(sql, args![name]).await?.get("alarmed")
     }
 }
 
@@ -127,22 +127,22 @@ impl Removal {
     }
 }
 
-fn removal(row: &impl Columns) -> Result<Removal> {
+fn removal(row: &StoredRow) -> Result<Removal> {
     Ok(Removal {
         id: row.int("id")?,
         at: row.time("at")?,
-        cycle: row.maybe_int("cycle_id")?,
+        cycle: row.get("cycle_id")?,
         rule: row.text("rule")?.into(),
         reason: row.text("reason")?.into(),
         change: row.text("change")?.into(),
-        entity: row.maybe_string("entity")?,
+        entity: row.get("entity")?,
         keys: row.text("keys")?.lines().map(Into::into).collect(),
         existed: row.int("existed")?,
         rules: row.text("rules")?.into(),
         backend: row.text("backend")?.into(),
         attempts: row.int("attempts")? as i32,
         took_ms: row.int("took_ms")?,
-        before: row.maybe_string("before")?,
-        after: row.maybe_string("after")?,
+        before: row.get("before")?,
+        after: row.get("after")?,
     })
 }

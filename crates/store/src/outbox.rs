@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::dialect::{args, only_row, split_snapshot, with_snapshot};
-use super::rows::{self, Columns, decode_error};
+use super::rows::{self, StoredRow, decode_error};
 use super::{Removal, Result, Snapshotted, Store, dispatch};
 use oddsd_core::diff::{OutboxEntry, Purpose};
 use oddsd_core::key::{Key, Tag};
@@ -56,10 +56,10 @@ const BACKLOG: &str = "
     SELECT g.*, e.sport, e.league, e.venue, e.status FROM (
         SELECT CAST(0 AS bigint) AS id, max(cycle_id) AS cycle_id, event_key, string_agg(kinds, ',') AS kinds, keys, detail,
                CAST(NULL AS text) AS before, CAST(NULL AS text) AS after, CAST(max(attempts) AS bigint) AS attempts,
-               max(xid) AS xid, min(created_at) AS created_at, CAST(sum(looked) AS bigint) AS looked,
+               max(xid) AS xid, min(created_at) AS created_at, CAST(sum(row_count) AS bigint) AS row_count,
                min(first) AS first, max(last) AS last, string_agg(again, ',') AS again
         FROM (SELECT max(cycle_id) AS cycle_id, event_key, kinds, keys, detail, max(attempts) AS attempts,
-                     max(xid::text::bigint) AS xid, min(created_at) AS created_at, count(*) AS looked,
+                     max(xid::text::bigint) AS xid, min(created_at) AS created_at, count(*) AS row_count,
                      min(id) AS first, max(id) AS last,
                      string_agg(CAST(id AS text), ',') FILTER (WHERE kinds = 'again') AS again
               FROM (SELECT * FROM oddsd.outbox WHERE kinds <> 'again' OR due_at <= now() ORDER BY id LIMIT $1) page
@@ -293,7 +293,7 @@ impl ClaimedBatch {
         id: i64,
         transaction: u64,
         key: &Key,
-        view: &DbSnapshot,
+        snapshot: &DbSnapshot,
     ) -> Option<Self> {
         let entry = OutboxEntry {
             purpose: Purpose::Canary,
@@ -301,7 +301,7 @@ impl ClaimedBatch {
             ..OutboxEntry::default()
         };
         Some(Self {
-            snapshot: view.with_tx(transaction)?,
+            snapshot: snapshot.with_tx(transaction)?,
             rows: vec![OutboxRow::new(id, transaction, Utc::now(), entry)],
         })
     }
@@ -395,7 +395,7 @@ impl Store {
     /// False once the row has been settled.
     pub async fn is_pending(&self, row: i64) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM oddsd.outbox WHERE id = $1) AS pending";
-        self.read_one(sql, args![row]).await?.flag("pending")
+        self.read_one(sql, args![row]).await?.get("pending")
     }
 
     /// Writes the canary's next beat, with the outbox row that removes `key`.
@@ -415,11 +415,11 @@ impl Store {
 }
 
 impl Backlog {
-    /// One group a row: as [`outbox_row`], with `looked` (how many), `first`, `last` (their ids) and
+    /// One group a row: as [`outbox_row`], with `row_count`, `first`, `last` (their ids) and
     /// `again` (the ids of second removals).
-    fn add(&mut self, group: &impl Columns) -> Result<()> {
+    fn add(&mut self, group: &StoredRow) -> Result<()> {
         self.changes.push(outbox_row(group)?);
-        self.rows += group.int("looked")? as u64;
+        self.rows += group.int("row_count")? as u64;
         self.from = self.from.min(group.int("first")?);
         self.through = self.through.max(group.int("last")?);
         let again = group.maybe_text("again")?.unwrap_or_default();
@@ -432,17 +432,16 @@ impl Backlog {
 }
 
 /// Sorts by id: RETURNING promises no order.
-pub(super) fn outbox_rows<'r, R: Columns + 'r>(
-    rows: impl Iterator<Item = &'r R>,
-) -> Result<Vec<OutboxRow>> {
-    let mut all = rows.map(outbox_row).collect::<Result<Vec<_>>>()?;
+pub(super) fn outbox_rows(rows: impl Iterator<Item = StoredRow>) -> Result<Vec<OutboxRow>> {
+    let all = rows.map(|row| outbox_row(&row));
+    let mut all = all.collect::<Result<Vec<_>>>()?;
     all.sort_by_key(|row| row.id);
     Ok(all)
 }
 
 /// Columns `id, cycle_id, event_key, kinds, keys, detail, before, after, attempts, xid, created_at`, and of the
 /// event, if it is stored, `sport, league, venue, status`.
-fn outbox_row(row: &impl Columns) -> Result<OutboxRow> {
+fn outbox_row(row: &StoredRow) -> Result<OutboxRow> {
     let kinds = row.text("kinds")?;
     let (keys, tags) = read_targets(row.maybe_text("keys")?.unwrap_or_default());
     Ok(OutboxRow {
@@ -464,12 +463,12 @@ fn outbox_row(row: &impl Columns) -> Result<OutboxRow> {
                 CANARY => Purpose::Canary,
                 _ => Purpose::Change,
             },
-            cycle: row.maybe_int("cycle_id")?,
+            cycle: row.get("cycle_id")?,
             event: row.maybe_text("event_key")?.map(EventId::new),
             kinds: kinds.split(',').filter_map(ChangeKind::parse).collect(),
-            detail: row.maybe_string("detail")?,
-            before: row.maybe_string("before")?,
-            after: row.maybe_string("after")?,
+            detail: row.get("detail")?,
+            before: row.get("before")?,
+            after: row.get("after")?,
             keys,
             tags,
             attempts: row.int("attempts")? as i32,
@@ -478,7 +477,7 @@ fn outbox_row(row: &impl Columns) -> Result<OutboxRow> {
 }
 
 /// Columns `id, bookmaker, market, cycle_id` and of an offer, by id and cycle; cycle 0 is the stored value.
-fn price_histories(rows: &[impl Columns]) -> Result<Vec<PriceHistory>> {
+fn price_histories(rows: &[StoredRow]) -> Result<Vec<PriceHistory>> {
     let (mut all, mut last): (Vec<PriceHistory>, _) = (Vec::new(), None);
     for row in rows {
         let (id, cycle) = (row.int("id")?, row.int("cycle_id")?);

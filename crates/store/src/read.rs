@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::Serialize;
 
-use super::dialect::{args, split_snapshot, with_snapshot};
-use super::rows::{self, Columns, EVENT, OFFER, SELECTION};
+use super::dialect::{DbConnection, args, split_snapshot, with_snapshot};
+use super::rows::{self, EVENT, OFFER, SELECTION, StoredRow};
 use super::{LEASE, Result, Store};
 use oddsd_core::model::{CycleCounts, DbSnapshot, Event, EventId, Offer, PriceStatus, Selection};
 
@@ -135,61 +135,24 @@ impl Store {
 
     /// `None` for an event that is not stored.
     pub async fn event_prices(&self, event: &EventId) -> Result<Snapshotted<Option<EventPrices>>> {
-        self.within_deadline(self.read_event_prices(event)).await
-    }
-
-    /// The snapshot is that of the first statement: the next ones see that much, or more.
-    async fn read_event_prices(&self, event: &EventId) -> Result<Snapshotted<Option<EventPrices>>> {
-        let mut connection = self.reader().await?;
-        let mut connection = connection.get();
-        let head = with_snapshot(
-            &format!(
-                "SELECT e.id, {EVENT}, coalesce(c.checked_at, e.updated_at) AS checked_at
-                 FROM oddsd.events e LEFT JOIN oddsd.checks c ON c.event_id = e.id WHERE e.key = $1"
-            ),
-            "",
-        );
-        let key = args![event.as_str()];
-        let head = connection.fetch(head, &key).await?;
-        let (snapshot, mut known) = split_snapshot(head, "key")?;
-        let Some(head) = known.next() else {
-            return Ok(Snapshotted {
-                snapshot,
-                value: None,
-            });
-        };
-        let id = args![head.int("id")?];
-        let selections = format!(
-            "SELECT {SELECTION} FROM oddsd.selections s WHERE s.event_id = $1 ORDER BY s.id"
-        );
-        let selections = connection.fetch(selections, &id).await?;
-        let (range, history) = match self {
-            Self::Postgres(_) => (POSTGRES_RANGE, POSTGRES_HISTORY),
-            Self::Sqlite(_) => (SQLITE_RANGE, ""),
-        };
-        let prices = format!(
-            "SELECT s.key AS selection_key, p.market, b.key AS bookmaker_key, b.name AS bookmaker_name, {OFFER}, {range}
-             FROM oddsd.prices p
-             JOIN oddsd.selections s ON s.id = p.selection_id
-             JOIN oddsd.bookmakers b ON b.id = p.bookmaker_id {history}
-             WHERE p.event_id = $1 ORDER BY s.id, p.market, b.key"
-        );
-        let prices = connection.fetch(prices, &id).await?;
-        let value = Some(EventPrices {
-            event: rows::event(&head)?,
-            checked_at: head.time("checked_at")?,
-            selections: selections
-                .iter()
-                .map(rows::selection)
-                .collect::<Result<_>>()?,
-            prices: prices.iter().map(price_row).collect::<Result<_>>()?,
-        });
-        Ok(Snapshotted { snapshot, value })
+        match self {
+            Self::Postgres(db) => {
+                let read = async {
+                    let mut connection = db.connection().await?;
+                    read_event(DbConnection::Postgres(&mut connection), event).await
+                };
+                db.within_deadline(read).await
+            }
+            Self::Sqlite(db) => {
+                let mut connection = db.reader().await?;
+                read_event(DbConnection::Sqlite(&mut connection), event).await
+            }
+        }
     }
 
     /// The snapshot of a reader that begins now.
     pub async fn current_snapshot(&self) -> Result<DbSnapshot> {
-        let sql = "SELECT CAST(pg_current_snapshot() AS text) AS view";
+        let sql = "SELECT CAST(pg_current_snapshot() AS text) AS snapshot";
         rows::snapshot(&self.read_one(sql, args![]).await?)
     }
 
@@ -225,13 +188,13 @@ impl Store {
         let now = row.time("now")?;
         let age = now - row.maybe_time("oldest")?.unwrap_or(now);
         Ok(StoreStatus {
-            holder: row.maybe_string("holder")?,
+            holder: row.get("holder")?,
             lease_expires_at: row.maybe_time("expires_at")?,
             state: row.json("state")?,
             last_cycle: self.cycles(-1, 1).await?.pop(),
             outbox_pending: row.int("pending")?,
             outbox_oldest_seconds: age.to_std().unwrap_or_default().as_secs_f64(),
-            outbox_last_error: row.maybe_string("last_error")?,
+            outbox_last_error: row.get("last_error")?,
             events: row.int("events")?,
             open_prices: row.int("open_prices")?,
         })
@@ -245,8 +208,50 @@ impl Store {
     }
 }
 
+/// The snapshot is that of the first statement: the next ones see that much, or more.
+async fn read_event(
+    mut connection: DbConnection<'_>,
+    event: &EventId,
+) -> Result<Snapshotted<Option<EventPrices>>> {
+    let head = format!(
+        "SELECT e.id, {EVENT}, coalesce(c.checked_at, e.updated_at) AS checked_at
+         FROM oddsd.events e LEFT JOIN oddsd.checks c ON c.event_id = e.id WHERE e.key = $1"
+    );
+    let key = args![event.as_str()];
+    let head = connection.fetch(with_snapshot(&head, ""), &key).await?;
+    let (snapshot, mut known) = split_snapshot(head, "key")?;
+    let Some(head) = known.next() else {
+        let value = None;
+        return Ok(Snapshotted { snapshot, value });
+    };
+    let id = args![head.int("id")?];
+    let selections =
+        format!("SELECT {SELECTION} FROM oddsd.selections s WHERE s.event_id = $1 ORDER BY s.id");
+    let selections = connection.fetch(selections, &id).await?;
+    let (range, history) = match connection {
+        DbConnection::Postgres(_) => (POSTGRES_RANGE, POSTGRES_HISTORY),
+        DbConnection::Sqlite(_) => (SQLITE_RANGE, ""),
+    };
+    let prices = format!(
+        "SELECT s.key AS selection_key, p.market, b.key AS bookmaker_key, b.name AS bookmaker_name, {OFFER}, {range}
+         FROM oddsd.prices p
+         JOIN oddsd.selections s ON s.id = p.selection_id
+         JOIN oddsd.bookmakers b ON b.id = p.bookmaker_id {history}
+         WHERE p.event_id = $1 ORDER BY s.id, p.market, b.key"
+    );
+    let prices = connection.fetch(prices, &id).await?;
+    let selections = selections.iter().map(rows::selection);
+    let value = Some(EventPrices {
+        event: rows::event(&head)?,
+        checked_at: head.time("checked_at")?,
+        selections: selections.collect::<Result<_>>()?,
+        prices: prices.iter().map(price_row).collect::<Result<_>>()?,
+    });
+    Ok(Snapshotted { snapshot, value })
+}
+
 /// An event, a selection, `updated_at`, and `odds`: a JSON array of `[bookmaker, decimal, fractional]`.
-fn runner(row: &impl Columns) -> Result<Runner> {
+fn runner(row: &StoredRow) -> Result<Runner> {
     let odds: Vec<(String, String, Option<String>)> = row.json("odds")?;
     let prices = odds.into_iter().map(|(bookmaker, text, fractional)| {
         Ok(RunnerPrice {
@@ -263,7 +268,7 @@ fn runner(row: &impl Columns) -> Result<Runner> {
     })
 }
 
-fn price_row(row: &impl Columns) -> Result<PriceRow> {
+fn price_row(row: &StoredRow) -> Result<PriceRow> {
     Ok(PriceRow {
         selection: row.text("selection_key")?.into(),
         market: row.text("market")?.into(),
@@ -278,7 +283,7 @@ fn price_row(row: &impl Columns) -> Result<PriceRow> {
     })
 }
 
-fn cycle(row: &impl Columns) -> Result<CycleRow> {
+fn cycle(row: &StoredRow) -> Result<CycleRow> {
     let count = |name| row.int(name).map(|n| n as u64);
     Ok(CycleRow {
         id: row.int("id")?,

@@ -3,7 +3,9 @@
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use sqlx::{ColumnIndex, Database, Decode, Row, Type, ValueRef};
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Decode, Postgres, Row, Sqlite, Type, ValueRef};
 
 use super::{Result, StoreError};
 use oddsd_core::model::{
@@ -23,96 +25,77 @@ pub const OFFER: &str = "CAST(p.decimal AS text) AS decimal, p.fractional, CAST(
      p.status AS price_status, p.observed_at";
 
 /// Postgres counts from 2000-01-01, in microseconds since 1970.
-pub const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
-/// The moment from which a database counts its timestamps, in microseconds since 1970.
-pub trait TimestampEpoch {
-    const MICROS: i64;
+/// A row of either backend, read by column name. Decimals are selected as text.
+pub enum StoredRow {
+    Postgres(PgRow),
+    Sqlite(SqliteRow),
 }
 
-impl TimestampEpoch for sqlx::Postgres {
-    const MICROS: i64 = POSTGRES_EPOCH;
-}
+impl StoredRow {
+    pub fn get<'r, T>(&'r self, name: &str) -> Result<T>
+    where
+        T: Decode<'r, Postgres> + Type<Postgres> + Decode<'r, Sqlite> + Type<Sqlite>,
+    {
+        let value = match self {
+            Self::Postgres(row) => row.try_get(name),
+            Self::Sqlite(row) => row.try_get(name),
+        };
+        value.map_err(|error| decode_error(name, error))
+    }
 
-impl TimestampEpoch for sqlx::Sqlite {
-    const MICROS: i64 = 0;
-}
+    pub fn int(&self, name: &str) -> Result<i64> {
+        self.get(name)
+    }
 
-/// A row that is read by column name. Decimals are selected as text.
-pub trait Columns {
-    fn int(&self, name: &str) -> Result<i64>;
-    fn maybe_int(&self, name: &str) -> Result<Option<i64>>;
-    fn flag(&self, name: &str) -> Result<bool>;
-    fn text(&self, name: &str) -> Result<&str>;
-    fn maybe_text(&self, name: &str) -> Result<Option<&str>>;
-    fn maybe_time(&self, name: &str) -> Result<Option<DateTime<Utc>>>;
-    /// True for a column that is not there, too.
-    fn is_null(&self, name: &str) -> bool;
+    pub fn text(&self, name: &str) -> Result<&str> {
+        self.get(name)
+    }
 
-    fn time(&self, name: &str) -> Result<DateTime<Utc>> {
-        self.maybe_time(name)?
-            .ok_or_else(|| decode_error(name, "NULL"))
+    pub fn maybe_text(&self, name: &str) -> Result<Option<&str>> {
+        self.get(name)
     }
-    fn decimal(&self, name: &str) -> Result<Decimal> {
-        decimal(self.text(name)?, name)
-    }
-    fn maybe_decimal(&self, name: &str) -> Result<Option<Decimal>> {
-        self.maybe_text(name)?
-            .map(|text| decimal(text, name))
-            .transpose()
-    }
-    fn maybe_string(&self, name: &str) -> Result<Option<String>> {
-        Ok(self.maybe_text(name)?.map(Into::into))
-    }
-    fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
-        serde_json::from_str(self.text(name)?).map_err(|error| decode_error(name, error))
-    }
-}
 
-impl<R> Columns for R
-where
-    R: Row,
-    for<'n> &'n str: ColumnIndex<R>,
-    for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
-    for<'r> bool: Decode<'r, R::Database> + Type<R::Database>,
-    for<'r> &'r str: Decode<'r, R::Database> + Type<R::Database>,
-    R::Database: Database + TimestampEpoch,
-{
-    fn int(&self, name: &str) -> Result<i64> {
-        self.try_get(name)
-            .map_err(|error| decode_error(name, error))
+    pub fn is_null(&self, name: &str) -> bool {
+        match self {
+            Self::Postgres(row) => row.try_get_raw(name).is_ok_and(|value| value.is_null()),
+            Self::Sqlite(row) => row.try_get_raw(name).is_ok_and(|value| value.is_null()),
+        }
     }
-    fn maybe_int(&self, name: &str) -> Result<Option<i64>> {
-        self.try_get(name)
-            .map_err(|error| decode_error(name, error))
-    }
-    fn flag(&self, name: &str) -> Result<bool> {
-        self.try_get(name)
-            .map_err(|error| decode_error(name, error))
-    }
-    fn text(&self, name: &str) -> Result<&str> {
-        self.try_get(name)
-            .map_err(|error| decode_error(name, error))
-    }
-    fn maybe_text(&self, name: &str) -> Result<Option<&str>> {
-        self.try_get(name)
-            .map_err(|error| decode_error(name, error))
-    }
-    // Both databases send a timestamp as a number of microseconds. The driver's own type would panic at
-    // Postgres's `infinity`.
-    fn maybe_time(&self, name: &str) -> Result<Option<DateTime<Utc>>> {
-        let micros: Option<i64> = self
-            .try_get_unchecked(name)
-            .map_err(|error| decode_error(name, error))?;
+
+    /// Both databases send a timestamp as a number of microseconds. The driver's own type would panic at
+    /// Postgres's `infinity`.
+    pub fn maybe_time(&self, name: &str) -> Result<Option<DateTime<Utc>>> {
+        let (micros, epoch) = match self {
+            Self::Postgres(row) => (row.try_get_unchecked(name), POSTGRES_EPOCH),
+            Self::Sqlite(row) => (row.try_get_unchecked(name), 0),
+        };
+        let micros: Option<i64> = micros.map_err(|error| decode_error(name, error))?;
         let time = |micros: i64| {
-            let since_1970 = micros.checked_add(R::Database::MICROS);
+            let since_1970 = micros.checked_add(epoch);
             let time = since_1970.and_then(DateTime::from_timestamp_micros);
             time.ok_or_else(|| decode_error(name, micros))
         };
         micros.map(time).transpose()
     }
-    fn is_null(&self, name: &str) -> bool {
-        self.try_get_raw(name).is_ok_and(|value| value.is_null())
+
+    pub fn time(&self, name: &str) -> Result<DateTime<Utc>> {
+        self.maybe_time(name)?
+            .ok_or_else(|| decode_error(name, "NULL"))
+    }
+
+    pub fn decimal(&self, name: &str) -> Result<Decimal> {
+        decimal(self.text(name)?, name)
+    }
+
+    pub fn maybe_decimal(&self, name: &str) -> Result<Option<Decimal>> {
+        let text = self.maybe_text(name)?;
+        text.map(|text| decimal(text, name)).transpose()
+    }
+
+    pub fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
+        serde_json::from_str(self.text(name)?).map_err(|error| decode_error(name, error))
     }
 }
 
@@ -129,7 +112,7 @@ pub fn decimal(text: &str, name: &str) -> Result<Decimal> {
 }
 
 /// Columns `key, source, sport, league, venue, name, starts_at, day, status, in_play, listed, facts`.
-pub fn event(row: &impl Columns) -> Result<Event> {
+pub fn event(row: &StoredRow) -> Result<Event> {
     let status = row.text("status")?;
     Ok(Event {
         id: EventId::new(row.text("key")?),
@@ -144,14 +127,14 @@ pub fn event(row: &impl Columns) -> Result<Event> {
             None => None,
         },
         status: EventStatus::parse(status).ok_or_else(|| decode_error("status", status))?,
-        in_play: row.flag("in_play")?,
-        listed: row.flag("listed")?,
+        in_play: row.get("in_play")?,
+        listed: row.get("listed")?,
         attributes: row.json("facts")?,
     })
 }
 
 /// Columns `selection_key, selection_name, selection_status, selection_facts`.
-pub fn selection(row: &impl Columns) -> Result<Selection> {
+pub fn selection(row: &StoredRow) -> Result<Selection> {
     let status = row.text("selection_status")?;
     Ok(Selection {
         id: SelectionId::new(row.text("selection_key")?),
@@ -162,9 +145,9 @@ pub fn selection(row: &impl Columns) -> Result<Selection> {
 }
 
 /// Columns `decimal, fractional, point, ew_places, ew_denom`.
-pub fn offer(row: &impl Columns) -> Result<Offer> {
-    let places = row.maybe_int("ew_places")?;
-    let denom = row.maybe_int("ew_denom")?;
+pub fn offer(row: &StoredRow) -> Result<Offer> {
+    let places = row.get("ew_places")?;
+    let denom = row.get("ew_denom")?;
     let small = |n: i64| u16::try_from(n).map_err(|error| decode_error("ew_places", error));
     Ok(Offer {
         decimal: row.decimal("decimal")?,
@@ -182,13 +165,13 @@ pub fn offer(row: &impl Columns) -> Result<Offer> {
 }
 
 /// Column `price_status`.
-pub fn price_status(row: &impl Columns) -> Result<PriceStatus> {
+pub fn price_status(row: &StoredRow) -> Result<PriceStatus> {
     let status = row.text("price_status")?;
     PriceStatus::parse(status).ok_or_else(|| decode_error("status", status))
 }
 
-/// Column `view`, in the text form of Postgres.
-pub fn snapshot(row: &impl Columns) -> Result<DbSnapshot> {
-    let text = row.text("view")?;
-    DbSnapshot::parse(text).ok_or_else(|| decode_error("view", text))
+/// Column `snapshot`, in the text form of Postgres.
+pub fn snapshot(row: &StoredRow) -> Result<DbSnapshot> {
+    let text = row.text("snapshot")?;
+    DbSnapshot::parse(text).ok_or_else(|| decode_error("snapshot", text))
 }

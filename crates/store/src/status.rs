@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 
 use super::dialect::{args, split_snapshot, with_snapshot};
-use super::rows::{self, Columns, EVENT, decode_error};
+use super::rows::{self, EVENT, StoredRow, decode_error};
 use super::{Result, Snapshotted, Store};
 use oddsd_core::model::{Event, EventId, EventStatus, SelectionId, StatusSource};
 
@@ -82,7 +82,7 @@ impl Store {
     /// False once it has been applied.
     pub async fn is_correction_waiting(&self, id: i64) -> Result<bool> {
         let sql = "SELECT EXISTS (SELECT 1 FROM oddsd.corrections WHERE id = $1 AND applied_at IS NULL) AS waiting";
-        self.read_one(sql, args![id]).await?.flag("waiting")
+        self.read_one(sql, args![id]).await?.get("waiting")
     }
 
     /// Corrections that wait, oldest first. A commit whose changes name them marks them as applied.
@@ -147,7 +147,7 @@ impl Store {
     }
 }
 
-fn transition(row: &impl Columns) -> Result<Transition> {
+fn transition(row: &StoredRow) -> Result<Transition> {
     let (after, source) = (row.text("after")?, row.text("source")?);
     let status = |text: &str| EventStatus::parse(text).ok_or_else(|| decode_error("status", text));
     Ok(Transition {
@@ -160,7 +160,7 @@ fn transition(row: &impl Columns) -> Result<Transition> {
     })
 }
 
-fn correction(row: &impl Columns) -> Result<Correction> {
+fn correction(row: &StoredRow) -> Result<Correction> {
     Ok(Correction {
         id: row.int("id")?,
         event: EventId::new(row.text("event_key")?),
@@ -168,7 +168,7 @@ fn correction(row: &impl Columns) -> Result<Correction> {
     })
 }
 
-fn price_step(row: &impl Columns) -> Result<PriceStep> {
+fn price_step(row: &StoredRow) -> Result<PriceStep> {
     let open = row.text("price_status")? == "open";
     Ok(PriceStep {
         event: EventId::new(row.text("event_key")?),

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use sqlx::PgConnection;
 
+use super::views::column_types;
 use super::{execute, map_error};
 use crate::{Result, StoreError};
 use oddsd_core::model::BOOKMAKER_ALIASES;
@@ -81,14 +82,8 @@ pub async fn import(connection: &mut PgConnection) -> Result<Vec<String>> {
 }
 
 async fn columns(connection: &mut PgConnection, table: &str) -> Result<HashSet<String>> {
-    let names: Vec<String> = sqlx::query_scalar(
-        "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
-    )
-    .bind(table)
-    .fetch_all(connection)
-    .await
-    .map_err(map_error)?;
-    Ok(names.into_iter().collect())
+    let columns = column_types(connection, table).await?.into_iter();
+    Ok(columns.map(|(name, _)| name).collect())
 }
 
 /// A column as text, or NULL where the old table has none of that name.

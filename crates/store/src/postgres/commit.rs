@@ -7,17 +7,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgBindIterExt, PgHasArrayType};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqlSafeStr};
+use sqlx::types::Text;
+use sqlx::{AssertSqlSafe, Connection, Encode, PgConnection, SqlSafeStr, Type};
 
-use super::binary::{PgField, SIGNATURE, array};
 use super::error::FENCED;
 use super::statement::{STAGING_TABLE, StatementKind};
 use super::{LEASE, Postgres, map_error};
-use crate::bad_rows::CommitError;
+use crate::bad_rows::{CommitError, CommitResult};
 use crate::outbox::kinds_text;
-use crate::rows::{self, Columns};
+use crate::rows::{self, StoredRow};
 use crate::{
     ClaimedBatch, Committed, CycleMeta, OutboxRow, Result, StoreError, TxEnd, WriteCounts,
     WriterLease, facts_text,
@@ -35,12 +37,16 @@ const PIECE_BYTES: usize = 512 * 1024;
 /// memory the planner would hash all stored prices rather than look up the changed ones.
 const WORK_MEMORY: &str = "24MB";
 const STAGED_COLUMNS: i16 = 13;
+/// The start of a binary COPY: its name, flags and no header extension.
+const COPY_BEGIN: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const COPY_END: i16 = -1;
+
+type EncodeResult = std::result::Result<(), BoxDynError>;
 
 /// The input of a commit, owned by the task that writes it.
 struct PendingCycle {
     lease: WriterLease,
-    facts: CycleMeta,
+    meta: CycleMeta,
     changes: Arc<Changes>,
 }
 
@@ -49,39 +55,18 @@ impl Postgres {
     pub(crate) async fn commit(
         &self,
         lease: &WriterLease,
-        facts: &CycleMeta,
+        meta: &CycleMeta,
         changes: &Arc<Changes>,
         end: TxEnd,
-    ) -> std::result::Result<Committed, CommitError> {
+    ) -> CommitResult {
         let db = self.clone();
         let cycle = PendingCycle {
             lease: lease.clone(),
-            facts: facts.clone(),
+            meta: meta.clone(),
             changes: changes.clone(),
         };
-        let write = async move { Ok(db.write(&cycle, end).await) };
-        self.run_detached(write).await?
-    }
-
-    async fn write(
-        &self,
-        cycle: &PendingCycle,
-        end: TxEnd,
-    ) -> std::result::Result<Committed, CommitError> {
-        let changes = &cycle.changes;
-        let mut connection = self.connection().await?;
-        self.create_day(&mut connection, changes.as_of).await?;
-        if changes.prices.len() > MAX_IN_ARRAYS {
-            return cycle.run_staged(&mut connection, end).await;
-        }
-        let kind = statement_kind(changes);
-        if end == TxEnd::Commit {
-            return cycle.run(&mut connection, kind).await;
-        }
-        let mut tx = connection.begin().await.map_err(map_error)?;
-        let written = cycle.run(&mut tx, kind).await?;
-        end.apply(tx).await.map_err(map_error)?;
-        Ok(written)
+        let write = async move { cycle.write(&db, end).await };
+        self.run_detached(write).await
     }
 }
 
@@ -122,13 +107,26 @@ fn commit_error(error: sqlx::Error) -> CommitError {
 type Statement<'q> = Query<'q, sqlx::Postgres, PgArguments>;
 
 impl PendingCycle {
+    async fn write(&self, db: &Postgres, end: TxEnd) -> CommitResult {
+        let changes = &self.changes;
+        let mut connection = db.connection().await?;
+        db.create_day(&mut connection, changes.as_of).await?;
+        if changes.prices.len() > MAX_IN_ARRAYS {
+            return self.run_staged(&mut connection, end).await;
+        }
+        let kind = statement_kind(changes);
+        if end == TxEnd::Commit {
+            return self.run(&mut connection, kind).await;
+        }
+        let mut tx = connection.begin().await.map_err(map_error)?;
+        let written = self.run(&mut tx, kind).await?;
+        end.apply(tx).await.map_err(map_error)?;
+        Ok(written)
+    }
+
     /// Sends the statement and checks the counts that the database returns.
-    async fn run(
-        &self,
-        connection: &mut PgConnection,
-        kind: StatementKind,
-    ) -> std::result::Result<Committed, CommitError> {
-        let entries = self.changes.outbox_entries(self.facts.id);
+    async fn run(&self, connection: &mut PgConnection, kind: StatementKind) -> CommitResult {
+        let entries = self.changes.outbox_entries(self.meta.id);
         let mut query = self.bind_cycle(sqlx::query(kind.sql().into_sql_str()));
         query = query
             .bind(array(&entries, |entry| {
@@ -145,14 +143,19 @@ impl PendingCycle {
             query = self.bind_places(self.bind_prices(query), kind);
         }
         let row = query.fetch_one(connection).await.map_err(commit_error)?;
-        let written = write_counts(&row, kind).checked(&self.changes, entries.len())?;
+        let row = StoredRow::Postgres(row);
+        let written = write_counts(&row, kind)?.checked(&self.changes, entries.len())?;
         let outbox = self.outbox_rows(&row, entries)?;
         Ok(Committed { written, outbox })
     }
 
     /// The outbox rows that were just written. A reader that begins after the commit sees at least the
     /// statement's own snapshot and its transaction.
-    fn outbox_rows(&self, row: &PgRow, entries: Vec<OutboxEntry>) -> Result<Option<ClaimedBatch>> {
+    fn outbox_rows(
+        &self,
+        row: &StoredRow,
+        entries: Vec<OutboxEntry>,
+    ) -> Result<Option<ClaimedBatch>> {
         let transaction = row.int("xid")? as u64;
         let Some(snapshot) = rows::snapshot(row)?.with_tx(transaction) else {
             return Ok(None);
@@ -175,11 +178,7 @@ impl PendingCycle {
     }
 
     /// Copies the prices into the staging table, and runs the statement that takes them from there.
-    async fn run_staged(
-        &self,
-        connection: &mut PgConnection,
-        end: TxEnd,
-    ) -> std::result::Result<Committed, CommitError> {
+    async fn run_staged(&self, connection: &mut PgConnection, end: TxEnd) -> CommitResult {
         let begin = format!("BEGIN; SET LOCAL work_mem = '{WORK_MEMORY}'; {STAGING_TABLE}");
         let begun = connection.begin_with(AssertSqlSafe(begin)).await;
         let mut tx = begun.map_err(map_error)?;
@@ -191,34 +190,18 @@ impl PendingCycle {
     }
 
     fn bind_cycle<'q>(&'q self, query: Statement<'q>) -> Statement<'q> {
-        let (facts, changes) = (&self.facts, &self.changes);
-        let counts = &changes.counts;
-        let counts = [
-            counts.seen,
-            counts.inserted,
-            counts.reopened,
-            counts.changed,
-            counts.withdrawn,
-            counts.unchanged,
-            counts.stale,
-            counts.rejected,
-            counts.no_price,
-        ];
-        let mut numbers: Vec<i64> = counts.iter().map(|n| *n as i64).collect();
-        let next = &changes.next_ids;
-        numbers.extend([facts.fetch_ms, facts.diff_ms]);
-        numbers.extend([next.event, next.selection, next.bookmaker, next.price]);
+        let (meta, changes) = (&self.meta, &self.changes);
         query
             .bind(LEASE)
             .bind(&self.lease.holder)
             .bind(self.lease.epoch)
-            .bind(facts.id)
-            .bind(&facts.feed)
+            .bind(meta.id)
+            .bind(&meta.feed)
             .bind(changes.as_of)
-            .bind(facts.races as i32)
-            .bind(facts.horses as i32)
-            .bind(&facts.bookmakers)
-            .bind(numbers)
+            .bind(meta.races as i32)
+            .bind(meta.horses as i32)
+            .bind(&meta.bookmakers)
+            .bind(meta.numbers(changes))
     }
 
     fn bind_catalogue<'q>(&'q self, query: Statement<'q>) -> Statement<'q> {
@@ -274,7 +257,7 @@ impl PendingCycle {
         query
             .bind(array(prices, |p| p.row))
             .bind(array(prices, |p| p.offer.decimal))
-            .bind(fractions.then(|| array(prices, |p| p.offer.fractional)))
+            .bind(fractions.then(|| array(prices, |p| p.offer.fractional.map(Text))))
             .bind(points.then(|| array(prices, |p| p.offer.point)))
             .bind(each_ways.then(|| array(prices, places)))
             .bind(each_ways.then(|| array(prices, denom)))
@@ -330,18 +313,32 @@ fn event_slices(prices: &[PriceChange]) -> impl Iterator<Item = EventSlice> {
     })
 }
 
-/// The database's own counts, in the order of the statement's columns.
-fn write_counts(row: &PgRow, kind: StatementKind) -> WriteCounts {
-    let count = |at: usize| row.get::<i64, _>(at) as u64;
+/// The database's own counts.
+fn write_counts(row: &StoredRow, kind: StatementKind) -> Result<WriteCounts> {
+    let count = |name| row.int(name).map(|count| count as u64);
     let mut written = WriteCounts {
-        outbox: count(1),
-        updated: count(2),
+        outbox: count("outbox")?,
+        updated: count("updated")?,
         ..WriteCounts::default()
     };
     if !kind.only_moves() {
-        (written.inserted, written.events, written.selections) = (count(7), count(8), count(9));
+        written.inserted = count("inserted")?;
+        written.events = count("events")?;
+        written.selections = count("selections")?;
     }
-    written
+    Ok(written)
+}
+
+/// One column of some rows as an array, encoded without a vector in between. All arrays of a table come from
+/// the same rows, so their lengths agree: unequal ones would be padded with NULL by `unnest`, silently.
+fn array<'a, T, V>(
+    rows: &'a [T],
+    value: impl Fn(&'a T) -> V + 'a,
+) -> impl Encode<'a, sqlx::Postgres> + Type<sqlx::Postgres> + 'a
+where
+    V: Encode<'a, sqlx::Postgres> + Type<sqlx::Postgres> + PgHasArrayType + 'a,
+{
+    rows.iter().map(value).bind_iter()
 }
 
 async fn copy_to_staging(
@@ -351,35 +348,51 @@ async fn copy_to_staging(
     let mut copy = connection
         .copy_in_raw("COPY pg_temp.oddsd_stage FROM STDIN (FORMAT binary)")
         .await?;
-    let mut piece = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 8);
-    piece.extend(SIGNATURE);
+    let mut piece = PgArgumentBuffer::default();
+    piece.reserve(PIECE_BYTES + PIECE_BYTES / 8);
+    piece.extend(COPY_BEGIN);
     for price in prices {
-        encode_row(price, &mut piece);
+        encode_row(price, &mut piece).map_err(sqlx::Error::Encode)?;
         if piece.len() >= PIECE_BYTES {
-            copy.send(&*piece).await?;
+            copy.send(piece.as_slice()).await?;
             piece.clear();
         }
     }
     piece.extend(COPY_END.to_be_bytes());
-    copy.send(&*piece).await?;
+    copy.send(piece.as_slice()).await?;
     copy.finish().await.map(drop)
 }
 
 /// Writes the columns in the order of the staging table.
-fn encode_row(price: &PriceChange, to: &mut Vec<u8>) {
+fn encode_row(price: &PriceChange, to: &mut PgArgumentBuffer) -> EncodeResult {
     let offer = &price.offer;
     to.extend(STAGED_COLUMNS.to_be_bytes());
-    price.row.write(to);
-    offer.decimal.write(to);
-    offer.fractional.write(to);
-    offer.point.write(to);
-    offer.each_way.map(|ew| i32::from(ew.places)).write(to);
-    offer.each_way.map(|ew| i32::from(ew.denom)).write(to);
-    nondefault(price.status).write(to);
-    price.observed_at.write(to);
-    price.event_row.write(to);
-    price.selection_row.write(to);
-    price.bookmaker_row.write(to);
-    price.market.as_str().write(to);
-    (price.kind == PriceChangeKind::Inserted).write(to);
+    encode_field(price.row, to)?;
+    encode_field(offer.decimal, to)?;
+    encode_field(offer.fractional.map(Text), to)?;
+    encode_field(offer.point, to)?;
+    encode_field(offer.each_way.map(|ew| i32::from(ew.places)), to)?;
+    encode_field(offer.each_way.map(|ew| i32::from(ew.denom)), to)?;
+    encode_field(nondefault(price.status), to)?;
+    encode_field(price.observed_at, to)?;
+    encode_field(price.event_row, to)?;
+    encode_field(price.selection_row, to)?;
+    encode_field(price.bookmaker_row, to)?;
+    encode_field(price.market.as_str(), to)?;
+    encode_field(price.kind == PriceChangeKind::Inserted, to)
+}
+
+/// Writes the length of the value, or -1 for NULL, and its binary form.
+fn encode_field<'a>(
+    value: impl Encode<'a, sqlx::Postgres>,
+    to: &mut PgArgumentBuffer,
+) -> EncodeResult {
+    let start = to.len();
+    to.extend([0; 4]);
+    let length = match value.encode(to)? {
+        IsNull::Yes => -1,
+        IsNull::No => i32::try_from(to.len() - start - 4)?,
+    };
+    to[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    Ok(())
 }

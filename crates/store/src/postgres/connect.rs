@@ -195,17 +195,15 @@ pub async fn refuse_transaction_pooler(
 mod tests {
     use super::*;
 
-    fn options(url: &str, tls: Tls) -> Result<PgConnectOptions> {
-        connect_options(&StoreSettings {
+    /// The mode of the connection, or the reason of the refusal.
+    fn mode(url: &str, tls: Tls) -> String {
+        let options = connect_options(&StoreSettings {
             url: url.into(),
             tls,
             max_connections: 2,
             statement_timeout: Duration::from_secs(1),
-        })
-    }
-
-    fn mode(url: &str, tls: Tls) -> String {
-        match options(url, tls) {
+        });
+        match options {
             Ok(options) => format!("{:?}", options.get_ssl_mode()),
             Err(StoreError::Misconfigured(why)) => why,
             Err(other) => panic!("{other:?}"),
@@ -213,40 +211,18 @@ mod tests {
     }
 
     #[test]
-    fn off_loopback_nothing_less_than_a_proven_host_is_taken() {
-        let far = "postgres://u:canary@db.example.com:5432/odds";
-        assert_eq!(mode(far, Tls::VerifyFull), "VerifyFull");
-        for weak in ["disable", "allow", "prefer", "require", "verify-ca"] {
-            for name in ["sslmode", "ssl-mode"] {
-                let why = mode(&format!("{far}?{name}={weak}"), Tls::VerifyFull);
-                assert!(
-                    why.contains("verify-full") && why.contains("db.example.com"),
-                    "{why}"
-                );
-                assert!(!why.contains("canary"), "{why}");
-            }
-        }
-        // A host that hides behind a local one is still far.
-        for hidden in [
-            "postgres://u@localhost/odds?host=db.example.com&sslmode=disable",
-            "postgres://u@127.0.0.1/odds?hostaddr=203.0.113.9&sslmode=disable",
+    fn the_stronger_of_setting_and_url_decides_off_loopback() {
+        let far = "postgres://u@db.example.com:5432/odds";
+        let far_with = |mode: &str| format!("{far}?sslmode={mode}");
+        for (url, tls, expected) in [
+            (far, Tls::VerifyFull, "VerifyFull"),
+            (far, Tls::Require, "Require"),
+            (far, Tls::Off, "Disable"),
+            (&far_with("verify-full"), Tls::Off, "VerifyFull"),
+            (&far_with("require"), Tls::Off, "Require"),
         ] {
-            assert!(mode(hidden, Tls::VerifyFull).contains("verify-full"));
+            assert_eq!(mode(url, tls), expected, "{url}");
         }
-    }
-
-    #[test]
-    fn a_network_that_you_trust_may_ask_for_less_and_the_url_for_more() {
-        let far = "postgres://u@10.0.0.5/odds";
-        assert_eq!(mode(far, Tls::Require), "Require");
-        assert_eq!(mode(far, Tls::Off), "Disable");
-        let proven = format!("{far}?sslmode=verify-full");
-        assert_eq!(mode(&proven, Tls::Off), "VerifyFull");
-        assert_eq!(mode(&format!("{far}?sslmode=require"), Tls::Off), "Require");
-    }
-
-    #[test]
-    fn loopback_is_taken_as_it_is() {
         for near in ["localhost", "127.0.0.1", "127.9.9.9", "[::1]"] {
             let url = format!("postgres://u@{near}:5432/odds?sslmode=disable");
             assert_eq!(mode(&url, Tls::VerifyFull), "Disable", "{near}");
@@ -254,25 +230,36 @@ mod tests {
     }
 
     #[test]
-    fn the_transaction_pooler_of_supabase_is_known_by_its_port() {
-        let url = "postgres://u:canary@pooler.example.com:6543/odds?pgbouncer=true";
-        let why = mode(url, Tls::VerifyFull);
-        assert!(why.contains("6543") && why.contains("5432"), "{why}");
-        assert!(!why.contains("canary"), "{why}");
-    }
-
-    #[test]
-    fn what_is_no_url_is_map_errored_without_showing_it() {
-        for odd in [
-            "postgres://u:canary@host:notaport/x",
-            "postgres://u:can ary@[bad/x?sslmode=maybe",
-        ] {
-            let why = mode(odd, Tls::VerifyFull);
-            assert!(
-                why.contains("postgres://user:password@host:5432/name"),
-                "{why}"
-            );
-            assert!(!why.contains("can"), "{why}");
+    fn a_refused_url_is_answered_with_the_remedy_and_without_the_password() {
+        let far = "postgres://u:canary@db.example.com:5432/odds";
+        let weak = ["disable", "allow", "prefer", "require", "verify-ca"];
+        let weak = weak.iter().flat_map(|mode| {
+            let remedy =
+                "db.example.com, which does not prove who answers; use sslmode=verify-full";
+            ["sslmode", "ssl-mode"].map(|name| (format!("{far}?{name}={mode}"), remedy))
+        });
+        let form = "postgres://user:password@host:5432/name";
+        let others = [
+            // A host that hides behind a local one.
+            (
+                "u:canary@localhost/odds?host=db.example.com&sslmode=disable",
+                "verify-full",
+            ),
+            (
+                "u:canary@127.0.0.1/odds?hostaddr=203.0.113.9&sslmode=disable",
+                "verify-full",
+            ),
+            (
+                "u:canary@pooler.example.com:6543/odds?pgbouncer=true",
+                "(port 5432)",
+            ),
+            ("u:canary@host:notaport/x", form),
+            ("u:can ary@[bad/x?sslmode=maybe", form),
+        ];
+        let others = others.map(|(rest, remedy)| (format!("postgres://{rest}"), remedy));
+        for (url, remedy) in weak.chain(others) {
+            let why = mode(&url, Tls::VerifyFull);
+            assert!(why.contains(remedy) && !why.contains("can"), "{why}");
         }
     }
 

@@ -2,7 +2,7 @@
 //! A view reads its tables with its owner's rights and ignores row security, so a grant on a table whose rows
 //! were restricted is not copied.
 
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 
 use super::{execute, map_error};
 use crate::Result;
@@ -41,7 +41,7 @@ pub async fn copy_from_backup(
 
 /// Roles that may SELECT, as they are written in SQL, and whether row security shows them every row.
 async fn granted(connection: &mut PgConnection, relation: &str) -> Result<Vec<(String, bool)>> {
-    let rows = sqlx::query(
+    let granted = sqlx::query_as(
         "SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END AS role,
                 NOT k.relrowsecurity OR coalesce(r.rolbypassrls OR r.rolsuper, false)
                 OR (EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = k.oid AND p.polpermissive AND p.polcmd IN ('r', '*')
@@ -51,13 +51,7 @@ async fn granted(connection: &mut PgConnection, relation: &str) -> Result<Vec<(S
          FROM pg_class k, aclexplode(k.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
          WHERE k.oid = to_regclass($1) AND a.privilege_type = 'SELECT' AND a.grantee <> k.relowner
          ORDER BY role",
-    )
-    .bind(relation)
-    .fetch_all(connection)
-    .await
-    .map_err(map_error)?;
-    Ok(rows
-        .iter()
-        .map(|row| (row.get("role"), row.get("sees_all")))
-        .collect())
+    );
+    let granted = granted.bind(relation).fetch_all(connection).await;
+    granted.map_err(map_error)
 }

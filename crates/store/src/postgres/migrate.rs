@@ -6,7 +6,7 @@
 //! its readers' grants.
 
 use sqlx::migrate::Migrate;
-use sqlx::{Connection, Executor, PgConnection, Row};
+use sqlx::{Connection, Executor, PgConnection};
 
 use super::connect::connect;
 use super::{Postgres, adopt, execute, grants, map_error, views};
@@ -48,10 +48,7 @@ impl Postgres {
         let mut connection = self.connection().await?;
         MIGRATIONS.check(&applied(&mut connection).await?)?;
         for view in views::ALL {
-            if !matches!(
-                existing(&mut connection, view.name).await?,
-                ExistingRelation::Ours
-            ) {
+            if existing(&mut connection, view.name).await? != ExistingRelation::Ours {
                 return Err(StoreError::Schema(format!(
                     "{} is not the view that oddsd made; run `oddsd migrate`",
                     view.name
@@ -176,23 +173,19 @@ async fn create_views(connection: &mut PgConnection, foreign: &[Foreign]) -> Res
 }
 
 async fn existing(connection: &mut PgConnection, name: &str) -> Result<ExistingRelation> {
-    let row = sqlx::query(
-        "SELECT relkind::text AS kind, coalesce(obj_description(oid, 'pg_class'), '') AS comment
+    let found = sqlx::query_as(
+        "SELECT relkind::text, coalesce(obj_description(oid, 'pg_class'), '')
          FROM pg_class WHERE oid = to_regclass($1)",
-    )
-    .bind(name)
-    .fetch_optional(connection)
-    .await
-    .map_err(map_error)?;
-    let Some(row) = row else {
+    );
+    let found = found.bind(name).fetch_optional(connection).await;
+    let found: Option<(String, String)> = found.map_err(map_error)?;
+    let Some((kind, comment)) = found else {
         return Ok(ExistingRelation::None);
     };
-    Ok(
-        match (row.get::<&str, _>("kind"), row.get::<&str, _>("comment")) {
-            ("v", comment) if comment.starts_with(views::MARK) => ExistingRelation::Ours,
-            ("v", _) => ExistingRelation::Foreign("view"),
-            ("m", _) => ExistingRelation::Foreign("materialized view"),
-            _ => ExistingRelation::Foreign("table"),
-        },
-    )
+    Ok(match &*kind {
+        "v" if comment.starts_with(views::MARK) => ExistingRelation::Ours,
+        "v" => ExistingRelation::Foreign("view"),
+        "m" => ExistingRelation::Foreign("materialized view"),
+        _ => ExistingRelation::Foreign("table"),
+    })
 }

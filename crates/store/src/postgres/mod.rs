@@ -2,7 +2,6 @@
 //! `Store` calls it; each module beside holds the statements of one task.
 
 mod adopt;
-mod binary;
 mod commit;
 mod connect;
 mod error;
@@ -25,7 +24,9 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
+use super::dialect::{Arg, DbConnection};
 use super::lease::LEASE;
+use super::rows::StoredRow;
 use super::{Result, StoreError, StoreSettings, run_detached};
 use connect::connect;
 
@@ -103,7 +104,7 @@ impl Postgres {
     }
 
     /// A connection from the pool; when there is none, the server's own reason.
-    pub(super) async fn connection(&self) -> Result<PoolConnection<sqlx::Postgres>> {
+    pub async fn connection(&self) -> Result<PoolConnection<sqlx::Postgres>> {
         let waiting = self.pool.acquire();
         tokio::pin!(waiting);
         let acquired = match tokio::time::timeout(PROBE_AFTER, &mut waiting).await {
@@ -132,10 +133,26 @@ impl Postgres {
         within(self.deadline, work).await
     }
 
-    async fn run_detached<T: Send + 'static>(
+    pub async fn read(&self, sql: impl Into<String>, args: Vec<Arg>) -> Result<Vec<StoredRow>> {
+        self.within_deadline(async {
+            let mut connection = self.connection().await?;
+            DbConnection::Postgres(&mut connection)
+                .fetch(sql, &args)
+                .await
+        })
+        .await
+    }
+
+    /// As `read`, to its end, also when the caller is cancelled.
+    pub async fn write(&self, sql: impl Into<String>, args: Vec<Arg>) -> Result<Vec<StoredRow>> {
+        let (db, sql) = (self.clone(), sql.into());
+        run_detached(async move { db.read(sql, args).await }).await
+    }
+
+    async fn run_detached<T: Send + 'static, E: From<StoreError> + Send + 'static>(
         &self,
-        write: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
+        write: impl Future<Output = std::result::Result<T, E>> + Send + 'static,
+    ) -> std::result::Result<T, E> {
         run_detached(within(self.deadline, write)).await
     }
 
@@ -144,17 +161,20 @@ impl Postgres {
     }
 }
 
-async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+async fn within<T, E: From<StoreError>>(
+    deadline: Duration,
+    work: impl Future<Output = std::result::Result<T, E>>,
+) -> std::result::Result<T, E> {
     // In a box, so that the callers' futures do not hold a second one of this size.
-    tokio::time::timeout(deadline, Box::pin(work))
-        .await
-        .unwrap_or_else(|_| {
-            Err(StoreError::Down(format!(
-                "no answer within {} s, not even to say that it takes too long; whether a write went through is \
-                 unknown. Check the network and the server",
-                deadline.as_secs()
-            )))
-        })
+    let answer = tokio::time::timeout(deadline, Box::pin(work)).await;
+    answer.unwrap_or_else(|_| {
+        let why = format!(
+            "no answer within {} s, not even to say that it takes too long; whether a write went through is \
+             unknown. Check the network and the server",
+            deadline.as_secs()
+        );
+        Err(StoreError::Down(why).into())
+    })
 }
 
 /// For the pool's own statements: a session that does not answer is given up.

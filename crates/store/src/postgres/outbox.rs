@@ -3,13 +3,10 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::query::Query;
-
-use super::{Postgres, map_error};
-use crate::dialect::{StoredRow, split_snapshot};
+use super::Postgres;
+use crate::dialect::{Arg, args, only_row, split_snapshot};
 use crate::outbox::outbox_rows;
-use crate::rows::{self, Columns};
+use crate::rows::{self, StoredRow};
 use crate::{Backlog, BatchOutcome, CanaryWrite, ClaimedBatch, Result};
 use oddsd_core::key::Key;
 
@@ -58,51 +55,28 @@ const SETTLE_BACKLOG: &str = settle!(
      AND (kinds <> 'again' OR id = ANY($5))"
 );
 
+const CLAIM: &str = "WITH seen AS MATERIALIZED (SELECT pg_current_snapshot()::text AS snapshot), claimed AS (
+         UPDATE oddsd.outbox o SET attempts = attempts + 1, claimed_by = $1,
+             due_at = now() + $3 * interval '1 second'
+         FROM (SELECT id FROM oddsd.outbox WHERE due_at <= now() ORDER BY due_at, id LIMIT $2
+               FOR UPDATE SKIP LOCKED) picked
+         WHERE o.id = picked.id
+         RETURNING o.id, cycle_id, event_key, kinds, keys, detail, before, after, attempts::bigint AS attempts,
+                   xid::text::bigint AS xid, created_at)
+     SELECT seen.snapshot, claimed.*, e.sport, e.league, e.venue, e.status FROM seen LEFT JOIN claimed ON true
+     LEFT JOIN oddsd.events e ON e.key = claimed.event_key";
+
 impl Postgres {
     pub async fn claim(&self, who: &str, max: i64, lease_for: Duration) -> Result<ClaimedBatch> {
-        let (db, who) = (self.clone(), who.to_owned());
-        self.run_detached(async move {
-            let mut connection = db.connection().await?;
-            let found = sqlx::query(
-                "WITH seen AS MATERIALIZED (SELECT pg_current_snapshot()::text AS view), claimed AS (
-                     UPDATE oddsd.outbox o SET attempts = attempts + 1, claimed_by = $1,
-                         due_at = now() + $3 * interval '1 second'
-                     FROM (SELECT id FROM oddsd.outbox WHERE due_at <= now() ORDER BY due_at, id LIMIT $2
-                           FOR UPDATE SKIP LOCKED) picked
-                     WHERE o.id = picked.id
-                     RETURNING o.id, cycle_id, event_key, kinds, keys, detail, before, after, attempts::bigint AS attempts,
-                               xid::text::bigint AS xid, created_at)
-                 SELECT seen.view, claimed.*, e.sport, e.league, e.venue, e.status FROM seen LEFT JOIN claimed ON true
-                 LEFT JOIN oddsd.events e ON e.key = claimed.event_key",
-            )
-            .bind(&who)
-            .bind(max)
-            .bind(lease_for.as_secs_f64())
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(map_error)?;
-            let found = found.into_iter().map(StoredRow::Postgres).collect();
-            let (snapshot, claimed) = split_snapshot(found, "id")?;
-            let rows: Vec<StoredRow> = claimed.collect();
-            Ok(ClaimedBatch {
-                snapshot,
-                rows: outbox_rows(rows.iter())?,
-            })
-        })
-        .await
+        let found = self.write(CLAIM, args![who, max, lease_for]).await?;
+        let (snapshot, claimed) = split_snapshot(found, "id")?;
+        let rows = outbox_rows(claimed)?;
+        Ok(ClaimedBatch { snapshot, rows })
     }
 
     pub async fn settle(&self, rows: &[i64], done: BatchOutcome) -> Result<u64> {
-        let (db, rows) = (self.clone(), rows.to_vec());
-        self.run_detached(async move {
-            let settled = settle_query(SETTLE_ROWS, &done)
-                .bind(&rows)
-                .fetch_one(&mut *db.connection().await?)
-                .await
-                .map_err(map_error)?;
-            last_minute(&settled)
-        })
-        .await
+        let settled = self.write_outcome(SETTLE_ROWS, done, args![rows]).await?;
+        Ok(settled.int("last_minute")? as u64)
     }
 
     pub async fn settle_backlog(
@@ -110,60 +84,44 @@ impl Postgres {
         backlog: &Backlog,
         done: BatchOutcome,
     ) -> Result<(u64, u64)> {
-        let db = self.clone();
-        let (from, through, view) = (backlog.from, backlog.through, backlog.snapshot.to_string());
-        let again_rows = backlog.again.clone();
-        self.run_detached(async move {
-            let settled = settle_query(SETTLE_BACKLOG, &done)
-                .bind(&again_rows)
-                .bind(from)
-                .bind(through)
-                .bind(&view)
-                .fetch_one(&mut *db.connection().await?)
-                .await
-                .map_err(map_error)?;
-            Ok((settled.int("done")? as u64, last_minute(&settled)?))
-        })
-        .await
+        let snapshot = backlog.snapshot.to_string();
+        let rows = args![&backlog.again[..], backlog.from, backlog.through, snapshot];
+        let settled = self.write_outcome(SETTLE_BACKLOG, done, rows).await?;
+        Ok((
+            settled.int("done")? as u64,
+            settled.int("last_minute")? as u64,
+        ))
+    }
+
+    /// `rows` are the parameters after the first four.
+    async fn write_outcome(
+        &self,
+        sql: &str,
+        done: BatchOutcome,
+        rows: Vec<Arg>,
+    ) -> Result<StoredRow> {
+        let mut args = args![
+            done.removals_json().to_string(),
+            done.retries_json().to_string(),
+            done.kept_json().to_string(),
+            &done.removed_targets[..],
+        ];
+        args.extend(rows);
+        only_row(self.write(sql, args).await?)
     }
 
     pub async fn touch_canary(&self, key: &Key) -> Result<CanaryWrite> {
-        let (db, key) = (self.clone(), key.clone());
-        self.run_detached(async move {
-            let touched = sqlx::query(
-                "WITH beat AS (UPDATE oddsd.canary SET beat = beat + 1, at = now() WHERE id = 1 RETURNING beat),
-                      queued AS (INSERT INTO oddsd.outbox (kinds, keys) SELECT 'canary', $1 FROM beat
-                               RETURNING id, xid::text::bigint AS xid)
-                 SELECT beat, id, xid, pg_current_snapshot()::text AS view FROM beat, queued",
-            )
-            .bind(key.as_str())
-            .fetch_one(&mut *db.connection().await?)
-            .await
-            .map_err(map_error)?;
-            let transaction = touched.int("xid")? as u64;
-            let view = rows::snapshot(&touched)?;
-            Ok(CanaryWrite {
-                beat: touched.int("beat")?,
-                transaction,
-                outbox: ClaimedBatch::of_canary(touched.int("id")?, transaction, &key, &view),
-            })
+        let touch = "WITH beat AS (UPDATE oddsd.canary SET beat = beat + 1, at = now() WHERE id = 1 RETURNING beat),
+                  queued AS (INSERT INTO oddsd.outbox (kinds, keys) SELECT 'canary', $1 FROM beat
+                           RETURNING id, xid::text::bigint AS xid)
+             SELECT beat, id, xid, pg_current_snapshot()::text AS snapshot FROM beat, queued";
+        let touched = only_row(self.write(touch, args![key.as_str()]).await?)?;
+        let transaction = touched.int("xid")? as u64;
+        let snapshot = rows::snapshot(&touched)?;
+        Ok(CanaryWrite {
+            beat: touched.int("beat")?,
+            transaction,
+            outbox: ClaimedBatch::of_canary(touched.int("id")?, transaction, key, &snapshot),
         })
-        .await
     }
-}
-
-/// `sql` with its first four parameters.
-fn settle_query<'q>(
-    sql: &'static str,
-    done: &'q BatchOutcome,
-) -> Query<'q, sqlx::Postgres, PgArguments> {
-    sqlx::query(sql)
-        .bind(done.removals_json())
-        .bind(done.retries_json())
-        .bind(done.kept_json())
-        .bind(&done.removed_targets)
-}
-
-fn last_minute(row: &PgRow) -> Result<u64> {
-    Ok(row.int("last_minute")? as u64)
 }

@@ -1,9 +1,10 @@
 //! Deletes the rows that are past their retention, in short transactions. `Store::prune` calls it.
 
 use chrono::{DateTime, Utc};
-use sqlx::Row;
+use sqlx::Connection;
 
 use super::{LEASE, Postgres, map_error};
+use crate::dialect::{DbConnection, args};
 use crate::{Pruned, Result, Retention, StoreError, WriterLease, run_detached};
 
 /// The last cycle before the first that is still kept; NULL when none is over. By the time and order of the
@@ -51,21 +52,15 @@ impl Postgres {
     /// Deletes events with their prices and selections; their history stays until its own time.
     async fn prune_events(&self, lease: &WriterLease, before: DateTime<Utc>) -> Result<Vec<i64>> {
         let mut connection = self.connection().await?;
-        let mut tx = sqlx::Connection::begin(&mut *connection)
-            .await
-            .map_err(map_error)?;
-        sqlx::query(
-            "SELECT 1 FROM oddsd.leases WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE",
-        )
-        .bind(LEASE)
-        .bind(&lease.holder)
-        .bind(lease.epoch)
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(map_error)?
-        .ok_or(StoreError::Fenced)?;
-        let gone = sqlx::query(
-            "WITH gone AS (DELETE FROM oddsd.events WHERE coalesce(starts_at, updated_at) < $1
+        let mut tx = connection.begin().await.map_err(map_error)?;
+        let held =
+            "SELECT 1 FROM oddsd.leases WHERE name = $1 AND holder = $2 AND epoch = $3 FOR SHARE";
+        let lease = args![LEASE, &lease.holder, lease.epoch];
+        let mut statements = DbConnection::Postgres(&mut tx);
+        if statements.fetch(held, &lease).await?.is_empty() {
+            return Err(StoreError::Fenced);
+        }
+        let delete = "WITH gone AS (DELETE FROM oddsd.events WHERE coalesce(starts_at, updated_at) < $1
                            RETURNING id, key, sport, league, venue),
                   queued AS (INSERT INTO oddsd.outbox (event_key, kinds, detail)
                            SELECT key, 'event_removed', jsonb_build_object('reason', 'EXPIRED', 'sport_id', sport,
@@ -77,15 +72,11 @@ impl Postgres {
                   selections AS (DELETE FROM oddsd.selections WHERE event_id IN (SELECT id FROM gone)),
                   checks AS (DELETE FROM oddsd.checks WHERE event_id IN (SELECT id FROM gone)),
                   transitions AS (DELETE FROM oddsd.transitions WHERE event_id IN (SELECT id FROM gone))
-             SELECT id FROM gone ORDER BY id",
-        );
-        let gone = gone
-            .bind(before)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(map_error)?;
+             SELECT id FROM gone ORDER BY id";
+        let before = args![before];
+        let gone = statements.fetch(delete, &before).await?;
         tx.commit().await.map_err(map_error)?;
-        Ok(gone.iter().map(|row| row.get("id")).collect())
+        gone.iter().map(|row| row.int("id")).collect()
     }
 
     async fn prune_step(&self, delete: &'static str, before: DateTime<Utc>) -> Result<u64> {
@@ -106,22 +97,13 @@ impl Postgres {
 
     /// Merges the counts that are older than an hour into one row a reason.
     async fn compact_counts(&self) -> Result<()> {
-        let db = self.clone();
-        self.run_detached(async move {
-            sqlx::query(
-                "WITH old AS (DELETE FROM oddsd.removal_counts
-                              WHERE since < now() - interval '1 hour' AND since <> '-infinity'
-                              RETURNING reason, removals, keys)
-                 INSERT INTO oddsd.removal_counts AS c (since, reason, removals, keys)
-                 SELECT '-infinity', reason, sum(removals), sum(keys) FROM old GROUP BY reason
-                 ON CONFLICT (since, reason)
-                 DO UPDATE SET removals = c.removals + excluded.removals, keys = c.keys + excluded.keys",
-            )
-            .execute(&mut *db.connection().await?)
-            .await
-            .map(drop)
-            .map_err(map_error)
-        })
-        .await
+        let compact = "WITH old AS (DELETE FROM oddsd.removal_counts
+                         WHERE since < now() - interval '1 hour' AND since <> '-infinity'
+                         RETURNING reason, removals, keys)
+             INSERT INTO oddsd.removal_counts AS c (since, reason, removals, keys)
+             SELECT '-infinity', reason, sum(removals), sum(keys) FROM old GROUP BY reason
+             ON CONFLICT (since, reason)
+             DO UPDATE SET removals = c.removals + excluded.removals, keys = c.keys + excluded.keys";
+        self.write(compact, args![]).await.map(drop)
     }
 }

@@ -24,49 +24,16 @@ pub enum StatementKind {
 
 impl StatementKind {
     pub fn sql(self) -> &'static str {
-        static SLICES: LazyLock<String> = LazyLock::new(|| {
-            let parts = [
-                CYCLE,
-                OUTBOX,
-                MOVES_IN_SLICES,
-                UPDATED,
-                HISTORY_BY_SLICE,
-                RESULT,
-            ];
-            numbered(&parts)
-        });
-        static MOVED: LazyLock<String> = LazyLock::new(|| {
-            let parts = [CYCLE, OUTBOX, MOVES, UPDATED, HISTORY_BY_GROUP, RESULT];
-            numbered(&parts)
-        });
-        static ALL: LazyLock<String> = LazyLock::new(|| {
-            let prices = [PRICES, INSERTED, UPDATED, ONLY_KNOWN, HISTORY_BY_GROUP];
-            let parts = [
-                &[CYCLE, OUTBOX, CATALOGUE],
-                &prices[..],
-                &[RESULT, CATALOGUE_RESULT],
-            ];
-            numbered(&parts.concat())
-        });
-        static STAGED: LazyLock<String> = LazyLock::new(|| {
-            let prices = [
-                STAGED_PRICES,
-                INSERTED,
-                UPDATED,
-                ONLY_KNOWN,
-                HISTORY_BY_GROUP,
-            ];
-            let parts = [
-                &[CYCLE, OUTBOX, CATALOGUE],
-                &prices[..],
-                &[RESULT, CATALOGUE_RESULT],
-            ];
-            numbered(&parts.concat())
-        });
+        static SLICES: LazyLock<String> =
+            LazyLock::new(|| moves(&[MOVES_IN_SLICES, UPDATED, HISTORY_BY_SLICE]));
+        static MOVES: LazyLock<String> =
+            LazyLock::new(|| moves(&[KNOWN_PRICES, UPDATED, HISTORY_BY_GROUP]));
+        static ANYTHING: LazyLock<String> = LazyLock::new(|| anything(PRICES));
+        static STAGED: LazyLock<String> = LazyLock::new(|| anything(STAGED_PRICES));
         match self {
             Self::MovesInSlices => &SLICES,
-            Self::Moves => &MOVED,
-            Self::Anything => &ALL,
+            Self::Moves => &MOVES,
+            Self::Anything => &ANYTHING,
             Self::Staged => &STAGED,
         }
     }
@@ -74,6 +41,16 @@ impl StatementKind {
     pub fn only_moves(self) -> bool {
         matches!(self, Self::MovesInSlices | Self::Moves)
     }
+}
+
+fn moves(prices: &[&str]) -> String {
+    numbered(&[&[CYCLE, OUTBOX], prices, &[RESULT]].concat())
+}
+
+fn anything(prices: &str) -> String {
+    let prices = [prices, INSERTED, UPDATED, ONLY_KNOWN, HISTORY_BY_GROUP];
+    let (first, last) = ([CYCLE, OUTBOX, CATALOGUE], [RESULT, CATALOGUE_RESULT]);
+    numbered(&[&first[..], &prices, &last].concat())
 }
 
 /// Parameters that every kind has: $1 to $10.
@@ -147,7 +124,7 @@ const MOVES_IN_SLICES: &str = ", price AS (
            unnest($19::numeric[]) AS point, unnest($20::integer[]) AS ew_places, unnest($21::integer[]) AS ew_denom,
            unnest($22::text[]) AS status, unnest($23::timestamptz[]) AS observed_at
 )";
-const MOVES: &str = ", price AS MATERIALIZED (
+const KNOWN_PRICES: &str = ", price AS MATERIALIZED (
     SELECT unnest(?::bigint[]) AS id, unnest(?::numeric[]) AS decimal, unnest(?::text[]) AS fractional,
            unnest(?::numeric[]) AS point, unnest(?::integer[]) AS ew_places, unnest(?::integer[]) AS ew_denom,
            unnest(?::text[]) AS status, unnest(?::timestamptz[]) AS observed_at, unnest(?::bigint[]) AS event_id
@@ -221,8 +198,10 @@ const OUTBOX: &str = ", outbox AS (
     RETURNING id, event_key
 )";
 const RESULT: &str = "
-SELECT (1 / (SELECT count(*) FROM fence))::bigint, (SELECT count(*) FROM outbox), (SELECT count(*) FROM updated),
-    pg_current_snapshot()::text AS view, pg_current_xact_id()::text::bigint AS xid, now() AS at,
+SELECT (1 / (SELECT count(*) FROM fence))::bigint, (SELECT count(*) FROM outbox) AS outbox,
+    (SELECT count(*) FROM updated) AS updated, pg_current_snapshot()::text AS snapshot,
+    pg_current_xact_id()::text::bigint AS xid, now() AS at,
     coalesce((SELECT json_object_agg(event_key, id) FROM outbox), '{}')::text AS outbox_ids";
 const CATALOGUE_RESULT: &str = ",
-    (SELECT count(*) FROM inserted), (SELECT count(*) FROM event), (SELECT count(*) FROM selection)";
+    (SELECT count(*) FROM inserted) AS inserted, (SELECT count(*) FROM event) AS events,
+    (SELECT count(*) FROM selection) AS selections";

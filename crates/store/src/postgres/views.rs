@@ -4,7 +4,7 @@
 //! A view shows current offers: withdrawn prices, non-runners and races that left the card are not in it
 //! (they are in the tables and their history).
 
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 
 use super::{execute, map_error};
 use crate::Result;
@@ -132,21 +132,10 @@ pub async fn create(
     view: &CompatibilityView,
     backup: Option<&str>,
 ) -> Result<Vec<String>> {
-    let mut types: Vec<(String, String)> = Vec::new();
-    if let Some(backup) = backup {
-        let rows = sqlx::query(
-            "SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type FROM pg_attribute
-             WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-        )
-        .bind(backup)
-        .fetch_all(&mut *connection)
-        .await
-        .map_err(map_error)?;
-        types = rows
-            .iter()
-            .map(|row| (row.get("name"), row.get("type")))
-            .collect();
-    }
+    let types = match backup {
+        Some(backup) => column_types(connection, backup).await?,
+        None => Vec::new(),
+    };
     let columns: Vec<String> = view
         .columns
         .iter()
@@ -176,6 +165,19 @@ pub async fn create(
         "{name} no longer has {}: no feed of ours fills it",
         lost.join(", ")
     )])
+}
+
+/// The names and types of a relation's columns; none if it does not exist.
+pub async fn column_types(
+    connection: &mut PgConnection,
+    relation: &str,
+) -> Result<Vec<(String, String)>> {
+    let columns = sqlx::query_as(
+        "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute
+         WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+    );
+    let columns = columns.bind(relation).fetch_all(connection).await;
+    columns.map_err(map_error)
 }
 
 /// A cast that can never fail at reading: a saddle-cloth "NR" in an integer column reads as NULL.

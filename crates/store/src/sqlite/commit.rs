@@ -10,7 +10,7 @@ use chrono::DateTime;
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::{CHECKED, Sqlite, check_lease, map_error, now};
-use crate::bad_rows::CommitError;
+use crate::bad_rows::{CommitError, CommitResult};
 use crate::dialect::{Arg, args, sqlite_query};
 use crate::outbox::kinds_text;
 use crate::{
@@ -33,19 +33,16 @@ impl Sqlite {
         cycle: &CycleMeta,
         changes: &Arc<Changes>,
         end: TxEnd,
-    ) -> std::result::Result<Committed, CommitError> {
+    ) -> CommitResult {
         let (db, lease, cycle, changes) =
             (self.clone(), lease.clone(), cycle.clone(), changes.clone());
-        let transaction = async move {
+        run_detached(async move {
             let mut tx = db.begin().await?;
-            let written = match write(&mut tx, &lease, &cycle, &changes).await {
-                Ok(written) => written,
-                Err(error) => return Ok(Err(error)),
-            };
+            let written = write(&mut tx, &lease, &cycle, &changes).await?;
             end.apply(tx).await.map_err(map_error)?;
-            Ok(Ok(written))
-        };
-        run_detached(transaction).await?
+            Ok(written)
+        })
+        .await
     }
 }
 
@@ -56,7 +53,7 @@ async fn write(
     lease: &WriterLease,
     cycle: &CycleMeta,
     changes: &Changes,
-) -> std::result::Result<Committed, CommitError> {
+) -> CommitResult {
     check_lease(tx, lease).await?;
     let at = now();
     let mut written = WriteCounts::default();
@@ -101,11 +98,7 @@ async fn write(
 }
 
 /// Runs a statement with values that the database may refuse; returns the number of rows affected.
-async fn write_row(
-    tx: &mut SqliteConnection,
-    sql: &str,
-    args: Vec<Arg>,
-) -> std::result::Result<u64, CommitError> {
+async fn write_row(tx: &mut SqliteConnection, sql: &str, args: Vec<Arg>) -> CommitResult<u64> {
     let done = sqlite_query(sql, &args).execute(tx).await;
     Ok(done.map_err(commit_error)?.rows_affected())
 }
@@ -115,9 +108,7 @@ async fn write_cycle(
     cycle: &CycleMeta,
     changes: &Changes,
     at: i64,
-) -> std::result::Result<(), CommitError> {
-    let (counts, next) = (&changes.counts, &changes.next_ids);
-    let count = |n: u64| n as i64;
+) -> CommitResult<()> {
     let bookmakers = serde_json::to_string(&cycle.bookmakers).expect("text is JSON");
     let insert = "INSERT INTO cycles (id, feed, as_of, committed_at, races, horses, bookmakers, seen, inserted, reopened, changed,
                              withdrawn, unchanged, stale, rejected, no_price, fetch_ms, diff_ms,
@@ -125,7 +116,7 @@ async fn write_cycle(
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
                  coalesce((SELECT open_prices FROM cycles ORDER BY id DESC LIMIT 1),
                           (SELECT count(*) FROM prices WHERE status <> 'withdrawn')) + $9 + $10 - $12)";
-    let args = args![
+    let mut args = args![
         cycle.id,
         &cycle.feed,
         changes.as_of,
@@ -133,22 +124,8 @@ async fn write_cycle(
         cycle.races,
         cycle.horses,
         bookmakers,
-        count(counts.seen),
-        count(counts.inserted),
-        count(counts.reopened),
-        count(counts.changed),
-        count(counts.withdrawn),
-        count(counts.unchanged),
-        count(counts.stale),
-        count(counts.rejected),
-        count(counts.no_price),
-        cycle.fetch_ms,
-        cycle.diff_ms,
-        next.event,
-        next.selection,
-        next.bookmaker,
-        next.price,
     ];
+    args.extend(cycle.numbers(changes).map(Arg::from));
     let done = sqlite_query(insert, &args).execute(&mut **tx).await;
     Ok(done.map(drop).map_err(map_error)?)
 }
@@ -158,7 +135,7 @@ async fn write_catalogue(
     changes: &Changes,
     at: i64,
     written: &mut WriteCounts,
-) -> std::result::Result<(), CommitError> {
+) -> CommitResult<()> {
     for change in &changes.bookmakers {
         let insert =
             "INSERT INTO bookmakers (id, key, name, kind, created_at) VALUES ($1, $2, $3, $4, $5)";
@@ -193,11 +170,7 @@ async fn write_catalogue(
     Ok(())
 }
 
-async fn write_event(
-    tx: &mut Tx,
-    change: &EventChange,
-    at: i64,
-) -> std::result::Result<u64, CommitError> {
+async fn write_event(tx: &mut Tx, change: &EventChange, at: i64) -> CommitResult<u64> {
     let event = &change.after;
     let upsert = "INSERT INTO events (id, key, source, sport, league, venue, name, starts_at, day, status, in_play, listed, facts,
                              created_at, updated_at)
@@ -228,7 +201,7 @@ async fn write_transition(
     changes: &Changes,
     change: &EventChange,
     at: i64,
-) -> std::result::Result<(), CommitError> {
+) -> CommitResult<()> {
     let Some((before, after)) = change.status_transition() else {
         return Ok(());
     };
@@ -245,7 +218,7 @@ async fn write_prices(
     changes: &Changes,
     at: i64,
     written: &mut WriteCounts,
-) -> std::result::Result<(), CommitError> {
+) -> CommitResult<()> {
     let is_new = |change: &&PriceChange| change.kind == PriceChangeKind::Inserted;
     let (new, known): (Vec<_>, Vec<_>) = changes.prices.iter().partition(is_new);
     written.updated = write_batches(tx, &known, at, &UPDATES).await?;
@@ -299,7 +272,7 @@ async fn write_batches(
     changes: &[&PriceChange],
     at: i64,
     statements: &'static Sizes,
-) -> std::result::Result<u64, CommitError> {
+) -> CommitResult<u64> {
     let (mut rest, mut done) = (changes, 0);
     for (size, statement) in BATCH_SIZES.iter().zip(statements.iter()) {
         while let Some((batch, others)) = rest.split_at_checked(*size) {

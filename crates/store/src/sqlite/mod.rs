@@ -2,7 +2,6 @@
 //! server. `Store` calls it, and it passes the same tests as Postgres.
 
 mod commit;
-mod load;
 mod outbox;
 mod prune;
 
@@ -17,9 +16,13 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
-use super::dialect::{Arg, args, sqlite_query};
+use super::dialect::{Arg, DbConnection, args, only_row, sqlite_query};
 use super::lease::LEASE;
-use super::{Migrations, Result, StoreError, TxEnd, WriterLease, migrations, run_detached};
+use super::load::load;
+use super::rows::StoredRow;
+use super::{
+    InitialState, Migrations, Result, StoreError, TxEnd, WriterLease, migrations, run_detached,
+};
 
 /// The snapshot in the text form of Postgres: the highest outbox row that was ever committed. Writers take
 /// turns, so these rows are numbered in the order of the commits.
@@ -93,11 +96,21 @@ impl Sqlite {
         Ok(Self { writer, readers })
     }
 
-    pub(super) async fn reader(&self) -> Result<PoolConnection<sqlx::Sqlite>> {
+    pub async fn reader(&self) -> Result<PoolConnection<sqlx::Sqlite>> {
         self.readers.acquire().await.map_err(map_error)
     }
 
-    pub(super) async fn writer(&self) -> Result<PoolConnection<sqlx::Sqlite>> {
+    pub async fn read(&self, sql: impl Into<String>, args: Vec<Arg>) -> Result<Vec<StoredRow>> {
+        fetch(&mut *self.reader().await?, sql, args).await
+    }
+
+    /// Runs one statement that is a transaction of its own, to its end. Returns the rows of its RETURNING.
+    pub async fn write(&self, sql: impl Into<String>, args: Vec<Arg>) -> Result<Vec<StoredRow>> {
+        let (db, sql) = (self.clone(), sql.into());
+        run_detached(async move { fetch(&mut *db.writer().await?, sql, args).await }).await
+    }
+
+    async fn writer(&self) -> Result<PoolConnection<sqlx::Sqlite>> {
         self.writer.acquire().await.map_err(map_error)
     }
 
@@ -161,14 +174,22 @@ impl Sqlite {
             for (event, at) in checked {
                 execute(&mut tx, CHECKED, args![event, at]).await?;
             }
-            let corrected: bool = sqlx::query_scalar(
-                "SELECT EXISTS (SELECT 1 FROM corrections WHERE applied_at IS NULL)",
-            )
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(map_error)?;
+            let corrected =
+                "SELECT EXISTS (SELECT 1 FROM corrections WHERE applied_at IS NULL) AS corrected";
+            let corrected = only_row(fetch(&mut tx, corrected, args![]).await?)?.get("corrected")?;
             tx.commit().await.map_err(map_error)?;
             Ok(corrected)
+        })
+        .await
+    }
+
+    /// In a task of its own: a dropped `begin()` would leave a reader in an old snapshot.
+    pub async fn load(&self) -> Result<InitialState> {
+        let db = self.clone();
+        run_detached(async move {
+            // A deferred read transaction: one snapshot for all statements.
+            let mut tx = db.readers.begin().await.map_err(map_error)?;
+            load(DbConnection::Sqlite(&mut tx)).await
         })
         .await
     }
@@ -177,6 +198,14 @@ impl Sqlite {
         self.readers.close().await;
         self.writer.close().await;
     }
+}
+
+async fn fetch(
+    connection: &mut SqliteConnection,
+    sql: impl Into<String>,
+    args: Vec<Arg>,
+) -> Result<Vec<StoredRow>> {
+    DbConnection::Sqlite(connection).fetch(sql, &args).await
 }
 
 /// Runs one statement of a transaction; returns the number of rows affected.
@@ -189,8 +218,10 @@ async fn execute(connection: &mut SqliteConnection, sql: &str, args: Vec<Arg>) -
 async fn check_lease(connection: &mut SqliteConnection, lease: &WriterLease) -> Result<()> {
     let held = "SELECT 1 FROM leases WHERE name = $1 AND holder = $2 AND epoch = $3";
     let args = args![LEASE, &lease.holder, lease.epoch];
-    let held = sqlite_query(held, &args).fetch_optional(connection).await;
-    held.map_err(map_error)?.map(drop).ok_or(StoreError::Fenced)
+    match fetch(connection, held, args).await?.is_empty() {
+        true => Err(StoreError::Fenced),
+        false => Ok(()),
+    }
 }
 
 async fn applied(connection: &mut SqliteConnection) -> Result<Vec<i64>> {

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use sqlx::SqliteConnection;
 
-use super::{SNAPSHOT, Sqlite, execute, map_error};
-use crate::dialect::{args, sqlite_query};
+use super::{SNAPSHOT, Sqlite, execute, fetch, map_error};
+use crate::dialect::{args, only_row};
 use crate::outbox::outbox_rows;
-use crate::rows::{self, Columns};
+use crate::rows;
 use crate::{Backlog, BatchOutcome, CanaryWrite, ClaimedBatch, Result, run_detached};
 use oddsd_core::key::Key;
 use oddsd_core::model::DbSnapshot;
@@ -42,35 +42,26 @@ impl Sqlite {
     pub async fn claim(&self, who: &str, max: i64, lease_for: Duration) -> Result<ClaimedBatch> {
         // A reader asks first, so that an empty outbox costs no write lock.
         let due = format!(
-            "SELECT EXISTS (SELECT 1 FROM outbox WHERE due_at <= now()) AS due, {SNAPSHOT} AS view"
+            "SELECT EXISTS (SELECT 1 FROM outbox WHERE due_at <= now()) AS due, {SNAPSHOT} AS snapshot"
         );
-        let due = sqlite_query(&due, &[]).fetch_one(&self.readers).await;
-        let due = due.map_err(map_error)?;
-        let before = rows::snapshot(&due)?;
-        if !due.flag("due")? {
-            return Ok(ClaimedBatch {
-                snapshot: before,
-                rows: Vec::new(),
-            });
-        }
-        let (db, args) = (self.clone(), args![who, lease_for, max]);
-        run_detached(async move {
+        let due = only_row(self.read(due, args![]).await?)?;
+        let (mut snapshot, mut rows) = (rows::snapshot(&due)?, Vec::new());
+        if due.get("due")? {
             let claim = format!(
                 "UPDATE outbox SET attempts = attempts + 1, claimed_by = $1, due_at = now() + $2
                  WHERE id IN (SELECT id FROM outbox WHERE due_at <= now() ORDER BY due_at, id LIMIT $3)
                  RETURNING id, cycle_id, event_key, kinds, keys, detail, before, after, attempts, id AS xid, created_at,
                      (SELECT sport FROM events WHERE key = event_key) AS sport, (SELECT league FROM events WHERE key = event_key) AS league,
                      (SELECT venue FROM events WHERE key = event_key) AS venue, (SELECT status FROM events WHERE key = event_key) AS status,
-                     {SNAPSHOT} AS view"
+                     {SNAPSHOT} AS snapshot"
             );
-            let claimed = sqlite_query(&claim, &args).fetch_all(&db.writer).await;
-            let claimed = claimed.map_err(map_error)?;
-            Ok(ClaimedBatch {
-                snapshot: claimed.first().map_or(Ok(before), rows::snapshot)?,
-                rows: outbox_rows(claimed.iter())?,
-            })
-        })
-        .await
+            let claimed = self.write(claim, args![who, lease_for, max]).await?;
+            if let Some(first) = claimed.first() {
+                snapshot = rows::snapshot(first)?;
+            }
+            rows = outbox_rows(claimed.into_iter())?;
+        }
+        Ok(ClaimedBatch { snapshot, rows })
     }
 
     pub async fn settle(&self, rows: &[i64], done: BatchOutcome) -> Result<u64> {
@@ -109,30 +100,25 @@ impl Sqlite {
         run_detached(async move {
             let mut tx = db.begin().await?;
             let touch = "UPDATE canary SET beat = beat + 1, at = now() WHERE id = 1 RETURNING beat";
-            let touched = sqlite_query(touch, &[]).fetch_one(&mut *tx).await;
-            let beat = touched.map_err(map_error)?.int("beat")?;
+            let beat = only_row(fetch(&mut tx, touch, args![]).await?)?.int("beat")?;
             let insert = "INSERT INTO outbox (kinds, keys, created_at, due_at) VALUES ('canary', $1, now(), now()) RETURNING id";
-            let args = args![key.as_str()];
-            let inserted = sqlite_query(insert, &args).fetch_one(&mut *tx).await;
-            let row = inserted.map_err(map_error)?.int("id")?;
+            let inserted = fetch(&mut tx, insert, args![key.as_str()]).await?;
+            let row = only_row(inserted)?.int("id")?;
             tx.commit().await.map_err(map_error)?;
             let transaction = row as u64;
+            let snapshot = DbSnapshot::from_commit_count(transaction);
             Ok(CanaryWrite {
                 beat,
                 transaction,
-                outbox: ClaimedBatch::of_canary(
-                    row,
-                    transaction,
-                    &key,
-                    &DbSnapshot::from_commit_count(transaction),
-                ),
+                outbox: ClaimedBatch::of_canary(row, transaction, &key, &snapshot),
             })
         })
         .await
     }
 }
 
-/// Writes the log and its counts, the rows of targets to remove later, and the marks of movement rules. Returns the removals of the last minute.
+/// Writes the log and its counts, the rows of targets to remove later, and the marks of movement rules. Returns
+/// the removals of the last minute.
 async fn write_outcome(tx: &mut SqliteConnection, done: BatchOutcome) -> Result<u64> {
     let unmarked = serde_json::json!(done.removed_targets);
     for (statements, rows) in [
@@ -150,6 +136,5 @@ async fn write_outcome(tx: &mut SqliteConnection, done: BatchOutcome) -> Result<
     }
     let count = "SELECT coalesce(sum(removals), 0) AS last_minute FROM removal_counts
          WHERE since > now() - interval '1 minute'";
-    let count = sqlite_query(count, &[]).fetch_one(tx).await;
-    Ok(count.map_err(map_error)?.int("last_minute")? as u64)
+    Ok(only_row(fetch(tx, count, args![]).await?)?.int("last_minute")? as u64)
 }

@@ -1,9 +1,8 @@
 //! Deletes the rows that are past their retention, in short transactions. `Store::prune` calls it.
 
 use chrono::{DateTime, Utc};
-use sqlx::Row;
 
-use super::{Sqlite, check_lease, execute, map_error};
+use super::{Sqlite, check_lease, execute, fetch, map_error};
 use crate::dialect::args;
 use crate::{Pruned, Result, Retention, WriterLease, run_detached};
 
@@ -79,9 +78,9 @@ impl Sqlite {
              FROM events WHERE coalesce(starts_at, updated_at) < $1";
         execute(&mut tx, queue, args![before]).await?;
         let delete = "DELETE FROM events WHERE coalesce(starts_at, updated_at) < $1 RETURNING id";
-        let deleted = sqlx::query(delete).bind(before.timestamp_micros());
-        let deleted = deleted.fetch_all(&mut *tx).await.map_err(map_error)?;
-        let events: Vec<i64> = deleted.iter().map(|row| row.get("id")).collect();
+        let deleted = fetch(&mut tx, delete, args![before]).await?;
+        let events = deleted.iter().map(|row| row.int("id"));
+        let events = events.collect::<Result<Vec<_>>>()?;
         for statement in EVENT_ROWS {
             execute(&mut tx, statement, args![&events[..]]).await?;
         }

@@ -7,13 +7,12 @@ mod trigger;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
 use super::{Postgres, connect, map_error};
 use crate::{Result, StoreError, TableWatch, WatchPlan, WatchRequest};
 use table::{Table, find_columns, find_table, qualified};
-use trigger::{TriggerSql, literal, quoted, triggers};
+use trigger::{WatchSettings, literal, quoted, triggers};
 
 /// While the installation waits for the table's lock, all writers wait behind it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -24,27 +23,18 @@ const INSTALL_LOCK: &str = "SELECT pg_advisory_xact_lock(hashtext('oddsd.watch')
 const WATCHED: &str = "
 WITH ours AS (
     SELECT t.tgfoid, t.tgrelid, min(t.tgname::text) AS first, bool_or(t.tgenabled = 'D') AS disabled,
-           min(convert_from(substring(t.tgargs FOR octet_length(t.tgargs) - 1), getdatabaseencoding())) AS said
+           min(convert_from(substring(t.tgargs FOR octet_length(t.tgargs) - 1), getdatabaseencoding())) AS settings
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname = 'oddsd' AND p.proname LIKE 'watch\\_%' AND NOT t.tgisinternal AND octet_length(t.tgargs) > 0
     GROUP BY t.tgfoid, t.tgrelid)
 SELECT o.tgfoid::bigint AS function, p.proname::text AS named, o.tgrelid::bigint AS id, n.nspname::text AS schema,
-       c.relname::text AS name, o.disabled, o.said,
+       c.relname::text AS name, o.disabled, o.settings,
        array(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
        EXISTS (SELECT FROM pg_inherits i JOIN ours above ON above.tgrelid = i.inhparent AND above.tgfoid = o.tgfoid
                WHERE i.inhrelid = o.tgrelid) AS below
 FROM ours o JOIN pg_class c ON c.oid = o.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
      JOIN pg_proc p ON p.oid = o.tgfoid
 ORDER BY below, schema, name";
-
-/// The settings of a watch, stored as the argument of its triggers for `watched`.
-#[derive(Serialize, Deserialize)]
-struct WatchMeta {
-    table: String,
-    columns: Vec<String>,
-    bulk: u32,
-    quiet: bool,
-}
 
 /// One table with an installed watch.
 struct WatchedTable {
@@ -53,7 +43,7 @@ struct WatchedTable {
     /// The object id of the trigger function, and its quoted name.
     function: i64,
     function_name: String,
-    meta: WatchMeta,
+    settings: WatchSettings,
     disabled: bool,
     columns: Vec<String>,
     /// True for a partition of another table with the same watch.
@@ -61,49 +51,43 @@ struct WatchedTable {
 }
 
 impl Postgres {
-    pub async fn watch(&self, asked: &WatchRequest, rehearse: bool) -> Result<WatchPlan> {
-        let (db, asked) = (self.clone(), asked.clone());
+    pub async fn watch(&self, request: &WatchRequest, dry_run: bool) -> Result<WatchPlan> {
+        let (db, request) = (self.clone(), request.clone());
         self.run_detached(async move {
             let mut connection = db.connection().await?;
             let mut tx = connection.begin().await.map_err(map_error)?;
             tx.execute(INSTALL_LOCK).await.map_err(map_error)?;
-            let table = find_table(&mut tx, &asked.table).await?;
-            let columns = find_columns(&mut tx, &table, &asked.columns).await?;
+            let table = find_table(&mut tx, &request.table).await?;
+            let columns = find_columns(&mut tx, &table, &request.columns).await?;
             let (partitions, not_covered) = table.partitions(&mut tx).await?;
             let before = watches_of(&mut tx, &table, &partitions).await?;
 
             let mut statements = drop_statements(&before);
             let function = format!("oddsd.watch_{:016x}", fastrand::u64(..));
-            let trigger_sql = TriggerSql {
-                table: &table.qualified(),
-                columns: &columns,
-                bulk: asked.bulk,
-                quiet: asked.quiet,
-            };
-            statements.push(trigger_sql.create(&function));
-            statements.push(format!("REVOKE ALL ON FUNCTION {function}() FROM PUBLIC"));
-            let meta = WatchMeta {
+            let settings = WatchSettings {
                 table: table.qualified(),
-                columns: columns.clone(),
-                bulk: asked.bulk,
-                quiet: asked.quiet,
+                columns,
+                bulk: request.bulk,
+                quiet: request.quiet,
             };
-            let meta = literal(&serde_json::to_string(&meta).expect("texts are JSON"));
+            statements.push(settings.create_function(&function));
+            statements.push(format!("REVOKE ALL ON FUNCTION {function}() FROM PUBLIC"));
+            let argument = literal(&serde_json::to_string(&settings).expect("texts are JSON"));
             for target in std::iter::once(&table).chain(&partitions) {
-                for (trigger, events, referencing) in triggers(&columns) {
+                for (trigger, events, referencing) in triggers(&settings.columns) {
                     statements.push(format!(
-                        "CREATE TRIGGER {trigger} AFTER {events} ON {}{referencing} FOR EACH STATEMENT EXECUTE FUNCTION {function}({meta})",
+                        "CREATE TRIGGER {trigger} AFTER {events} ON {}{referencing} FOR EACH STATEMENT EXECUTE FUNCTION {function}({argument})",
                         target.quoted()
                     ));
                 }
             }
-            if !rehearse {
+            if !dry_run {
                 db.install(&mut tx, &table, &statements).await?;
                 tx.commit().await.map_err(map_error)?;
             }
             Ok(WatchPlan {
-                table: table.qualified(),
-                columns,
+                table: settings.table,
+                columns: settings.columns,
                 replaced: !before.is_empty(),
                 partitions: partitions.len(),
                 not_covered,
@@ -113,7 +97,7 @@ impl Postgres {
         .await
     }
 
-    pub async fn unwatch(&self, name: &str, rehearse: bool) -> Result<Vec<String>> {
+    pub async fn unwatch(&self, name: &str, dry_run: bool) -> Result<Vec<String>> {
         let (db, name) = (self.clone(), name.to_owned());
         self.run_detached(async move {
             let mut connection = db.connection().await?;
@@ -127,7 +111,7 @@ impl Postgres {
                 Err(why) => return Err(why),
             };
             let found = all.iter().find(|watch| Some(watch.id) == id);
-            let found = found.or_else(|| all.iter().find(|watch| watch.meta.table == told_as));
+            let found = found.or_else(|| all.iter().find(|watch| watch.settings.table == told_as));
             let Some(found) = found else {
                 let mut names: Vec<&str> = all
                     .iter()
@@ -150,7 +134,7 @@ impl Postgres {
                 .filter(|watch| watch.function == function)
                 .collect();
             let statements = drop_statements(&these);
-            if !rehearse {
+            if !dry_run {
                 db.install(&mut tx, &here, &statements).await?;
                 tx.commit().await.map_err(map_error)?;
             }
@@ -175,15 +159,16 @@ impl Postgres {
                 .await?;
             let later = partitions.iter().filter(|part| !covered.contains(&part.id));
             not_covered.extend(later.map(Table::qualified));
-            let missing = root.meta.columns.iter();
+            let settings = &root.settings;
+            let missing = settings.columns.iter();
             let missing = missing.filter(|column| !root.columns.contains(column));
             watched.push(TableWatch {
                 table: root.table.clone(),
-                told_as: root.meta.table.clone(),
+                told_as: settings.table.clone(),
                 missing: missing.cloned().collect(),
-                columns: root.meta.columns.clone(),
-                bulk: root.meta.bulk,
-                quiet: root.meta.quiet,
+                columns: settings.columns.clone(),
+                bulk: settings.bulk,
+                quiet: settings.quiet,
                 disabled: root.disabled,
                 partitions: covered.len(),
                 not_covered,
@@ -212,10 +197,7 @@ impl Postgres {
                 Some("42501") => StoreError::Misconfigured(format!(
                     "{}; nothing was changed. To add a watch the user of DATABASE_URL needs the right TRIGGER on {} \
                      (GRANT TRIGGER ON … TO …)",
-                    refused
-                        .as_database_error()
-                        .map(|why| why.message())
-                        .unwrap_or_default(),
+                    refused.as_database_error().map_or("", |why| why.message()),
                     table.qualified()
                 )),
                 _ => map_error(refused),
@@ -259,13 +241,13 @@ async fn installed(connection: &mut PgConnection) -> Result<Vec<WatchedTable>> {
     let rows = rows.map_err(map_error)?;
     let read = |row: &sqlx::postgres::PgRow| {
         // A foreign trigger with one of our functions has other arguments.
-        let meta: WatchMeta = serde_json::from_str(row.get("said")).ok()?;
+        let settings = serde_json::from_str(row.get("settings")).ok()?;
         Some(WatchedTable {
             id: row.get("id"),
             table: qualified(row.get("schema"), row.get("name")),
             function: row.get("function"),
             function_name: format!("oddsd.{}", quoted(row.get("named"))),
-            meta,
+            settings,
             disabled: row.get("disabled"),
             columns: row.get("columns"),
             below: row.get("below"),

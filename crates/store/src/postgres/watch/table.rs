@@ -138,7 +138,7 @@ pub async fn find_table(connection: &mut PgConnection, text: &str) -> Result<Tab
         };
         return bad(format!("{qualified} {why}"));
     }
-    let there: Vec<(String, String)> = sqlx::query_as(
+    let known: Vec<(String, String)> = sqlx::query_as(
         "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname NOT IN ('oddsd', 'pg_catalog', 'information_schema')
          AND n.nspname NOT LIKE 'pg\\_%' LIMIT 10000",
@@ -146,11 +146,11 @@ pub async fn find_table(connection: &mut PgConnection, text: &str) -> Result<Tab
     .fetch_all(&mut *connection)
     .await
     .map_err(map_error)?;
-    let there: Vec<String> = there
+    let known: Vec<String> = known
         .iter()
         .map(|(schema, name)| qualified(schema, name))
         .collect();
-    let meant = suggest(&exact.join("."), there.iter().map(String::as_str));
+    let meant = suggest(&exact.join("."), known.iter().map(String::as_str));
     bad(format!("there is no table {shown}{}", did_you_mean(meant)))
 }
 
@@ -162,7 +162,7 @@ pub async fn find_columns(
 ) -> Result<Vec<String>> {
     let bad = |why: String| Err(StoreError::Misconfigured(why));
     let qualified = table.qualified();
-    let there = sqlx::query(
+    let known = sqlx::query(
         "SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type, b.typcategory::text AS category,
                 b.typname::text AS base, a.attgenerated::text = 'v' AS is_virtual
          FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
@@ -173,7 +173,7 @@ pub async fn find_columns(
     .fetch_all(connection)
     .await
     .map_err(map_error)?;
-    let names = || there.iter().map(|row| row.get::<&str, _>("name"));
+    let names = || known.iter().map(|row| row.get::<&str, _>("name"));
     let mut found: Vec<String> = Vec::new();
     for text in texts {
         let shown = sanitize_text(text, 80);
@@ -185,7 +185,7 @@ pub async fn find_columns(
                 quoted: true,
             },
         };
-        let is = |name: &str| there.iter().find(|row| row.get::<&str, _>("name") == name);
+        let is = |name: &str| known.iter().find(|row| row.get::<&str, _>("name") == name);
         let Some(column) = is(&part.text).or_else(|| is(&part.folded())) else {
             return bad(format!(
                 "{qualified} has no column {shown}{}; it has {}",
@@ -298,8 +298,8 @@ mod tests {
         is("app.tlog", &["app", "tlog"]);
         is("app.\"T.Log\"", &["app", "T.Log"]);
         is("\"a\"\"b\".\"c d\"", &["a\"b", "c d"]);
-        for odd in ["", ".", "a.", ".a", "\"a", "a\"b", "\"a\"b", "\"\""] {
-            assert_eq!(named(odd), None, "{odd}");
+        for malformed in ["", ".", "a.", ".a", "\"a", "a\"b", "\"a\"b", "\"\""] {
+            assert_eq!(named(malformed), None, "{malformed}");
         }
     }
 }

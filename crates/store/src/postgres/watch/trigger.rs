@@ -6,15 +6,19 @@
 //! type that no watched column has. Then the report names no row, which means any row.
 //!
 //! For table `tlog` and column `id`, an insert of one row runs
-//! `INSERT INTO oddsd.outbox (kinds, detail) SELECT 'row_changed', '{"table":"tlog","op":"insert"' || told FROM (…) one`
-//! with `,"row":{"id":7}}` as `told`.
+//! `INSERT INTO oddsd.outbox (kinds, detail) SELECT 'row_changed', '{"table":"tlog","op":"insert"' || report FROM (…) one`
+//! with `,"row":{"id":7}}` as `report`.
+
+use serde::{Deserialize, Serialize};
 
 use crate::postgres::listen::CHANNEL;
 
-pub struct TriggerSql<'a> {
+/// The settings of a watch, stored as the argument of its triggers.
+#[derive(Serialize, Deserialize)]
+pub struct WatchSettings {
     /// The table's name in its changes.
-    pub table: &'a str,
-    pub columns: &'a [String],
+    pub table: String,
+    pub columns: Vec<String>,
     pub bulk: u32,
     pub quiet: bool,
 }
@@ -51,9 +55,9 @@ pub fn triggers(columns: &[String]) -> Vec<(&'static str, &'static str, String)>
     ]
 }
 
-impl TriggerSql<'_> {
+impl WatchSettings {
     /// SECURITY DEFINER: the application's role needs no rights on our tables.
-    pub fn create(&self, function: &str) -> String {
+    pub fn create_function(&self, function: &str) -> String {
         format!(
             "CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER \
              SET search_path = pg_catalog, pg_temp AS {}",
@@ -69,7 +73,7 @@ impl TriggerSql<'_> {
                 format!("  IF pg_catalog.pg_notify('{CHANNEL}', '') IS NULL THEN\n  END IF;\n")
             }
         };
-        let rows = match self.columns {
+        let rows = match &self.columns[..] {
             [] => String::new(),
             _ => {
                 let (insert, update, delete) = (
@@ -84,9 +88,9 @@ impl TriggerSql<'_> {
             }
         };
         let end = if rows.is_empty() { "" } else { "  END IF;\n" };
-        let table = literal(&format!("{{\"table\":{},\"op\":\"", json(self.table)));
+        let table = literal(&format!("{{\"table\":{},\"op\":\"", json(&self.table)));
         format!(
-            "#variable_conflict use_column\nDECLARE\n  oddsd_told text[];\n  oddsd_looked bigint;\nBEGIN\n{rows}  \
+            "#variable_conflict use_column\nDECLARE\n  oddsd_reports text[];\n  oddsd_count bigint;\nBEGIN\n{rows}  \
              INSERT INTO oddsd.outbox (kinds, detail) VALUES ('row_changed', {table} || lower(TG_OP) || '\"}}');\n\
              {end}{notify}  RETURN NULL;\nEND"
         )
@@ -95,7 +99,10 @@ impl TriggerSql<'_> {
     /// One row, by far the most common, costs one statement. Of many, the first few mostly show that they are
     /// too many to name.
     fn report_rows(&self, op: &str, tables: &[&str]) -> String {
-        let head = literal(&format!("{{\"table\":{},\"op\":\"{op}\"", json(self.table)));
+        let head = literal(&format!(
+            "{{\"table\":{},\"op\":\"{op}\"",
+            json(&self.table)
+        ));
         let last = tables.last().expect("a table");
         let many = self.bulk;
         let enough = many + 1;
@@ -110,19 +117,19 @@ impl TriggerSql<'_> {
         let single = each("").join(" UNION ");
         format!(
             "    INSERT INTO oddsd.outbox (kinds, detail)
-      SELECT 'row_changed', {head} || told FROM ({single}) one
+      SELECT 'row_changed', {head} || report FROM ({single}) one
       WHERE NOT EXISTS (SELECT FROM {last} OFFSET 1);
-    GET DIAGNOSTICS oddsd_looked = ROW_COUNT;
-    IF oddsd_looked = 0 THEN
-      SELECT array_agg(DISTINCT told), count(*) INTO oddsd_told, oddsd_looked FROM ({some}) several;
-      IF oddsd_looked = 0 THEN
+    GET DIAGNOSTICS oddsd_count = ROW_COUNT;
+    IF oddsd_count = 0 THEN
+      SELECT array_agg(DISTINCT report), count(*) INTO oddsd_reports, oddsd_count FROM ({some}) several;
+      IF oddsd_count = 0 THEN
         RETURN NULL;
       END IF;
-      IF oddsd_looked > {many} AND cardinality(oddsd_told) <= {many} THEN
-        SELECT array_agg(told) INTO oddsd_told FROM (SELECT DISTINCT told FROM ({all}) each LIMIT {enough}) few;
+      IF oddsd_count > {many} AND cardinality(oddsd_reports) <= {many} THEN
+        SELECT array_agg(report) INTO oddsd_reports FROM (SELECT DISTINCT report FROM ({all}) each LIMIT {enough}) few;
       END IF;
-      IF cardinality(oddsd_told) <= {many} THEN
-        INSERT INTO oddsd.outbox (kinds, detail) SELECT 'row_changed', {head} || told FROM unnest(oddsd_told) told;
+      IF cardinality(oddsd_reports) <= {many} THEN
+        INSERT INTO oddsd.outbox (kinds, detail) SELECT 'row_changed', {head} || report FROM unnest(oddsd_reports) report;
       ELSE
         INSERT INTO oddsd.outbox (kinds, detail)
           SELECT 'row_changed', {head} || ',\"rows\":' || count(*) || '}}' FROM {last};
@@ -155,7 +162,7 @@ impl TriggerSql<'_> {
         );
         format!(
             "(SELECT (SELECT CASE WHEN {missing} THEN '}}' ELSE ',\"row\":{{' || substr(concat({fields}), 2) || '}}}}' END \
-             FROM (SELECT changed.*) within) COLLATE \"C\" AS told FROM (SELECT {gone}) gone, {table} changed{limit})"
+             FROM (SELECT changed.*) within) COLLATE \"C\" AS report FROM (SELECT {gone}) gone, {table} changed{limit})"
         )
     }
 }

@@ -73,7 +73,8 @@ impl Postgres {
                   checks AS (DELETE FROM oddsd.checks WHERE event_id IN (SELECT id FROM gone)),
                   transitions AS (DELETE FROM oddsd.transitions WHERE event_id IN (SELECT id FROM gone))
              SELECT id FROM gone ORDER BY id";
-        let gone = statements.fetch(delete, &args![before]).await?;
+        let before = args![before];
+        let gone = statements.fetch(delete, &before).await?;
         tx.commit().await.map_err(map_error)?;
         gone.iter().map(|row| row.int("id")).collect()
     }

@@ -94,7 +94,7 @@ fn rules_in_json_load() {
         (
             "\"timeout\": 30",
             "\"timeout\" 30",
-            "rules.json:4:81: expected `:`",
+            "rules.json:4:80: expected `:`",
         ),
     ] {
         let why = Rules::parse("rules.json", &text.replace(right, wrong)).expect_err(wrong);

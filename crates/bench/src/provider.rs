@@ -1,5 +1,5 @@
-//! A stand-in for The Racing API that serves the fixture, and the daemon's poller in front of it. The measured
-//! processes and the poll cycles of `freshness` use it.
+//! A local server that answers like The Racing API with the fixture's prices, and a production poller that reads from
+//! it. The process measures of `write` and the poll cycles of `freshness` use both.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,17 +19,18 @@ use oddsd_feeds::racing_api::{RacingApi, RacingApiSettings};
 use oddsd_store::{CommitNotifier, LastChecked, Retention, Store};
 
 const NO_RACES: &str = r#"{"racecards":[],"total":0,"limit":500,"skip":0,"query":[]}"#;
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Longer than any run, so that nothing is cleaned up.
+const KEEP_ALL: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The stand-in has no rate limit.
 const UNLIMITED: f64 = 1_000_000.0;
 
-/// `None` serves no races.
+/// The fixture that is served now; `None`: no races on any day.
 type ServedFixture = Arc<Mutex<Option<Arc<Fixture>>>>;
 
 pub struct FixtureProvider {
     address: SocketAddr,
     fixture: ServedFixture,
-    accepting: JoinHandle<()>,
+    accept_task: JoinHandle<()>,
 }
 
 impl FixtureProvider {
@@ -37,11 +38,11 @@ impl FixtureProvider {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let fixture = Arc::new(Mutex::new(Some(Arc::new(fixture))));
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&fixture)));
+        let accept_task = tokio::spawn(accept_connections(listener, Arc::clone(&fixture)));
         Ok(Self {
             address,
             fixture,
-            accepting,
+            accept_task,
         })
     }
 
@@ -62,11 +63,11 @@ impl FixtureProvider {
 
 impl Drop for FixtureProvider {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.accept_task.abort();
     }
 }
 
-async fn accept(listener: TcpListener, fixture: ServedFixture) {
+async fn accept_connections(listener: TcpListener, fixture: ServedFixture) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         connections.spawn(answer_requests(stream, Arc::clone(&fixture)));
@@ -79,6 +80,7 @@ async fn answer_requests(stream: TcpStream, fixture: ServedFixture) -> std::io::
     let mut stream = BufReader::new(stream);
     loop {
         let (mut request, mut line) = (String::new(), String::new());
+        // An empty line, which ends a request, has two bytes.
         while stream.read_line(&mut line).await? > 2 {
             request.push_str(&line);
             line.clear();
@@ -89,8 +91,8 @@ async fn answer_requests(stream: TcpStream, fixture: ServedFixture) -> std::io::
         let date = request.split_once("date=").map_or("", |(_, rest)| {
             rest.split(['&', ' ']).next().unwrap_or_default()
         });
-        let now = fixture.lock().clone();
-        let body = now.map_or_else(|| NO_RACES.to_owned(), |fixture| fixture.page_of(date));
+        let served = fixture.lock().clone();
+        let body = served.map_or_else(|| NO_RACES.to_owned(), |fixture| fixture.page_of(date));
         let head = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
@@ -101,15 +103,15 @@ async fn answer_requests(stream: TcpStream, fixture: ServedFixture) -> std::io::
     }
 }
 
-/// The daemon's poller on the provider at this URL, without a rate limit.
+/// The daemon's poller, which reads from `base_url` without a rate limit.
 pub fn build_poller(
-    provider: String,
+    base_url: String,
     days: u16,
     store: Store,
     notifier: CommitNotifier,
 ) -> anyhow::Result<Poller> {
     let feed = RacingApi::new(RacingApiSettings {
-        base_url: provider,
+        base_url,
         days,
         cards_per_second: UNLIMITED,
         ..RacingApiSettings::new("bench".to_owned().into(), "bench".to_owned().into())
@@ -117,8 +119,8 @@ pub fn build_poller(
     let settings = PollerSettings {
         max_removed_fraction: 0.5,
         retention: Retention {
-            history: YEAR,
-            finished_events: YEAR,
+            history: KEEP_ALL,
+            finished_events: KEEP_ALL,
         },
     };
     Ok(Poller::new(

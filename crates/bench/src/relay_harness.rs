@@ -19,9 +19,9 @@ use oddsd_cache::{Bytes, Cache, CacheSettings, LeaseOutcome, LoadedValue, Policy
 use oddsd_core::key::Key;
 use oddsd_store::{CommitNotifier, Store, WriterLease};
 
-/// The default of the setting.
+/// The default of `CACHE_REMOVE_AGAIN_MS`.
 pub const SECOND_REMOVAL_AFTER: Duration = Duration::from_millis(1500);
-/// Anything that is waited for happens within this, also on a loaded machine.
+/// The longest wait for a condition, also on a loaded machine.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(60);
 /// The pause between two checks of a condition.
 pub const POLL_PAUSE: Duration = Duration::from_millis(2);
@@ -34,13 +34,14 @@ pub struct RelayHarness {
     pub lease: WriterLease,
     /// The relay and the epoch monitor.
     tasks: [JoinHandle<()>; 2],
-    /// Dropped, it stops both.
+    /// Stops both tasks when dropped.
     stop: DropGuard,
-    _held: watch::Sender<Option<WriterLease>>,
+    /// The tasks read the lease from it.
+    _lease_sender: watch::Sender<Option<WriterLease>>,
 }
 
 impl RelayHarness {
-    /// Acquires the lease and waits until the cache has an epoch.
+    /// Acquires the writer lease and waits until the cache has an epoch, without which it accepts no fill.
     pub async fn start(store: Store, cache: Cache) -> anyhow::Result<Self> {
         let reader = Reader::new(Arc::new(cache));
         let harness = Self::start_with(store, reader, SECOND_REMOVAL_AFTER).await?;
@@ -90,7 +91,7 @@ impl RelayHarness {
             lease,
             tasks,
             stop: stop.drop_guard(),
-            _held: held,
+            _lease_sender: held,
         })
     }
 
@@ -107,8 +108,13 @@ impl RelayHarness {
         }
     }
 
-    /// Stores an answer in Redis, as a reader does.
-    pub async fn fill(&self, key: &Key, policy: &Policy, body: &'static str) -> anyhow::Result<()> {
+    /// Reads the key; on a miss this answer is loaded and stored.
+    pub async fn read_through(
+        &self,
+        key: &Key,
+        policy: &Policy,
+        body: &'static str,
+    ) -> anyhow::Result<()> {
         let store = self.store.clone();
         let load = move || {
             let store = store.clone();
@@ -129,7 +135,7 @@ impl RelayHarness {
     }
 }
 
-/// Waits until the cache accepts fills.
+/// Waits until the cache accepts a fill.
 async fn wait_for_epoch(cache: &Cache) -> anyhow::Result<()> {
     let probe = bench_key("epoch", 0);
     let began = Instant::now();
@@ -140,6 +146,7 @@ async fn wait_for_epoch(cache: &Cache) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Tries to acquire a fill lease, which a cache without an epoch refuses; the lease is left to expire.
 async fn has_epoch(cache: &Cache, probe: &Key) -> bool {
     let Ok(lookup) = cache.get(probe, &[]).await else {
         return false;
@@ -148,7 +155,7 @@ async fn has_epoch(cache: &Cache, probe: &Key) -> bool {
     matches!(outcome, Ok(LeaseOutcome::Acquired(_) | LeaseOutcome::Held))
 }
 
-/// A cache on this Redis with default settings.
+/// A cache on this Redis; all settings but `l1_bytes` are the defaults.
 pub async fn open_cache(url: &str, l1_bytes: u64) -> anyhow::Result<Cache> {
     Cache::open(&CacheSettings {
         redis_url: Some(SecretString::from(url.to_owned())),
@@ -162,7 +169,7 @@ pub fn bench_key(name: &str, n: usize) -> Key {
     Key::from_user_input(&format!("bench:{name}:{n}")).expect("a short key")
 }
 
-/// No answer expires or is refreshed while it is measured.
+/// One hour: no answer expires while it is measured.
 pub fn long_policy() -> Policy {
     Policy::fresh_for(Duration::from_secs(3600))
 }

@@ -83,7 +83,7 @@ pub struct Session {
     /// The private server; it runs as long as the session.
     _private: Option<PostgresServer>,
     machine: Value,
-    pub stop: CancellationToken,
+    stop: CancellationToken,
     json: bool,
 }
 

@@ -1,5 +1,5 @@
-//! `oddsd-bench freshness`: stale reads while every part fails, beside the usual schemes, and the speed with which a
-//! change reaches readers. `main` calls it, also in the measured processes.
+//! `oddsd-bench freshness`: counts stale reads while the cache fails and removals are late, ours beside three common
+//! schemes, and measures how fast a change reaches readers. `main` calls `run`, and the two workers in child processes.
 
 mod faults;
 mod speed;
@@ -22,7 +22,7 @@ pub struct FreshnessArgs {
     minutes: u16,
     #[command(flatten)]
     common: CommonArgs,
-    /// Decides the faults and delays: the number that another run printed.
+    /// The seed of the faults and delays; the number that a run printed repeats them. Random by default.
     #[arg(long)]
     seed: Option<u64>,
 }
@@ -46,11 +46,10 @@ pub async fn run(args: &FreshnessArgs) -> anyhow::Result<()> {
             faults::measure(db, &redis, scenario).await
         })
         .await?;
-    let stop = session.stop.clone();
     let speed = session
         .run_section("2/2: speed", async |db: &Database| {
             let redis = RedisServer::try_start().await?;
-            speed::measure(db, &redis, quick, &stop).await
+            speed::measure(db, &redis, quick).await
         })
         .await?;
     measures.extend(speed);

@@ -75,7 +75,9 @@ async fn commit(
     let began = Instant::now();
     while times.is_empty() || began.elapsed() < during {
         let key = bench_key("others", times.len() % KEYS);
-        harness.fill(&key, &long_policy(), "an answer").await?;
+        harness
+            .read_through(&key, &long_policy(), "an answer")
+            .await?;
         tick.tick().await;
         table.insert_with_key(&key).await?;
         let committed = Utc::now();

@@ -1,5 +1,6 @@
-//! The production path of a cycle inside this process, with a clock at each step: parse an answer, compare it with
-//! the stored state, commit, and apply the changes to the state. The sections of `write` call it through a scenario.
+//! The production path of a cycle inside this process: parse an answer, compare it with the stored state, commit, and
+//! apply the changes to the state. It times the comparison (with the parsing, if an answer was parsed) and the commit.
+//! `Scenario` and the SQLite section of `write` own one.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +13,12 @@ use oddsd_core::model::{Scope, Snapshot};
 use oddsd_feeds::racing_api::{self, read_cards};
 use oddsd_store::{CycleMeta, InitialState, Store, WriterLease};
 
-/// A daemon without its loops.
+/// What one cycle needs: the store, the writer lease, and the stored state in memory.
 pub struct CyclePipeline {
+    /// Public because `remote` replaces it by a slower connection to the same database.
     pub store: Store,
     lease: WriterLease,
-    loaded: InitialState,
+    current: InitialState,
 }
 
 /// The cost of one cycle.
@@ -24,6 +26,7 @@ pub struct CycleTiming {
     /// The comparison, and the parsing where an answer was parsed.
     pub diff: Duration,
     pub commit: Duration,
+    /// The number of price changes found.
     pub changed: usize,
 }
 
@@ -36,11 +39,11 @@ impl CycleTiming {
 impl CyclePipeline {
     pub async fn start(store: Store) -> anyhow::Result<Self> {
         let lease = acquire_lease(&store).await?;
-        let loaded = store.load().await?;
+        let current = store.load().await?;
         Ok(Self {
             store,
             lease,
-            loaded,
+            current,
         })
     }
 
@@ -53,7 +56,7 @@ impl CyclePipeline {
 
     /// The changes that a cycle would write. Changes nothing.
     pub fn compare(&self, snapshot: &Snapshot) -> Changes {
-        compute_changes(&self.loaded.state, snapshot, &ShrinkGuard::OFF)
+        compute_changes(&self.current.state, snapshot, &ShrinkGuard::OFF)
     }
 
     /// A cycle on a parsed snapshot.
@@ -70,24 +73,26 @@ impl CyclePipeline {
         day: NaiveDate,
     ) -> anyhow::Result<CycleTiming> {
         let started = Instant::now();
-        let changes = self.parse(body, day)?;
+        let changes = self.parse_and_compare(body, day)?;
         self.commit(changes, started.elapsed()).await
     }
 
-    /// A cycle on an answer without changes; fails if there are any.
+    /// Processes an answer that must have no changes and no rejected rows, and marks its events as checked.
     pub fn process_unchanged(&mut self, body: &str, day: NaiveDate) -> anyhow::Result<()> {
-        let changes = self.parse(body, day)?;
+        let changes = self.parse_and_compare(body, day)?;
+        ensure_all_accepted(&changes)?;
         ensure!(
             changes.is_empty(),
             "a cycle without changes found something to write"
         );
-        self.loaded.state.apply(changes);
+        self.current.state.apply(changes);
         Ok(())
     }
 
-    fn parse(&mut self, body: &str, day: NaiveDate) -> anyhow::Result<Changes> {
-        let mut differ = Differ::new(&self.loaded.state);
+    fn parse_and_compare(&mut self, body: &str, day: NaiveDate) -> anyhow::Result<Changes> {
+        let mut differ = Differ::new(&self.current.state);
         let mut meta = read_cards(body, Utc::now(), &mut differ)?;
+        // An answer does not say which day it covers; the feed sets the scope, too.
         meta.scope = Scope::Days {
             days: vec![day],
             regions: Vec::new(),
@@ -100,16 +105,13 @@ impl CyclePipeline {
         mut changes: Changes,
         diff: Duration,
     ) -> anyhow::Result<CycleTiming> {
-        let (changed, started) = (changes.prices.len(), Instant::now());
-        ensure!(
-            changes.rejected.is_empty(),
-            "the parser rejected rows of the fixture: {}",
-            changes.rejected
-        );
+        ensure_all_accepted(&changes)?;
+        let changed = changes.prices.len();
+        let started = Instant::now();
         if !changes.is_empty() {
             let stats = &changes.stats;
             let meta = CycleMeta {
-                id: self.loaded.next_cycle,
+                id: self.current.next_cycle,
                 feed: racing_api::SOURCE.into(),
                 races: stats.events as i64,
                 horses: stats.selections as i64,
@@ -117,15 +119,24 @@ impl CyclePipeline {
                 fetch_ms: 0,
                 diff_ms: diff.as_millis() as i64,
             };
-            self.loaded.next_cycle += 1;
+            self.current.next_cycle += 1;
             self.store.commit(&self.lease, &meta, &mut changes).await?;
         }
         let commit = started.elapsed();
-        self.loaded.state.apply(changes);
+        self.current.state.apply(changes);
         Ok(CycleTiming {
             diff,
             commit,
             changed,
         })
     }
+}
+
+fn ensure_all_accepted(changes: &Changes) -> anyhow::Result<()> {
+    ensure!(
+        changes.rejected.is_empty(),
+        "the parser rejected rows of the fixture: {}",
+        changes.rejected
+    );
+    Ok(())
 }

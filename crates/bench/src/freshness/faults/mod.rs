@@ -28,8 +28,8 @@ use oddsd_testkit::redis::RedisServer;
 
 pub use self::scenario::FaultScenario;
 
-/// After the last fault and the last removal. A key that is wrong after this time stays wrong.
-const SETTLE_TIME: Duration = Duration::from_secs(1);
+/// The pause after the last fault and the last removal. A key that is wrong after it stays wrong.
+pub const SETTLE_TIME: Duration = Duration::from_secs(1);
 const EXTENDED_BY: Duration = Duration::from_secs(60);
 const POLL_PAUSE: Duration = Duration::from_millis(10);
 
@@ -100,11 +100,11 @@ pub async fn measure(
         scenario,
         injected,
         open_for,
-        stuck,
+        stuck_keys: stuck,
         longest_stall: stall.await?,
         totals: std::array::from_fn(|n| run.counters[n].totals()),
-        refused: std::array::from_fn(|n| run.schemes[n].refused()),
-        forgotten: std::array::from_fn(|n| run.schemes[n].forgotten()),
+        refused_fills: std::array::from_fn(|n| run.schemes[n].refused_fills()),
+        failed_removals: std::array::from_fn(|n| run.schemes[n].failed_removals()),
         failed_loads: ours.failed_loads(),
     };
     answers.close().await;

@@ -1,33 +1,40 @@
-//! The result of a run under faults as measures, ours against each of the other schemes. The run verifies it and
-//! returns its measures.
+//! The result of a run under faults as measures, ours against each of the other schemes. `faults::measure` builds it,
+//! verifies it and returns its measures.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::ensure;
 
+use super::SETTLE_TIME;
 use super::commit_log::ReadTotals;
 use super::injection::InjectedFaults;
 use super::load::{DeliveryCounts, KEYS, READERS, WRITERS};
 use super::scenario::FaultScenario;
+use super::schemes::PROCESSES;
 use crate::report::{Measure, Target};
 
+/// Arrays are by scheme, in the order of `FaultRun::schemes`: ours, remove after commit, timestamps, leases.
 pub struct FaultOutcome {
     pub scenario: FaultScenario,
     pub injected: InjectedFaults,
+    /// How long the injected transaction was open.
     pub open_for: Duration,
     /// The longest time for which a task had to wait for a CPU.
     pub longest_stall: Duration,
-    pub stuck: [u64; 4],
+    /// Keys that stayed wrong.
+    pub stuck_keys: [u64; 4],
     pub totals: [ReadTotals; 4],
-    pub refused: [u64; 4],
-    pub forgotten: [u64; 4],
+    pub refused_fills: [u64; 4],
+    /// Removals that failed and were not repeated.
+    pub failed_removals: [u64; 4],
+    /// Of ours.
     pub failed_loads: u64,
 }
 
 /// Another scheme, and the names of the measures against it.
 struct OtherScheme {
-    what: &'static str,
+    description: &'static str,
     stale: &'static str,
     stuck: &'static str,
     reads: &'static str,
@@ -35,9 +42,10 @@ struct OtherScheme {
     refused: &'static str,
 }
 
+/// In the order of `FaultRun::schemes`, without ours.
 const OTHERS: [OtherScheme; 3] = [
     OtherScheme {
-        what: "remove after commit",
+        description: "remove after commit",
         stale: "stale_vs_remove_after_commit",
         stuck: "stuck_vs_remove_after_commit",
         reads: "reads_vs_remove_after_commit",
@@ -45,7 +53,7 @@ const OTHERS: [OtherScheme; 3] = [
         refused: "refused_vs_remove_after_commit",
     },
     OtherScheme {
-        what: "timestamp at write, clocks 0.2 s ahead and behind",
+        description: "timestamp at write, clocks 0.2 s ahead and behind",
         stale: "stale_vs_timestamps",
         stuck: "stuck_vs_timestamps",
         reads: "reads_vs_timestamps",
@@ -53,7 +61,7 @@ const OTHERS: [OtherScheme; 3] = [
         refused: "refused_vs_timestamps",
     },
     OtherScheme {
-        what: "lease without snapshot",
+        description: "lease without snapshot",
         stale: "stale_vs_leases",
         stuck: "stuck_vs_leases",
         reads: "reads_vs_leases",
@@ -63,9 +71,9 @@ const OTHERS: [OtherScheme; 3] = [
 ];
 
 impl FaultOutcome {
-    /// Fails unless every kind of fault happened and nothing else went wrong.
+    /// Fails unless every kind of fault happened, every scheme used its cache, and no load failed.
     pub fn verify(&self, sent: &DeliveryCounts) -> anyhow::Result<()> {
-        for (what, injected) in [
+        for (event, count) in [
             ("removal was late", sent.late.load(Relaxed)),
             ("removal was delivered twice", sent.twice.load(Relaxed)),
             ("removal was out of order", sent.disordered.load(Relaxed)),
@@ -77,12 +85,17 @@ impl FaultOutcome {
             ),
             ("cache hung", self.injected.hangs),
         ] {
-            ensure!(injected > 0, "no {what}: the run proves nothing");
+            ensure!(
+                count > 0,
+                "it never happened that a {event}: the run proves nothing"
+            );
         }
         for (n, totals) in self.totals.iter().enumerate() {
             ensure!(
                 totals.hits > 0 && totals.hits < totals.reads,
-                "scheme {n} never used its cache, or nothing else: the run proves nothing"
+                "scheme {n} answered {} of {} reads from its cache: the run proves nothing",
+                totals.hits,
+                totals.reads
             );
             // The database had no fault, so the other schemes have no errors. Ours are a measure.
             ensure!(
@@ -111,18 +124,19 @@ impl FaultOutcome {
                 Target::AtMost(0.0),
             )
             .note(format!(
-                "the same without the time in which the cache accepted commands and answered none, so that no removal could \
+                "the same reads, less the time in which the cache accepted commands and answered none, so that no removal could \
                  reach it; the longest was {} ms late",
                 ours.stalest_without_hangs.as_millis()
             )),
             Measure::new(
                 "keys_stuck",
                 "keys",
-                self.stuck[0] as f64,
+                self.stuck_keys[0] as f64,
                 Target::AtMost(0.0),
             )
             .note(format!(
-                "of {KEYS}, in any process, 1 s after the last fault and the last removal; the outbox was empty"
+                "of {KEYS}, in any process, {} s after the last fault and the last removal; the outbox was empty",
+                SETTLE_TIME.as_secs()
             )),
             Measure::new(
                 "read_errors",
@@ -168,7 +182,7 @@ impl FaultOutcome {
                 self.stale(n),
                 format!(
                     "per million reads, against {}: {} of {} reads; the longest was {} ms late",
-                    other.what,
+                    other.description,
                     totals.stale,
                     totals.reads,
                     totals.stalest.as_millis()
@@ -177,30 +191,35 @@ impl FaultOutcome {
             compared(
                 other.stuck,
                 "keys",
-                self.stuck[0] as f64,
-                self.stuck[n] as f64,
-                format!("{} removals failed and were forgotten", self.forgotten[n]),
+                self.stuck_keys[0] as f64,
+                self.stuck_keys[n] as f64,
+                format!(
+                    "{} of its removals failed and were not repeated",
+                    self.failed_removals[n]
+                ),
             ),
             compared(
                 other.reads,
                 "reads",
                 self.totals[0].reads as f64,
                 totals.reads as f64,
-                format!("by {READERS} readers each; ours have L1 in one process of three"),
+                format!(
+                    "by {READERS} readers of each scheme; of our {PROCESSES} processes one has an L1"
+                ),
             ),
             compared(
                 other.hits,
                 "%",
                 self.hit_share(0),
                 self.hit_share(n),
-                "of the reads that a cache answered".into(),
+                "of all reads were answered from a cache".into(),
             ),
             compared(
                 other.refused,
                 "fills",
-                self.refused[0] as f64,
-                self.refused[n] as f64,
-                "answers that were served and not stored".into(),
+                self.refused_fills[0] as f64,
+                self.refused_fills[n] as f64,
+                "fills that the cache refused; the answers were served".into(),
             ),
         ]
     }
@@ -208,7 +227,7 @@ impl FaultOutcome {
     fn stale_note(&self) -> String {
         let ours = &self.totals[0];
         let mut note = format!(
-            "{} of {} reads began over {} ms after the commit of a change that they do not show, {} of them from \
+            "{} of {} reads began more than {} ms after the commit of a change that they do not show, {} of them from \
              L1; the longest was {} ms late; no task waited longer than {} ms for a CPU",
             ours.stale,
             ours.reads,

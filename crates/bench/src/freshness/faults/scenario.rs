@@ -1,23 +1,23 @@
-//! The faults of a run with their times, and the delays of removals and readers, all drawn from one seed. The run under
-//! faults injects them.
+//! What happens in a run under faults and when, drawn from one seed: the faults of the cache, the delays of removals and
+//! readers, and which row changes next. `injection` and `load` carry it out.
 
 use std::time::Duration;
 
 /// The longest delay of a removal after its commit.
-const MAX_DELAY_MS: u64 = 150;
-/// One of so many removals is delivered twice, the second time after those of newer changes.
-const TWICE_ONE_IN: u32 = 3;
+const MAX_FIRST_DELAY_MS: u64 = 150;
+/// One removal in this many is delivered a second time, usually after the removals of newer changes.
+const SECOND_DELIVERY_ONE_IN: u32 = 3;
 const MAX_SECOND_DELAY_MS: u64 = 450;
 /// The longest delay of a reader between load and fill.
-const MAX_LAG_MS: u64 = 50;
-/// In each minute, or in a quick run.
+const MAX_READER_LAG_MS: u64 = 50;
+/// Flushes in each minute, and in a quick run.
 const FLUSHES: usize = 20;
 
 #[derive(Clone, Copy)]
 pub struct FaultScenario {
     pub seed: u64,
     pub lasts: Duration,
-    /// A read without the change is stale if it begins later than this after the commit.
+    /// A read that begins more than this after a commit and does not show it is stale.
     pub allowed: Duration,
     pub quick: bool,
     pub commits_a_second: u32,
@@ -27,7 +27,9 @@ pub struct FaultScenario {
     hang_time: Duration,
     /// The longest downtime of a restart.
     max_downtime: Duration,
+    /// Hangs in each minute, and in a quick run.
     hangs: usize,
+    /// The same for restarts: each number counts one empty and one with the memory of a copy.
     restarts: usize,
 }
 
@@ -79,14 +81,15 @@ impl FaultScenario {
     /// The faults of the whole run in order. Near its end Redis restarts with an old copy: a key that is not written
     /// after that stays wrong if the scheme trusts the copy.
     pub fn faults(&self) -> Vec<(Duration, CacheFault)> {
-        let mut rng = self.rng(0);
-        let minute = Duration::from_secs(60).min(self.lasts);
-        let minutes = self.lasts.div_duration_f64(minute).round() as u32;
+        let (mut rng, mut downtimes) = (self.rng(0), self.rng(1));
+        let part = Duration::from_secs(60).min(self.lasts);
+        let parts = self.lasts.div_duration_f64(part) as u32;
         let mut faults = Vec::new();
-        for n in 0..minutes {
+        for n in 0..parts {
+            // At a random moment between these shares of the minute.
             let mut add = |from: f64, to: f64, fault| {
                 let at = from + (to - from) * rng.f64();
-                faults.push((minute * n + minute.mul_f64(at), fault));
+                faults.push((part * n + part.mul_f64(at), fault));
             };
             add(0.05, 0.08, CacheFault::Copy);
             for _ in 0..FLUSHES {
@@ -95,11 +98,9 @@ impl FaultScenario {
             for _ in 0..self.hangs {
                 add(0.1, 0.95, CacheFault::Hang(self.hang_time));
             }
-            for n in 0..self.restarts {
-                let share = |of: f64| 0.15 + 0.75 * (n as f64 + of) / self.restarts as f64;
-                let downtime = self
-                    .max_downtime
-                    .mul_f64(0.2 + 0.8 * fraction(self.seed, n));
+            for restart in 0..self.restarts {
+                let share = |of: f64| 0.15 + 0.75 * (restart as f64 + of) / self.restarts as f64;
+                let downtime = self.max_downtime.mul_f64(0.2 + 0.8 * downtimes.f64());
                 add(share(0.0), share(0.3), CacheFault::RestartEmpty(downtime));
                 add(share(0.4), share(0.5), CacheFault::Copy);
                 add(
@@ -115,32 +116,28 @@ impl FaultScenario {
         faults
     }
 
-    /// A generator for each task, so that the order of tasks does not change its numbers.
+    /// A generator for each task: a task draws the same numbers however the tasks interleave.
     pub fn rng(&self, task: u64) -> fastrand::Rng {
         fastrand::Rng::with_seed(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ task)
     }
 }
 
-fn fraction(seed: u64, n: usize) -> f64 {
-    fastrand::Rng::with_seed(seed.wrapping_add(n as u64 + 1)).f64()
-}
-
-/// The delay of a removal after its commit, and of its second delivery.
+/// The delays after the commit: of a removal's first delivery, and of the second one if there is one.
 pub fn deliveries(rng: &mut fastrand::Rng) -> (Duration, Option<Duration>) {
-    let late = Duration::from_millis(rng.u64(0..=MAX_DELAY_MS));
-    let twice = rng.u32(0..TWICE_ONE_IN) == 0;
-    let again = Duration::from_millis(rng.u64(MAX_DELAY_MS..=MAX_SECOND_DELAY_MS));
-    (late, twice.then_some(again))
+    let first = Duration::from_millis(rng.u64(0..=MAX_FIRST_DELAY_MS));
+    let is_repeated = rng.u32(0..SECOND_DELIVERY_ONE_IN) == 0;
+    let second = Duration::from_millis(rng.u64(MAX_FIRST_DELAY_MS..=MAX_SECOND_DELAY_MS));
+    (first, is_repeated.then_some(second))
 }
 
 pub fn reader_lag(rng: &mut fastrand::Rng) -> Duration {
-    Duration::from_millis(rng.u64(0..=MAX_LAG_MS))
+    Duration::from_millis(rng.u64(0..=MAX_READER_LAG_MS))
 }
 
 /// The row of the next change: a few rows get most of the changes, as a few races do.
-pub fn next_row(rng: &mut fastrand::Rng, keys: usize) -> usize {
-    let at = rng.f64().powi(3) * keys as f64;
-    (at as usize).min(keys - 1)
+pub fn next_row(rng: &mut fastrand::Rng, rows: usize) -> usize {
+    let at = rng.f64().powi(3) * rows as f64;
+    (at as usize).min(rows - 1)
 }
 
 #[cfg(test)]
@@ -160,6 +157,7 @@ mod tests {
             for scenario in [
                 FaultScenario::quick(seed),
                 FaultScenario::full(seed, Duration::from_secs(60)),
+                FaultScenario::full(seed, Duration::from_secs(150)),
             ] {
                 let faults = scenario.faults();
                 let first = |wanted: fn(&CacheFault) -> bool| {
@@ -173,7 +171,8 @@ mod tests {
                 let flushes = faults
                     .iter()
                     .filter(|(_, fault)| *fault == CacheFault::Flush);
-                assert_eq!(flushes.count(), FLUSHES);
+                let minutes = (scenario.lasts.as_secs() / 60).max(1) as usize;
+                assert_eq!(flushes.count(), FLUSHES * minutes);
                 assert!(faults.iter().all(|(at, _)| *at < scenario.lasts));
             }
         }

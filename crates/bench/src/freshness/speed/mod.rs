@@ -1,5 +1,5 @@
-//! The speed measures of `oddsd-bench freshness`: each figure against the least cost of the same work, in turns within
-//! one run, on private servers. Each section also verifies its results, because a fast wrong answer is an error.
+//! The speed measures of `oddsd-bench freshness`, which calls it. Each section takes turns with a minimal implementation
+//! of the same work, on a private Redis, and verifies its results, because a fast wrong answer is an error.
 
 mod change_table;
 mod l1_hits;
@@ -13,15 +13,13 @@ mod tag_removal;
 
 use std::time::Instant;
 
-use anyhow::bail;
-use tokio_util::sync::CancellationToken;
-
 use self::sizes::{FULL, QUICK, SpeedSizes};
 use crate::database::Database;
 use crate::output::err;
 use crate::report::Measure;
 use oddsd_testkit::redis::RedisServer;
 
+// Entry points of the processes that two sections start.
 pub use self::outage::run_worker as run_relay_worker;
 pub use self::stampede::run_worker as run_reader_worker;
 
@@ -69,17 +67,14 @@ pub async fn measure(
     db: &Database,
     redis: &RedisServer,
     quick: bool,
-    stop: &CancellationToken,
 ) -> anyhow::Result<Vec<Measure>> {
     let sizes = if quick { QUICK } else { FULL };
     let mut measures = Vec::new();
     for section in SpeedSection::ALL {
         let began = Instant::now();
+        // Each section begins with an empty Redis.
         redis.restart().await;
-        tokio::select! {
-            outcome = section.measure(db, redis, &sizes) => measures.extend(outcome?),
-            () = stop.cancelled() => bail!("stopped before the end"),
-        }
+        measures.extend(section.measure(db, redis, &sizes).await?);
         err!("  {section:?}: {:.1} s", began.elapsed().as_secs_f64());
     }
     Ok(measures)

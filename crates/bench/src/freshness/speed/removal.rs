@@ -92,7 +92,9 @@ async fn run_idle(
     while removals.is_empty() || began.elapsed() < during {
         let row = n % ROWS;
         let key = bench_key("change", row);
-        harness.fill(&key, &long_policy(), "an answer").await?;
+        harness
+            .read_through(&key, &long_policy(), "an answer")
+            .await?;
         // Both follow a commit directly, so that the CPU caches are in the same state.
         tick.tick().await;
         changes.commit_unreported(row as i64).await?;
@@ -203,7 +205,9 @@ async fn write(
         let ids: Vec<i64> = rows.iter().map(|row| (n * own + row) as i64).collect();
         let verifies = commit % VERIFY_ONE_IN == 0;
         if verifies {
-            harness.fill(keys[0], &long_policy(), "an answer").await?;
+            harness
+                .read_through(keys[0], &long_policy(), "an answer")
+                .await?;
         }
         let batch = changes.commit(&ids, &keys).await?;
         let committed = Utc::now();

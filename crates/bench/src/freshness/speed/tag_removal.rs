@@ -123,7 +123,7 @@ async fn fill_tagged(
 ) -> anyhow::Result<Vec<Key>> {
     let keys: Vec<Key> = (0..answers).map(|n| bench_key("tagged", n)).collect();
     harness
-        .fill(&keys[0], policy, "an answer with a tag")
+        .read_through(&keys[0], policy, "an answer with a tag")
         .await?;
     let stored = harness
         .cache()

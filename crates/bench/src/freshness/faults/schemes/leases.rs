@@ -20,7 +20,7 @@ return 1";
 pub struct Leases {
     pub redis: RedisPool,
     loader: SlowLoader,
-    refused: AtomicU64,
+    refused_fills: AtomicU64,
 }
 
 impl Leases {
@@ -28,7 +28,7 @@ impl Leases {
         Self {
             redis: RedisPool::new(port),
             loader,
-            refused: AtomicU64::default(),
+            refused_fills: AtomicU64::default(),
         }
     }
 
@@ -53,7 +53,7 @@ impl Leases {
             let (text, ttl) = (version.to_string(), TTL_SECONDS.to_string());
             let fill = ["EVAL", FILL, "2", &lease, &value, &token, &text, &ttl];
             if let Ok(RespReply::Int(0)) = self.redis.read(&fill).await {
-                self.refused.fetch_add(1, Relaxed);
+                self.refused_fills.fetch_add(1, Relaxed);
             }
         }
         Ok(VersionRead {
@@ -67,8 +67,8 @@ impl Leases {
         self.redis.remove(&["DEL", &value, &lease]).await;
     }
 
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
+    pub fn refused_fills(&self) -> u64 {
+        self.refused_fills.load(Relaxed)
     }
 }
 

@@ -61,22 +61,22 @@ impl Scheme {
     }
 
     /// Fills that the cache refused.
-    pub fn refused(&self) -> u64 {
+    pub fn refused_fills(&self) -> u64 {
         match self {
-            Self::Ours(ours) => ours.refused(),
+            Self::Ours(ours) => ours.refused_fills(),
             Self::AfterCommit(_) => 0,
-            Self::Stamps(scheme) => scheme.refused(),
-            Self::Leases(scheme) => scheme.refused(),
+            Self::Stamps(scheme) => scheme.refused_fills(),
+            Self::Leases(scheme) => scheme.refused_fills(),
         }
     }
 
     /// Removals that failed and are not repeated.
-    pub fn forgotten(&self) -> u64 {
+    pub fn failed_removals(&self) -> u64 {
         match self {
             Self::Ours(_) => 0,
             Self::AfterCommit(AfterCommit { redis, .. })
             | Self::Stamps(Stamps { redis, .. })
-            | Self::Leases(Leases { redis, .. }) => redis.forgotten(),
+            | Self::Leases(Leases { redis, .. }) => redis.failed_removals(),
         }
     }
 }

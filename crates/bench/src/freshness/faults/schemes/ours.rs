@@ -78,7 +78,7 @@ impl Ours {
         }
     }
 
-    pub fn refused(&self) -> u64 {
+    pub fn refused_fills(&self) -> u64 {
         let all = self.readers.iter().map(|reader| reader.stats());
         all.map(|stats| stats.refused_late + stats.refused_lease + stats.refused_floor)
             .sum()

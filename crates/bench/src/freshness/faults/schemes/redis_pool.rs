@@ -1,5 +1,5 @@
-//! The Redis client of the other schemes, with the behaviour of a usual library: it keeps connections, replaces broken
-//! ones, and has a timeout.
+//! The Redis client of the schemes that oddsd is compared with (`after_commit`, `stamps`, `leases`). It does what common
+//! client libraries do: it pools connections, replaces broken ones, and gives up after a timeout.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use parking_lot::Mutex;
 use oddsd_cache::READ_BUDGET;
 use oddsd_testkit::resp::{RespClient, RespReply};
 
-/// Longer than a read's, as in our cache.
+/// The timeout of a removal: longer than that of a read, as in our cache.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub struct RedisPool {
     port: u16,
     idle: Mutex<Vec<RespClient>>,
-    forgotten: AtomicU64,
+    failed_removals: AtomicU64,
 }
 
 impl RedisPool {
@@ -24,22 +24,22 @@ impl RedisPool {
         Self {
             port,
             idle: Mutex::default(),
-            forgotten: AtomicU64::default(),
+            failed_removals: AtomicU64::default(),
         }
     }
 
-    /// A reader's command; after the timeout the reader continues without the cache.
+    /// Runs a reader's command; after the timeout the reader continues without the cache.
     pub async fn read(&self, args: &[&str]) -> anyhow::Result<RespReply> {
         tokio::time::timeout(READ_BUDGET, self.command(args))
             .await
             .context("no answer in time")?
     }
 
-    /// A worker's removal; it is not repeated after a failure.
+    /// Removes once; a failure is counted and not repeated.
     pub async fn remove(&self, args: &[&str]) {
         let answered = tokio::time::timeout(REMOVAL_TIMEOUT, self.command(args)).await;
         if !matches!(answered, Ok(Ok(_))) {
-            self.forgotten.fetch_add(1, Relaxed);
+            self.failed_removals.fetch_add(1, Relaxed);
         }
     }
 
@@ -48,30 +48,36 @@ impl RedisPool {
         if let Some(connection) = idle
             && let Ok(reply) = self.command_on(connection, args).await
         {
-            return Ok(reply);
+            return checked(reply);
         }
-        // If Redis is down, the other idle connections are broken, too.
         let fresh = RespClient::connect(self.port).await;
         if fresh.is_err() {
+            // Redis is down, so the other idle connections are broken, too.
             self.idle.lock().clear();
         }
-        self.command_on(fresh?, args).await
+        checked(self.command_on(fresh?, args).await?)
     }
 
+    /// Returns the connection to the pool after any reply; a broken one is dropped.
     async fn command_on(
         &self,
         mut connection: RespClient,
         args: &[&str],
     ) -> anyhow::Result<RespReply> {
         let reply = connection.command(args).await?;
-        if let RespReply::Error(why) = &reply {
-            anyhow::bail!("the private Redis answered {why}");
-        }
         self.idle.lock().push(connection);
         Ok(reply)
     }
 
-    pub fn forgotten(&self) -> u64 {
-        self.forgotten.load(Relaxed)
+    pub fn failed_removals(&self) -> u64 {
+        self.failed_removals.load(Relaxed)
+    }
+}
+
+/// An error reply is not repeated: Redis answered.
+fn checked(reply: RespReply) -> anyhow::Result<RespReply> {
+    match reply {
+        RespReply::Error(why) => anyhow::bail!("Redis replied with an error: {why}"),
+        reply => Ok(reply),
     }
 }

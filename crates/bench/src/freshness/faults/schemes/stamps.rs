@@ -20,7 +20,7 @@ return 1";
 pub struct Stamps {
     pub redis: RedisPool,
     loader: SlowLoader,
-    refused: AtomicU64,
+    refused_fills: AtomicU64,
 }
 
 impl Stamps {
@@ -28,7 +28,7 @@ impl Stamps {
         Self {
             redis: RedisPool::new(port),
             loader,
-            refused: AtomicU64::default(),
+            refused_fills: AtomicU64::default(),
         }
     }
 
@@ -53,7 +53,7 @@ impl Stamps {
             let (at, text, ttl) = (at.to_string(), version.to_string(), TTL_SECONDS.to_string());
             let put = ["EVAL", PUT, "1", &name, &at, &text, &ttl];
             if let Ok(RespReply::Int(0)) = self.redis.read(&put).await {
-                self.refused.fetch_add(1, Relaxed);
+                self.refused_fills.fetch_add(1, Relaxed);
             }
         }
         Ok(VersionRead {
@@ -68,8 +68,8 @@ impl Stamps {
         self.redis.remove(&put).await;
     }
 
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
+    pub fn refused_fills(&self) -> u64 {
+        self.refused_fills.load(Relaxed)
     }
 }
 

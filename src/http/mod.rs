@@ -1,5 +1,5 @@
-//! The HTTP server: router, error responses and accept loop. The daemon serves it, and tests serve the
-//! same router.
+//! The HTTP server: router, shared state, error responses and accept loop. The daemon serves it, tests serve the
+//! same router, and `warm` sends requests through it.
 
 mod changes;
 mod event;
@@ -42,10 +42,10 @@ pub use warm::warm;
 
 /// Maximum number of open connections. The next one waits to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
-/// axum's own server cannot set this timeout, so the accept loop is our own.
+/// A client has this long to send the head of a request. axum's own server cannot set it, so the accept loop is our own.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for open requests to finish after the stop signal.
-const GRACE: Duration = Duration::from_secs(5);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Longest time that health checks and metrics wait for the database or the cache.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -69,7 +69,8 @@ pub struct AppState {
 
 pub fn router(state: Arc<AppState>) -> Router {
     use status_routes::{movers, odds, sidebar, transitions};
-    const SHARED: &str = "/api/v1/shared/cache/invalidation";
+    // The paths of another invalidation service, for its clients.
+    const COMPATIBLE: &str = "/api/v1/shared/cache/invalidation";
     Router::new()
         .route("/", get(page::document))
         .route("/page.js", get(page::script))
@@ -89,8 +90,8 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/v1/freshness", get(health::freshness))
         .route("/v1/invalidations/stats", get(invalidations::stats))
         .route("/v1/invalidations/events", get(invalidations::events))
-        .route(&format!("{SHARED}/stats"), get(invalidations::stats))
-        .route(&format!("{SHARED}/events"), get(invalidations::events))
+        .route(&format!("{COMPATIBLE}/stats"), get(invalidations::stats))
+        .route(&format!("{COMPATIBLE}/events"), get(invalidations::events))
         .route("/metrics", get(metrics::metrics))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
@@ -110,6 +111,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
+        // A full server accepts nothing until a connection ends.
         let permit = Arc::clone(&permits).acquire_owned();
         let (permit, stream) = tokio::select! {
             accepted = async { (permit.await, listener.accept().await) } => match accepted {
@@ -140,11 +142,12 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             }
             drop(permit);
         });
+        // Frees the tasks that have ended.
         while connections.try_join_next().is_some() {}
     }
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(GRACE, drained).await.is_err() {
+    if tokio::time::timeout(SHUTDOWN_GRACE, drained).await.is_err() {
         tracing::warn!(
             event = "http.cut_off",
             open = connections.len(),

@@ -1,5 +1,5 @@
 //! Totals of the published events since the daemon started. [`super::EventBus`] updates them; `/metrics`,
-//! the lease row and `oddsd status` show them.
+//! the lease row, `oddsd status`, `demo` and `replay` show them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,28 +17,31 @@ pub struct Counters {
     pub quiet_cycles: u64,
     pub fetch_failures: u64,
     pub store_failures: u64,
-    /// Prices by outcome.
+    /// Prices of all cycles by outcome.
     #[serde(flatten)]
     pub prices: CycleCounts,
     /// Rows of events and selections that were written.
     pub facts: u64,
-    /// Confirmed removals, and the keys in them.
+    /// Confirmed removals from the cache.
     pub removals: u64,
+    /// The keys in them; tags and patterns are not counted.
     pub removed_keys: u64,
     pub removal_failures: u64,
+    /// Cycles that kept open prices although the answer left them out.
     pub refused_removals: u64,
+    /// Reads by outcome.
     pub hits: u64,
     pub stale: u64,
     pub misses: u64,
     pub bypasses: u64,
 }
 
-/// Counts that occur once a cycle share a lock, so that a snapshot of them is consistent. Reads, of
-/// which there may be many thousand a second, are atomics.
+/// Rare events (cycles, failures, removals) are counted under one lock, so that a snapshot of them is consistent.
+/// Reads, of which there may be many thousand a second, are counted in atomics.
 #[derive(Default)]
 pub(super) struct EventCounters {
     /// Its read counts stay zero; the atomics below hold them.
-    per_cycle: Mutex<Counters>,
+    rare: Mutex<Counters>,
     hits: AtomicU64,
     stale: AtomicU64,
     misses: AtomicU64,
@@ -58,21 +61,21 @@ impl EventCounters {
                 reads.fetch_add(1, Relaxed);
             }
             DaemonEvent::CycleComplete { counts, facts, .. } => {
-                let mut totals = self.per_cycle.lock();
+                let mut totals = self.rare.lock();
                 totals.cycles += 1;
                 totals.quiet_cycles += u64::from(counts.written() + facts == 0);
                 totals.prices.add(counts);
                 totals.facts += facts;
             }
-            DaemonEvent::FetchFailed { .. } => self.per_cycle.lock().fetch_failures += 1,
-            DaemonEvent::StoreFailed { .. } => self.per_cycle.lock().store_failures += 1,
-            DaemonEvent::RefusedRemovals { .. } => self.per_cycle.lock().refused_removals += 1,
+            DaemonEvent::FetchFailed { .. } => self.rare.lock().fetch_failures += 1,
+            DaemonEvent::StoreFailed { .. } => self.rare.lock().store_failures += 1,
+            DaemonEvent::RefusedRemovals { .. } => self.rare.lock().refused_removals += 1,
             DaemonEvent::Invalidated { keys, .. } => {
-                let mut totals = self.per_cycle.lock();
+                let mut totals = self.rare.lock();
                 totals.removals += 1;
                 totals.removed_keys += keys.len() as u64;
             }
-            DaemonEvent::InvalidateFailed { .. } => self.per_cycle.lock().removal_failures += 1,
+            DaemonEvent::InvalidateFailed { .. } => self.rare.lock().removal_failures += 1,
             DaemonEvent::Started { .. }
             | DaemonEvent::Stopped { .. }
             | DaemonEvent::PriceMoved { .. }
@@ -88,7 +91,7 @@ impl EventCounters {
             stale: self.stale.load(Relaxed),
             misses: self.misses.load(Relaxed),
             bypasses: self.bypasses.load(Relaxed),
-            ..*self.per_cycle.lock()
+            ..*self.rare.lock()
         }
     }
 }

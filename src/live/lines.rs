@@ -1,5 +1,6 @@
 //! The log line of each published event, written by the event bus. Operators grep for these texts, so
-//! they are part of the program's interface, and golden tests in `tests/logs.rs` fix them.
+//! they are part of the program's interface, and golden tests in `tests/logs.rs` fix them. A local variable that
+//! a tracing macro takes by its name is a field of the line: renaming it renames the field.
 
 use rust_decimal::Decimal;
 use tracing::{debug, error, info, warn};
@@ -9,10 +10,11 @@ use super::{DaemonEvent, read_state_name};
 use oddsd_core::key::Key;
 use oddsd_core::model::sanitize_text;
 
-/// Longest error text of an upstream in one line.
-const ERROR_CHARS: usize = 400;
+/// Longest text from outside in one line: an error, an actor, a pattern.
+const MAX_TEXT_CHARS: usize = 400;
 
-/// Writes the line of an event. `held` is the number of equal lines that were held back since the last.
+/// Writes the line of an event. `held` is the number of equal lines that were not written since the
+/// last one; 0 for events that are no failures.
 pub(super) fn write(published: &DaemonEvent, held: u64) {
     let event = published.name();
     let log_lines = (held > 0).then_some(held);
@@ -71,8 +73,10 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             retry_ms,
             error,
         } => {
-            let (error, more, retry) = (plain(error), more(held), seconds(*retry_ms));
-            // The level is part of a tracing call site, so there are two.
+            let error = printable(error);
+            let suffix = held_suffix(held);
+            let retry = seconds(*retry_ms);
+            // The level must be constant at a call site, so each level needs a call of its own.
             macro_rules! log {
                 ($level:ident, $text:literal) => {
                     $level!(
@@ -83,11 +87,11 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             match needs_operator {
                 true => log!(
                     error,
-                    "Fetch from {feed} refused; next try in {retry} s, but it needs a person{more}"
+                    "Fetch from {feed} refused; next try in {retry} s, but it needs a person{suffix}"
                 ),
                 false => log!(
                     warn,
-                    "Fetch from {feed} failed; next try in {retry} s{more}"
+                    "Fetch from {feed} failed; next try in {retry} s{suffix}"
                 ),
             }
         }
@@ -101,11 +105,11 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             cycle,
             attempt,
             retry_ms,
-            error = plain(error),
+            error = printable(error),
             log_lines,
             "The database did not confirm; next try in {} s, from the stored rows{}",
             seconds(*retry_ms),
-            more(held)
+            held_suffix(held)
         ),
         DaemonEvent::RefusedRemovals {
             cycle,
@@ -138,9 +142,9 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             took_ms,
             reason,
             attempts = (*attempts > 1).then_some(attempts),
-            actor = actor.as_deref().map(plain),
+            actor = actor.as_deref().map(printable),
             "{}",
-            removed(keys, tags)
+            invalidated_text(keys, tags)
         ),
         DaemonEvent::InvalidateFailed {
             cycle,
@@ -155,12 +159,12 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             cycle,
             attempt,
             retry_ms,
-            error = plain(error),
+            error = printable(error),
             backend,
             keys,
             log_lines,
             "Invalidation failed, will retry; readers may see data up to {stale_s} s old{}",
-            more(held)
+            held_suffix(held)
         ),
         DaemonEvent::Read {
             key,
@@ -181,20 +185,20 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             percent,
             significant,
         } => {
-            // The arguments are only evaluated if debug lines are enabled.
+            // The macro evaluates its arguments only if debug lines are enabled.
             debug!(
                 event,
                 cycle,
                 race = race.as_str(),
                 runner = selection.as_str(),
                 bookmaker = bookmaker.as_str(),
-                from = price(from.as_ref()),
-                to = price(to.as_ref()),
+                from = price_text(from.as_ref()),
+                to = price_text(to.as_ref()),
                 percent = percent.map(|percent| percent.to_string()),
                 significant,
                 "{bookmaker}: {selection} {} → {}",
-                price(from.as_ref()),
-                price(to.as_ref())
+                price_text(from.as_ref()),
+                price_text(to.as_ref())
             );
         }
         DaemonEvent::StatusChanged {
@@ -204,13 +208,13 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             events,
         } => {
             let (status, by) = (status.as_str(), by.as_str());
-            let are = match events {
+            let subject = match events {
                 1 => "event is",
                 _ => "events are",
             };
             info!(
                 event,
-                cycle, status, by, events, "{events} {are} {status} now"
+                cycle, status, by, events, "{events} {subject} {status} now"
             );
         }
         DaemonEvent::Leading { holder, fence } => {
@@ -233,32 +237,32 @@ pub(super) fn write_held(held: &HeldLines) {
         event = "log.collapsed",
         of = name,
         log_lines,
-        error = plain(error),
+        error = printable(error),
         "{log_lines} more log lines said the same"
     );
 }
 
-fn removed(keys: &[Key], tags: &[String]) -> String {
+fn invalidated_text(keys: &[Key], tags: &[String]) -> String {
     if keys.contains(&Key::races_by_stage()) {
         return "Invalidated races cache - next API request will fetch fresh data".into();
     }
     match (keys, tags) {
-        ([], [pattern]) => format!("Invalidated {}", plain(pattern)),
+        ([], [tag_or_pattern]) => format!("Invalidated {}", printable(tag_or_pattern)),
         ([], _) => format!("Invalidated {} tags and patterns", tags.len()),
         ([_], _) => "Invalidated 1 cached answer".into(),
         _ => format!("Invalidated {} cached answers", keys.len()),
     }
 }
 
-fn more(held: u64) -> String {
+fn held_suffix(held: u64) -> String {
     match held {
         0 => String::new(),
         n => format!(" ({n} more log lines said the same)"),
     }
 }
 
-fn plain(error: &str) -> String {
-    sanitize_text(error, ERROR_CHARS)
+fn printable(text: &str) -> String {
+    sanitize_text(text, MAX_TEXT_CHARS)
 }
 
 fn seconds(ms: u64) -> Decimal {
@@ -267,6 +271,6 @@ fn seconds(ms: u64) -> Decimal {
         .normalize()
 }
 
-fn price(decimal: Option<&Decimal>) -> String {
+fn price_text(decimal: Option<&Decimal>) -> String {
     decimal.map_or_else(|| "-".into(), |d| d.normalize().to_string())
 }

@@ -177,10 +177,10 @@ fn is_bare(text: &str) -> bool {
             .all(|c| !c.is_whitespace() && !is_hidden(c) && !matches!(c, '"' | '=' | '\\'))
 }
 
-/// Characters that can move a cursor, end a line or reverse the reading direction.
+/// Characters that can move a cursor, end a line, change the reading direction or are invisible.
 fn is_hidden(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Appends a JSON string. Readers of logfmt understand the same escapes.

@@ -79,12 +79,12 @@ async fn hanging_cache_delays_no_cycle() {
     card.set_price("4.5");
     stack.serve(&card);
     daemon.wait_for_log("Cycle complete: 1 updated").await;
-    // The relay is stuck on the removal of this; cycles and readers are not.
+    // The relay retries this removal in vain; cycles and readers go on.
     for price in ["5.5", "6.5", "7.5"] {
         card.set_price(price);
         stack.serve(&card);
         let line = daemon.wait_for_log("Cycle complete: 1 updated").await;
-        // Due within its second, or already on a machine that was slow.
+        // The poll after that is due within a second; on a slow machine it is due already.
         let next = field(&line, "next_s");
         assert!(matches!(next, Some("0" | "1")), "{line}");
         let answer = get(&format!("{url}/v1/races/by-stage")).await;

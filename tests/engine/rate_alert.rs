@@ -1,4 +1,4 @@
-//! The alert for too many removals a minute: one warning of all daemons together, and one line when it is over.
+//! The alert for too many removals a minute: all daemons together log one warning, and one line when it is over.
 
 use oddsd::relay::{RateAlert, Relay, direct_channel};
 use serde_json::json;
@@ -12,82 +12,99 @@ use oddsd_testkit::{WAIT_LIMIT, eventually};
 
 on_every_backend!(rate_alert_of_several_daemons_is_one_warning,);
 
+const THRESHOLD: u64 = 10;
+const CHANGES_A_BURST: usize = 15;
 const RULES: &str = "[[rule]]\nname = \"a\"\non = [\"row_changed\"]\nkeys = [\"rows:{id}\"]\n";
 
-/// The alert's lines in their order: h for high, n for normal.
-fn alerts(log: &CapturedLog) -> String {
-    let word = |line: &str| if line.contains("_high") { 'h' } else { 'n' };
+/// The alert's lines in their order, one letter each: `h` for high, `n` for normal.
+fn alert_sequence(log: &CapturedLog) -> String {
+    let letter = |line: &str| if line.contains("_high") { 'h' } else { 'n' };
     log.lines("cache.removal_rate_")
         .iter()
-        .map(|line| word(line))
+        .map(|line| letter(line))
         .collect()
 }
 
-async fn until(what: &str, is: impl AsyncFn() -> bool) {
-    eventually(what, async || is().await.then_some(()).ok_or("not yet")).await;
+async fn wait_for_alert(log: &CapturedLog, what: &str, is_logged: impl Fn(&str) -> bool) {
+    eventually(what, async || {
+        let sequence = alert_sequence(log);
+        is_logged(&sequence).then_some(()).ok_or(sequence)
+    })
+    .await;
 }
 
 async fn rate_alert_of_several_daemons_is_one_warning(backend: DatabaseBackend) {
-    let (log, _listening) = CapturedLog::start();
+    let (log, _log_guard) = CapturedLog::start();
     let engine = Engine::with(backend, RULES).await;
     let stop = CancellationToken::new();
-    let (_leading, leads) = watch::channel(Some(lease(&engine.home.store, "ann").await));
-    let mut working = Vec::new();
-    let mut bells = Vec::new();
-    for who in ["ann", "bob"] {
+    // The cache is shared, so a relay works without being the leader: one lease serves both.
+    let (_lease_sender, lease_receiver) =
+        watch::channel(Some(lease(&engine.home.store, "ann").await));
+    let mut relays = Vec::new();
+    let mut wakeups = Vec::new();
+    for holder in ["ann", "bob"] {
         let relay = Relay {
-            alert: RateAlert::above(10),
+            alert: RateAlert::above(THRESHOLD),
             ..Relay::without_observers(
                 engine.home.another().await,
                 engine.cache().clone(),
                 engine.relay.rules.clone(),
-                who.into(),
+                holder.into(),
             )
         };
-        bells.push(relay.wakeups.outbox.clone());
-        // The other end of the queue has to stay.
-        let (told, direct) = direct_channel();
-        working.push((
-            told,
-            tokio::spawn(relay.run(direct, leads.clone(), stop.clone())),
+        wakeups.push(relay.wakeups.outbox.clone());
+        // A dropped sender closes the direct path.
+        let (direct_sender, direct_path) = direct_channel();
+        relays.push((
+            direct_sender,
+            tokio::spawn(relay.run(direct_path, lease_receiver.clone(), stop.clone())),
         ));
     }
-    let removed = async |burst: usize| {
-        for n in 0..15 {
+    let report_and_remove = async |burst: usize| {
+        for n in 0..CHANGES_A_BURST {
             engine.report(json!({ "change": "row_changed", "table": format!("t{burst}_{n}"), "row": { "id": n } })).await;
-            bells.iter().for_each(|bell| bell.notify_one());
+            wakeups.iter().for_each(|wakeup| wakeup.notify_one());
         }
-        until("removed", async || engine.home.outbox().await.is_empty()).await;
+        eventually("an empty outbox", async || {
+            let outbox = engine.home.outbox().await;
+            outbox.is_empty().then_some(()).ok_or(outbox)
+        })
+        .await;
     };
+    // Several, because a relay begins with the stored state of the alert, which it reads at an interval.
     for burst in 0..4 {
-        removed(burst).await;
+        report_and_remove(burst).await;
     }
-    // On a slow machine a minute may pass meanwhile; then the alert ends and begins again, never twice in a row.
-    until("warned", async || alerts(&log).starts_with('h')).await;
-    let now = alerts(&log);
+    // On a slow machine a minute may pass meanwhile. The alert may then end and begin again, but no line may come twice
+    // in a row.
+    wait_for_alert(&log, "a warning", |sequence| sequence.starts_with('h')).await;
+    let now = alert_sequence(&log);
     assert!(!now.contains("hh") && !now.contains("nn"), "{now}");
     assert!(
-        log.lines("removal_rate_high")[0].contains("threshold=10"),
+        log.lines("removal_rate_high")[0].contains(&format!("threshold={THRESHOLD}")),
         "{}",
         log.text()
     );
 
     engine.home.write("DELETE FROM oddsd.removal_counts").await;
-    until("back to normal", async || alerts(&log).ends_with('n')).await;
-    assert_eq!(engine.home.count("alarms").await, 0);
-    let normals = alerts(&log).matches('n').count();
-    for burst in 4..8 {
-        removed(burst).await;
-    }
-    until("warned again", async || {
-        alerts(&log).matches('h').count() > normals
+    wait_for_alert(&log, "the end of the alert", |sequence| {
+        sequence.ends_with('n')
     })
     .await;
-    let all = alerts(&log);
-    assert!(!all.contains("hh") && !all.contains("nn"), "{all}");
+    assert_eq!(engine.home.count("alarms").await, 0);
+    let normals_before = alert_sequence(&log).matches('n').count();
+    for burst in 4..8 {
+        report_and_remove(burst).await;
+    }
+    wait_for_alert(&log, "a second warning", |sequence| {
+        sequence.matches('h').count() > normals_before
+    })
+    .await;
     stop.cancel();
-    for (_told, relay) in working {
+    for (_direct_sender, relay) in relays {
         let ended = tokio::time::timeout(WAIT_LIMIT, relay).await;
         ended.expect("it ends").expect("no panic");
     }
+    let all = alert_sequence(&log);
+    assert!(!all.contains("hh") && !all.contains("nn"), "{all}");
 }

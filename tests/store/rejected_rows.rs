@@ -1,6 +1,7 @@
-//! Tests of rows that only the database refuses: each is excluded alone, counted, and tried again.
+//! Rows that pass the daemon's checks and that the database refuses: each is excluded alone, counted as rejected, and
+//! tried again in the next cycle.
 
-use oddsd_store::StoreError;
+use oddsd_store::{StoreError, WriteCounts};
 
 use super::fixture::{
     DatabaseBackend, StateWriter, TestDatabase, TestDay, assert_same_rows, cycle, offer,
@@ -13,20 +14,20 @@ on_every_backend!(
     failure_without_a_bad_row_excludes_none,
 );
 
-/// A constraint of the database's owner that the daemon cannot know.
-async fn forbid(database: &TestDatabase, table: &str, column: &str, condition: &str) {
+/// Adds a constraint `owner_check`, which the daemon does not know: rows whose column meets the condition are refused.
+async fn forbid_rows_where(database: &TestDatabase, table: &str, column: &str, condition: &str) {
     match database.backend {
         DatabaseBackend::Postgres => {
             let check = format!(
-                "ALTER TABLE oddsd.{table} ADD CONSTRAINT house_rule CHECK (NOT ({column} {condition}))"
+                "ALTER TABLE oddsd.{table} ADD CONSTRAINT owner_check CHECK (NOT ({column} {condition}))"
             );
             database.write(&check).await;
         }
         DatabaseBackend::Sqlite => {
             for (name, on) in [("insert", "INSERT"), ("update", "UPDATE")] {
                 database.write(&format!(
-                    "CREATE TRIGGER house_rule_{name} BEFORE {on} ON {table} WHEN NEW.{column} {condition}
-                     BEGIN SELECT raise(ABORT, 'house_rule'); END"
+                    "CREATE TRIGGER owner_check_{name} BEFORE {on} ON {table} WHEN NEW.{column} {condition}
+                     BEGIN SELECT raise(ABORT, 'owner_check'); END"
                 ))
                 .await;
             }
@@ -41,8 +42,8 @@ async fn refused_rows_are_excluded_and_the_others_stored(backend: DatabaseBacken
     leader
         .commit_snapshot(&day.snapshot())
         .await
-        .expect("a first look");
-    forbid(&database, "prices", "decimal", "= '777.77'").await;
+        .expect("the first commit succeeds");
+    forbid_rows_where(&database, "prices", "decimal", "= '777.77'").await;
     day.advance(10);
     for race in 0..42 {
         for nth in 0..240 {
@@ -58,7 +59,10 @@ async fn refused_rows_are_excluded_and_the_others_stored(backend: DatabaseBacken
         .commit(&leader.lease, &cycle(leader.cycle), &mut changes)
         .await;
     assert_eq!(
-        stored.expect("the others go in").written.updated,
+        stored
+            .expect("the accepted rows are stored")
+            .written
+            .updated,
         42 * 240 - 3
     );
     assert_eq!(
@@ -68,7 +72,7 @@ async fn refused_rows_are_excluded_and_the_others_stored(backend: DatabaseBacken
     let why = &changes.rejected.by_reason["refused_by_store"];
     assert_eq!(why.rows, 3);
     assert!(
-        why.sample.contains("rac_3") && why.sample.contains("house_rule"),
+        why.sample.contains("rac_3") && why.sample.contains("owner_check"),
         "{}",
         why.sample
     );
@@ -82,26 +86,27 @@ async fn refused_rows_are_excluded_and_the_others_stored(backend: DatabaseBacken
         (10_077, 3)
     );
 
-    // It is tried again, alone; and once it can be stored it is.
+    // The next cycle tries the three rows again; all are refused, so nothing is written.
     day.advance(10);
     assert_eq!(
         leader.commit_snapshot(&day.snapshot()).await,
-        Some(Default::default())
+        Some(WriteCounts::default())
     );
+    // That commit wrote no cycle, so its number is free.
     leader.cycle -= 1;
     match backend {
         DatabaseBackend::Postgres => {
             database
-                .write("ALTER TABLE oddsd.prices DROP CONSTRAINT house_rule")
+                .write("ALTER TABLE oddsd.prices DROP CONSTRAINT owner_check")
                 .await
         }
-        DatabaseBackend::Sqlite => database.write("DROP TRIGGER house_rule_update").await,
+        DatabaseBackend::Sqlite => database.write("DROP TRIGGER owner_check_update").await,
     }
     assert_eq!(
         leader
             .commit_snapshot(&day.snapshot())
             .await
-            .expect("the three")
+            .expect("the three rows are stored")
             .updated,
         3
     );
@@ -112,19 +117,20 @@ async fn refused_rows_are_excluded_and_the_others_stored(backend: DatabaseBacken
 async fn refused_event_excludes_its_prices(backend: DatabaseBackend) {
     let database = backend.migrated().await;
     let mut leader = StateWriter::start(&database.store, "leader").await;
-    forbid(&database, "events", "name", "= 'The 2th Stakes'").await;
+    forbid_rows_where(&database, "events", "name", "= 'The 2th Stakes'").await;
     let day = TestDay::with_races(5, 3, 3);
     let written = leader
         .commit_snapshot(&day.snapshot())
         .await
-        .expect("the others");
+        .expect("the other races are stored");
+    // 4 of 5 races, with 3 runners at 3 bookmakers each; one outbox row a race.
     assert_eq!(
         (written.events, written.inserted, written.outbox),
         (4, 36, 4)
     );
-    let book = database.store.load().await.expect("the rows load").state;
-    assert_same_rows(&leader.book, &book);
-    assert!(!book.events.contains_key("rac_2"));
+    let stored = database.store.load().await.expect("the rows load").state;
+    assert_same_rows(&leader.book, &stored);
+    assert!(!stored.events.contains_key("rac_2"));
 }
 
 async fn failure_without_a_bad_row_excludes_none(backend: DatabaseBackend) {
@@ -132,7 +138,7 @@ async fn failure_without_a_bad_row_excludes_none(backend: DatabaseBackend) {
     let mut leader = StateWriter::start(&database.store, "leader").await;
     let mut day = TestDay::with_races(3, 3, 3);
     leader.commit_snapshot(&day.snapshot()).await;
-    forbid(&database, "cycles", "id", "= 2").await;
+    forbid_rows_where(&database, "cycles", "id", "= 2").await;
     day.advance(10);
     day.set(0, 0, Some(offer(444)));
     let mut changes = leader.changes(&day.snapshot());
@@ -141,7 +147,7 @@ async fn failure_without_a_bad_row_excludes_none(backend: DatabaseBackend) {
         .commit(&leader.lease, &cycle(2), &mut changes)
         .await;
     assert!(
-        matches!(&refused, Err(StoreError::Failed(why)) if why.contains("house_rule")),
+        matches!(&refused, Err(StoreError::Failed(why)) if why.contains("owner_check")),
         "{refused:?}"
     );
     assert_eq!(changes.counts.rejected, 0);

@@ -1,11 +1,10 @@
-//! The four names that people already read: the same columns and types, and only what is offered now.
-
-use oddsd_core::model::SelectionStatus;
+//! The compatibility views `ra_odds_live`, `ra_odds_live_latest`, `ra_odds_statistics` and `ra_bookmakers`: their
+//! documented columns, their schema and rights, and that they show only current offers.
 
 use super::fixture::{DatabaseBackend, StateWriter, TestDatabase, TestDay, decimal, offer};
-use oddsd_core::model::Offer;
+use oddsd_core::model::{Offer, SelectionStatus};
 
-async fn shape(database: &TestDatabase, view: &str) -> Vec<String> {
+async fn columns_of(database: &TestDatabase, view: &str) -> Vec<String> {
     database
         .query(&format!(
             "SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute
@@ -18,7 +17,7 @@ async fn shape(database: &TestDatabase, view: &str) -> Vec<String> {
 async fn views_have_the_documented_columns() {
     let database = DatabaseBackend::Postgres.migrated().await;
     assert_eq!(
-        shape(&database, "ra_odds_live").await,
+        columns_of(&database, "ra_odds_live").await,
         [
             "id bigint",
             "race_id text",
@@ -55,7 +54,7 @@ async fn views_have_the_documented_columns() {
         ]
     );
     assert_eq!(
-        shape(&database, "ra_odds_live_latest").await,
+        columns_of(&database, "ra_odds_live_latest").await,
         [
             "race_id text",
             "race_date date",
@@ -73,7 +72,7 @@ async fn views_have_the_documented_columns() {
         ]
     );
     assert_eq!(
-        shape(&database, "ra_odds_statistics").await,
+        columns_of(&database, "ra_odds_statistics").await,
         [
             "fetch_timestamp timestamp with time zone",
             "race_id text",
@@ -88,7 +87,7 @@ async fn views_have_the_documented_columns() {
         ]
     );
     assert_eq!(
-        shape(&database, "ra_bookmakers").await,
+        columns_of(&database, "ra_bookmakers").await,
         [
             "bookmaker_id text",
             "bookmaker_name text",
@@ -99,9 +98,10 @@ async fn views_have_the_documented_columns() {
     );
 }
 
-/// The user of the tests is called like our schema, which is then first in its search path.
+/// The user of the tests has the name of our schema, which is then first in its search path. The views must still be
+/// in `public`, where other users find them.
 #[tokio::test]
-async fn views_are_in_the_search_path() {
+async fn views_are_created_in_public() {
     let database = DatabaseBackend::Postgres.migrated().await;
     assert_eq!(
         database.query_one("SELECT current_user::text").await,
@@ -114,23 +114,24 @@ async fn views_are_in_the_search_path() {
 #[tokio::test]
 async fn views_show_only_current_offers() {
     let database = DatabaseBackend::Postgres.migrated().await;
-    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut writer = StateWriter::start(&database.store, "leader").await;
     let mut day = TestDay::with_races(3, 2, 2);
     day.set(0, 0, Some(Offer::decimal(decimal("1.952380952"))));
     day.price(0, 1).suspended = true;
-    // A number that is no number, and odds beyond numeric(10,3): the view still reads.
+    // A field size that is not a number, one that is too large, and odds beyond numeric(10,3): the views show NULL.
     day.races[0].event.attributes.insert("field_size", "NR");
     day.races[1]
         .event
         .attributes
         .insert("field_size", "99999999999");
     day.set(1, 0, Some(Offer::decimal(decimal("123456789012"))));
-    leader.commit_snapshot(&day.snapshot()).await;
+    writer.commit_snapshot(&day.snapshot()).await;
     day.advance(10);
+    // Not current: prices of a non-runner, a withdrawn price, a race that left the answer.
     day.races[0].selections[1].status = SelectionStatus::NonRunner;
     day.set(1, 1, None);
     day.races.remove(2);
-    leader.commit_snapshot(&day.snapshot()).await;
+    writer.commit_snapshot(&day.snapshot()).await;
     for view in ["ra_odds_live", "ra_odds_live_latest"] {
         let rows = format!(
             "SELECT concat_ws(' ', race_id, horse_name, bookmaker_name, odds_decimal, runners) FROM {view} ORDER BY 1"
@@ -151,6 +152,7 @@ async fn views_show_only_current_offers() {
     assert_eq!(database.query(status).await, ["suspended"]);
     let cycle = "SELECT concat_ws(' ', races_count, horses_count, bookmakers_found, bookmaker_list, fetch_duration_ms)
                  FROM ra_odds_statistics ORDER BY fetch_timestamp LIMIT 1";
+    // The constants of `fixture::cycle`.
     assert_eq!(database.query(cycle).await, ["2 9 2 {bet365,betfair} 41"]);
     assert_eq!(
         database
@@ -161,7 +163,7 @@ async fn views_show_only_current_offers() {
 }
 
 #[tokio::test]
-async fn views_are_read_only_under_any_default_privileges() {
+async fn views_grant_select_only_when_defaults_grant_all() {
     let database = DatabaseBackend::Postgres.empty().await;
     let role = format!("web_{}", fastrand::u32(..));
     database.write(&format!("CREATE ROLE {role}")).await;
@@ -173,7 +175,7 @@ async fn views_are_read_only_under_any_default_privileges() {
     database.store.migrate(false).await.expect("migrated");
     let rights = format!(
         "SELECT DISTINCT privilege_type::text FROM information_schema.role_table_grants
-         WHERE grantee = '{role}' AND table_name = 'ra_bookmakers'"
+         WHERE grantee = '{role}' AND table_name LIKE 'ra\\_%'"
     );
     assert_eq!(database.query(&rights).await, ["SELECT"]);
     database.write(&format!("DROP OWNED BY {role}")).await;
@@ -181,7 +183,7 @@ async fn views_are_read_only_under_any_default_privileges() {
 }
 
 #[tokio::test]
-async fn views_dropped_or_replaced_are_detected() {
+async fn dropped_view_is_detected_and_migrate_restores_it() {
     let database = DatabaseBackend::Postgres.migrated().await;
     database.write("DROP VIEW ra_bookmakers").await;
     let missing = database
@@ -197,10 +199,10 @@ async fn views_dropped_or_replaced_are_detected() {
     );
     database.store.migrate(false).await.expect("migrated");
     database.store.check_schema().await.expect("fits");
-    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut writer = StateWriter::start(&database.store, "leader").await;
     let mut day = TestDay::with_races(1, 1, 1);
     day.set(0, 0, Some(offer(200)));
-    leader.commit_snapshot(&day.snapshot()).await;
+    writer.commit_snapshot(&day.snapshot()).await;
     assert_eq!(
         database
             .query("SELECT bookmaker_id FROM ra_bookmakers")

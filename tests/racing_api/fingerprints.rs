@@ -104,6 +104,12 @@ async fn known_race_is_skipped_at_any_position() {
     assert_eq!(test.same(), ["rac_2", "rac_3", "rac_4", "rac_5"]);
     assert!(matches!(first.scope, Scope::Days { .. }));
 
+    // The same bytes again, while one of their races is not stored any more.
+    test.taker.forget_event("rac_3");
+    test.again().await;
+    assert_eq!(test.read(), ["rac_3"]);
+    assert_eq!(test.same(), ["rac_2", "rac_6", "rac_4", "rac_5"]);
+
     // Without known texts everything is read.
     test.taker.forget();
     test.again().await;

@@ -9,7 +9,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use oddsd_core::diff::EventSink;
 use oddsd_core::model::{EventId, EventSnapshot, Fingerprint};
 use oddsd_feeds::odds_api::{OddsFormat, parse_odds};
-use oddsd_feeds::racing_api::{parse_cards, read_cards};
+use oddsd_feeds::racing_api::{CardsReader, parse_cards};
 use oddsd_feeds::simulator::{RaceDay, RaceDaySize};
 use serde_json::{Value, json};
 
@@ -32,9 +32,15 @@ pub fn measure() {
         black_box(parse_cards(&lenient_cards, now).expect("cards"));
     });
     let mut stored = StoredEvents::default();
-    read_cards(&cards, now, &mut stored).expect("cards");
+    CardsReader::default()
+        .read(&cards, now, &mut stored)
+        .expect("cards");
     time("skipped", &cards, || {
-        black_box(read_cards(&cards, now, &mut stored).expect("cards"));
+        black_box(
+            CardsReader::default()
+                .read(&cards, now, &mut stored)
+                .expect("cards"),
+        );
     });
 
     let games = games();

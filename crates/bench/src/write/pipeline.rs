@@ -10,13 +10,14 @@ use chrono::{NaiveDate, Utc};
 use crate::database::acquire_lease;
 use oddsd_core::diff::{Changes, Differ, ShrinkGuard, compute_changes};
 use oddsd_core::model::{Scope, Snapshot};
-use oddsd_feeds::racing_api::{self, read_cards};
+use oddsd_feeds::racing_api::{self, CardsReader};
 use oddsd_store::{CycleMeta, InitialState, Store, WriterLease};
 
 /// What one cycle needs: the store, the writer lease, and the stored state in memory.
 pub struct CyclePipeline {
     /// Public because `remote` replaces it by a slower connection to the same database.
     pub store: Store,
+    cards: CardsReader,
     lease: WriterLease,
     current: InitialState,
 }
@@ -42,6 +43,7 @@ impl CyclePipeline {
         let current = store.load().await?;
         Ok(Self {
             store,
+            cards: CardsReader::default(),
             lease,
             current,
         })
@@ -91,7 +93,7 @@ impl CyclePipeline {
 
     fn parse_and_compare(&mut self, body: &str, day: NaiveDate) -> anyhow::Result<Changes> {
         let mut differ = Differ::new(&self.current.state);
-        let mut meta = read_cards(body, Utc::now(), &mut differ)?;
+        let mut meta = self.cards.read(body, Utc::now(), &mut differ)?;
         // An answer does not say which day it covers; the feed sets the scope, too.
         meta.scope = Scope::Days {
             days: vec![day],

@@ -1,9 +1,8 @@
 //! Parses one response body: a page of a day's races, or a single race. `RacingApi` hands its pages over with
-//! it; recordings, the simulator and benches call [`parse_cards`] or [`read_cards`].
+//! it; recordings, the simulator and benches call [`parse_cards`] or [`CardsReader`].
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -55,7 +54,13 @@ pub(crate) fn parse_pages<'a>(
     let mut parser = RaceParser::new(as_of);
     let (mut total, mut races_seen) = (None, 0);
     for body in bodies {
-        let page = parse_page(body, &mut parser, &mut events, ListPosition::default())?;
+        let page = parse_page(
+            body,
+            None,
+            &mut parser,
+            &mut events,
+            ListPosition::default(),
+        )?;
         total = page.total.or(total);
         races_seen += page.races_seen;
     }
@@ -70,36 +75,77 @@ pub(crate) fn parse_pages<'a>(
     })
 }
 
-/// Parses a body and hands each race over as soon as it is parsed; a race whose text is stored is not
-/// parsed. The returned scope covers the listed races only: the caller knows what was asked for.
-pub fn read_cards(
-    body: &str,
-    as_of: DateTime<Utc>,
-    to: &mut dyn EventSink,
-) -> Result<SnapshotMeta, FeedError> {
-    to.start(as_of);
-    let mut parser = RaceParser::new(as_of);
-    parse_page(body, &mut parser, to, ListPosition::default())?;
-    Ok(SnapshotMeta {
-        source: SOURCE.into(),
-        as_of,
-        scope: Scope::Listed,
-        bookmakers: parser.bookmakers.listed,
-        rejected: parser.rejects,
-    })
+/// Reads one body after the other, as the feed reads the pages of one URL.
+#[derive(Default)]
+pub struct CardsReader(Option<PageSummary>);
+
+impl CardsReader {
+    /// Parses a body and hands each race over as soon as it is parsed; a race whose text is stored is not parsed.
+    /// The returned scope covers the listed races only: the caller knows what was asked for.
+    pub fn read(
+        &mut self,
+        body: &str,
+        as_of: DateTime<Utc>,
+        to: &mut dyn EventSink,
+    ) -> Result<SnapshotMeta, FeedError> {
+        to.start(as_of);
+        let mut parser = RaceParser::new(as_of);
+        let last = self.0.as_ref();
+        let page = parse_page(body, last, &mut parser, to, ListPosition::default())?;
+        self.0 = Some(page);
+        Ok(SnapshotMeta {
+            source: SOURCE.into(),
+            as_of,
+            scope: Scope::Listed,
+            bookmakers: parser.bookmakers.listed,
+            rejected: parser.rejects,
+        })
+    }
 }
 
-/// A page apart from its races.
-#[derive(Debug)]
+/// A page apart from its races. While all of them are stored, the same page need not be parsed again, whether it
+/// arrives with the same bytes or the provider calls it unmodified.
+#[derive(Clone, Debug)]
 pub(super) struct PageSummary {
+    pub(super) body: Fingerprint,
     /// See [`ParsedCards::total`].
     pub(super) total: Option<u64>,
     /// See [`ParsedCards::races_seen`].
     pub(super) races_seen: u64,
     /// The fingerprints of its races, in order.
-    pub(super) fingerprints: Arc<[Fingerprint]>,
+    pub(super) fingerprints: Vec<Fingerprint>,
     /// Each race was handed over, or skipped because it is stored.
     pub(super) whole: bool,
+}
+
+impl PageSummary {
+    /// Whether each of its races is stored exactly as it was on this page.
+    pub(super) fn is_stored(&self, to: &dyn EventSink) -> bool {
+        let mut fingerprints = self.fingerprints.iter();
+        self.whole && fingerprints.all(|fingerprint| to.find_unchanged(fingerprint).is_some())
+    }
+
+    /// Hands its races over again.
+    pub(super) fn hand_over(
+        &self,
+        parser: &mut RaceParser,
+        to: &mut dyn EventSink,
+        position: ListPosition,
+    ) {
+        for fingerprint in &self.fingerprints {
+            let Some(id) = to.find_unchanged(fingerprint) else {
+                // It was stored when the request was sent. Without it no other race may be taken for gone.
+                parser.partial = true;
+                continue;
+            };
+            if parser.note_unchanged(&id, position) {
+                to.mark_unchanged(fingerprint);
+            } else {
+                // It moved to this day from another one, whose page had listed it already.
+                parser.reject_repeated(&id, position);
+            }
+        }
+    }
 }
 
 /// A day's response. The response for one race is the race itself.
@@ -113,13 +159,23 @@ struct CardsEnvelope<'a> {
     race_id: RawField<'a>,
 }
 
-/// Parses one body and hands its races over. Fails only if it cannot be a racecard at all.
+/// Parses one body and hands its races over. It is not parsed if it is the same as the `last` one from its URL and all
+/// races of that are stored. Fails only if it cannot be a racecard at all.
 pub(super) fn parse_page(
     body: &str,
+    last: Option<&PageSummary>,
     parser: &mut RaceParser,
     to: &mut dyn EventSink,
     position: ListPosition,
 ) -> Result<PageSummary, FeedError> {
+    let body_fingerprint = Fingerprint::compute(body.as_bytes());
+    if let Some(last) = last
+        && last.body == body_fingerprint
+        && last.is_stored(to)
+    {
+        last.hand_over(parser, to, position);
+        return Ok(last.clone());
+    }
     if !body.trim_start().starts_with('{') {
         return Err(bad_answer("something that is not a JSON object"));
     }
@@ -173,9 +229,10 @@ pub(super) fn parse_page(
         )));
     }
     Ok(PageSummary {
+        body: body_fingerprint,
         total: envelope.total.number(),
         races_seen,
-        fingerprints: fingerprints.into(),
+        fingerprints,
         whole,
     })
 }

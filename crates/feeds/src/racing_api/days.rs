@@ -1,8 +1,6 @@
 //! Fetches whole days, page by page. The pages of a day are one list only if nothing moved between the requests:
 //! each page has the same total, no race is on two pages, and no page is empty before the total is reached.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Days, NaiveDate, Utc};
 
 use super::answer::{PageSummary, parse_page};
@@ -146,49 +144,22 @@ impl RacingApi {
             validators, body, ..
         } = request.await?
         else {
-            return Ok(self.hand_over_cached(&url, position, fetch));
+            let page = self.renew_cached(&url, fetch.now).page.clone();
+            page.hand_over(&mut fetch.parser, fetch.to, position);
+            return Ok(page);
         };
-        let summary = parse_page(&body, &mut fetch.parser, fetch.to, position)?;
+        let last = self.cached.get(&url).map(|cached| &cached.page);
+        let page = parse_page(&body, last, &mut fetch.parser, fetch.to, position)?;
         if self.settings.keep_bodies {
             fetch.bodies.push(body);
         }
         let cached = CachedResponse {
             validators,
-            fingerprints: Arc::clone(&summary.fingerprints),
-            whole: summary.whole,
-            total: summary.total,
+            page: page.clone(),
             requested_at: fetch.now,
         };
         self.cached.insert(url, cached);
-        Ok(summary)
-    }
-
-    fn hand_over_cached(
-        &mut self,
-        url: &Url,
-        position: ListPosition,
-        fetch: &mut DayFetch<'_>,
-    ) -> PageSummary {
-        let cached = self.renew_cached(url, fetch.now);
-        for fingerprint in cached.fingerprints.iter() {
-            let Some(id) = fetch.to.find_unchanged(fingerprint) else {
-                // It was known when the request was sent. Without it no other race may be taken for gone.
-                fetch.parser.partial = true;
-                continue;
-            };
-            if fetch.parser.note_unchanged(&id, position) {
-                fetch.to.mark_unchanged(fingerprint);
-            } else {
-                // It moved to this day from another one, whose page had listed it already.
-                fetch.parser.reject_repeated(&id, position);
-            }
-        }
-        PageSummary {
-            total: cached.total,
-            races_seen: cached.fingerprints.len() as u64,
-            fingerprints: cached.fingerprints.clone(),
-            whole: cached.whole,
-        }
+        Ok(page)
     }
 
     fn cards_url(&self, day: NaiveDate, skip: u64) -> Url {

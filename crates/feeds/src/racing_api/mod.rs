@@ -17,20 +17,19 @@ mod rate_limit;
 mod times;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
+use self::answer::PageSummary;
 pub(crate) use self::answer::parse_pages;
-pub use self::answer::{ParsedCards, parse_cards, read_cards};
+pub use self::answer::{CardsReader, ParsedCards, parse_cards};
 pub use self::rate_limit::RateLimiter;
 use crate::http::{Auth, ProviderClient, ProviderInfo, Validators, base_url};
 use crate::{FeedError, FetchRequest, FetchSummary};
 use oddsd_core::diff::EventSink;
-use oddsd_core::model::Fingerprint;
 
 pub const SOURCE: &str = "racing_api";
 pub const DEFAULT_BASE_URL: &str = "https://api.theracingapi.com/v1";
@@ -79,14 +78,10 @@ impl RacingApiSettings {
     }
 }
 
-/// The response that a 304 from one URL refers to.
+/// The last response from one URL, to which a 304 refers.
 struct CachedResponse {
     validators: Validators,
-    /// The fingerprints of its races.
-    fingerprints: Arc<[Fingerprint]>,
-    /// See [`PageSummary::whole`](answer::PageSummary::whole): only then may the request be conditional.
-    whole: bool,
-    total: Option<u64>,
+    page: PageSummary,
     requested_at: DateTime<Utc>,
 }
 
@@ -161,13 +156,7 @@ impl RacingApi {
         let cached = self.cached.get(url);
         cached
             .filter(|_| !self.settings.keep_bodies)
-            .filter(|cached| cached.whole && !cached.validators.is_empty())
-            .filter(|cached| {
-                cached
-                    .fingerprints
-                    .iter()
-                    .all(|fingerprint| to.find_unchanged(fingerprint).is_some())
-            })
+            .filter(|cached| !cached.validators.is_empty() && cached.page.is_stored(to))
     }
 
     /// Returns the cached response that a 304 stands for, and keeps it for another hour.

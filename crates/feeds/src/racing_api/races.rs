@@ -2,11 +2,9 @@
 //! failure that concerns one race leaves that race out of the scope; one that concerns the provider
 //! (credentials, rate, connection) fails the fetch.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
 
-use super::answer::parse_cards;
+use super::answer::{PageSummary, parse_cards};
 use super::{CachedResponse, RacingApi, SOURCE};
 use crate::http::{ProviderResponse, Url};
 use crate::{FeedError, FetchSummary};
@@ -97,8 +95,8 @@ impl RacingApi {
         };
         let reusable = self.reusable(&url, fetch.to);
         let reusable = reusable.filter(|cached| {
-            cached
-                .fingerprints
+            let fingerprints = &cached.page.fingerprints;
+            fingerprints
                 .first()
                 .is_some_and(|fingerprint| is_the_race(fetch.to, fingerprint))
         });
@@ -111,7 +109,7 @@ impl RacingApi {
         } = request.await?
         else {
             let cached = self.renew_cached(&url, fetch.now);
-            fetch.to.mark_unchanged(&cached.fingerprints[0]);
+            fetch.to.mark_unchanged(&cached.page.fingerprints[0]);
             return Ok(true);
         };
         let fingerprint = Fingerprint::compute(body.as_bytes());
@@ -143,9 +141,13 @@ impl RacingApi {
         }
         let cached = CachedResponse {
             validators,
-            fingerprints: Arc::new([fingerprint]),
-            whole,
-            total: None,
+            page: PageSummary {
+                body: fingerprint,
+                total: None,
+                races_seen: 1,
+                fingerprints: vec![fingerprint],
+                whole,
+            },
             requested_at: fetch.now,
         };
         self.cached.insert(url, cached);

@@ -115,7 +115,7 @@ proptest! {
         let body = format!("{{\"racecards\":[{}]}}", races.join(" ,\n"));
         let parse = |sink: &mut SkippingSink| {
             let mut parser = RaceParser::new(now());
-            let page = parse_page(&body, &mut parser, sink, ListPosition::default());
+            let page = parse_page(&body, None, &mut parser, sink, ListPosition::default());
             (page.map(|page| (page.races_seen, page.whole, page.fingerprints)), parser.rejects, parser.partial)
         };
         let mut all = SkippingSink::default();

@@ -258,7 +258,7 @@ fn cron_follows_its_time_zone_through_the_change_of_clocks() {
 #[tokio::test]
 async fn cron_ticker_ticks_and_stops() {
     let cron = Cron::parse("* * * * * *", "UTC", now()).expect("valid");
-    let mut ticker = CronTicker::start(cron).await.expect("starts");
+    let mut ticker = CronTicker::new(cron, Utc::now());
     let stop = CancellationToken::new();
     let deadline = Duration::from_secs(30);
     let tick = tokio::time::timeout(deadline, ticker.next(&stop)).await;

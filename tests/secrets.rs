@@ -29,7 +29,7 @@ const AT_ONCE: usize = 12;
 
 /// Libraries too, each by name: a plain `trace` leaves them out.
 const EVERYTHING: &str = "trace,sqlx=trace,fred=trace,hyper=trace,hyper_util=trace,reqwest=trace,\
-                          h2=trace,rustls=trace,moka=trace,tokio_cron_scheduler=trace";
+                          h2=trace,rustls=trace,moka=trace";
 
 /// A secret around a canary, as it is, and as a URL takes it.
 fn secret(canary: &str) -> String {

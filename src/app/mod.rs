@@ -88,7 +88,7 @@ impl App {
                 let zone = settings.schedule.cron_timezone.name();
                 let cron = Cron::parse(line, zone, Utc::now())
                     .map_err(|why| InvalidSetting(format!("CRON: {why:#}")))?;
-                PollSchedule::Cron(Box::new(CronTicker::start(cron).await?))
+                PollSchedule::Cron(Box::new(CronTicker::new(cron, Utc::now())))
             }
             None => PollSchedule::Adaptive(settings.plan()),
         };

@@ -23,7 +23,7 @@ pub use layer::LogLayer;
 /// connections itself. Their finer levels hold connection details; a filter that names one of them
 /// (`info,sqlx=debug`) enables it again.
 const LIBRARY_LEVELS: &str = "sqlx=error,fred=error,hyper=warn,hyper_util=warn,reqwest=warn,h2=warn,\
-                              rustls=warn,moka=warn,tokio_cron_scheduler=warn";
+                              rustls=warn,moka=warn";
 
 /// Modules of the daemon that became crates; filters with their old names keep working.
 const FORMER_MODULES: [(&str, &str); 3] = [

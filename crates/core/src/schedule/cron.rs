@@ -66,16 +66,6 @@ impl Cron {
             .find_next_occurrence(&now.with_timezone(&self.zone), false);
         next.ok().map(|at| at.to_utc())
     }
-
-    /// The six fields, separated by single spaces.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// The time zone of the fields.
-    pub fn zone(&self) -> Tz {
-        self.zone
-    }
 }
 
 impl fmt::Display for Cron {
@@ -84,7 +74,7 @@ impl fmt::Display for Cron {
     }
 }
 
-/// The same syntax as the scheduler library's: a day and a weekday must both match.
+/// Six fields, without a year. A day and a weekday must both match.
 fn parse_pattern(text: &str) -> Result<croner::Cron, croner::errors::CronError> {
     CronParser::builder()
         .seconds(Seconds::Required)

@@ -23,7 +23,7 @@ use oddsd_core::model::DbSnapshot;
 const REWRITES: [(&str, &str); 12] = [
     ("oddsd.", ""),
     ("pg_current_snapshot()", sqlite::SNAPSHOT),
-    (", pg_notify('oddsd_outbox', '')", ""),
+    (", (SELECT pg_notify('oddsd_outbox', ''))", ""),
     (" * interval '1 second'", ""),
     ("interval '1 minute'", "60000000"),
     ("= ANY($1)", "IN (SELECT value FROM json_each($1))"),

@@ -73,7 +73,7 @@ impl Store {
             .collect();
         let sql = "INSERT INTO oddsd.outbox (kinds, event_key, detail, created_at, due_at)
              SELECT value ->> 0, value ->> 1, value ->> 2, now(), now() FROM json_array_elements(CAST($1 AS json))
-             RETURNING id, pg_notify('oddsd_outbox', '')";
+             RETURNING id, (SELECT pg_notify('oddsd_outbox', ''))";
         self.write(sql, args![rows.to_string()]).await.map(drop)
     }
 

@@ -363,7 +363,7 @@ impl Store {
         detail: Option<&str>,
     ) -> Result<i64> {
         let sql = "INSERT INTO oddsd.outbox (kinds, keys, detail, created_at, due_at) VALUES ('manual', $1, $2, now(), now())
-             RETURNING id, pg_notify('oddsd_outbox', '')";
+             RETURNING id, (SELECT pg_notify('oddsd_outbox', ''))";
         let stored = self.write(sql, args![targets_text(keys, tags), detail]);
         only_row(stored.await?)?.int("id")
     }

@@ -134,7 +134,6 @@ impl ReadRequest {
             key: key.clone(),
             state: served.state,
             took_ms: started.elapsed().as_millis() as u64,
-            cycle: None,
         });
         Ok(cached_response(&headers, key, &served))
     }

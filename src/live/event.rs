@@ -76,8 +76,6 @@ pub enum DaemonEvent {
         /// 1 if the first attempt succeeded.
         attempts: u32,
         took_ms: u64,
-        /// Who requested it, if an operator did.
-        actor: Option<String>,
     },
     InvalidateFailed {
         cycle: Option<u64>,
@@ -93,8 +91,6 @@ pub enum DaemonEvent {
         key: Key,
         state: CacheReadState,
         took_ms: u64,
-        /// The cycle whose data was served, if it is known.
-        cycle: Option<u64>,
     },
     PriceMoved {
         cycle: u64,

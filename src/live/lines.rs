@@ -10,14 +10,14 @@ use super::{DaemonEvent, read_state_name};
 use oddsd_core::key::Key;
 use oddsd_core::model::sanitize_text;
 
-/// Longest text from outside in one line: an error, an actor, a pattern.
+/// Longest text from outside in one line: an error, a pattern.
 const MAX_TEXT_CHARS: usize = 400;
 
 /// Writes the line of an event. `held` is the number of equal lines that were not written since the
 /// last one; 0 for events that are no failures.
 pub(super) fn write(published: &DaemonEvent, held: u64) {
     let event = published.name();
-    let log_lines = (held > 0).then_some(held);
+    let log_lines = held_lines(held);
     match published {
         DaemonEvent::Started {
             version,
@@ -31,70 +31,8 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             );
         }
         DaemonEvent::Stopped { reason } => info!(event, reason, "oddsd stopped: {reason}"),
-        DaemonEvent::CycleComplete {
-            cycle,
-            counts,
-            facts,
-            races,
-            horses,
-            bookmakers,
-            errors,
-            fetch_ms,
-            diff_ms,
-            write_ms,
-            next_s,
-        } => {
-            let updated = counts.changed + counts.reopened;
-            // Prices that needed no write, so that seen = inserted + updated + skipped + rejected.
-            let skipped = counts.unchanged + counts.stale + counts.no_price;
-            info!(
-                event,
-                cycle,
-                inserted = counts.inserted,
-                updated,
-                withdrawn = counts.withdrawn,
-                skipped,
-                rejected = counts.rejected,
-                fetch_ms,
-                diff_ms,
-                write_ms,
-                next_s,
-                facts = (*facts > 0).then_some(facts),
-                "Cycle complete: {updated} updated | {skipped} skipped | {races} races | \
-                 {horses} horses | {bookmakers} bookmakers | {errors} errors"
-            );
-        }
-        DaemonEvent::FetchFailed {
-            cycle,
-            feed,
-            failure,
-            needs_operator,
-            attempt,
-            retry_ms,
-            error,
-        } => {
-            let error = printable(error);
-            let suffix = held_suffix(held);
-            let retry = seconds(*retry_ms);
-            // The level must be constant at a call site, so each level needs a call of its own.
-            macro_rules! log {
-                ($level:ident, $text:literal) => {
-                    $level!(
-                        event, cycle, feed, failure, attempt, retry_ms, error, log_lines, $text
-                    )
-                };
-            }
-            match needs_operator {
-                true => log!(
-                    error,
-                    "Fetch from {feed} refused; next try in {retry} s, but it needs a person{suffix}"
-                ),
-                false => log!(
-                    warn,
-                    "Fetch from {feed} failed; next try in {retry} s{suffix}"
-                ),
-            }
-        }
+        DaemonEvent::CycleComplete { .. } => write_cycle_complete(published),
+        DaemonEvent::FetchFailed { .. } => write_fetch_failed(published, held),
         DaemonEvent::StoreFailed {
             cycle,
             attempt,
@@ -123,29 +61,7 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             "Kept {removals} of {open} open prices that the answer left out, until a second \
              answer agrees"
         ),
-        DaemonEvent::Invalidated {
-            cycle,
-            rule,
-            backend,
-            keys,
-            tags,
-            reason,
-            attempts,
-            took_ms,
-            actor,
-        } => info!(
-            event,
-            cycle,
-            rule,
-            backend,
-            keys = keys.len() + tags.len(),
-            took_ms,
-            reason,
-            attempts = (*attempts > 1).then_some(attempts),
-            actor = actor.as_deref().map(printable),
-            "{}",
-            invalidated_text(keys, tags)
-        ),
+        DaemonEvent::Invalidated { .. } => write_invalidated(published),
         DaemonEvent::InvalidateFailed {
             cycle,
             backend,
@@ -170,37 +86,11 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             key,
             state,
             took_ms,
-            cycle,
         } => {
             let (key, state) = (key.as_str(), read_state_name(*state));
-            debug!(event, key, state, took_ms, cycle, "Cache {state}: {key}");
+            debug!(event, key, state, took_ms, "Cache {state}: {key}");
         }
-        DaemonEvent::PriceMoved {
-            cycle,
-            event: race,
-            selection,
-            bookmaker,
-            from,
-            to,
-            percent,
-            significant,
-        } => {
-            // The macro evaluates its arguments only if debug lines are enabled.
-            debug!(
-                event,
-                cycle,
-                race = race.as_str(),
-                runner = selection.as_str(),
-                bookmaker = bookmaker.as_str(),
-                from = price_text(from.as_ref()),
-                to = price_text(to.as_ref()),
-                percent = percent.map(|percent| percent.to_string()),
-                significant,
-                "{bookmaker}: {selection} {} → {}",
-                price_text(from.as_ref()),
-                price_text(to.as_ref())
-            );
-        }
+        DaemonEvent::PriceMoved { .. } => write_price_moved(published),
         DaemonEvent::StatusChanged {
             cycle,
             status,
@@ -224,6 +114,144 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
             info!(event, holder, "Standing by: {holder} holds the lease");
         }
     }
+}
+
+fn write_cycle_complete(published: &DaemonEvent) {
+    let DaemonEvent::CycleComplete {
+        cycle,
+        counts,
+        facts,
+        races,
+        horses,
+        bookmakers,
+        errors,
+        fetch_ms,
+        diff_ms,
+        write_ms,
+        next_s,
+    } = published
+    else {
+        return;
+    };
+    let event = published.name();
+    let updated = counts.changed + counts.reopened;
+    // Prices that needed no write, so that seen = inserted + updated + skipped + rejected.
+    let skipped = counts.unchanged + counts.stale + counts.no_price;
+    info!(
+        event,
+        cycle,
+        inserted = counts.inserted,
+        updated,
+        withdrawn = counts.withdrawn,
+        skipped,
+        rejected = counts.rejected,
+        fetch_ms,
+        diff_ms,
+        write_ms,
+        next_s,
+        facts = (*facts > 0).then_some(facts),
+        "Cycle complete: {updated} updated | {skipped} skipped | {races} races | \
+         {horses} horses | {bookmakers} bookmakers | {errors} errors"
+    );
+}
+
+fn write_fetch_failed(published: &DaemonEvent, held: u64) {
+    let DaemonEvent::FetchFailed {
+        cycle,
+        feed,
+        failure,
+        needs_operator,
+        attempt,
+        retry_ms,
+        error,
+    } = published
+    else {
+        return;
+    };
+    let event = published.name();
+    let log_lines = held_lines(held);
+    let error = printable(error);
+    let suffix = held_suffix(held);
+    let retry = seconds(*retry_ms);
+    // The level must be constant at a call site, so each level needs a call of its own.
+    macro_rules! log {
+        ($level:ident, $text:literal) => {
+            $level!(
+                event, cycle, feed, failure, attempt, retry_ms, error, log_lines, $text
+            )
+        };
+    }
+    match needs_operator {
+        true => log!(
+            error,
+            "Fetch from {feed} refused; next try in {retry} s, but it needs a person{suffix}"
+        ),
+        false => log!(
+            warn,
+            "Fetch from {feed} failed; next try in {retry} s{suffix}"
+        ),
+    }
+}
+
+fn write_invalidated(published: &DaemonEvent) {
+    let DaemonEvent::Invalidated {
+        cycle,
+        rule,
+        backend,
+        keys,
+        tags,
+        reason,
+        attempts,
+        took_ms,
+    } = published
+    else {
+        return;
+    };
+    let event = published.name();
+    info!(
+        event,
+        cycle,
+        rule,
+        backend,
+        keys = keys.len() + tags.len(),
+        took_ms,
+        reason,
+        attempts = (*attempts > 1).then_some(attempts),
+        "{}",
+        invalidated_text(keys, tags)
+    );
+}
+
+fn write_price_moved(published: &DaemonEvent) {
+    let DaemonEvent::PriceMoved {
+        cycle,
+        event: race,
+        selection,
+        bookmaker,
+        from,
+        to,
+        percent,
+        significant,
+    } = published
+    else {
+        return;
+    };
+    let event = published.name();
+    // The macro evaluates its arguments only if debug lines are enabled.
+    debug!(
+        event,
+        cycle,
+        race = race.as_str(),
+        runner = selection.as_str(),
+        bookmaker = bookmaker.as_str(),
+        from = price_text(from.as_ref()),
+        to = price_text(to.as_ref()),
+        percent = percent.map(|percent| percent.to_string()),
+        significant,
+        "{bookmaker}: {selection} {} → {}",
+        price_text(from.as_ref()),
+        price_text(to.as_ref())
+    );
 }
 
 /// Writes how many equal lines were held back while a failure lasted.
@@ -252,6 +280,10 @@ fn invalidated_text(keys: &[Key], tags: &[String]) -> String {
         ([_], _) => "Invalidated 1 cached answer".into(),
         _ => format!("Invalidated {} cached answers", keys.len()),
     }
+}
+
+fn held_lines(held: u64) -> Option<u64> {
+    (held > 0).then_some(held)
 }
 
 fn held_suffix(held: u64) -> String {

@@ -110,7 +110,6 @@ mod tests {
             key: Key::races_by_stage(),
             state: CacheReadState::Hit,
             took_ms,
-            cycle: None,
         }
     }
 

@@ -70,9 +70,8 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
     doc("status.changed", "info", &["cycle", "status", "by", "events"],
         "This many events got this status, from the feed, from the clock, or by a manual correction."),
 
-    doc("cache.invalidated", "info", &["cycle?", "rule", "backend", "keys", "took_ms", "reason", "attempts?", "actor?"],
-        "The cache confirmed the removal of this many keys, tags and patterns. attempts appears from the second on, actor if an operator \
-         requested it."),
+    doc("cache.invalidated", "info", &["cycle?", "rule", "backend", "keys", "took_ms", "reason", "attempts?"],
+        "The cache confirmed the removal of this many keys, tags and patterns. attempts appears from the second on."),
     doc("cache.invalidate_failed", "warn", &["cycle?", "attempt", "retry_ms", "error", "backend", "keys", "log_lines?"],
         "A removal was not confirmed. It stays in the outbox and is retried."),
     doc("cache.invalidate_stuck", "error", &["backend", "host"],
@@ -96,7 +95,7 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
         "The cache failed several reads. Readers are answered from the database until it works again."),
     doc("cache.reads_resumed", "info", &["host"],
         "The cache answers again, and readers use it."),
-    doc("cache.read", "debug", &["key", "state", "took_ms", "cycle?"],
+    doc("cache.read", "debug", &["key", "state", "took_ms"],
         "One read of the API through the cache."),
     doc("cache.hit", "debug", &["key"],
         "The cache had the entry.").alias("cache_hit"),

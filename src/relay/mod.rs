@@ -406,7 +406,6 @@ impl Relay {
             reason: plan.reason(),
             attempts: plan.attempts() as u32,
             took_ms: took.as_millis() as u64,
-            actor: None,
         });
     }
 

@@ -108,8 +108,8 @@ impl CacheReply {
 pub(super) struct Limits {
     /// For logs and metrics.
     pub backend: &'static str,
-    /// Keys are spread over so many buckets, each in one slot of a cluster.
-    pub buckets: u16,
+    /// Keys are spread over so many shards, each in one slot of a cluster.
+    pub shards: u16,
     /// A command or script may name the keys of one slot only.
     pub is_cluster: bool,
     pub max_value_bytes: usize,

@@ -82,11 +82,11 @@ impl RemoteCache {
         deadline: Duration,
     ) -> Result<Vec<CacheReply>, CacheError> {
         let limits = self.transport.limits();
-        let bucket = key.shard(limits.buckets);
-        let mut names = vec![key.value_key(bucket), bucket.epoch_key()];
+        let shard = key.shard(limits.shards);
+        let mut names = vec![key.value_key(shard), shard.epoch_key()];
         let fences = tags
             .iter()
-            .map(|tag| tag.fence_key(tag.shard(limits.buckets)));
+            .map(|tag| tag.fence_key(tag.shard(limits.shards)));
         if limits.is_cluster && !tags.is_empty() {
             let mut commands = vec![CacheCommand::named("MGET", names, NO_ARGS)];
             commands.extend(fences.map(|fence| CacheCommand::named("GET", [fence], NO_ARGS)));
@@ -123,24 +123,24 @@ impl RemoteCache {
         deadline: Duration,
     ) -> Result<LeaseOutcome, CacheError> {
         let run = self.transport.server().run()?;
-        let buckets = self.transport.limits().buckets;
-        let bucket = key.shard(buckets);
+        let shards = self.transport.limits().shards;
+        let shard = key.shard(shards);
         let mut fences = Vec::new();
         for tag in tags {
-            let tag_bucket = tag.shard(buckets);
-            let fence = tag.fence_key(tag_bucket);
-            if tag_bucket == bucket {
+            let tag_shard = tag.shard(shards);
+            let fence = tag.fence_key(tag_shard);
+            if tag_shard == shard {
                 fences.push(fence);
                 continue;
             }
-            let begin = script::begin_fence(tag_bucket, fence);
+            let begin = script::begin_fence(tag_shard, fence);
             if self.transport.call(&begin, deadline).await? != CacheReply::Number(1) {
                 return Ok(LeaseOutcome::NoEpoch);
             }
         }
         let token = fastrand::u128(..);
         let token_text = format!("{token:032x}");
-        let acquire = script::acquire_lease(key, bucket, fences, &token_text, &run, seen_prefix);
+        let acquire = script::acquire_lease(key, shard, fences, &token_text, &run, seen_prefix);
         let reply = self.list(self.transport.call(&acquire, deadline).await?)?;
         let mut parts = reply.into_iter();
         match (parts.next(), parts.next(), parts.next(), parts.next()) {
@@ -187,15 +187,15 @@ impl RemoteCache {
                 limits.max_value_bytes
             )));
         }
-        let put = script::put_if_valid(key, key.shard(limits.buckets), lease, entry, stored);
+        let put = script::put_if_valid(key, key.shard(limits.shards), lease, entry, stored);
         let reply = self.transport.call(&put, deadline).await?;
         let outcome = reply.bytes().and_then(|text| script::put_outcome(&text));
         outcome.ok_or_else(|| self.unexpected_reply())
     }
 
     pub(super) async fn release(&self, key: &Key, lease: &RemoteLease) {
-        let bucket = key.shard(self.transport.limits().buckets);
-        let release = script::release_lease(key, bucket, lease);
+        let shard = key.shard(self.transport.limits().shards);
+        let release = script::release_lease(key, shard, lease);
         // If this is lost, the lease expires by itself.
         let _ = self.transport.call(&release, self.command_timeout()).await;
     }
@@ -213,8 +213,8 @@ impl RemoteCache {
     }
 
     pub(super) async fn invalidate_epoch(&self) -> Result<(), CacheError> {
-        let delete = |bucket| CacheCommand::named("DEL", script::epoch_names(bucket), NO_ARGS);
-        self.in_each_bucket(delete).await?;
+        let delete = |shard| CacheCommand::named("DEL", script::epoch_names(shard), NO_ARGS);
+        self.in_each_shard(delete).await?;
         if let Some(l1) = &self.l1 {
             l1.local.remove_all();
         }
@@ -223,24 +223,24 @@ impl RemoteCache {
 
     pub(super) async fn begin_epoch(&self, snapshot: &DbSnapshot) -> Result<Epoch, CacheError> {
         let epoch = Epoch::new(&self.transport.server().run()?);
-        let begin = |bucket| script::begin_epoch(bucket, &epoch, snapshot);
-        self.in_each_bucket(begin).await?;
+        let begin = |shard| script::begin_epoch(shard, &epoch, snapshot);
+        self.in_each_shard(begin).await?;
         Ok(epoch)
     }
 
     pub(super) async fn heartbeat(&self, epoch: &Epoch) -> Result<bool, CacheError> {
-        let heartbeat = |bucket| script::heartbeat(bucket, epoch);
-        let replies = self.in_each_bucket(heartbeat).await?;
+        let heartbeat = |shard| script::heartbeat(shard, epoch);
+        let replies = self.in_each_shard(heartbeat).await?;
         let same_run = epoch.run() == Some(&*self.transport.server().run()?);
         Ok(same_run && replies.iter().all(|reply| *reply == CacheReply::Number(1)))
     }
 
-    async fn in_each_bucket(
+    async fn in_each_shard(
         &self,
         command: impl Fn(Shard) -> CacheCommand,
     ) -> Result<Vec<CacheReply>, CacheError> {
-        let buckets = Shard::all(self.transport.limits().buckets);
-        let commands: Vec<CacheCommand> = buckets.map(command).collect();
+        let shards = Shard::all(self.transport.limits().shards);
+        let commands: Vec<CacheCommand> = shards.map(command).collect();
         let replies = self.transport.pipeline(&commands, self.command_timeout());
         replies.await.into_iter().collect()
     }
@@ -256,7 +256,7 @@ impl RemoteCache {
 
     /// The stored bytes of a key, unchecked: for inspection, never for a reader.
     pub(super) async fn stored(&self, key: &Key) -> Result<Option<Bytes>, CacheError> {
-        let name = key.value_key(key.shard(self.transport.limits().buckets));
+        let name = key.value_key(key.shard(self.transport.limits().shards));
         let get = CacheCommand::named("GET", [name], NO_ARGS);
         let reply = self.transport.call(&get, self.command_timeout()).await?;
         Ok(reply.bytes())

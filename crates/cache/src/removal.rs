@@ -209,21 +209,21 @@ pub(super) async fn call_chunks<T: Clone>(
     done
 }
 
-/// The targets of each script: all of one bucket.
+/// The targets of each script: all of one shard.
 fn chunk_by_script<'a>(
     transport: &Transport,
     targets: &'a InvalidationTargets,
 ) -> Vec<Vec<TargetAt<'a>>> {
     let limits = transport.limits();
-    let mut buckets: BTreeMap<Shard, Vec<TargetAt<'a>>> = BTreeMap::new();
+    let mut shards: BTreeMap<Shard, Vec<TargetAt<'a>>> = BTreeMap::new();
     for (at, target) in targets.iter().enumerate() {
-        let bucket = buckets.entry(target.shard(limits.buckets));
-        bucket.or_default().push((at, target));
+        let shard = shards.entry(target.shard(limits.shards));
+        shard.or_default().push((at, target));
     }
     // Four names of a key, and their prefixes.
     let bytes = |(_, target): &TargetAt<'_>| target.as_str().len() * 4 + 100;
-    let buckets = buckets.into_values();
-    buckets
+    let shards = shards.into_values();
+    shards
         .flat_map(|targets| chunk(targets, limits.targets_per_script, MAX_SCRIPT_BYTES, bytes))
         .collect()
 }
@@ -235,7 +235,7 @@ fn names(targets: &[TargetAt<'_>]) -> impl Iterator<Item = String> {
 
 fn removal_script(transport: &Transport, targets: &[TargetAt<'_>], snapshot: &str) -> CacheCommand {
     let limits = transport.limits();
-    let bucket = targets[0].1.shard(limits.buckets);
+    let shard = targets[0].1.shard(limits.shards);
     let named = || targets.iter().filter_map(|(_, target)| target.key());
     let tags = || {
         targets.iter().filter_map(|(_, target)| match target {
@@ -245,11 +245,11 @@ fn removal_script(transport: &Transport, targets: &[TargetAt<'_>], snapshot: &st
     };
     let is_stale = |(_, target): &&TargetAt<'_>| matches!(target, InvalidationTarget::MarkStale(_));
     let stale = targets.iter().filter(is_stale).count();
-    let mut keys = vec![bucket.epoch_key(), bucket.watermark_key()];
-    keys.extend(targets.iter().map(|(_, target)| target.fence_key(bucket)));
-    keys.extend(named().map(|key| key.lease_key(bucket)));
-    keys.extend(tags().map(|tag| tag.members_key(bucket)));
-    keys.extend(named().map(|key| key.value_key(bucket)));
+    let mut keys = vec![shard.epoch_key(), shard.watermark_key()];
+    keys.extend(targets.iter().map(|(_, target)| target.fence_key(shard)));
+    keys.extend(named().map(|key| key.lease_key(shard)));
+    keys.extend(tags().map(|tag| tag.members_key(shard)));
+    keys.extend(named().map(|key| key.value_key(shard)));
     if !limits.is_cluster {
         keys.extend(names(targets));
     }
@@ -325,7 +325,7 @@ async fn remove_pages(
                 commands.push(match limits.is_cluster {
                     true => CacheCommand::unlink(names),
                     false => {
-                        let index = page.tag.members_key(page.tag.shard(limits.buckets));
+                        let index = page.tag.members_key(page.tag.shard(limits.shards));
                         let keys = std::iter::once(Bytes::from(index)).chain(names);
                         CacheCommand::script(script::UNLINK_MEMBERS, keys, NO_ARGS)
                     }
@@ -343,7 +343,7 @@ async fn remove_pages(
                 true => Bytes::from_static(LAST_PAGE),
                 false => page.cursor.clone(),
             };
-            let index = page.tag.members_key(page.tag.shard(limits.buckets));
+            let index = page.tag.members_key(page.tag.shard(limits.shards));
             let args = [cursor, "COUNT".into(), MEMBERS_AT_ONCE.to_string().into()];
             CacheCommand::named("ZSCAN", [index], args)
         };

@@ -1,12 +1,12 @@
 //! The Lua scripts that make fills and removals safe, and the commands that carry them. `RemoteCache` and
 //! `removal` send them, to Redis and Upstash alike.
 //!
-//! Each script names all its keys, and all of them are in one bucket, so it runs on a cluster as on one
+//! Each script names all its keys, and all of them are in one shard, so it runs on a cluster as on one
 //! server. Scripts are sent whole (EVAL) instead of by hash: the server keeps them under their text anyway,
 //! and there is no second path that runs only after a restart or on a node that has not seen them.
 //!
 //! Stored are: the *epoch* `id run` (the current life of this memory, and the server process it began on), the
-//! *watermark* of a bucket (the join of the database snapshots of all its removals), and per key and tag a *fence*
+//! *watermark* of a shard (the join of the database snapshots of all its removals), and per key and tag a *fence*
 //! `epoch-id snapshot`: a fill has to include it. A *lease* is `token epoch-id`; a lease of another epoch, which an
 //! old copy of the memory brought back, is not valid. A fence that is missing, or of another epoch,
 //! begins at the watermark, which covers every removal that was ever confirmed here.
@@ -116,21 +116,21 @@ redis.call('SET', KEYS[4], ARGV[1] .. ' ' .. id, 'PX', ARGV[2])
 local now = redis.call('TIME')
 return {1, epoch, now[1] * 1000 + math.floor(now[2] / 1000)}";
 
-/// `fences` are those of the tags in the bucket of the key.
+/// `fences` are those of the tags in the shard of the key.
 pub(super) fn acquire_lease(
     key: &Key,
-    bucket: Shard,
+    shard: Shard,
     fences: impl IntoIterator<Item = String>,
     token: &str,
     run: &str,
     seen_prefix: &[u8],
 ) -> CacheCommand {
     let mut keys = vec![
-        bucket.epoch_key(),
-        bucket.watermark_key(),
-        key.value_key(bucket),
-        key.lease_key(bucket),
-        key.fence_key(bucket),
+        shard.epoch_key(),
+        shard.watermark_key(),
+        key.value_key(shard),
+        key.lease_key(shard),
+        key.fence_key(shard),
     ];
     keys.extend(fences);
     let args = [
@@ -145,7 +145,7 @@ pub(super) fn acquire_lease(
 }
 
 /// `KEYS` epoch, watermark, tag fence; `ARGV` tag fence ms. Begins the fence if it is missing, for a tag whose
-/// bucket is not the key's. Returns 0 where there is no epoch.
+/// shard is not the key's. Returns 0 where there is no epoch.
 const BEGIN_FENCE: &str = "\
 local epoch = redis.call('GET', KEYS[1])
 local watermark = redis.call('GET', KEYS[2])
@@ -159,8 +159,8 @@ for i = 3, #KEYS do
 end
 return 1";
 
-pub(super) fn begin_fence(bucket: Shard, fence: String) -> CacheCommand {
-    let keys = [bucket.epoch_key(), bucket.watermark_key(), fence];
+pub(super) fn begin_fence(shard: Shard, fence: String) -> CacheCommand {
+    let keys = [shard.epoch_key(), shard.watermark_key(), fence];
     CacheCommand::script(BEGIN_FENCE, keys, [millis(TAG_FENCE_TTL)])
 }
 
@@ -182,16 +182,16 @@ return outcome"
 
 pub(super) fn put_if_valid(
     key: &Key,
-    bucket: Shard,
+    shard: Shard,
     lease: &RemoteLease,
     entry: &Entry,
     stored: impl Into<Bytes>,
 ) -> CacheCommand {
     let keys = [
-        bucket.epoch_key(),
-        key.value_key(bucket),
-        key.lease_key(bucket),
-        key.fence_key(bucket),
+        shard.epoch_key(),
+        key.value_key(shard),
+        key.lease_key(shard),
+        key.fence_key(shard),
     ];
     let args: [Bytes; 5] = [
         lease.token_text().into(),
@@ -220,8 +220,8 @@ local held = redis.call('GET', KEYS[1])
 if not held or string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])";
 
-pub(super) fn release_lease(key: &Key, bucket: Shard, lease: &RemoteLease) -> CacheCommand {
-    CacheCommand::script(RELEASE_LEASE, [key.lease_key(bucket)], [lease.token_text()])
+pub(super) fn release_lease(key: &Key, shard: Shard, lease: &RemoteLease) -> CacheCommand {
+    CacheCommand::script(RELEASE_LEASE, [key.lease_key(shard)], [lease.token_text()])
 }
 
 /// `KEYS` epoch, watermark, fences (of keys to remove, of keys to mark stale, of tags), leases of the
@@ -305,13 +305,13 @@ redis.call('PERSIST', KEYS[1])
 redis.call('SET', KEYS[3], ARGV[3])
 return 1";
 
-pub(super) fn heartbeat(bucket: Shard, epoch: &Epoch) -> CacheCommand {
+pub(super) fn heartbeat(shard: Shard, epoch: &Epoch) -> CacheCommand {
     let args = [
         epoch.record.clone(),
         epoch.heartbeat.to_string(),
         (epoch.heartbeat + 1).to_string(),
     ];
-    CacheCommand::script(HEARTBEAT, epoch_names(bucket), args)
+    CacheCommand::script(HEARTBEAT, epoch_names(shard), args)
 }
 
 /// `KEYS` epoch, watermark, heartbeat; `ARGV` epoch, database snapshot, heartbeat. Begins an epoch. A removal since
@@ -326,21 +326,21 @@ redis.call('SET', KEYS[1], ARGV[1])
 return 1"
 );
 
-pub(super) fn begin_epoch(bucket: Shard, epoch: &Epoch, view: &DbSnapshot) -> CacheCommand {
+pub(super) fn begin_epoch(shard: Shard, epoch: &Epoch, view: &DbSnapshot) -> CacheCommand {
     let args = [
         epoch.record.clone(),
         view.to_string(),
         epoch.heartbeat.to_string(),
     ];
-    CacheCommand::script(BEGIN_EPOCH, epoch_names(bucket), args)
+    CacheCommand::script(BEGIN_EPOCH, epoch_names(shard), args)
 }
 
-/// The names that prove that a bucket's memory is still the same.
-pub(super) fn epoch_names(bucket: Shard) -> [String; 3] {
+/// The names that prove that a shard's memory is still the same.
+pub(super) fn epoch_names(shard: Shard) -> [String; 3] {
     [
-        bucket.epoch_key(),
-        bucket.watermark_key(),
-        bucket.heartbeat_key(),
+        shard.epoch_key(),
+        shard.watermark_key(),
+        shard.heartbeat_key(),
     ]
 }
 

@@ -40,7 +40,7 @@ const BATCH_WEIGHT: usize = 1_000;
 
 const ONE_SERVER: Limits = Limits {
     backend: "redis",
-    buckets: 1,
+    shards: 1,
     is_cluster: false,
     max_value_bytes: 16 * 1024 * 1024,
     targets_per_script: 100,
@@ -50,7 +50,7 @@ const ONE_SERVER: Limits = Limits {
 };
 
 const CLUSTER: Limits = Limits {
-    buckets: 32,
+    shards: 32,
     is_cluster: true,
     ..ONE_SERVER
 };

@@ -30,8 +30,8 @@ const SCRIPT_FLAGS: &str = "#!lua flags=allow-key-locking\n";
 
 const LIMITS: Limits = Limits {
     backend: "upstash",
-    // A heartbeat is billed for each bucket.
-    buckets: 1,
+    // A heartbeat is billed for each shard.
+    shards: 1,
     is_cluster: false,
     // Well below the request limit, since JSON text grows when it is put into JSON.
     max_value_bytes: 4 * 1024 * 1024,

@@ -29,7 +29,16 @@ const CYCLES: usize = 10;
 /// The system accounts a thread's CPU time when the thread stops running.
 const PAUSE: Duration = Duration::from_millis(5);
 
-pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Measure>> {
+struct CycleSamples {
+    samples: Samples,
+    /// Size of an answer.
+    megabytes: f64,
+    /// Transactions that began on the server during the cycles without changes.
+    quiet_writes: i64,
+}
+
+/// Runs each kind of cycle once for the warm-up and then `sizes.runs` times.
+async fn collect(db: &Database, sizes: &WriteSizes) -> anyhow::Result<CycleSamples> {
     let mut scenario = Scenario::prepare(db, sizes.day).await?;
     let mut baseline = BaselineTable::new(db.connect().await?, "update_changed").await?;
     baseline.multirow(&scenario.fixture).await?;
@@ -96,6 +105,19 @@ pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Me
         samples.value("value", 0, megabytes / started.elapsed().as_secs_f64());
         samples.end_warmup();
     }
+    Ok(CycleSamples {
+        samples,
+        megabytes,
+        quiet_writes,
+    })
+}
+
+pub async fn measure(db: &Database, sizes: &WriteSizes) -> anyhow::Result<Vec<Measure>> {
+    let CycleSamples {
+        samples,
+        megabytes,
+        quiet_writes,
+    } = collect(db, sizes).await?;
     let size = format!("{} prices, {megabytes:.2} MB", sizes.day);
     let cpu = |name, variant, target, note: &str| {
         Measure::new(name, "ms CPU", samples.median(variant, 0), target)

@@ -439,10 +439,10 @@ async fn key_in_a_game_is_masked_every_time() {
     }
 }
 
-/// A name with an escape sequence is equal, and its event takes the slow parser.
+/// A field name with an escape sequence is the same name.
 #[test]
-fn recorded_games_parse_equally_in_both_readers() {
-    let test = "recorded_games_parse_equally_in_both_readers";
+fn recorded_games_with_escaped_field_names_parse_equally() {
+    let test = "recorded_games_with_escaped_field_names_parse_equally";
     let Some(folder) = recordings::folder(test, "odds_api_git_5min") else {
         return;
     };

@@ -204,7 +204,11 @@ impl Poller {
                 CycleOutcome::StoreFailed(StoreError::Down(_) | StoreError::Failed(_)) => {
                     self.retry
                 }
-                cycle if !cycle.is_failed() && self.withheld.is_some() => RECHECK_AFTER,
+                CycleOutcome::Unchanged(_) | CycleOutcome::Committed(..)
+                    if self.withheld.is_some() =>
+                {
+                    RECHECK_AFTER
+                }
                 _ => break cycle,
             };
             if self.clock.sleep(wait, stop).await == SleepResult::Stopped {

@@ -67,10 +67,10 @@ fn recorded_odds_rows_all_become_prices() {
     assert_eq!(counted, [224, 280, 280]);
 }
 
-/// A name with an escape sequence is equal, and its race takes the slow parser.
+/// A field name with an escape sequence is the same name.
 #[test]
-fn recorded_races_parse_equally_in_both_readers() {
-    let test = "recorded_races_parse_equally_in_both_readers";
+fn recorded_races_with_escaped_field_names_parse_equally() {
+    let test = "recorded_races_with_escaped_field_names_parse_equally";
     let Some(folder) = recordings::folder(test, "racing_api") else {
         return;
     };

@@ -9,15 +9,17 @@ use super::entry::Entry;
 use super::local::LocalCache;
 use oddsd_core::key::{InvalidationTargets, Key, Tag, TrackedKey};
 
-/// Heartbeats arrive every 25 ms; after this long without one nothing of the L1 is served. With a removal
-/// that was under way for 150 ms before, an old answer is still no older than a quarter of a second.
+/// Heartbeats arrive every 25 ms (`redis::ONE_SERVER`); after this long without one nothing of the L1 is served. With
+/// the 150 ms until a removal arrives, an old answer is then no older than a quarter of a second.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(70);
 /// No heartbeat arrived on this connection yet.
 const NEVER: i64 = i64::MIN;
 
-/// The L1 serves only while the epoch's heartbeats arrive over the connection that reports changes: a
-/// pause, a gap or a new connection empties it.
+/// The L1 serves only while the epoch's heartbeats arrive over the connection that reports changes. During a pause its
+/// entries stay and are not served; a lost message, a new connection or a new epoch removes them all.
 pub(super) struct L1Cache {
+    /// A caller takes its `generations` before a lookup and stores what it found with them, so that an entry that was
+    /// removed meanwhile is never served. Reads go through [`L1Cache::get`], which checks the heartbeats.
     pub local: LocalCache,
     /// When the last heartbeat arrived, in ms since `start`.
     last_heartbeat: AtomicI64,
@@ -37,6 +39,7 @@ impl L1Cache {
         }
     }
 
+    /// The entry, which may be past its time to live; `None` while heartbeats are missing.
     pub fn get(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
         let trusted_at = match self.trusted_at.load(Ordering::Acquire) {
             NEVER => return None,
@@ -50,6 +53,8 @@ impl L1Cache {
             .flatten()
     }
 
+    /// Removes the targets at once. What is only to be marked stale is removed too: the next read takes the marked entry
+    /// from the server.
     pub fn remove(&self, targets: &InvalidationTargets) {
         for key in targets.keys.iter().chain(&targets.mark_stale) {
             self.local.remove(key);
@@ -59,7 +64,7 @@ impl L1Cache {
         }
     }
 
-    /// Applies one message of the server: the stored name that changed.
+    /// Applies the change of one stored name.
     pub fn apply_change(&self, name: &[u8]) {
         match std::str::from_utf8(name).ok().and_then(TrackedKey::parse) {
             Some(TrackedKey::Fence(key)) => {

@@ -18,16 +18,19 @@ use oddsd_core::key::Key;
 
 #[derive(Default)]
 pub(super) struct SingleFlight {
-    flights: Mutex<HashMap<Key, (u64, watch::Receiver<FlightProgress>)>>,
+    flights: Mutex<Flights>,
+    /// The last number of the sequence that was given out.
     last: AtomicU64,
 }
+
+/// With the number of the flight, so that the leader of an older one does not remove a newer one.
+type Flights = HashMap<Key, (u64, watch::Receiver<FlightProgress>)>;
 
 /// The progress that followers see. A flight that ended without a result is a closed channel.
 #[derive(Clone, Debug)]
 enum FlightProgress {
-    /// Another process loads; the leader looks up until the entry is there.
-    Watching,
-    Loading,
+    /// The leader looks up or loads.
+    BeforeFill,
     /// The fill is under way: a reader that arrives now may come after a removal that the fill precedes.
     Filling,
     Done(LoadResult),
@@ -51,9 +54,9 @@ pub(super) enum LoadResult {
     Failed(ReadError),
 }
 
-/// The right to load for all; dropping it ends the flight.
+/// The reader that loads for the others. If it is dropped without `finish`, its followers look up again.
 pub(super) struct FlightLeader {
-    group: Arc<SingleFlight>,
+    flights: Arc<SingleFlight>,
     key: Key,
     number: u64,
     progress: watch::Sender<FlightProgress>,
@@ -75,37 +78,31 @@ impl SingleFlight {
         self.last.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    fn join(&self, key: &Key) -> Option<FlightFollower> {
-        let receiver = self.flights.lock().get(key)?.1.clone();
-        let joined_before_fill = matches!(
-            *receiver.borrow(),
-            FlightProgress::Watching | FlightProgress::Loading
-        );
-        Some(FlightFollower {
-            receiver,
-            joined_before_fill,
-        })
-    }
-
-    /// Begins a flight, also when one is under way: the holder of a new lease loads, because a second lease
-    /// exists only where a removal ended the first.
+    /// Begins a flight, also when one is under way. The holder of a new lease calls it, because a second lease exists
+    /// only where a removal ended the first, and a reader whose lookups were all overtaken by removals.
     pub fn lead(self: &Arc<Self>, key: &Key) -> FlightLeader {
-        let (progress, receiver) = watch::channel(FlightProgress::Watching);
-        let number = self.next_number();
-        self.flights.lock().insert(key.clone(), (number, receiver));
-        FlightLeader {
-            group: Arc::clone(self),
-            key: key.clone(),
-            number,
-            progress,
-        }
+        self.begin(&mut self.flights.lock(), key)
     }
 
     /// Joins the flight that is under way, else leads one.
     pub fn join_or_lead(self: &Arc<Self>, key: &Key) -> Result<FlightLeader, FlightFollower> {
-        match self.join(key) {
-            Some(follower) => Err(follower),
-            None => Ok(self.lead(key)),
+        // Under one lock: of two readers that arrive together, one leads.
+        let mut flights = self.flights.lock();
+        match flights.get(key) {
+            Some((_, receiver)) => Err(FlightFollower::new(receiver.clone())),
+            None => Ok(self.begin(&mut flights, key)),
+        }
+    }
+
+    fn begin(self: &Arc<Self>, flights: &mut Flights, key: &Key) -> FlightLeader {
+        let (progress, receiver) = watch::channel(FlightProgress::BeforeFill);
+        let number = self.next_number();
+        flights.insert(key.clone(), (number, receiver));
+        FlightLeader {
+            flights: Arc::clone(self),
+            key: key.clone(),
+            number,
+            progress,
         }
     }
 }
@@ -115,11 +112,9 @@ impl FlightLeader {
         FlightResult(self.progress.subscribe())
     }
 
-    /// Reports that the load begins; returns its number.
+    /// The number of the load that begins now.
     pub fn begin_load(&self) -> u64 {
-        let number = self.group.next_number();
-        self.progress.send_replace(FlightProgress::Loading);
-        number
+        self.flights.next_number()
     }
 
     pub fn begin_fill(&self) {
@@ -133,7 +128,7 @@ impl FlightLeader {
 
 impl Drop for FlightLeader {
     fn drop(&mut self) {
-        let mut flights = self.group.flights.lock();
+        let mut flights = self.flights.flights.lock();
         if flights
             .get(&self.key)
             .is_some_and(|(number, _)| *number == self.number)
@@ -144,6 +139,14 @@ impl Drop for FlightLeader {
 }
 
 impl FlightFollower {
+    fn new(receiver: watch::Receiver<FlightProgress>) -> Self {
+        let joined_before_fill = matches!(*receiver.borrow(), FlightProgress::BeforeFill);
+        Self {
+            receiver,
+            joined_before_fill,
+        }
+    }
+
     /// Waits for the result. Returns `None` if there was none, or if it is too old for a reader that arrived at
     /// this number: look up again.
     pub async fn wait(self, arrived: u64) -> Option<LoadResult> {
@@ -153,6 +156,7 @@ impl FlightFollower {
             LoadResult::Loaded {
                 load, is_stored, ..
             } => *load > arrived || (self.joined_before_fill && *is_stored),
+            // Whoever arrives meanwhile shares a failure.
             LoadResult::Failed(_) => true,
         };
         is_new_enough.then_some(result)

@@ -17,7 +17,7 @@ use oddsd_core::model::{
     PriceKey, RejectedRows, Selection, SelectionId, SelectionStatus, sanitize_text,
 };
 
-/// The Grand National has 34.
+/// The most runners of one market; a large race has about 40.
 const MAX_RUNNERS: usize = 2_000;
 const MAX_TEXT_CHARS: usize = 200;
 
@@ -27,9 +27,10 @@ pub struct ExchangeMarket {
     back: MarketId,
     lay: MarketId,
     runners: BTreeMap<RunnerKey, MarketRunner>,
-    /// Read from definitions since the last delta.
+    /// From the definitions since the last delta, each id once.
     selections: Vec<Selection>,
-    defined: bool,
+    /// A definition arrived since the last delta.
+    has_new_definition: bool,
 }
 
 /// Runner id and handicap.
@@ -67,12 +68,12 @@ impl ExchangeMarket {
             lay: MarketId::new(""),
             runners: BTreeMap::new(),
             selections: Vec::new(),
-            defined: false,
+            has_new_definition: false,
         }
     }
 
     fn apply_definition(&mut self, definition: &MarketDefinition, rejects: &mut RejectedRows) {
-        self.defined = true;
+        self.has_new_definition = true;
         let market_type =
             sanitize_text(definition.market_type.trim(), MAX_TEXT_CHARS).to_lowercase();
         self.lay = MarketId::new(format!("{market_type}_lay"));
@@ -119,16 +120,8 @@ impl ExchangeMarket {
         let Some(runner) = self.runner_mut((definition.id, handicap)) else {
             return rejects.add("runner_cap", definition.id);
         };
-        if !runner.defined {
-            runner.defined = true;
-            // Prices that came before the definition.
-            if runner.book.back.highest().is_some() {
-                runner.book.back.mark_changed();
-            }
-            if runner.book.lay.lowest().is_some() {
-                runner.book.lay.mark_changed();
-            }
-        }
+        // The next delta has its earlier prices too: their sides count as changed until then.
+        runner.defined = true;
         let mut attributes = Attributes::new();
         if let Some(bsp) = definition.bsp.and_then(exact) {
             attributes.insert("bsp", bsp.to_string());
@@ -144,12 +137,17 @@ impl ExchangeMarket {
         {
             attributes.insert("number", number);
         }
-        self.selections.push(Selection {
+        let selection = Selection {
             id,
             name,
             status,
             attributes,
-        });
+        };
+        // A line may define a market twice: the later definition counts.
+        match self.selections.iter_mut().find(|s| s.id == selection.id) {
+            Some(earlier) => *earlier = selection,
+            None => self.selections.push(selection),
+        }
     }
 
     /// Applies one change of the market.
@@ -179,8 +177,9 @@ impl ExchangeMarket {
         }
     }
 
-    /// Takes the changes since the last call as a delta; `None` if no definition and no best price
-    /// was part of them. Adds new last traded prices to `ltp_changes`.
+    /// Takes the changes since the last call as a delta, which is never complete; `None` if no definition arrived and no
+    /// side of a defined runner changed. A changed side gives its best price, also if that is the same as before. Adds
+    /// the number of new last traded prices to `ltp_changes`.
     pub fn take_delta(
         &mut self,
         at: DateTime<Utc>,
@@ -215,7 +214,7 @@ impl ExchangeMarket {
                 });
             }
         }
-        let defined = std::mem::take(&mut self.defined);
+        let defined = std::mem::take(&mut self.has_new_definition);
         (defined || !prices.is_empty()).then(|| EventSnapshot {
             event: self.event.clone(),
             selections: std::mem::take(&mut self.selections),
@@ -245,7 +244,7 @@ impl ExchangeMarket {
     }
 }
 
-/// A market that closes with every runner removed is void.
+/// A market that closes with every runner removed is abandoned.
 fn market_status(definition: &MarketDefinition) -> Option<EventStatus> {
     let runners = &definition.runners;
     match &*definition.status {

@@ -77,10 +77,6 @@ impl BookSide {
         std::mem::take(&mut self.changed)
     }
 
-    pub fn mark_changed(&mut self) {
-        self.changed = true;
-    }
-
     fn clear(&mut self) {
         self.changed |= !(self.prices.is_empty() && self.levels.is_empty());
         self.prices.clear();

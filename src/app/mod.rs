@@ -36,7 +36,7 @@ use oddsd_store::{AcquireResult, CommitNotifier, LastChecked, Store, StoreError}
 
 pub use feeds::feed;
 use feeds::filled;
-use supervisor::{Services, spawn_named};
+use supervisor::Services;
 
 /// The limit from SIGTERM to exit: the running transaction, one relay pass, open requests and the last writes.
 const SHUTDOWN: Duration = Duration::from_secs(25);
@@ -227,7 +227,7 @@ impl App {
         let leader = Arc::new(self.leader(None));
         let lease_stop = CancellationToken::new();
         let (lease_sender, lease_receiver) = watch::channel(Some(lease.clone()));
-        let leading = spawn_named("leader", {
+        let leading = tokio::spawn({
             let (leader, stop) = (Arc::clone(&leader), lease_stop.clone());
             async move { leader.run(lease_sender, stop).await }
         });

@@ -7,7 +7,6 @@ use anyhow::anyhow;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use super::App;
 use super::watchdog::watchdog;
@@ -24,14 +23,14 @@ pub struct Services {
     live: EventBus,
     leader: Arc<Leader>,
     lease: watch::Receiver<Option<WriterLease>>,
-    /// Cancelled by the stop signal, and by a critical task that ends.
+    /// Cancelled by the stop signal, and when the poller or a critical task ends.
     closing: CancellationToken,
     poller: JoinHandle<Result<(), StoreError>>,
     /// In the order of the shutdown, which follows the poller's end.
     phases: Vec<Phase>,
 }
 
-/// Tasks that end together.
+/// Tasks that the shutdown waits for together. `stop` ends those that outlive the poller; the others end with `closing`.
 struct Phase {
     stop: CancellationToken,
     tasks: Vec<Task>,
@@ -116,7 +115,7 @@ impl Services {
             live: app.live,
             leader,
             lease,
-            poller: spawn_named("poller", end_with(&closing, polling)),
+            poller: tokio::spawn(end_with(&closing, polling)),
             phases: vec![
                 Phase {
                     stop: closing.clone(),
@@ -137,12 +136,12 @@ impl Services {
         }
     }
 
-    /// Waits until the shutdown begins: by the stop signal, or by the end of a critical task.
+    /// Waits until the shutdown begins: by the stop signal, or by the end of the poller or a critical task.
     pub async fn closing(&self) {
         self.closing.cancelled().await;
     }
 
-    /// Ends the tasks phase by phase, releases the lease and closes cache and database. `requested`: by the stop
+    /// Call it after [`Services::closing`] has returned. Ends the tasks phase by phase, releases the lease and closes cache and database. `requested`: by the stop
     /// signal, and not by a task that ended.
     pub async fn shut_down(self, requested: bool) -> anyhow::Result<()> {
         let polled = self.poller.await;
@@ -160,10 +159,11 @@ impl Services {
         if let Some(lease) = held {
             self.leader.release(&lease).await;
         }
-        let reason = match (panicked, requested) {
+        let reason = match (panicked, &polled) {
             (Some(name), _) => format!("the {name} panicked"),
-            (None, true) => "asked to stop".into(),
-            (None, false) => "the feed has ended".into(),
+            (None, Ok(Err(_))) => "the poller failed".into(),
+            (None, _) if requested => "asked to stop".into(),
+            (None, _) => "the feed has ended".into(),
         };
         self.live.publish(DaemonEvent::Stopped { reason });
         self.cache.close().await;
@@ -193,7 +193,7 @@ impl Task {
         Self {
             name,
             is_critical: false,
-            handle: spawn_named(name, work),
+            handle: tokio::spawn(work),
         }
     }
 }
@@ -208,12 +208,4 @@ fn end_with<T, W: Future<Output = T>>(
         let _closing = closing;
         work.await
     }
-}
-
-/// A task whose log lines carry its name.
-pub fn spawn_named<T: Send + 'static>(
-    name: &'static str,
-    work: impl Future<Output = T> + Send + 'static,
-) -> JoinHandle<T> {
-    tokio::spawn(work.instrument(tracing::debug_span!("task", name)))
 }

@@ -20,7 +20,8 @@ use oddsd_core::model::{ChangeKind, EventId, EventStatus, sanitize_text};
 use oddsd_core::rules::{RuleChange, RuleTarget, Rules};
 use oddsd_store::EventContext;
 
-/// A running daemon polls the outbox every second, so this allows a few polls.
+/// The limit of each wait: for the cache's connection, for the relay of this process, and for a running daemon, which
+/// polls the outbox every second.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
@@ -59,9 +60,25 @@ impl InvalidateArgs {
         let others = [&self.keys, &self.event, &self.tag, &self.change];
         !self.sidebar.is_empty() && self.scan.is_none() && others.iter().all(|list| list.is_empty())
     }
+
+    fn names_nothing(&self) -> bool {
+        let lists = [
+            &self.keys,
+            &self.event,
+            &self.tag,
+            &self.sidebar,
+            &self.change,
+        ];
+        self.scan.is_none() && lists.iter().all(|list| list.is_empty())
+    }
 }
 
 pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::Result<ExitCode> {
+    if args.names_nothing() {
+        bail!(InvalidSetting(
+            "name at least one key, --event, --tag, --sidebar, --change or --scan; e.g. oddsd invalidate races:by-stage:v1".into()
+        ));
+    }
     let (rules, _) = settings.rules()?;
     let events = event_changes(settings, &args.event).await;
     let mut targets = named_targets(args, &rules.current(), &events)?;
@@ -73,11 +90,6 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
     }
     let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
     let mut object = json!({ "dry_run": args.dry_run, "keys": names });
-    if targets.is_empty() && args.scan.is_none() {
-        bail!(InvalidSetting(
-            "name at least one key, --event, --tag, --sidebar, --change or --scan; e.g. oddsd invalidate races:by-stage:v1".into()
-        ));
-    }
     if targets.is_empty() {
         answer(args.json, &object, "nothing to remove");
         return Ok(ExitCode::SUCCESS);

@@ -1,5 +1,7 @@
 //! The invalidation log of all daemons and its statistics: which targets were removed, for which change.
-//! Operators and dashboards request it under two paths each.
+//! The router serves them at `/v1/invalidations/{stats,events}` and, for clients of the usual service, at
+//! `/api/v1/shared/cache/invalidation/{stats,events}`. The JSON names, the parameters and the status 400 are an interface
+//! (`docs/invalidation.md`, `tests/engine/removal_log.rs`).
 
 use std::sync::Arc;
 
@@ -21,19 +23,20 @@ pub async fn stats(request: ReadRequest) -> Result<Response, Problem> {
     Ok(uncached_json(&json!(stats)))
 }
 
-/// Returns the newest events, or with `after` those that follow that id; the oldest first.
+/// Returns the newest removals, or with `after` those that follow that id; the oldest first. `event_id` is another
+/// name of `entity`; of a repeated parameter the last counts.
 pub async fn events(
     State(state): State<Arc<AppState>>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response, Problem> {
-    let wanted = filter(query)?;
+    let wanted = parse_filter(query)?;
     let events = state.store.removals(&wanted).await?;
     let last = events.last().map(|event| event.id).or(wanted.after);
     let body = json!({ "events": events, "count": events.len(), "after": last });
     Ok(uncached_json(&body))
 }
 
-fn filter(query: Vec<(String, String)>) -> Result<LogFilter, Problem> {
+fn parse_filter(query: Vec<(String, String)>) -> Result<LogFilter, Problem> {
     let mut wanted = LogFilter {
         limit: DEFAULT_LIMIT,
         ..LogFilter::default()
@@ -56,7 +59,7 @@ fn filter(query: Vec<(String, String)>) -> Result<LogFilter, Problem> {
                 let meant = suggestion(&value, REASONS);
                 return Err(invalid(format!("unknown reason {value:?}{meant}")));
             }
-            // Names of events, tables and tasks have none, and Postgres rejects NUL.
+            // Names of events, tables and tasks have no control characters, and Postgres rejects NUL.
             "event_id" | "entity" if value.chars().any(char::is_control) => {
                 return Err(invalid(format!("{name} holds a control character")));
             }

@@ -1,6 +1,8 @@
-//! The event bus: each [`DaemonEvent`] is counted, written to the log as one line and sent to the
-//! subscribers. The loops, the leader election and the read API publish to it, so that page, metrics
-//! and log agree.
+//! The event bus: each [`DaemonEvent`] is counted, written to the log (repeated failures as one line with a count) and
+//! sent to the subscribers. Poller, relay, leader election, supervisor and read API publish to it, so that counters and
+//! log agree; `demo` subscribes.
+//!
+//! The texts and fields of the lines are an interface, which `tests/logs.rs` fixes.
 
 mod counters;
 mod dedup;
@@ -23,7 +25,7 @@ pub use event::{DaemonEvent, read_state_name};
 /// events it missed; the daemon never waits for it.
 const BACKLOG: usize = 1024;
 
-/// A clone publishes to the same subscribers.
+/// A clone shares subscribers, counters and the memory of repeated failures.
 #[derive(Clone)]
 pub struct EventBus(Arc<SharedBus>);
 
@@ -71,7 +73,7 @@ impl EventBus {
         self.0.counters.snapshot()
     }
 
-    /// Writes the line of an event. Equal failures share a line; a success first writes the counts of
+    /// Writes the line of an event. Equal failures share a line for five minutes; a success first writes the counts of
     /// the lines that its failures held back.
     fn log(&self, event: &DaemonEvent) {
         if let Some(error) = event.error() {

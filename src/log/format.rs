@@ -1,4 +1,7 @@
 //! Formats a log record as one line of text, for any input. The log layer calls it for each event.
+//!
+//! Operators and alerts search for these lines: the order `ts level event msg …`, the quoting and the escapes may not
+//! change, and `tests/logs.rs` fixes them.
 
 use std::fmt::{self, Write};
 
@@ -7,7 +10,7 @@ use tracing::Level;
 
 use super::LogFormat;
 
-/// Free text. It is always quoted, so that a pattern of an operator matches one word and many alike.
+/// Free text. It is always quoted, so that one search pattern matches texts with and without spaces.
 const ALWAYS_QUOTED: [&str; 2] = ["msg", "error"];
 
 /// Names that the line itself uses. A field of that name gets an underscore.
@@ -177,7 +180,7 @@ fn is_bare(text: &str) -> bool {
             .all(|c| !c.is_whitespace() && !is_hidden(c) && !matches!(c, '"' | '=' | '\\'))
 }
 
-/// Characters that can move a cursor, end a line, change the reading direction or are invisible.
+/// Control characters, line separators, bidirectional controls and some that have no width.
 fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
@@ -189,13 +192,13 @@ fn quote(out: &mut String, text: &str) {
     for c in text.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
-            c => visible(out, c),
+            c => push_escaped(out, c),
         }
     }
     out.push('"');
 }
 
-fn visible(out: &mut String, c: char) {
+fn push_escaped(out: &mut String, c: char) {
     match c {
         '\n' => out.push_str("\\n"),
         '\r' => out.push_str("\\r"),

@@ -1,20 +1,21 @@
-//! The compatibility views: four names of the former worker's tables, over our narrow tables.
-//! `migrate` creates them.
+//! The compatibility views: four names of the former worker's tables, over the tables of the schema `oddsd`. `migrate`
+//! creates them; a view that exists stays, so a changed definition needs a migration that drops it.
 //!
-//! A view shows current offers: withdrawn prices, non-runners and races that left the card are not in it
-//! (they are in the tables and their history).
+//! Names, types and order of the columns are an interface (`docs/schema.md`, `tests/store/views.rs`). The two odds views
+//! show current offers: withdrawn prices, non-runners and races that left the card are not in them (they are in the
+//! tables and their history).
 
 use sqlx::PgConnection;
 
 use super::{execute, map_error};
 use crate::Result;
 
-/// The comment on a view of ours starts with this.
+/// The comment on each of these views begins with this; `migrate` and `check_schema` recognise them by it.
 pub const MARK: &str = "oddsd:";
 
 pub struct CompatibilityView {
     pub name: &'static str,
-    /// `(column, expression, type where nothing else is asked for)`.
+    /// Name, expression, and its type unless the table that the view replaces had another.
     pub columns: &'static [(&'static str, &'static str, &'static str)],
     from: &'static str,
 }
@@ -126,7 +127,8 @@ pub const ALL: &[CompatibilityView] = &[
     },
 ];
 
-/// Creates the view; `backup` is the relation that it replaces: its column types are kept.
+/// Creates the view; `backup` is the relation that it replaces: its column types are kept. Returns a line for the
+/// operator if that relation has columns that the view lacks.
 pub async fn create(
     connection: &mut PgConnection,
     view: &CompatibilityView,
@@ -180,7 +182,9 @@ pub async fn column_types(
     columns.map_err(map_error)
 }
 
-/// A cast that can never fail at reading: a saddle-cloth "NR" in an integer column reads as NULL.
+/// Casts to the type of the replaced column. In a number, a time, and a date made of text, a value that does not fit reads
+/// as NULL (a saddle-cloth "NR" in an integer column), and a text that is no `uuid` reads as its MD5; other types are
+/// cast as they are, and a value that does not fit fails the read.
 fn cast(expression: &str, own: &str, wanted: &str) -> String {
     let text = format!("({expression})::text");
     let when = |pattern: &str| format!("CASE WHEN {text} ~ '{pattern}' THEN {text}::{wanted} END");

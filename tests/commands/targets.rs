@@ -45,6 +45,8 @@ async fn dry_run_shows_the_targets_of_each_argument() {
         dry(&oddsd, &["--sidebar", "tennis:wta-1"]).await,
         json!(["sidebar:tennis:wta-1:*"])
     );
+    let unmatched = r#"{"change":"row_changed","table":"of_no_rule"}"#;
+    assert_eq!(dry(&oddsd, &["--change", unmatched]).await, json!([]));
     let price = r#"{"change":"price_changed","event_id":"e","current_status":"live"}"#;
     assert_eq!(
         dry(&oddsd, &["--change", price]).await,

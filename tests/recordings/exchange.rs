@@ -253,3 +253,23 @@ fn exchange_prices_are_held_until_the_runner_is_defined() {
         0
     );
 }
+
+#[test]
+fn of_two_definitions_in_an_exchange_line_the_later_counts() {
+    let definition = |status: &str| {
+        format!(
+            r#"{{"id":"1.2","marketDefinition":{{"eventTypeId":"7","marketType":"WIN","status":"OPEN","runners":[{{"id":1,"status":"{status}"}}]}}}}"#
+        )
+    };
+    let line = format!(
+        r#"{{"op":"mcm","pt":1743511672980,"mc":[{},{}]}}"#,
+        definition("ACTIVE"),
+        definition("REMOVED")
+    );
+    let LineOutcome::Snapshot(snapshot) = MarketStream::default().apply_line(&line) else {
+        panic!("no snapshot");
+    };
+    let selections = &snapshot.events[0].selections;
+    assert_eq!(selections.len(), 1);
+    assert_eq!(selections[0].status, SelectionStatus::Removed);
+}

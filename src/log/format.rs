@@ -125,7 +125,10 @@ fn pretty(record: &LogRecord, color: bool) -> String {
         record.at.format("%H:%M:%S"),
         record.level.as_str()
     );
-    record.message.chars().for_each(|c| visible(&mut out, c));
+    record
+        .message
+        .chars()
+        .for_each(|c| push_escaped(&mut out, c));
     let mut rest = String::new();
     for (name, value) in fields(record) {
         pair(&mut rest, &name, value);

@@ -88,7 +88,7 @@ mod tests {
         let read = |query: &str| {
             let path = format!("/?{query}").parse().expect("a path");
             let Query(query) = Query::try_from_uri(&path).expect("pairs");
-            filter(query).ok()
+            parse_filter(query).ok()
         };
         let some = read("limit=5&reason=PRICE_CHANGE&event_id=a%20b%2Fc&after=7").expect("valid");
         assert_eq!((some.limit, some.after), (5, Some(7)));

@@ -176,9 +176,8 @@ fn golden() -> Vec<(DaemonEvent, &'static str)> {
                 key: Key::races_by_stage(),
                 state: CacheReadState::Miss,
                 took_ms: 3,
-                cycle: Some(5),
             },
-            r#"level=debug event=cache.read msg="Cache miss: races:by-stage:v1" key=races:by-stage:v1 state=miss took_ms=3 cycle=5"#,
+            r#"level=debug event=cache.read msg="Cache miss: races:by-stage:v1" key=races:by-stage:v1 state=miss took_ms=3"#,
         ),
         (
             DaemonEvent::PriceMoved {

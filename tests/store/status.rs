@@ -14,6 +14,7 @@ use super::on_every_backend;
 on_every_backend!(
     status_change_is_logged_once,
     status_moves_with_the_clock,
+    clock_status_is_taken_back_by_a_new_start_also_after_a_restart,
     correction_reopens_an_event,
     outbox_row_has_old_and_new_status,
     status_log_is_deleted_with_its_event,
@@ -178,6 +179,61 @@ async fn status_moves_with_the_clock(backend: DatabaseBackend) {
     );
     let looks = leader.store.cycles(-1, 10).await.expect("cycles");
     assert_eq!(looks.len(), 2);
+}
+
+async fn clock_status_is_taken_back_by_a_new_start_also_after_a_restart(backend: DatabaseBackend) {
+    use EventStatus::*;
+    use StatusSource::{Clock, Feed};
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(3, 1, 1);
+    for race in &mut day.races {
+        race.event.starts_at = Some(at(3600));
+    }
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("written");
+    assert_eq!(leader.pass(&[], at(3600)).await, 3);
+    // The source reports the second race live, the third one leaves the card.
+    day.advance(3700);
+    day.races[1].event.status = Live;
+    let third = day.races.pop().expect("three");
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("confirmed and unlisted");
+    day.advance(10);
+    assert_eq!(leader.commit_snapshot(&day.snapshot()).await, None);
+    assert_eq!(leader.pass(&[], at(5 * 3600)).await, 1);
+    let before = leader.store.load().await.expect("rows").state;
+    assert_same_rows(&leader.book, &before);
+
+    // A new leader has only the rows. All three are listed with a new start.
+    leader.book = before;
+    day.races.push(third);
+    day.advance(5 * 3600);
+    for race in &mut day.races {
+        race.event.status = Scheduled;
+        race.event.starts_at = Some(at(8 * 3600));
+    }
+    leader
+        .commit_snapshot(&day.snapshot())
+        .await
+        .expect("a new start");
+    let statuses = ["rac_0", "rac_1", "rac_2"].map(|id| leader.book.events[id].event.status);
+    assert_eq!(statuses, [Upcoming, Live, Upcoming]);
+    let confirmed = log(&leader, "rac_1").await;
+    assert_eq!(confirmed[2], (Some(Live), Live, Feed, at(3700)));
+    let taken_back = log(&leader, "rac_2").await;
+    assert_eq!(
+        taken_back.last().map(|line| (line.0, line.1, line.2)),
+        Some((Some(Completed), Upcoming, Clock))
+    );
+    assert_same_rows(
+        &leader.book,
+        &leader.store.load().await.expect("rows").state,
+    );
 }
 
 async fn correction_reopens_an_event(backend: DatabaseBackend) {

@@ -8,7 +8,7 @@ use super::rows::{self, EVENT, OFFER, SELECTION};
 use super::{InitialState, Result, StoreError};
 use oddsd_core::diff::stored_state::IdAllocator;
 use oddsd_core::diff::{DanglingReference, StateBuilder, StoredPriceRow};
-use oddsd_core::model::{Bookmaker, BookmakerId};
+use oddsd_core::model::{Bookmaker, BookmakerId, StatusSource};
 
 /// The next row id of each table, and the last cycle.
 const NEXT_ROWS: &str = "SELECT greatest(coalesce(k.next_event, 1), coalesce((SELECT max(id) FROM oddsd.events), 0) + 1) AS event,
@@ -33,8 +33,7 @@ pub async fn load(mut tx: DbConnection<'_>) -> Result<InitialState> {
     .await?;
     let events = format!(
         "SELECT e.id, {EVENT}, c.checked_at,
-                e.status = 'suspended' AND 'correction' IS NOT DISTINCT FROM (
-                    SELECT t.source FROM oddsd.transitions t WHERE t.event_id = e.id ORDER BY t.id DESC LIMIT 1) AS corrected
+                (SELECT t.source FROM oddsd.transitions t WHERE t.event_id = e.id ORDER BY t.id DESC LIMIT 1) AS status_by
          FROM oddsd.events e LEFT JOIN oddsd.checks c ON c.event_id = e.id"
     );
     tx.for_each(events, &[], |row| {
@@ -42,8 +41,11 @@ pub async fn load(mut tx: DbConnection<'_>) -> Result<InitialState> {
         let checked_at = row
             .maybe_time("checked_at")?
             .unwrap_or(DateTime::UNIX_EPOCH);
-        let (id, corrected) = (row.int("id")?, row.get("corrected")?);
-        state.add_event(id, rows::event(&row)?, checked_at, corrected);
+        // Without a logged transition nobody knows that only the clock has said it.
+        let status_by = row.maybe_text("status_by")?.and_then(|by| by.parse().ok());
+        let status_by = status_by.unwrap_or(StatusSource::Feed);
+        let id = row.int("id")?;
+        state.add_event(id, rows::event(&row)?, checked_at, status_by);
         Ok(())
     })
     .await?;

@@ -40,6 +40,8 @@ pub struct Changes {
     pub rejected: RejectedRows,
     /// Set if the snapshot was suspiciously short and removals wait for a second one.
     pub pending_removals: Option<PendingRemovals>,
+    /// How many of the events were unlisted because they lie outside of what the feed is asked for.
+    pub unlisted_outside: usize,
     /// The ids to continue from.
     pub next_ids: IdAllocator,
     /// No snapshot was fetched: the clock or an operator changed statuses, and nothing was checked.
@@ -99,6 +101,8 @@ pub struct EventChange {
     pub after: Event,
     /// The origin of its status.
     pub status_by: StatusSource,
+    /// The status is the same, but now the source reports it, where only the clock had.
+    pub confirmed: bool,
 }
 
 /// A new or changed selection.
@@ -250,6 +254,14 @@ impl EventChange {
         (before != Some(self.after.status)).then_some((before, self.after.status))
     }
 
+    /// The statuses before and after for the log of transitions: of a new status, and of one that the source confirms.
+    pub fn logged_transition(&self) -> Option<(Option<EventStatus>, EventStatus)> {
+        let confirmed = self
+            .confirmed
+            .then_some((Some(self.after.status), self.after.status));
+        self.status_transition().or(confirmed)
+    }
+
     fn add_to(&self, entry: &mut OutboxEntry) {
         let after = &self.after;
         let Some(before) = &self.before else {
@@ -319,7 +331,10 @@ impl Changes {
                     .then(|| price.offer.decimal.normalize().to_string());
             }
         }
-        let entries = entries.into_iter();
+        // A status that the source only confirms makes no answer wrong.
+        let entries = entries
+            .into_iter()
+            .filter(|(_, entry)| !entry.kinds.is_empty());
         entries
             .map(|(event, entry)| OutboxEntry {
                 cycle: Some(cycle),

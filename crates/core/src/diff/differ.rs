@@ -16,7 +16,8 @@ use super::stored_state::{MAX_MARKETS, StoredEvent, StoredPrice, StoredSelection
 use super::validate;
 use crate::model::{
     Bookmaker, BookmakerId, Event, EventId, EventSnapshot, Fingerprint, MarketId, Price,
-    PriceStatus, Scope, Selection, SelectionId, SelectionStatus, SnapshotMeta, StatusSource,
+    PriceStatus, ResolvedStatus, Scope, Selection, SelectionId, SelectionStatus, SnapshotMeta,
+    StatusSource,
 };
 
 /// The comparison of one snapshot. It needs no clock and no I/O.
@@ -25,6 +26,8 @@ pub struct Differ<'a> {
     as_of: DateTime<Utc>,
     /// Whether texts with a known fingerprint may be skipped.
     skips_known: bool,
+    /// Whether events outside the scope leave the list.
+    unlists_outside: bool,
     listed: HashSet<EventId>,
     missing: MissingInScope<'a>,
     /// For each stored bookmaker, whether it offers a price.
@@ -39,6 +42,8 @@ pub struct Differ<'a> {
 #[derive(Default)]
 struct MissingInScope<'a> {
     events: Vec<&'a StoredEvent>,
+    /// How many of the events lie outside the scope.
+    outside: usize,
     selections: Vec<(&'a StoredEvent, &'a StoredSelection)>,
     prices: Vec<(&'a StoredEvent, &'a StoredPrice)>,
     open_prices: usize,
@@ -77,6 +82,7 @@ impl<'a> Differ<'a> {
             state,
             as_of: DateTime::UNIX_EPOCH,
             skips_known: true,
+            unlists_outside: false,
             listed: HashSet::new(),
             missing: MissingInScope::default(),
             offering: vec![false; state.bookmakers.len()],
@@ -93,6 +99,13 @@ impl<'a> Differ<'a> {
     /// Makes it a full comparison: every event is parsed, also those whose fingerprint is known.
     pub fn without_skipping(mut self) -> Self {
         self.skips_known = false;
+        self
+    }
+
+    /// The scope is all that the feed is ever asked for: listed events that have yet to start outside it, or of another
+    /// feed, are missing like those inside. No answer will ever cover them again.
+    pub fn unlisting_outside(mut self) -> Self {
+        self.unlists_outside = true;
         self
     }
 
@@ -163,12 +176,17 @@ impl<'a> Differ<'a> {
     /// Compares the event's own fields and resolves its status; returns its row.
     fn compare_event(&mut self, stored: Option<&StoredEvent>, observed: &Event) -> i64 {
         let before = stored.map(|stored| &stored.event);
-        let corrected = stored.is_some_and(|stored| stored.is_corrected);
-        let (status, in_play, status_by) =
-            Event::resolve_status(before, corrected, observed, self.as_of);
+        let known = stored.map(|stored| (&stored.event, stored.status_by));
+        let ResolvedStatus {
+            status,
+            in_play,
+            by: status_by,
+            confirmed,
+        } = Event::resolve_status(known, observed, self.as_of);
         if let Some(StoredEvent { row, event, .. }) = stored
             && (event.status, event.in_play) == (status, in_play)
             && event.equals_except_status(observed)
+            && !confirmed
         {
             return *row;
         }
@@ -183,6 +201,7 @@ impl<'a> Differ<'a> {
                 ..observed.clone()
             },
             status_by,
+            confirmed,
         });
         row
     }
@@ -470,13 +489,16 @@ impl<'a> Differ<'a> {
         if meta.scope == Scope::Listed {
             return;
         }
+        let whole = self.unlists_outside && meta.scope.is_a_whole_list();
         for (id, stored) in &self.state.events {
-            let in_scope = stored.event.listed
-                && stored.event.source == meta.source
-                && stored.checked_at <= meta.as_of
-                && !self.listed.contains(id)
-                && meta.scope.covers(&stored.event);
-            if in_scope {
+            let event = &stored.event;
+            let absent =
+                event.listed && stored.checked_at <= meta.as_of && !self.listed.contains(id);
+            let in_scope = event.source == meta.source && meta.scope.covers(event);
+            let is_ahead = event.starts_at.is_none_or(|start| start > meta.as_of);
+            let outside = !in_scope && whole && is_ahead && !event.status.is_final();
+            if absent && (in_scope || outside) {
+                self.missing.outside += usize::from(outside);
                 self.missing.listed_events += 1;
                 self.missing.events.push(stored);
                 let open = stored.prices.iter().filter(|price| price.is_open());
@@ -525,6 +547,9 @@ impl<'a> Differ<'a> {
                 false => held_prices += 1,
             }
         }
+        if held_events == 0 {
+            self.changes.unlisted_outside = missing.outside;
+        }
         if held_events + held_prices > 0 {
             self.changes.pending_removals = Some(PendingRemovals {
                 prices: held_prices,
@@ -548,6 +573,7 @@ impl<'a> Differ<'a> {
             before: Some(stored.event.clone()),
             after,
             status_by: StatusSource::Clock,
+            confirmed: false,
         });
     }
 
@@ -577,9 +603,9 @@ fn status(price: &Price) -> PriceStatus {
 
 impl EventSink for Differ<'_> {
     fn start(&mut self, as_of: DateTime<Utc>) {
-        let skips_known = self.skips_known;
+        let (skips_known, unlists_outside) = (self.skips_known, self.unlists_outside);
         *self = Self::new(self.state);
-        self.skips_known = skips_known;
+        (self.skips_known, self.unlists_outside) = (skips_known, unlists_outside);
         self.as_of = as_of;
         self.changes.as_of = as_of;
     }

@@ -40,8 +40,8 @@ pub struct StoredEvent {
     pub event: Event,
     /// `as_of` of the newest snapshot that contained this event: "last checked".
     pub checked_at: DateTime<Utc>,
-    /// Whether its status is a manual correction.
-    pub is_corrected: bool,
+    /// The origin of its status.
+    pub status_by: StatusSource,
     /// By row.
     pub selections: Vec<StoredSelection>,
     /// By row.
@@ -86,13 +86,13 @@ impl StoredPrice {
 }
 
 impl StoredEvent {
-    /// An event without selections and prices.
+    /// An event without selections and prices, whose source reports its status.
     pub fn new(row: i64, event: Event, checked_at: DateTime<Utc>) -> Self {
         Self {
             row,
             event,
             checked_at,
-            is_corrected: false,
+            status_by: StatusSource::Feed,
             selections: Vec::new(),
             prices: Vec::new(),
             fingerprint: None,
@@ -180,16 +180,19 @@ impl StoredState {
         }
         for change in changes.events {
             self.clear_fingerprint(&change.after.id);
-            let moved = change.status_transition().is_some();
+            let moved = change.logged_transition().is_some();
             match self.events.get_mut(&change.after.id) {
                 Some(stored) => {
                     if moved {
-                        stored.is_corrected = change.status_by == StatusSource::Correction;
+                        stored.status_by = change.status_by;
                     }
                     stored.event = change.after;
                 }
                 None => {
-                    let stored = StoredEvent::new(change.row, change.after, changes.as_of);
+                    let stored = StoredEvent {
+                        status_by: change.status_by,
+                        ..StoredEvent::new(change.row, change.after, changes.as_of)
+                    };
                     self.events.insert(stored.event.id.clone(), stored);
                 }
             }
@@ -383,11 +386,11 @@ impl StateBuilder {
         row: i64,
         event: Event,
         checked_at: DateTime<Utc>,
-        is_corrected: bool,
+        status_by: StatusSource,
     ) {
         self.event_indices.insert(row, self.events.len());
         self.events.push(StoredEvent {
-            is_corrected,
+            status_by,
             ..StoredEvent::new(row, event, checked_at)
         });
     }

@@ -187,6 +187,76 @@ fn known_text_is_parsed_once_at_each_status_transition() {
     assert_eq!(read, [-4000, -3600, 3600]);
 }
 
+#[test]
+fn whole_list_unlists_what_lies_ahead_outside_of_it_and_nothing_else() {
+    let ahead = event(1, EventStatus::Scheduled);
+    let other = |n: u8, change: fn(&mut Event)| {
+        let mut other = event(n, EventStatus::Scheduled);
+        change(&mut other);
+        other
+    };
+    // The scope is league GB of the source "test"; odd numbers are races of IRE.
+    let events = [
+        (ahead, true),
+        (other(2, |event| event.source = "another feed".into()), true),
+        (other(3, |event| event.starts_at = None), true),
+        (other(5, |event| event.starts_at = Some(at(-60))), false),
+        (
+            other(7, |event| event.status = EventStatus::Abandoned),
+            false,
+        ),
+        (other(9, |event| event.listed = false), false),
+    ];
+    let mut state = StoredState::default();
+    for (event, _) in &events {
+        let stored = EventSnapshot {
+            event: event.clone(),
+            ..one_price(price(0, 0, Some(200), 0))
+        };
+        let mut first = snapshot(0, Scope::Listed, vec![stored]);
+        first.source = event.source.clone();
+        state.apply(compute_changes(&state, &first, &ShrinkGuard::OFF));
+    }
+    let present = one_price(price(0, 0, Some(200), 0));
+    let compare = |scope, unlists| {
+        let mut differ = Differ::new(&state);
+        if unlists {
+            differ = differ.unlisting_outside();
+        }
+        differ.start(at(100));
+        differ.push(present.clone(), None);
+        differ.finish(meta(100, scope), &ShrinkGuard::OFF)
+    };
+    let changes = compare(Scope::League("GB".into()), true);
+    let unlisted: Vec<_> = changes
+        .events
+        .iter()
+        .filter(|change| change.before.is_some())
+        .collect();
+    assert!(unlisted.iter().all(|change| !change.after.listed));
+    let ids: Vec<_> = unlisted
+        .iter()
+        .map(|change| change.after.id.clone())
+        .collect();
+    let expected = events.iter().filter(|(_, leaves)| *leaves);
+    assert_eq!(
+        ids,
+        expected
+            .map(|(event, _)| event.id.clone())
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(changes.unlisted_outside, 3);
+    assert_eq!(changes.counts.withdrawn, 3);
+
+    // A part of the list says nothing about the rest, and a feed may be one of several.
+    assert_eq!(compare(Scope::Listed, true).unlisted_outside, 0);
+    assert_eq!(compare(Scope::Events(vec![]), true).unlisted_outside, 0);
+    assert_eq!(
+        compare(Scope::League("GB".into()), false).unlisted_outside,
+        0
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 

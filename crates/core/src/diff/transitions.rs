@@ -46,6 +46,7 @@ pub fn status_transitions(
                 before: Some(stored.event.clone()),
                 after,
                 status_by,
+                confirmed: false,
             });
         }
     }

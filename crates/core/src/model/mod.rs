@@ -21,8 +21,9 @@ pub use event::{Event, EventStatus, Selection, SelectionStatus};
 pub use ids::{BookmakerId, EventId, MarketId, SelectionId};
 pub use price::{DERIVED_SCALE, EachWay, Fraction, Offer, Price, PriceKey, PriceStatus};
 pub use snapshot::{
-    EventSnapshot, Fingerprint, RejectedGroup, RejectedRows, Scope, Snapshot, SnapshotMeta,
+    EventSnapshot, FetchRequest, Fingerprint, RejectedGroup, RejectedRows, Scope, Snapshot,
+    SnapshotMeta,
 };
-pub use status::{StatusSource, compute_status};
+pub use status::{ResolvedStatus, StatusSource, compute_status};
 pub use text::{sanitize_text, suggest};
 pub(crate) use text_forms::text_forms;

@@ -24,6 +24,15 @@ pub struct EventSnapshot {
     pub complete: bool,
 }
 
+/// The events that a fetch asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchRequest {
+    /// The feed's whole scope: every polled day, or the whole league.
+    Everything,
+    /// Only these events, where the provider has a call for one event.
+    Events(Vec<EventId>),
+}
+
 /// The set of events that an answer covers. A stored event missing inside the scope has been removed;
 /// outside it, absence means nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +68,11 @@ impl Scope {
             Self::Events(ids) => ids.contains(&event.id),
             Self::Listed => false,
         }
+    }
+
+    /// Whether it describes a whole list, not single events.
+    pub fn is_a_whole_list(&self) -> bool {
+        matches!(self, Self::Days { .. } | Self::League(_))
     }
 }
 

@@ -171,15 +171,18 @@ impl Event {
         }
     }
 
-    /// Computes status, in-play flag and origin of the status from a snapshot's `observed` at `now`. `corrected`:
-    /// the stored status was set by an operator.
+    /// Resolves the status of a snapshot's `observed` at `now`. `stored` is the stored event with the origin of its
+    /// status.
+    ///
+    /// What only the clock has said, the source takes back: a live event whose start is put back into the future, and a
+    /// completed one that is listed again.
     pub fn resolve_status(
-        stored: Option<&Self>,
-        corrected: bool,
+        stored: Option<(&Self, StatusSource)>,
         observed: &Self,
         now: DateTime<Utc>,
-    ) -> (EventStatus, bool, StatusSource) {
+    ) -> ResolvedStatus {
         use EventStatus::*;
+        let (stored, stored_by) = stored.unzip();
         let was = stored.map(|stored| stored.status);
         // An exchange reports "in play" instead of "live", and its events never leave play.
         let in_play = observed.in_play || stored.is_some_and(|stored| stored.in_play);
@@ -189,11 +192,20 @@ impl Event {
             // Without a reported status, Postponed stays until the start time changes, and a manual Suspended
             // stays until the feed reports a status.
             (Scheduled, Some(Postponed)) if !new_start => Some(Postponed),
-            (Scheduled, Some(Suspended)) if corrected => Some(Suspended),
+            (Scheduled, Some(Suspended)) if stored_by == Some(StatusSource::Correction) => {
+                Some(Suspended)
+            }
             (Scheduled, _) => None,
             (status, _) => Some(status),
         };
-        let status = compute_status(reported, was, observed.starts_at, observed.listed, now);
+        let by_clock = stored_by == Some(StatusSource::Clock);
+        let taken_back = match was {
+            Some(Live) => by_clock && observed.starts_at.is_some_and(|start| start > now),
+            Some(Completed) => by_clock && observed.listed,
+            _ => false,
+        };
+        let standing = was.filter(|_| !taken_back);
+        let status = compute_status(reported, standing, observed.starts_at, observed.listed, now);
         let in_play = match stored {
             Some(stored) if stored.status.is_final() && !observed.status.is_final() => {
                 stored.in_play
@@ -201,12 +213,31 @@ impl Event {
             _ if observed.status.is_final() => observed.in_play,
             _ => in_play,
         };
-        let source = match reported.is_some() || matches!(was, Some(Suspended | Postponed)) {
+        let by = match reported.is_some() || matches!(was, Some(Suspended | Postponed)) {
             true => StatusSource::Feed,
             false => StatusSource::Clock,
         };
-        (status, in_play, source)
+        let confirmed = by_clock && was == Some(status) && reported == Some(status);
+        ResolvedStatus {
+            status,
+            in_play,
+            by,
+            confirmed: confirmed && status.has_begun(),
+        }
     }
+}
+
+/// The result of [`Event::resolve_status`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResolvedStatus {
+    /// The status.
+    pub status: EventStatus,
+    /// Bets are taken during play.
+    pub in_play: bool,
+    /// The origin of the status, if it changed.
+    pub by: StatusSource,
+    /// The source reports what only the clock had said until now: that the event has begun, or is over.
+    pub confirmed: bool,
 }
 
 #[cfg(test)]

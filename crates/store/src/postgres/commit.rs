@@ -210,7 +210,7 @@ impl PendingCycle {
         let selections = &*self.changes.selections;
         let moved: Vec<&EventChange> = events
             .iter()
-            .filter(|e| e.status_transition().is_some())
+            .filter(|e| e.logged_transition().is_some())
             .collect();
         let before = |e: &&EventChange| e.before.as_ref().map(|before| before.status.as_str());
         query

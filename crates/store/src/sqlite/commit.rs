@@ -202,7 +202,7 @@ async fn write_transition(
     change: &EventChange,
     at: i64,
 ) -> CommitResult<()> {
-    let Some((before, after)) = change.status_transition() else {
+    let Some((before, after)) = change.logged_transition() else {
         return Ok(());
     };
     let insert = "INSERT INTO transitions (event_id, at, feed_time, before, after, source) VALUES ($1, $2, $3, $4, $5, $6)";

@@ -209,11 +209,51 @@ proptest! {
         let now = start() + TimeDelta::microseconds(micros);
         let stored = event(stored, true);
         let moved = stored.due_clock_transition(now);
-        let (observed, _, by) = Event::resolve_status(Some(&stored), false, &event(Scheduled, true), now);
+        let known = Some((&stored, StatusSource::Feed));
+        let resolved = Event::resolve_status(known, &event(Scheduled, true), now);
         // Only a snapshot, not the clock, makes an upcoming event scheduled again.
-        if observed != Scheduled {
-            prop_assert_eq!(moved.unwrap_or(stored.status), observed);
+        if resolved.status != Scheduled {
+            prop_assert_eq!(moved.unwrap_or(stored.status), resolved.status);
         }
-        prop_assert_eq!(by, StatusSource::Clock);
+        prop_assert_eq!(resolved.by, StatusSource::Clock);
+    }
+}
+
+/// Before: the stored status and its origin. Then: what the source reports, and hours from now to the start.
+#[test]
+fn what_only_the_clock_said_is_taken_back_by_a_new_start_or_a_new_listing() {
+    use StatusSource::{Clock, Correction, Feed};
+    let cases = [
+        ((Live, Clock), (Scheduled, 1), Upcoming),
+        ((Live, Clock), (Scheduled, 5), EventStatus::Scheduled),
+        ((Live, Clock), (Upcoming, 1), Upcoming),
+        ((Live, Clock), (Suspended, 1), Suspended),
+        ((Live, Clock), (Live, 1), Live),
+        // The start still lies in the past: a source that says "not yet" may be late.
+        ((Live, Clock), (Upcoming, -1), Live),
+        ((Live, Clock), (Scheduled, -1), Live),
+        ((Live, Feed), (Scheduled, 1), Live),
+        ((Live, Feed), (Upcoming, 1), Live),
+        ((Live, Correction), (Scheduled, 1), Live),
+        ((Completed, Clock), (Scheduled, 1), Upcoming),
+        ((Completed, Clock), (Scheduled, -6), Live),
+        ((Completed, Clock), (Cancelled, -6), Cancelled),
+        ((Completed, Clock), (Completed, -6), Completed),
+        ((Completed, Feed), (Scheduled, 1), Completed),
+        ((Completed, Correction), (Scheduled, 1), Completed),
+        ((Cancelled, Feed), (Scheduled, 1), Cancelled),
+        ((Abandoned, Correction), (Scheduled, 1), Abandoned),
+    ];
+    for ((status, by), (reported, hours), expected) in cases {
+        let stored = event(status, status == Live);
+        let observed = Event {
+            starts_at: Some(start() + TimeDelta::hours(hours)),
+            ..event(reported, true)
+        };
+        let resolved = Event::resolve_status(Some((&stored, by)), &observed, start());
+        let case = format!("{status:?} by {by:?}, then {reported:?} with {hours} h to go");
+        assert_eq!(resolved.status, expected, "{case}");
+        let confirmed = by == Clock && reported == status;
+        assert_eq!(resolved.confirmed, confirmed, "{case}");
     }
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use oddsd::clock::CronTicker;
+use oddsd_core::model::FetchRequest;
 use oddsd_core::schedule::{
-    Backoff, Cadence, Cron, DuePoll, FailureKind, PollPlanner, TrackedRace, next_poll,
+    Backoff, Cadence, ClockReading, Cron, CronTicks, DuePoll, FailureKind, NextPoll, PollPlanner,
+    PollRule, PollScheduler, TrackedRace, next_poll,
 };
 use proptest::prelude::*;
-use tokio_util::sync::CancellationToken;
 
 fn now() -> DateTime<Utc> {
     "2026-03-14T13:00:00Z".parse().expect("valid")
@@ -156,7 +156,7 @@ fn plan_polls_many_due_races_as_one_whole_card() {
         .map(|n| format!("r{n}").as_str().into())
         .collect();
     assert_eq!(card_just_seen(&races), DuePoll::Races(nearest_first));
-    races.push(tracked("one too many", 100, None));
+    races.push(tracked("one too many", 100, Some(-10)));
     assert_eq!(card_just_seen(&races), DuePoll::Everything);
 }
 
@@ -171,8 +171,6 @@ fn plan_polls_the_whole_card_every_quarter_of_an_hour() {
 
 #[test]
 fn plan_after_a_clock_step_back_is_due_at_once() {
-    let ahead = tracked("r", 600, Some(3600));
-    assert_eq!(card_just_seen(&[ahead]), DuePoll::Races(vec!["r".into()]));
     assert_eq!(
         PollPlanner::default().due(now(), &[], Some(after(3600))),
         DuePoll::Everything
@@ -204,12 +202,12 @@ proptest! {
     }
 
     #[test]
-    fn backoff_stays_within_its_bounds(attempt: u32, jitter: f64, asked in 0u64..u64::MAX) {
+    fn backoff_stays_within_its_bounds(attempt: u32, jitter: f64, asked in 0u64..1_000_000) {
         let seconds = |failure| Backoff::FEED.delay(failure, attempt, jitter).as_secs_f64();
         prop_assert!((1.0..=60.0).contains(&seconds(FailureKind::Temporary)));
         prop_assert!((300.0..=330.0).contains(&seconds(FailureKind::Refused)));
         let limited = seconds(FailureKind::RateLimited { retry_after: Some(Duration::from_secs(asked)) });
-        prop_assert!(limited >= asked.min(3600) as f64 && limited <= 3602.0);
+        prop_assert!(limited >= (asked as f64).max(1.0) && limited <= (asked as f64 + 2.0).max(60.0));
     }
 }
 
@@ -255,15 +253,203 @@ fn cron_follows_its_time_zone_through_the_change_of_clocks() {
     assert_eq!(next("2026-03-27T12:00:00Z"), "2026-03-28T06:00:00+00:00");
 }
 
-#[tokio::test]
-async fn cron_ticker_ticks_and_stops() {
-    let cron = Cron::parse("* * * * * *", "UTC", now()).expect("valid");
-    let mut ticker = CronTicker::new(cron, Utc::now());
-    let stop = CancellationToken::new();
-    let deadline = Duration::from_secs(30);
-    let tick = tokio::time::timeout(deadline, ticker.next(&stop)).await;
-    assert_eq!(tick.expect("a tick within the deadline"), Some(()));
-    assert!(ticker.expected().is_some());
-    stop.cancel();
-    while ticker.next(&stop).await.is_some() {}
+/// What happens to one cycle, or to the clock before it.
+#[derive(Clone, Debug)]
+enum Step {
+    /// It ends after this many milliseconds.
+    Succeeds(u64),
+    /// It fails after this many milliseconds; the next try is announced for this many seconds later.
+    Fails(u64, u64),
+    /// Its answer is to be fetched again in ten seconds.
+    IsShort,
+    /// The wall clock is set by this many seconds.
+    SetsClock(i64),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0u64..30_000).prop_map(Step::Succeeds),
+        (0u64..30_000, prop_oneof![Just(0u64), 1u64..100, Just(3600)])
+            .prop_map(|(took, wait)| Step::Fails(took, wait)),
+        Just(Step::IsShort),
+        prop_oneof![Just(3600i64), Just(-3600), -90i64..90].prop_map(Step::SetsClock),
+    ]
+}
+
+fn any_rule() -> impl Strategy<Value = PollRule> {
+    let lines = [
+        "* * * * * *",
+        "*/10 * * * * *",
+        "0 */5 * * * *",
+        "0 30 1 * * *",
+        "0 0 * * * *",
+    ];
+    let zones = [
+        "UTC",
+        "Europe/London",
+        "America/New_York",
+        "Australia/Lord_Howe",
+    ];
+    let cron = (
+        prop::sample::select(lines.to_vec()),
+        prop::sample::select(zones.to_vec()),
+    );
+    prop_oneof![
+        any_cadence().prop_map(|cadence| PollRule::Adaptive(PollPlanner {
+            whole_card_every: cadence.default_interval(),
+            cadence,
+            max_one_race_calls: 10,
+        })),
+        cron.prop_map(|(line, zone)| {
+            let from = autumn_night();
+            let cron = Cron::parse(line, zone, from).expect("valid");
+            PollRule::Cron(Box::new(CronTicks::new(cron, from)))
+        }),
+    ]
+}
+
+/// Just before the hour that Europe repeats.
+fn autumn_night() -> DateTime<Utc> {
+    "2026-10-25T00:40:00Z".parse().expect("valid")
+}
+
+proptest! {
+    /// Whatever the rule, the failures, the zone and the steps of the clock: no cycle begins within a second of the
+    /// last one or before the announced wait, no wait is empty, and the polls do not cease.
+    #[test]
+    fn scheduler_never_polls_before_a_second_has_passed_or_the_announced_wait_is_over(
+        rule in any_rule(),
+        steps in prop::collection::vec(any_step(), 1..60),
+        races in prop::collection::vec((1i64..12_000, any::<bool>()), 0..20),
+    ) {
+        let is_cron = matches!(rule, PollRule::Cron(_));
+        let mut scheduler = PollScheduler::new(rule);
+        let mut now = ClockReading { wall: autumn_night(), elapsed: Duration::from_secs(5) };
+        let advance = |now: &mut ClockReading, by: Duration| {
+            now.elapsed += by;
+            now.wall += TimeDelta::from_std(by).expect("short");
+        };
+        // Some races are covered by answers, others never: they lie outside what is asked for.
+        let mut races: Vec<_> = races.iter().enumerate().map(|(n, (off, covered))| {
+            let off = autumn_night() + TimeDelta::seconds(*off);
+            (TrackedRace { id: format!("r{n}").as_str().into(), off: Some(off), checked_at: None }, *covered)
+        }).collect();
+        let (mut whole_card_at, mut began, mut announced) = (None, None, Duration::ZERO);
+        for step in steps {
+            if let Step::SetsClock(by) = step {
+                now.wall += TimeDelta::seconds(by);
+                continue;
+            }
+            let (mut asked, idle_since) = (0, now.elapsed);
+            let request = loop {
+                let tracked: Vec<_> = races.iter().map(|(race, _)| race.clone()).collect();
+                match scheduler.next(now, &tracked, whole_card_at) {
+                    NextPoll::Now(request) => break request,
+                    NextPoll::Wait(wait) => {
+                        prop_assert!(!wait.is_zero());
+                        advance(&mut now, wait.min(Duration::from_secs(60)));
+                    }
+                }
+                asked += 1;
+                let idle = now.elapsed - idle_since;
+                // A wait ends at its time or at the next look at the wall clock, a minute later at the latest.
+                prop_assert!(asked <= 3 + idle.as_secs() / 30, "asked {asked} times in {idle:?}");
+                prop_assert!(idle <= Duration::from_secs(27 * 3600), "polls have ceased");
+            };
+            if let Some(began) = began {
+                prop_assert!(now.elapsed >= began + Duration::from_secs(1));
+            }
+            prop_assert!(now.elapsed >= announced);
+            if is_cron {
+                prop_assert_eq!(&request, &FetchRequest::Everything);
+            }
+            scheduler.begin_cycle(now);
+            began = Some(now.elapsed);
+            let asked_at = now.wall;
+            match step {
+                Step::Fails(took, wait) => {
+                    advance(&mut now, Duration::from_millis(took));
+                    announced = now.elapsed + Duration::from_secs(wait);
+                    scheduler.retry_after(Duration::from_secs(wait), now);
+                }
+                Step::Succeeds(_) | Step::IsShort | Step::SetsClock(_) => {
+                    if let Step::Succeeds(took) = step {
+                        advance(&mut now, Duration::from_millis(took));
+                    }
+                    if request == FetchRequest::Everything {
+                        whole_card_at = Some(asked_at);
+                    }
+                    for (race, covered) in &mut races {
+                        let answered = match &request {
+                            FetchRequest::Everything => *covered,
+                            FetchRequest::Events(ids) => ids.contains(&race.id),
+                        };
+                        if answered {
+                            race.checked_at = Some(asked_at);
+                        }
+                    }
+                    if let Step::IsShort = step {
+                        announced = now.elapsed + Duration::from_secs(10);
+                        scheduler.recheck_after(Duration::from_secs(10), &request, now);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn scheduler_does_not_ask_for_races_that_no_whole_card_covers() {
+    let rule = PollRule::Adaptive(PollPlanner::default());
+    let mut scheduler = PollScheduler::new(rule);
+    let races: Vec<_> = (0..40)
+        .map(|n| tracked(&format!("r{n}"), 600 + n, None))
+        .collect();
+    let reading = |seconds: i64| ClockReading {
+        wall: after(seconds),
+        elapsed: Duration::from_secs(seconds as u64),
+    };
+    let mut polls = 0;
+    let (mut second, mut whole_card_at) = (0, None);
+    while second < 600 {
+        match scheduler.next(reading(second), &races, whole_card_at) {
+            NextPoll::Now(request) => {
+                assert_eq!(request, FetchRequest::Everything);
+                scheduler.begin_cycle(reading(second));
+                whole_card_at = Some(after(second));
+                polls += 1;
+            }
+            NextPoll::Wait(wait) => second += wait.as_secs().max(1) as i64,
+        }
+    }
+    assert_eq!(polls, 1);
+}
+
+#[test]
+fn scheduler_with_a_cron_line_waits_out_a_failure_and_then_does_not_wait_for_the_next_tick() {
+    let cron = Cron::parse("0 0 * * * *", "UTC", now()).expect("valid");
+    let rule = PollRule::Cron(Box::new(CronTicks::new(cron, now())));
+    let mut scheduler = PollScheduler::new(rule);
+    let mut next = |scheduler: &mut PollScheduler, seconds: u64| {
+        let reading = ClockReading {
+            wall: after(seconds as i64),
+            elapsed: Duration::from_secs(seconds),
+        };
+        (scheduler.next(reading, &[], None), reading)
+    };
+    let (poll, reading) = next(&mut scheduler, 3600);
+    assert_eq!(poll, NextPoll::Now(FetchRequest::Everything));
+    scheduler.begin_cycle(reading);
+    scheduler.retry_after(Duration::from_secs(60), reading);
+    assert_eq!(
+        next(&mut scheduler, 3610).0,
+        NextPoll::Wait(Duration::from_secs(50))
+    );
+    let (poll, reading) = next(&mut scheduler, 3660);
+    assert_eq!(poll, NextPoll::Now(FetchRequest::Everything));
+    scheduler.begin_cycle(reading);
+    assert_eq!(
+        next(&mut scheduler, 3661).0,
+        NextPoll::Wait(Duration::from_secs(3539))
+    );
 }

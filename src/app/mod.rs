@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{self, AuditHandle, Auditor, Canary, SampleRate};
-use crate::clock::{Clock, CronTicker};
+use crate::clock::Clock;
 use crate::config::{InvalidSetting, Listen, Settings};
 use crate::leader::Leader;
 use crate::live::{DaemonEvent, EventBus};
@@ -28,7 +28,7 @@ use crate::rules_file::RulesWatcher;
 use crate::wakeups::Wakeups;
 use oddsd_cache::{Cache, Reader};
 use oddsd_core::key::Key;
-use oddsd_core::schedule::Cron;
+use oddsd_core::schedule::{Cron, CronTicks, PollRule};
 use oddsd_feeds::Feed;
 #[cfg(feature = "simulator")]
 use oddsd_feeds::simulator::RaceDaySize;
@@ -83,15 +83,7 @@ impl App {
     /// an unreachable database are errors that state what to do.
     pub async fn build(settings: &Settings) -> anyhow::Result<Self> {
         let feed = feed(settings, &Clock::Real, false)?;
-        let schedule = match settings.cron() {
-            Some(line) => {
-                let zone = settings.schedule.cron_timezone.name();
-                let cron = Cron::parse(line, zone, Utc::now())
-                    .map_err(|why| InvalidSetting(format!("CRON: {why:#}")))?;
-                PollSchedule::Cron(Box::new(CronTicker::new(cron, Utc::now())))
-            }
-            None => PollSchedule::Adaptive(settings.plan()),
-        };
+        let schedule = PollSchedule::live(poll_rule(settings)?);
         Self::build_with(settings, feed, Clock::Real, schedule).await
     }
 
@@ -283,6 +275,17 @@ pub enum OnceOutcome {
         holder: String,
         expires_in: Duration,
     },
+}
+
+/// The rule by which the settings poll the feed.
+pub fn poll_rule(settings: &Settings) -> anyhow::Result<PollRule> {
+    let Some(line) = settings.cron() else {
+        return Ok(PollRule::Adaptive(settings.plan()));
+    };
+    let (zone, now) = (settings.schedule.cron_timezone.name(), Utc::now());
+    let cron =
+        Cron::parse(line, zone, now).map_err(|why| InvalidSetting(format!("CRON: {why:#}")))?;
+    Ok(PollRule::Cron(Box::new(CronTicks::new(cron, now))))
 }
 
 async fn open_store(settings: &Settings) -> anyhow::Result<Store> {

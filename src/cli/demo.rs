@@ -22,6 +22,7 @@ use crate::config::{Listen, Settings};
 use crate::live::{DaemonEvent, EventBus};
 use crate::poller::PollSchedule;
 use oddsd_core::model::sanitize_text;
+use oddsd_core::schedule::PollRule;
 use oddsd_feeds::Feed;
 use oddsd_feeds::simulator::{RaceDay, RaceDaySize};
 
@@ -72,7 +73,7 @@ pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCo
         &settings,
         feed,
         clock.clone(),
-        PollSchedule::Adaptive(settings.plan()),
+        PollSchedule::live(PollRule::Adaptive(settings.plan())),
     )
     .await?;
     let address = app.address().context("the demo needs a port")?;

@@ -5,14 +5,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::time::Instant;
 
 use super::output::{err, out};
 use super::{FAILED, count_prices, duration, stop_on_signals};
 use crate::app;
-use crate::clock::{Clock, SleepResult};
+use crate::clock::{Clock, SleepResult, WALL_CHECK_INTERVAL};
 use crate::config::Settings;
-use crate::poller::classify_failure;
-use oddsd_core::schedule::{Backoff, next_poll};
+use crate::poller::{classify_failure, track_race};
+use oddsd_core::schedule::{Backoff, ClockReading, NextPoll, PollScheduler};
 use oddsd_feeds::recording::{RecordedFeed, Recorder};
 use oddsd_feeds::{Feed, FeedError, FetchRequest};
 
@@ -36,16 +37,29 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
     };
     let (mut recorder, file) = (Recorder::create(&args.out)?, args.out.display());
     let stop = stop_on_signals(args.record_for)?;
-    let plan = settings.plan();
-    let mut failures = 0;
+    let mut scheduler = PollScheduler::new(app::poll_rule(settings)?);
+    let started = Instant::now();
+    let reading = || ClockReading {
+        wall: clock.now(),
+        elapsed: clock.elapsed_since(started),
+    };
+    let (mut races, mut recorded_at, mut failures) = (Vec::new(), None, 0);
     loop {
+        if let NextPoll::Wait(wait) = scheduler.next(reading(), &races, recorded_at) {
+            let wait = wait.min(WALL_CHECK_INTERVAL);
+            if clock.sleep(wait, &stop).await == SleepResult::Stopped {
+                break;
+            }
+            continue;
+        }
+        scheduler.begin_cycle(reading());
         let now = clock.now();
         let time = now.format("%H:%M:%S");
         let fetched = tokio::select! {
             fetched = feed.fetch(&FetchRequest::Everything, now) => fetched,
             () = stop.cancelled() => break,
         };
-        let wait = match fetched {
+        match fetched {
             Ok(fetched) => {
                 failures = 0;
                 let snapshot = &fetched.snapshot;
@@ -53,8 +67,9 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
                 written.with_context(|| format!("cannot write to {file}; is the disk full?"))?;
                 let (events, prices) = (&snapshot.events, count_prices(snapshot));
                 err!("{time} recorded {} events, {prices} prices", events.len());
-                let starts = events.iter().filter_map(|event| event.event.starts_at);
-                next_poll(now, starts.filter(|start| *start > now), &plan.cadence)
+                recorded_at = Some(now);
+                let events = events.iter().map(|snapshot| &snapshot.event);
+                races = events.filter_map(|event| track_race(event, now)).collect();
             }
             Err(FeedError::Ended) => break,
             Err(why) => {
@@ -66,11 +81,8 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
                     remove_empty(&args.out);
                     return Err(why.into());
                 }
-                wait
+                scheduler.retry_after(wait, reading());
             }
-        };
-        if clock.sleep(wait, &stop).await == SleepResult::Stopped {
-            break;
         }
     }
     let records = recorder.records();

@@ -1,10 +1,8 @@
 //! The daemon's clock: the wall clock, or a faster one for a simulated day. The poller, the API and the commands
-//! read it and sleep by it; [`CronTicker`] waits for the times of a cron line.
+//! read it and sleep by it.
 //!
 //! Waits are monotonic, so that setting the wall clock back does not prolong one. The wall clock is read at least
 //! once a minute, so that a step forward (or a wake-up from suspend) ends a wait in time.
-
-mod ticker;
 
 use std::time::Duration;
 
@@ -12,10 +10,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use ticker::CronTicker;
-
 /// The longest time between two readings of the wall clock. A step of it is noticed within this time.
-const WALL_CHECK_INTERVAL: Duration = Duration::from_secs(60);
+pub const WALL_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 pub enum Clock {
@@ -52,13 +48,8 @@ impl Clock {
     pub fn now(&self) -> DateTime<Utc> {
         match self {
             Self::Real => Utc::now(),
-            Self::Scaled {
-                from,
-                started,
-                speed,
-            } => Duration::try_from_secs_f64(started.elapsed().as_secs_f64() * speed)
+            Self::Scaled { from, started, .. } => TimeDelta::from_std(self.elapsed_since(*started))
                 .ok()
-                .and_then(|elapsed| TimeDelta::from_std(elapsed).ok())
                 .and_then(|elapsed| from.checked_add_signed(elapsed))
                 .unwrap_or(DateTime::<Utc>::MAX_UTC),
         }
@@ -74,7 +65,18 @@ impl Clock {
         }
     }
 
-    /// Waits `duration` of this clock, or until `stop`.
+    /// This clock's time since `started`, whatever the wall clock shows.
+    pub fn elapsed_since(&self, started: Instant) -> Duration {
+        let elapsed = started.elapsed();
+        match self {
+            Self::Real => elapsed,
+            Self::Scaled { speed, .. } => {
+                Duration::try_from_secs_f64(elapsed.as_secs_f64() * speed).unwrap_or(Duration::MAX)
+            }
+        }
+    }
+
+    /// Waits `duration` of this clock, or until `stop`. A step of the wall clock may end it early.
     pub async fn sleep(&self, duration: Duration, stop: &CancellationToken) -> SleepResult {
         sleep_until_either(self.real_duration(duration), || self.now(), duration, stop).await
     }

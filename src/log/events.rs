@@ -56,6 +56,9 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
     doc("cycle.complete", "info", &["cycle", "inserted", "updated", "withdrawn", "skipped", "rejected", "fetch_ms", "diff_ms", "write_ms", "next_s", "facts?"],
         "One polling cycle, also if nothing changed. updated = changed and reopened prices; skipped = unchanged, older than stored, or \
          without a price; facts = rows of events and runners written; next_s = seconds until the next poll."),
+    doc("cycle.out_of_scope", "warn", &["cycle", "events"],
+        "Listed events that have yet to start lie outside of what the feed is asked for: another region, league or feed. No poll would \
+         ever check their prices, so they are unlisted and their prices withdrawn, once."),
     doc("cycle.fetch_failed", "warn, error", &["cycle", "feed", "failure", "attempt", "retry_ms", "error", "log_lines?"],
         "The feed gave no usable answer; nothing was changed, and the fetch is retried. An error if credentials or settings must be \
          corrected (`oddsd check`), a warning otherwise."),

@@ -8,14 +8,13 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use super::{CycleOutcome, PollSchedule, Poller, RECHECK_AFTER};
-use crate::clock::SleepResult;
 use crate::live::DaemonEvent;
 use oddsd_core::diff::stored_state::StoredState;
 use oddsd_core::diff::{Changes, Differ, EventSink, PendingRemovals, PriceChangeKind, ShrinkGuard};
 use oddsd_core::model::{Event, EventId, EventSnapshot, Fingerprint, PriceStatus, RejectedRows};
 use oddsd_core::rules::{DisplayedPrice, PriceDelta};
-use oddsd_core::schedule::{Backoff, FailureKind, TrackedRace};
-use oddsd_feeds::{FeedError, FetchRequest};
+use oddsd_core::schedule::{Backoff, FailureKind, NextPoll, TrackedRace};
+use oddsd_feeds::{Feed, FeedError, FetchRequest};
 use oddsd_store::{ClaimedBatch, CycleMeta, EventContext, InitialState, StoreError, WriterLease};
 
 /// How often everything is parsed and compared whatever the fingerprints, in case a fingerprint is wrong.
@@ -32,13 +31,13 @@ struct Compared {
 }
 
 impl Poller {
-    /// One poll of the feed and everything that follows from it. `schedule` is only for the log, which states when the
-    /// next poll is due; `once` has none.
+    /// One poll of the feed and everything that follows from it. `schedule` decides when a short answer is fetched
+    /// again, and the log states when the next poll is due; `once` has none.
     pub async fn run_cycle(
         &mut self,
         lease: &WriterLease,
         request: &FetchRequest,
-        schedule: Option<&PollSchedule>,
+        schedule: Option<&mut PollSchedule>,
         stop: &CancellationToken,
     ) -> CycleOutcome {
         let mut state = match self.load_state().await {
@@ -84,17 +83,18 @@ impl Poller {
         let withheld = changes.pending_removals.take();
         let rejects = std::mem::take(&mut changes.rejected);
         let counts = changes.counts;
+        report_outside(cycle.id, changes.unlisted_outside);
         let facts = (changes.events.len() + changes.selections.len()) as u64;
         self.publish_moves(cycle.id, &state, &changes);
         self.publish_statuses(cycle.id, &changes);
-        self.apply(state, changes, request, schedule, full);
+        self.apply(state, changes, request, full);
         self.report_rejects(cycle.id, &rejects);
         self.withhold(cycle.id, withheld);
         let outcome = match written {
             None => CycleOutcome::Unchanged(counts),
             Some(written) => CycleOutcome::Committed(counts, written),
         };
-        let next = schedule.map(|schedule| self.wait_after(&outcome, schedule));
+        let next = schedule.and_then(|schedule| self.wait_after(request, schedule));
         self.live.publish(DaemonEvent::CycleComplete {
             cycle: cycle.id as u64,
             counts,
@@ -124,6 +124,10 @@ impl Poller {
         let full = *request == FetchRequest::Everything && self.full_read_at.is_none_or(is_due);
         if full {
             differ = differ.without_skipping();
+        }
+        // A recording may hold one of several feeds of its day.
+        if *request == FetchRequest::Everything && !matches!(self.feed, Feed::Replay(_)) {
+            differ = differ.unlisting_outside();
         }
         let mut sink = TimedSink {
             differ,
@@ -161,26 +165,35 @@ impl Poller {
         mut state: InitialState,
         changes: Changes,
         request: &FetchRequest,
-        schedule: Option<&PollSchedule>,
         full: bool,
     ) {
         if !changes.events.is_empty() {
             self.timer.invalidate();
         }
         self.note_checked(&state, &changes);
-        if *request == FetchRequest::Everything {
-            self.whole_card_at = Some(changes.as_of);
+        match request {
+            FetchRequest::Everything => {
+                self.whole_card_at = Some(changes.as_of);
+                self.unanswered.clear();
+            }
+            FetchRequest::Events(ids) => {
+                let asked = ids.iter().map(|id| (id.clone(), changes.as_of));
+                self.unanswered.extend(asked);
+                for id in &changes.checked {
+                    self.unanswered.remove(id);
+                }
+            }
         }
         if full {
             self.full_read_at = Some(Instant::now());
         }
         state.state.apply(changes);
-        // A cron line and a recording have their own times; only the plan polls single races.
-        if let Some(PollSchedule::Adaptive(_)) = schedule {
-            let events = state.state.events.values();
-            self.tracked = events
-                .filter_map(|stored| tracked_race(&stored.event, stored.checked_at))
-                .collect();
+        if self.tracks_races {
+            let tracked = state.state.events.values().filter_map(|stored| {
+                let unanswered = self.unanswered.get(&stored.event.id);
+                track_race(&stored.event, *unanswered.unwrap_or(&stored.checked_at))
+            });
+            self.tracked = tracked.collect();
         }
         self.state = Some(state);
     }
@@ -211,14 +224,31 @@ impl Poller {
                 }
                 _ => break cycle,
             };
-            if self.clock.sleep(wait, stop).await == SleepResult::Stopped {
-                break cycle;
+            // Not `Clock::sleep`: a step of the wall clock does not shorten what the provider asked for.
+            tokio::select! {
+                () = tokio::time::sleep(self.clock.real_duration(wait)) => {}
+                () = stop.cancelled() => break cycle,
             }
         };
         if self.state.is_some() {
             self.update_statuses(lease, self.clock.now()).await;
         }
         cycle
+    }
+
+    /// The time until the next poll, for the log; `None` in a recording.
+    fn wait_after(&self, request: &FetchRequest, schedule: &mut PollSchedule) -> Option<Duration> {
+        let PollSchedule::Live(scheduler) = schedule else {
+            return None;
+        };
+        let now = self.read_clock();
+        if self.withheld.is_some() {
+            scheduler.recheck_after(RECHECK_AFTER, request, now);
+        }
+        match scheduler.next(now, &self.tracked, self.whole_card_at) {
+            NextPoll::Now(_) => Some(Duration::ZERO),
+            NextPoll::Wait(wait) => Some(wait),
+        }
     }
 
     /// The stored state: from memory, or loaded from the database.
@@ -354,6 +384,19 @@ impl Poller {
     }
 }
 
+/// They are unlisted once, so the line comes once.
+fn report_outside(cycle: i64, events: usize) {
+    if events > 0 {
+        tracing::warn!(
+            event = "cycle.out_of_scope",
+            cycle,
+            events,
+            "{events} events lie outside of what the feed is asked for (another region, league or feed): they are unlisted, \
+             and their prices withdrawn"
+        );
+    }
+}
+
 /// Measures the time of the comparison, which happens while the answer is still arriving.
 struct TimedSink<'a> {
     differ: Differ<'a>,
@@ -381,7 +424,7 @@ impl EventSink for TimedSink<'_> {
 }
 
 /// A race that is polled by its own time to the off; `None` when it is over or not listed.
-fn tracked_race(event: &Event, checked_at: DateTime<Utc>) -> Option<TrackedRace> {
+pub fn track_race(event: &Event, checked_at: DateTime<Utc>) -> Option<TrackedRace> {
     (event.listed && !event.status.is_final()).then(|| TrackedRace {
         id: event.id.clone(),
         off: event.starts_at,

@@ -8,6 +8,7 @@
 mod cycle;
 mod status;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,18 +17,18 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{Clock, CronTicker, SleepResult};
+use crate::clock::{Clock, SleepResult, WALL_CHECK_INTERVAL};
 use crate::live::EventBus;
 use oddsd_core::diff::MissingRows;
-use oddsd_core::model::CycleCounts;
-use oddsd_core::schedule::{DuePoll, PollPlanner, TrackedRace};
+use oddsd_core::model::{CycleCounts, EventId};
+use oddsd_core::schedule::{ClockReading, NextPoll, PollRule, PollScheduler, TrackedRace};
 use oddsd_feeds::{Feed, FeedError, FetchRequest};
 use oddsd_store::{
     CommitNotifier, InitialState, LastChecked, Retention, Store, StoreError, WriteCounts,
     WriterLease,
 };
 
-pub use cycle::classify_failure;
+pub use cycle::{classify_failure, track_race};
 use status::TransitionTimer;
 
 /// The pause before a suspiciously short answer is fetched again.
@@ -51,10 +52,9 @@ impl CycleOutcome {
     }
 }
 
-/// The rule by which the feed is polled.
+/// How the feed is polled.
 pub enum PollSchedule {
-    Adaptive(PollPlanner),
-    Cron(Box<CronTicker>),
+    Live(PollScheduler),
     /// A recording: at this many times its own speed, or without a pause.
     AsRecorded {
         speed: Option<f64>,
@@ -62,6 +62,11 @@ pub enum PollSchedule {
 }
 
 impl PollSchedule {
+    /// A live feed, polled by this rule.
+    pub fn live(rule: PollRule) -> Self {
+        Self::Live(PollScheduler::new(rule))
+    }
+
     fn is_recorded(&self) -> bool {
         matches!(self, Self::AsRecorded { .. })
     }
@@ -85,8 +90,12 @@ pub struct Poller {
     state: Option<InitialState>,
     /// Removals that the last short answer implied and that were withheld.
     withheld: Option<MissingRows>,
+    /// Only the plan polls single races; a cron line and a recording have their own times.
+    tracks_races: bool,
     /// Known races, kept through failures: a race starts whether or not the database answers.
     tracked: Vec<TrackedRace>,
+    /// Races that were requested alone and not answered, and when. The next whole card ends the list.
+    unanswered: HashMap<EventId, DateTime<Utc>>,
     whole_card_at: Option<DateTime<Utc>>,
     /// When everything was last parsed and compared, whatever the fingerprints.
     full_read_at: Option<Instant>,
@@ -98,6 +107,7 @@ pub struct Poller {
     timer: TransitionTimer,
     /// Epoch of the lease under which the state was loaded.
     epoch: Option<i64>,
+    started: tokio::time::Instant,
 }
 
 /// The start of the cycle that the poller works on.
@@ -135,7 +145,9 @@ impl Poller {
             checks,
             state: None,
             withheld: None,
+            tracks_races: false,
             tracked: Vec::new(),
+            unanswered: HashMap::new(),
             whole_card_at: None,
             full_read_at: None,
             failures: 0,
@@ -144,6 +156,7 @@ impl Poller {
             liveness: Arc::default(),
             timer: TransitionTimer::default(),
             epoch: None,
+            started: tokio::time::Instant::now(),
         }
     }
 
@@ -169,43 +182,32 @@ impl Poller {
         mut schedule: PollSchedule,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
-        if let PollSchedule::Adaptive(plan) = &mut schedule
-            && !self.feed.has_single_event_calls()
+        if let PollSchedule::Live(scheduler) = &mut schedule
+            && let PollRule::Adaptive(plan) = &mut scheduler.rule
         {
-            plan.max_one_race_calls = 0;
-        }
-        let mut request = FetchRequest::Everything;
-        let mut retry = None;
-        loop {
-            // Waits for the tick first and then for the lease, so that ticks that are missed on standby become one poll.
-            if let (PollSchedule::Cron(ticker), None) = (&mut schedule, retry)
-                && self
-                    .run_while_waiting(&lease, stop, ticker.next(stop))
-                    .await
-                    .is_none()
-            {
-                return Ok(());
+            self.tracks_races = true;
+            if !self.feed.has_single_event_calls() {
+                plan.max_one_race_calls = 0;
             }
+        }
+        loop {
+            // Waits for the poll first and then for the lease, so that polls that are missed on standby become one.
+            let Some(mut request) = self.wait_until_due(&mut schedule, &lease, stop).await else {
+                return Ok(());
+            };
             let Some(held) = wait_to_lead(&mut lease, stop).await else {
                 return Ok(());
             };
             if self.discard_state_of_other_epoch(&held) {
                 request = FetchRequest::Everything;
             }
-            let cycle = self.step(&held, &request, &schedule, stop).await;
-            match cycle {
+            match self.step(&held, &request, &mut schedule, stop).await {
                 CycleOutcome::FetchFailed(FeedError::Ended) | CycleOutcome::Stopped => {
                     return Ok(());
                 }
                 CycleOutcome::StoreFailed(why) if schedule.is_recorded() => return Err(why),
                 _ => {}
             }
-            retry = self.retry_delay(&cycle);
-            let waiting = self.wait_for_next(request, &cycle, &schedule, &lease, stop);
-            let Some(next) = waiting.await else {
-                return Ok(());
-            };
-            request = next;
         }
     }
 
@@ -214,11 +216,19 @@ impl Poller {
         &mut self,
         lease: &WriterLease,
         request: &FetchRequest,
-        schedule: &PollSchedule,
+        schedule: &mut PollSchedule,
         stop: &CancellationToken,
     ) -> CycleOutcome {
         self.liveness.set(Some(Instant::now()));
+        if let PollSchedule::Live(scheduler) = schedule {
+            scheduler.begin_cycle(self.read_clock());
+        }
         let cycle = self.run_cycle(lease, request, Some(schedule), stop).await;
+        if let PollSchedule::Live(scheduler) = schedule
+            && cycle.is_failed()
+        {
+            scheduler.retry_after(self.retry, self.read_clock());
+        }
         let run_ends = match &cycle {
             CycleOutcome::FetchFailed(FeedError::Ended) | CycleOutcome::Stopped => true,
             CycleOutcome::StoreFailed(_) => schedule.is_recorded(),
@@ -242,57 +252,38 @@ impl Poller {
     }
 
     /// Waits until the next poll is due and returns its request; `None` after `stop`.
-    async fn wait_for_next(
-        &mut self,
-        request: FetchRequest,
-        cycle: &CycleOutcome,
-        schedule: &PollSchedule,
-        lease: &watch::Receiver<Option<WriterLease>>,
-        stop: &CancellationToken,
-    ) -> Option<FetchRequest> {
-        let wait = match schedule {
-            PollSchedule::AsRecorded { speed } => self.recorded_gap(*speed),
-            // The ticker itself waits for the next tick.
-            PollSchedule::Cron(_) if self.retry_delay(cycle).is_none() => Duration::ZERO,
-            PollSchedule::Adaptive(_) | PollSchedule::Cron(_) => self.wait_after(cycle, schedule),
-        };
-        if !wait.is_zero() {
-            let clock = self.clock.clone();
-            let sleep = clock.sleep(wait, stop);
-            let ended = match schedule.is_recorded() {
-                true => sleep.await,
-                false => self.run_while_waiting(lease, stop, sleep).await,
-            };
-            if ended == SleepResult::Stopped {
-                return None;
-            }
-        }
-        match (schedule, &self.withheld) {
-            (PollSchedule::Adaptive(plan), None) => self.wait_until_due(plan, lease, stop).await,
-            // After an answer whose removals were withheld, and without a plan, the request stays the same.
-            _ => Some(request),
-        }
-    }
-
-    /// The request that is due by the plan, as soon as one is; `None` after `stop`.
     async fn wait_until_due(
         &mut self,
-        plan: &PollPlanner,
+        schedule: &mut PollSchedule,
         lease: &watch::Receiver<Option<WriterLease>>,
         stop: &CancellationToken,
     ) -> Option<FetchRequest> {
         let clock = self.clock.clone();
+        let scheduler = match schedule {
+            PollSchedule::Live(scheduler) => scheduler,
+            PollSchedule::AsRecorded { speed } => {
+                let gap = self.recorded_gap(*speed);
+                let ended = clock.sleep(gap, stop).await;
+                return (ended == SleepResult::Elapsed).then_some(FetchRequest::Everything);
+            }
+        };
         loop {
-            let now = clock.now();
-            let until = match plan.due(now, &self.tracked, self.whole_card_at) {
-                DuePoll::Races(ids) => return Some(FetchRequest::Events(ids)),
-                DuePoll::Everything => return Some(FetchRequest::Everything),
-                DuePoll::Nothing { until } => until,
+            let now = self.read_clock();
+            let wait = match scheduler.next(now, &self.tracked, self.whole_card_at) {
+                NextPoll::Now(request) => return Some(request),
+                NextPoll::Wait(wait) => wait.min(WALL_CHECK_INTERVAL),
             };
-            let sleep = clock.sleep((until - now).to_std().unwrap_or_default(), stop);
+            let sleep = clock.sleep(wait, stop);
             if self.run_while_waiting(lease, stop, sleep).await == SleepResult::Stopped {
                 return None;
             }
+        }
+    }
+
+    fn read_clock(&self) -> ClockReading {
+        ClockReading {
+            wall: self.clock.now(),
+            elapsed: self.clock.elapsed_since(self.started),
         }
     }
 
@@ -321,33 +312,6 @@ impl Poller {
             .and_then(|next| (next - last).to_std().ok())
             .unwrap_or_default();
         Duration::try_from_secs_f64(gap.as_secs_f64() / speed).unwrap_or_default()
-    }
-
-    /// The delay before a failed poll is retried or a short answer is fetched again; `None` after a usual cycle.
-    fn retry_delay(&self, cycle: &CycleOutcome) -> Option<Duration> {
-        match cycle.is_failed() {
-            true => Some(self.retry),
-            false => self.withheld.as_ref().map(|_| RECHECK_AFTER),
-        }
-    }
-
-    /// The time until the next poll.
-    fn wait_after(&self, cycle: &CycleOutcome, schedule: &PollSchedule) -> Duration {
-        let now = self.clock.now();
-        let due = match schedule {
-            PollSchedule::Adaptive(_) if cycle.is_failed() => None,
-            PollSchedule::Adaptive(plan) => {
-                match plan.due(now, &self.tracked, self.whole_card_at) {
-                    DuePoll::Nothing { until } => Some(until),
-                    DuePoll::Races(_) | DuePoll::Everything => Some(now),
-                }
-            }
-            PollSchedule::Cron(ticker) => ticker.expected(),
-            PollSchedule::AsRecorded { .. } => return Duration::ZERO,
-        };
-        let due = due.map(|due| (due - now).to_std().unwrap_or_default());
-        let waits = due.into_iter().chain(self.retry_delay(cycle));
-        waits.min().unwrap_or_default()
     }
 
     /// Applies retention, at most once in [`PRUNE_INTERVAL`].

@@ -1,6 +1,8 @@
 //! Tests of the daemon's shutdown: work under way is finished, the rest is reported in the log and the
 //! exit code.
 
+use std::time::Duration;
+
 use tokio::net::TcpStream;
 
 use super::DaemonStack;
@@ -8,6 +10,7 @@ use super::fixture::{INVALIDATED, SHORT_TIMEOUT_MS, get};
 use crate::harness::daemon::DaemonProcess;
 use oddsd_testkit::eventually;
 use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
+use oddsd_testkit::racing_provider::RacingFault;
 
 /// Waits until new connections are refused: the signal has arrived.
 async fn until_closed(url: &str) {
@@ -120,6 +123,24 @@ async fn cron_schedule_polls_and_retries_a_failed_poll() {
     }
     daemon.stop().await.expect_code(0);
     stack.assert_stored(&card).await;
+}
+
+#[tokio::test]
+async fn cron_schedule_asks_a_failing_provider_no_sooner_than_it_announced() {
+    let (stack, _) = DaemonStack::with_card().await;
+    let retry_after = Some("2");
+    stack
+        .provider
+        .fault(RacingFault::TooMany { retry_after })
+        .await;
+    let daemon = DaemonProcess::start(&stack.settings, &["run", "--cron", "* * * * * *"]);
+    stack.provider.until_requests(4).await;
+    daemon.stop().await.expect_code(0);
+    let requests = stack.provider.requests();
+    for pair in requests.windows(2) {
+        let gap = pair[1].at - pair[0].at;
+        assert!(gap >= Duration::from_secs(2), "{gap:?}");
+    }
 }
 
 /// Only the number of single-race and whole-card requests counts here.

@@ -21,7 +21,8 @@ use chrono::{DateTime, Utc};
 
 use odds_api::OddsApi;
 use oddsd_core::diff::{CollectingSink, EventSink};
-use oddsd_core::model::{EventId, Snapshot, SnapshotMeta};
+pub use oddsd_core::model::FetchRequest;
+use oddsd_core::model::{Snapshot, SnapshotMeta};
 use racing_api::RacingApi;
 use replay::Replay;
 #[cfg(feature = "simulator")]
@@ -79,15 +80,6 @@ impl Feed {
     pub fn has_single_event_calls(&self) -> bool {
         !matches!(self, Self::OddsApi(_) | Self::Replay(_))
     }
-}
-
-/// The events that a fetch asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FetchRequest {
-    /// The feed's whole scope: every polled day, or the whole league.
-    Everything,
-    /// Only these events, where the provider has a call for one event.
-    Events(Vec<EventId>),
 }
 
 /// One answer apart from its events, which were handed over.
@@ -150,7 +142,7 @@ pub enum FeedError {
     /// 404 on one event: the provider no longer knows it.
     #[error("not found: {0}; it left the card, or the base URL is wrong")]
     NotFound(String),
-    /// 429, or the paid quota is spent.
+    /// 429, 503 with `Retry-After`, or the paid quota is spent.
     #[error("rate limited: {detail}; ask again {}, or lower the request rate", describe_wait(*.retry_after))]
     RateLimited {
         retry_after: Option<Duration>,

@@ -3,9 +3,6 @@
 
 use std::time::Duration;
 
-/// A server may ask for a longer pause than ours, but not for a lost race day.
-const RETRY_AFTER_LONGEST: Duration = Duration::from_secs(60 * 60);
-
 /// Failures by the wait that they need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
@@ -50,8 +47,8 @@ impl Backoff {
         spread: 0.25,
     };
 
-    /// The delay after `attempt` failures in a row (1, 2, …), never less than the server asked for. `jitter` is
-    /// in 0..1.
+    /// The delay after `attempt` failures in a row (1, 2, …), never zero and never less than the server asked for.
+    /// `jitter` is in 0..1.
     pub fn delay(&self, failure: FailureKind, attempt: u32, jitter: f64) -> Duration {
         let jitter = match jitter.is_finite() {
             true => jitter.clamp(0.0, 1.0),
@@ -59,15 +56,14 @@ impl Backoff {
         };
         let doublings = attempt.saturating_sub(1).min(16);
         let delay = (self.first * (1 << doublings)).min(self.longest);
+        let delay = delay.mul_f64(1.0 - self.spread * (1.0 - jitter));
         match failure {
             FailureKind::Refused => self.refused.mul_f64(1.0 + jitter / 10.0),
             // On top of the server's delay, so that all who were refused do not return at once.
             FailureKind::RateLimited {
                 retry_after: Some(asked),
-            } => asked.min(RETRY_AFTER_LONGEST) + self.first.mul_f64(jitter),
-            FailureKind::RateLimited { retry_after: None } | FailureKind::Temporary => {
-                delay.mul_f64(1.0 - self.spread * (1.0 - jitter))
-            }
+            } => delay.max(asked.saturating_add(self.first.mul_f64(jitter))),
+            FailureKind::RateLimited { retry_after: None } | FailureKind::Temporary => delay,
         }
     }
 }

@@ -5,8 +5,10 @@ mod backoff;
 mod cadence;
 mod cron;
 mod plan;
+mod scheduler;
 
 pub use backoff::{Backoff, FailureKind};
 pub use cadence::{Cadence, next_poll};
-pub use cron::Cron;
+pub use cron::{Cron, CronTicks};
 pub use plan::{DuePoll, PollPlanner, TrackedRace};
+pub use scheduler::{ClockReading, NextPoll, PollRule, PollScheduler};

@@ -15,7 +15,7 @@ pub struct TrackedRace {
     pub id: EventId,
     /// Its scheduled start, if it is known.
     pub off: Option<DateTime<Utc>>,
-    /// When an answer last covered it, changed or not.
+    /// When an answer last covered it, changed or not, or it was last requested alone.
     pub checked_at: Option<DateTime<Utc>>,
 }
 
@@ -59,19 +59,21 @@ impl Default for PollPlanner {
 
 impl PollPlanner {
     /// `whole_card_at`: when the whole card was last fetched. A time in the future means that the clock was set
-    /// back: the poll is due now.
+    /// back: the poll is due now. A race that the last whole card did not cover waits for the next one: it may be
+    /// outside what the feed is asked for.
     pub fn due(
         &self,
         now: DateTime<Utc>,
         races: &[TrackedRace],
         whole_card_at: Option<DateTime<Utc>>,
     ) -> DuePoll {
-        let card_due = whole_card_at
-            .filter(|at| *at <= now)
-            .map(|at| add(at, self.whole_card_every));
-        let Some(card_due) = card_due.filter(|at| *at > now) else {
+        let Some(card_at) = whole_card_at.filter(|at| *at <= now) else {
             return DuePoll::Everything;
         };
+        let card_due = add(card_at, self.whole_card_every);
+        if card_due <= now {
+            return DuePoll::Everything;
+        }
         let mut until = card_due;
         let mut due = Vec::new();
         for race in races {
@@ -79,8 +81,12 @@ impl PollPlanner {
             let Some(off) = race.off.filter(|off| *off > now) else {
                 continue;
             };
-            match self.due_at(now, off, race.checked_at) {
-                Some(at) if at > now => until = until.min(at),
+            let checked_at = race.checked_at.filter(|at| (card_at..=now).contains(at));
+            let Some(checked_at) = checked_at else {
+                continue;
+            };
+            match add(checked_at, next_poll(checked_at, [off], &self.cadence)) {
+                at if at > now => until = until.min(at),
                 _ => due.push((off, &race.id)),
             }
         }
@@ -92,17 +98,6 @@ impl PollPlanner {
         }
         due.sort();
         DuePoll::Races(due.into_iter().map(|(_, id)| id.clone()).collect())
-    }
-
-    /// `None`: now.
-    fn due_at(
-        &self,
-        now: DateTime<Utc>,
-        off: DateTime<Utc>,
-        checked_at: Option<DateTime<Utc>>,
-    ) -> Option<DateTime<Utc>> {
-        let checked_at = checked_at.filter(|at| *at <= now)?;
-        Some(add(checked_at, next_poll(checked_at, [off], &self.cadence)))
     }
 }
 

@@ -12,8 +12,9 @@ use oddsd_core::model::sanitize_text;
 
 /// Messages are for one line of a log.
 pub(super) const MAX_DETAIL_CHARS: usize = 200;
-/// A wrong clock or a hostile header must not stop a feed for days.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// A wrong clock or a hostile header must not stop a feed for longer. A spent day's quota is the longest wait that
+/// a provider has reason to ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `Retry-After` as seconds or as an HTTP date. A date is compared with the response's own `Date` header
 /// where there is one, so that our clock does not matter.
@@ -96,7 +97,7 @@ mod tests {
         assert_eq!(wait("7"), Some(7));
         assert_eq!(wait("Mon, 13 Oct 2025 13:00:30 GMT"), Some(30));
         assert_eq!(wait("Mon, 13 Oct 2025 12:00:00 GMT"), Some(0));
-        assert_eq!(wait("18446744073709551615"), Some(3600));
+        assert_eq!(wait("18446744073709551615"), Some(86_400));
         assert_eq!(wait("soon"), None);
     }
 

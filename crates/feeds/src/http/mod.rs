@@ -256,6 +256,7 @@ impl RequestContext<'_> {
         if let Some(message) = message_in(&body, secrets) {
             detail = format!("{detail}: {message}");
         }
+        let wait = retry_after(&headers, now);
         match status.as_u16() {
             401 | 403 => FeedError::Unauthorized(format!(
                 "{detail}; check {} and what the plan allows",
@@ -263,7 +264,12 @@ impl RequestContext<'_> {
             )),
             404 => FeedError::NotFound(detail),
             429 => FeedError::RateLimited {
-                retry_after: retry_after(&headers, now),
+                retry_after: wait,
+                detail,
+            },
+            // The provider itself says when it is back.
+            503 if wait.is_some() => FeedError::RateLimited {
+                retry_after: wait,
                 detail,
             },
             400..500 => FeedError::BadRequest(detail),

@@ -82,6 +82,8 @@ fn invalidated(cycle: Option<u64>, keys: Vec<Key>, attempts: u32) -> DaemonEvent
         reason: "PRICE_CHANGE",
         attempts,
         took_ms: 9,
+        removals: 1,
+        deleted: 2,
     }
 }
 
@@ -132,15 +134,15 @@ fn golden() -> Vec<(DaemonEvent, &'static str)> {
                 vec![Key::races_by_stage(), event_key(), event_key(), event_key()],
                 1,
             ),
-            r#"level=info event=cache.invalidated msg="Invalidated races cache - next API request will fetch fresh data" cycle=1042 rule=live-odds backend=upstash keys=4 took_ms=9 reason=PRICE_CHANGE"#,
+            r#"level=info event=cache.invalidated msg="Invalidated races cache - next API request will fetch fresh data" cycle=1042 rule=live-odds backend=upstash keys=4 took_ms=9 reason=PRICE_CHANGE deleted=2"#,
         ),
         (
             invalidated(Some(1042), vec![event_key(), event_key()], 3),
-            r#"level=info event=cache.invalidated msg="Invalidated 2 cached answers" cycle=1042 rule=live-odds backend=upstash keys=2 took_ms=9 reason=PRICE_CHANGE attempts=3"#,
+            r#"level=info event=cache.invalidated msg="Invalidated 2 cached answers" cycle=1042 rule=live-odds backend=upstash keys=2 took_ms=9 reason=PRICE_CHANGE attempts=3 deleted=2"#,
         ),
         (
             invalidated(None, vec![event_key()], 1),
-            r#"level=info event=cache.invalidated msg="Invalidated 1 cached answer" rule=live-odds backend=upstash keys=1 took_ms=9 reason=PRICE_CHANGE"#,
+            r#"level=info event=cache.invalidated msg="Invalidated 1 cached answer" rule=live-odds backend=upstash keys=1 took_ms=9 reason=PRICE_CHANGE deleted=2"#,
         ),
         (
             invalidate_failed(),

@@ -430,7 +430,7 @@ fn scheduler_with_a_cron_line_waits_out_a_failure_and_then_does_not_wait_for_the
     let cron = Cron::parse("0 0 * * * *", "UTC", now()).expect("valid");
     let rule = PollRule::Cron(Box::new(CronTicks::new(cron, now())));
     let mut scheduler = PollScheduler::new(rule);
-    let mut next = |scheduler: &mut PollScheduler, seconds: u64| {
+    let next = |scheduler: &mut PollScheduler, seconds: u64| {
         let reading = ClockReading {
             wall: after(seconds as i64),
             elapsed: Duration::from_secs(seconds),

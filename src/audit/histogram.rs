@@ -15,6 +15,7 @@ const WINDOW: Duration = Duration::from_secs(5 * 60);
 pub struct Histogram {
     counts: [u64; BOUNDS.len() + 1],
     sum: f64,
+    max: f64,
 }
 
 impl Histogram {
@@ -23,6 +24,7 @@ impl Histogram {
         let at = BOUNDS.partition_point(|bound| *bound < seconds);
         self.counts[at] += 1;
         self.sum += seconds;
+        self.max = self.max.max(seconds);
     }
 
     pub fn count(&self) -> u64 {
@@ -43,15 +45,16 @@ impl Histogram {
         })
     }
 
-    /// The quantile in seconds, interpolated linearly inside its bucket. A duration beyond the last bound counts as
-    /// that bound. `None` of an empty histogram.
+    /// The quantile in seconds, interpolated linearly inside its bucket, which ends at the longest duration. One
+    /// beyond the last bound counts as that bound. `None` of an empty histogram.
     pub fn quantile(&self, share: f64) -> Option<f64> {
         let wanted = self.count() as f64 * share.clamp(0.0, 1.0);
         let (mut below, mut lower) = (0.0, 0.0);
         for (bound, n) in BOUNDS.iter().zip(self.counts) {
             let n = n as f64;
             if n > 0.0 && below + n >= wanted {
-                return Some(lower + (bound - lower) * ((wanted - below) / n));
+                let upper = bound.min(self.max);
+                return Some(lower + (upper - lower) * ((wanted - below) / n));
             }
             (below, lower) = (below + n, *bound);
         }
@@ -63,6 +66,7 @@ impl Histogram {
             *count += more;
         }
         self.sum += other.sum;
+        self.max = self.max.max(other.max);
         self
     }
 }
@@ -124,6 +128,8 @@ mod tests {
             let lower = if bucket == 0 { 0.0 } else { BOUNDS[bucket - 1] };
             let quantile = histogram.quantile(percent as f64 / 100.0).expect("not empty");
             prop_assert!((lower..=upper + 1e-9).contains(&quantile), "{quantile} is not in {lower}..{upper}");
+            let longest = *took.last().expect("not empty") as f64 / 1e6;
+            prop_assert!(quantile <= longest + 1e-9, "{quantile} is longer than any, {longest}");
             prop_assert_eq!(histogram.count(), took.len() as u64);
             let within: Vec<u64> = histogram.cumulative_counts().map(|(_, n)| n).collect();
             prop_assert!(within.is_sorted() && within.iter().all(|n| *n <= histogram.count()));

@@ -91,7 +91,9 @@ fn print_rules(rules: &Value, stats: &RemovalStats) {
     };
     let (total, keys) = (stats.total_invalidations, stats.keys_deleted);
     let recent = stats.per_minute;
-    out!("removals  {total} in all, {keys} keys, {recent} in the last minute{reasons}");
+    out!(
+        "removals  {total} in all{reasons}, {recent} in the last minute; {keys} cached answers deleted"
+    );
     let text = |name: &str| rules[name].as_str().map(|text| sanitize_text(text, 600));
     let Some(version) = text("version") else {
         return;

@@ -154,7 +154,7 @@ fn counters(text: &mut MetricsText, counters: &Counters) {
             ("rejected", prices.rejected),
         ],
     );
-    let help = "Removals that the cache confirmed.";
+    let help = "Removals that the cache confirmed, one for each change and reason.";
     text.counter("oddsd_removals_total", help, counters.removals);
     let help = "Attempts at a removal that the cache did not confirm.";
     let failures = counters.removal_failures;

@@ -22,9 +22,9 @@ pub struct Counters {
     pub prices: CycleCounts,
     /// Rows of events and selections that were written.
     pub facts: u64,
-    /// Confirmed removals from the cache.
+    /// Confirmed removals from the cache, as the removal log counts them: one for each change and reason.
     pub removals: u64,
-    /// The keys in them; tags and patterns are not counted.
+    /// The cached answers that they deleted.
     pub removed_keys: u64,
     pub removal_failures: u64,
     /// Cycles that kept open prices although the answer left them out.
@@ -70,10 +70,12 @@ impl EventCounters {
             DaemonEvent::FetchFailed { .. } => self.rare.lock().fetch_failures += 1,
             DaemonEvent::StoreFailed { .. } => self.rare.lock().store_failures += 1,
             DaemonEvent::RefusedRemovals { .. } => self.rare.lock().refused_removals += 1,
-            DaemonEvent::Invalidated { keys, .. } => {
+            DaemonEvent::Invalidated {
+                removals, deleted, ..
+            } => {
                 let mut totals = self.rare.lock();
-                totals.removals += 1;
-                totals.removed_keys += keys.len() as u64;
+                totals.removals += removals;
+                totals.removed_keys += deleted;
             }
             DaemonEvent::InvalidateFailed { .. } => self.rare.lock().removal_failures += 1,
             DaemonEvent::Started { .. }

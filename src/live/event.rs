@@ -76,6 +76,10 @@ pub enum DaemonEvent {
         /// 1 if the first attempt succeeded.
         attempts: u32,
         took_ms: u64,
+        /// Lines in the removal log: one for each change and reason.
+        removals: u64,
+        /// Cached answers that existed under the keys.
+        deleted: u64,
     },
     InvalidateFailed {
         cycle: Option<u64>,

@@ -137,6 +137,8 @@ fn write_cycle_complete(published: &DaemonEvent) {
     let updated = counts.changed + counts.reopened;
     // Prices that needed no write, so that seen = inserted + updated + skipped + rejected.
     let skipped = counts.unchanged + counts.stale + counts.no_price;
+    // The words count new prices as updated: "0 updated" would read as if a first cycle had stored nothing.
+    let stored = counts.inserted + updated;
     info!(
         event,
         cycle,
@@ -150,7 +152,7 @@ fn write_cycle_complete(published: &DaemonEvent) {
         write_ms,
         next_s,
         facts = (*facts > 0).then_some(facts),
-        "Cycle complete: {updated} updated | {skipped} skipped | {races} races | \
+        "Cycle complete: {stored} updated | {skipped} skipped | {races} races | \
          {horses} horses | {bookmakers} bookmakers | {errors} errors"
     );
 }
@@ -203,6 +205,8 @@ fn write_invalidated(published: &DaemonEvent) {
         reason,
         attempts,
         took_ms,
+        removals: _,
+        deleted,
     } = published
     else {
         return;
@@ -217,6 +221,7 @@ fn write_invalidated(published: &DaemonEvent) {
         took_ms,
         reason,
         attempts = (*attempts > 1).then_some(attempts),
+        deleted,
         "{}",
         invalidated_text(keys, tags)
     );

@@ -54,7 +54,7 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
         "The leader lease could not be released at the end. It expires after LEASE_SECONDS."),
 
     doc("cycle.complete", "info", &["cycle", "inserted", "updated", "withdrawn", "skipped", "rejected", "fetch_ms", "diff_ms", "write_ms", "next_s", "facts?"],
-        "One polling cycle, also if nothing changed. updated = changed and reopened prices; skipped = unchanged, older than stored, or \
+        "One polling cycle, also if nothing changed. updated = changed and reopened prices (the words count inserted ones too); skipped = unchanged, older than stored, or \
          without a price; facts = rows of events and runners written; next_s = seconds until the next poll."),
     doc("cycle.out_of_scope", "warn", &["cycle", "events"],
         "Listed events that have yet to start lie outside of what the feed is asked for: another region, league or feed. No poll would \
@@ -73,8 +73,8 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
     doc("status.changed", "info", &["cycle", "status", "by", "events"],
         "This many events got this status, from the feed, from the clock, or by a manual correction."),
 
-    doc("cache.invalidated", "info", &["cycle?", "rule", "backend", "keys", "took_ms", "reason", "attempts?"],
-        "The cache confirmed the removal of this many keys, tags and patterns. attempts appears from the second on."),
+    doc("cache.invalidated", "info", &["cycle?", "rule", "backend", "keys", "took_ms", "reason", "attempts?", "deleted"],
+        "The cache confirmed the removal of this many keys, tags and patterns; deleted = cached answers that existed under them. attempts appears from the second on."),
     doc("cache.invalidate_failed", "warn", &["cycle?", "attempt", "retry_ms", "error", "backend", "keys", "log_lines?"],
         "A removal was not confirmed. It stays in the outbox and is retried."),
     doc("cache.invalidate_stuck", "error", &["backend", "host"],

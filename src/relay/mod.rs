@@ -24,6 +24,7 @@ use crate::wakeups::Wakeups;
 use oddsd_cache::{Cache, CacheError, Reader, Removed};
 use oddsd_core::key::Key;
 use oddsd_core::model::DbSnapshot;
+use oddsd_core::rules::RuleTarget;
 use oddsd_core::schedule::{Backoff, FailureKind};
 use oddsd_store::{
     AuditEvent, BatchOutcome, OutboxRow, Purpose, RowSet, SettledRows, Store, StoreError,
@@ -341,14 +342,19 @@ impl Relay {
                 let _ = warm.try_send(key.clone());
             }
         }
-        self.report_removal(&plan, &failed, took);
-        Ok(plan.into_settlement(&RemovalContext {
+        self.report_removal(&plan, &removed, &failed, took);
+        let mut outcome = plan.into_settlement(&RemovalContext {
             removed: &removed,
             failed: &failed,
             backend: self.cache().backend(),
             took,
             second_removal_delay: self.second_removal_delay(),
-        }))
+        });
+        if self.is_cache_off() {
+            // Nothing was removed, so nothing is logged or counted.
+            outcome.removals.clear();
+        }
+        Ok(outcome)
     }
 
     /// Reports the rows of which no target is left. A part of a backlog cannot be named, so one that failed in
@@ -385,8 +391,14 @@ impl Relay {
         self.alert.raise_if_above(&self.store, last_minute).await;
     }
 
-    fn report_removal(&self, plan: &InvalidationPlan, failed: &FailedTargets, took: Duration) {
-        if plan.is_unlogged() || self.cache().backend() == "off" {
+    fn report_removal(
+        &self,
+        plan: &InvalidationPlan,
+        removed: &Removed,
+        failed: &FailedTargets,
+        took: Duration,
+    ) {
+        if plan.is_unlogged() || self.is_cache_off() {
             return;
         }
         if let Some(why) = failed.values().next() {
@@ -396,16 +408,19 @@ impl Relay {
         if failed.len() == plan.targets.len() {
             return;
         }
-        let keys = plan.targets.keys.iter().chain(&plan.targets.mark_stale);
+        let is_confirmed = |target: &RuleTarget| !failed.contains_key(target);
+        let (keys, tags) = plan.confirmed_targets(is_confirmed);
         self.live.publish(DaemonEvent::Invalidated {
             cycle: plan.cycle(),
             rule: plan.rules(),
             backend: self.cache().backend(),
-            keys: keys.cloned().collect(),
-            tags: plan.targets.tags.iter().map(ToString::to_string).collect(),
+            keys,
+            tags,
             reason: plan.reason(),
             attempts: plan.attempts() as u32,
             took_ms: took.as_millis() as u64,
+            removals: plan.count_confirmed(is_confirmed),
+            deleted: removed.existing_entries(),
         });
     }
 
@@ -455,6 +470,10 @@ impl Relay {
              Nothing is lost; `oddsd status` shows how many wait and why",
             ESCALATE_AFTER.as_secs()
         );
+    }
+
+    fn is_cache_off(&self) -> bool {
+        matches!(**self.cache(), Cache::Off)
     }
 
     fn cache(&self) -> &Arc<Cache> {

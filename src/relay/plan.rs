@@ -323,6 +323,34 @@ impl InvalidationPlan {
             .collect()
     }
 
+    /// The keys, and the tags as texts, of which the cache confirmed the removal.
+    pub fn confirmed_targets(
+        &self,
+        is_confirmed: impl Fn(&RuleTarget) -> bool,
+    ) -> (Vec<Key>, Vec<String>) {
+        let (mut keys, mut tags) = (Vec::new(), Vec::new());
+        for target in self
+            .targets
+            .iter()
+            .map(RuleTarget::from)
+            .filter(is_confirmed)
+        {
+            match target {
+                RuleTarget::Key(key) => keys.push(key),
+                RuleTarget::Tag(tag) => tags.push(tag.to_string()),
+            }
+        }
+        (keys, tags)
+    }
+
+    /// How many changes have a confirmed target: the lines of the removal log.
+    pub fn count_confirmed(&self, is_confirmed: impl Fn(&RuleTarget) -> bool) -> u64 {
+        let removals = self.removals.iter();
+        removals
+            .filter(|removal| removal.targets.iter().any(&is_confirmed))
+            .count() as u64
+    }
+
     /// Rows of which a target was not confirmed.
     pub fn rows_left(&self, failed: &FailedTargets) -> BTreeSet<i64> {
         let is_failed = |target| failed.contains_key(target);

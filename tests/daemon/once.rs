@@ -53,7 +53,8 @@ async fn twice(stack: &DaemonStack, races: &[Value]) {
 
     let (runners, bookmakers) = (horses(races), bookmakers(races));
     let cycle = format!(
-        "Cycle complete: 0 updated | {} skipped | {} races | {runners} horses | {bookmakers} bookmakers | 0 errors",
+        "Cycle complete: {} updated | {} skipped | {} races | {runners} horses | {bookmakers} bookmakers | 0 errors",
+        served.len(),
         rows(races) - served.len(),
         races.len(),
     );

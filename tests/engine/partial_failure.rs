@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use oddsd::live::DaemonEvent;
 use oddsd::relay::{Relay, RelayOutcome};
 use oddsd_cache::{Cache, CacheSettings};
 use oddsd_core::key::Tag;
@@ -56,9 +57,30 @@ async fn failed_key_is_retried_alone(backend: DatabaseBackend) {
     engine.put(&theirs).await;
     engine.allow_only(&["good", "stats:*"]).await;
     let done = json!({ "change": "task_completed", "task": "build", "run_id": "7" });
+    let mut published = engine.relay.live.subscribe();
     engine.report(done).await;
     engine.drain().await;
     assert_eq!(engine.waiting().await, ["bad"], "{}", log.text());
+    // The failed target is no part of the removal that is published, logged and counted.
+    let (confirmed, deleted) = loop {
+        let event = published.try_recv().expect("a removal was published");
+        if let DaemonEvent::Invalidated {
+            keys,
+            tags,
+            deleted,
+            ..
+        } = &event.event
+        {
+            let keys = keys.iter().map(|key| key.as_str().to_owned());
+            break (
+                keys.chain(tags.iter().cloned()).collect::<Vec<_>>(),
+                *deleted,
+            );
+        }
+    };
+    assert_eq!(confirmed, ["good", "stats:7", "run:7"]);
+    assert_eq!(deleted, 2);
+    assert_eq!(engine.relay.live.counters().removals, 1);
     let status = engine.home.store.status().await.expect("a status");
     assert!(status.outbox_last_error.is_some(), "{status:?}");
     let first = engine.log().await;

@@ -10,7 +10,10 @@ use crate::store::fixture::lease;
 use oddsd_testkit::log::CapturedLog;
 use oddsd_testkit::{WAIT_LIMIT, eventually};
 
-on_every_backend!(rate_alert_of_several_daemons_is_one_warning,);
+on_every_backend!(
+    rate_alert_of_several_daemons_is_one_warning,
+    removals_of_new_events_count_for_the_total_and_not_for_the_rate,
+);
 
 const THRESHOLD: u64 = 10;
 const CHANGES_A_BURST: usize = 15;
@@ -107,4 +110,21 @@ async fn rate_alert_of_several_daemons_is_one_warning(backend: DatabaseBackend) 
     }
     let all = alert_sequence(&log);
     assert!(!all.contains("hh") && !all.contains("nn"), "{all}");
+}
+
+async fn removals_of_new_events_count_for_the_total_and_not_for_the_rate(backend: DatabaseBackend) {
+    const RULES: &str = "[[rule]]\nname = \"a\"\non = [\"event_added\", \"event_changed\"]\nkeys = [\"e:{event_id}\"]\n";
+    let engine = Engine::with(backend, RULES).await;
+    for (n, change) in ["event_added", "event_changed", "event_added"]
+        .iter()
+        .enumerate()
+    {
+        let event = format!("e{n}");
+        engine
+            .report(json!({ "change": change, "event_id": event }))
+            .await;
+    }
+    engine.drain().await;
+    let stats = engine.home.store.removal_stats().await.expect("counts");
+    assert_eq!((stats.total_invalidations, stats.per_minute), (3, 1));
 }

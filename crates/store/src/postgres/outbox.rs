@@ -11,7 +11,8 @@ use crate::{Backlog, BatchOutcome, CanaryWrite, ClaimedBatch, Result};
 use oddsd_core::key::Key;
 
 /// Deletes rows, writes the log ($1) and its counts, inserts the rows of targets to remove later
-/// ($2), stores the marks of movement rules ($3, $4): all or nothing.
+/// ($2), stores the marks of movement rules ($3, $4): all or nothing. A new card is no sign of a wrong rule: the
+/// removals of new events count only for the total, not for the rate.
 macro_rules! settle {
     ($rows:literal) => {
         concat!(
@@ -33,8 +34,10 @@ macro_rules! settle {
                       SELECT * FROM removal),
                   counted AS (
                       INSERT INTO oddsd.removal_counts AS c (since, reason, removals, keys)
-                      SELECT to_timestamp(floor(extract(epoch FROM now()) / 5) * 5), reason, count(*), sum(existed)
-                      FROM removal GROUP BY reason ORDER BY reason
+                      SELECT CASE WHEN change LIKE '%event_added%' THEN '-infinity'
+                                  ELSE to_timestamp(floor(extract(epoch FROM now()) / 5) * 5) END AS since,
+                             reason, count(*), sum(existed)
+                      FROM removal GROUP BY 1, 2 ORDER BY 1, 2
                       ON CONFLICT (since, reason)
                       DO UPDATE SET removals = c.removals + excluded.removals, keys = c.keys + excluded.keys),
                   held AS (INSERT INTO oddsd.marks (target, cycle_id)
@@ -42,7 +45,7 @@ macro_rules! settle {
                            ON CONFLICT DO NOTHING),
                   unmarked AS (DELETE FROM oddsd.marks WHERE target = ANY($4))
              SELECT (SELECT count(*) FROM done) AS done,
-                    (SELECT count(*) FROM removal) + coalesce((SELECT sum(removals) FROM oddsd.removal_counts
+                    (SELECT count(*) FROM removal WHERE change NOT LIKE '%event_added%') + coalesce((SELECT sum(removals) FROM oddsd.removal_counts
                          WHERE since > now() - interval '1 minute'), 0)::bigint AS last_minute"
         )
     };

@@ -22,8 +22,9 @@ const LOG: [&str; 2] = [
             r.value ->> 'after'
      FROM json_each($1) r",
     "INSERT INTO removal_counts (since, reason, removals, keys)
-     SELECT now() - now() % 5000000, r.value ->> 'reason', count(*), sum(r.value ->> 'existed') FROM json_each($1) r
-     WHERE true GROUP BY 2
+     SELECT CASE WHEN r.value ->> 'change' LIKE '%event_added%' THEN 0 ELSE now() - now() % 5000000 END,
+            r.value ->> 'reason', count(*), sum(r.value ->> 'existed') FROM json_each($1) r
+     WHERE true GROUP BY 1, 2
      ON CONFLICT (since, reason)
      DO UPDATE SET removals = removals + excluded.removals, keys = keys + excluded.keys",
 ];

@@ -258,6 +258,10 @@ pub struct DaemonArgs {
     /// Empty: 1, or 30 with Upstash, where each change costs about four billed commands.
     #[arg(long, env = "CANARY_SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub canary_seconds: Option<u64>,
+    /// Take over a database that another feed has filled: what that one stored is retired.
+    #[arg(long, env = "SWITCH_FEED", default_value = "false", num_args = 0..=1, default_missing_value = "true",
+          action = clap::ArgAction::Set)]
+    pub switch_feed: bool,
     /// Token with which other programs report changes by POST /v1/changes. Empty: reports are refused.
     #[arg(long, env = "REPORT_TOKEN", hide_env_values = true)]
     pub report_token: Option<SecretString>,
@@ -309,9 +313,10 @@ impl Settings {
         }
     }
 
-    /// Opens the rules and the task that reloads them. An existing but invalid file is an error.
-    pub fn rules(&self) -> Result<(RulesHandle, RulesWatcher), InvalidSetting> {
-        RulesHandle::open(&self.rules.rules_file).map_err(|why| {
+    /// Opens the rules and the task that reloads them. An existing but invalid file is an error, unless there is a
+    /// `kept` text of it that was valid.
+    pub fn rules(&self, kept: Option<&str>) -> Result<(RulesHandle, RulesWatcher), InvalidSetting> {
+        RulesHandle::open(&self.rules.rules_file, kept).map_err(|why| {
             let file = self.rules.rules_file.display();
             InvalidSetting(format!(
                 "{why}\ncorrect the file (`oddsd rules check {file}` validates it), or set RULES_FILE"

@@ -2,7 +2,8 @@
 //! rules through a [`RulesHandle`]; `app` runs the [`RulesWatcher`].
 //!
 //! A file that changes and is valid is in force within a second. An invalid one is rejected: the last valid rules
-//! stay in force, and the reason is logged and shown by the API.
+//! stay in force, and the reason is logged and shown by the API. The database keeps their text, so that a start finds
+//! them too.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use oddsd_core::rules::{Diagnostic, Rules, RulesError};
+use oddsd_store::{KeptSetting, Store};
 
 /// The whole text is read each time: a file swapped by rename has another inode and other times, and a rules file
 /// has only a few kilobytes.
@@ -53,6 +55,9 @@ pub struct RulesWatcher {
     in_force: watch::Sender<RulesInForce>,
     /// The file as the last poll found it.
     last: FileState,
+    store: Option<Store>,
+    /// A valid text that the database does not keep yet.
+    unkept: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,23 +79,54 @@ impl RulesHandle {
         Self::constant(Arc::clone(Rules::builtin()))
     }
 
-    /// An existing file has to be valid. A missing one is polled until it appears; until then the built-in rules
-    /// are in force.
-    pub fn open(path: &Path) -> Result<(Self, RulesWatcher), RulesError> {
+    /// Where the file is missing or invalid, the `kept` text is in force: that of its last valid content. Without one, an
+    /// existing file has to be valid, and the built-in rules are in force until a missing one appears.
+    pub fn open(path: &Path, kept: Option<&str>) -> Result<(Self, RulesWatcher), RulesError> {
         let last = FileState::of(read(path));
         let name = path.display().to_string();
-        let rules = match &last {
-            FileState::Text(text) => Arc::new(Rules::parse(&name, text)?),
-            FileState::Missing => Arc::clone(Rules::builtin()),
-            FileState::Unreadable(why) => return Err(unreadable(name, why)),
+        let kept = kept.and_then(|text| Rules::parse(&name, text).ok());
+        let (rules, error) = match &last {
+            FileState::Text(text) => match (Rules::parse(&name, text), kept) {
+                (Ok(rules), _) => (Some(rules), None),
+                (Err(why), Some(kept)) => (Some(kept), Some(why.to_string())),
+                (Err(why), None) => return Err(why),
+            },
+            FileState::Missing => {
+                let error = kept
+                    .as_ref()
+                    .map(|_| format!("{name} is not there any more"));
+                (kept, error)
+            }
+            FileState::Unreadable(why) => match kept {
+                Some(kept) => (Some(kept), Some(unreadable(name.clone(), why).to_string())),
+                None => return Err(unreadable(name, why)),
+            },
         };
-        let file = (last != FileState::Missing).then_some(name);
-        let (in_force, receiver) = watch::channel(RulesInForce::new(rules, file));
-        let path = path.to_owned();
+        let file = rules.is_some().then(|| name.clone());
+        let rules = rules.map_or_else(|| Arc::clone(Rules::builtin()), Arc::new);
+        let mut in_force = RulesInForce::new(rules, file);
+        if let Some(error) = error {
+            let version = &in_force.state.version;
+            tracing::warn!(
+                event = "rules.kept",
+                version,
+                error,
+                "The rules file cannot be used; its last valid text, which the database keeps, is in force. Repair {name}: it is \
+                 taken up within a second"
+            );
+            in_force.state.error = Some(error);
+        }
+        let unkept = match (&last, &in_force.state.error) {
+            (FileState::Text(text), None) => Some(text.clone()),
+            _ => None,
+        };
+        let (in_force, receiver) = watch::channel(in_force);
         let watcher = RulesWatcher {
-            path,
+            path: path.to_owned(),
             in_force,
             last,
+            store: None,
+            unkept,
         };
         Ok((Self(receiver), watcher))
     }
@@ -131,6 +167,25 @@ pub enum ReloadOutcome {
 }
 
 impl RulesWatcher {
+    /// Keeps the text of the rules in force in the database.
+    pub fn keeping_text_in(mut self, store: Store) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Stores a valid text that the database does not keep yet. After a failure the next poll tries it again.
+    pub async fn keep_text(&mut self) {
+        let (Some(store), Some(text)) = (&self.store, &self.unkept) else {
+            return;
+        };
+        match store.keep_setting(KeptSetting::Rules, text).await {
+            Ok(()) => self.unkept = None,
+            Err(why) => {
+                tracing::debug!(event = "rules.keep_failed", error = %why, "the text of the rules is not kept yet");
+            }
+        }
+    }
+
     pub async fn run(mut self, stop: CancellationToken) {
         let mut polls = tokio::time::interval(POLL_INTERVAL);
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -140,6 +195,7 @@ impl RulesWatcher {
                 () = stop.cancelled() => return,
             }
             self.poll().await;
+            self.keep_text().await;
         }
     }
 
@@ -168,6 +224,9 @@ impl RulesWatcher {
             Ok(rules) => Arc::new(rules),
             Err(why) => return self.reject(why.to_string()),
         };
+        if let FileState::Text(text) = found {
+            self.unkept = Some(text);
+        }
         let version = rules.version().to_string();
         if self.in_force.borrow().state.version == version {
             return self.keep_rules();

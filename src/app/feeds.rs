@@ -1,4 +1,5 @@
-//! Opens the feed that the settings name. [`App::build`](super::App::build), `check` and `record` call it.
+//! Opens the feed that the settings name, and checks that the database is its own. [`App::build`](super::App::build),
+//! `check` and `record` call it.
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use oddsd_feeds::odds_api::{self, OddsApi};
 use oddsd_feeds::racing_api::{RacingApi, RacingApiSettings};
 #[cfg(feature = "simulator")]
 use oddsd_feeds::simulator::RaceDay;
+use oddsd_store::{KeptSetting, Store};
 
 /// A secret that is set: hosting panels store an unset one as an empty text.
 pub fn filled(secret: &Option<SecretString>) -> Option<&SecretString> {
@@ -94,5 +96,44 @@ pub fn feed(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::Re
         FeedKind::Betfair => bail!(InvalidSetting(
             "betfair streams come from recordings: `oddsd replay FILE --feed betfair`".into()
         )),
+    }
+}
+
+/// A database holds the odds of one live feed: with two, invented or replayed prices would be shown beside real ones.
+/// The first feed is kept; another one is refused, unless `switch` says that it takes over. Its first whole answer
+/// unlists what the other one stored.
+pub(super) async fn claim_database(store: &Store, feed: &str, switch: bool) -> anyhow::Result<()> {
+    let kept = store.live_feed().await?;
+    match kept.as_deref() {
+        Some(other) if other != feed && !switch => bail!(InvalidSetting(foreign_feed(other, feed))),
+        Some(other) if other != feed => {
+            tracing::warn!(
+                event = "feed.switched",
+                from = other,
+                to = feed,
+                "This database now belongs to {feed}; its first whole answer unlists what {other} stored"
+            );
+        }
+        _ => {}
+    }
+    Ok(store.keep_setting(KeptSetting::Feed, feed).await?)
+}
+
+/// The message for a database that another feed fills.
+pub fn foreign_feed(kept: &str, feed: &str) -> String {
+    format!(
+        "this database holds the odds of {kept}, and FEED is {feed}: they would be mixed. Give {feed} a database of its own \
+         (DATABASE_URL), or start once with --switch-feed, which retires what {kept} stored"
+    )
+}
+
+/// A recording does not belong into a database with live odds, unless `into_live` says so.
+pub async fn ensure_not_live(store: &Store, into_live: bool) -> anyhow::Result<()> {
+    match store.live_feed().await? {
+        Some(live) if !into_live => bail!(InvalidSetting(format!(
+            "this database holds the live odds of {live}, and the recording would be mixed with them. Replay into a database of \
+             its own (DATABASE_URL=sqlite:replay.db), or pass --into-live"
+        ))),
+        _ => Ok(()),
     }
 }

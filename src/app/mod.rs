@@ -24,7 +24,7 @@ use crate::leader::Leader;
 use crate::live::{DaemonEvent, EventBus};
 use crate::poller::{CycleOutcome, PollSchedule, Poller};
 use crate::relay::{DirectPath, RateAlert, Relay, direct_channel};
-use crate::rules_file::RulesWatcher;
+use crate::rules_file::{RulesHandle, RulesWatcher};
 use crate::wakeups::Wakeups;
 use oddsd_cache::{Cache, Reader};
 use oddsd_core::key::Key;
@@ -32,10 +32,10 @@ use oddsd_core::schedule::{Cron, CronTicks, PollRule};
 use oddsd_feeds::Feed;
 #[cfg(feature = "simulator")]
 use oddsd_feeds::simulator::RaceDaySize;
-use oddsd_store::{AcquireResult, CommitNotifier, LastChecked, Store, StoreError};
+use oddsd_store::{AcquireResult, CommitNotifier, KeptSetting, LastChecked, Store, StoreError};
 
-pub use feeds::feed;
-use feeds::filled;
+use feeds::{claim_database, filled};
+pub use feeds::{ensure_not_live, feed, foreign_feed};
 use supervisor::Services;
 
 /// The limit from SIGTERM to exit: the running transaction, one relay pass, open requests and the last writes.
@@ -95,8 +95,11 @@ impl App {
         schedule: PollSchedule,
     ) -> anyhow::Result<Self> {
         let live = EventBus::new();
-        let (rules, rules_watcher) = settings.rules()?;
         let store = open_store(settings).await?;
+        if !matches!(feed, Feed::Replay(_)) {
+            claim_database(&store, feed.name(), settings.daemon.switch_feed).await?;
+        }
+        let (rules, rules_watcher) = open_rules(settings, &store).await?;
         let cache = Cache::open(&settings.cache())
             .await
             .map_err(|why| InvalidSetting(format!("{why:#}")))?;
@@ -286,6 +289,19 @@ pub fn poll_rule(settings: &Settings) -> anyhow::Result<PollRule> {
     let cron =
         Cron::parse(line, zone, now).map_err(|why| InvalidSetting(format!("CRON: {why:#}")))?;
     Ok(PollRule::Cron(Box::new(CronTicks::new(cron, now))))
+}
+
+/// The rules in force and the watcher of their file. The database keeps the last valid text of it, for a start at
+/// which the file is missing or invalid.
+async fn open_rules(
+    settings: &Settings,
+    store: &Store,
+) -> anyhow::Result<(RulesHandle, RulesWatcher)> {
+    let kept = store.kept_setting(KeptSetting::Rules).await?;
+    let (rules, watcher) = settings.rules(kept.as_deref())?;
+    let mut watcher = watcher.keeping_text_in(store.clone());
+    watcher.keep_text().await;
+    Ok((rules, watcher))
 }
 
 async fn open_store(settings: &Settings) -> anyhow::Result<Store> {

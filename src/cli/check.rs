@@ -115,7 +115,7 @@ pub async fn check(settings: &Settings, args: &CheckArgs) -> anyhow::Result<Exit
 }
 
 fn check_rules(settings: &Settings, report: &mut CheckReport) {
-    let handle = match settings.rules() {
+    let handle = match settings.rules(None) {
         Ok((handle, _)) => handle,
         Err(why) => return report.fail("rules", BAD_CONFIGURATION, why.to_string()),
     };

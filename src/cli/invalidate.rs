@@ -79,7 +79,7 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
             "name at least one key, --event, --tag, --sidebar, --change or --scan; e.g. oddsd invalidate races:by-stage:v1".into()
         ));
     }
-    let (rules, _) = settings.rules()?;
+    let (rules, _) = settings.rules(None)?;
     let events = event_changes(settings, &args.event).await;
     let mut targets = named_targets(args, &rules.current(), &events)?;
     let cache = Cache::open(&settings.cache())

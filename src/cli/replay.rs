@@ -3,17 +3,20 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::Serialize;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::output::{err, out};
 use super::{FAILED, stop_on_signals};
-use crate::app::App;
+use crate::app::{App, ensure_not_live};
 use crate::clock::Clock;
 use crate::config::{FeedKind, InvalidSetting, Listen, Settings};
-use crate::live::{Counters, EventBus};
+use crate::live::{Counters, DaemonEvent, EventBus, PublishedEvent};
 use crate::poller::PollSchedule;
 use oddsd_core::model::CycleCounts;
 use oddsd_feeds::Feed;
@@ -30,6 +33,9 @@ pub struct ReplayArgs {
     /// Afterwards read the rows back and compare their counts.
     #[arg(long)]
     verify: bool,
+    /// Send it into a database with live odds, too.
+    #[arg(long)]
+    into_live: bool,
     /// Print one JSON object at the end.
     #[arg(long)]
     json: bool,
@@ -76,11 +82,14 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
     let stop = stop_on_signals(None)?;
     let feed = Feed::Replay(Box::new(replay));
     let app = App::build_with(&settings, feed, Clock::Real, schedule).await?;
+    ensure_not_live(&app.store, args.into_live).await?;
     let live = app.live.clone();
     let started = Instant::now();
     let progress = tokio::spawn(progress(live.clone()));
+    let waits = tokio::spawn(report_waits(live.subscribe()));
     let ended = app.run(stop).await;
     progress.abort();
+    waits.abort();
     ended.with_context(|| format!("{file} was not replayed to its end"))?;
 
     let counters = live.counters();
@@ -100,6 +109,24 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
     }
     let is_complete = counters.fetch_failures == 0;
     Ok(ExitCode::from(if is_complete { 0 } else { FAILED }))
+}
+
+/// Names the daemon whose lease the replay waits for.
+async fn report_waits(mut events: Receiver<Arc<PublishedEvent>>) {
+    loop {
+        match events.recv().await {
+            Ok(published) => {
+                if let DaemonEvent::Standby { holder } = &published.event {
+                    err!(
+                        "oddsd: {holder} holds the lease of this database; the replay begins when that daemon stops (Ctrl-C ends \
+                         the wait)"
+                    );
+                }
+            }
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
 }
 
 /// Prints the progress: on a terminal in place, elsewhere as lines.

@@ -53,6 +53,10 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
     doc("lease.release_failed", "debug", &["error"],
         "The leader lease could not be released at the end. It expires after LEASE_SECONDS."),
 
+    doc("feed.switched", "warn", &["from", "to"],
+        "The daemon was started with SWITCH_FEED: the database now belongs to another feed. The first whole answer unlists what the old one \
+         stored. Remove the setting again."),
+
     doc("cycle.complete", "info", &["cycle", "inserted", "updated", "withdrawn", "skipped", "rejected", "fetch_ms", "diff_ms", "write_ms", "next_s", "facts?"],
         "One polling cycle, also if nothing changed. updated = changed and reopened prices (the words count inserted ones too); skipped = unchanged, older than stored, or \
          without a price; facts = rows of events and runners written; next_s = seconds until the next poll."),
@@ -121,6 +125,11 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
         "The outbox could not be read or updated. The relay tries again."),
     doc("rules.loaded", "info", &["version", "rules"],
         "A changed rules file was loaded and is in force."),
+    doc("rules.kept", "warn", &["version", "error"],
+        "At the start the rules file is missing or invalid. The last valid text, which the database keeps, is in force until the file is \
+         repaired."),
+    doc("rules.keep_failed", "debug", &["error"],
+        "The text of the rules could not be stored in the database. It is tried again within a second."),
     doc("rules.refused", "error", &["version", "error"],
         "The rules file is invalid. The last valid rules stay in force; `oddsd rules check` shows every fault."),
     doc("rules.target_failed", "warn", &["version", "error"],

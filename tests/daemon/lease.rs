@@ -104,3 +104,32 @@ async fn expired_leader_writes_nothing_and_reloads_its_state() {
     sleeper.stop().await.expect_code(0);
     assert_eq!(stack.outbox().await, 0);
 }
+
+#[tokio::test]
+async fn replay_into_live_odds_needs_its_option_and_names_the_daemon_that_it_waits_for() {
+    let (stack, _) = DaemonStack::with_card().await;
+    let mut daemon = named(&stack, "trader");
+    daemon.wait_for_log("inserted=48").await;
+    let recording = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/odds_api/league.jsonl.zst"
+    );
+    let args = ["replay", recording, "--feed", "odds-api"];
+    let refused = DaemonProcess::start(&stack.settings, &args);
+    let refused = refused.wait_for_exit().await.expect_code(78);
+    assert!(
+        refused.text().contains("live odds of racing_api")
+            && refused.text().contains("--into-live"),
+        "{}",
+        refused.text()
+    );
+
+    let mut replay = DaemonProcess::start(&stack.settings, &[&args[..], &["--into-live"]].concat());
+    replay
+        .wait_for_log("holds the lease of this database")
+        .await;
+    daemon.stop().await.expect_code(0);
+    replay.wait_for_exit().await.expect_code(0);
+    let leagues = "SELECT count(*) FROM oddsd.events WHERE source = 'odds_api'";
+    assert!(stack.number(leagues).await > 0);
+}

@@ -307,3 +307,82 @@ async fn malformed_runner_is_rejected_alone() {
     let again = stack.run_once().await.expect_code(0);
     assert_eq!(again.count("inserted=0 updated=0"), 1, "{}", again.text());
 }
+
+const LISTED: &str = "SELECT count(*) FROM oddsd.events WHERE listed AND source = 'simulator'";
+const OPEN: &str = "SELECT count(*) FROM oddsd.prices p JOIN oddsd.events e ON e.id = p.event_id
+     WHERE e.source = 'simulator' AND p.status = 'open'";
+
+#[tokio::test]
+async fn database_of_another_feed_is_refused_until_it_is_switched() {
+    let (mut stack, card) = DaemonStack::with_card().await;
+    stack.settings = stack.settings.with("MAX_REMOVED_FRACTION", "1");
+    let real = stack.settings.clone();
+    stack.settings = real.with("FEED", "simulator");
+    stack.run_once().await.expect_code(0);
+    assert!(stack.number(LISTED).await > 0);
+
+    stack.settings = real.clone();
+    let refused = stack.run_once().await.expect_code(78);
+    let text = refused.text();
+    assert!(
+        text.contains("holds the odds of simulator") && text.contains("--switch-feed"),
+        "{text}"
+    );
+    assert_eq!(stack.provider.requests().len(), 0);
+
+    stack.settings = real.with("SWITCH_FEED", "true");
+    let switched = stack.run_once().await.expect_code(0);
+    assert_eq!(
+        switched.count("event=feed.switched"),
+        1,
+        "{}",
+        switched.text()
+    );
+    assert_eq!(
+        switched.count("event=cycle.out_of_scope"),
+        1,
+        "{}",
+        switched.text()
+    );
+    assert_eq!(
+        (stack.number(LISTED).await, stack.number(OPEN).await),
+        (0, 0)
+    );
+    stack.assert_stored(&card).await;
+
+    // From now on the database is of the new feed, with no word about it.
+    stack.settings = real.clone();
+    let again = stack.run_once().await.expect_code(0);
+    assert_eq!(again.count("event=cycle.out_of_scope"), 0);
+    stack.settings = real.with("FEED", "simulator");
+    stack.run_once().await.expect_code(78);
+}
+
+#[tokio::test]
+async fn races_outside_of_the_regions_are_unlisted_once() {
+    let (mut stack, mut card) = DaemonStack::with_card().await;
+    stack.settings = stack.settings.with("MAX_REMOVED_FRACTION", "1");
+    let real = stack.settings.clone();
+    for race in &mut card.races {
+        race["region"] = json!("GB");
+    }
+    card.races[0]["region"] = json!("FR");
+    stack.serve(&card);
+    stack.settings = real.with("RACING_API_REGIONS", "");
+    stack.run_once().await.expect_code(0);
+
+    card.races.remove(0);
+    stack.serve(&card);
+    stack.settings = real.with("RACING_API_REGIONS", "gb");
+    let first = stack.run_once().await.expect_code(0);
+    assert_eq!(
+        first.count("event=cycle.out_of_scope"),
+        1,
+        "{}",
+        first.text()
+    );
+    let listed = "SELECT count(*) FROM oddsd.events WHERE listed";
+    assert_eq!(stack.number(listed).await, card.races.len() as i64);
+    let second = stack.run_once().await.expect_code(0);
+    assert_eq!(second.count("event=cycle.out_of_scope"), 0);
+}

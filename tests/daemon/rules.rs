@@ -198,3 +198,42 @@ async fn invalid_rules_file_prevents_the_start() {
     assert_eq!(removed(&mut daemon, &url).await.1, json!(["a:v1"]));
     daemon.stop().await.expect_code(0);
 }
+
+/// A start with a corrupt or missing file: the daemon must not take the odds down with it.
+#[tokio::test]
+async fn start_without_a_valid_file_uses_the_last_valid_text_until_it_is_repaired() {
+    let ruled = Ruled::build().await;
+    ruled.write(&rule("a:v1"));
+    ruled.stack.run_once().await.expect_code(0);
+    std::fs::remove_file(&ruled.file).expect("removed");
+    for damage in [None, Some("[[rule\n"), Some("name = \"\u{0}\"")] {
+        if let Some(text) = damage {
+            ruled.write(text);
+        }
+        let mut daemon = ruled.stack.run();
+        let line = daemon.wait_for_log("event=rules.kept").await;
+        assert!(line.contains("rules.toml"), "{line}");
+        let url = daemon.url().await;
+        assert_eq!(removed(&mut daemon, &url).await.1, json!(["a:v1"]));
+        let shown = ruled.shown(&url).await;
+        assert!(shown["error"].is_string(), "{shown}");
+        ruled.status_shows(&["rules     4 of", "invalid now"]).await;
+        daemon.stop().await.expect_code(0);
+    }
+
+    // Repaired while it runs, the file is in force, and its text is the one that is kept.
+    let mut daemon = ruled.stack.run();
+    let url = daemon.url().await;
+    ruled.write(&rule("b:v1"));
+    daemon.wait_for_log("event=rules.loaded").await;
+    assert_eq!(ruled.shown(&url).await["error"], Value::Null);
+    assert_eq!(removed(&mut daemon, &url).await.1, json!(["b:v1"]));
+    let kept =
+        "SELECT count(*) FROM oddsd.kept_settings WHERE name = 'rules' AND value LIKE '%b:v1%'";
+    eventually("the new text is kept", async || {
+        let rows = ruled.stack.number(kept).await;
+        (rows == 1).then_some(()).ok_or(rows)
+    })
+    .await;
+    daemon.stop().await.expect_code(0);
+}

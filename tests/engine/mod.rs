@@ -59,7 +59,7 @@ impl Engine {
         if let Some(text) = text {
             std::fs::write(&rules, text).expect("written");
         }
-        let (book, watcher) = RulesHandle::open(&rules).unwrap_or_else(|why| panic!("{why}"));
+        let (book, watcher) = RulesHandle::open(&rules, None).unwrap_or_else(|why| panic!("{why}"));
         let (home, redis) = (backend.migrated().await, RedisServer::start().await);
         let cache = Arc::new(open_redis(&redis.url()).await);
         cache.connected().await;

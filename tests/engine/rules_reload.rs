@@ -46,7 +46,8 @@ fn names(handle: &RulesHandle) -> Vec<String> {
 #[tokio::test]
 async fn missing_rules_file_is_loaded_when_it_appears() {
     let file = File::new();
-    let (handle, mut watcher) = RulesHandle::open(&file.path).expect("a missing file is allowed");
+    let (handle, mut watcher) =
+        RulesHandle::open(&file.path, None).expect("a missing file is allowed");
     assert_eq!(&**handle.current().version(), "built-in");
     assert_eq!(handle.state().file, None);
     for _ in 0..3 {
@@ -65,7 +66,7 @@ async fn missing_rules_file_is_loaded_when_it_appears() {
 async fn edited_rules_file_is_loaded_however_it_is_written() {
     let file = File::new();
     file.write(rule("a", "x"));
-    let (handle, mut watcher) = RulesHandle::open(&file.path).expect("valid");
+    let (handle, mut watcher) = RulesHandle::open(&file.path, None).expect("valid");
     assert_eq!(
         (names(&handle), watcher.poll().await),
         (vec!["a".into()], ReloadOutcome::Unchanged)
@@ -98,7 +99,7 @@ async fn invalid_rules_leave_the_last_valid_ones_in_force() {
     let (log, _listening) = CapturedLog::start();
     let file = File::new();
     file.write(rule("a", "x"));
-    let (handle, mut watcher) = RulesHandle::open(&file.path).expect("valid");
+    let (handle, mut watcher) = RulesHandle::open(&file.path, None).expect("valid");
     let good = handle.current().version().clone();
     let refused = |look: ReloadOutcome| match look {
         ReloadOutcome::Rejected { error } => error,
@@ -136,7 +137,7 @@ async fn invalid_rules_leave_the_last_valid_ones_in_force() {
 async fn deleted_rules_file_leaves_its_rules_in_force() {
     let file = File::new();
     file.write(rule("a", "x"));
-    let (handle, mut watcher) = RulesHandle::open(&file.path).expect("valid");
+    let (handle, mut watcher) = RulesHandle::open(&file.path, None).expect("valid");
     std::fs::remove_file(&file.path).expect("removed");
     assert!(matches!(
         watcher.poll().await,
@@ -158,20 +159,20 @@ async fn deleted_rules_file_leaves_its_rules_in_force() {
 async fn unreadable_rules_file_is_an_error_at_start() {
     let file = File::new();
     file.write(b"version = \"\xff\"");
-    let why = RulesHandle::open(&file.path)
+    let why = RulesHandle::open(&file.path, None)
         .map(drop)
         .expect_err("no text");
     assert!(why.to_string().contains("UTF-8"), "{why}");
     std::fs::remove_file(&file.path).expect("removed");
     std::fs::create_dir(&file.path).expect("made");
-    let why = RulesHandle::open(&file.path)
+    let why = RulesHandle::open(&file.path, None)
         .map(drop)
         .expect_err("a folder");
     assert!(why.to_string().contains("rules.toml"), "{why}");
     std::fs::remove_dir(&file.path).expect("removed");
     std::os::unix::fs::symlink("nowhere", &file.path).expect("linked");
     let (handle, mut watcher) =
-        RulesHandle::open(&file.path).expect("the target of a link may come later");
+        RulesHandle::open(&file.path, None).expect("the target of a link may come later");
     assert_eq!(watcher.poll().await, ReloadOutcome::Unchanged);
     std::fs::write(file.folder.path().join("nowhere"), b"\xff").expect("written");
     assert!(matches!(

@@ -20,6 +20,7 @@ fn applied(backend: DatabaseBackend) -> &'static [&'static str] {
             "applied 0003 canary",
             "applied 0004 rules",
             "applied 0005 status",
+            "applied 0006 kept_settings",
         ],
         DatabaseBackend::Sqlite => &[
             "applied 0001 tables",
@@ -27,6 +28,7 @@ fn applied(backend: DatabaseBackend) -> &'static [&'static str] {
             "applied 0003 canary",
             "applied 0004 rules",
             "applied 0005 status",
+            "applied 0006 kept_settings",
         ],
     }
 }

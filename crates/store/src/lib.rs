@@ -8,6 +8,7 @@
 mod bad_rows;
 mod dialect;
 mod external;
+mod kept_settings;
 mod lease;
 mod load;
 mod log;
@@ -36,6 +37,7 @@ use oddsd_core::model::Attributes;
 
 use bad_rows::{CommitError, CommitResult};
 pub use external::{TableWatch, WatchPlan, WatchRequest};
+pub use kept_settings::KeptSetting;
 use lease::LEASE;
 pub use lease::{AcquireResult, WriterLease};
 pub use log::{LogFilter, Removal, RemovalStats};

@@ -102,8 +102,8 @@ impl<'a> Differ<'a> {
         self
     }
 
-    /// The scope is all that the feed is ever asked for: listed events that have yet to start outside it, or of another
-    /// feed, are missing like those inside. No answer will ever cover them again.
+    /// The scope is all that the feed is ever asked for: listed events of another feed, and those outside the scope that
+    /// have yet to start, are missing like those inside. No answer will ever cover them again.
     pub fn unlisting_outside(mut self) -> Self {
         self.unlists_outside = true;
         self
@@ -486,7 +486,7 @@ impl<'a> Differ<'a> {
     }
 
     fn find_missing_events(&mut self, meta: &SnapshotMeta) {
-        if meta.scope == Scope::Listed {
+        if meta.scope == Scope::Listed && !self.unlists_outside {
             return;
         }
         let whole = self.unlists_outside && meta.scope.is_a_whole_list();
@@ -496,7 +496,9 @@ impl<'a> Differ<'a> {
                 event.listed && stored.checked_at <= meta.as_of && !self.listed.contains(id);
             let in_scope = event.source == meta.source && meta.scope.covers(event);
             let is_ahead = event.starts_at.is_none_or(|start| start > meta.as_of);
-            let outside = !in_scope && whole && is_ahead && !event.status.is_final();
+            let is_foreign = self.unlists_outside && event.source != meta.source;
+            let outside =
+                !in_scope && (is_foreign || (whole && is_ahead && !event.status.is_final()));
             if absent && (in_scope || outside) {
                 self.missing.outside += usize::from(outside);
                 self.missing.listed_events += 1;

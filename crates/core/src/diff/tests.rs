@@ -200,6 +200,12 @@ fn whole_list_unlists_what_lies_ahead_outside_of_it_and_nothing_else() {
         (ahead, true),
         (other(2, |event| event.source = "another feed".into()), true),
         (other(3, |event| event.starts_at = None), true),
+        (
+            other(4, |event| {
+                (event.source, event.status) = ("another feed".into(), EventStatus::Live)
+            }),
+            true,
+        ),
         (other(5, |event| event.starts_at = Some(at(-60))), false),
         (
             other(7, |event| event.status = EventStatus::Abandoned),
@@ -245,12 +251,12 @@ fn whole_list_unlists_what_lies_ahead_outside_of_it_and_nothing_else() {
             .map(|(event, _)| event.id.clone())
             .collect::<Vec<_>>()
     );
-    assert_eq!(changes.unlisted_outside, 3);
-    assert_eq!(changes.counts.withdrawn, 3);
+    assert_eq!(changes.unlisted_outside, 4);
+    assert_eq!(changes.counts.withdrawn, 4);
 
-    // A part of the list says nothing about the rest, and a feed may be one of several.
-    assert_eq!(compare(Scope::Listed, true).unlisted_outside, 0);
-    assert_eq!(compare(Scope::Events(vec![]), true).unlisted_outside, 0);
+    // A part of the list says nothing about the rest of its feed, and a recording nothing about other feeds.
+    assert_eq!(compare(Scope::Listed, true).unlisted_outside, 2);
+    assert_eq!(compare(Scope::Listed, false).unlisted_outside, 0);
     assert_eq!(
         compare(Scope::League("GB".into()), false).unlisted_outside,
         0

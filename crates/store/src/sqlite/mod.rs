@@ -37,8 +37,7 @@ const READERS: u32 = 4;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const TABLE: &str = "migrations";
-const MIGRATIONS: Migrations =
-    migrations!("sqlite": 1 "tables", 2 "counts", 3 "canary", 4 "rules", 5 "status");
+const MIGRATIONS: Migrations = migrations!("sqlite": 1 "tables", 2 "counts", 3 "canary", 4 "rules", 5 "status", 6 "kept_settings");
 
 #[derive(Clone)]
 pub struct Sqlite {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use strum::VariantNames;
 
 use crate::log::LogFormat;
@@ -48,8 +48,10 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FeedKind {
     /// Horse racing: whole racecards, and single races near their start.
+    #[value(alias = "racing_api")]
     RacingApi,
     /// Leagues of many sports, with a paid quota.
+    #[value(alias = "odds_api")]
     OddsApi,
     /// Recorded exchange streams, for `oddsd replay` only.
     Betfair,
@@ -61,7 +63,13 @@ pub enum FeedKind {
 #[command(next_help_heading = "Feed")]
 pub struct FeedArgs {
     /// The source of the odds.
-    #[arg(long, env = "FEED", value_enum, default_value = "racing-api")]
+    #[arg(
+        long,
+        env = "FEED",
+        value_enum,
+        ignore_case = true,
+        default_value = "racing-api"
+    )]
     pub feed: FeedKind,
     /// User name of The Racing API.
     #[arg(long, env = "RACING_API_USERNAME", hide_env_values = true)]
@@ -145,18 +153,18 @@ pub struct FeedArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Database")]
 pub struct StoreArgs {
-    /// postgres://user:password@host:5432/name, or sqlite:path/to/file.db. Behind Supabase use the
-    /// session pooler (port 5432) with sslmode=verify-full.
+    /// postgres://user:password@host:5432/name, or sqlite:path/to/file.db. Required, except by `demo`. Behind
+    /// Supabase use the session pooler (port 5432) with sslmode=verify-full.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<SecretString>,
+    /// TLS that a connection to another host must have.
     #[arg(
         long,
-        env = "DATABASE_URL",
-        default_value = "sqlite:oddsd.db",
-        hide_env_values = true,
-        hide_default_value = false
+        env = "DATABASE_TLS",
+        value_enum,
+        ignore_case = true,
+        default_value = "verify-full"
     )]
-    pub database_url: SecretString,
-    /// TLS that a connection to another host must have.
-    #[arg(long, env = "DATABASE_TLS", value_enum, default_value = "verify-full")]
     pub database_tls: Tls,
     /// Maximum number of open connections.
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value = "6", value_parser = clap::value_parser!(u32).range(2..=200))]
@@ -165,7 +173,7 @@ pub struct StoreArgs {
     #[arg(long, env = "DATABASE_STATEMENT_TIMEOUT_SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub database_statement_timeout_seconds: u64,
     /// Migrate the tables to this version at the start.
-    #[arg(long, env = "AUTO_MIGRATE", default_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, env = "AUTO_MIGRATE", default_value = "true", action = clap::ArgAction::Set, value_parser = boolean)]
     pub auto_migrate: bool,
     /// Retention of price history, cycles and removals, in days.
     #[arg(long, env = "HISTORY_DAYS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=36500))]
@@ -188,7 +196,7 @@ pub struct CacheArgs {
     #[arg(long, env = "UPSTASH_REDIS_REST_TOKEN", hide_env_values = true)]
     pub upstash_redis_rest_token: Option<SecretString>,
     /// Use a cache. false: no cache is contacted.
-    #[arg(long, env = "CACHE_ENABLED", default_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, env = "CACHE_ENABLED", default_value = "true", action = clap::ArgAction::Set, value_parser = boolean)]
     pub cache_enabled: bool,
     /// Milliseconds after which a removal has failed and is retried.
     #[arg(long, env = "CACHE_TIMEOUT_MS", default_value = "2000", value_parser = clap::value_parser!(u64).range(10..=60000))]
@@ -252,7 +260,7 @@ pub struct DaemonArgs {
     pub lease_seconds: u64,
     /// Audit what readers are served after a change. The result is in `oddsd status`, on the page and
     /// in /metrics.
-    #[arg(long, env = "AUDIT", default_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, env = "AUDIT", default_value = "true", action = clap::ArgAction::Set, value_parser = boolean)]
     pub audit: bool,
     /// Seconds between two changes of a test row, which detect failures when no price changes. 0: none.
     /// Empty: 1, or 30 with Upstash, where each change costs about four billed commands.
@@ -260,7 +268,7 @@ pub struct DaemonArgs {
     pub canary_seconds: Option<u64>,
     /// Take over a database that another feed has filled: what that one stored is retired.
     #[arg(long, env = "SWITCH_FEED", default_value = "false", num_args = 0..=1, default_missing_value = "true",
-          action = clap::ArgAction::Set)]
+          action = clap::ArgAction::Set, value_parser = boolean)]
     pub switch_feed: bool,
     /// Token with which other programs report changes by POST /v1/changes. Empty: reports are refused.
     #[arg(long, env = "REPORT_TOKEN", hide_env_values = true)]
@@ -284,6 +292,12 @@ pub struct LogArgs {
     pub log_format: Option<LogFormat>,
 }
 
+/// A secret that is set: hosting panels store an unset one as an empty text.
+pub fn filled(secret: &Option<SecretString>) -> Option<&SecretString> {
+    let secret = secret.as_ref()?;
+    (!secret.expose_secret().trim().is_empty()).then_some(secret)
+}
+
 /// Treats an empty text as not set, because hosting panels store it so.
 pub(crate) fn non_empty(text: &Option<String>) -> Option<&str> {
     text.as_deref()
@@ -292,13 +306,23 @@ pub(crate) fn non_empty(text: &Option<String>) -> Option<&str> {
 }
 
 impl Settings {
-    pub fn store(&self) -> StoreSettings {
-        StoreSettings {
-            url: self.store.database_url.clone(),
+    /// An error without a database: a file in the working folder that nobody asked for would be empty after the next
+    /// deployment.
+    pub fn store(&self) -> Result<StoreSettings, InvalidSetting> {
+        let url = filled(&self.store.database_url).cloned();
+        let url = url.ok_or_else(|| {
+            InvalidSetting(
+                "DATABASE_URL is not set: write postgres://user:password@host:5432/name, or sqlite:oddsd.db for a file in this \
+                 folder (.env.example has it); `oddsd demo` needs none"
+                    .into(),
+            )
+        })?;
+        Ok(StoreSettings {
+            url,
             tls: self.store.database_tls,
             max_connections: self.store.database_max_connections,
             statement_timeout: Duration::from_secs(self.store.database_statement_timeout_seconds),
-        }
+        })
     }
 
     pub fn cache(&self) -> CacheSettings {
@@ -373,6 +397,14 @@ impl Settings {
 }
 
 // The parsers of settings that are neither plain numbers nor plain texts. An error names what would be valid.
+
+fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err("write true, false, yes, no, on, off, 1 or 0".into()),
+    }
+}
 
 fn fraction(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

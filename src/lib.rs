@@ -8,6 +8,7 @@ pub mod cli;
 // Builds, runs and shuts down the daemon.
 pub mod app;
 pub mod config;
+pub mod dotenv;
 pub mod http;
 // Services: each is a loop around one public step.
 pub mod audit;

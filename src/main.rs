@@ -4,15 +4,15 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Before any thread starts: reading `.env` changes the environment.
-    if let Err(why) = dotenvy::dotenv()
-        && !why.not_found()
-    {
-        // The error's own text quotes the line, which may contain a password.
-        eprintln!(
-            "oddsd: .env cannot be read; each line is NAME=value, with quotes around a value that holds spaces"
-        );
-        return ExitCode::from(78);
-    }
+    let warnings = match oddsd::dotenv::load() {
+        Ok(warnings) => warnings,
+        Err(errors) => {
+            for why in errors {
+                eprintln!("oddsd: {why}");
+            }
+            return ExitCode::from(78);
+        }
+    };
     // One provider for all TLS connections: with two in one binary the first connection panics.
     let provider = rustls::crypto::ring::default_provider();
     if provider.install_default().is_err() {
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(oddsd::cli::main(std::env::args_os().collect())),
+        Ok(runtime) => runtime.block_on(oddsd::cli::main(std::env::args_os().collect(), warnings)),
         Err(why) => {
             eprintln!("oddsd: the async runtime cannot start: {why}");
             ExitCode::FAILURE

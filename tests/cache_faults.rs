@@ -275,7 +275,6 @@ async fn settings_errors_name_the_setting_and_not_its_value() {
             None,
             "UPSTASH_REDIS_REST_TOKEN is empty",
         ),
-        (None, None, Some(CANARY), "UPSTASH_REDIS_REST_URL is empty"),
         (
             None,
             Some("http://example.com"),

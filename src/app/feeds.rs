@@ -3,25 +3,17 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
-use secrecy::{ExposeSecret, SecretString};
-
 #[cfg(feature = "simulator")]
 use super::SIMULATED;
 use crate::clock::Clock;
-use crate::config::{FeedKind, InvalidSetting, Settings, non_empty};
+use crate::config::{FeedKind, InvalidSetting, Settings, filled, non_empty};
+use anyhow::bail;
 use oddsd_feeds::Feed;
 use oddsd_feeds::odds_api::{self, OddsApi};
 use oddsd_feeds::racing_api::{RacingApi, RacingApiSettings};
 #[cfg(feature = "simulator")]
 use oddsd_feeds::simulator::RaceDay;
 use oddsd_store::{KeptSetting, Store};
-
-/// A secret that is set: hosting panels store an unset one as an empty text.
-pub fn filled(secret: &Option<SecretString>) -> Option<&SecretString> {
-    let secret = secret.as_ref()?;
-    (!secret.expose_secret().trim().is_empty()).then_some(secret)
-}
 
 /// The feed that the settings name. With `keep_bodies` each answer has its whole body and none is "not modified",
 /// as a recording needs it.
@@ -32,8 +24,9 @@ pub fn filled(secret: &Option<SecretString>) -> Option<&SecretString> {
 pub fn feed(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::Result<Feed> {
     let args = &settings.feed;
     let named = |list: &[String]| {
-        let named = list.iter().filter(|text| !text.trim().is_empty());
-        named.cloned().collect()
+        let named = list.iter().map(|text| text.trim());
+        let named = named.filter(|text| !text.is_empty());
+        named.map(str::to_owned).collect()
     };
     let deadline = Duration::from_secs(args.feed_timeout_seconds);
     match args.feed {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::{self, AuditHandle, Auditor, Canary, SampleRate};
 use crate::clock::Clock;
-use crate::config::{InvalidSetting, Listen, Settings};
+use crate::config::{InvalidSetting, Listen, Settings, filled};
 use crate::leader::Leader;
 use crate::live::{DaemonEvent, EventBus};
 use crate::poller::{CycleOutcome, PollSchedule, Poller};
@@ -34,7 +34,7 @@ use oddsd_feeds::Feed;
 use oddsd_feeds::simulator::RaceDaySize;
 use oddsd_store::{AcquireResult, CommitNotifier, KeptSetting, LastChecked, Store, StoreError};
 
-use feeds::{claim_database, filled};
+use feeds::claim_database;
 pub use feeds::{ensure_not_live, feed, foreign_feed};
 use supervisor::Services;
 
@@ -305,7 +305,7 @@ async fn open_rules(
 }
 
 async fn open_store(settings: &Settings) -> anyhow::Result<Store> {
-    let store = Store::open(&settings.store()).await?;
+    let store = Store::open(&settings.store()?).await?;
     if settings.store.auto_migrate {
         for line in store.migrate(false).await? {
             tracing::info!(event = "store.migrated", "The database: {line}");

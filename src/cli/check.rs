@@ -16,7 +16,7 @@ use oddsd_cache::{Cache, CacheError};
 use oddsd_core::model::sanitize_text;
 use oddsd_core::schedule::Cron;
 use oddsd_feeds::{Feed, FetchRequest};
-use oddsd_store::{Store, StoreError, StoreStatus};
+use oddsd_store::{Store, StoreError, StoreSettings, StoreStatus};
 
 /// A larger skew puts races into the wrong stage.
 const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::seconds(5);
@@ -83,10 +83,13 @@ pub async fn check(settings: &Settings, args: &CheckArgs) -> anyhow::Result<Exit
     check_schedule(settings, &mut report);
     check_rules(settings, &mut report);
     let feed = open_feed(settings, &mut report);
-    let cache = open_cache(settings, &mut report).await;
+    let cache = open_cache(settings, args.offline, &mut report).await;
     check_listen(settings, args.offline, &mut report).await;
+    let database = describe_database(settings, &mut report);
     if !args.offline {
-        check_database(settings, &mut report).await;
+        if let Some((settings_of_store, name)) = database {
+            check_database(settings, &settings_of_store, &name, &mut report).await;
+        }
         if let Some(cache) = cache {
             ping_cache(&cache, &mut report).await;
         }
@@ -177,8 +180,17 @@ fn open_feed(settings: &Settings, report: &mut CheckReport) -> Option<Feed> {
     }
 }
 
-async fn open_cache(settings: &Settings, report: &mut CheckReport) -> Option<Cache> {
-    match Cache::open(&settings.cache()).await {
+/// Opens the cache, which begins to connect; `offline` only checks its settings.
+async fn open_cache(settings: &Settings, offline: bool, report: &mut CheckReport) -> Option<Cache> {
+    let wanted = settings.cache();
+    if offline {
+        match wanted.describe() {
+            Ok(says) => report.ok("cache", says),
+            Err(why) => report.fail("cache", BAD_CONFIGURATION, format!("{why:#}")),
+        }
+        return None;
+    }
+    match Cache::open(&wanted).await {
         Ok(Cache::Off) => {
             let says = "CACHE_ENABLED=false: no answer is cached and none is removed";
             report.warn("cache", says);
@@ -248,7 +260,36 @@ async fn check_listen(settings: &Settings, offline: bool, report: &mut CheckRepo
     }
 }
 
-async fn check_database(settings: &Settings, report: &mut CheckReport) {
+/// The settings of the database and its name as text, checked without a connection.
+fn describe_database(
+    settings: &Settings,
+    report: &mut CheckReport,
+) -> Option<(StoreSettings, String)> {
+    let described = settings
+        .store()
+        .map_err(|why| why.to_string())
+        .and_then(|wanted| match wanted.describe() {
+            Ok(name) => Ok((wanted, name)),
+            Err(why) => Err(why.to_string()),
+        });
+    match described {
+        Ok((wanted, name)) => {
+            report.ok("database", format!("{name}: settings are complete"));
+            Some((wanted, name))
+        }
+        Err(why) => {
+            report.fail("database", BAD_CONFIGURATION, why);
+            None
+        }
+    }
+}
+
+async fn check_database(
+    settings: &Settings,
+    wanted: &StoreSettings,
+    name: &str,
+    report: &mut CheckReport,
+) {
     if let Some(file) = missing_file(settings) {
         let folder = file.parent().filter(|path| !path.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
@@ -261,26 +302,34 @@ async fn check_database(settings: &Settings, report: &mut CheckReport) {
         let says = format!("{file} does not exist yet; `oddsd run` creates it");
         return report.ok("database", says);
     }
-    let store = match Store::open(&settings.store()).await {
+    let store = match Store::open(wanted).await {
         Ok(store) => store,
         Err(why) => {
-            let says = format!("{why}{}", next_step(&why));
+            let says = format!("{name}: {why}{}", next_step(&why));
             return report.fail("database", database_code(&why), says);
         }
     };
-    report.ok("database", format!("{}: connected", store.backend()));
-    match store.check_schema().await {
-        Ok(()) => report.ok("schema", "the tables have this version"),
-        Err(StoreError::Schema(why)) if settings.store.auto_migrate => {
+    report.ok("database", format!("{name}: connected"));
+    let schema = store.check_schema().await;
+    let migration = store.dry_run_migration(false).await;
+    match (schema, &migration) {
+        (Ok(()), _) => report.ok("schema", "the tables have this version"),
+        // Tables of a newer version cannot be migrated either: one finding says it.
+        (Err(StoreError::Schema(_)), Err(StoreError::Schema(why))) => {
+            report.fail("schema", BAD_CONFIGURATION, why.clone());
+        }
+        (Err(StoreError::Schema(why)), _) if settings.store.auto_migrate => {
             let says = format!("{why} (AUTO_MIGRATE migrates them at the next start)");
             report.warn("schema", says);
         }
-        Err(why) => report.fail("schema", database_code(&why), why.to_string()),
+        (Err(why), _) => report.fail("schema", database_code(&why), why.to_string()),
     }
-    match store.dry_run_migration(false).await {
+    match migration {
         Ok(_) => report.ok("rights", "tables and views can be created"),
+        Err(StoreError::Schema(_)) => {}
         Err(why) => report.fail("rights", database_code(&why), why.to_string()),
     }
+    check_feed_of_database(settings, &store, report).await;
     match store.server_time().await {
         Ok(theirs) => check_clock(Utc::now() - theirs, report),
         Err(why) => report.fail("clock", database_code(&why), why.to_string()),
@@ -289,6 +338,29 @@ async fn check_database(settings: &Settings, report: &mut CheckReport) {
         check_status(&status, report);
     }
     store.close().await;
+}
+
+/// The feed that fills the database, if it is another one than the settings name.
+async fn check_feed_of_database(settings: &Settings, store: &Store, report: &mut CheckReport) {
+    let Ok(feed) = app::feed(settings, &Clock::Real, false) else {
+        return;
+    };
+    // Without tables there is no feed yet.
+    if let Ok(Some(kept)) = store.live_feed().await
+        && kept != feed.name()
+    {
+        match settings.daemon.switch_feed {
+            true => report.warn(
+                "feed",
+                format!("the next start retires what {kept} stored (SWITCH_FEED)"),
+            ),
+            false => report.fail(
+                "feed",
+                BAD_CONFIGURATION,
+                app::foreign_feed(&kept, feed.name()),
+            ),
+        }
+    }
 }
 
 fn check_clock(skew: TimeDelta, report: &mut CheckReport) {

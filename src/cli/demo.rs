@@ -56,8 +56,8 @@ pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCo
         .tempdir()
         .context("cannot create a temporary folder")?;
     let mut settings = settings.clone();
-    settings.store.database_url =
-        SecretString::from(format!("sqlite:{}/demo.db", folder.path().display()));
+    let url = format!("sqlite:{}/demo.db", folder.path().display());
+    settings.store.database_url = Some(SecretString::from(url));
     settings.cache.redis_url = None;
     settings.cache.upstash_redis_rest_url = None;
     settings.cache.upstash_redis_rest_token = None;

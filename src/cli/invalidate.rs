@@ -24,9 +24,12 @@ use oddsd_store::EventContext;
 /// polls the outbox every second.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+const GLOB: [char; 3] = ['*', '?', '['];
+
 #[derive(Debug, clap::Args)]
 pub struct InvalidateArgs {
-    /// Cache keys to remove, e.g. races:by-stage:v1; one that ends with :* is a pattern.
+    /// Cache keys to remove, e.g. races:by-stage:v1; one that ends with :* is a pattern. Other * ? [ are refused: to
+    /// find keys by their beginning use --scan.
     keys: Vec<String>,
     /// Remove everything that a change of this event would remove, by the rules.
     #[arg(long)]
@@ -159,7 +162,10 @@ fn named_targets(
     let mut targets = BTreeSet::new();
     for text in &args.keys {
         let target = match text.strip_suffix('*') {
-            Some(begin) if begin.ends_with(':') => Tag::prefix_tag(begin).map(RuleTarget::Tag),
+            Some(begin) if begin.ends_with(':') && !begin.contains(GLOB) => {
+                Tag::prefix_tag(begin).map(RuleTarget::Tag)
+            }
+            _ if text.contains(GLOB) => bail!(InvalidSetting(refuse_glob(text))),
             _ => Key::from_user_input(text).map(RuleTarget::Key),
         };
         targets.insert(target.ok_or_else(|| invalid_target(text, "cache key"))?);
@@ -216,6 +222,22 @@ async fn event_changes(settings: &Settings, events: &[String]) -> Vec<RuleChange
         changes.push(change);
     }
     changes
+}
+
+/// A glob would be taken for the name of one key, which no cache has: nothing would be removed.
+fn refuse_glob(text: &str) -> String {
+    let shown = sanitize_text(text, 80);
+    let begin = shown.split(GLOB).next().unwrap_or_default();
+    match begin {
+        "" => format!(
+            "{shown:?} is no key: * ? [ are not expanded here. Name the keys, or use --event, --tag or --sidebar; all answers of the \
+             sidebar are --sidebar all"
+        ),
+        begin => format!(
+            "{shown:?} is no key: * ? [ are not expanded here. The keys that begin with {begin:?} are --scan {begin:?} (it reads \
+             every key of the cache); a pattern of the rules ends with :*"
+        ),
+    }
 }
 
 fn invalid_target(text: &str, kind: &str) -> InvalidSetting {

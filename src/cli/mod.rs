@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{InvalidSetting, Settings};
+use crate::config::{InvalidSetting, Settings, filled};
 use crate::log::{self, LogOutput};
 use oddsd_core::model::{Snapshot, sanitize_text};
 use oddsd_feeds::FeedError;
@@ -104,15 +104,16 @@ pub struct MigrateArgs {
     dry_run: bool,
 }
 
-/// Runs the command that `args` (the program's name first) give, and returns its exit code.
+/// Runs the command that `args` (the program's name first) give, and returns its exit code. Logs the `warnings` about the
+/// environment first.
 ///
 /// Boxed as a trait object, so that the daemon's futures are compiled once, in this crate, and not again in each program
 /// that calls it.
-pub fn main(args: Vec<OsString>) -> Pin<Box<dyn Future<Output = ExitCode>>> {
-    Box::pin(run_command(args))
+pub fn main(args: Vec<OsString>, warnings: Vec<String>) -> Pin<Box<dyn Future<Output = ExitCode>>> {
+    Box::pin(run_command(args, warnings))
 }
 
-async fn run_command(args: Vec<OsString>) -> ExitCode {
+async fn run_command(args: Vec<OsString>, warnings: Vec<String>) -> ExitCode {
     let cli = match parse::parse(args) {
         Ok(cli) => cli,
         Err(code) => return code,
@@ -120,6 +121,9 @@ async fn run_command(args: Vec<OsString>) -> ExitCode {
     if let Err(why) = start_logging(&cli) {
         err!("oddsd: {why:#}");
         return ExitCode::from(BAD_CONFIGURATION);
+    }
+    for warning in warnings {
+        tracing::warn!(event = "settings.doubtful", "{warning}");
     }
     let settings = &cli.settings;
     // Boxed, because these nested futures together exceed the compiler's recursion limit.
@@ -156,7 +160,7 @@ fn start_logging(cli: &Cli) -> anyhow::Result<()> {
     };
     let level = match log.log_level.as_str() {
         // The other commands print their own progress.
-        "info" if !is_daemon => "warn",
+        level if !is_daemon && level.trim().eq_ignore_ascii_case("info") => "warn",
         level => level,
     };
     log::start(log.log_format, level, output)
@@ -214,7 +218,7 @@ fn feed_code(why: &FeedError) -> u8 {
 async fn migrate(settings: &Settings, args: &MigrateArgs) -> anyhow::Result<ExitCode> {
     let store = match args.dry_run {
         true => open_existing(settings).await?,
-        false => Store::open(&settings.store()).await?,
+        false => Store::open(&settings.store()?).await?,
     };
     let steps = match args.dry_run {
         true => store.dry_run_migration(args.adopt).await,
@@ -240,13 +244,13 @@ async fn open_existing(settings: &Settings) -> anyhow::Result<Store> {
             file.display()
         )));
     }
-    Ok(Store::open(&settings.store()).await?)
+    Ok(Store::open(&settings.store()?).await?)
 }
 
 /// The SQLite file in the settings, if it does not exist.
 fn missing_file(settings: &Settings) -> Option<PathBuf> {
-    let url = settings.store.database_url.expose_secret();
-    let path = url.strip_prefix("sqlite:")?;
+    let url = filled(&settings.store.database_url)?.expose_secret();
+    let path = url.trim().strip_prefix("sqlite:")?;
     let path = path.strip_prefix("//").unwrap_or(path);
     let path = path.split('?').next()?;
     let is_file = !path.contains(":memory:");

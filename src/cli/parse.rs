@@ -5,21 +5,38 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, CommandFactory, FromArgMatches};
+use clap::{CommandFactory, FromArgMatches};
 
 use super::output::err;
 use super::{BAD_CONFIGURATION, Cli};
 
 pub fn parse(args: Vec<OsString>) -> Result<Cli, ExitCode> {
-    let command = Cli::command().mut_args(|arg| match is_blank(&arg) {
-        // A variable without a name cannot exist, so the argument is unset.
-        true => arg.env("").hide_env(true),
-        false => arg,
+    let command = Cli::command().mut_args(|arg| {
+        let Some(text) = arg.get_env().and_then(std::env::var_os) else {
+            return arg;
+        };
+        let is_list = arg.get_value_delimiter().is_some();
+        match text.to_str().map(str::trim) {
+            // Hosting panels store an unset variable as an empty text; for a list that is a value, the empty list. A
+            // variable without a name cannot exist, so the argument is unset.
+            Some("") if !is_list => arg.env("").hide_env(true),
+            Some(plain) if plain.len() < text.len() && !is_list => arg
+                .env("")
+                .hide_env(true)
+                .default_value(plain.to_owned())
+                .hide_default_value(true),
+            _ => arg,
+        }
     });
     let cli = command
         .try_get_matches_from(args)
         .and_then(|matches| Cli::from_arg_matches(&matches));
     cli.map_err(|why| {
+        if why.kind() == ErrorKind::MissingSubcommand {
+            // clap shows the help only while no variable is set either.
+            err!("{}", Cli::command().render_help());
+            return ExitCode::from(2);
+        }
         let _ = why.print();
         match variable_at_fault(&why) {
             Some(variable) => {
@@ -32,13 +49,6 @@ pub fn parse(args: Vec<OsString>) -> Result<Cli, ExitCode> {
             None => ExitCode::from(u8::try_from(why.exit_code()).unwrap_or(2)),
         }
     })
-}
-
-/// Whether the variable counts as unset: hosting panels store an unset variable as an empty text. For a
-/// list an empty text is a value, the empty list.
-fn is_blank(arg: &Arg) -> bool {
-    let value = arg.get_env().and_then(std::env::var_os);
-    arg.get_value_delimiter().is_none() && value.is_some_and(|value| value.is_empty())
 }
 
 /// The variable that holds the invalid value; `None` if the value is on the command line.

@@ -13,7 +13,7 @@ use crate::app;
 use crate::clock::{Clock, SleepResult, WALL_CHECK_INTERVAL};
 use crate::config::Settings;
 use crate::poller::{classify_failure, track_race};
-use oddsd_core::schedule::{Backoff, ClockReading, NextPoll, PollScheduler};
+use oddsd_core::schedule::{Backoff, ClockReading, NextPoll, PollRule, PollScheduler};
 use oddsd_feeds::recording::{RecordedFeed, Recorder};
 use oddsd_feeds::{Feed, FeedError, FetchRequest};
 
@@ -37,7 +37,12 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
     };
     let (mut recorder, file) = (Recorder::create(&args.out)?, args.out.display());
     let stop = stop_on_signals(args.record_for)?;
-    let mut scheduler = PollScheduler::new(app::poll_rule(settings)?);
+    let mut rule = app::poll_rule(settings)?;
+    if let PollRule::Adaptive(plan) = &mut rule {
+        // A recording also wants the races that are over.
+        plan.whole_card_every = plan.cadence.default_interval();
+    }
+    let mut scheduler = PollScheduler::new(rule);
     let started = Instant::now();
     let reading = || ClockReading {
         wall: clock.now(),

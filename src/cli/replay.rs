@@ -163,7 +163,7 @@ fn summary(counters: &Counters) -> String {
 
 /// Loads the stored state and compares it with the counts of the tables.
 async fn verify(settings: &Settings) -> anyhow::Result<()> {
-    let store = oddsd_store::Store::open(&settings.store()).await?;
+    let store = oddsd_store::Store::open(&settings.store()?).await?;
     let loaded = store.load().await?;
     let status = store.status().await?;
     store.close().await;

@@ -41,6 +41,8 @@ impl LogEventDoc {
 pub const LOG_EVENTS: &[LogEventDoc] = &[
     doc("daemon.started", "info", &["version", "feed", "store", "cache"],
         "The daemon is up: the feed that it polls, the database that it writes, the cache that it invalidates."),
+    doc("settings.doubtful", "warn", &[],
+        "A name in `.env` is set twice (the last one counts), or a variable of the process nearly has the name of a setting."),
     doc("daemon.stopped", "info", &["reason"],
         "Running work was finished and every connection closed."),
     doc("systemd.notify_failed", "debug", &["error"],

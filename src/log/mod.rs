@@ -25,6 +25,8 @@ pub use layer::LogLayer;
 const LIBRARY_LEVELS: &str = "sqlx=error,fred=error,hyper=warn,hyper_util=warn,reqwest=warn,h2=warn,\
                               rustls=warn,moka=warn";
 
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 /// Modules of the daemon that became crates; filters with their old names keep working.
 const FORMER_MODULES: [(&str, &str); 3] = [
     ("oddsd::cache", "oddsd_cache"),
@@ -92,22 +94,42 @@ fn write_line(out: &mut impl io::Write, line: &str) {
     let _ = out.flush();
 }
 
-/// Of two directives for one target the later wins, so the operator's text comes last.
+/// Of two directives for one target the later wins, so the operator's text comes last. The library takes a word that is
+/// no level for a target, and then logs nothing else; here it is an error.
 fn filter(setting: &str, text: &str) -> anyhow::Result<Targets> {
-    let text = match text.trim() {
-        "" => "info",
-        some => some,
+    let wrong = || {
+        format!(
+            "{setting}={text:?} is not a log filter: use error, warn (or warning), info, debug, trace or off, or for example \
+             info,oddsd_feeds=debug"
+        )
     };
-    let mut filter = format!("{LIBRARY_LEVELS},{text}");
+    let mut filter = LIBRARY_LEVELS.to_owned();
+    for directive in text.split(',').map(str::trim) {
+        let (target, level) = match directive.rsplit_once('=') {
+            Some((target, level)) => (Some(target.trim()), level.trim()),
+            None if directive.is_empty() => continue,
+            None => (None, directive),
+        };
+        let level = match level.to_ascii_lowercase().as_str() {
+            "warning" => "warn".to_owned(),
+            level => level.to_owned(),
+        };
+        anyhow::ensure!(LEVELS.contains(&level.as_str()), wrong());
+        filter += &match target {
+            Some(target) => format!(",{target}={level}"),
+            None => format!(",{level}"),
+        };
+    }
+    if !text
+        .split(',')
+        .any(|directive| !directive.trim().is_empty())
+    {
+        filter += ",info";
+    }
     for (module, target) in FORMER_MODULES {
         filter = filter.replace(module, target);
     }
-    filter.parse().with_context(|| {
-        format!(
-            "{setting}={text:?} is not a log filter: use error, warn, info, debug, trace, or \
-             for example info,oddsd_feeds=debug"
-        )
-    })
+    filter.parse().with_context(wrong)
 }
 
 #[cfg(test)]
@@ -126,8 +148,31 @@ mod tests {
 
     #[test]
     fn invalid_filter_is_named_with_a_valid_example() {
-        let error = filter("LOG_LEVEL", "verbose=loud").expect_err("invalid");
-        assert!(error.to_string().contains("LOG_LEVEL"), "{error}");
-        assert!(error.to_string().contains("info"), "{error}");
+        for text in [
+            "verbose=loud",
+            "loud",
+            "info,loud",
+            "oddsd_store=",
+            "3",
+            "verbose",
+        ] {
+            let error = filter("LOG_LEVEL", text).expect_err("invalid").to_string();
+            assert!(
+                error.contains("LOG_LEVEL") && error.contains("warning"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn level_is_read_in_any_case_and_with_its_other_name() {
+        let shown = |text| filter("LOG_LEVEL", text).expect("valid").to_string();
+        for text in ["warning", " WARN ", "Warning"] {
+            assert_eq!(shown(text), shown("warn"));
+        }
+        assert_eq!(
+            shown("info, oddsd_store=WARNING,"),
+            shown("info,oddsd_store=warn")
+        );
     }
 }

@@ -52,6 +52,18 @@ async fn dry_run_prints_the_keys_and_removes_nothing() {
         .await
         .expect_code(78)
         .expect_texts(&["not a valid cache key"]);
+    // A glob is no key: it would remove nothing and say that it had.
+    for (glob, hint) in [
+        ("*", "--sidebar all"),
+        ("races:*:v1", "--scan \"races:\""),
+        ("rac?s:by-stage:v1", "--scan \"rac\""),
+        ("a[bc]", "--scan \"a\""),
+        ("a:*:*", "--scan \"a:\""),
+        ("races*", "--scan \"races\""),
+    ] {
+        let refused = oddsd.run(&["invalidate", glob]).await.expect_code(78);
+        refused.expect_texts(&[hint]);
+    }
 }
 
 #[tokio::test]

@@ -85,7 +85,6 @@ async fn empty_variable_is_unset() {
     let plain = simulated().run(&["check", "--offline", "--json"]).await;
     let mut empty = simulated();
     for name in [
-        "DATABASE_URL",
         "REDIS_URL",
         "UPSTASH_REDIS_REST_URL",
         "UPSTASH_REDIS_REST_TOKEN",

@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use super::RUN_LIMIT;
 
-/// A folder and an environment. Nothing of this process' environment reaches the program.
+/// A folder, with a database in it, and an environment. Nothing of this process' environment reaches the program.
 pub struct Program {
     folder: tempfile::TempDir,
     env: Vec<(String, String)>,
@@ -27,7 +27,10 @@ impl Program {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let temp = folder.path().join("tmp");
         std::fs::create_dir(&temp).expect("a folder for temporary files");
-        let env = vec![("TMPDIR".into(), temp.display().to_string())];
+        let env = vec![
+            ("TMPDIR".into(), temp.display().to_string()),
+            ("DATABASE_URL".into(), "sqlite:oddsd.db".into()),
+        ];
         Self { folder, env }
     }
 

@@ -86,7 +86,7 @@ async fn run(command: BenchCommand) -> anyhow::Result<ExitCode> {
             WorkerKind::Relay => Box::pin(freshness::run_relay_worker()).await?,
         },
         BenchCommand::Daemon => {
-            return Ok(oddsd::cli::main(vec!["oddsd".into(), "run".into()]).await);
+            return Ok(oddsd::cli::main(vec!["oddsd".into(), "run".into()], Vec::new()).await);
         }
     }
     Ok(ExitCode::SUCCESS)

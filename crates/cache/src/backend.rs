@@ -12,7 +12,7 @@ use super::error::CacheError;
 use super::in_process::InProcessCache;
 use super::lease::{Epoch, FillLease, LeaseOutcome, LeaseState, PutOutcome};
 use super::lookup::Lookup;
-use super::redis::RedisTransport;
+use super::redis::{self, RedisTransport};
 use super::remote::RemoteCache;
 use super::removal::{self, Removed};
 use super::transport::Transport;
@@ -66,39 +66,74 @@ impl Default for CacheSettings {
     }
 }
 
+/// The backend that the settings name.
+enum BackendSettings<'s> {
+    Off,
+    InProcess,
+    Redis(&'s SecretString),
+    Upstash {
+        url: &'s str,
+        token: &'s SecretString,
+    },
+}
+
+impl CacheSettings {
+    fn backend(&self) -> anyhow::Result<BackendSettings<'_>> {
+        if !self.enabled {
+            return Ok(BackendSettings::Off);
+        }
+        let redis = present(self.redis_url.as_ref());
+        let url = self.upstash_url.as_deref();
+        let url = url.filter(|url| !url.trim().is_empty());
+        let token = present(self.upstash_token.as_ref());
+        match (redis, url, token) {
+            // A URL that was emptied beside its token is how people switch Upstash off.
+            (None, None, _) => Ok(BackendSettings::InProcess),
+            (Some(redis), None, _) => Ok(BackendSettings::Redis(redis)),
+            (None, Some(url), Some(token)) => Ok(BackendSettings::Upstash { url, token }),
+            (Some(_), Some(_), _) => anyhow::bail!(
+                "REDIS_URL and UPSTASH_REDIS_REST_URL/_TOKEN are both set: empty the one that readers do not use"
+            ),
+            (None, Some(_), None) => anyhow::bail!(
+                "UPSTASH_REDIS_REST_URL is set but UPSTASH_REDIS_REST_TOKEN is empty: set both, or neither"
+            ),
+        }
+    }
+
+    /// Checks the settings without a connection. Returns the cache as text, never with a credential.
+    pub fn describe(&self) -> anyhow::Result<String> {
+        Ok(match self.backend()? {
+            BackendSettings::Off => "off".into(),
+            BackendSettings::InProcess => "in the daemon's process".into(),
+            BackendSettings::Redis(url) => format!("redis at {}", redis::host_in(url)?),
+            BackendSettings::Upstash { url, token } => {
+                let upstash = UpstashTransport::open(url, token, self.command_timeout)?;
+                format!("upstash at {}", upstash.server().host)
+            }
+        })
+    }
+}
+
 impl Cache {
     /// Opens Redis when a Redis URL is set, Upstash when its URL and token are, else this process's memory.
     ///
     /// Never fails because a cache is down: connecting goes on in the background, for ever. Fails on
     /// settings that can never work, and names the setting.
     pub async fn open(settings: &CacheSettings) -> anyhow::Result<Self> {
-        if !settings.enabled {
-            return Ok(Self::Off);
-        }
-        let redis = present(settings.redis_url.as_ref());
-        let url = settings.upstash_url.as_deref();
-        let url = url.filter(|url| !url.trim().is_empty());
-        let token = present(settings.upstash_token.as_ref());
         let timeout = settings.command_timeout;
-        match (redis, url, token) {
-            (None, None, None) => Ok(Self::InProcess(InProcessCache::new(settings.memory_bytes))),
-            (Some(redis), None, None) => {
-                let redis = RedisTransport::open(redis, timeout, settings.l1_bytes);
+        match settings.backend()? {
+            BackendSettings::Off => Ok(Self::Off),
+            BackendSettings::InProcess => {
+                Ok(Self::InProcess(InProcessCache::new(settings.memory_bytes)))
+            }
+            BackendSettings::Redis(url) => {
+                let redis = RedisTransport::open(url, timeout, settings.l1_bytes);
                 Ok(Self::Remote(redis.await?.into()))
             }
-            (None, Some(url), Some(token)) => {
+            BackendSettings::Upstash { url, token } => {
                 let upstash = UpstashTransport::open(url, token, timeout)?;
                 Ok(Self::Remote(upstash.into()))
             }
-            (Some(_), ..) => anyhow::bail!(
-                "REDIS_URL and UPSTASH_REDIS_REST_URL/_TOKEN are both set: empty the one that readers do not use"
-            ),
-            (None, Some(_), None) => anyhow::bail!(
-                "UPSTASH_REDIS_REST_URL is set but UPSTASH_REDIS_REST_TOKEN is empty: set both, or neither"
-            ),
-            (None, None, Some(_)) => anyhow::bail!(
-                "UPSTASH_REDIS_REST_TOKEN is set but UPSTASH_REDIS_REST_URL is empty: set both, or neither"
-            ),
         }
     }
 

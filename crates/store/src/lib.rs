@@ -200,26 +200,65 @@ macro_rules! dispatch {
 }
 use dispatch;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backend {
+    Postgres,
+    Sqlite,
+}
+
+impl StoreSettings {
+    /// Checks the URL without a connection. Returns the database as text, never with the password:
+    /// `postgres at db.example.com:5432, database odds`.
+    pub fn describe(&self) -> Result<String> {
+        let settings = self.with_lower_scheme();
+        match self.backend()? {
+            Backend::Postgres => postgres::describe(&settings),
+            Backend::Sqlite => sqlite::describe(settings.url.expose_secret()),
+        }
+    }
+
+    fn backend(&self) -> Result<Backend> {
+        let url = self.url.expose_secret().trim();
+        let (scheme, _) = url.split_once(':').unwrap_or(("", ""));
+        match scheme.to_ascii_lowercase().as_str() {
+            "postgres" | "postgresql" if url.contains("://") => return Ok(Backend::Postgres),
+            "sqlite" => return Ok(Backend::Sqlite),
+            _ => {}
+        }
+        let is_word = scheme.len() < 24 && !scheme.contains(['@', '/', '"', '\'']);
+        let begins = match is_word && !scheme.is_empty() {
+            true => format!("begins with {scheme}:"),
+            false => "does not begin with the name of a database".into(),
+        };
+        Err(StoreError::Misconfigured(format!(
+            "DATABASE_URL {begins}; write postgres://user@host:5432/name or sqlite:path/to/file.db, without quotes around it"
+        )))
+    }
+
+    fn with_lower_scheme(&self) -> Self {
+        let url = self.url.expose_secret().trim();
+        let (scheme, rest) = url.split_once(':').unwrap_or(("", url));
+        Self {
+            url: format!("{}:{rest}", scheme.to_ascii_lowercase()).into(),
+            ..self.clone()
+        }
+    }
+}
+
 impl Store {
     /// Connects once to prove the settings. Migrates nothing.
     pub async fn open(settings: &StoreSettings) -> Result<Self> {
-        let url = settings.url.expose_secret();
-        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Ok(Self::Postgres(Box::new(
-                postgres::Postgres::open(settings).await?,
-            )));
+        match settings.backend()? {
+            Backend::Postgres => Ok(Self::Postgres(Box::new(
+                postgres::Postgres::open(&settings.with_lower_scheme()).await?,
+            ))),
+            Backend::Sqlite => {
+                let url = settings.with_lower_scheme().url;
+                Ok(Self::Sqlite(
+                    sqlite::Sqlite::open(url.expose_secret()).await?,
+                ))
+            }
         }
-        if url.starts_with("sqlite:") {
-            return Ok(Self::Sqlite(sqlite::Sqlite::open(url).await?));
-        }
-        let scheme = url
-            .split(':')
-            .next()
-            .filter(|s| s.len() < 16 && !s.contains('@'))
-            .unwrap_or("?");
-        Err(StoreError::Misconfigured(format!(
-            "DATABASE_URL starts with \"{scheme}:\"; use postgres://user@host:5432/name or sqlite:path/to/file.db"
-        )))
     }
 
     pub fn backend(&self) -> &'static str {

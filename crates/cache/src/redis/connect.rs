@@ -19,6 +19,7 @@ use super::super::command::{CacheCommand, NO_ARGS};
 use super::super::connection::ServerInfo;
 use super::super::script;
 use super::convert::{map_error, send};
+use oddsd_core::model::{ESCAPE_CREDENTIALS, has_unescaped_credentials};
 
 /// The run id of a cluster: its nodes restart one by one, so none of them is asked.
 const CLUSTER_RUN: &str = "cluster";
@@ -189,6 +190,13 @@ fn connection(command_timeout: Duration) -> ConnectionConfig {
 pub(super) fn config(url: &str) -> anyhow::Result<Config> {
     let url = url.trim();
     let scheme = url.split("://").next().unwrap_or_default();
+    let lower = scheme.to_ascii_lowercase();
+    let url = format!("{lower}{}", &url[scheme.len()..]);
+    let scheme = lower.as_str();
+    anyhow::ensure!(
+        !has_unescaped_credentials(&url),
+        "REDIS_URL cannot be read: {ESCAPE_CREDENTIALS}"
+    );
     anyhow::ensure!(
         SCHEMES.contains(&scheme),
         "REDIS_URL must begin with one of {}: write redis://host:6379, or rediss:// for TLS",
@@ -198,7 +206,7 @@ pub(super) fn config(url: &str) -> anyhow::Result<Config> {
         // The TLS settings are built at once, and without a provider that would panic.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
-    let mut config = Config::from_url(url).map_err(|error| match error.kind() {
+    let mut config = Config::from_url(&url).map_err(|error| match error.kind() {
         ErrorKind::Tls => anyhow::anyhow!(
             "the system's root certificates cannot be loaded, which rediss:// needs: install ca-certificates"
         ),
@@ -208,7 +216,21 @@ pub(super) fn config(url: &str) -> anyhow::Result<Config> {
     })?;
     // With this set, a server that is down at start would end the client for good.
     config.fail_fast = false;
+    // The library looks an IPv6 address up with its brackets.
+    match &mut config.server {
+        ServerConfig::Centralized { server } => remove_brackets(server),
+        ServerConfig::Clustered { hosts, .. } | ServerConfig::Sentinel { hosts, .. } => {
+            hosts.iter_mut().for_each(remove_brackets);
+        }
+    }
     Ok(config)
+}
+
+fn remove_brackets(server: &mut Server) {
+    let host = server.host.strip_prefix('[');
+    if let Some(plain) = host.and_then(|host| host.strip_suffix(']')) {
+        server.host = plain.to_owned().into();
+    }
 }
 
 pub(super) fn host(server: &ServerConfig) -> String {

@@ -57,7 +57,7 @@ pub(super) fn decode(value: Value) -> CacheReply {
 }
 
 pub(super) fn map_error(host: &str, error: &Error) -> CacheError {
-    let text = error.details();
+    let text = plain_text(error.details());
     match error.kind() {
         ErrorKind::Timeout => CacheError::Timeout(format!("{host} did not answer in time")),
         ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Routing | ErrorKind::Tls => {
@@ -72,5 +72,28 @@ pub(super) fn map_error(host: &str, error: &Error) -> CacheError {
             }
             other => other,
         },
+    }
+}
+
+/// The library quotes errors of the system in their debug form: `Os { code: 111, …, message: "Connection refused" }`.
+fn plain_text(text: &str) -> &str {
+    let quoted = ["message: \"", "error: \""].iter().find_map(|field| {
+        let (_, rest) = text.split_once(field)?;
+        rest.split('"').next()
+    });
+    quoted.filter(|_| text.contains(" { ")).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_of_the_system_is_shown_as_its_message() {
+        let refused = "Os { code: 111, kind: ConnectionRefused, message: \"Connection refused\" }";
+        assert_eq!(plain_text(refused), "Connection refused");
+        let custom = "Custom { kind: InvalidData, error: \"invalid peer certificate\" }";
+        assert_eq!(plain_text(custom), "invalid peer certificate");
+        assert_eq!(plain_text("ERR message: \"x\""), "ERR message: \"x\"");
     }
 }

@@ -66,6 +66,11 @@ pub(super) struct RedisTransport {
     keeper: JoinHandle<()>,
 }
 
+/// Host and port of this URL, which is checked without a connection.
+pub(super) fn host_in(url: &SecretString) -> anyhow::Result<String> {
+    Ok(connect::host(&connect::config(url.expose_secret())?.server))
+}
+
 impl RedisTransport {
     /// Starts connecting and waits for the first attempt to end, but no longer than a command may
     /// take. Fails only on a URL that can never work.

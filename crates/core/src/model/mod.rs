@@ -25,5 +25,7 @@ pub use snapshot::{
     SnapshotMeta,
 };
 pub use status::{ResolvedStatus, StatusSource, compute_status};
-pub use text::{sanitize_text, suggest};
+pub use text::{
+    ESCAPE_CREDENTIALS, find_misspelt, has_unescaped_credentials, sanitize_text, suggest,
+};
 pub(crate) use text_forms::text_forms;

@@ -36,6 +36,51 @@ pub fn suggest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, name)| name)
 }
 
+/// Returns the name that `word` probably is with a slip: at most two letters differ, ignoring case. A name of up to five
+/// letters has many neighbours that are words of their own: there one slip after the first letter counts.
+pub fn find_misspelt<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    let distances = names.into_iter().filter_map(|name| {
+        let known = name.to_lowercase();
+        let is_short = known.chars().count() <= 5;
+        let distance = match is_short {
+            true => strsim::osa_distance(&word, &known),
+            false => strsim::levenshtein(&word, &known),
+        };
+        let is_near = match is_short {
+            true => distance <= 1 && word.chars().next() == known.chars().next(),
+            false => distance <= 2,
+        };
+        is_near.then_some((distance, name))
+    });
+    distances
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// Whether the user or password of a connection URL holds a character that ends them, such as `/` or `#`, unescaped:
+/// what follows it is read as path or fragment, and the `@` with it.
+pub fn has_unescaped_credentials(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else {
+        return false;
+    };
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (path, fragment) = tail.split_once('#').unwrap_or((tail, ""));
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    // A query may hold an @ in a value.
+    let query_begins = query.split('&').next().unwrap_or_default();
+    let in_query = !authority.contains('@')
+        && query_begins
+            .split('=')
+            .next()
+            .is_some_and(|name| name.contains('@'));
+    path.contains('@') || fragment.contains('@') || in_query
+}
+
+/// The remedy for [`has_unescaped_credentials`].
+pub const ESCAPE_CREDENTIALS: &str = "a character in the user or password has to be escaped: write @ as %40, / as %2F, # as %23, \
+     ? as %3F, % as %25";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +89,31 @@ mod tests {
     fn sanitized_text_removes_control_characters_and_cuts() {
         assert_eq!(sanitize_text("Red\u{1b}[2J Rum\n", 80), "Red[2J Rum");
         assert_eq!(sanitize_text("abcdef", 4), "abc…");
+    }
+
+    #[test]
+    fn unescaped_characters_in_a_password_are_noticed() {
+        for url in [
+            "postgres://u:p/ss@host/db",
+            "postgres://u:p#ss@host:5432/db",
+            "postgres://u:12/34@host/db",
+            "postgres://u:12?34@host/db",
+            "postgres://u:a@b/c@host/db",
+            "postgres://u:a@b#c@host/db",
+            "redis://default:p@ss:w/rd#1@127.0.0.1:6379",
+        ] {
+            assert!(has_unescaped_credentials(url), "{url}");
+        }
+        for url in [
+            "postgres://u:p%2Fss@host/db?sslmode=require",
+            "postgres://u@host/db?application_name=a@b",
+            "postgres:///db?host=/run&user=a",
+            "redis://:p@ss@host:6379/0",
+            "sqlite:a@b.db",
+            "",
+        ] {
+            assert!(!has_unescaped_credentials(url), "{url}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use super::map_error;
 use crate::{Result, StoreError, StoreSettings};
+use oddsd_core::model::{ESCAPE_CREDENTIALS, has_unescaped_credentials};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TRANSACTION_POOLER_PORT: u16 = 6543;
@@ -49,6 +50,9 @@ pub enum Tls {
     Off,
 }
 
+/// The word of node-postgres for TLS without a check of the certificate.
+const NO_VERIFY: &str = "no-verify";
+
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection> {
     match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
         Ok(Ok(connection)) => Ok(connection),
@@ -84,15 +88,28 @@ async fn ipv6_hint(options: &PgConnectOptions) -> String {
 }
 
 pub fn connect_options(settings: &StoreSettings) -> Result<PgConnectOptions> {
-    let url = strip_unknown_settings(settings.url.expose_secret());
+    let url = settings.url.expose_secret().trim();
+    let wrong =
+        |why: &str| StoreError::Misconfigured(format!("DATABASE_URL cannot be used: {why}"));
+    if has_unescaped_credentials(url) {
+        return Err(wrong(ESCAPE_CREDENTIALS));
+    }
+    if names_several_hosts(url) {
+        return Err(wrong(
+            "it names several hosts, and oddsd writes to one: give the host of the primary, or of a proxy in front of it",
+        ));
+    }
     // sqlx's own error can quote the URL, password and all.
-    let options = PgConnectOptions::from_str(&url).map_err(|_| {
-        StoreError::Misconfigured(
-            "DATABASE_URL is not a Postgres URL; the form is postgres://user:password@host:5432/name \
-             (special characters in the password as %XX)"
-                .into(),
+    let options = PgConnectOptions::from_str(&strip_unknown_settings(url)).map_err(|_| {
+        wrong(
+            "the form is postgres://user:password@host:5432/name (special characters in the password as %XX)",
         )
     })?;
+    // The driver looks an IPv6 address up with its brackets.
+    let options = match options.get_host().strip_prefix('[') {
+        Some(address) => options.clone().host(address.trim_end_matches(']')),
+        None => options,
+    };
     // Session poolers refuse unknown start-up settings.
     let options = options.application_name("oddsd").extra_float_digits(None);
     if options.get_port() == TRANSACTION_POOLER_PORT {
@@ -104,7 +121,7 @@ pub fn connect_options(settings: &StoreSettings) -> Result<PgConnectOptions> {
     if is_local(&host) {
         return Ok(options);
     }
-    match (settings.tls, requested_ssl_mode(&url)) {
+    match (settings.tls, requested_ssl_mode(url)) {
         // Never less than the URL asks for.
         (Tls::VerifyFull, None) | (_, Some("verify-full")) => {
             Ok(options.ssl_mode(PgSslMode::VerifyFull))
@@ -114,25 +131,40 @@ pub fn connect_options(settings: &StoreSettings) -> Result<PgConnectOptions> {
              sslmode=verify-full, or say DATABASE_TLS=require (or off) if the network in between is yours"
         ))),
         (_, Some("verify-ca")) => Ok(options.ssl_mode(PgSslMode::VerifyCa)),
-        (Tls::Require, _) | (Tls::Off, Some("require")) => Ok(options.ssl_mode(PgSslMode::Require)),
+        (Tls::Require, _) | (Tls::Off, Some("require" | NO_VERIFY)) => {
+            Ok(options.ssl_mode(PgSslMode::Require))
+        }
         (Tls::Off, _) => Ok(options.ssl_mode(PgSslMode::Disable)),
     }
 }
 
-/// Removes settings of other programs from the URL (`pgbouncer=true`, `channel_binding=…`).
+/// Removes settings of other programs from the URL (`pgbouncer=true`, `channel_binding=…`), and gives their words for a
+/// mode of TLS in the driver's.
 fn strip_unknown_settings(url: &str) -> String {
     let Some((base, query)) = url.split_once('?') else {
         return url.to_owned();
     };
-    let known: Vec<&str> = query
+    let known: Vec<String> = query
         .split('&')
         .filter(|pair| URL_SETTINGS.contains(&pair.split('=').next().unwrap_or_default()))
+        .map(|pair| match pair.split_once('=') {
+            Some((name @ ("sslmode" | "ssl-mode"), NO_VERIFY)) => format!("{name}=require"),
+            _ => pair.to_owned(),
+        })
         .collect();
     if known.is_empty() {
         base.to_owned()
     } else {
         format!("{base}?{}", known.join("&"))
     }
+}
+
+/// `postgres://u@a:5432,b:5432/name`, which libpq tries one after the other.
+fn names_several_hosts(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let hosts = authority.rsplit('@').next().unwrap_or_default();
+    hosts.contains(',')
 }
 
 fn requested_ssl_mode(url: &str) -> Option<&str> {
@@ -220,6 +252,8 @@ mod tests {
             (far, Tls::Off, "Disable"),
             (&far_with("verify-full"), Tls::Off, "VerifyFull"),
             (&far_with("require"), Tls::Off, "Require"),
+            (&far_with("no-verify"), Tls::Require, "Require"),
+            (&far_with("no-verify"), Tls::Off, "Require"),
         ] {
             assert_eq!(mode(url, tls), expected, "{url}");
         }
@@ -232,7 +266,14 @@ mod tests {
     #[test]
     fn a_refused_url_is_answered_with_the_remedy_and_without_the_password() {
         let far = "postgres://u:canary@db.example.com:5432/odds";
-        let weak = ["disable", "allow", "prefer", "require", "verify-ca"];
+        let weak = [
+            "disable",
+            "allow",
+            "prefer",
+            "require",
+            "verify-ca",
+            "no-verify",
+        ];
         let weak = weak.iter().flat_map(|mode| {
             let remedy =
                 "db.example.com, which does not prove who answers; use sslmode=verify-full";
@@ -255,12 +296,27 @@ mod tests {
             ),
             ("u:canary@host:notaport/x", form),
             ("u:can ary@[bad/x?sslmode=maybe", form),
+            ("u:can/ary@host/x", "%2F"),
+            ("u:can#ary@host/x", "%23"),
+            ("u:canary@a:5432,b:5432/x", "primary"),
         ];
         let others = others.map(|(rest, remedy)| (format!("postgres://{rest}"), remedy));
         for (url, remedy) in weak.chain(others) {
             let why = mode(&url, Tls::VerifyFull);
             assert!(why.contains(remedy) && !why.contains("can"), "{why}");
         }
+    }
+
+    #[test]
+    fn an_ipv6_address_is_used_without_its_brackets() {
+        let options = connect_options(&StoreSettings {
+            url: "postgres://u@[::1]:5433/odds".into(),
+            tls: Tls::VerifyFull,
+            max_connections: 2,
+            statement_timeout: Duration::from_secs(1),
+        });
+        let options = options.expect("valid");
+        assert_eq!((options.get_host(), options.get_port()), ("::1", 5433));
     }
 
     #[test]

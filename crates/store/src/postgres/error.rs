@@ -27,6 +27,10 @@ pub fn map_error(error: sqlx::Error) -> StoreError {
                 "3F000" | "42P01" | "42703" => StoreError::Schema(format!(
                     "{message}; run `oddsd migrate` to bring the tables to this version"
                 )),
+                "22P05" => StoreError::Misconfigured(format!(
+                    "{message}; the names of runners need every letter: create the database with ENCODING 'UTF8' (CREATE DATABASE \
+                     odds TEMPLATE template0 ENCODING 'UTF8') and name it in DATABASE_URL"
+                )),
                 // A standby, or a primary that has just become one.
                 "25006" => StoreError::Down(format!(
                     "{message}; it answers read-only, waiting for a primary"

@@ -54,6 +54,17 @@ pub struct Postgres {
     deadline: Duration,
 }
 
+/// Host, port and name of the database that the settings name.
+pub fn describe(settings: &StoreSettings) -> Result<String> {
+    let options = connect::connect_options(settings)?;
+    let host = match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    let database = options.get_database().unwrap_or(options.get_username());
+    Ok(format!("postgres at {host}, database {database}"))
+}
+
 impl Postgres {
     pub async fn open(settings: &StoreSettings) -> Result<Self> {
         let options = connect::connect_options(settings)?;

@@ -55,22 +55,33 @@ pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 4)
 }
 
+fn options(url: &str) -> Result<SqliteConnectOptions> {
+    if url.contains(":memory:") || url.contains("mode=memory") {
+        return Err(StoreError::Misconfigured(
+            "an SQLite database in memory would be another one for each connection; name a file: \
+             sqlite:path/to/file.db"
+                .into(),
+        ));
+    }
+    // The driver's error would quote the URL.
+    SqliteConnectOptions::from_str(url).map_err(|_| {
+        StoreError::Misconfigured(
+            "DATABASE_URL is not an SQLite URL; the form is sqlite:path/to/file.db".into(),
+        )
+    })
+}
+
+/// The file that the URL names.
+pub fn describe(url: &str) -> Result<String> {
+    Ok(format!(
+        "sqlite file {}",
+        options(url)?.get_filename().display()
+    ))
+}
+
 impl Sqlite {
     pub async fn open(url: &str) -> Result<Self> {
-        if url.contains(":memory:") || url.contains("mode=memory") {
-            return Err(StoreError::Misconfigured(
-                "an SQLite database in memory would be another one for each connection; name a file: \
-                 sqlite:path/to/file.db"
-                    .into(),
-            ));
-        }
-        let options = SqliteConnectOptions::from_str(url)
-            // The driver's error would quote the URL.
-            .map_err(|_| {
-                StoreError::Misconfigured(
-                    "DATABASE_URL is not an SQLite URL; the form is sqlite:path/to/file.db".into(),
-                )
-            })?
+        let options = options(url)?
             .create_if_missing(true)
             // WAL: readers do not wait for the writer. Not sqlx's default.
             .journal_mode(SqliteJournalMode::Wal)

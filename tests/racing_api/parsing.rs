@@ -256,7 +256,7 @@ fn null_or_missing_field_affects_only_itself() {
          "date": "2025-10-13", "off_time": "2:12", "something_new": {"deep": [1, 2]}},
         {"race_id": "rac_3", "off_dt": "2025-10-13T23:30:00Z"},
     ]));
-    assert!(parsed.rejected.is_empty() && !parsed.partial);
+    assert!(parsed.rejected.is_empty() && parsed.in_doubt.is_empty());
     assert_eq!(parsed.events[0].selections[1].id.as_str(), "17");
     assert_eq!(
         parsed.events[1].event.starts_at,
@@ -304,9 +304,22 @@ fn malformed_rows_are_rejected_and_remove_nothing() {
             parsed.rejected
         );
     }
-    assert!(!parsed.events[0].complete, "rows of this race were lost");
-    assert!(parsed.events[1].complete);
-    assert!(parsed.partial, "races were lost");
+    let prices = |selection: &str, bookmaker: Option<&str>| RowInDoubt::Price {
+        market: None,
+        selection: Some(SelectionId::new(selection)),
+        bookmaker: bookmaker.map(BookmakerId::new),
+    };
+    let in_doubt = [
+        prices("hrs_1", None),
+        prices("hrs_1", None),
+        prices("hrs_1", Some("coral")),
+        RowInDoubt::Selection,
+        RowInDoubt::Selection,
+        prices("hrs_2", None),
+    ];
+    assert_eq!(parsed.events[0].in_doubt, in_doubt);
+    assert!(parsed.events[1].in_doubt.is_empty());
+    assert!(parsed.in_doubt.unidentified && parsed.in_doubt.ids.is_empty());
     assert!(
         parsed.rejected.by_reason["bad_decimal"]
             .sample
@@ -326,7 +339,7 @@ fn bookmaker_name_variants_are_one_price() {
         let parsed = parse(json!([with_odds(rows)]));
         assert_eq!(rejected(&parsed, "duplicate_bookmaker"), 1);
         assert_eq!(parsed.bookmakers.len(), 1);
-        assert!(parsed.events[0].complete);
+        assert!(parsed.events[0].in_doubt.is_empty());
         let offer = price(&parsed.events[0], "spreadex").offer;
         offer.expect("priced").decimal.to_string()
     };
@@ -369,7 +382,8 @@ fn hostile_card_is_capped() {
     assert_eq!(parsed.events[0].selections.len(), 100);
     assert_eq!(parsed.events[0].prices.len(), 200);
     assert_eq!(rejected(&parsed, "row_cap"), 3 + 6 + 5);
-    assert!(parsed.partial && !parsed.events[0].complete);
+    let unknown = parsed.events[0].in_doubt.contains(&RowInDoubt::Selection);
+    assert!(parsed.in_doubt.unidentified && unknown);
 }
 
 #[test]

@@ -128,6 +128,7 @@ impl FetchResult {
                 source: snapshot.source,
                 as_of: snapshot.as_of,
                 scope: snapshot.scope,
+                in_doubt: snapshot.in_doubt,
                 bookmakers: snapshot.bookmakers,
                 rejected: snapshot.rejected,
             },

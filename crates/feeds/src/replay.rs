@@ -14,7 +14,7 @@ use super::odds_api::{self, OddsFormat, find_league, parse_odds};
 use super::racing_api::{self, parse_pages};
 use super::recording::{RecordedAnswer, RecordedFeed, Recording, RecordingEntry};
 use super::{FeedError, FetchResult};
-use oddsd_core::model::{RejectedRows, Scope, Snapshot};
+use oddsd_core::model::{EventsInDoubt, RejectedRows, Scope, Snapshot};
 
 pub struct Replay {
     recording: Recording,
@@ -148,6 +148,7 @@ impl Replay {
                         as_of: DateTime::UNIX_EPOCH,
                         scope: Scope::Listed,
                         events: Vec::new(),
+                        in_doubt: EventsInDoubt::default(),
                         bookmakers: Vec::new(),
                         rejected: RejectedRows::default(),
                     };
@@ -248,6 +249,7 @@ fn parse_racing_api(answer: &RecordedAnswer) -> Result<Snapshot, FeedError> {
         as_of,
         scope: racing_scope(answer, &found),
         events: found.events,
+        in_doubt: found.in_doubt,
         bookmakers: found.bookmakers,
         rejected: found.rejected,
     })
@@ -261,8 +263,6 @@ fn racing_scope(answer: &RecordedAnswer, found: &racing_api::ParsedCards) -> Sco
     let events = &found.events;
     let days_found: BTreeSet<NaiveDate> = events.iter().filter_map(|e| e.event.day).collect();
     match answer.scope.clone() {
-        // A race that could not be read must not count as one that left the card.
-        Some(Scope::Days { .. }) | None if found.partial => Scope::Listed,
         Some(Scope::Days { mut days, regions }) => {
             if bodies < days.len() {
                 days.retain(|day| days_found.contains(day));

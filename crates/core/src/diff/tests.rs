@@ -58,6 +58,7 @@ fn meta(as_of: i64, scope: Scope) -> SnapshotMeta {
         source: "test".into(),
         as_of: at(as_of),
         scope,
+        in_doubt: EventsInDoubt::default(),
         bookmakers: vec![],
         rejected: RejectedRows::default(),
     }
@@ -74,6 +75,7 @@ fn one_price(price: Price) -> EventSnapshot {
         selections: vec![selection(0, SelectionStatus::Active)],
         prices: vec![price],
         complete: true,
+        in_doubt: Vec::new(),
     }
 }
 
@@ -98,6 +100,7 @@ prop_compose! {
                 })
                 .collect(),
             complete: true,
+            in_doubt: Vec::new(),
         }
     }
 }

@@ -21,7 +21,8 @@ pub use event::{Event, EventStatus, Selection, SelectionStatus};
 pub use ids::{BookmakerId, EventId, MarketId, SelectionId};
 pub use price::{DERIVED_SCALE, EachWay, Fraction, Offer, Price, PriceKey, PriceStatus};
 pub use snapshot::{
-    EventSnapshot, Fingerprint, RejectedGroup, RejectedRows, Scope, Snapshot, SnapshotMeta,
+    EventSnapshot, EventsInDoubt, Fingerprint, RejectedGroup, RejectedRows, RowInDoubt, Scope,
+    Snapshot, SnapshotMeta,
 };
 pub use status::{StatusSource, compute_status};
 pub use text::{sanitize_text, suggest};

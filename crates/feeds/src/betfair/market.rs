@@ -220,6 +220,7 @@ impl ExchangeMarket {
             selections: std::mem::take(&mut self.selections),
             prices,
             complete: false,
+            in_doubt: Vec::new(),
         })
     }
 

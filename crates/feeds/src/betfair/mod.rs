@@ -20,7 +20,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use market::ExchangeMarket;
-use oddsd_core::model::{Bookmaker, BookmakerId, EventId, RejectedRows, Scope, Snapshot};
+use oddsd_core::model::{
+    Bookmaker, BookmakerId, EventId, EventsInDoubt, RejectedRows, Scope, Snapshot,
+};
 use wire::StreamMessage;
 
 pub const SOURCE: &str = "betfair";
@@ -133,6 +135,7 @@ impl MarketStream {
                 as_of: at,
                 scope: Scope::Listed,
                 events,
+                in_doubt: EventsInDoubt::default(),
                 bookmakers: vec![Bookmaker {
                     id: BookmakerId::new(BOOKMAKER),
                     name: "Betfair Exchange".into(),

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Days, NaiveDate, Utc};
 
-use super::answer::{PageSummary, parse_page};
+use super::answer::{PageSummary, ensure_readable, parse_page};
 use super::race::{ListPosition, RaceParser};
 use super::{CachedResponse, RacingApi, SOURCE, times};
 use crate::http::{ProviderResponse, Url};
@@ -49,6 +49,7 @@ impl RacingApi {
                     continue 'attempts;
                 }
             }
+            ensure_readable(&fetch.parser)?;
             return Ok(self.summarize(days, fetch));
         }
         Err(FeedError::BadAnswer(format!(
@@ -58,19 +59,15 @@ impl RacingApi {
 
     fn summarize(&self, days: Vec<NaiveDate>, fetch: DayFetch<'_>) -> FetchSummary {
         let parser = fetch.parser;
-        let scope = match parser.partial {
-            // A race that could not be read must not look like one that left the card.
-            true => Scope::Listed,
-            false => Scope::Days {
-                days,
-                regions: self.settings.regions.clone(),
-            },
-        };
         FetchSummary {
             meta: SnapshotMeta {
                 source: SOURCE.into(),
                 as_of: fetch.now,
-                scope,
+                scope: Scope::Days {
+                    days,
+                    regions: self.settings.regions.clone(),
+                },
+                in_doubt: parser.in_doubt,
                 bookmakers: parser.bookmakers.listed,
                 rejected: parser.rejects,
             },

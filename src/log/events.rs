@@ -140,6 +140,9 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
     doc("canary.recovered", "info", &[],
         "The canary's changes reach readers again."),
 
+    doc("replay.no_prices", "warn", &["held"],
+        "A recording of the exchange was read to its end and held no price; `held` counts what it held instead."),
+
     doc("http.listening", "info", &["address"],
         "The read API accepts connections."),
     doc("http.accept_failed", "warn", &["error"],

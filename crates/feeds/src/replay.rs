@@ -21,6 +21,8 @@ pub struct Replay {
     feed: RecordedFeed,
     #[cfg(feature = "betfair")]
     stream: MarketStream,
+    #[cfg(feature = "betfair")]
+    is_end_logged: bool,
     /// League of the last answer that named one; an empty answer is taken to be of the same league.
     league: Option<String>,
     /// Read, and not yet replayed.
@@ -56,6 +58,8 @@ impl Replay {
             feed: RecordedFeed::OddsApi,
             #[cfg(feature = "betfair")]
             stream: MarketStream::default(),
+            #[cfg(feature = "betfair")]
+            is_end_logged: false,
             league: None,
             ahead: VecDeque::new(),
             rejects: RejectedRows::default(),
@@ -117,7 +121,10 @@ impl Replay {
             Some(RecordingEntry::Answer(answer)) => self.parse_answer(answer),
             Some(RecordingEntry::Unreadable { .. }) | None => match self.failure.take() {
                 Some(failure) => return Err(failure),
-                None if self.rejects.is_empty() => return Ok(None),
+                None if self.rejects.is_empty() => {
+                    self.log_end();
+                    return Ok(None);
+                }
                 None => (None, Vec::new()),
             },
         };
@@ -127,6 +134,29 @@ impl Replay {
             rejected: std::mem::take(&mut self.rejects),
             bodies,
         }))
+    }
+
+    /// Says once that an exchange recording held no prices, and what it held instead.
+    fn log_end(&mut self) {
+        #[cfg(feature = "betfair")]
+        if !std::mem::replace(&mut self.is_end_logged, true)
+            && self.feed == RecordedFeed::Betfair
+            && self.stream.prices_read() == 0
+        {
+            let fields = self.stream.other_fields().iter();
+            let fields: Vec<_> = fields
+                .map(|(name, rows)| format!("{rows}× {name}"))
+                .collect();
+            let held = match fields.is_empty() {
+                true => "no prices of any kind for a defined runner".into(),
+                false => format!("{}, which are no offers", fields.join(", ")),
+            };
+            tracing::warn!(
+                event = "replay.no_prices",
+                held,
+                "No price was read: the recording holds {held}"
+            );
+        }
     }
 
     /// The next snapshot, as a feed's answer. Records that were rejected on the way are among its rejects.

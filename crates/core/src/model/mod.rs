@@ -25,5 +25,5 @@ pub use snapshot::{
     Snapshot, SnapshotMeta,
 };
 pub use status::{StatusSource, compute_status};
-pub use text::{sanitize_text, suggest};
+pub use text::{sanitize_text, strip_byte_order_mark, suggest};
 pub(crate) use text_forms::text_forms;

@@ -334,6 +334,46 @@ fn malformed_rows_are_rejected_and_remove_nothing() {
     );
 }
 
+/// A row that repeats a field is not read, but its key is.
+#[test]
+fn rejected_row_with_a_readable_key_puts_only_its_key_in_doubt() {
+    let row = r#"{"bookmaker":"Coral","decimal":"3","decimal":"4"}"#;
+    let runner = |id: &str, odds: &str| format!(r#"{{"horse_id":"{id}","odds":[{odds}]}}"#);
+    let repeated = r#"{"horse_id":"hrs_2","horse":"A","horse":"B","odds":[]}"#;
+    let runners = format!("{},{repeated}", runner("hrs_1", row));
+    let races = [
+        format!(r#"{{"race_id":"rac_1","runners":[{runners}]}}"#),
+        r#"{"race_id":"rac_2","runners":"none"}"#.to_owned(),
+        r#"{"race_id":"rac_3","course":"A","course":"B","runners":[]}"#.to_owned(),
+    ];
+    let body = format!(r#"{{"racecards":[{}]}}"#, races.join(","));
+    let parsed = parse_cards(&body, now()).expect("a card");
+    assert_eq!(parsed.rejected.total(), 4);
+    let in_doubt = |selection: &str, bookmaker: Option<&str>| RowInDoubt::Price {
+        market: None,
+        selection: Some(SelectionId::new(selection)),
+        bookmaker: bookmaker.map(BookmakerId::new),
+    };
+    assert_eq!(
+        parsed.events[0].in_doubt,
+        [in_doubt("hrs_1", Some("coral")), in_doubt("hrs_2", None)]
+    );
+    let ids: Vec<&str> = parsed.in_doubt.ids.iter().map(|id| id.as_str()).collect();
+    assert_eq!(
+        (ids, parsed.in_doubt.unidentified),
+        (vec!["rac_2", "rac_3"], false)
+    );
+}
+
+#[test]
+fn row_without_bookmaker_and_price_is_no_row() {
+    let rows = json!([null, {}, odds("", "-"), odds("", "1"), odds("Bet365", "3")]);
+    let parsed = parse(json!([with_odds(rows)]));
+    assert!(parsed.rejected.is_empty(), "{}", parsed.rejected);
+    assert_eq!(parsed.events[0].prices.len(), 1);
+    assert!(parsed.events[0].in_doubt.is_empty());
+}
+
 #[test]
 fn bookmaker_name_variants_are_one_price() {
     let row = |name: &str, decimal: &str, updated: &str| {

@@ -192,7 +192,7 @@ fn replayed(path: &std::path::Path, bytes: &[u8]) -> (usize, usize, u64) {
     let (mut snapshots, mut prices, mut rejected) = (0, 0, 0);
     while let Some(replayed) = replay.next().expect("reads") {
         rejected += replayed.rejected.total();
-        for snapshot in replayed.snapshot {
+        if let Some(snapshot) = replayed.snapshot {
             snapshots += 1;
             prices += snapshot
                 .events

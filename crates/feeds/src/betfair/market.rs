@@ -239,14 +239,15 @@ impl ExchangeMarket {
             if runner.status.is_none() {
                 continue;
             }
-            // A runner that is removed loses its prices though nothing empties its ladder, and gets them back with its
-            // place. A market that ends with all its runners removed keeps their closing prices.
+            // A runner that is removed loses its prices, though nothing empties its ladder and though a recording that
+            // begins later has none of them, and gets them back with its place. A market that ends with all its runners removed keeps their closing prices.
             let is_out = runner.is_removed()
                 && (runner.is_out || self.event.status != EventStatus::Abandoned);
             if is_out != runner.is_out {
                 runner.is_out = is_out;
-                runner.book.back.mark_changed();
-                runner.book.lay.mark_changed();
+                for side in [&mut runner.book.back, &mut runner.book.lay] {
+                    side.mark_changed(is_out);
+                }
             }
             let book = &mut runner.book;
             let sides = [

@@ -46,7 +46,7 @@ const PLAUSIBLE_MS: std::ops::Range<i64> = 946_684_800_000..4_102_444_800_000;
 pub struct MarketStream {
     markets: HashMap<EventId, ExchangeMarket>,
     ltp_changes: u64,
-    /// Prices of all deltas, withdrawn ones included.
+    /// Offers of all deltas.
     prices_read: u64,
     other_fields: BTreeMap<&'static str, u64>,
 }
@@ -68,7 +68,7 @@ impl MarketStream {
         self.ltp_changes
     }
 
-    /// Prices so far, unchanged and withdrawn ones included.
+    /// Offers so far, unchanged ones included.
     pub fn prices_read(&self) -> u64 {
         self.prices_read
     }
@@ -148,7 +148,8 @@ impl MarketStream {
                 continue;
             };
             let delta = market.take_delta(at, &mut self.ltp_changes);
-            self.prices_read += delta.as_ref().map_or(0, |delta| delta.prices.len() as u64);
+            let prices = delta.iter().flat_map(|delta| &delta.prices);
+            self.prices_read += prices.filter(|price| price.offer.is_some()).count() as u64;
             events.extend(delta);
             if market.is_closed() {
                 self.markets.remove(&id);

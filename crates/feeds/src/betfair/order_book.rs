@@ -107,9 +107,9 @@ impl BookSide {
         }
     }
 
-    /// Makes the next delta name its best price, or that it has none any more, unless it never had one.
-    pub fn mark_changed(&mut self) {
-        self.changed |= !self.is_empty();
+    /// Makes the next delta name its best price; also that it has none, if it is not empty or if it `is_out`.
+    pub fn mark_changed(&mut self, is_out: bool) {
+        self.changed |= is_out || !self.is_empty();
     }
 
     pub fn is_empty(&self) -> bool {
@@ -122,7 +122,7 @@ impl BookSide {
     }
 
     fn clear(&mut self) {
-        self.mark_changed();
+        self.mark_changed(false);
         self.prices.clear();
         self.best.clear();
         self.display.clear();

@@ -277,6 +277,31 @@ async fn day_without_a_card_is_empty_if_another_day_has_one() {
 }
 
 #[tokio::test]
+async fn unreadable_race_leaves_its_day_in_the_scope() {
+    let provider = RacingProvider::start().await;
+    // The only race of tomorrow.
+    let mut unreadable = race("rac_2");
+    unreadable["date"] = "2025-10-14".into();
+    unreadable["runners"] = "none".into();
+    provider.serve_cards(vec![race("rac_1"), unreadable.clone()]);
+    let mut feed = racing_feed(feed_settings(&provider));
+    let fetched = feed.fetch(&FetchRequest::Everything, now()).await;
+    let snapshot = fetched.expect("today's race is readable").snapshot;
+    assert_eq!(snapshot.events.len(), 1);
+    assert!(matches!(&snapshot.scope, Scope::Days { days, .. } if days.len() == 2));
+    let in_doubt = snapshot.in_doubt;
+    assert!(in_doubt.ids.contains("rac_2") && in_doubt.ids.len() == 1);
+    assert!(!in_doubt.unidentified);
+
+    provider.serve_cards(vec![unreadable]);
+    let fetched = feed.fetch(&FetchRequest::Everything, now()).await;
+    assert!(
+        matches!(fetched, Err(FeedError::BadAnswer(_))),
+        "{fetched:?}"
+    );
+}
+
+#[tokio::test]
 async fn invalid_settings_are_refused_before_a_request() {
     let provider = RacingProvider::start().await;
     let good = feed_settings(&provider);

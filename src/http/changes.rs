@@ -16,7 +16,9 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
 use super::{AppState, Problem, json_response};
-use oddsd_core::model::{ChangeKind, EventId, ExternalChange, sanitize_text, suggest};
+use oddsd_core::model::{
+    ChangeKind, EventId, ExternalChange, sanitize_text, strip_byte_order_mark, suggest,
+};
 
 const MAX_CHANGES: usize = 1_000;
 const MAX_BYTES: usize = 1 << 20;
@@ -153,6 +155,7 @@ fn items(body: &[u8]) -> Result<Vec<&RawValue>, Problem> {
         let why = sanitize_text(&why.to_string(), 200);
         Problem::bad_request(format!("the body cannot be read: {why}"), SHAPE)
     };
+    let body = strip_byte_order_mark(body);
     let items: Vec<&RawValue> = match body.trim_ascii_start().first() {
         Some(b'[') => serde_json::from_slice(body).map_err(unreadable)?,
         _ => match serde_json::from_slice(body).map_err(unreadable)? {

@@ -74,6 +74,8 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
         "The answer left out so many open prices (MAX_REMOVED_FRACTION) that they stay open until a second answer agrees."),
     doc("cycle.rows_rejected", "warn", &["cycle", "rows", "reasons"],
         "Rows of the answer were invalid and left out, by reason; the rest was stored."),
+    doc("cycle.day_without_card", "info", &["day"],
+        "The Racing API answered 404 for this day: it has no races. Logged once for each day."),
     doc("price.moved", "debug", &["cycle", "race", "runner", "bookmaker", "from", "to", "percent?", "significant"],
         "One price changed; - stands for no price. significant: by more than a tenth, or to another state."),
     doc("status.changed", "info", &["cycle", "status", "by", "events"],
@@ -151,6 +153,9 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
          See `oddsd status`."),
     doc("canary.recovered", "info", &[],
         "The canary's changes reach readers again."),
+
+    doc("replay.no_prices", "warn", &["held"],
+        "A recording of the exchange was read to its end and held no price; `held` counts what it held instead."),
 
     doc("http.listening", "info", &["address"],
         "The read API accepts connections."),

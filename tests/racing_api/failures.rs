@@ -55,6 +55,12 @@ async fn faults_have_their_error_kind_and_advice_and_no_secret() {
         ),
         (RacingFault::NotFound, patient, "not_found", "answered 404"),
         (
+            RacingFault::HtmlNotFound,
+            patient,
+            "bad_request",
+            "is the base URL right?",
+        ),
+        (
             RacingFault::Unprocessable,
             patient,
             "bad_request",
@@ -220,6 +226,79 @@ async fn empty_and_half_cards_are_valid_answers() {
         assert_eq!(fetched.snapshot.events.len(), races);
         assert!(matches!(fetched.snapshot.scope, Scope::Days { .. }));
     }
+}
+
+/// The provider's answer for a day without racing and for a wrong path is the same.
+#[tokio::test]
+async fn day_without_a_card_is_empty_if_another_day_has_one() {
+    let days = ["2025-10-13", "2025-10-14"];
+    for (without, other) in [(days[0], days[1]), (days[1], days[0])] {
+        let provider = RacingProvider::start().await;
+        let mut listed = race("rac_1");
+        listed["date"] = other.into();
+        provider.serve_cards(vec![listed]);
+        provider.fault_on(&format!("date={without}"), RacingFault::NotFound);
+        let mut feed = racing_feed(feed_settings(&provider));
+        let fetched = feed.fetch(&FetchRequest::Everything, now()).await;
+        let snapshot = fetched.expect("one day has a card").snapshot;
+        assert_eq!(snapshot.events.len(), 1);
+        assert!(snapshot.in_doubt.is_empty() && snapshot.rejected.is_empty());
+        let scope = |days: &[&str]| Scope::Days {
+            days: days
+                .iter()
+                .map(|day| day.parse().expect("a date"))
+                .collect(),
+            regions: vec!["gb".into(), "ire".into()],
+        };
+        assert_eq!(snapshot.scope, scope(&days));
+
+        // No day has a card: the path was right, but nothing is known to be gone.
+        provider.fault(RacingFault::NotFound).await;
+        let fetched = feed.fetch(&FetchRequest::Everything, now()).await;
+        let snapshot = fetched.expect("a card was read before").snapshot;
+        assert_eq!((snapshot.events.len(), snapshot.scope), (0, scope(&[])));
+        // Without any card so far, the base URL may be wrong.
+        let fetched = racing_feed(feed_settings(&provider))
+            .fetch(&FetchRequest::Everything, now())
+            .await;
+        assert!(
+            matches!(fetched, Err(FeedError::NotFound(_))),
+            "{fetched:?}"
+        );
+        // A web page is no answer of the provider, whatever the other day says.
+        provider.clear().await;
+        provider.fault_on(&format!("date={without}"), RacingFault::HtmlNotFound);
+        let fetched = feed.fetch(&FetchRequest::Everything, now()).await;
+        assert!(
+            matches!(fetched, Err(FeedError::BadRequest(_))),
+            "{fetched:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn unreadable_race_leaves_its_day_in_the_scope() {
+    let provider = RacingProvider::start().await;
+    // The only race of tomorrow.
+    let mut unreadable = race("rac_2");
+    unreadable["date"] = "2025-10-14".into();
+    unreadable["runners"] = "none".into();
+    provider.serve_cards(vec![race("rac_1"), unreadable.clone()]);
+    let mut feed = racing_feed(feed_settings(&provider));
+    let fetched = feed.fetch(&FetchRequest::Everything, now()).await;
+    let snapshot = fetched.expect("today's race is readable").snapshot;
+    assert_eq!(snapshot.events.len(), 1);
+    assert!(matches!(&snapshot.scope, Scope::Days { days, .. } if days.len() == 2));
+    let in_doubt = snapshot.in_doubt;
+    assert!(in_doubt.ids.contains("rac_2") && in_doubt.ids.len() == 1);
+    assert!(!in_doubt.unidentified);
+
+    provider.serve_cards(vec![unreadable]);
+    let fetched = feed.fetch(&FetchRequest::Everything, now()).await;
+    assert!(
+        matches!(fetched, Err(FeedError::BadAnswer(_))),
+        "{fetched:?}"
+    );
 }
 
 #[tokio::test]

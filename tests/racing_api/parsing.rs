@@ -1,6 +1,8 @@
 //! Tests of the card parser: the provider's peculiarities one by one.
 
-use oddsd_core::model::{EachWay, EventStatus, SelectionStatus};
+use oddsd_core::model::{
+    BookmakerId, EachWay, EventStatus, RowInDoubt, SelectionId, SelectionStatus,
+};
 use oddsd_feeds::FeedError;
 use oddsd_feeds::racing_api::{ParsedCards, parse_cards};
 use serde_json::{Value, json};
@@ -129,6 +131,14 @@ fn price_is_the_decimal_and_a_dash_is_no_rejection() {
         json!("0"),
         json!(0),
         json!("0.00"),
+        // Stubs of bookmakers that have not priced the runner yet.
+        json!("1"),
+        json!("1.0"),
+        json!(1),
+        json!("0.5"),
+        json!("EVS"),
+        json!("evens"),
+        json!("N/A"),
     ] {
         assert_eq!(shown(nothing.clone(), json!("5/1")), Ok(None), "{nothing}");
     }
@@ -140,13 +150,10 @@ fn price_is_the_decimal_and_a_dash_is_no_rejection() {
         );
     }
     for bad in [
-        json!("1"),
-        json!("0.5"),
         json!("-3"),
         json!("+3"),
         json!("1_000"),
         json!("1,000"),
-        json!("evens"),
         json!("100000"),
         json!("1e3"),
         json!("NaN"),
@@ -256,7 +263,7 @@ fn null_or_missing_field_affects_only_itself() {
          "date": "2025-10-13", "off_time": "2:12", "something_new": {"deep": [1, 2]}},
         {"race_id": "rac_3", "off_dt": "2025-10-13T23:30:00Z"},
     ]));
-    assert!(parsed.rejected.is_empty() && !parsed.partial);
+    assert!(parsed.rejected.is_empty() && parsed.in_doubt.is_empty());
     assert_eq!(parsed.events[0].selections[1].id.as_str(), "17");
     assert_eq!(
         parsed.events[1].event.starts_at,
@@ -304,14 +311,67 @@ fn malformed_rows_are_rejected_and_remove_nothing() {
             parsed.rejected
         );
     }
-    assert!(!parsed.events[0].complete, "rows of this race were lost");
-    assert!(parsed.events[1].complete);
-    assert!(parsed.partial, "races were lost");
+    let prices = |selection: &str, bookmaker: Option<&str>| RowInDoubt::Price {
+        market: None,
+        selection: Some(SelectionId::new(selection)),
+        bookmaker: bookmaker.map(BookmakerId::new),
+    };
+    let in_doubt = [
+        prices("hrs_1", None),
+        prices("hrs_1", None),
+        prices("hrs_1", Some("coral")),
+        RowInDoubt::Selection,
+        RowInDoubt::Selection,
+        prices("hrs_2", None),
+    ];
+    assert_eq!(parsed.events[0].in_doubt, in_doubt);
+    assert!(parsed.events[1].in_doubt.is_empty());
+    assert!(parsed.in_doubt.unidentified && parsed.in_doubt.ids.is_empty());
     assert!(
         parsed.rejected.by_reason["bad_decimal"]
             .sample
             .contains("rac_1 hrs_1 Coral")
     );
+}
+
+/// A row that repeats a field is not read, but its key is.
+#[test]
+fn rejected_row_with_a_readable_key_puts_only_its_key_in_doubt() {
+    let row = r#"{"bookmaker":"Coral","decimal":"3","decimal":"4"}"#;
+    let runner = |id: &str, odds: &str| format!(r#"{{"horse_id":"{id}","odds":[{odds}]}}"#);
+    let repeated = r#"{"horse_id":"hrs_2","horse":"A","horse":"B","odds":[]}"#;
+    let runners = format!("{},{repeated}", runner("hrs_1", row));
+    let races = [
+        format!(r#"{{"race_id":"rac_1","runners":[{runners}]}}"#),
+        r#"{"race_id":"rac_2","runners":"none"}"#.to_owned(),
+        r#"{"race_id":"rac_3","course":"A","course":"B","runners":[]}"#.to_owned(),
+    ];
+    let body = format!(r#"{{"racecards":[{}]}}"#, races.join(","));
+    let parsed = parse_cards(&body, now()).expect("a card");
+    assert_eq!(parsed.rejected.total(), 4);
+    let in_doubt = |selection: &str, bookmaker: Option<&str>| RowInDoubt::Price {
+        market: None,
+        selection: Some(SelectionId::new(selection)),
+        bookmaker: bookmaker.map(BookmakerId::new),
+    };
+    assert_eq!(
+        parsed.events[0].in_doubt,
+        [in_doubt("hrs_1", Some("coral")), in_doubt("hrs_2", None)]
+    );
+    let ids: Vec<&str> = parsed.in_doubt.ids.iter().map(|id| id.as_str()).collect();
+    assert_eq!(
+        (ids, parsed.in_doubt.unidentified),
+        (vec!["rac_2", "rac_3"], false)
+    );
+}
+
+#[test]
+fn row_without_bookmaker_and_price_is_no_row() {
+    let rows = json!([null, {}, odds("", "-"), odds("", "1"), odds("Bet365", "3")]);
+    let parsed = parse(json!([with_odds(rows)]));
+    assert!(parsed.rejected.is_empty(), "{}", parsed.rejected);
+    assert_eq!(parsed.events[0].prices.len(), 1);
+    assert!(parsed.events[0].in_doubt.is_empty());
 }
 
 #[test]
@@ -326,7 +386,7 @@ fn bookmaker_name_variants_are_one_price() {
         let parsed = parse(json!([with_odds(rows)]));
         assert_eq!(rejected(&parsed, "duplicate_bookmaker"), 1);
         assert_eq!(parsed.bookmakers.len(), 1);
-        assert!(parsed.events[0].complete);
+        assert!(parsed.events[0].in_doubt.is_empty());
         let offer = price(&parsed.events[0], "spreadex").offer;
         offer.expect("priced").decimal.to_string()
     };
@@ -369,7 +429,8 @@ fn hostile_card_is_capped() {
     assert_eq!(parsed.events[0].selections.len(), 100);
     assert_eq!(parsed.events[0].prices.len(), 200);
     assert_eq!(rejected(&parsed, "row_cap"), 3 + 6 + 5);
-    assert!(parsed.partial && !parsed.events[0].complete);
+    let unknown = parsed.events[0].in_doubt.contains(&RowInDoubt::Selection);
+    assert!(parsed.in_doubt.unidentified && unknown);
 }
 
 #[test]

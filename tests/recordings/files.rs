@@ -138,21 +138,7 @@ fn truncated_file_is_an_error_after_its_good_records() {
 fn compression_is_detected_by_the_first_bytes() {
     let folder = tempfile::tempdir().expect("a folder");
     let pretty = "{\n \"endpoint\": \"/v1/racecards/pro\",\n \"params\": {\"date\": \"2025-10-14\"},\n \"fetched_at\": \"2025-10-14T22:35:42.897939\",\n \"body\": {\"racecards\": []}\n}\n";
-    let gzip = {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(pretty.as_bytes()).expect("compresses");
-        encoder.finish().expect("compresses")
-    };
-    let bzip2 = {
-        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
-        encoder.write_all(pretty.as_bytes()).expect("compresses");
-        encoder.finish().expect("compresses")
-    };
-    let zstd = zstd::encode_all(pretty.as_bytes(), 3).expect("compresses");
-    for (n, bytes) in [pretty.as_bytes(), &gzip, &bzip2, &zstd]
-        .into_iter()
-        .enumerate()
-    {
+    for (n, bytes) in compressed(pretty.as_bytes()).iter().enumerate() {
         let path = folder.path().join(format!("cards{n}"));
         std::fs::write(&path, bytes).expect("writes");
         let mut recording = Recording::open(&path).expect("opens");
@@ -170,6 +156,66 @@ fn compression_is_detected_by_the_first_bytes() {
         assert_eq!(answer.bodies, [r#"{"racecards": []}"#]);
         assert_eq!(recording.read_entry().expect("the end"), None);
     }
+}
+
+#[test]
+fn byte_order_mark_is_skipped_in_every_form_of_a_recording() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("marked");
+    let league = format!(
+        r#"{{"feed":"mlb","fetched_at":"{T0}","body":{}}}"#,
+        game("-110").replace('\n', "")
+    );
+    let cards = r#"{"endpoint":"/v1/racecards/pro","params":{"date":"2025-10-14"},"fetched_at":"2025-10-14T22:35:42Z","body":{"racecards":[]}}"#;
+    let pretty = cards.replacen('{', "{\n ", 1);
+    let own = serde_json::json!({ "seq": 0, "feed": "odds_api", "fetched_at": T0,
+        "scope": { "league": "baseball_mlb" }, "bodies": [format!("\u{feff}{}", game("-110"))] });
+    let own = own.to_string();
+    let stream = MCM[..2].join("\r\n");
+    // Two files that were joined.
+    let joined = format!("{}\n\u{feff}{}", MCM[0], MCM[2]);
+    for text in [&league, cards, &pretty, &own, &stream, &joined] {
+        let plain = text.replace('\u{feff}', "").into_bytes();
+        let marked = ["\u{feff}".as_bytes(), text.as_bytes()].concat();
+        let expected = replayed(&path, &plain);
+        assert!(expected.0 > 0);
+        for bytes in compressed(&marked) {
+            assert_eq!(replayed(&path, &bytes), expected, "{text}");
+        }
+    }
+}
+
+/// The number of snapshots and of their prices, without a rejected row except of an unknown market.
+fn replayed(path: &std::path::Path, bytes: &[u8]) -> (usize, usize, u64) {
+    std::fs::write(path, bytes).expect("writes");
+    let mut replay = Replay::open(path).expect("opens");
+    let (mut snapshots, mut prices, mut rejected) = (0, 0, 0);
+    while let Some(replayed) = replay.next().expect("reads") {
+        rejected += replayed.rejected.total();
+        if let Some(snapshot) = replayed.snapshot {
+            snapshots += 1;
+            prices += snapshot
+                .events
+                .iter()
+                .map(|event| event.prices.len())
+                .sum::<usize>();
+        }
+    }
+    (snapshots, prices, rejected)
+}
+
+/// Plain, and by each compression.
+fn compressed(bytes: &[u8]) -> [Vec<u8>; 4] {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).expect("compresses");
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2.write_all(bytes).expect("compresses");
+    [
+        bytes.to_vec(),
+        gzip.finish().expect("compresses"),
+        bzip2.finish().expect("compresses"),
+        zstd::encode_all(bytes, 3).expect("compresses"),
+    ]
 }
 
 #[test]

@@ -111,6 +111,31 @@ async fn assert_unreadable_line(file: &Path) {
 }
 
 #[tokio::test]
+async fn exchange_recording_without_prices_says_what_it_holds() {
+    let target = ReplayTarget::new(Backend::Sqlite).await;
+    let file = target.oddsd.folder().join("basic.jsonl");
+    let replay = async |rc: &str| {
+        let line = format!(
+            r#"{{"op":"mcm","pt":1719410400000,"mc":[{{"id":"1.2","marketDefinition":{{"eventTypeId":"7","marketType":"WIN","status":"OPEN","runners":[{{"id":1,"status":"ACTIVE"}}]}},"rc":[{rc}]}}]}}"#
+        );
+        std::fs::write(&file, line).expect("writes");
+        target.replay(&file, "betfair").await.expect_code(0)
+    };
+    let volumes = r#"{"id":1,"ltp":2.5,"trd":[[2.5,9]]},{"id":1,"ltp":2.6,"spb":[[1000,9]]}"#;
+    let held = "the recording holds 2× ltp, 1× spb, 1× trd";
+    replay(volumes)
+        .await
+        .expect_texts(&["replay.no_prices", held]);
+    replay("").await.expect_texts(&["replay.no_prices"]);
+    let outcome = replay(r#"{"id":1,"ltp":2.5,"bdatb":[[0,2.4,9]]}"#).await;
+    assert!(
+        !outcome.to_string().contains("replay.no_prices"),
+        "{outcome}"
+    );
+    assert_eq!(count(&outcome.json(), "inserted"), 1, "{outcome}");
+}
+
+#[tokio::test]
 async fn recording_of_another_feed_is_refused_with_the_right_name() {
     let target = ReplayTarget::new(Backend::Sqlite).await;
     let file = target.oddsd.folder().join("league.jsonl");

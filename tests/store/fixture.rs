@@ -284,6 +284,7 @@ impl TestDay {
             as_of: self.now,
             scope: Scope::League("GB".into()),
             events: self.races.clone(),
+            in_doubt: Default::default(),
             bookmakers: self.bookmakers.clone(),
             rejected: RejectedRows::default(),
         }
@@ -339,6 +340,7 @@ fn race(n: usize, runners: usize, bookmakers: &[Bookmaker]) -> EventSnapshot {
         prices: prices.collect(),
         selections,
         complete: true,
+        in_doubt: Vec::new(),
     }
 }
 

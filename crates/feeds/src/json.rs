@@ -1,6 +1,8 @@
 //! The JSON shapes that providers' answers share: an object, a row of a list, and a list with a cap. The parsers
 //! of The Racing API and The Odds API deserialize their rows through them.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -42,6 +44,12 @@ pub(super) fn parse_object<'a, T: Deserialize<'a>>(json: &'a str) -> serde_json:
     serde_json::from_str(json).map(|JsonObject(row)| row)
 }
 
+/// One field of an object that cannot be read as a whole, such as one that repeats another field.
+pub(super) fn find_field<'a>(object: &'a str, name: &str) -> Option<&'a RawValue> {
+    let fields: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_str(object).ok()?;
+    fields.get(name).copied()
+}
+
 /// The beginning of a text, for the sample of a rejected row.
 pub(super) fn sample(text: &str) -> String {
     text.chars().take(SAMPLE_CHARS).collect()
@@ -53,6 +61,7 @@ pub(super) struct JsonRow<T, const LENIENT: bool>(pub(super) Result<T, BadRow>);
 
 /// A row that cannot be read.
 pub(super) struct BadRow {
+    pub(super) text: Box<str>,
     pub(super) sample: String,
     pub(super) error: serde_json::Error,
 }
@@ -63,6 +72,7 @@ impl<'de, T: Deserialize<'de>, const LENIENT: bool> Deserialize<'de> for JsonRow
         if LENIENT {
             let text = <&RawValue>::deserialize(json)?.get();
             return Ok(Self(parse_object(text).map_err(|error| BadRow {
+                text: text.into(),
                 sample: sample(text),
                 error,
             })));

@@ -120,6 +120,7 @@ impl FetchResult {
                 source: snapshot.source,
                 as_of: snapshot.as_of,
                 scope: snapshot.scope,
+                in_doubt: snapshot.in_doubt,
                 bookmakers: snapshot.bookmakers,
                 rejected: snapshot.rejected,
             },
@@ -139,7 +140,7 @@ pub enum FeedError {
     /// 422 or another 4xx: the provider does not accept the request.
     #[error("request refused: {0}; check the feed's settings")]
     BadRequest(String),
-    /// 404 on one event: the provider no longer knows it.
+    /// 404: the provider does not know the event, or has no card for any day that was asked for.
     #[error("not found: {0}; it left the card, or the base URL is wrong")]
     NotFound(String),
     /// 429, 503 with `Retry-After`, or the paid quota is spent.

@@ -14,13 +14,15 @@ use super::odds_api::{self, OddsFormat, find_league, parse_odds};
 use super::racing_api::{self, parse_pages};
 use super::recording::{RecordedAnswer, RecordedFeed, Recording, RecordingEntry};
 use super::{FeedError, FetchResult};
-use oddsd_core::model::{RejectedRows, Scope, Snapshot};
+use oddsd_core::model::{EventsInDoubt, RejectedRows, Scope, Snapshot};
 
 pub struct Replay {
     recording: Recording,
     feed: RecordedFeed,
     #[cfg(feature = "betfair")]
     stream: MarketStream,
+    #[cfg(feature = "betfair")]
+    is_end_logged: bool,
     /// League of the last answer that named one; an empty answer is taken to be of the same league.
     league: Option<String>,
     /// Read, and not yet replayed.
@@ -56,6 +58,8 @@ impl Replay {
             feed: RecordedFeed::OddsApi,
             #[cfg(feature = "betfair")]
             stream: MarketStream::default(),
+            #[cfg(feature = "betfair")]
+            is_end_logged: false,
             league: None,
             ahead: VecDeque::new(),
             rejects: RejectedRows::default(),
@@ -117,7 +121,10 @@ impl Replay {
             Some(RecordingEntry::Answer(answer)) => self.parse_answer(answer),
             Some(RecordingEntry::Unreadable { .. }) | None => match self.failure.take() {
                 Some(failure) => return Err(failure),
-                None if self.rejects.is_empty() => return Ok(None),
+                None if self.rejects.is_empty() => {
+                    self.log_end();
+                    return Ok(None);
+                }
                 None => (None, Vec::new()),
             },
         };
@@ -127,6 +134,29 @@ impl Replay {
             rejected: std::mem::take(&mut self.rejects),
             bodies,
         }))
+    }
+
+    /// Says once that an exchange recording held no prices, and what it held instead.
+    fn log_end(&mut self) {
+        #[cfg(feature = "betfair")]
+        if !std::mem::replace(&mut self.is_end_logged, true)
+            && self.feed == RecordedFeed::Betfair
+            && self.stream.prices_read() == 0
+        {
+            let fields = self.stream.other_fields().iter();
+            let fields: Vec<_> = fields
+                .map(|(name, rows)| format!("{rows}× {name}"))
+                .collect();
+            let held = match fields.is_empty() {
+                true => "no prices of any kind for a defined runner".into(),
+                false => format!("{}, which are no offers", fields.join(", ")),
+            };
+            tracing::warn!(
+                event = "replay.no_prices",
+                held,
+                "No price was read: the recording holds {held}"
+            );
+        }
     }
 
     /// The next snapshot, as a feed's answer. Records that were rejected on the way are among its rejects.
@@ -148,6 +178,7 @@ impl Replay {
                         as_of: DateTime::UNIX_EPOCH,
                         scope: Scope::Listed,
                         events: Vec::new(),
+                        in_doubt: EventsInDoubt::default(),
                         bookmakers: Vec::new(),
                         rejected: RejectedRows::default(),
                     };
@@ -248,6 +279,7 @@ fn parse_racing_api(answer: &RecordedAnswer) -> Result<Snapshot, FeedError> {
         as_of,
         scope: racing_scope(answer, &found),
         events: found.events,
+        in_doubt: found.in_doubt,
         bookmakers: found.bookmakers,
         rejected: found.rejected,
     })
@@ -261,8 +293,6 @@ fn racing_scope(answer: &RecordedAnswer, found: &racing_api::ParsedCards) -> Sco
     let events = &found.events;
     let days_found: BTreeSet<NaiveDate> = events.iter().filter_map(|e| e.event.day).collect();
     match answer.scope.clone() {
-        // A race that could not be read must not count as one that left the card.
-        Some(Scope::Days { .. }) | None if found.partial => Scope::Listed,
         Some(Scope::Days { mut days, regions }) => {
             if bodies < days.len() {
                 days.retain(|day| days_found.contains(day));

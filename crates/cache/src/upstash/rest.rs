@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::super::command::Limits;
 use super::super::connection::ServerInfo;
 use super::super::error::CacheError;
-use oddsd_core::model::sanitize_text;
+use oddsd_core::model::{sanitize_text, strip_byte_order_mark};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -171,6 +171,8 @@ impl RestClient {
             }
             text.extend_from_slice(&chunk);
         }
+        let mark = text.len() - strip_byte_order_mark(&text).len();
+        text.drain(..mark);
         Ok((status, text))
     }
 

@@ -10,6 +10,7 @@ use super::changes::{
     Changes, EventChange, EventFingerprint, MissingRows, PendingRemovals, PriceChange,
     PriceChangeKind, RefreshedPrices, SelectionChange, ShrinkGuard, StoredBookmaker, next_id,
 };
+use super::doubt::DoubtIndex;
 use super::matching::{MatchBuffer, PriceMatch};
 use super::sink::EventSink;
 use super::stored_state::{MAX_MARKETS, StoredEvent, StoredPrice, StoredSelection, StoredState};
@@ -156,14 +157,17 @@ impl<'a> Differ<'a> {
         let before = self.changes.counts;
         let missing = (self.missing.selections.len(), self.missing.prices.len());
         let event_row = self.compare_event(stored, &observed.event);
-        let selection_rows = self.compare_selections(stored, event_row, &id, observed);
-        self.compare_prices(stored, event_row, &id, &selection_rows, observed);
+        let in_doubt = (!observed.in_doubt.is_empty()).then(|| DoubtIndex::new(observed));
+        let in_doubt = in_doubt.as_ref();
+        let selection_rows = self.compare_selections(stored, event_row, &id, observed, in_doubt);
+        self.compare_prices(stored, event_row, &id, &selection_rows, observed, in_doubt);
 
         // An equal text may be skipped the next time if comparing it could not change anything.
         let after = &self.changes.counts;
         let settled = (before.rejected, before.stale) == (after.rejected, after.stale)
             && missing == (self.missing.selections.len(), self.missing.prices.len());
-        if let (Some(fingerprint), true, true) = (fingerprint, settled, observed.complete) {
+        let settled = settled && observed.complete && in_doubt.is_none();
+        if let (Some(fingerprint), true) = (fingerprint, settled) {
             let fingerprint = EventFingerprint {
                 text: fingerprint,
                 selections: observed.selections.len() as u32,
@@ -212,6 +216,7 @@ impl<'a> Differ<'a> {
         event_row: i64,
         event: &EventId,
         observed: &'o EventSnapshot,
+        in_doubt: Option<&DoubtIndex<'_>>,
     ) -> SelectionRows<'o> {
         let stored_selections = stored.map_or(&[][..], |stored| &stored.selections);
         let mut by_id: Option<HashMap<&str, usize>> = None;
@@ -251,6 +256,9 @@ impl<'a> Differ<'a> {
                     !**matched && known.selection.status != SelectionStatus::Removed
                 })
                 .map(|(known, _)| (stored, known));
+            let missing = missing.filter(|(_, known)| {
+                in_doubt.is_none_or(|index| !index.has_selection(&known.selection.id))
+            });
             self.missing.selections.extend(missing);
         }
         SelectionRows(rows)
@@ -291,6 +299,7 @@ impl<'a> Differ<'a> {
         event: &EventId,
         selection_rows: &SelectionRows<'_>,
         observed: &EventSnapshot,
+        in_doubt: Option<&DoubtIndex<'_>>,
     ) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.fill(self.state, stored, &observed.prices);
@@ -327,7 +336,9 @@ impl<'a> Differ<'a> {
             let all = stored.prices.iter().zip(&buffer.observed);
             for (price, observed) in all.filter(|(price, _)| price.is_open()) {
                 self.missing.open_prices += 1;
-                if observed.is_none() {
+                let has_price =
+                    |index: &DoubtIndex<'_>| index.has_price(&self.state.key(stored, price));
+                if observed.is_none() && !in_doubt.is_some_and(has_price) {
                     self.missing.prices.push((stored, price));
                 }
             }
@@ -486,14 +497,17 @@ impl<'a> Differ<'a> {
     }
 
     fn find_missing_events(&mut self, meta: &SnapshotMeta) {
-        if meta.scope == Scope::Listed && !self.unlists_outside {
+        let says_nothing = meta.scope == Scope::Listed && !self.unlists_outside;
+        if says_nothing || meta.in_doubt.unidentified {
             return;
         }
         let whole = self.unlists_outside && meta.scope.is_a_whole_list();
         for (id, stored) in &self.state.events {
             let event = &stored.event;
-            let absent =
-                event.listed && stored.checked_at <= meta.as_of && !self.listed.contains(id);
+            let absent = event.listed
+                && stored.checked_at <= meta.as_of
+                && !self.listed.contains(id)
+                && !meta.in_doubt.ids.contains(id);
             let in_scope = event.source == meta.source && meta.scope.covers(event);
             let is_ahead = event.starts_at.is_none_or(|start| start > meta.as_of);
             let is_foreign = self.unlists_outside && event.source != meta.source;

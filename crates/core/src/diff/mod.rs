@@ -12,6 +12,7 @@
 
 mod changes;
 mod differ;
+mod doubt;
 mod matching;
 mod outbox;
 mod sink;
@@ -42,6 +43,7 @@ pub fn compute_changes(state: &StoredState, observed: &Snapshot, guard: &ShrinkG
         source: observed.source.clone(),
         as_of: observed.as_of,
         scope: observed.scope.clone(),
+        in_doubt: observed.in_doubt.clone(),
         bookmakers: observed.bookmakers.clone(),
         rejected: observed.rejected.clone(),
     };

@@ -33,6 +33,7 @@ impl CollectingSink {
             as_of: meta.as_of,
             scope: meta.scope,
             events: self.0,
+            in_doubt: meta.in_doubt,
             bookmakers: meta.bookmakers,
             rejected: meta.rejected,
         }

@@ -124,7 +124,7 @@ impl StoredState {
         self.events.get(self.by_hash.get(&hash)?)
     }
 
-    fn key(&self, event: &StoredEvent, price: &StoredPrice) -> PriceKey {
+    pub(super) fn key(&self, event: &StoredEvent, price: &StoredPrice) -> PriceKey {
         let selection = &event.selections[price.selection as usize];
         let stored = &self.bookmakers[price.bookmaker as usize];
         PriceKey {

@@ -58,6 +58,7 @@ fn meta(as_of: i64, scope: Scope) -> SnapshotMeta {
         source: "test".into(),
         as_of: at(as_of),
         scope,
+        in_doubt: EventsInDoubt::default(),
         bookmakers: vec![],
         rejected: RejectedRows::default(),
     }
@@ -74,6 +75,7 @@ fn one_price(price: Price) -> EventSnapshot {
         selections: vec![selection(0, SelectionStatus::Active)],
         prices: vec![price],
         complete: true,
+        in_doubt: Vec::new(),
     }
 }
 
@@ -98,6 +100,7 @@ prop_compose! {
                 })
                 .collect(),
             complete: true,
+            in_doubt: Vec::new(),
         }
     }
 }
@@ -160,6 +163,130 @@ fn offered(snapshot: &EventSnapshot) -> BTreeMap<PriceKey, Offer> {
 fn open(state: &StoredState, stored: &StoredEvent) -> BTreeMap<PriceKey, Offer> {
     let open = state.prices(stored).filter(|(_, price)| price.is_open());
     open.map(|(key, price)| (key, price.offer)).collect()
+}
+
+/// A rejected price, as far as its key could be read.
+fn doubted(market: Option<&str>, selection: Option<u8>, bookmaker: Option<u8>) -> RowInDoubt {
+    RowInDoubt::Price {
+        market: market.map(MarketId::from),
+        selection: selection.map(|n| SelectionId::new(format!("s{n}"))),
+        bookmaker: bookmaker.map(|n| BookmakerId::new(format!("b{n}"))),
+    }
+}
+
+/// Selections 0 to 2 have prices of bookmakers 0 to 2. The next snapshot has only the price of selection 0 by
+/// bookmaker 0, and lists selections 0 and 1.
+#[test]
+fn rejected_row_keeps_only_what_it_may_have_been() {
+    let selections = |n: u8| {
+        (0..n)
+            .map(|n| selection(n, SelectionStatus::Active))
+            .collect()
+    };
+    let all = (0..9u8).map(|n| price(n / 3, n % 3, Some(200), 100));
+    let first = EventSnapshot {
+        selections: selections(3),
+        prices: all.collect(),
+        ..one_price(price(0, 0, Some(200), 100))
+    };
+    let state = state_after(&[snapshot(100, Scope::Listed, vec![first])]);
+    let cases: [(&[RowInDoubt], &[&str], &[&str]); 10] = [
+        (&[], &[], &[]),
+        (&[doubted(Some("win"), Some(0), Some(1))], &["s0 b1"], &[]),
+        (&[doubted(Some("place"), Some(0), Some(1))], &[], &[]),
+        (&[doubted(None, Some(1), Some(2))], &["s1 b2"], &[]),
+        (&[doubted(None, Some(2), Some(0))], &["s2 b0"], &["s2"]),
+        (&[doubted(None, Some(0), None)], &["s0 b1", "s0 b2"], &[]),
+        (
+            &[doubted(Some("win"), None, Some(1))],
+            &["s0 b1", "s1 b1", "s2 b1"],
+            &["s2"],
+        ),
+        (
+            &[RowInDoubt::Selection],
+            &["s2 b0", "s2 b1", "s2 b2"],
+            &["s2"],
+        ),
+        (
+            &[RowInDoubt::Selection, doubted(None, Some(0), Some(2))],
+            &["s0 b2", "s2 b0", "s2 b1", "s2 b2"],
+            &["s2"],
+        ),
+        (&[doubted(None, Some(7), Some(7))], &[], &[]),
+    ];
+    for (in_doubt, prices, listed) in cases {
+        let observed = EventSnapshot {
+            selections: selections(2),
+            in_doubt: in_doubt.to_vec(),
+            ..one_price(price(0, 0, Some(200), 100))
+        };
+        let observed = snapshot(200, Scope::Listed, vec![observed]);
+        let mut after = state.clone();
+        after.apply(compute_changes(&state, &observed, &ShrinkGuard::OFF));
+        let stored = &after.events[&EventId::new("e0")];
+        let kept = open(&after, stored).into_keys();
+        let mut kept: Vec<_> = kept
+            .map(|key| format!("{} {}", key.selection, key.bookmaker))
+            .collect();
+        let seen = kept.iter().position(|kept| kept == "s0 b0");
+        kept.remove(seen.expect("the price of the snapshot"));
+        assert_eq!(kept, prices, "{in_doubt:?}");
+        let active = stored
+            .selections
+            .iter()
+            .filter(|s| s.selection.status == SelectionStatus::Active);
+        let kept: Vec<_> = active.map(|s| s.selection.id.as_str()).skip(2).collect();
+        assert_eq!(kept, listed, "{in_doubt:?}");
+    }
+}
+
+/// An event that was rejected keeps all its rows; the others that are missing are removed, unless it had no id.
+#[test]
+fn rejected_event_keeps_only_itself() {
+    let events = |ids: &[u8]| -> Vec<_> {
+        let one = |n: &u8| EventSnapshot {
+            event: Event {
+                league: "GB".into(),
+                ..event(*n, EventStatus::Scheduled)
+            },
+            ..one_price(price(0, 0, Some(200), 100))
+        };
+        ids.iter().map(one).collect()
+    };
+    let scope = || Scope::League("GB".into());
+    let state = state_after(&[snapshot(100, scope(), events(&[0, 1, 2, 3]))]);
+    let cases: [(&[Option<&str>], &[&str]); 5] = [
+        (&[], &["e0"]),
+        (&[Some("e2")], &["e0", "e2"]),
+        (
+            &[Some("e2"), Some("e3"), Some("unknown")],
+            &["e0", "e2", "e3"],
+        ),
+        (&[None], &["e0", "e1", "e2", "e3"]),
+        (&[Some("e1"), None], &["e0", "e1", "e2", "e3"]),
+    ];
+    for (rejected, listed) in cases {
+        // The event that is listed lost one price, whatever is in doubt beside it.
+        let mut observed = snapshot(200, scope(), events(&[0]));
+        observed.events[0].prices.clear();
+        for id in rejected {
+            observed.in_doubt.add(id.map(EventId::new));
+        }
+        let mut after = state.clone();
+        after.apply(compute_changes(&state, &observed, &ShrinkGuard::OFF));
+        let mut kept: Vec<_> = after.events.values().filter(|e| e.event.listed).collect();
+        kept.sort_by_key(|stored| stored.row);
+        let ids: Vec<_> = kept.iter().map(|stored| stored.event.id.as_str()).collect();
+        assert_eq!(ids, listed, "{rejected:?}");
+        let prices: Vec<_> = kept
+            .iter()
+            .map(|stored| open(&after, stored).len())
+            .collect();
+        assert!(
+            prices[0] == 0 && prices[1..].iter().all(|open| *open == 1),
+            "{rejected:?}"
+        );
+    }
 }
 
 /// The source reports no status: only the snapshot at which the clock changes it parses the text once more.
@@ -257,6 +384,11 @@ fn whole_list_unlists_what_lies_ahead_outside_of_it_and_nothing_else() {
     // A part of the list says nothing about the rest of its feed, and a recording nothing about other feeds.
     assert_eq!(compare(Scope::Listed, true).unlisted_outside, 2);
     assert_eq!(compare(Scope::Listed, false).unlisted_outside, 0);
+    let no_day = Scope::Days {
+        days: vec![],
+        regions: vec![],
+    };
+    assert_eq!(compare(no_day, true).unlisted_outside, 2);
     assert_eq!(
         compare(Scope::League("GB".into()), false).unlisted_outside,
         0

@@ -21,11 +21,12 @@ pub use event::{Event, EventStatus, Selection, SelectionStatus};
 pub use ids::{BookmakerId, EventId, MarketId, SelectionId};
 pub use price::{DERIVED_SCALE, EachWay, Fraction, Offer, Price, PriceKey, PriceStatus};
 pub use snapshot::{
-    EventSnapshot, FetchRequest, Fingerprint, RejectedGroup, RejectedRows, Scope, Snapshot,
-    SnapshotMeta,
+    EventSnapshot, EventsInDoubt, FetchRequest, Fingerprint, RejectedGroup, RejectedRows,
+    RowInDoubt, Scope, Snapshot, SnapshotMeta,
 };
 pub use status::{ResolvedStatus, StatusSource, compute_status};
 pub use text::{
-    ESCAPE_CREDENTIALS, find_misspelt, has_unescaped_credentials, sanitize_text, suggest,
+    ESCAPE_CREDENTIALS, find_misspelt, has_unescaped_credentials, sanitize_text,
+    strip_byte_order_mark, suggest,
 };
 pub(crate) use text_forms::text_forms;

@@ -1,14 +1,16 @@
 //! A feed's answer at one moment: its events, the scope it covers, and its rejected rows.
 //! Feeds build it; `diff` compares it with the stored state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Bookmaker, Event, EventId, Price, Selection, sanitize_text};
+use super::{
+    Bookmaker, BookmakerId, Event, EventId, MarketId, Price, Selection, SelectionId, sanitize_text,
+};
 
 /// Everything that a feed reported about one event.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +24,52 @@ pub struct EventSnapshot {
     /// True: a stored selection or price missing here is removed. False: this is a delta, and
     /// only what it names has changed.
     pub complete: bool,
+    /// Rejected rows of this event: a missing row that one of them may have been is not removed.
+    pub in_doubt: Vec<RowInDoubt>,
+}
+
+/// A rejected row of an event, as far as its key could be read. The stored rows that it may have been keep their
+/// values; every other missing row is removed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RowInDoubt {
+    /// A price, and the selection that it names. A part of the key that is `None` may have been any.
+    Price {
+        /// The kind of bet.
+        market: Option<MarketId>,
+        /// The runner, team or outcome.
+        selection: Option<SelectionId>,
+        /// The bookmaker.
+        bookmaker: Option<BookmakerId>,
+    },
+    /// A selection without an id, with its prices: it may have been any that the snapshot does not list.
+    Selection,
+}
+
+/// Rejected events of an answer, as far as their ids could be read. None that is missing and may have been one of
+/// them is removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventsInDoubt {
+    /// Those whose id could be read.
+    pub ids: BTreeSet<EventId>,
+    /// There is one without an id, which may have been any missing event.
+    pub unidentified: bool,
+}
+
+impl EventsInDoubt {
+    /// Adds a rejected event; `None`: its id could not be read.
+    pub fn add(&mut self, id: Option<EventId>) {
+        match id {
+            Some(id) => {
+                self.ids.insert(id);
+            }
+            None => self.unidentified = true,
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty() && !self.unidentified
+    }
 }
 
 /// The events that a fetch asks for.
@@ -72,7 +120,11 @@ impl Scope {
 
     /// Whether it describes a whole list, not single events.
     pub fn is_a_whole_list(&self) -> bool {
-        matches!(self, Self::Days { .. } | Self::League(_))
+        match self {
+            Self::Days { days, .. } => !days.is_empty(),
+            Self::League(_) => true,
+            Self::Events(_) | Self::Listed => false,
+        }
     }
 }
 
@@ -87,6 +139,8 @@ pub struct Snapshot {
     pub scope: Scope,
     /// In the feed's order.
     pub events: Vec<EventSnapshot>,
+    /// Events that could not be read.
+    pub in_doubt: EventsInDoubt,
     /// The bookmakers that occur, with the feed's names.
     pub bookmakers: Vec<Bookmaker>,
     /// Rows that could not be used.
@@ -102,6 +156,8 @@ pub struct SnapshotMeta {
     pub as_of: DateTime<Utc>,
     /// See [`Snapshot::scope`].
     pub scope: Scope,
+    /// See [`Snapshot::in_doubt`].
+    pub in_doubt: EventsInDoubt,
     /// See [`Snapshot::bookmakers`].
     pub bookmakers: Vec<Bookmaker>,
     /// See [`Snapshot::rejected`].

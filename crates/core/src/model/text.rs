@@ -18,6 +18,11 @@ pub fn sanitize_text(text: &str, max: usize) -> String {
     plain
 }
 
+/// Removes a UTF-8 byte order mark, which programs on Windows write before a text and JSON does not allow.
+pub fn strip_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text)
+}
+
 /// Returns the name that is most like `word`, ignoring case, if it is near enough to suggest: at most a third of
 /// the letters differ (in short words one, in longer ones at least two, so that two swapped letters are found).
 pub fn suggest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -167,6 +167,9 @@ impl RuleChange {
             [] if self.is_bulk => Binding::Any,
             [] if EVENT_FIELDS.contains(&name) && name != "event_id" => Binding::Any,
             [] => Binding::Missing,
+            values if EVENT_FIELDS.contains(&name) && name != "event_id" => {
+                Binding::EventValues(values)
+            }
             values => Binding::Values(values),
         }
     }

@@ -2,7 +2,8 @@
 //! The loader parses them; rules render them for each change.
 //!
 //! A value is escaped when it is inserted, so that it can neither end its part early nor widen a pattern; an empty
-//! value is an error. A placeholder whose value is unknown ("any row of this table") turns a key into a prefix tag,
+//! value is an error, but an event without a league, sport or venue has no target that names one. A
+//! placeholder whose value is unknown ("any row of this table") turns a key into a prefix tag,
 //! which covers all keys with the part before it.
 
 use std::fmt;
@@ -13,6 +14,8 @@ use crate::key::{InvalidationTarget, Key, Tag, escape_into, escape_parts};
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Binding<'a> {
     Values(&'a [String]),
+    /// Values of an event's own field. An empty one means that the event has none, so no target names it.
+    EventValues(&'a [String]),
     /// Any value: it is not known.
     Any,
     /// The change should have a value, but has none.
@@ -200,20 +203,28 @@ impl Template {
                 }
                 Segment::Placeholder(name) => name,
             };
-            match binding(name) {
-                Binding::Values([value]) => self.insert(value, name, &mut text)?,
-                Binding::Values(values) if values.len() <= max => {
-                    for value in values {
+            let (values, is_optional) = match binding(name) {
+                Binding::Values(values) => (values, false),
+                Binding::EventValues(values) => (values, true),
+                Binding::Any => return self.finish(text, true, each),
+                Binding::Missing => {
+                    return Err(format!("{}: the change has no {name:?}", self.text));
+                }
+            };
+            match values {
+                [value] if !(is_optional && value.is_empty()) => {
+                    self.insert(value, name, &mut text)?;
+                }
+                values if values.len() > max => return self.finish(text, true, each),
+                values => {
+                    let named = values.iter().filter(|v| !(is_optional && v.is_empty()));
+                    for value in named {
                         let mut text = text.clone();
                         self.insert(value, name, &mut text)?;
                         let max = max / values.len();
                         self.render_rest(&segments[at + 1..], text, max, binding, each)?;
                     }
                     return Ok(());
-                }
-                Binding::Values(_) | Binding::Any => return self.finish(text, true, each),
-                Binding::Missing => {
-                    return Err(format!("{}: the change has no {name:?}", self.text));
                 }
             }
         }
@@ -340,6 +351,23 @@ mod tests {
             &[("id", Binding::Values(&empty))],
         );
         assert!(why.expect_err("empty").contains("empty"));
+    }
+
+    #[test]
+    fn template_with_an_empty_field_of_an_event_gives_no_target() {
+        let (sports, moved) = (["tennis".to_owned()], [String::new(), "GB".to_owned()]);
+        let none = [String::new()];
+        let rendered = |leagues| {
+            let values = [
+                ("sport_id", Binding::EventValues(&sports)),
+                ("league_id", Binding::EventValues(leagues)),
+            ];
+            let pattern = "sidebar:{sport_id}:{league_id}:*";
+            rendered(TargetKind::Pattern, pattern, &values)
+        };
+        let prefix_tag = Tag::prefix_tag("sidebar:tennis:GB:").expect("a prefix tag");
+        assert_eq!(rendered(&none), Ok(vec![]));
+        assert_eq!(rendered(&moved), Ok(vec![RuleTarget::Tag(prefix_tag)]));
     }
 
     #[test]

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 
+use super::change::ParsedChange;
 use super::order_book::OrderBook;
-use super::wire::{MarketChange, MarketDefinition, RunnerDefinition};
+use super::wire::{MarketDefinition, RunnerChange, RunnerDefinition};
 use super::{BOOKMAKER, SOURCE};
 use crate::number::exact;
 use oddsd_core::model::{
@@ -31,6 +32,8 @@ pub struct ExchangeMarket {
     selections: Vec<Selection>,
     /// A definition arrived since the last delta.
     has_new_definition: bool,
+    /// Of the last definition that has one.
+    version: Option<i64>,
 }
 
 /// Runner id and handicap.
@@ -39,8 +42,10 @@ type RunnerKey = (i64, Decimal);
 #[derive(Debug)]
 struct MarketRunner {
     selection: SelectionId,
-    /// A definition has named it. Prices of a runner without a definition are held until then.
-    defined: bool,
+    /// From the last definition that names it. Prices of a runner without a definition are held until then.
+    status: Option<SelectionStatus>,
+    /// It was removed while the market went on: its prices are withdrawn.
+    is_out: bool,
     book: OrderBook,
     last_traded: Option<Decimal>,
     newly_traded: Option<Decimal>,
@@ -69,6 +74,7 @@ impl ExchangeMarket {
             runners: BTreeMap::new(),
             selections: Vec::new(),
             has_new_definition: false,
+            version: None,
         }
     }
 
@@ -98,30 +104,45 @@ impl ExchangeMarket {
             .and_then(|time| DateTime::parse_from_rfc3339(time).ok())
             .map(|time| time.to_utc());
         event.in_play = definition.in_play;
-        match market_status(definition) {
-            Some(status) => event.status = status,
+        self.version = definition.version().or(self.version);
+        for row in &definition.runners {
+            match serde_json::from_str(row.get()) {
+                Ok(runner) => self.apply_runner(&runner, rejects),
+                Err(error) => rejects.add("unreadable_runner", error),
+            }
+        }
+        match self.status_of(definition) {
+            Some(status) => self.event.status = status,
             None => rejects.add("unknown_market_status", &definition.status),
         }
-        for runner in &definition.runners {
-            self.apply_runner(runner, rejects);
+    }
+
+    /// A market that closes with every runner removed is abandoned. A definition may leave runners out, so those of
+    /// all definitions count, and those that only had prices.
+    fn status_of(&self, definition: &MarketDefinition) -> Option<EventStatus> {
+        let runners = self.runners.values();
+        let mut runners = runners.filter(|runner| runner.is_known()).peekable();
+        match &*definition.status {
+            // `OPEN` alone does not tell whether the race is upcoming; the clock decides that.
+            "OPEN" if definition.in_play => Some(EventStatus::Live),
+            "OPEN" | "INACTIVE" => Some(EventStatus::Scheduled),
+            "CLOSED" if runners.peek().is_some() && runners.all(MarketRunner::is_removed) => {
+                Some(EventStatus::Abandoned)
+            }
+            other => EventStatus::from_source_word(other),
         }
     }
 
     fn apply_runner(&mut self, definition: &RunnerDefinition, rejects: &mut RejectedRows) {
-        let status = match &*definition.status {
-            "ACTIVE" => SelectionStatus::Active,
-            "REMOVED" | "REMOVED_VACANT" | "HIDDEN" => SelectionStatus::Removed,
-            "WINNER" => SelectionStatus::Winner,
-            "PLACED" => SelectionStatus::Placed,
-            "LOSER" => SelectionStatus::Loser,
-            other => return rejects.add("unknown_runner_status", other),
+        let Some(status) = runner_status(&definition.status) else {
+            return rejects.add("unknown_runner_status", &definition.status);
         };
         let handicap = definition.hc.and_then(exact).unwrap_or_default();
         let Some(runner) = self.runner_mut((definition.id, handicap)) else {
             return rejects.add("runner_cap", definition.id);
         };
         // The next delta has its earlier prices too: their sides count as changed until then.
-        runner.defined = true;
+        runner.status = Some(status);
         let mut attributes = Attributes::new();
         if let Some(bsp) = definition.bsp.and_then(exact) {
             attributes.insert("bsp", bsp.to_string());
@@ -150,31 +171,53 @@ impl ExchangeMarket {
         }
     }
 
-    /// Applies one change of the market.
-    pub fn apply(&mut self, change: &MarketChange, rejects: &mut RejectedRows) {
-        if change.img == Some(true) {
+    /// Applies one change of the market. Fields that hold no offers are counted in `other_fields` by their names.
+    pub fn apply(
+        &mut self,
+        change: &ParsedChange,
+        other_fields: &mut BTreeMap<&'static str, u64>,
+        rejects: &mut RejectedRows,
+    ) {
+        if change.is_image {
             for runner in self.runners.values_mut() {
                 runner.book.clear();
             }
         }
-        if let Some(definition) = &change.market_definition {
+        if let Some(definition) = &change.definition {
             self.apply_definition(definition, rejects);
         }
-        for row in change.rc.iter().flatten() {
+        for row in &change.runners {
+            let row: RunnerChange = match serde_json::from_str(row.get()) {
+                Ok(row) => row,
+                Err(error) => {
+                    rejects.add("unreadable_runner_change", error);
+                    continue;
+                }
+            };
             let handicap = row.hc.and_then(exact).unwrap_or_default();
             let Some(runner) = self.runner_mut((row.id, handicap)) else {
                 rejects.add("runner_cap", row.id);
                 continue;
             };
+            for name in row.other_fields() {
+                *other_fields.entry(name).or_default() += 1;
+            }
             if let Some(price) = row.ltp.and_then(exact) {
                 runner.newly_traded = Some(price);
             }
-            let unreadable = runner.book.apply(row);
+            let unreadable = runner.book.apply(&row);
             if unreadable > 0 {
                 let sample = format_args!("{} runner {}", change.id, row.id);
                 rejects.add_rows("unreadable_ladder_row", unreadable, sample);
             }
         }
+    }
+
+    /// Whether a change is older than the last definition: its own has a lower version, so it was made before. An
+    /// image is never older, because it replaces all that is known.
+    pub fn is_newer_than(&self, change: &ParsedChange) -> bool {
+        let version = change.version();
+        !change.is_image && version.is_some() && version < self.version
     }
 
     /// Takes the changes since the last call as a delta, which is never complete; `None` if no definition arrived and no
@@ -193,8 +236,18 @@ impl ExchangeMarket {
                 runner.last_traded = traded;
                 *ltp_changes += 1;
             }
-            if !runner.defined {
+            if runner.status.is_none() {
                 continue;
+            }
+            // A runner that is removed loses its prices, though nothing empties its ladder and though a recording that
+            // begins later has none of them, and gets them back with its place. A market that ends with all its runners removed keeps their closing prices.
+            let is_out = runner.is_removed()
+                && (runner.is_out || self.event.status != EventStatus::Abandoned);
+            if is_out != runner.is_out {
+                runner.is_out = is_out;
+                for side in [&mut runner.book.back, &mut runner.book.lay] {
+                    side.mark_changed(is_out);
+                }
             }
             let book = &mut runner.book;
             let sides = [
@@ -208,7 +261,7 @@ impl ExchangeMarket {
                         selection: runner.selection.clone(),
                         bookmaker: bookmaker.clone(),
                     },
-                    offer: best.map(Offer::decimal),
+                    offer: best.filter(|_| !is_out).map(Offer::decimal),
                     suspended: false,
                     observed_at: at,
                 });
@@ -220,6 +273,7 @@ impl ExchangeMarket {
             selections: std::mem::take(&mut self.selections),
             prices,
             complete: false,
+            in_doubt: Vec::new(),
         })
     }
 
@@ -236,7 +290,8 @@ impl ExchangeMarket {
                 (id, handicap) if handicap.is_zero() => SelectionId::new(id.to_string()),
                 (id, handicap) => SelectionId::new(format!("{id}:{handicap}")),
             },
-            defined: false,
+            status: None,
+            is_out: false,
             book: OrderBook::default(),
             last_traded: None,
             newly_traded: None,
@@ -244,18 +299,26 @@ impl ExchangeMarket {
     }
 }
 
-/// A market that closes with every runner removed is abandoned.
-fn market_status(definition: &MarketDefinition) -> Option<EventStatus> {
-    let runners = &definition.runners;
-    match &*definition.status {
-        // `OPEN` alone does not tell whether the race is upcoming; the clock decides that.
-        "OPEN" if definition.in_play => Some(EventStatus::Live),
-        "OPEN" | "INACTIVE" => Some(EventStatus::Scheduled),
-        "CLOSED" if !runners.is_empty() && runners.iter().all(|r| r.status == "REMOVED") => {
-            Some(EventStatus::Abandoned)
-        }
-        other => EventStatus::from_source_word(other),
+impl MarketRunner {
+    /// Whether a definition or a price has named it.
+    fn is_known(&self) -> bool {
+        self.status.is_some() || !self.book.back.is_empty() || !self.book.lay.is_empty()
     }
+
+    fn is_removed(&self) -> bool {
+        self.status.is_some_and(SelectionStatus::is_withdrawn)
+    }
+}
+
+fn runner_status(word: &str) -> Option<SelectionStatus> {
+    Some(match word {
+        "ACTIVE" => SelectionStatus::Active,
+        "REMOVED" | "REMOVED_VACANT" | "HIDDEN" => SelectionStatus::Removed,
+        "WINNER" => SelectionStatus::Winner,
+        "PLACED" => SelectionStatus::Placed,
+        "LOSER" => SelectionStatus::Loser,
+        _ => return None,
+    })
 }
 
 fn sanitize(text: &Option<Cow<str>>) -> String {

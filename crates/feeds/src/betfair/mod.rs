@@ -6,21 +6,30 @@
 //! market's type (`win`), and the best that a layer can take (`win_lay`). A closed market keeps its
 //! last prices: they are the closing prices.
 //!
-//! Recordings of the BASIC kind hold only last traded prices. Those are not offers, so they become
-//! no prices; [`MarketStream::ltp_changes`] counts them.
+//! Last traded prices, traded volumes and starting prices are not offers, so they become no prices. A recording may
+//! hold nothing else: [`MarketStream::other_fields`] counts them, and [`MarketStream::ltp_changes`] the changes of
+//! last traded prices.
+//!
+//! A malformed part of a line costs only itself. Of several definitions of one market the one with the highest
+//! `version` counts: in one line they are applied in the order of their versions, with the prices beside them; in a
+//! later line a change with a lower version is rejected, unless it is an image.
 
+mod change;
 mod market;
 mod order_book;
 mod wire;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use change::read_changes;
 use market::ExchangeMarket;
-use oddsd_core::model::{Bookmaker, BookmakerId, EventId, RejectedRows, Scope, Snapshot};
+use oddsd_core::model::{
+    Bookmaker, BookmakerId, EventId, EventsInDoubt, RejectedRows, Scope, Snapshot,
+};
 use wire::StreamMessage;
 
 pub const SOURCE: &str = "betfair";
@@ -37,6 +46,9 @@ const PLAUSIBLE_MS: std::ops::Range<i64> = 946_684_800_000..4_102_444_800_000;
 pub struct MarketStream {
     markets: HashMap<EventId, ExchangeMarket>,
     ltp_changes: u64,
+    /// Offers of all deltas.
+    prices_read: u64,
+    other_fields: BTreeMap<&'static str, u64>,
 }
 
 /// The result of one line.
@@ -56,7 +68,17 @@ impl MarketStream {
         self.ltp_changes
     }
 
-    /// Applies the stream's next line. It is parsed whole before any of it is applied.
+    /// Offers so far, unchanged ones included.
+    pub fn prices_read(&self) -> u64 {
+        self.prices_read
+    }
+
+    /// Runner changes so far that had a field without offers, by its name.
+    pub fn other_fields(&self) -> &BTreeMap<&'static str, u64> {
+        &self.other_fields
+    }
+
+    /// Applies the stream's next line.
     pub fn apply_line(&mut self, line: &str) -> LineOutcome {
         if line.trim().is_empty() {
             return LineOutcome::NoChange;
@@ -90,14 +112,15 @@ impl MarketStream {
         mut rejects: RejectedRows,
     ) -> LineOutcome {
         let mut changed: Vec<EventId> = Vec::new();
-        for change in message.mc.iter().flatten() {
+        let changes = message.mc.unwrap_or_default();
+        for change in read_changes(&changes, &mut rejects) {
             if change.id.len() > MAX_ID_BYTES || change.id.contains(char::is_control) {
                 rejects.add("bad_market_id", &change.id);
                 continue;
             }
-            let id = EventId::new(&change.id);
+            let id = EventId::new(&*change.id);
             let full = self.markets.len() >= MAX_MARKETS;
-            let market = match (self.markets.entry(id.clone()), &change.market_definition) {
+            let market = match (self.markets.entry(id.clone()), &change.definition) {
                 (Entry::Occupied(known), _) => known.into_mut(),
                 (Entry::Vacant(_), Some(_)) if full => {
                     rejects.add("market_cap", &change.id);
@@ -109,7 +132,11 @@ impl MarketStream {
                     continue;
                 }
             };
-            market.apply(change, &mut rejects);
+            if market.is_newer_than(&change) {
+                rejects.add("older_version", &change.id);
+                continue;
+            }
+            market.apply(&change, &mut self.other_fields, &mut rejects);
             if !changed.contains(&id) {
                 changed.push(id);
             }
@@ -120,7 +147,10 @@ impl MarketStream {
             let Some(market) = self.markets.get_mut(&id) else {
                 continue;
             };
-            events.extend(market.take_delta(at, &mut self.ltp_changes));
+            let delta = market.take_delta(at, &mut self.ltp_changes);
+            let prices = delta.iter().flat_map(|delta| &delta.prices);
+            self.prices_read += prices.filter(|price| price.offer.is_some()).count() as u64;
+            events.extend(delta);
             if market.is_closed() {
                 self.markets.remove(&id);
             }
@@ -133,6 +163,7 @@ impl MarketStream {
                 as_of: at,
                 scope: Scope::Listed,
                 events,
+                in_doubt: EventsInDoubt::default(),
                 bookmakers: vec![Bookmaker {
                     id: BookmakerId::new(BOOKMAKER),
                     name: "Betfair Exchange".into(),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::wire::RunnerChange;
@@ -26,15 +27,15 @@ impl OrderBook {
     /// Applies one runner change and returns the number of rows that could not be read.
     pub fn apply(&mut self, change: &RunnerChange) -> u64 {
         let mut unreadable = 0;
-        for (side, depth, levels) in [
-            (&mut self.back, &change.atb, &change.batb),
-            (&mut self.lay, &change.atl, &change.batl),
+        for (side, depth, levels, display) in [
+            (&mut self.back, change.atb, change.batb, change.bdatb),
+            (&mut self.lay, change.atl, change.batl, change.bdatl),
         ] {
-            for [price, size] in depth {
-                unreadable += u64::from(side.set_price(price, size).is_none());
-            }
-            for [level, price, size] in levels {
-                unreadable += u64::from(side.set_level(level, price, size).is_none());
+            unreadable += apply_rows(depth, |[price, size]| side.set_price(price, size));
+            for (ladder, rows) in [(Ladder::Best, levels), (Ladder::Display, display)] {
+                unreadable += apply_rows(rows, |[level, price, size]| {
+                    side.set_level(ladder, level, price, size)
+                });
             }
         }
         unreadable
@@ -47,29 +48,72 @@ impl OrderBook {
     }
 }
 
+/// Passes each row of a ladder to `apply`, and returns the number of rows that are malformed or that it refuses.
+fn apply_rows<const N: usize>(
+    ladder: Option<&RawValue>,
+    mut apply: impl FnMut([&RawValue; N]) -> Option<()>,
+) -> u64
+where
+    for<'a> [&'a RawValue; N]: Deserialize<'a>,
+{
+    let Some(ladder) = ladder else {
+        return 0;
+    };
+    let Ok(rows) = serde_json::from_str::<Vec<&RawValue>>(ladder.get()) else {
+        return 1;
+    };
+    let applied = rows.iter().filter(|row| {
+        let row = serde_json::from_str::<[&RawValue; N]>(row.get());
+        row.ok().and_then(&mut apply).is_some()
+    });
+    let applied = applied.count();
+    (rows.len() - applied) as u64
+}
+
+/// The kinds of ladders, from the least to the most exact. A subscription to several of them gets them from
+/// calculations that may be a moment apart, so the most exact one that is known decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Ladder {
+    #[default]
+    Display,
+    Best,
+    Depth,
+}
+
 #[derive(Debug, Default)]
 pub struct BookSide {
     prices: BTreeSet<Decimal>,
-    levels: BTreeMap<u32, Decimal>,
-    /// A subscription to both the full depth and the best levels gets them from two calculations
-    /// that may be a moment apart, so the full depth decides as soon as it is known.
-    has_depth: bool,
+    best: BTreeMap<u32, Decimal>,
+    display: BTreeMap<u32, Decimal>,
+    /// The most exact ladder that is known.
+    ladder: Ladder,
     changed: bool,
 }
 
 impl BookSide {
     pub fn highest(&self) -> Option<Decimal> {
-        match self.has_depth {
-            true => self.prices.last().copied(),
-            false => self.levels.values().max().copied(),
+        match self.ladder {
+            Ladder::Depth => self.prices.last().copied(),
+            Ladder::Best => self.best.values().max().copied(),
+            Ladder::Display => self.display.values().max().copied(),
         }
     }
 
     pub fn lowest(&self) -> Option<Decimal> {
-        match self.has_depth {
-            true => self.prices.first().copied(),
-            false => self.levels.values().min().copied(),
+        match self.ladder {
+            Ladder::Depth => self.prices.first().copied(),
+            Ladder::Best => self.best.values().min().copied(),
+            Ladder::Display => self.display.values().min().copied(),
         }
+    }
+
+    /// Makes the next delta name its best price; also that it has none, if it is not empty or if it `is_out`.
+    pub fn mark_changed(&mut self, is_out: bool) {
+        self.changed |= is_out || !self.is_empty();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.prices.is_empty() && self.best.is_empty() && self.display.is_empty()
     }
 
     /// True if a message changed this side since the last call.
@@ -78,10 +122,11 @@ impl BookSide {
     }
 
     fn clear(&mut self) {
-        self.changed |= !(self.prices.is_empty() && self.levels.is_empty());
+        self.mark_changed(false);
         self.prices.clear();
-        self.levels.clear();
-        self.has_depth = false;
+        self.best.clear();
+        self.display.clear();
+        self.ladder = Ladder::default();
     }
 
     fn set_price(&mut self, price: &RawValue, size: &RawValue) -> Option<()> {
@@ -93,20 +138,32 @@ impl BookSide {
         } else {
             return None;
         }
-        self.has_depth = true;
+        self.ladder = Ladder::Depth;
         self.changed = true;
         Some(())
     }
 
-    fn set_level(&mut self, level: &RawValue, price: &RawValue, size: &RawValue) -> Option<()> {
-        let (level, price, size) = (exact(level)?.to_u32()?, exact(price)?, exact(size)?);
+    fn set_level(
+        &mut self,
+        ladder: Ladder,
+        level: &RawValue,
+        price: &RawValue,
+        size: &RawValue,
+    ) -> Option<()> {
+        let level = exact(level).filter(Decimal::is_integer)?.to_u32()?;
+        let (price, size) = (exact(price)?, exact(size)?);
+        let levels = match ladder {
+            Ladder::Display => &mut self.display,
+            Ladder::Best | Ladder::Depth => &mut self.best,
+        };
         if size.is_zero() {
-            self.levels.remove(&level);
-        } else if is_offer(price, size) && self.levels.len() < MAX_ROWS {
-            self.levels.insert(level, price);
+            levels.remove(&level);
+        } else if is_offer(price, size) && levels.len() < MAX_ROWS {
+            levels.insert(level, price);
         } else {
             return None;
         }
+        self.ladder = self.ladder.max(ladder);
         self.changed = true;
         Some(())
     }

@@ -1,6 +1,6 @@
 //! The JSON of `mcm` lines, read by `MarketStream`. Numbers stay raw text, because some are strings
-//! ("NaN", "Infinity"), integers and floats mix, and prices must be exact; fields that are not used
-//! (traded sizes, starting price projections, …) are skipped.
+//! ("NaN", "Infinity"), integers and floats mix, and prices must be exact. Each element of a list stays raw text too
+//! and is parsed alone, so that a malformed one costs only itself.
 
 use std::borrow::Cow;
 
@@ -14,8 +14,9 @@ pub struct StreamMessage<'a> {
     /// Milliseconds since 1970.
     #[serde(default)]
     pub pt: Option<i64>,
+    /// [`MarketChange`]s.
     #[serde(borrow, default)]
-    pub mc: Option<Vec<MarketChange<'a>>>,
+    pub mc: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -23,13 +24,15 @@ pub struct StreamMessage<'a> {
 pub struct MarketChange<'a> {
     #[serde(borrow)]
     pub id: Cow<'a, str>,
-    /// This message replaces the market's book.
-    #[serde(default)]
-    pub img: Option<bool>,
+    /// `true`: this message replaces the market's book.
     #[serde(borrow, default)]
-    pub market_definition: Option<MarketDefinition<'a>>,
+    pub img: Option<&'a RawValue>,
+    /// A [`MarketDefinition`].
     #[serde(borrow, default)]
-    pub rc: Option<Vec<RunnerChange<'a>>>,
+    pub market_definition: Option<&'a RawValue>,
+    /// A list of [`RunnerChange`]s.
+    #[serde(borrow, default)]
+    pub rc: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -53,8 +56,12 @@ pub struct MarketDefinition<'a> {
     pub name: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub event_name: Option<Cow<'a, str>>,
+    /// Grows with each change of the definition.
     #[serde(borrow, default)]
-    pub runners: Vec<RunnerDefinition<'a>>,
+    pub version: Option<&'a RawValue>,
+    /// [`RunnerDefinition`]s.
+    #[serde(borrow, default)]
+    pub runners: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -76,16 +83,52 @@ pub struct RunnerChange<'a> {
     pub id: i64,
     #[serde(borrow, default)]
     pub hc: Option<&'a RawValue>,
+    /// Lists of `[price, size]`: all that can be backed and laid.
+    #[serde(borrow, default)]
+    pub atb: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub atl: Option<&'a RawValue>,
+    /// Lists of `[level, price, size]`: the best of them.
+    #[serde(borrow, default)]
+    pub batb: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub batl: Option<&'a RawValue>,
+    /// The same as the exchange's own pages display it.
+    #[serde(borrow, default)]
+    pub bdatb: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub bdatl: Option<&'a RawValue>,
+    /// The last traded price.
     #[serde(borrow, default)]
     pub ltp: Option<&'a RawValue>,
-    /// `[price, size]`.
+    /// Traded volumes, and starting prices taken and projected: no offers, so they are only counted.
     #[serde(borrow, default)]
-    pub atb: Vec<[&'a RawValue; 2]>,
+    pub trd: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    pub atl: Vec<[&'a RawValue; 2]>,
-    /// `[level, price, size]`.
+    pub tv: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    pub batb: Vec<[&'a RawValue; 3]>,
+    pub spb: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    pub batl: Vec<[&'a RawValue; 3]>,
+    pub spl: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub spn: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub spf: Option<&'a RawValue>,
+}
+
+impl RunnerChange<'_> {
+    /// The names of its fields that hold no offers.
+    pub fn other_fields(&self) -> impl Iterator<Item = &'static str> {
+        let fields = [
+            ("ltp", self.ltp),
+            ("trd", self.trd),
+            ("tv", self.tv),
+            ("spb", self.spb),
+            ("spl", self.spl),
+            ("spn", self.spn),
+            ("spf", self.spf),
+        ];
+        let present = fields.into_iter().filter(|(_, field)| field.is_some());
+        present.map(|(name, _)| name)
+    }
 }

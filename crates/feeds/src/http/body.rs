@@ -4,11 +4,10 @@
 use std::io::{self, Read};
 
 use flate2::bufread::MultiGzDecoder;
+use oddsd_core::model::strip_byte_order_mark;
 
 /// Largest decompressed size as a multiple of the compressed size.
 pub(super) const MAX_RATIO: usize = 100;
-
-const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Why a body cannot be used.
 #[derive(Debug)]
@@ -42,8 +41,7 @@ pub(super) enum UnexpectedContent {
 /// Skips a byte order mark and white space. A login page or a proxy's error page is reported as HTML,
 /// which is clearer than "expected value at line 1".
 pub(super) fn json_start(body: &[u8]) -> Result<usize, UnexpectedContent> {
-    let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
-    let text = text.trim_ascii_start();
+    let text = strip_byte_order_mark(body).trim_ascii_start();
     match text.first() {
         Some(b'{' | b'[') => Ok(body.len() - text.len()),
         Some(b'<') => Err(UnexpectedContent::Html),

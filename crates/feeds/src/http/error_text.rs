@@ -8,7 +8,7 @@ use reqwest::Url;
 use reqwest::header::{self, HeaderMap};
 
 use super::header_text;
-use oddsd_core::model::sanitize_text;
+use oddsd_core::model::{sanitize_text, strip_byte_order_mark};
 
 /// Messages are for one line of a log.
 pub(super) const MAX_DETAIL_CHARS: usize = 200;
@@ -46,7 +46,7 @@ pub(super) fn redirect_host(headers: &HeaderMap) -> String {
 /// The message in an error response of a known JSON shape: `detail` as text or as FastAPI's list (its
 /// first `msg`), else `message` or `error`, with an `error_code` in front.
 pub(super) fn message_in(body: &[u8], secrets: &[String]) -> Option<String> {
-    let json: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let json: serde_json::Value = serde_json::from_slice(strip_byte_order_mark(body)).ok()?;
     let text = json["detail"]
         .as_str()
         .or_else(|| json["detail"][0]["msg"].as_str())
@@ -112,6 +112,10 @@ mod tests {
             says(r#"{"message":"key k3y is spent","error_code":"OUT_OF_USAGE_CREDITS"}"#)
                 .as_deref(),
             Some("OUT_OF_USAGE_CREDITS: key *** is spent")
+        );
+        assert_eq!(
+            says("\u{feff}{\"detail\":\"closed\"}").as_deref(),
+            Some("closed")
         );
         assert_eq!(says("<html>"), None);
     }

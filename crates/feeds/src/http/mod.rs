@@ -262,6 +262,10 @@ impl RequestContext<'_> {
                 "{detail}; check {} and what the plan allows",
                 self.provider.credentials
             )),
+            // A page for people comes from a proxy or a wrong path, and says nothing about the event.
+            404 if matches!(json_start(&body), Err(UnexpectedContent::Html)) => {
+                FeedError::BadRequest(format!("{detail} with HTML; is the base URL right?"))
+            }
             404 => FeedError::NotFound(detail),
             429 => FeedError::RateLimited {
                 retry_after: wait,

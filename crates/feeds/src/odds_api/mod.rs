@@ -19,7 +19,7 @@ use super::http::{Auth, ProviderClient, ProviderInfo, ProviderResponse, base_url
 use super::{FeedError, FetchRequest, FetchSummary};
 pub use convert::OddsFormat;
 use oddsd_core::diff::EventSink;
-use oddsd_core::model::{Scope, SnapshotMeta};
+use oddsd_core::model::{EventsInDoubt, Scope, SnapshotMeta};
 pub(crate) use parse::find_league;
 use parse::read_merged;
 pub use parse::{ParsedOdds, parse_odds, read_odds};
@@ -148,6 +148,7 @@ impl OddsApi {
             source: Arc::from(SOURCE),
             as_of: now,
             scope,
+            in_doubt: EventsInDoubt::default(),
             bookmakers: parsed.bookmakers,
             rejected: parsed.rejected,
         };

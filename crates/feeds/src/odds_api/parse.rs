@@ -30,8 +30,9 @@ use crate::FeedError;
 use crate::json::{MAX_ROW_BYTES, parse_object};
 use oddsd_core::diff::EventSink;
 use oddsd_core::model::{
-    Attributes, Bookmaker, BookmakerId, EventId, EventSnapshot, Fingerprint, Price, PriceKey,
-    RejectedRows, Scope, Selection, SelectionId, SelectionStatus, Snapshot, sanitize_text,
+    Attributes, Bookmaker, BookmakerId, EventId, EventSnapshot, EventsInDoubt, Fingerprint, Price,
+    PriceKey, RejectedRows, Scope, Selection, SelectionId, SelectionStatus, Snapshot,
+    sanitize_text,
 };
 
 /// Prices of one answer; a league has a few thousand.
@@ -67,6 +68,7 @@ impl ParsedOdds {
             as_of,
             scope: self.scope(league),
             events: self.events,
+            in_doubt: EventsInDoubt::default(),
             bookmakers: self.bookmakers,
             rejected: self.rejected,
         }
@@ -311,6 +313,7 @@ impl<'a> OddsParser<'a> {
                     selections: Vec::new(),
                     prices: Vec::new(),
                     complete: true,
+                    in_doubt: Vec::new(),
                 });
                 (self.parsed.events.len() - 1, None)
             }

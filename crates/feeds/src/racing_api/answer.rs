@@ -16,7 +16,8 @@ use crate::FeedError;
 use crate::json::{JsonRows, MAX_ROW_BYTES};
 use oddsd_core::diff::{CollectingSink, EventSink};
 use oddsd_core::model::{
-    Bookmaker, EventSnapshot, Fingerprint, RejectedRows, Scope, SnapshotMeta, sanitize_text,
+    Bookmaker, EventSnapshot, EventsInDoubt, Fingerprint, RejectedRows, Scope, SnapshotMeta,
+    sanitize_text,
 };
 
 const MAX_RACES: usize = 2_000;
@@ -29,8 +30,8 @@ pub struct ParsedCards {
     /// Each bookmaker once, with the first spelling of its name.
     pub bookmakers: Vec<Bookmaker>,
     pub rejected: RejectedRows,
-    /// A race could not be read: one that is missing here may still be on the card.
-    pub partial: bool,
+    /// Races that could not be read: they may still be on the card.
+    pub in_doubt: EventsInDoubt,
     /// Races that the whole day has, over all pages; `None` if the body does not say.
     pub total: Option<u64>,
     /// Races listed in this body, usable or not: how far paging has come.
@@ -64,11 +65,12 @@ pub(crate) fn parse_pages<'a>(
         total = page.total.or(total);
         races_seen += page.races_seen;
     }
+    ensure_readable(&parser)?;
     Ok(ParsedCards {
         events: events.0,
         bookmakers: parser.bookmakers.listed,
         rejected: parser.rejects,
-        partial: parser.partial,
+        in_doubt: parser.in_doubt,
         total,
         races_seen,
         prices_seen: parser.prices_seen,
@@ -92,11 +94,13 @@ impl CardsReader {
         let mut parser = RaceParser::new(as_of);
         let last = self.0.as_ref();
         let page = parse_page(body, last, &mut parser, to, ListPosition::default())?;
+        ensure_readable(&parser)?;
         self.0 = Some(page);
         Ok(SnapshotMeta {
             source: SOURCE.into(),
             as_of,
             scope: Scope::Listed,
+            in_doubt: parser.in_doubt,
             bookmakers: parser.bookmakers.listed,
             rejected: parser.rejects,
         })
@@ -132,10 +136,12 @@ impl PageSummary {
         to: &mut dyn EventSink,
         position: ListPosition,
     ) {
+        parser.listed += self.races_seen;
+        parser.readable += self.races_seen;
         for fingerprint in &self.fingerprints {
             let Some(id) = to.find_unchanged(fingerprint) else {
                 // It was stored when the request was sent. Without it no other race may be taken for gone.
-                parser.partial = true;
+                parser.in_doubt.add(None);
                 continue;
             };
             if parser.note_unchanged(&id, position) {
@@ -157,6 +163,17 @@ struct CardsEnvelope<'a> {
     total: RawField<'a>,
     #[serde(borrow)]
     race_id: RawField<'a>,
+}
+
+/// Fails if races were listed and none of them could be read: an answer of another shape, not a damaged one.
+pub(super) fn ensure_readable(parser: &RaceParser) -> Result<(), FeedError> {
+    match (parser.listed, parser.readable) {
+        (1.., 0) => Err(bad_answer(format_args!(
+            "no readable race among {} ({})",
+            parser.listed, parser.rejects
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Parses one body and hands its races over. It is not parsed if it is the same as the `last` one from its URL and all
@@ -191,7 +208,6 @@ pub(super) fn parse_page(
             return Err(bad_answer(format_args!("no \"racecards\", but {names}")));
         }
     };
-    let mut usable = 0;
     let mut whole = races.over == 0;
     let mut fingerprints = Vec::with_capacity(races.kept.len());
     for raw in &races.kept {
@@ -207,7 +223,7 @@ pub(super) fn parse_page(
         if let Some(id) = to.find_unchanged(&fingerprint)
             && parser.note_unchanged(&id, position)
         {
-            usable += 1;
+            parser.readable += 1;
             to.mark_unchanged(&fingerprint);
             continue;
         }
@@ -215,19 +231,16 @@ pub(super) fn parse_page(
         let race = parser.parse(text, position);
         let clean = parser.rows_rejected == rejected;
         whole &= clean;
-        usable += u64::from(!matches!(race, ParseOutcome::Unreadable));
+        parser.readable += u64::from(!matches!(race, ParseOutcome::Unreadable));
         if let ParseOutcome::Race(race) = race {
             to.push(race, clean.then_some(fingerprint));
         }
     }
-    parser.partial |= parser.reject_over(races.over, "races");
-    let races_seen = races.kept.len() as u64 + races.over;
-    if usable == 0 && races_seen > 0 {
-        let rejects = &parser.rejects;
-        return Err(bad_answer(format_args!(
-            "no readable race among {races_seen} ({rejects})"
-        )));
+    if parser.reject_over(races.over, "races") {
+        parser.in_doubt.add(None);
     }
+    let races_seen = races.kept.len() as u64 + races.over;
+    parser.listed += races_seen;
     Ok(PageSummary {
         body: body_fingerprint,
         total: envelope.total.number(),

@@ -1,9 +1,14 @@
 //! Fetches whole days, page by page. The pages of a day are one list only if nothing moved between the requests:
 //! each page has the same total, no race is on two pages, and no page is empty before the total is reached.
+//!
+//! The provider answers 404 for a day without racing, and for a wrong path. A day that is answered 404 has no races
+//! if another day of the same fetch has a card: then the path is right, the day is in the scope, and the shrink guard
+//! decides as about any other answer without races. If every day is answered 404, the fetch fails, or, once
+//! this process has read a card, gives an answer that covers no day and removes nothing.
 
 use chrono::{DateTime, Days, NaiveDate, Utc};
 
-use super::answer::{PageSummary, parse_page};
+use super::answer::{PageSummary, ensure_readable, parse_page};
 use super::race::{ListPosition, RaceParser};
 use super::{CachedResponse, RacingApi, SOURCE, times};
 use crate::http::{ProviderResponse, Url};
@@ -22,6 +27,9 @@ struct DayFetch<'a> {
     to: &'a mut dyn EventSink,
     parser: RaceParser,
     bodies: Vec<String>,
+    /// Days that were answered 404, and the first of these answers.
+    without_card: Vec<NaiveDate>,
+    not_found: Option<FeedError>,
 }
 
 impl RacingApi {
@@ -42,6 +50,8 @@ impl RacingApi {
                 to: &mut *to,
                 parser: RaceParser::new(now),
                 bodies: Vec::new(),
+                without_card: Vec::new(),
+                not_found: None,
             };
             for (n, day) in days.iter().enumerate() {
                 if let Some(how) = self.fetch_pages(*day, n, &mut fetch).await? {
@@ -49,33 +59,55 @@ impl RacingApi {
                     continue 'attempts;
                 }
             }
-            return Ok(self.summarize(days, fetch));
+            ensure_readable(&fetch.parser)?;
+            return self.summarize(days, fetch);
         }
         Err(FeedError::BadAnswer(format!(
             "The Racing API's pages for {change}"
         )))
     }
 
-    fn summarize(&self, days: Vec<NaiveDate>, fetch: DayFetch<'_>) -> FetchSummary {
+    fn summarize(
+        &mut self,
+        mut days: Vec<NaiveDate>,
+        fetch: DayFetch<'_>,
+    ) -> Result<FetchSummary, FeedError> {
+        if fetch.without_card.len() < days.len() {
+            self.has_read_card = true;
+        } else if let Some(error) = fetch.not_found {
+            if !self.has_read_card {
+                return Err(error);
+            }
+            days.clear();
+        }
+        self.log_days_without_card(fetch.without_card);
         let parser = fetch.parser;
-        let scope = match parser.partial {
-            // A race that could not be read must not look like one that left the card.
-            true => Scope::Listed,
-            false => Scope::Days {
-                days,
-                regions: self.settings.regions.clone(),
-            },
-        };
-        FetchSummary {
+        Ok(FetchSummary {
             meta: SnapshotMeta {
                 source: SOURCE.into(),
                 as_of: fetch.now,
-                scope,
+                scope: Scope::Days {
+                    days,
+                    regions: self.settings.regions.clone(),
+                },
+                in_doubt: parser.in_doubt,
                 bookmakers: parser.bookmakers.listed,
                 rejected: parser.rejects,
             },
             bodies: fetch.bodies,
+        })
+    }
+
+    /// Logs each day once, until it has a card.
+    fn log_days_without_card(&mut self, days: Vec<NaiveDate>) {
+        for day in days.iter().filter(|day| !self.without_card.contains(day)) {
+            tracing::info!(
+                event = "cycle.day_without_card",
+                %day,
+                "The provider has no card for {day}: it answered 404, so that day has no races"
+            );
         }
+        self.without_card = days;
     }
 
     /// Fetches all pages of a day. Returns how the list changed between two requests, or `None` if the pages fit
@@ -91,7 +123,14 @@ impl RacingApi {
             self.cards.wait().await;
             let url = self.cards_url(date, seen);
             let position = ListPosition { day, page };
-            let summary = self.fetch_page(url, position, fetch).await?;
+            let summary = match self.fetch_page(url, position, fetch).await {
+                Err(error @ FeedError::NotFound(_)) if page == 0 => {
+                    fetch.without_card.push(date);
+                    fetch.not_found.get_or_insert(error);
+                    return Ok(None);
+                }
+                summary => summary?,
+            };
             if page > 0 && summary.total != total {
                 return Ok(Some(format!(
                     "the total changed from {} to {}",

@@ -19,7 +19,7 @@ mod times;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -92,6 +92,10 @@ pub struct RacingApi {
     cards: RateLimiter,
     races: RateLimiter,
     cached: HashMap<Url, CachedResponse>,
+    /// A day had a card: the base URL is right.
+    has_read_card: bool,
+    /// Days that the last answer had no card for.
+    without_card: Vec<NaiveDate>,
 }
 
 impl RacingApi {
@@ -126,6 +130,8 @@ impl RacingApi {
             base,
             settings,
             cached: HashMap::new(),
+            has_read_card: false,
+            without_card: Vec::new(),
         })
     }
 

@@ -8,13 +8,17 @@ use rust_decimal::Decimal;
 use super::fields::{JsonScalar, OddsJson};
 use oddsd_core::model::{EachWay, Fraction, Offer};
 
-/// Odds of 1 would pay back the stake alone.
 const MIN_DECIMAL: Decimal = Decimal::ONE;
 const MAX_DECIMAL: Decimal = Decimal::from_parts(100_000, 0, 0, false, 0);
 /// Texts up to this length fit into 64 bits.
 const QUICK_DIGITS: usize = 18;
 
-/// Returns the offer, or `None` if `decimal` is "-", "SP", zero or missing: there is no price now. A
+/// What bookmakers show before they have a price, or instead of one. Some show the stub `EVS` beside a decimal
+/// that is missing, or of 1.
+const NO_PRICE: &[&str] = &["-", "sp", "n/a", "na", "evs", "evens", "evn"];
+
+/// Returns the offer, or `None` if there is no price now: `decimal` is missing, a word of [`NO_PRICE`], or 1 or
+/// less, which would pay back the stake alone. A
 /// `fractional` with a slash replaces a missing decimal. Without a slash it is ambiguous: it repeats the decimal
 /// (exchanges) or means "to one" (older answers). Fails with the text of a decimal that is not odds.
 pub(super) fn read_offer<F: JsonScalar>(odds: &OddsJson<F>) -> Result<Option<Offer>, String> {
@@ -27,14 +31,16 @@ pub(super) fn read_offer<F: JsonScalar>(odds: &OddsJson<F>) -> Result<Option<Off
             Some(decimal) => decimal,
             None => return Ok(None),
         },
-        Some(text) if text == "-" || text.eq_ignore_ascii_case("sp") => return Ok(None),
         Some(text) => match quick(&text).or_else(|| exact(&text)) {
-            Some(decimal) if decimal.is_zero() => return Ok(None),
             Some(decimal) => decimal,
+            None if is_no_price(&text) => return Ok(None),
             None => return Err(text.into_owned()),
         },
     };
-    if decimal <= MIN_DECIMAL || decimal >= MAX_DECIMAL {
+    if decimal <= MIN_DECIMAL {
+        return Ok(None);
+    }
+    if decimal >= MAX_DECIMAL {
         return Err(decimal.to_string());
     }
     Ok(Some(Offer {
@@ -43,6 +49,11 @@ pub(super) fn read_offer<F: JsonScalar>(odds: &OddsJson<F>) -> Result<Option<Off
         point: None,
         each_way: each_way(odds),
     }))
+}
+
+fn is_no_price(text: &str) -> bool {
+    let mut words = NO_PRICE.iter();
+    words.any(|word| text.eq_ignore_ascii_case(word))
 }
 
 /// Accepts digits and a point only: the number type would also accept `1_000` and `+5`.
@@ -107,7 +118,57 @@ fn each_way<F: JsonScalar>(odds: &OddsJson<F>) -> Option<EachWay> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::fields::RawField;
     use super::*;
+
+    #[test]
+    fn placeholder_is_no_price_and_other_text_is_rejected() {
+        let read = |decimal: &str, fractional: &str| {
+            let json = format!(r#"{{"decimal":{decimal},"fractional":{fractional}}}"#);
+            let odds: OddsJson<RawField<'_>> = serde_json::from_str(&json).expect("a row");
+            read_offer(&odds).map(|offer| offer.map(|offer| offer.decimal.to_string()))
+        };
+        for none in [
+            r#""-""#,
+            r#""1""#,
+            r#""1.0""#,
+            r#""1.00""#,
+            "1",
+            "1.0",
+            r#""0""#,
+            "0",
+            "0.5",
+            r#""EVS""#,
+            r#""Evens""#,
+            r#""SP""#,
+            r#""N/A""#,
+            r#""""#,
+            r#"" ""#,
+            "null",
+        ] {
+            for fractional in [r#""EVS""#, r#""-""#, "null", r#""4""#] {
+                assert_eq!(read(none, fractional), Ok(None), "{none} {fractional}");
+            }
+        }
+        // Only a missing decimal leaves the fraction to decide.
+        assert_eq!(read("1", r#""1/1""#), Ok(None));
+        assert_eq!(read("null", r#""1/1""#), Ok(Some("2".into())));
+        assert_eq!(read("2", r#""EVS""#), Ok(Some("2".into())));
+        assert_eq!(read("1.01", "null"), Ok(Some("1.01".into())));
+        for bad in [
+            r#""x""#,
+            r#""1_000""#,
+            r#""+5""#,
+            r#""-3""#,
+            r#""NaN""#,
+            "[]",
+            "{}",
+            "100000",
+            "true",
+        ] {
+            assert!(read(bad, "null").is_err(), "{bad}");
+        }
+    }
 
     proptest! {
         #[test]

@@ -2,9 +2,8 @@
 //! is not stored.
 //!
 //! Every price row becomes a `Price` or a counted reject; a rejected race or runner counts as its price rows,
-//! or as one row if it has none. A rejected row may have been any price, so absence beside it proves nothing:
-//! its race is not `complete`, and an answer that lost a whole race is `partial`. Otherwise a malformed row
-//! would look like a withdrawal.
+//! or as one row if it has none. A rejected row puts in doubt what it may have been: its own key, as far as that
+//! could be read. Otherwise a malformed row would look like a withdrawal. All else that is missing is removed.
 //!
 //! A race is read into strict borrowed structs first, because that is fastest. A race that these refuse is read
 //! leniently, row by row. Both forms go through the same code, so a race that both accept gives the same result.
@@ -22,9 +21,10 @@ use super::fields::{
 };
 use super::times::TimestampCache;
 use super::{SOURCE, price};
-use crate::json::{parse_object, sample};
+use crate::json::{find_field, parse_object, sample};
 use oddsd_core::model::{
-    EventId, EventSnapshot, MarketId, Offer, Price, PriceKey, RejectedRows, Selection, SelectionId,
+    BookmakerId, EventId, EventSnapshot, EventsInDoubt, MarketId, Offer, Price, PriceKey,
+    RejectedRows, RowInDoubt, Selection, SelectionId,
 };
 
 const MAX_ID_CHARS: usize = 100;
@@ -33,6 +33,8 @@ const MAX_PRICES: u64 = (MAX_RUNNERS * MAX_ODDS) as u64;
 
 /// Why a row cannot be used: the reason, which is counted, and a sample.
 type Rejection = (&'static str, String);
+/// Index of the bookmaker, offer and feed time.
+type OddsRead = (usize, Option<Offer>, DateTime<Utc>);
 
 /// The place of a race in the answers of one fetch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,8 +57,11 @@ pub(super) enum ParseOutcome {
 pub(super) struct RaceParser {
     pub(super) bookmakers: BookmakerInterner,
     pub(super) rejects: RejectedRows,
-    /// See [`super::ParsedCards::partial`].
-    pub(super) partial: bool,
+    /// See [`super::ParsedCards::in_doubt`].
+    pub(super) in_doubt: EventsInDoubt,
+    /// Races listed so far, and those of them that could be read.
+    pub(super) listed: u64,
+    pub(super) readable: u64,
     /// See [`super::ParsedCards::prices_seen`].
     pub(super) prices_seen: u64,
     pub(super) rows_rejected: u64,
@@ -73,7 +78,9 @@ impl RaceParser {
         Self {
             bookmakers: BookmakerInterner::default(),
             rejects: RejectedRows::default(),
-            partial: false,
+            in_doubt: EventsInDoubt::default(),
+            listed: 0,
+            readable: 0,
             prices_seen: 0,
             rows_rejected: 0,
             listed_twice: None,
@@ -116,7 +123,11 @@ impl RaceParser {
     fn parse_lenient(&mut self, text: &str, position: ListPosition) -> ParseOutcome {
         match parse_object::<LenientRace<'_>>(text) {
             Ok(race) => self.add_race(&race, position),
-            Err(_) => self.reject_race(1, ("bad_race", sample(text))),
+            Err(_) => {
+                let id = find_field(text, "race_id");
+                let id = usable_id(&id).ok().map(EventId::new);
+                self.reject_race(id, 1, ("bad_race", sample(text)))
+            }
         }
     }
 
@@ -134,13 +145,25 @@ impl RaceParser {
         rows > 0
     }
 
-    fn reject_in(&mut self, race: &mut EventSnapshot, rows: u64, rejection: Rejection) {
-        race.complete = false;
+    /// Rejects rows of one selection or price.
+    fn reject_in(
+        &mut self,
+        race: &mut EventSnapshot,
+        row: RowInDoubt,
+        rows: u64,
+        rejection: Rejection,
+    ) {
+        race.in_doubt.push(row);
         self.reject(rows, rejection);
     }
 
-    fn reject_race(&mut self, rows: u64, rejection: Rejection) -> ParseOutcome {
-        self.partial = true;
+    fn reject_race(
+        &mut self,
+        id: Option<EventId>,
+        rows: u64,
+        rejection: Rejection,
+    ) -> ParseOutcome {
+        self.in_doubt.add(id);
         self.reject(rows, rejection);
         ParseOutcome::Unreadable
     }
@@ -150,15 +173,16 @@ impl RaceParser {
         race: &RaceJson<F, LENIENT>,
         position: ListPosition,
     ) -> ParseOutcome {
+        let id = usable_id(&race.race_id).map(EventId::new);
         let Some(runners) = &race.runners.0 else {
             let sample = format!("{}: no runners", race.race_id.name());
-            return self.reject_race(1, ("bad_race", sample));
+            return self.reject_race(id.ok(), 1, ("bad_race", sample));
         };
         let readable = runners.kept.iter().filter_map(|row| row.0.as_ref().ok());
         let odds_rows: u64 = readable.map(odds_rows).sum();
-        let id = match usable_id(&race.race_id) {
-            Ok(id) => EventId::new(id),
-            Err(rejection) => return self.reject_race(odds_rows.max(1), rejection),
+        let id = match id {
+            Ok(id) => id,
+            Err(rejection) => return self.reject_race(None, odds_rows.max(1), rejection),
         };
         if self.races.contains_key(&id) {
             self.note_repeated(&id, position);
@@ -171,15 +195,23 @@ impl RaceParser {
             selections: Vec::with_capacity(runners.kept.len()),
             prices: Vec::with_capacity(odds_rows.min(MAX_PRICES) as usize),
             complete: true,
+            in_doubt: Vec::new(),
         };
         for row in &runners.kept {
             match &row.0 {
                 Ok(runner) => self.add_runner(runner, &mut snapshot),
-                Err(bad) => self.reject_in(&mut snapshot, 1, ("bad_runner", bad.sample.clone())),
+                Err(bad) => {
+                    let id = find_field(&bad.text, "horse_id");
+                    let row = match usable_id(&id) {
+                        Ok(id) => prices_in_doubt(&SelectionId::new(id), None),
+                        Err(_) => RowInDoubt::Selection,
+                    };
+                    self.reject_in(&mut snapshot, row, 1, ("bad_runner", bad.sample.clone()));
+                }
             }
         }
         if self.reject_over(runners.over, "runners") {
-            snapshot.complete = false;
+            snapshot.in_doubt.push(RowInDoubt::Selection);
         }
         // Rejected rows leave capacity unused.
         snapshot.prices.shrink_to_fit();
@@ -195,7 +227,8 @@ impl RaceParser {
             Ok(id) => SelectionId::new(id),
             Err((reason, sample)) => {
                 let sample = format!("{}: {} {sample}", race.event.id, runner.horse.name());
-                return self.reject_in(race, odds_rows(runner).max(1), (reason, sample));
+                let rows = odds_rows(runner).max(1);
+                return self.reject_in(race, RowInDoubt::Selection, rows, (reason, sample));
             }
         };
         if race.selections.iter().any(|known| known.id == id) {
@@ -207,7 +240,8 @@ impl RaceParser {
             Some(odds) => self.add_prices(odds, &selection, race),
             None => {
                 let sample = format!("{} {}", race.event.id, selection.id);
-                self.reject_in(race, 1, ("bad_odds", sample));
+                let row = prices_in_doubt(&selection.id, None);
+                self.reject_in(race, row, 1, ("bad_odds", sample));
             }
         }
         race.selections.push(selection);
@@ -224,13 +258,20 @@ impl RaceParser {
         for (at, row) in odds.kept.iter().enumerate() {
             let read = match &row.0 {
                 Ok(odds) => self.read_odds(at, odds),
-                Err(bad) => Err(("bad_odds", format!("{:.100}", bad.sample))),
+                Err(bad) if &*bad.text == "null" => Ok(None),
+                Err(bad) => {
+                    let name = find_field(&bad.text, "bookmaker");
+                    let bookmaker = name.text().and_then(|name| BookmakerId::from_name(&name));
+                    Err((bookmaker, ("bad_odds", format!("{:.100}", bad.sample))))
+                }
             };
             let (bookmaker, offer, observed_at) = match read {
-                Ok(read) => read,
-                Err((reason, sample)) => {
+                Ok(Some(read)) => read,
+                Ok(None) => continue,
+                Err((bookmaker, (reason, sample))) => {
                     let sample = format!("{} {} {sample}", race.event.id, selection.id);
-                    self.reject_in(race, 1, (reason, sample));
+                    let row = prices_in_doubt(&selection.id, bookmaker);
+                    self.reject_in(race, row, 1, (reason, sample));
                     continue;
                 }
             };
@@ -258,25 +299,44 @@ impl RaceParser {
             self.prices_seen += 1;
         }
         if self.reject_over(odds.over, "odds rows") {
-            race.complete = false;
+            let row = prices_in_doubt(&selection.id, None);
+            race.in_doubt.push(row);
         }
     }
 
+    /// Returns the index of the bookmaker, its offer and the feed time. `None`: the row names neither a bookmaker
+    /// nor a price. Fails with the bookmaker, if the row names one, and the reason.
     fn read_odds<F: JsonScalar>(
         &mut self,
         at: usize,
         odds: &OddsJson<F>,
-    ) -> Result<(usize, Option<Offer>, DateTime<Utc>), Rejection> {
+    ) -> Result<Option<OddsRead>, (Option<BookmakerId>, Rejection)> {
         let name = odds.bookmaker.text();
         let bookmaker = name.and_then(|name| self.bookmakers.intern(at, &name));
-        let bookmaker =
-            bookmaker.ok_or_else(|| ("no_bookmaker", "no bookmaker's name".to_owned()))?;
-        let offer = price::read_offer(odds).map_err(|bad| {
+        let offer = price::read_offer(odds);
+        let Some(bookmaker) = bookmaker else {
+            let sample = "no bookmaker's name".to_owned();
+            return match offer {
+                Ok(None) => Ok(None),
+                Ok(Some(_)) | Err(_) => Err((None, ("no_bookmaker", sample))),
+            };
+        };
+        let offer = offer.map_err(|bad| {
             let name = odds.bookmaker.name();
-            ("bad_decimal", format!("{name}: decimal {bad:?}"))
+            let rejection = ("bad_decimal", format!("{name}: decimal {bad:?}"));
+            (Some(self.bookmakers.id(bookmaker).clone()), rejection)
         })?;
         let observed_at = self.timestamps.parse(odds.updated.text().as_deref());
-        Ok((bookmaker, offer, observed_at))
+        Ok(Some((bookmaker, offer, observed_at)))
+    }
+}
+
+/// The prices of one selection, all of them or those of one bookmaker. Every market is meant, as there is only one.
+fn prices_in_doubt(selection: &SelectionId, bookmaker: Option<BookmakerId>) -> RowInDoubt {
+    RowInDoubt::Price {
+        market: None,
+        selection: Some(selection.clone()),
+        bookmaker,
     }
 }
 

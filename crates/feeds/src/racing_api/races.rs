@@ -9,7 +9,9 @@ use super::{CachedResponse, RacingApi, SOURCE};
 use crate::http::{ProviderResponse, Url};
 use crate::{FeedError, FetchSummary};
 use oddsd_core::diff::EventSink;
-use oddsd_core::model::{Bookmaker, EventId, Fingerprint, RejectedRows, Scope, SnapshotMeta};
+use oddsd_core::model::{
+    Bookmaker, EventId, EventsInDoubt, Fingerprint, RejectedRows, Scope, SnapshotMeta,
+};
 
 /// The results of the calls for several races.
 struct RacesFetch<'a> {
@@ -72,6 +74,7 @@ impl RacingApi {
             source: SOURCE.into(),
             as_of: now,
             scope: Scope::Events(answered),
+            in_doubt: EventsInDoubt::default(),
             bookmakers: fetch.bookmakers,
             rejected: fetch.rejects,
         };

@@ -12,11 +12,15 @@ pub(super) fn uk_date(at: DateTime<Utc>) -> NaiveDate {
     at.with_timezone(&London).date_naive()
 }
 
-/// When a race starts: `off_dt`, else the card's date and the wall-clock time.
+/// Regions where races are run in the British day.
+const BRITISH_DAY: &[&str] = &["GB", "IRE"];
+
+/// When a race starts: `off_dt`, else the card's date and the wall-clock time; `None` if nothing tells.
 pub(super) fn off_at(
     off_dt: Option<&str>,
     day: Option<NaiveDate>,
     off_time: Option<&str>,
+    region: &str,
 ) -> Option<DateTime<Utc>> {
     if let Some(text) = off_dt {
         if let Ok(at) = DateTime::parse_from_rfc3339(text) {
@@ -26,16 +30,20 @@ pub(super) fn off_at(
             return Some(uk_time(local).0);
         }
     }
-    Some(uk_time(day?.and_time(wall_clock(off_time?)?)).0)
+    Some(uk_time(day?.and_time(wall_clock(off_time?, region)?)).0)
 }
 
-/// A 12-hour time without am or pm. Races are run from late morning to the evening, so 10:00 to 11:59
-/// is the morning, 12 is noon, 1:00 to 9:59 is the afternoon. Hours that only a 24-hour clock has
-/// (0, 13 to 23) are used as they are.
-fn wall_clock(text: &str) -> Option<NaiveTime> {
+/// A 12-hour time of the British clock, without am or pm. In Britain and Ireland, and where no region is named,
+/// races are run from late morning to the evening, so 10:00 to 11:59 is the morning, 12 is noon, 1:00 to 9:59 is the
+/// afternoon. Elsewhere either half of the day is possible: a race at noon in Hong Kong is run early in the British
+/// morning. Hours that only a 24-hour clock has (0, 13 to 23) are used as they are.
+fn wall_clock(text: &str, region: &str) -> Option<NaiveTime> {
     let (hour, rest) = text.split_once(':')?;
     let minute = rest.split(':').next()?;
+    let mut regions = BRITISH_DAY.iter();
+    let is_british = region.is_empty() || regions.any(|known| region.eq_ignore_ascii_case(known));
     let hour = match hour.parse::<u32>().ok()? {
+        1..=12 if !is_british => return None,
         hour @ 1..=9 => hour + 12,
         hour => hour,
     };
@@ -222,7 +230,10 @@ mod tests {
     #[test]
     fn an_off_time_without_am_or_pm_is_in_racing_hours() {
         let day = NaiveDate::from_ymd_opt(2025, 10, 13);
-        let off = |text| off_at(None, day, Some(text)).map(|at| at.format("%H:%M").to_string());
+        let off = |text, region| {
+            let off = off_at(None, day, Some(text), region);
+            off.map(|at| at.format("%H:%M").to_string())
+        };
         for (text, expected) in [
             ("2:12", Some("13:12")),
             ("9:00", Some("20:00")),
@@ -233,12 +244,36 @@ mod tests {
             ("25:00", None),
             ("soon", None),
         ] {
-            assert_eq!(off(text).as_deref(), expected, "{text}");
+            for region in ["GB", "IRE", "ire", ""] {
+                assert_eq!(
+                    off(text, region).as_deref(),
+                    expected,
+                    "{text} in {region:?}"
+                );
+            }
         }
-        assert_eq!(off_at(None, None, Some("2:12")), None);
+        // In other zones only the hours of a 24-hour clock have one reading.
+        for (text, expected) in [
+            ("2:12", None),
+            ("5:00", None),
+            ("9:59", None),
+            ("10:50", None),
+            ("12:30", None),
+            ("0:30", Some("23:30")),
+            ("00:30", Some("23:30")),
+            ("13:05", Some("12:05")),
+            ("22:45", Some("21:45")),
+        ] {
+            for region in ["HK", "USA", "AUS", "JPN", "FR"] {
+                assert_eq!(off(text, region).as_deref(), expected, "{text} in {region}");
+            }
+        }
+        assert_eq!(off_at(None, None, Some("2:12"), "GB"), None);
         assert_eq!(
-            off_at(Some("2025-10-13T14:12:00+01:00"), None, None),
+            off_at(Some("2025-10-13T14:12:00+01:00"), None, None, "HK"),
             Some(utc("2025-10-13T13:12:00Z"))
         );
+        let unusable = off_at(Some("soon"), day, Some("5:00"), "HK");
+        assert_eq!(unusable, None);
     }
 }

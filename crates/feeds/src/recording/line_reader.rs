@@ -3,6 +3,8 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
+use oddsd_core::model::strip_byte_order_mark;
+
 /// Longest record: an answer of 64 MiB, escaped as a JSON string.
 pub const MAX_RECORD: usize = 192 * 1024 * 1024;
 /// The window of `zstd --long=27`: a file may make the decoder allocate 128 MiB, not 2 GiB.
@@ -53,6 +55,9 @@ impl LineReader {
         while line.last().is_some_and(u8::is_ascii_whitespace) {
             line.pop();
         }
+        // Files that were joined have a mark at the beginning of each.
+        let mark = line.len() - strip_byte_order_mark(line).len();
+        line.drain(..mark);
         Ok(LineRead::Line)
     }
 

@@ -214,7 +214,13 @@ impl RecordEnvelope<'_> {
         if let Some(bodies) = self.bodies {
             let feed = self.feed.as_deref().unwrap_or_default();
             let feed = feed.parse().map_err(|_| "unknown_feed")?;
-            return Ok(answer(feed, self.scope, bodies));
+            // As they arrived: a live body loses its mark in the HTTP client.
+            let bodies = bodies.into_iter();
+            let bodies = bodies.map(|body| match body.strip_prefix('\u{feff}') {
+                Some(text) => text.to_owned(),
+                None => body,
+            });
+            return Ok(answer(feed, self.scope, bodies.collect()));
         }
         let body = self.body.ok_or("record_without_body")?.get();
         match self.endpoint.as_deref() {

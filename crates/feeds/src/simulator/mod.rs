@@ -145,6 +145,7 @@ impl RaceDay {
             as_of: now,
             scope,
             events: found.events,
+            in_doubt: found.in_doubt,
             bookmakers: found.bookmakers,
             rejected: found.rejected,
         };

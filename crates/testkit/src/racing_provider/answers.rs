@@ -20,6 +20,8 @@ pub enum RacingFault {
     Unauthorized,
     Forbidden,
     NotFound,
+    /// 404 and a web page.
+    HtmlNotFound,
     /// 422 with the provider's list of details.
     Unprocessable,
     /// 429, with this `Retry-After` if any.
@@ -121,6 +123,12 @@ pub(super) async fn faulty(fault: RacingFault, body: String) -> Response {
             json!({"detail": "Pro plan required"}),
         ),
         RacingFault::NotFound => refusal(StatusCode::NOT_FOUND, json!({"detail": "Not Found"})),
+        RacingFault::HtmlNotFound => (
+            StatusCode::NOT_FOUND,
+            [(header::CONTENT_TYPE, "text/html")],
+            "<!doctype html><title>Not Found</title>",
+        )
+            .into_response(),
         RacingFault::Unprocessable => refusal(
             StatusCode::UNPROCESSABLE_ENTITY,
             json!({"detail": [{"loc": ["query", "date"], "msg": "invalid date format", "type": "value_error"}]}),

@@ -65,7 +65,7 @@ fn totals(parser: &RaceParser) -> impl PartialEq + std::fmt::Debug {
     (
         parser.bookmakers.listed.clone(),
         parser.rejects.clone(),
-        parser.partial,
+        parser.in_doubt.clone(),
         (parser.prices_seen, parser.rows_rejected),
         parser.listed_twice.clone(),
     )
@@ -116,7 +116,7 @@ proptest! {
         let parse = |sink: &mut SkippingSink| {
             let mut parser = RaceParser::new(now());
             let page = parse_page(&body, None, &mut parser, sink, ListPosition::default());
-            (page.map(|page| (page.races_seen, page.whole, page.fingerprints)), parser.rejects, parser.partial)
+            (page.map(|page| (page.races_seen, page.whole, page.fingerprints)), parser.rejects, parser.in_doubt.clone())
         };
         let mut all = SkippingSink::default();
         let expected = parse(&mut all);

@@ -10,6 +10,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Europe::London;
 
 use super::event::event_body;
 use super::{AppState, Problem, json_response};
@@ -237,6 +238,11 @@ fn group_by_race(runners: Vec<Runner>, now: DateTime<Utc>) -> Vec<StoredRace> {
     races.into_values().collect()
 }
 
+/// The time on the 24-hour clock of Britain. The provider's own text is a 12-hour clock without am or pm.
+fn uk_clock(at: DateTime<Utc>) -> String {
+    at.with_timezone(&London).format("%H:%M").to_string()
+}
+
 fn stored_race(event: &Event, now: DateTime<Utc>) -> StoredRace {
     let fact = |name: &str| event.attributes.get(name).map(Into::into);
     // The clock made it live, and then its start was postponed, so it is still to be run.
@@ -248,7 +254,7 @@ fn stored_race(event: &Event, now: DateTime<Utc>) -> StoredRace {
     StoredRace {
         id: event.id.clone(),
         day: event.day,
-        time: fact("race_time"),
+        time: event.starts_at.map(uk_clock),
         off: event.starts_at,
         course: event.venue.clone(),
         name: event.name.clone(),

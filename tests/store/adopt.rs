@@ -24,7 +24,7 @@ async fn old_table(database: &TestDatabase, id: &str, rows: usize) {
              going, runners, horse_name, horse_number, draw, bookmaker_name, bookmaker_type, odds_decimal,
              odds_fractional, odds_timestamp, fetched_at)
          SELECT 'rac_' || n / 240, 'hrs_' || n / 240 || '_' || n / 24 % 10, 'bookie' || n % 24, '2027-01-15', '14:05',
-             '2027-01-15 09:00+00', 'Ascot', 'The Stakes', 'Good', 10, 'Runner ' || n / 24 % 10, n / 24 % 10 + 1, 4,
+             '2027-01-15 14:05+00', 'Ascot', 'The Stakes', 'Good', 10, 'Runner ' || n / 24 % 10, n / 24 % 10 + 1, 4,
              'Bookie ' || n % 24, 'fixed', 1.5 + (n % 900) / 100.0, '5/2', '2027-01-15 07:59+00', '2027-01-15 07:59:30+00'
          FROM generate_series(0, {} - 1) n",
         rows
@@ -259,5 +259,57 @@ async fn adoption_is_followed_by_a_cycle_without_changes() {
     assert_eq!(
         (found.prices[0].opening, found.prices[0].offer.decimal),
         (decimal("1.5"), decimal("3"))
+    );
+}
+
+/// Columns of the adopted table with types that no other test has, the value that the feed has for them, and what
+/// readers see: never an error.
+#[tokio::test]
+async fn value_that_does_not_fit_an_adopted_type_reads_as_null() {
+    let database = DatabaseBackend::Postgres.empty().await;
+    let mut admin = postgres::connect(&database.url).await;
+    let table = "CREATE TYPE surface AS ENUM ('Turf', 'Sand');
+         CREATE TABLE ra_odds_live (
+             race_id text NOT NULL, horse_id text NOT NULL, bookmaker_id text NOT NULL, race_date timestamp,
+             race_time time(0), off_dt timestamp, race_class date, race_type boolean, distance timestamp,
+             going surface, runners smallint, horse_name varchar(6), horse_number money, jockey jsonb, trainer inet,
+             draw interval, weight timestamptz, age numeric(2), form char(3), odds_decimal numeric(10,3),
+             UNIQUE (race_id, horse_id, bookmaker_id))";
+    admin.execute(table).await.expect("the old worker's table");
+    database.store.migrate(true).await.expect("adopted");
+    let mut writer = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(2, 1, 1);
+    let fits = [
+        ("race_class", "2026-03-31"),
+        ("race_type", "true"),
+        ("distance", "2026-03-31 10:00"),
+        ("going", "Turf"),
+    ];
+    let fails = [
+        ("race_class", "2026-02-30"),
+        ("race_type", "Flat"),
+        ("distance", "2m"),
+        ("going", "Good to Soft"),
+    ];
+    for (race, facts) in day.races.iter_mut().zip([fits, fails]) {
+        race.event.starts_at = Some("2026-07-11T16:05:00Z".parse().expect("a time"));
+        for (name, value) in facts {
+            race.event.attributes.insert(name, value);
+        }
+        for name in ["jockey", "trainer", "draw", "weight", "age"] {
+            race.selections[0].attributes.insert(name, "no such value");
+        }
+    }
+    writer.commit_snapshot(&day.snapshot()).await;
+    let rows = "SELECT concat_ws('|', race_time, off_dt IS NULL, coalesce(race_class::text, '-'), coalesce(race_type::text, '-'),
+                    coalesce(distance::text, '-'), coalesce(going::text, '-'), horse_name,
+                    num_nulls(jockey, trainer, draw, weight, age))
+                FROM ra_odds_live ORDER BY race_id";
+    assert_eq!(
+        database.query(rows).await,
+        [
+            "17:05:00|f|2026-03-31|true|2026-03-31 10:00:00|Turf|Runner|5",
+            "17:05:00|f|-|-|-|-|Runner|5",
+        ]
     );
 }

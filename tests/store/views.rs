@@ -149,7 +149,7 @@ async fn views_show_only_current_offers() {
         );
     }
     let status = "SELECT market_status FROM ra_odds_live WHERE bookmaker_id = 'bookie1' AND race_id = 'rac_0'";
-    assert_eq!(database.query(status).await, ["suspended"]);
+    assert_eq!(database.query(status).await, ["SUSPENDED"]);
     let cycle = "SELECT concat_ws(' ', races_count, horses_count, bookmakers_found, bookmaker_list, fetch_duration_ms)
                  FROM ra_odds_statistics ORDER BY fetch_timestamp LIMIT 1";
     // The constants of `fixture::cycle`.
@@ -209,4 +209,81 @@ async fn dropped_view_is_detected_and_migrate_restores_it() {
             .await,
         ["bookie0"]
     );
+}
+
+/// The off in UTC, the provider's own text, and the time of day that readers see.
+const OFFS: [(Option<&str>, &str, Option<&str>); 8] = [
+    (Some("2026-01-11T17:05:00Z"), "5:05", Some("17:05")),
+    (Some("2026-07-11T16:05:00Z"), "5:05", Some("17:05")),
+    (Some("2026-07-11T10:40:59Z"), "11:40", Some("11:40")),
+    // The day of the change of the clocks, before and after it.
+    (Some("2026-10-25T00:30:00Z"), "1:30", Some("01:30")),
+    (Some("2026-10-25T01:30:00Z"), "1:30", Some("01:30")),
+    (Some("2026-07-11T23:30:00Z"), "12:30", Some("00:30")),
+    // Without a start only a text of a 24-hour clock tells the time.
+    (None, "5:05", None),
+    (None, "17:05", Some("17:05")),
+];
+
+#[tokio::test]
+async fn race_time_is_the_24_hour_time_of_britain() {
+    let database = DatabaseBackend::Postgres.migrated().await;
+    let mut writer = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(OFFS.len(), 1, 1);
+    for (race, (off, text, _)) in day.races.iter_mut().zip(OFFS) {
+        race.event.starts_at = off.map(|off| off.parse().expect("a time"));
+        race.event.attributes.insert("race_time", text);
+    }
+    writer.commit_snapshot(&day.snapshot()).await;
+    for view in ["ra_odds_live", "ra_odds_live_latest"] {
+        let times = format!("SELECT coalesce(race_time, '-') FROM {view} ORDER BY race_id");
+        let expected = OFFS.map(|(_, _, time)| time.unwrap_or("-"));
+        assert_eq!(database.query(&times).await, expected, "{view}");
+    }
+    let market = "SELECT DISTINCT concat_ws(' ', market_type, market_status) FROM ra_odds_live";
+    assert_eq!(database.query(market).await, ["WIN OPEN"]);
+}
+
+#[tokio::test]
+async fn migration_replaces_the_definition_of_an_older_view_and_keeps_what_depends_on_it() {
+    let database = DatabaseBackend::Postgres.migrated().await;
+    let role = format!("web_{}", fastrand::u32(..));
+    // As an earlier version made it, for an adopted table whose column was an integer.
+    for statement in [
+        format!("CREATE ROLE {role}"),
+        "DROP VIEW ra_bookmakers".into(),
+        "CREATE VIEW public.ra_bookmakers AS SELECT b.key AS bookmaker_id, 'old'::text AS bookmaker_name,
+             7::integer AS bookmaker_type, b.active AS active, b.created_at AS created_at FROM oddsd.bookmakers b"
+            .into(),
+        "COMMENT ON VIEW ra_bookmakers IS 'oddsd: a view over schema oddsd; read only'".into(),
+        format!("GRANT SELECT ON ra_bookmakers TO {role}"),
+        "CREATE VIEW public.theirs AS SELECT bookmaker_name FROM ra_bookmakers".into(),
+    ] {
+        database.write(&statement).await;
+    }
+    assert!(database.store.check_schema().await.is_err());
+    let report = database.store.migrate(false).await.expect("migrated");
+    assert_eq!(
+        report,
+        ["replaced the definition of the view ra_bookmakers"]
+    );
+    database
+        .store
+        .check_schema()
+        .await
+        .expect("of this version");
+    assert_eq!(database.store.migrate(false).await, Ok(vec![]));
+
+    let mut writer = StateWriter::start(&database.store, "leader").await;
+    writer
+        .commit_snapshot(&TestDay::with_races(1, 1, 1).snapshot())
+        .await;
+    assert_eq!(database.query("SELECT * FROM theirs").await, ["Bookie 0"]);
+    let granted = format!("SELECT has_table_privilege('{role}', 'ra_bookmakers', 'SELECT')::text");
+    assert_eq!(database.query_one(&granted).await, "true");
+    let kind = "SELECT pg_typeof(bookmaker_type)::text FROM ra_bookmakers";
+    assert_eq!(database.query_one(kind).await, "integer");
+    database.write("DROP VIEW theirs").await;
+    database.write(&format!("DROP OWNED BY {role}")).await;
+    database.write(&format!("DROP ROLE {role}")).await;
 }

@@ -121,6 +121,8 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>> {
 enum ExistingRelation {
     None,
     Ours,
+    /// Of an older definition.
+    OursOlder,
     Foreign(&'static str),
 }
 
@@ -163,9 +165,18 @@ async fn create_views(connection: &mut PgConnection, foreign: &[Foreign]) -> Res
             let backup = format!("{}{}", view.name, adopt::BACKUP_SUFFIX);
             report.extend(views::create(connection, view, Some(&backup)).await?);
             report.extend(grants::copy_from_backup(connection, view.name, &backup).await?);
-        } else if existing(connection, view.name).await? == ExistingRelation::None {
-            views::create(connection, view, None).await?;
-            grants::revoke_writes(connection, view.name).await?;
+            continue;
+        }
+        match existing(connection, view.name).await? {
+            ExistingRelation::None => {
+                views::create(connection, view, None).await?;
+                grants::revoke_writes(connection, view.name).await?;
+            }
+            ExistingRelation::OursOlder => {
+                views::create(connection, view, Some(view.name)).await?;
+                report.push(format!("replaced the definition of the view {}", view.name));
+            }
+            ExistingRelation::Ours | ExistingRelation::Foreign(_) => {}
         }
     }
     Ok(report)
@@ -182,7 +193,8 @@ async fn existing(connection: &mut PgConnection, name: &str) -> Result<ExistingR
         return Ok(ExistingRelation::None);
     };
     Ok(match &*kind {
-        "v" if comment.starts_with(views::MARK) => ExistingRelation::Ours,
+        "v" if comment == views::COMMENT => ExistingRelation::Ours,
+        "v" if comment.starts_with(views::MARK) => ExistingRelation::OursOlder,
         "v" => ExistingRelation::Foreign("view"),
         "m" => ExistingRelation::Foreign("materialized view"),
         _ => ExistingRelation::Foreign("table"),

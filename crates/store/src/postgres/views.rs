@@ -1,5 +1,5 @@
 //! The compatibility views: four names of the former worker's tables, over the tables of the schema `oddsd`. `migrate`
-//! creates them; a view that exists stays, so a changed definition needs a migration that drops it.
+//! creates them, and replaces one of an older definition; its columns, their types and its grants stay.
 //!
 //! Names, types and order of the columns are an interface (`docs/schema.md`, `tests/store/views.rs`). The two odds views
 //! show current offers: withdrawn prices, non-runners and races that left the card are not in them (they are in the
@@ -12,6 +12,14 @@ use crate::Result;
 
 /// The comment on each of these views begins with this; `migrate` and `check_schema` recognise them by it.
 pub const MARK: &str = "oddsd:";
+
+/// The comment on a view of the present definition. The number grows with each change of a column's expression.
+pub const COMMENT: &str = "oddsd: a view over schema oddsd; read only (definition 2)";
+
+/// The time of the start on the 24-hour clock of Britain, as the former worker stored it. The provider's own text is a
+/// 12-hour clock without am or pm; without a start it is shown only where it cannot be one.
+const RACE_TIME: &str = "coalesce(to_char(e.starts_at AT TIME ZONE 'Europe/London', 'HH24:MI'),
+    CASE WHEN e.facts->>'race_time' ~ '^(0[0-9]|1[3-9]|2[0-3]):[0-5][0-9]' THEN e.facts->>'race_time' END)";
 
 pub struct CompatibilityView {
     pub name: &'static str,
@@ -36,7 +44,7 @@ pub const ALL: &[CompatibilityView] = &[
             ("horse_id", "s.key", "text"),
             ("bookmaker_id", "b.key", "text"),
             ("race_date", "e.day", "date"),
-            ("race_time", "e.facts->>'race_time'", "text"),
+            ("race_time", RACE_TIME, "text"),
             ("off_dt", "e.starts_at", "timestamptz"),
             ("course", "e.venue", "text"),
             ("race_name", "e.name", "text"),
@@ -55,12 +63,12 @@ pub const ALL: &[CompatibilityView] = &[
             ("form", "s.facts->>'form'", "text"),
             ("bookmaker_name", "b.name", "text"),
             ("bookmaker_type", "b.kind", "text"),
-            ("market_type", "p.market", "text"),
+            ("market_type", "upper(p.market)", "text"),
             ("odds_decimal", "p.decimal", "numeric(10,3)"),
             ("odds_fractional", "p.fractional", "text"),
             (
                 "market_status",
-                "CASE WHEN e.status IN ('scheduled', 'upcoming', 'live') THEN p.status ELSE e.status END",
+                "upper(CASE WHEN e.status IN ('scheduled', 'upcoming', 'live') THEN p.status ELSE e.status END)",
                 "text",
             ),
             ("in_play", "e.in_play", "boolean"),
@@ -79,7 +87,7 @@ pub const ALL: &[CompatibilityView] = &[
         columns: &[
             ("race_id", "e.key", "text"),
             ("race_date", "e.day", "date"),
-            ("race_time", "e.facts->>'race_time'", "text"),
+            ("race_time", RACE_TIME, "text"),
             ("off_dt", "e.starts_at", "timestamptz"),
             ("course", "e.venue", "text"),
             ("race_name", "e.name", "text"),
@@ -127,8 +135,8 @@ pub const ALL: &[CompatibilityView] = &[
     },
 ];
 
-/// Creates the view; `backup` is the relation that it replaces: its column types are kept. Returns a line for the
-/// operator if that relation has columns that the view lacks.
+/// Creates the view, or replaces it; `backup` is the relation that had its place, or the view itself: its column types
+/// are kept. Returns a line for the operator if that relation has columns that the view lacks.
 pub async fn create(
     connection: &mut PgConnection,
     view: &CompatibilityView,
@@ -148,13 +156,15 @@ pub async fn create(
         })
         .collect();
     let (name, columns, from) = (view.name, columns.join(", "), view.from);
+    if columns.contains(CAST_OR_NULL) {
+        execute(connection, CREATE_CAST_OR_NULL.into()).await?;
+    }
     execute(
         connection,
-        format!("CREATE VIEW {name} AS SELECT {columns} FROM {from}"),
+        format!("CREATE OR REPLACE VIEW {name} AS SELECT {columns} FROM {from}"),
     )
     .await?;
-    let comment = format!("{MARK} a view over schema oddsd; read only");
-    execute(connection, format!("COMMENT ON VIEW {name} IS '{comment}'")).await?;
+    execute(connection, format!("COMMENT ON VIEW {name} IS '{COMMENT}'")).await?;
     let lost: Vec<&str> = types
         .iter()
         .map(|(column, _)| column.as_str())
@@ -182,13 +192,29 @@ pub async fn column_types(
     columns.map_err(map_error)
 }
 
-/// Casts to the type of the replaced column. In a number, a time, and a date made of text, a value that does not fit reads
-/// as NULL (a saddle-cloth "NR" in an integer column), and a text that is no `uuid` reads as its MD5; other types are
-/// cast as they are, and a value that does not fit fails the read.
+/// A cast whose error reads as NULL, for types whose texts no pattern describes. It costs a subtransaction a value.
+const CAST_OR_NULL: &str = "oddsd.cast_or_null";
+const CREATE_CAST_OR_NULL: &str =
+    "CREATE OR REPLACE FUNCTION oddsd.cast_or_null(value text, typed anyelement) RETURNS anyelement
+    LANGUAGE plpgsql STABLE AS $$
+    BEGIN
+        EXECUTE format('SELECT %L::%s', value, pg_typeof(typed)) INTO typed;
+        RETURN typed;
+    EXCEPTION WHEN OTHERS THEN
+        RETURN NULL;
+    END $$";
+
+/// Casts to the type of the replaced column. A value that does not fit reads as NULL (a saddle-cloth "NR" in an integer
+/// column), never as an error, and a text that is no `uuid` reads as its MD5.
 fn cast(expression: &str, own: &str, wanted: &str) -> String {
     let text = format!("({expression})::text");
+    let direct = format!("({expression})::{wanted}");
     let when = |pattern: &str| format!("CASE WHEN {text} ~ '{pattern}' THEN {text}::{wanted} END");
     const NUMBER: &str = "^-?[0-9]{1,30}([.][0-9]{1,30})?$";
+    let is_text = ["text", "character varying", "character("]
+        .iter()
+        .any(|name| wanted.starts_with(name));
+    let is_time = own == "timestamptz" && wanted.starts_with("timestamp");
     match wanted {
         "smallint" => when("^-?[0-9]{1,4}$"),
         "integer" => when("^-?[0-9]{1,9}$"),
@@ -199,17 +225,15 @@ fn cast(expression: &str, own: &str, wanted: &str) -> String {
         ),
         "time without time zone" => when("^([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"),
         "double precision" | "real" | "numeric" => when(NUMBER),
-        _ if wanted == own && !wanted.starts_with("numeric(") => {
-            format!("({expression})::{wanted}")
-        }
-        "date" if own == "text" => when("^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])$"),
+        _ if is_text || is_time || (wanted == own && !wanted.starts_with("numeric(")) => direct,
         _ => match precision(wanted) {
             // The bound leaves room for rounding up; a CASE alone would forget the precision.
             Some((digits, scale)) => format!(
                 "(CASE WHEN {text} ~ '{NUMBER}' AND abs({text}::numeric) < 1e{} - 1 THEN {text}::{wanted} END)::{wanted}",
                 digits - scale
             ),
-            None => format!("({expression})::{wanted}"),
+            // The outer cast keeps the precision of the type, as of time(0).
+            None => format!("{CAST_OR_NULL}({text}, NULL::{wanted})::{wanted}"),
         },
     }
 }

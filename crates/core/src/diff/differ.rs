@@ -1,6 +1,7 @@
 //! The comparison of one snapshot with the stored state, event by event. Feeds deliver events to [`Differ`] through
 //! the sink interface; the poller takes the resulting changes from [`Differ::finish`].
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
@@ -127,6 +128,7 @@ impl<'a> Differ<'a> {
             self.listed.insert(id.clone());
             return self.reject(reason, rows.max(1), id);
         }
+        let observed = &*self.with_stored_lines(stored, observed);
         // All that refer to this event share one allocation of its id.
         let id = stored.map_or(id, |stored| &stored.event.id).clone();
         self.listed.insert(id.clone());
@@ -161,6 +163,37 @@ impl<'a> Differ<'a> {
                 no_price: (after.no_price - before.no_price) as u32,
             };
             self.changes.fingerprints.push((id, fingerprint));
+        }
+    }
+
+    /// Keys the prices by line in each market of which lines are stored, whether or not this answer repeats an outcome.
+    fn with_stored_lines<'o>(
+        &self,
+        stored: Option<&StoredEvent>,
+        observed: &'o EventSnapshot,
+    ) -> Cow<'o, EventSnapshot> {
+        let mut markets: Vec<&MarketId> = Vec::new();
+        for (stored, price) in stored
+            .iter()
+            .flat_map(|s| s.prices.iter().map(move |p| (s, p)))
+        {
+            let Some(point) = price.offer.point else {
+                continue;
+            };
+            let market = &self.state.markets[usize::from(price.market)];
+            let selection = &stored.selections[price.selection as usize].selection;
+            // A feed keys the markets that offer lines by name itself.
+            if selection.id.is_line(point) && !markets.contains(&market) && !market.offers_lines() {
+                markets.push(market);
+            }
+        }
+        match markets.is_empty() {
+            true => Cow::Borrowed(observed),
+            false => {
+                let mut observed = observed.clone();
+                observed.split_lines(|market| markets.contains(&market));
+                Cow::Owned(observed)
+            }
         }
     }
 

@@ -15,7 +15,9 @@ use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::http::{Auth, ProviderClient, ProviderInfo, ProviderResponse, base_url, header_text};
+use super::http::{
+    Auth, ProviderClient, ProviderInfo, ProviderResponse, base_url, header_text, read_count,
+};
 use super::{FeedError, FetchRequest, FetchSummary};
 pub use convert::OddsFormat;
 use oddsd_core::diff::EventSink;
@@ -65,11 +67,7 @@ pub struct Quota {
 
 impl Quota {
     fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        let count = |name: &'static str| {
-            let text = header_text(headers, &HeaderName::from_static(name))?.trim();
-            // Seen as "498" and as "498.0".
-            text.split('.').next()?.parse().ok()
-        };
+        let count = |name| read_count(header_text(headers, &HeaderName::from_static(name))?);
         Some(Self {
             remaining: count("x-requests-remaining")?,
             used: count("x-requests-used"),

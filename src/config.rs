@@ -113,9 +113,9 @@ pub struct FeedArgs {
         default_value = "https://api.the-odds-api.com"
     )]
     pub odds_api_url: String,
-    /// League of The Odds API to poll, e.g. baseball_mlb.
-    #[arg(long, env = "ODDS_API_SPORT")]
-    pub odds_api_sport: Option<String>,
+    /// Sport keys of The Odds API to poll, comma-separated: leagues, e.g. baseball_mlb, or upcoming; each costs quota.
+    #[arg(long, env = "ODDS_API_SPORT", value_delimiter = ',', value_parser = sport_key)]
+    pub odds_api_sport: Vec<String>,
     /// Bookmaker regions of The Odds API, comma-separated; each costs quota.
     #[arg(
         long,
@@ -432,6 +432,20 @@ fn listen(text: &str) -> Result<Listen, String> {
             .parse()
             .map(Listen::At)
             .map_err(|_| "an address and port such as 127.0.0.1:8080, or \"off\"".into()),
+    }
+}
+
+/// A sport key, or nothing: an unset list may be an empty text.
+fn sport_key(text: &str) -> Result<String, String> {
+    let key = text.trim();
+    let is_key = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    match key.bytes().all(is_key) {
+        true => Ok(key.to_owned()),
+        false => Err(
+            "sport keys in lower case, separated by commas, e.g. soccer_epl,basketball_nba; \
+                      https://the-odds-api.com/sports-odds-data/sports-apis.html lists them"
+                .into(),
+        ),
     }
 }
 

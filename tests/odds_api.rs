@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use oddsd_core::diff::CollectingSink;
 use oddsd_core::model::{EventId, Scope};
 use oddsd_feeds::odds_api::{OddsApi, OddsApiSettings, OddsFormat, Quota, parse_odds};
+use oddsd_feeds::recording::{RecordedFeed, Recorder};
 use oddsd_feeds::replay::Replay;
 use oddsd_feeds::{Feed, FeedError, FetchRequest, FetchResult};
 use secrecy::SecretString;
@@ -35,7 +36,7 @@ fn settings(url: &str) -> OddsApiSettings {
     OddsApiSettings {
         base_url: url.to_owned(),
         api_key: SecretString::from(CANARY),
-        sport: "basketball_wnba".into(),
+        sports: vec!["basketball_wnba".into()],
         regions: vec!["us".into(), "uk".into()],
         markets: vec!["h2h".into(), "spreads".into()],
         odds_format: OddsFormat::Decimal,
@@ -165,6 +166,7 @@ async fn faults_map_to_their_error_kinds_without_the_key() {
             OddsReply::complete(302, "").with("location", format!("/v4?apiKey={CANARY}")),
         ),
         ("bad_answer", OddsReply::complete(200, "")),
+        ("bad_answer", OddsReply::complete(200, "null")),
         ("unreachable", OddsReply::Truncated),
         ("unreachable", OddsReply::Hang),
     ];
@@ -269,6 +271,243 @@ async fn exhausted_quota_stops_requests() {
     assert_eq!(provider.requests().len(), 5);
 }
 
+/// A negative number of credits is none, and without a number there is no limit.
+#[tokio::test]
+async fn remaining_credits_are_read_in_every_form() {
+    for (remaining, expected) in [
+        ("498.0", Some(498)),
+        ("1", Some(1)),
+        ("0", Some(0)),
+        ("0.0", Some(0)),
+        ("-3", Some(0)),
+        ("-3.0", Some(0)),
+        ("99999999999999999999999", Some(u64::MAX)),
+        ("", None),
+        ("many", None),
+    ] {
+        let provider = OddsProvider::start().await;
+        let mut feed = OddsApi::new(settings(&provider.url)).expect("settings");
+        let answer = OddsReply::complete(200, GAMES).with("x-requests-remaining", remaining);
+        let answer = answer
+            .with("x-requests-used", "-2")
+            .with("x-requests-last", "4.0");
+        provider.push_reply(answer);
+        provider.push_reply(OddsReply::complete(200, GAMES));
+        let all = FetchRequest::Everything;
+        fetch(&mut feed, &all, now()).await.expect("the first one");
+        let expected = expected.map(|remaining| Quota {
+            remaining,
+            used: Some(0),
+            last: Some(4),
+        });
+        assert_eq!(feed.quota(), expected, "{remaining:?}");
+        let second = fetch(&mut feed, &all, now()).await;
+        let is_spent = expected.is_some_and(|quota| quota.remaining == 0);
+        assert_eq!(second.is_err(), is_spent, "{remaining:?}");
+        let requests = if is_spent { 1 } else { 2 };
+        assert_eq!(provider.requests().len(), requests, "{remaining:?}");
+    }
+}
+
+fn several(url: &str) -> OddsApiSettings {
+    let sports = ["upcoming", "basketball_wnba", "soccer_epl"];
+    OddsApiSettings {
+        sports: sports.map(String::from).into(),
+        ..settings(url)
+    }
+}
+
+fn found(fetched: &FetchResult) -> Vec<(&str, &str)> {
+    let events = fetched.snapshot.events.iter();
+    events
+        .map(|e| (e.event.id.as_str(), e.event.league.as_str()))
+        .collect()
+}
+
+/// Each sport key is one paid request. An event of a league is taken from its own answer, and once.
+#[tokio::test]
+async fn several_sports_are_one_answer() {
+    let provider = OddsProvider::start().await;
+    let mut feed = OddsApi::new(several(&provider.url)).expect("settings");
+    let soccer = GAMES
+        .replace("basketball_wnba", "soccer_epl")
+        .replace("g1", "g2");
+    let tennis = GAMES
+        .replace("basketball_wnba", "tennis_atp")
+        .replace("g1", "g3");
+    let items = |list: &str| list[1..list.len() - 1].to_owned();
+    let upcoming = format!("[{},{},{}]", items(&soccer), items(&tennis), items(GAMES));
+    for (body, left) in [(GAMES, "96"), (&*soccer, "92"), (&*upcoming, "88")] {
+        provider.push_reply(credits(OddsReply::complete(200, body), left));
+    }
+    let fetched = fetch(&mut feed, &FetchRequest::Everything, now()).await;
+    let fetched = fetched.expect("answers");
+    let asked: Vec<_> = provider.requests();
+    let asked: Vec<_> = asked
+        .iter()
+        .filter_map(|url| url.split('/').nth(3))
+        .collect();
+    assert_eq!(asked, ["basketball_wnba", "soccer_epl", "upcoming"]);
+    let expected = [
+        ("g1", "basketball_wnba"),
+        ("g2", "soccer_epl"),
+        ("g3", "tennis_atp"),
+    ];
+    assert_eq!(found(&fetched), expected);
+    let leagues = ["basketball_wnba", "soccer_epl", "upcoming"];
+    let scope = Scope::Leagues(leagues.map(String::from).into());
+    assert_eq!(fetched.snapshot.scope, scope);
+    assert!(fetched.snapshot.rejected.is_empty());
+    let quota = Quota {
+        remaining: 88,
+        used: Some(2),
+        last: Some(12),
+    };
+    assert_eq!(feed.quota(), Some(quota));
+    assert_eq!(feed.failed_sports(), []);
+
+    // A recording of the answer says the same.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("answers.jsonl");
+    let mut recorder = Recorder::create(&path).expect("creates");
+    let bodies = &fetched.bodies;
+    let written = recorder.write(RecordedFeed::OddsApi, now(), &scope, bodies);
+    written.expect("writes");
+    let mut replay = Replay::open(&path).expect("opens");
+    let replayed = replay.next().expect("reads").expect("a record");
+    assert_eq!(replayed.snapshot, Some(fetched.snapshot));
+}
+
+/// An event that is known is skipped in its own answer, and left out of the others.
+#[tokio::test]
+async fn known_game_of_several_sports_is_skipped() {
+    let provider = OddsProvider::start().await;
+    let mut settings = several(&provider.url);
+    settings.keep_bodies = false;
+    let mut feed = Feed::OddsApi(Box::new(OddsApi::new(settings).expect("settings")));
+    let mut taker = RecordingSink::default();
+    for expected in [(1, 0), (0, 1)] {
+        for body in [GAMES, "[]", GAMES] {
+            provider.push_reply(OddsReply::complete(200, body));
+        }
+        let look = taker
+            .fetch(&mut feed, &FetchRequest::Everything, now())
+            .await;
+        assert!(look.expect("a list").rejected.is_empty());
+        assert_eq!(taker.read_and_same(), expected);
+    }
+}
+
+/// A sport key that fails costs neither the others nor its own stored rows.
+#[tokio::test]
+async fn failed_sport_is_left_out_of_the_scope() {
+    let (wnba, epl) = ("basketball_wnba", "soccer_epl");
+    let message = r#"{"message":"no"}"#;
+    let ok = || OddsReply::complete(200, GAMES);
+    let none = || OddsReply::complete(200, "[]");
+    let broken = |status| OddsReply::complete(status, message);
+    let leagues = |names: &[&str]| Scope::Leagues(names.iter().map(|n| (*n).to_owned()).collect());
+    let league = |name: &str| Scope::League(name.to_owned());
+    let cases = [
+        (
+            vec![ok(), broken(500), none()],
+            Ok(leagues(&[wnba, "upcoming"])),
+            vec![(epl, "server_error")],
+        ),
+        (
+            vec![ok(), broken(404), none()],
+            Ok(leagues(&[wnba, "upcoming"])),
+            vec![(epl, "not_found")],
+        ),
+        (
+            vec![ok(), OddsReply::Truncated, none()],
+            Ok(leagues(&[wnba, "upcoming"])),
+            vec![(epl, "unreachable")],
+        ),
+        (
+            vec![ok(), broken(200), broken(503)],
+            Ok(league(wnba)),
+            vec![("upcoming", "server_error"), (epl, "bad_answer")],
+        ),
+        (
+            vec![ok(), OddsReply::complete(200, "[7]"), none()],
+            Ok(leagues(&[wnba, "upcoming"])),
+            vec![(epl, "bad_answer")],
+        ),
+        // The next one would be refused as well.
+        (
+            vec![ok(), broken(429)],
+            Ok(league(wnba)),
+            vec![(epl, "rate_limited")],
+        ),
+        (
+            vec![ok(), broken(401)],
+            Ok(league(wnba)),
+            vec![(epl, "unauthorized")],
+        ),
+        (
+            vec![broken(503), none(), none()],
+            Ok(leagues(&[epl, "upcoming"])),
+            vec![(wnba, "server_error")],
+        ),
+        (
+            vec![broken(503), broken(404), broken(500)],
+            Err("server_error"),
+            vec![],
+        ),
+        (vec![broken(503), broken(401)], Err("unauthorized"), vec![]),
+        (vec![broken(429)], Err("rate_limited"), vec![]),
+    ];
+    for (n, (replies, expected, failed)) in cases.into_iter().enumerate() {
+        let provider = OddsProvider::start().await;
+        let mut feed = OddsApi::new(several(&provider.url)).expect("settings");
+        let requests = replies.len();
+        for reply in replies {
+            provider.push_reply(reply);
+        }
+        let result = fetch(&mut feed, &FetchRequest::Everything, now()).await;
+        let scope = result.map(|fetched| fetched.snapshot.scope);
+        let scope = scope.map_err(|error| error.outcome());
+        assert_eq!(scope, expected, "case {n}");
+        let left_out = feed.failed_sports().iter();
+        let left_out: Vec<_> = left_out
+            .map(|(sport, why)| (&**sport, why.outcome()))
+            .collect();
+        assert_eq!(left_out, failed, "case {n}");
+        assert_eq!(provider.requests().len(), requests, "case {n}");
+    }
+}
+
+/// A wait that is announced beside answers that are used holds for the next fetch.
+#[tokio::test]
+async fn wait_announced_for_one_sport_holds_for_all() {
+    let provider = OddsProvider::start().await;
+    let mut feed = OddsApi::new(several(&provider.url)).expect("settings");
+    let all = FetchRequest::Everything;
+    provider.push_reply(OddsReply::complete(200, GAMES));
+    provider.push_reply(OddsReply::complete(429, "{}").with("retry-after", "60.0"));
+    fetch(&mut feed, &all, now()).await.expect("one league");
+    let error = fetch(&mut feed, &all, now() + TimeDelta::seconds(45)).await;
+    let FeedError::RateLimited { retry_after, .. } = error.expect_err("too early") else {
+        panic!("another failure");
+    };
+    assert_eq!(retry_after, Some(Duration::from_secs(15)));
+    assert_eq!(provider.requests().len(), 2);
+    for body in [GAMES, "[]", "[]"] {
+        provider.push_reply(OddsReply::complete(200, body));
+    }
+    let later = now() + TimeDelta::seconds(60);
+    fetch(&mut feed, &all, later).await.expect("answers");
+    assert_eq!(feed.failed_sports(), []);
+
+    // Once the credits are spent, the other sport keys are not asked for.
+    provider.push_reply(credits(OddsReply::complete(200, GAMES), "0"));
+    let fetched = fetch(&mut feed, &all, later).await.expect("one league");
+    let league = Scope::League("basketball_wnba".into());
+    assert_eq!(fetched.snapshot.scope, league);
+    assert_eq!(provider.requests().len(), 6);
+}
+
 #[test]
 fn malformed_row_is_rejected_alone() {
     let outcomes = [
@@ -286,7 +525,7 @@ fn malformed_row_is_rejected_alone() {
     // This bookmaker's clock is ahead: the price counts as of now.
     let body = format!(
         r#"[{{"id":"g1","sport_key":"soccer_epl","sport_title":"EPL","home_team":"Leeds","away_team":"Hull","bookmakers":[
-{{"key":"bovada","title":"","last_update":"2026-08-05T12:00:00Z","markets":[{{"key":"h2h","outcomes":[{}]}},7]}},{{"key":" "}},
+{{"key":"bovada","title":"","last_update":"2026-08-05T12:00:00Z","markets":[{{"key":"h2h","outcomes":[{}]}},7]}},{{"key":" ","markets":[7]}},
 {{"key":"Bovada","title":"again","last_update":"2026-08-04T11:00:00Z","markets":[{{"key":"h2h","last_update":"2026-08-04T12:01:00Z","outcomes":[{{"name":"Home","price":-130}}]}}]}}]}},
 {{"id":"g2","sport_key":"tennis_atp"}},{{"id":"g1","sport_key":"soccer_epl","bookmakers":[]}}]"#,
         outcomes.join(",")
@@ -296,7 +535,8 @@ fn malformed_row_is_rejected_alone() {
         parsed.scope("soccer_epl"),
         Scope::League("soccer_epl".into())
     );
-    assert!(!parsed.events[0].complete);
+    assert!(parsed.events[0].complete);
+    assert_eq!(parsed.events[0].in_doubt.len(), 9);
     let prices: Vec<String> = parsed.events[0]
         .prices
         .iter()

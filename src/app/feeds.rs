@@ -6,7 +6,7 @@ use std::time::Duration;
 #[cfg(feature = "simulator")]
 use super::SIMULATED;
 use crate::clock::Clock;
-use crate::config::{FeedKind, InvalidSetting, Settings, filled, non_empty};
+use crate::config::{FeedKind, InvalidSetting, Settings, filled};
 use anyhow::bail;
 use oddsd_feeds::Feed;
 use oddsd_feeds::odds_api::{self, OddsApi};
@@ -56,16 +56,22 @@ pub fn feed(settings: &Settings, clock: &Clock, keep_bodies: bool) -> anyhow::Re
             let Some(key) = filled(&args.odds_api_key) else {
                 bail!(InvalidSetting("The Odds API needs ODDS_API_KEY".into()))
             };
-            let Some(sport) = non_empty(&args.odds_api_sport) else {
+            let mut sports: Vec<String> = Vec::new();
+            for sport in &args.odds_api_sport {
+                if !sport.is_empty() && !sports.contains(sport) {
+                    sports.push(sport.clone());
+                }
+            }
+            if sports.is_empty() {
                 bail!(InvalidSetting(
-                    "The Odds API needs ODDS_API_SPORT, the league to poll, e.g. baseball_mlb"
+                    "The Odds API needs ODDS_API_SPORT, the leagues to poll, e.g. baseball_mlb"
                         .into()
                 ));
-            };
+            }
             let settings = odds_api::OddsApiSettings {
                 base_url: args.odds_api_url.clone(),
                 api_key: key.clone(),
-                sport: sport.into(),
+                sports,
                 regions: named(&args.odds_api_regions),
                 markets: named(&args.odds_api_markets),
                 odds_format: args.odds_api_format,

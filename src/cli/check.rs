@@ -429,12 +429,15 @@ async fn fetch(mut feed: Feed, report: &mut CheckReport) {
             if !snapshot.rejected.is_empty() {
                 report.warn("feed", format!("rejected rows: {}", snapshot.rejected));
             }
-            if let Feed::OddsApi(feed) = &feed
-                && let Some(quota) = feed.quota()
-            {
-                let (left, cost) = (quota.remaining, quota.last.unwrap_or(0));
-                let says = format!("{left} paid requests left, this request cost {cost}");
-                report.ok("quota", says);
+            if let Feed::OddsApi(feed) = &feed {
+                for (sport, why) in feed.failed_sports() {
+                    report.fail("feed", feed_code(why), format!("{sport}: {why}"));
+                }
+                if let Some(quota) = feed.quota() {
+                    let (left, cost) = (quota.remaining, quota.last.unwrap_or(0));
+                    let says = format!("{left} paid requests left, this request cost {cost}");
+                    report.ok("quota", says);
+                }
             }
         }
         Err(why) => report.fail("feed", feed_code(&why), why.to_string()),

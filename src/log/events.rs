@@ -74,6 +74,8 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
         "The answer left out so many open prices (MAX_REMOVED_FRACTION) that they stay open until a second answer agrees."),
     doc("cycle.rows_rejected", "warn", &["cycle", "rows", "reasons"],
         "Rows of the answer were invalid and left out, by reason; the rest was stored."),
+    doc("cycle.sport_failed", "warn", &["sport", "failure", "error"],
+        "The Odds API did not answer for this sport key, but for others, which were stored. Logged once until it changes."),
     doc("cycle.day_without_card", "info", &["day"],
         "The Racing API answered 404 for this day: it has no races. Logged once for each day."),
     doc("price.moved", "debug", &["cycle", "race", "runner", "bookmaker", "from", "to", "percent?", "significant"],

@@ -125,10 +125,6 @@ impl Poller {
         if full {
             differ = differ.without_skipping();
         }
-        // A recording may hold one of several feeds of its day.
-        if *request == FetchRequest::Everything && !matches!(self.feed, Feed::Replay(_)) {
-            differ = differ.unlisting_outside();
-        }
         let mut sink = TimedSink {
             differ,
             spent: Duration::ZERO,
@@ -140,7 +136,11 @@ impl Poller {
             max_removed_fraction: self.settings.max_removed_fraction,
             previous_missing: self.withheld.as_ref(),
         };
-        let TimedSink { differ, spent } = sink;
+        let TimedSink { mut differ, spent } = sink;
+        // A recording may hold one of several feeds of its day.
+        if *request == FetchRequest::Everything && !matches!(self.feed, Feed::Replay(_)) {
+            differ = differ.unlisting_outside(self.feed.covered_everything());
+        }
         let mut changes = differ.finish(summary.meta, &guard);
         let stats = std::mem::take(&mut changes.stats);
         let cycle = CycleMeta {

@@ -314,6 +314,52 @@ async fn feed_down_is_69_and_wrong_credentials_78() {
         .expect_texts(&["FAIL  feed", "cannot be reached"]);
 }
 
+/// A request for each sport key: the cost is their sum, and one that is refused is named.
+#[tokio::test]
+async fn sport_key_that_fails_is_named_beside_the_cost_of_all() {
+    let provider = OddsProvider::start().await;
+    let league = Program::new()
+        .with("LISTEN", "off")
+        .with("FEED", "odds-api")
+        .with("ODDS_API_URL", &provider.url)
+        .with("ODDS_API_KEY", "k3y-of-a-story")
+        .with(
+            "ODDS_API_SPORT",
+            " baseball_mlb, soccer_elp ,upcoming,,baseball_mlb",
+        );
+    for status in [200, 404, 200] {
+        let answer = OddsReply::complete(status, "[]").with("x-requests-remaining", 480);
+        provider.push_reply(answer.with("x-requests-last", 3));
+    }
+    let output = league.run(&["check"]).await;
+    assert_ne!(output.code, 0, "{output}");
+    output.expect_texts(&[
+        "FAIL  feed",
+        "soccer_elp: not found",
+        "480 paid requests left, this request cost 6",
+    ]);
+    assert_eq!(provider.requests().len(), 3);
+    for (setting, message) in [
+        ("soccer epl", "soccer_epl,basketball_nba"),
+        ("Soccer_EPL", "soccer_epl,basketball_nba"),
+        ("soccer_epl;tennis_atp", "soccer_epl,basketball_nba"),
+        ("../odds", "soccer_epl,basketball_nba"),
+        ("", "needs ODDS_API_SPORT"),
+        (" , ", "needs ODDS_API_SPORT"),
+    ] {
+        let league = Program::new()
+            .with("LISTEN", "off")
+            .with("FEED", "odds-api")
+            .with("ODDS_API_URL", &provider.url)
+            .with("ODDS_API_KEY", "k3y-of-a-story")
+            .with("ODDS_API_SPORT", setting);
+        let output = league.run(&["check", "--offline"]).await;
+        assert_ne!(output.code, 0, "{setting:?}");
+        output.expect_texts(&[message]);
+    }
+    assert_eq!(provider.requests().len(), 3);
+}
+
 #[tokio::test]
 async fn quota_is_shown_and_a_spent_one_is_69() {
     let provider = OddsProvider::start().await;

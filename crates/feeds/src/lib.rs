@@ -76,6 +76,17 @@ impl Feed {
         self.into()
     }
 
+    /// Whether the last answer to [`FetchRequest::Everything`] covered all that this feed is ever asked for.
+    pub fn covered_everything(&self) -> bool {
+        match self {
+            Self::RacingApi(_) => true,
+            Self::OddsApi(feed) => feed.covered_everything(),
+            #[cfg(feature = "simulator")]
+            Self::Simulator(_) => true,
+            Self::Replay(_) => false,
+        }
+    }
+
     /// True if the provider has a call for one event that costs less than the whole answer.
     pub fn has_single_event_calls(&self) -> bool {
         !matches!(self, Self::OddsApi(_) | Self::Replay(_))

@@ -10,7 +10,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 #[cfg(feature = "betfair")]
 use super::betfair::{LineOutcome, MarketStream};
-use super::odds_api::{self, OddsFormat, find_league, parse_odds};
+use super::odds_api::{OddsFormat, ParsedOdds, find_sport, parse_odds};
 use super::racing_api::{self, parse_pages};
 use super::recording::{RecordedAnswer, RecordedFeed, Recording, RecordingEntry};
 use super::{FeedError, FetchResult};
@@ -251,20 +251,36 @@ impl Replay {
     }
 
     fn parse_odds_api(&mut self, answer: &RecordedAnswer) -> Result<Snapshot, FeedError> {
-        let body = answer.bodies.first().map_or("[]", String::as_str);
-        let league = match &answer.scope {
-            Some(Scope::League(league)) => Some(league.clone()),
-            _ => find_league(body),
+        let at = answer.fetched_at;
+        let recorded: &[String] = match &answer.scope {
+            Some(Scope::League(league)) => std::slice::from_ref(league),
+            Some(Scope::Leagues(leagues)) => leagues,
+            _ => &[],
         };
-        if league.is_some() {
-            self.league = league;
+        let empty = ["[]".to_owned()];
+        let bodies = match answer.bodies.is_empty() {
+            true => &empty[..],
+            false => &answer.bodies[..],
+        };
+        // An answer without a readable event is outside the scope, so there may be fewer leagues than bodies.
+        let is_each_recorded = recorded.len() == bodies.len();
+        let mut all = ParsedOdds::default();
+        for (n, body) in bodies.iter().enumerate() {
+            let sport = match is_each_recorded {
+                true => Some(recorded[n].clone()),
+                false => find_sport(body),
+            };
+            if sport.is_some() {
+                self.league = sport;
+            }
+            let league = self.league.as_deref().unwrap_or_default();
+            all.merge(parse_any_format(body, at, league)?);
         }
         let league = self.league.as_deref().unwrap_or_default();
-        let parsed = parse_any_format(body, answer.fetched_at, league)?;
-        let mut snapshot = parsed.into_snapshot(answer.fetched_at, league);
+        let mut snapshot = all.into_snapshot(at, league);
         match &answer.scope {
             Some(recorded) => snapshot.scope = recorded.clone(),
-            None if league.is_empty() => snapshot.scope = Scope::Listed,
+            None if league.is_empty() || bodies.len() > 1 => snapshot.scope = Scope::Listed,
             None => {}
         }
         Ok(snapshot)
@@ -319,7 +335,7 @@ fn parse_any_format(
     body: &str,
     as_of: DateTime<Utc>,
     league: &str,
-) -> Result<odds_api::ParsedOdds, FeedError> {
+) -> Result<ParsedOdds, FeedError> {
     let american = parse_odds(body, as_of, league, OddsFormat::American)?;
     if american.rejected.is_empty() {
         return Ok(american);

@@ -1,6 +1,7 @@
 //! The comparison of one snapshot with the stored state, event by event. Feeds deliver events to [`Differ`] through
 //! the sink interface; the poller takes the resulting changes from [`Differ::finish`].
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
@@ -27,7 +28,8 @@ pub struct Differ<'a> {
     as_of: DateTime<Utc>,
     /// Whether texts with a known fingerprint may be skipped.
     skips_known: bool,
-    /// Whether events outside the scope leave the list.
+    /// Whether events of other feeds leave the list, and whether those outside the scope do.
+    unlists_foreign: bool,
     unlists_outside: bool,
     listed: HashSet<EventId>,
     missing: MissingInScope<'a>,
@@ -83,6 +85,7 @@ impl<'a> Differ<'a> {
             state,
             as_of: DateTime::UNIX_EPOCH,
             skips_known: true,
+            unlists_foreign: false,
             unlists_outside: false,
             listed: HashSet::new(),
             missing: MissingInScope::default(),
@@ -103,10 +106,12 @@ impl<'a> Differ<'a> {
         self
     }
 
-    /// The scope is all that the feed is ever asked for: listed events of another feed, and those outside the scope that
-    /// have yet to start, are missing like those inside. No answer will ever cover them again.
-    pub fn unlisting_outside(mut self) -> Self {
-        self.unlists_outside = true;
+    /// The database belongs to this feed: listed events of another one are missing, because no answer will ever cover
+    /// them. If the answer is a `whole` one, its scope is all that the feed is ever asked for: then so are those outside
+    /// of it that have yet to start. Call it after the events have been delivered.
+    pub fn unlisting_outside(mut self, whole: bool) -> Self {
+        self.unlists_foreign = true;
+        self.unlists_outside = whole;
         self
     }
 
@@ -140,6 +145,7 @@ impl<'a> Differ<'a> {
             self.listed.insert(id.clone());
             return self.reject(reason, rows.max(1), id);
         }
+        let observed = &*self.with_stored_lines(stored, observed);
         // All that refer to this event share one allocation of its id.
         let id = stored.map_or(id, |stored| &stored.event.id).clone();
         self.listed.insert(id.clone());
@@ -174,6 +180,37 @@ impl<'a> Differ<'a> {
                 no_price: (after.no_price - before.no_price) as u32,
             };
             self.changes.fingerprints.push((id, fingerprint));
+        }
+    }
+
+    /// Keys the prices by line in each market of which lines are stored, whether or not this answer repeats an outcome.
+    fn with_stored_lines<'o>(
+        &self,
+        stored: Option<&StoredEvent>,
+        observed: &'o EventSnapshot,
+    ) -> Cow<'o, EventSnapshot> {
+        let mut markets: Vec<&MarketId> = Vec::new();
+        for (stored, price) in stored
+            .iter()
+            .flat_map(|s| s.prices.iter().map(move |p| (s, p)))
+        {
+            let Some(point) = price.offer.point else {
+                continue;
+            };
+            let market = &self.state.markets[usize::from(price.market)];
+            let selection = &stored.selections[price.selection as usize].selection;
+            // A feed keys the markets that offer lines by name itself.
+            if selection.id.is_line(point) && !markets.contains(&market) && !market.offers_lines() {
+                markets.push(market);
+            }
+        }
+        match markets.is_empty() {
+            true => Cow::Borrowed(observed),
+            false => {
+                let mut observed = observed.clone();
+                observed.split_lines(|market| markets.contains(&market));
+                Cow::Owned(observed)
+            }
         }
     }
 
@@ -497,7 +534,7 @@ impl<'a> Differ<'a> {
     }
 
     fn find_missing_events(&mut self, meta: &SnapshotMeta) {
-        let says_nothing = meta.scope == Scope::Listed && !self.unlists_outside;
+        let says_nothing = meta.scope == Scope::Listed && !self.unlists_foreign;
         if says_nothing || meta.in_doubt.unidentified {
             return;
         }
@@ -510,7 +547,7 @@ impl<'a> Differ<'a> {
                 && !meta.in_doubt.ids.contains(id);
             let in_scope = event.source == meta.source && meta.scope.covers(event);
             let is_ahead = event.starts_at.is_none_or(|start| start > meta.as_of);
-            let is_foreign = self.unlists_outside && event.source != meta.source;
+            let is_foreign = self.unlists_foreign && event.source != meta.source;
             let outside =
                 !in_scope && (is_foreign || (whole && is_ahead && !event.status.is_final()));
             if absent && (in_scope || outside) {
@@ -619,9 +656,9 @@ fn status(price: &Price) -> PriceStatus {
 
 impl EventSink for Differ<'_> {
     fn start(&mut self, as_of: DateTime<Utc>) {
-        let (skips_known, unlists_outside) = (self.skips_known, self.unlists_outside);
+        let skips_known = self.skips_known;
         *self = Self::new(self.state);
-        (self.skips_known, self.unlists_outside) = (skips_known, unlists_outside);
+        self.skips_known = skips_known;
         self.as_of = as_of;
         self.changes.as_of = as_of;
     }

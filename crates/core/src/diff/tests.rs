@@ -351,16 +351,17 @@ fn whole_list_unlists_what_lies_ahead_outside_of_it_and_nothing_else() {
         state.apply(compute_changes(&state, &first, &ShrinkGuard::OFF));
     }
     let present = one_price(price(0, 0, Some(200), 0));
-    let compare = |scope, unlists| {
+    // `whole`: of a live feed's answer, whether it is all that is asked for; `None` of a recording.
+    let compare = |scope, whole: Option<bool>| {
         let mut differ = Differ::new(&state);
-        if unlists {
-            differ = differ.unlisting_outside();
-        }
         differ.start(at(100));
         differ.push(present.clone(), None);
+        if let Some(whole) = whole {
+            differ = differ.unlisting_outside(whole);
+        }
         differ.finish(meta(100, scope), &ShrinkGuard::OFF)
     };
-    let changes = compare(Scope::League("GB".into()), true);
+    let changes = compare(Scope::League("GB".into()), Some(true));
     let unlisted: Vec<_> = changes
         .events
         .iter()
@@ -382,15 +383,19 @@ fn whole_list_unlists_what_lies_ahead_outside_of_it_and_nothing_else() {
     assert_eq!(changes.counts.withdrawn, 4);
 
     // A part of the list says nothing about the rest of its feed, and a recording nothing about other feeds.
-    assert_eq!(compare(Scope::Listed, true).unlisted_outside, 2);
-    assert_eq!(compare(Scope::Listed, false).unlisted_outside, 0);
+    assert_eq!(compare(Scope::Listed, Some(true)).unlisted_outside, 2);
+    assert_eq!(compare(Scope::Listed, None).unlisted_outside, 0);
+    // One of several leagues failed: its events are outside of the scope and stay.
+    let leagues = Scope::Leagues(vec!["GB".into()]);
+    assert_eq!(compare(leagues.clone(), Some(false)).unlisted_outside, 2);
+    assert_eq!(compare(leagues, Some(true)).unlisted_outside, 4);
     let no_day = Scope::Days {
         days: vec![],
         regions: vec![],
     };
-    assert_eq!(compare(no_day, true).unlisted_outside, 2);
+    assert_eq!(compare(no_day, Some(true)).unlisted_outside, 2);
     assert_eq!(
-        compare(Scope::League("GB".into()), false).unlisted_outside,
+        compare(Scope::League("GB".into()), None).unlisted_outside,
         0
     );
 }

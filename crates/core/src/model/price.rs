@@ -71,7 +71,8 @@ pub struct Offer {
     pub decimal: Decimal,
     /// The exact value where the decimal cannot be finite (American −105).
     pub fractional: Option<Fraction>,
-    /// Handicap or total line: a value of the price, not part of its key.
+    /// Handicap or total line: a value of the price. Where a market offers several lines of one selection, the
+    /// selection's id holds it as well (see [`SelectionId::line`]).
     pub point: Option<Decimal>,
     /// Each-way terms, where offered.
     pub each_way: Option<EachWay>,

@@ -1,7 +1,7 @@
 //! A feed's answer at one moment: its events, the scope it covers, and its rejected rows.
 //! Feeds build it; `diff` compares it with the stored state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Bookmaker, BookmakerId, Event, EventId, MarketId, Price, Selection, SelectionId, sanitize_text,
+    Attributes, Bookmaker, BookmakerId, Event, EventId, MarketId, Price, Selection, SelectionId,
+    SelectionStatus, sanitize_text,
 };
 
 /// Everything that a feed reported about one event.
@@ -26,6 +27,56 @@ pub struct EventSnapshot {
     pub complete: bool,
     /// Rejected rows of this event: a missing row that one of them may have been is not removed.
     pub in_doubt: Vec<RowInDoubt>,
+}
+
+impl EventSnapshot {
+    /// Makes the point a part of the key of each price in the markets that `has_lines` names. A selection that only
+    /// such prices named is replaced by its lines.
+    pub fn split_lines(&mut self, has_lines: impl Fn(&MarketId) -> bool) {
+        let mut replaced: HashSet<SelectionId> = HashSet::new();
+        for price in &mut self.prices {
+            let point = price.offer.and_then(|offer| offer.point);
+            if let Some(point) = point.filter(|_| has_lines(&price.key.market))
+                && !price.key.selection.is_line(point)
+            {
+                let line = SelectionId::line(price.key.selection.as_str(), point);
+                replaced.insert(std::mem::replace(&mut price.key.selection, line));
+            }
+        }
+        for row in &mut self.in_doubt {
+            if let RowInDoubt::Price {
+                market: Some(market),
+                selection,
+                ..
+            } = row
+                && has_lines(market)
+            {
+                // It may have been any line.
+                *selection = None;
+            }
+        }
+        if replaced.is_empty() {
+            return;
+        }
+        let named: HashSet<&SelectionId> = self.prices.iter().map(|p| &p.key.selection).collect();
+        self.selections
+            .retain(|known| named.contains(&known.id) || !replaced.contains(&known.id));
+        let mut listed: HashSet<SelectionId> = self
+            .selections
+            .iter()
+            .map(|known| known.id.clone())
+            .collect();
+        for price in &self.prices {
+            if has_lines(&price.key.market) && listed.insert(price.key.selection.clone()) {
+                self.selections.push(Selection {
+                    id: price.key.selection.clone(),
+                    name: price.key.selection.to_string(),
+                    status: SelectionStatus::Active,
+                    attributes: Attributes::new(),
+                });
+            }
+        }
+    }
 }
 
 /// A rejected row of an event, as far as its key could be read. The stored rows that it may have been keep their
@@ -95,6 +146,8 @@ pub enum Scope {
     },
     /// All open events of one league.
     League(String),
+    /// All open events of several leagues.
+    Leagues(Vec<String>),
     /// Exactly these events, requested by id.
     Events(Vec<EventId>),
     /// Only the events in the answer.
@@ -113,6 +166,7 @@ impl Scope {
                             .any(|r| r.eq_ignore_ascii_case(&event.league)))
             }
             Self::League(league) => *league == event.league,
+            Self::Leagues(leagues) => leagues.contains(&event.league),
             Self::Events(ids) => ids.contains(&event.id),
             Self::Listed => false,
         }
@@ -122,7 +176,7 @@ impl Scope {
     pub fn is_a_whole_list(&self) -> bool {
         match self {
             Self::Days { days, .. } => !days.is_empty(),
-            Self::League(_) => true,
+            Self::League(_) | Self::Leagues(_) => true,
             Self::Events(_) | Self::Listed => false,
         }
     }

@@ -16,13 +16,25 @@ pub(super) const MAX_DETAIL_CHARS: usize = 200;
 /// a provider has reason to ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Reads a count in a header, seen as `498` and as `498.0`. A negative one is 0, and a huge one the largest.
+pub(crate) fn read_count(text: &str) -> Option<u64> {
+    read_number(text).map(|number| number as u64)
+}
+
+fn read_number(text: &str) -> Option<f64> {
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|number: &f64| !number.is_nan())
+}
+
 /// `Retry-After` as seconds or as an HTTP date. A date is compared with the response's own `Date` header
 /// where there is one, so that our clock does not matter.
 pub(super) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let text = header_text(headers, &header::RETRY_AFTER)?.trim();
-    let wait = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
+    let wait = match read_number(text) {
+        Some(seconds) => Duration::from_secs(seconds.ceil() as u64),
+        None => {
             let date = |text| DateTime::parse_from_rfc2822(text).ok();
             let sent = header_text(headers, &header::DATE).and_then(date);
             let sent = sent.map_or(now, |date| date.with_timezone(&Utc));
@@ -98,7 +110,33 @@ mod tests {
         assert_eq!(wait("Mon, 13 Oct 2025 13:00:30 GMT"), Some(30));
         assert_eq!(wait("Mon, 13 Oct 2025 12:00:00 GMT"), Some(0));
         assert_eq!(wait("18446744073709551615"), Some(86_400));
+        assert_eq!(wait("99999999999999999999999"), Some(86_400));
+        assert_eq!(wait("59.2"), Some(60));
+        assert_eq!(wait("60.0"), Some(60));
+        assert_eq!(wait("-5"), Some(0));
         assert_eq!(wait("soon"), None);
+        assert_eq!(wait(""), None);
+    }
+
+    #[test]
+    fn count_in_a_header_is_read_in_every_form() {
+        for (text, count) in [
+            ("498", Some(498)),
+            (" 498.0 ", Some(498)),
+            ("4.98e2", Some(498)),
+            ("0.9", Some(0)),
+            ("-3", Some(0)),
+            ("-3.0", Some(0)),
+            ("-0", Some(0)),
+            ("99999999999999999999999", Some(u64::MAX)),
+            ("-99999999999999999999999", Some(0)),
+            ("", None),
+            (" ", None),
+            ("NaN", None),
+            ("many", None),
+        ] {
+            assert_eq!(read_count(text), count, "{text:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use reqwest::{Client, Response, StatusCode, redirect};
 use secrecy::{ExposeSecret, SecretString};
 
 use self::body::{BodyError, MAX_RATIO, UnexpectedContent, gunzip, json_start};
+pub(crate) use self::error_text::read_count;
 use self::error_text::{MAX_DETAIL_CHARS, causes, message_in, redirect_host, retry_after};
 use crate::FeedError;
 use oddsd_core::model::sanitize_text;

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
+use serde_json::value::RawValue;
 use strum::{EnumString, IntoStaticStr, VariantNames};
 
 use super::SOURCE;
-use super::fields::{EventJson, OutcomeJson};
+use super::fields::EventJson;
 use crate::number;
 use oddsd_core::model::{BookmakerId, Event, EventId, EventStatus, MarketId, Offer, sanitize_text};
 
@@ -41,30 +42,57 @@ impl OddsFormat {
             }
         }
     }
+
+    /// Whether the number stands for a price that is not there yet. A negative decimal is malformed: it may be
+    /// American odds.
+    fn is_placeholder(self, price: Decimal) -> bool {
+        match self {
+            Self::American => price.is_zero(),
+            Self::Decimal => (Decimal::ZERO..=Decimal::ONE).contains(&price),
+        }
+    }
+
+    /// Returns the offer of an outcome, `None` if it has no price, or the reason of its rejection.
+    pub(super) fn read_offer(
+        self,
+        price: Option<&RawValue>,
+        point: Option<Decimal>,
+    ) -> Result<Option<Offer>, &'static str> {
+        let Some(price) = price else {
+            return Ok(None);
+        };
+        let price = number::exact(price).ok_or("bad_price")?;
+        match self.offer(price) {
+            Some(offer) => Ok(Some(Offer { point, ..offer })),
+            None if self.is_placeholder(price) => Ok(None),
+            None => Err("bad_price"),
+        }
+    }
 }
 
-/// Returns an outcome's name and offer, or the reason of its rejection.
-pub(super) fn read_outcome<'a>(
-    wire: &'a OutcomeJson<'_>,
-    format: OddsFormat,
-) -> Result<(Cow<'a, str>, Offer), &'static str> {
-    let name = sanitize(wire.name.trim());
+/// Returns an outcome's name, or `None` if it has none.
+pub(super) fn outcome_name<'a>(
+    name: &'a str,
+    description: Option<&'a str>,
+) -> Option<Cow<'a, str>> {
+    let name = sanitize(name.trim());
     if name.is_empty() {
-        return Err("no_name");
+        return None;
     }
     // A player's prop: the player is part of the name, because "Over" alone is ambiguous.
-    let name = match wire.description.as_deref().map(str::trim) {
-        Some(whose) if !whose.is_empty() => Cow::Owned(format!("{} / {name}", sanitize(whose))),
-        _ => name,
-    };
-    let price = wire.price.and_then(number::exact);
-    let offer = price.and_then(|price| format.offer(price));
-    let mut offer = offer.ok_or("bad_price")?;
-    if let Some(raw) = wire.point {
-        let point = number::exact(raw).filter(|point| point.abs() <= MAX_ODDS);
-        offer.point = Some(point.ok_or("unreadable_point")?);
+    match description.map(str::trim) {
+        Some(whose) if !whose.is_empty() => {
+            Some(Cow::Owned(format!("{} / {name}", sanitize(whose))))
+        }
+        _ => Some(name),
     }
-    Ok((name, offer))
+}
+
+/// Returns a line, or the reason of its rejection.
+pub(super) fn read_point(raw: Option<&RawValue>) -> Result<Option<Decimal>, &'static str> {
+    let point = |raw| number::exact(raw).filter(|point| point.abs() <= MAX_ODDS);
+    raw.map(|raw| point(raw).ok_or("unreadable_point"))
+        .transpose()
 }
 
 /// [`sanitize_text`], without a copy if the text is plain already.
@@ -134,7 +162,8 @@ fn instant(text: Option<&str>) -> Option<DateTime<Utc>> {
 #[derive(Default)]
 pub(super) struct ParseCache {
     keys: Vec<(Box<str>, BookmakerId)>,
-    markets: Vec<MarketId>,
+    /// With whether they offer lines.
+    markets: Vec<(MarketId, bool)>,
     time: Option<(Box<str>, Option<DateTime<Utc>>)>,
 }
 
@@ -162,14 +191,16 @@ impl ParseCache {
         Some(id)
     }
 
-    pub(super) fn market(&mut self, key: &str) -> Option<MarketId> {
-        if let Some(id) = self.markets.iter().find(|known| known.as_str() == key) {
-            return Some(id.clone());
+    /// Returns the market, and whether it offers several lines of one outcome by its name.
+    pub(super) fn market(&mut self, key: &str) -> Option<(MarketId, bool)> {
+        if let Some(known) = self.markets.iter().find(|known| known.0.as_str() == key) {
+            return Some(known.clone());
         }
         let id = is_id(key).then(|| MarketId::new(key))?;
+        let market = (id.clone(), id.offers_lines());
         if self.markets.len() < MAX_NAMES {
-            self.markets.push(id.clone());
+            self.markets.push(market.clone());
         }
-        Some(id)
+        Some(market)
     }
 }

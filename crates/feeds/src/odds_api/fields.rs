@@ -26,7 +26,7 @@ pub(super) struct EventJson<'a, const LENIENT: bool> {
     pub(super) home_team: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(super) away_team: Option<Cow<'a, str>>,
-    #[serde(default = "Vec::new", deserialize_with = "capped_list")]
+    #[serde(default = "Vec::new", deserialize_with = "list_or_null")]
     pub(super) bookmakers: Vec<JsonRow<BookmakerJson<'a, LENIENT>, LENIENT>>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct BookmakerJson<'a, const LENIENT: bool> {
     pub(super) title: Cow<'a, str>,
     #[serde(borrow, default)]
     pub(super) last_update: Option<Cow<'a, str>>,
-    #[serde(default = "Vec::new", deserialize_with = "capped_list")]
+    #[serde(default = "Vec::new", deserialize_with = "list_or_null")]
     pub(super) markets: Vec<JsonRow<MarketJson<'a, LENIENT>, LENIENT>>,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct MarketJson<'a, const LENIENT: bool> {
     pub(super) key: Cow<'a, str>,
     #[serde(borrow, default)]
     pub(super) last_update: Option<Cow<'a, str>>,
-    #[serde(default = "Vec::new", deserialize_with = "capped_list")]
+    #[serde(default = "Vec::new", deserialize_with = "list_or_null")]
     pub(super) outcomes: Vec<JsonRow<OutcomeJson<'a>, LENIENT>>,
 }
 
@@ -73,10 +73,22 @@ where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
 {
-    let rows = JsonRows::<T, MAX_ROWS>::deserialize(json)?;
+    keep_capped(JsonRows::deserialize(json)?)
+}
+
+/// Reads a list inside an event, where `null` is an empty one.
+fn list_or_null<'de, T, D>(json: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    keep_capped(Option::deserialize(json)?.unwrap_or_default())
+}
+
+fn keep_capped<T, E: Error>(rows: JsonRows<T, MAX_ROWS>) -> Result<Vec<T>, E> {
     match rows.over {
         0 => Ok(rows.kept),
-        _ => Err(D::Error::custom(format_args!(
+        _ => Err(E::custom(format_args!(
             "a list of more than {MAX_ROWS} rows"
         ))),
     }

@@ -1,5 +1,9 @@
-//! The Odds API (v4): one call for a whole league. Every call costs paid credits, so the client keeps the number
-//! that is left, reports it, and stops at a limit. The poller reads it through `Feed`.
+//! The Odds API (v4): one call for each sport key, which is a league, `upcoming`, or a group of leagues. Every call
+//! costs paid credits, so the client keeps the number that is left, reports it, and stops at a limit. The poller reads it
+//! through `Feed`.
+//!
+//! An answer covers the league of its sport key. A sport key that fails is left out of the scope, and the others are
+//! used. An event that a league lists is left out of `upcoming`.
 //!
 //! The key travels in the query. No message holds a query, and the key is masked in every body before it is parsed.
 
@@ -10,18 +14,20 @@ mod parse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::http::{Auth, ProviderClient, ProviderInfo, ProviderResponse, base_url, header_text};
+use super::http::{
+    Auth, ProviderClient, ProviderInfo, ProviderResponse, base_url, header_text, read_count,
+};
 use super::{FeedError, FetchRequest, FetchSummary};
 pub use convert::OddsFormat;
 use oddsd_core::diff::EventSink;
 use oddsd_core::model::{EventsInDoubt, Scope, SnapshotMeta};
-pub(crate) use parse::find_league;
-use parse::read_merged;
+pub(crate) use parse::find_sport;
+use parse::spans_leagues;
 pub use parse::{ParsedOdds, parse_odds, read_odds};
 
 pub const SOURCE: &str = "odds_api";
@@ -39,8 +45,8 @@ pub struct OddsApiSettings {
     /// `https://api.the-odds-api.com`, without `/v4`.
     pub base_url: String,
     pub api_key: SecretString,
-    /// The league: `baseball_mlb`.
-    pub sport: String,
+    /// Leagues (`baseball_mlb`), `upcoming`, or groups of leagues. Each is one paid request.
+    pub sports: Vec<String>,
     /// `us`, `uk`, `eu`, …
     pub regions: Vec<String>,
     /// `h2h`, `spreads`, `totals`, …
@@ -59,17 +65,13 @@ pub struct OddsApiSettings {
 pub struct Quota {
     pub remaining: u64,
     pub used: Option<u64>,
-    /// Cost of the last call.
+    /// Cost of the last fetch: of one call for each sport key.
     pub last: Option<u64>,
 }
 
 impl Quota {
     fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        let count = |name: &'static str| {
-            let text = header_text(headers, &HeaderName::from_static(name))?.trim();
-            // Seen as "498" and as "498.0".
-            text.split('.').next()?.parse().ok()
-        };
+        let count = |name| read_count(header_text(headers, &HeaderName::from_static(name))?);
         Some(Self {
             remaining: count("x-requests-remaining")?,
             used: count("x-requests-used"),
@@ -78,7 +80,7 @@ impl Quota {
     }
 }
 
-/// One league's odds.
+/// The odds of the leagues that are polled.
 #[derive(Debug)]
 pub struct OddsApi {
     http: ProviderClient,
@@ -87,10 +89,18 @@ pub struct OddsApi {
     quota: Option<Quota>,
     /// The credits are spent; the free request is sent at this time.
     spent_until: Option<DateTime<Utc>>,
+    /// The provider asked to wait, when it answered for other sport keys.
+    refused_until: Option<DateTime<Utc>>,
+    /// Sport keys that failed in the last fetch, beside others that were read.
+    failed: Vec<(String, FeedError)>,
+    /// The last answer covered all sport keys.
+    covered_all: bool,
 }
 
 impl OddsApi {
-    pub fn new(settings: OddsApiSettings) -> Result<Self, FeedError> {
+    pub fn new(mut settings: OddsApiSettings) -> Result<Self, FeedError> {
+        // The answer for a league covers the league, so its events are taken from there.
+        settings.sports.sort_by_key(|sport| spans_leagues(sport));
         let base = base_url(BASE_URL_SETTING, &settings.base_url)?;
         let provider = ProviderInfo {
             name: PROVIDER,
@@ -103,7 +113,20 @@ impl OddsApi {
             settings,
             quota: None,
             spent_until: None,
+            refused_until: None,
+            failed: Vec::new(),
+            covered_all: false,
         })
+    }
+
+    /// Whether the last answer covered all leagues that are polled, and no sport key spans others.
+    pub fn covered_everything(&self) -> bool {
+        self.covered_all
+            && !self
+                .settings
+                .sports
+                .iter()
+                .any(|sport| spans_leagues(sport))
     }
 
     /// As of the last response that reported it.
@@ -111,16 +134,127 @@ impl OddsApi {
         self.quota
     }
 
-    /// Fetches the whole league, or some of its events, and hands them to `to`. `RateLimited` without a request
-    /// while the credits are spent.
+    /// Sport keys that failed in the last fetch, and were left out of its answer.
+    pub fn failed_sports(&self) -> &[(String, FeedError)] {
+        &self.failed
+    }
+
+    /// Fetches all sport keys, or some of their events, and hands the events to `to`. Fails if no sport key could be
+    /// read. `RateLimited` without a request while the credits are spent.
     pub async fn read(
         &mut self,
         request: &FetchRequest,
         now: DateTime<Utc>,
         to: &mut dyn EventSink,
     ) -> Result<FetchSummary, FeedError> {
+        self.wait_until_allowed(now)?;
+        let (fetched, mut failed) = self.fetch_sports(request, now).await;
+        // A masked event is parsed every time, because fingerprints stand for unmasked texts.
+        let secrets = self.secrets();
+        let mut is_masked = false;
+        let bodies = fetched.into_iter().map(|(sport, body)| {
+            let masked = mask(&body, &secrets);
+            is_masked |= masked.is_some();
+            (sport, masked.unwrap_or(body))
+        });
+        let bodies: Vec<(String, String)> = bodies.collect();
+        let answers: Vec<_> = bodies.iter().map(|(s, body)| (&**s, &**body)).collect();
+        let format = self.settings.odds_format;
+        let read = read_odds(&answers, now, format, is_masked, to);
+
+        let mut all = ParsedOdds::default();
+        let mut leagues = Vec::new();
+        let mut kept = Vec::new();
+        for (parsed, (sport, body)) in read.into_iter().zip(bodies) {
+            let parsed = match parsed {
+                Ok(parsed) => parsed,
+                Err(error) => {
+                    failed.push((sport, error));
+                    continue;
+                }
+            };
+            if let Scope::League(league) = parsed.scope(&sport) {
+                leagues.push(league);
+            }
+            all.merge(parsed);
+            kept.push(body);
+        }
+        if kept.is_empty() {
+            self.failed.clear();
+            return Err(self.why_nothing_was_read(failed));
+        }
+        let covers_all = leagues.len() == self.settings.sports.len();
+        self.covered_all = covers_all;
+        let scope = match (request, leagues.len()) {
+            (_, 0) => Scope::Listed,
+            (FetchRequest::Events(ids), _) if covers_all => Scope::Events(ids.clone()),
+            (FetchRequest::Events(_), _) => Scope::Listed,
+            (FetchRequest::Everything, 1) => Scope::League(leagues.remove(0)),
+            (FetchRequest::Everything, _) => Scope::Leagues(leagues),
+        };
+        self.keep_failed(failed, now);
+        let meta = SnapshotMeta {
+            source: Arc::from(SOURCE),
+            as_of: now,
+            scope,
+            in_doubt: EventsInDoubt {
+                ids: all.in_doubt,
+                unidentified: false,
+            },
+            bookmakers: all.bookmakers,
+            rejected: all.rejected,
+        };
+        let bodies = match self.settings.keep_bodies {
+            true => kept,
+            false => Vec::new(),
+        };
+        Ok(FetchSummary { meta, bodies })
+    }
+
+    /// Sends one request for each sport key, until one shows that the next would be refused too. Returns the bodies, and
+    /// the failures.
+    async fn fetch_sports(
+        &mut self,
+        request: &FetchRequest,
+        now: DateTime<Utc>,
+    ) -> (Vec<(String, String)>, Vec<(String, FeedError)>) {
+        let (mut bodies, mut failed) = (Vec::new(), Vec::new());
+        let mut cost = None;
+        for sport in self.settings.sports.clone() {
+            if let Some(quota) = &mut self.quota {
+                quota.last = None;
+            }
+            match self.fetch_sport(&sport, request, now).await {
+                Ok(body) => {
+                    let last = self.quota.and_then(|quota| quota.last);
+                    cost = last
+                        .map(|last| cost.unwrap_or(0u64).saturating_add(last))
+                        .or(cost);
+                    bodies.push((sport, body));
+                }
+                Err(error) => {
+                    let is_refused = is_refusal(&error);
+                    failed.push((sport, error));
+                    if is_refused {
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some(quota) = &mut self.quota {
+            quota.last = cost;
+        }
+        (bodies, failed)
+    }
+
+    async fn fetch_sport(
+        &mut self,
+        sport: &str,
+        request: &FetchRequest,
+        now: DateTime<Utc>,
+    ) -> Result<String, FeedError> {
         self.wait_for_credits(now).await?;
-        let mut url = self.url(&["sports", &self.settings.sport, "odds"])?;
+        let mut url = self.url(&["sports", sport, "odds"])?;
         url.query_pairs_mut()
             .append_pair("regions", &self.settings.regions.join(","))
             .append_pair("markets", &self.settings.markets.join(","))
@@ -131,32 +265,51 @@ impl OddsApi {
             url.query_pairs_mut()
                 .append_pair("eventIds", &ids.join(","));
         }
-        let body = self.get(url, now).await?;
-        let settings = &self.settings;
-        // A masked event is parsed every time, because fingerprints stand for unmasked texts.
-        let masked = mask(&body, &self.secrets());
-        let (sport, format) = (&settings.sport, settings.odds_format);
-        let parsed = match &masked {
-            None => read_odds(&body, now, sport, format, to)?,
-            Some(masked) => read_merged(masked, now, sport, format, to)?,
-        };
-        let mut scope = parsed.scope(sport);
-        if let (FetchRequest::Events(ids), Scope::League(_)) = (request, &scope) {
-            scope = Scope::Events(ids.clone());
+        self.get(url, now).await
+    }
+
+    /// The failure that decides when to ask again: a refusal, which holds for every sport key, or else the first.
+    fn why_nothing_was_read(&self, mut failed: Vec<(String, FeedError)>) -> FeedError {
+        let refusal = failed.iter().position(|(_, error)| is_refusal(error));
+        match failed.is_empty() {
+            true => FeedError::BadRequest("no sport key is set".into()),
+            false => failed.swap_remove(refusal.unwrap_or(0)).1,
         }
-        let meta = SnapshotMeta {
-            source: Arc::from(SOURCE),
-            as_of: now,
-            scope,
-            in_doubt: EventsInDoubt::default(),
-            bookmakers: parsed.bookmakers,
-            rejected: parsed.rejected,
+    }
+
+    /// Keeps the failures of an answer that is used without them. Each is logged once, until it ends or becomes another.
+    fn keep_failed(&mut self, failed: Vec<(String, FeedError)>, now: DateTime<Utc>) {
+        for (sport, error) in &failed {
+            let mut before = self.failed.iter();
+            if !before.any(|(s, known)| s == sport && known.outcome() == error.outcome()) {
+                tracing::warn!(
+                    event = "cycle.sport_failed",
+                    %sport,
+                    failure = error.outcome(),
+                    %error,
+                    "Fetch of {sport} failed; its rows stay as they are, and the other sports were read"
+                );
+            }
+            if let FeedError::RateLimited { retry_after, .. } = error {
+                self.refused_until =
+                    retry_after.and_then(|wait| Some(now + TimeDelta::from_std(wait).ok()?));
+            }
+        }
+        self.failed = failed;
+    }
+
+    /// Fails until the provider's announced wait is over, which it announced beside answers that were used.
+    fn wait_until_allowed(&mut self, now: DateTime<Utc>) -> Result<(), FeedError> {
+        let Some(until) = self.refused_until.filter(|until| *until > now) else {
+            self.refused_until = None;
+            return Ok(());
         };
-        let bodies = match settings.keep_bodies {
-            true => vec![masked.unwrap_or(body)],
-            false => Vec::new(),
-        };
-        Ok(FetchSummary { meta, bodies })
+        // A clock that was set back must not make the wait longer.
+        let wait = (until - now).to_std().unwrap_or_default().min(SPENT_FOR);
+        Err(FeedError::RateLimited {
+            retry_after: Some(wait),
+            detail: format!("{PROVIDER} was not asked: it announced a wait"),
+        })
     }
 
     async fn wait_for_credits(&mut self, now: DateTime<Utc>) -> Result<(), FeedError> {
@@ -247,6 +400,14 @@ fn mask(text: &str, secrets: &[String]) -> Option<String> {
         let text = masked.as_deref().unwrap_or(text);
         Some(text.replace(secret.as_str(), "***"))
     })
+}
+
+/// Whether the failure holds for every sport key.
+fn is_refusal(error: &FeedError) -> bool {
+    matches!(
+        error,
+        FeedError::Unauthorized(_) | FeedError::RateLimited { .. }
+    )
 }
 
 /// The provider refuses a key without credits with 401, like a wrong key; only its message differs.

@@ -2,18 +2,18 @@
 //! and benches call [`parse_odds`].
 //!
 //! The answer has neither an event status nor selection ids: an outcome's name is its id, and every event is
-//! `Scheduled`. One outcome has one price per market and bookmaker, and `point` is a value of it: as part of the
-//! key, each move of a line would look like a removal and an insertion. The `alternate_…` markets, which
-//! offer many lines at once, therefore keep one line and count the others as `duplicate`.
+//! `Scheduled`. In a main market (`h2h`, `spreads`, `totals`) `point` is a value of the price: as part of the key, each
+//! move of a line would look like a removal and an insertion. In a market that offers several lines of one outcome it
+//! is part of the key (`Over 24.5`). Such a market is recognised by its name; another one becomes one, for its event,
+//! when a bookmaker lists an outcome at two points. The differ keeps it so, because the stored rows show it.
 //!
-//! A rejected row may have been any price, so absence beside it proves nothing: its event is not `complete`, and
-//! an answer that lost an event is `partial`.
+//! A rejected row names what is in doubt as far as it can be read: absence proves nothing about that alone.
 //!
 //! An event is read into strict structs first, because that is fastest. An event that these refuse is read
 //! leniently, row by row. Both forms go through the same code.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,16 +23,16 @@ use serde_json::value::RawValue;
 use super::SOURCE;
 use super::convert::{
     MAX_ID_CHARS, MAX_NAMES, MAX_TEXT_CHARS, OddsFormat, ParseCache, build_event, is_id,
-    read_outcome,
+    outcome_name, read_point,
 };
 use super::fields::{BookmakerJson, EventJson, capped_list};
 use crate::FeedError;
-use crate::json::{MAX_ROW_BYTES, parse_object};
+use crate::json::{MAX_ROW_BYTES, find_field, parse_object};
 use oddsd_core::diff::EventSink;
 use oddsd_core::model::{
-    Attributes, Bookmaker, BookmakerId, EventId, EventSnapshot, EventsInDoubt, Fingerprint, Price,
-    PriceKey, RejectedRows, Scope, Selection, SelectionId, SelectionStatus, Snapshot,
-    sanitize_text,
+    Attributes, Bookmaker, BookmakerId, EventId, EventSnapshot, EventsInDoubt, Fingerprint,
+    MarketId, Price, PriceKey, RejectedRows, RowInDoubt, Scope, Selection, SelectionId,
+    SelectionStatus, Snapshot, sanitize_text,
 };
 
 /// Prices of one answer; a league has a few thousand.
@@ -46,19 +46,35 @@ pub struct ParsedOdds {
     pub events: Vec<EventSnapshot>,
     pub bookmakers: Vec<Bookmaker>,
     pub rejected: RejectedRows,
-    /// An event could not be read: one that is missing here may still be open.
+    /// Events that could not be read, and are still open for all we know.
+    pub in_doubt: BTreeSet<EventId>,
+    /// An event without an id could not be read: any one that is missing here may still be open.
     pub partial: bool,
     /// Price rows in the answer: equals the prices in `events` plus the rows in `rejects`.
     pub prices_seen: u64,
 }
 
 impl ParsedOdds {
-    /// The scope of the answer: without a lost event, all of `league`.
+    /// The scope of the answer: all of `league`, unless an event was lost that may have been any. No event is of the
+    /// league `upcoming` or of a group of leagues, so absence from such an answer means nothing.
     pub fn scope(&self, league: &str) -> Scope {
         match self.partial {
             false => Scope::League(league.to_owned()),
             true => Scope::Listed,
         }
+    }
+
+    /// Adds the answer for another sport key. An event that is listed already stays as it is.
+    pub fn merge(&mut self, other: Self) {
+        let listed: HashSet<&EventId> = self.events.iter().map(|e| &e.event.id).collect();
+        let new = other.events.into_iter();
+        let new: Vec<_> = new.filter(|e| !listed.contains(&e.event.id)).collect();
+        self.events.extend(new);
+        self.bookmakers.extend(other.bookmakers);
+        self.rejected.merge(other.rejected);
+        self.in_doubt.extend(other.in_doubt);
+        self.partial |= other.partial;
+        self.prices_seen += other.prices_seen;
     }
 
     /// The answer as a snapshot of `league` at `as_of`.
@@ -68,23 +84,43 @@ impl ParsedOdds {
             as_of,
             scope: self.scope(league),
             events: self.events,
-            in_doubt: EventsInDoubt::default(),
+            in_doubt: EventsInDoubt {
+                ids: self.in_doubt,
+                unidentified: false,
+            },
             bookmakers: self.bookmakers,
             rejected: self.rejected,
         }
     }
 }
 
-/// Parses the body of `/v4/sports/{sport}/odds` into memory. Events of another league than `sport` are rejected,
-/// because the answer covers that league only. Fails if the body is not a list, or lists events of which none
-/// can be read.
+/// A sport key that spans leagues: the next events of all sports.
+const UPCOMING: &str = "upcoming";
+
+/// Whether the answer for a sport key has events of several leagues: `upcoming`, or a group such as `soccer`. The key
+/// of a league is that of its group, an underscore and a name.
+pub(super) fn spans_leagues(sport: &str) -> bool {
+    !sport.contains('_')
+}
+
+/// Whether an event of this league belongs into the answer for this sport key.
+fn has_league(sport: &str, league: &str) -> bool {
+    let rest = league.strip_prefix(sport);
+    spans_leagues(sport) || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+}
+
+/// Parses the body of `/v4/sports/{sport}/odds` into memory. Each event is of its own league; one that does not
+/// belong to `sport` is rejected. Fails if the body is not a list, or lists events of which none can be read.
 pub fn parse_odds(
     body: &str,
     as_of: DateTime<Utc>,
     sport: &str,
     format: OddsFormat,
 ) -> Result<ParsedOdds, FeedError> {
-    let mut parser = OddsParser::new(as_of, sport, format);
+    parse_answer(OddsParser::new(as_of, sport, format), body)
+}
+
+fn parse_answer(mut parser: OddsParser<'_>, body: &str) -> Result<ParsedOdds, FeedError> {
     for raw in event_list(body)? {
         parser.parse(row_text(raw)?)?;
     }
@@ -92,24 +128,70 @@ pub fn parse_odds(
     parser.finish(events)
 }
 
-/// Parses the same body, and hands each event to `to` as soon as it is parsed. An event whose text is stored is
-/// not parsed. `ParsedOdds::events` stays empty.
+/// Parses the answers for several sport keys, and hands each event to `to` as soon as it is parsed, and once: an event
+/// of an earlier answer is left out of the later ones. An event whose text is stored is not parsed.
+/// `ParsedOdds::events` stays empty.
+///
+/// With `merge`, an answer is handed over only after all of it was parsed, and without fingerprints: the prices of an
+/// event that is listed twice are one set, which is complete only then.
 pub fn read_odds(
-    body: &str,
+    answers: &[(&str, &str)],
     as_of: DateTime<Utc>,
-    sport: &str,
     format: OddsFormat,
+    merge: bool,
+    to: &mut dyn EventSink,
+) -> Vec<Result<ParsedOdds, FeedError>> {
+    to.start(as_of);
+    let mut earlier = HashSet::new();
+    let mut read = Vec::new();
+    for (sport, body) in answers {
+        let mut listed = HashSet::new();
+        let mut parser = OddsParser::new(as_of, sport, format);
+        parser.earlier.clone_from(&earlier);
+        let parsed = match merge {
+            true => merge_answer(parser, body, &mut listed, to),
+            false => match read_answer(parser, body, &mut listed, to) {
+                Ok(None) => return read_odds(answers, as_of, format, true, to),
+                Ok(Some(parsed)) => Ok(parsed),
+                Err(error) => Err(error),
+            },
+        };
+        earlier.extend(listed);
+        read.push(parsed);
+    }
+    read
+}
+
+fn merge_answer(
+    parser: OddsParser<'_>,
+    body: &str,
+    listed: &mut HashSet<EventId>,
     to: &mut dyn EventSink,
 ) -> Result<ParsedOdds, FeedError> {
-    to.start(as_of);
-    let mut parser = OddsParser::new(as_of, sport, format);
-    let mut listed = HashSet::new();
+    let mut parsed = parse_answer(parser, body)?;
+    for event in parsed.events.drain(..) {
+        listed.insert(event.event.id.clone());
+        to.push(event, None);
+    }
+    Ok(parsed)
+}
+
+/// Returns `None` if the answer lists an event twice.
+fn read_answer(
+    mut parser: OddsParser<'_>,
+    body: &str,
+    listed: &mut HashSet<EventId>,
+    to: &mut dyn EventSink,
+) -> Result<Option<ParsedOdds>, FeedError> {
     for raw in event_list(body)? {
         let text = row_text(raw)?;
         let fingerprint = Fingerprint::compute(text.as_bytes());
         if let Some(id) = to.find_unchanged(&fingerprint) {
+            if parser.earlier.contains(&id) {
+                continue;
+            }
             if !listed.insert(id) {
-                return read_merged(body, as_of, sport, format, to);
+                return Ok(None);
             }
             to.mark_unchanged(&fingerprint);
             continue;
@@ -119,37 +201,32 @@ pub fn read_odds(
         let clean = parser.parsed.rejected.total() == rejected;
         if let Some(event) = parser.take_event() {
             if !listed.insert(event.event.id.clone()) {
-                return read_merged(body, as_of, sport, format, to);
+                return Ok(None);
             }
             to.push(event, clean.then_some(fingerprint));
         }
     }
-    parser.finish(listed.len())
+    parser.finish(listed.len()).map(Some)
 }
 
-/// Hands over an answer only after all of it was parsed, and without fingerprints. The prices of an event that is
-/// listed twice are one set, which is complete only then.
-pub(super) fn read_merged(
-    body: &str,
-    as_of: DateTime<Utc>,
-    sport: &str,
-    format: OddsFormat,
-    to: &mut dyn EventSink,
-) -> Result<ParsedOdds, FeedError> {
-    to.start(as_of);
-    let mut parsed = parse_odds(body, as_of, sport, format)?;
-    for event in parsed.events.drain(..) {
-        to.push(event, None);
+/// A sport key that an answer may be for whose request is not known: the league of its events, or `upcoming` if they
+/// are of several.
+pub(crate) fn find_sport(body: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct LeagueJson<'a> {
+        #[serde(borrow)]
+        sport_key: Cow<'a, str>,
     }
-    Ok(parsed)
-}
-
-/// The league of the answer's first event, for answers whose request is not known.
-pub(crate) fn find_league(body: &str) -> Option<String> {
-    event_list(body).ok()?.into_iter().find_map(|raw| {
-        let event: EventJson<'_, true> = parse_object(raw.get()).ok()?;
-        Some(event.sport_key.into_owned()).filter(|league| is_id(league))
-    })
+    let rows = event_list(body).ok()?.into_iter();
+    let leagues = rows.filter_map(|raw| parse_object::<LeagueJson<'_>>(raw.get()).ok());
+    let mut leagues = leagues
+        .map(|event| event.sport_key)
+        .filter(|key| is_id(key));
+    let first = leagues.next()?;
+    match leagues.all(|league| league == first) {
+        true => Some(first.into_owned()),
+        false => Some(UPCOMING.to_owned()),
+    }
 }
 
 fn event_list(body: &str) -> Result<Vec<&RawValue>, FeedError> {
@@ -195,10 +272,21 @@ struct OddsParser<'a> {
     sport: &'a str,
     format: OddsFormat,
     parsed: ParsedOdds,
-    /// The index of each event in `parsed.events`, and its keys, if they were collected.
-    by_event: HashMap<EventId, (usize, Option<SeenKeys>)>,
+    by_event: HashMap<EventId, ListedEvent>,
+    /// Events of other answers, which are left out of this one.
+    earlier: HashSet<EventId>,
     bookmakers: HashSet<BookmakerId>,
     cache: ParseCache,
+}
+
+/// An event of the answer that is being parsed.
+struct ListedEvent {
+    /// Its index in `parsed.events`.
+    at: usize,
+    /// Its keys, if they were collected.
+    seen: Option<SeenKeys>,
+    /// Markets without lines by their name in which a bookmaker lists an outcome at two points.
+    split: Vec<MarketId>,
 }
 
 /// The selections and prices of one event. They are collected only where a key may repeat: an event, bookmaker or
@@ -228,6 +316,7 @@ impl<'a> OddsParser<'a> {
             format,
             parsed: ParsedOdds::default(),
             by_event: HashMap::new(),
+            earlier: HashSet::new(),
             bookmakers: HashSet::new(),
             cache: ParseCache::default(),
         }
@@ -245,7 +334,8 @@ impl<'a> OddsParser<'a> {
         match parse_object::<EventJson<'_, true>>(text) {
             Ok(wire) => self.add_event(&wire, text),
             Err(error) => {
-                self.reject_event(error);
+                let id = find_text(text, "id").flatten();
+                self.reject_event(id.as_deref(), error);
                 Ok(())
             }
         }
@@ -275,14 +365,34 @@ impl<'a> OddsParser<'a> {
         self.parsed.rejected.add(reason, sample);
     }
 
-    fn reject_event(&mut self, sample: impl fmt::Display) {
-        self.parsed.partial = true;
+    /// Rejects an event; `id`: as far as it can be read.
+    fn reject_event(&mut self, id: Option<&str>, sample: impl fmt::Display) {
+        match id.filter(|id| is_id(id)) {
+            Some(id) => {
+                self.parsed.in_doubt.insert(EventId::new(id));
+            }
+            None => self.parsed.partial = true,
+        }
         self.reject("unreadable_event", sample);
     }
 
-    /// Rejects a row of an event: a price that is missing in the event may have been in it.
-    fn reject_in(&mut self, at: usize, reason: &'static str, sample: impl fmt::Display) {
-        self.parsed.events[at].complete = false;
+    /// Rejects a row of an event, which may have been any price of what is given.
+    fn reject_in(
+        &mut self,
+        at: usize,
+        (market, selection, bookmaker): (
+            Option<&MarketId>,
+            Option<SelectionId>,
+            Option<&BookmakerId>,
+        ),
+        reason: &'static str,
+        sample: impl fmt::Display,
+    ) {
+        self.parsed.events[at].in_doubt.push(RowInDoubt::Price {
+            market: market.cloned(),
+            selection,
+            bookmaker: bookmaker.cloned(),
+        });
         self.reject(reason, sample);
     }
 
@@ -293,19 +403,23 @@ impl<'a> OddsParser<'a> {
         text: &str,
     ) -> Result<(), FeedError> {
         if !is_id(&wire.id) {
-            self.reject_event(text);
+            self.reject_event(None, text);
             return Ok(());
         }
-        if wire.sport_key != self.sport {
+        if self.earlier.contains(&*wire.id) {
+            return Ok(());
+        }
+        if !has_league(self.sport, &wire.sport_key) {
             self.reject("other_league", &wire.sport_key);
             return Ok(());
         }
         let id = EventId::new(&wire.id);
-        let (at, mut seen) = match self.by_event.remove(&id) {
-            Some((at, seen)) => {
+        let mut event = match self.by_event.remove(&id) {
+            Some(mut event) => {
                 self.reject("duplicate_event", &wire.id);
-                let seen = seen.unwrap_or_else(|| SeenKeys::collect(&self.parsed.events[at]));
-                (at, Some(seen))
+                let parsed = &self.parsed.events[event.at];
+                event.seen.get_or_insert_with(|| SeenKeys::collect(parsed));
+                event
             }
             None => {
                 self.parsed.events.push(EventSnapshot {
@@ -315,31 +429,44 @@ impl<'a> OddsParser<'a> {
                     complete: true,
                     in_doubt: Vec::new(),
                 });
-                (self.parsed.events.len() - 1, None)
+                ListedEvent {
+                    at: self.parsed.events.len() - 1,
+                    seen: None,
+                    split: Vec::new(),
+                }
             }
         };
+        let at = event.at;
         let mut listed = Vec::new();
         for row in &wire.bookmakers {
             let bookmaker = match &row.0 {
                 Ok(bookmaker) => bookmaker,
+                Err(bad) if &*bad.text == "null" => continue,
                 Err(bad) => {
-                    self.reject_in(at, "unreadable_bookmaker", &bad.error);
+                    let key = find_text(&bad.text, "key").flatten();
+                    let id = key.and_then(|key| self.cache.bookmaker(&key));
+                    let key = (None, None, id.as_ref());
+                    self.reject_in(at, key, "unreadable_bookmaker", &bad.error);
                     continue;
                 }
             };
             let Some(id) = self.cache.bookmaker(&bookmaker.key) else {
-                self.reject_in(at, "no_bookmaker", &bookmaker.title);
+                // A row that names neither a bookmaker nor a market says nothing.
+                if !bookmaker.key.trim().is_empty() || !bookmaker.markets.is_empty() {
+                    self.reject_in(at, (None, None, None), "no_bookmaker", &bookmaker.title);
+                }
                 continue;
             };
             self.list_bookmaker(&id, &bookmaker.title);
             if listed.len() == MAX_NAMES || listed.contains(&id) {
-                seen.get_or_insert_with(|| SeenKeys::collect(&self.parsed.events[at]));
+                let parsed = &self.parsed.events[at];
+                event.seen.get_or_insert_with(|| SeenKeys::collect(parsed));
             } else {
                 listed.push(id.clone());
             }
-            self.add_markets(bookmaker, &id, at, &mut seen)?;
+            self.add_markets(bookmaker, &id, &mut event)?;
         }
-        self.by_event.insert(id, (at, seen));
+        self.by_event.insert(id, event);
         Ok(())
     }
 
@@ -371,24 +498,30 @@ impl<'a> OddsParser<'a> {
         &mut self,
         wire: &BookmakerJson<'_, LENIENT>,
         bookmaker: &BookmakerId,
-        at: usize,
-        seen: &mut Option<SeenKeys>,
+        event: &mut ListedEvent,
     ) -> Result<(), FeedError> {
+        let at = event.at;
         for (n, row) in wire.markets.iter().enumerate() {
             let market = match &row.0 {
                 Ok(market) => market,
+                Err(bad) if &*bad.text == "null" => continue,
                 Err(bad) => {
-                    self.reject_in(at, "unreadable_market", &bad.error);
+                    let key = find_text(&bad.text, "key").flatten();
+                    let market = key.and_then(|key| self.cache.market(&key));
+                    let market = market.as_ref().map(|(id, _)| id);
+                    let key = (market, None, Some(bookmaker));
+                    self.reject_in(at, key, "unreadable_market", &bad.error);
                     continue;
                 }
             };
-            let Some(market_id) = self.cache.market(&market.key) else {
-                self.reject_in(at, "no_market", &wire.key);
+            let Some((market_id, offers_lines)) = self.cache.market(&market.key) else {
+                self.reject_in(at, (None, None, Some(bookmaker)), "no_market", &wire.key);
                 continue;
             };
             let mut before = wire.markets[..n].iter().flat_map(|row| &row.0);
             if n.max(market.outcomes.len()) > MAX_NAMES || before.any(|m| m.key == market.key) {
-                seen.get_or_insert_with(|| SeenKeys::collect(&self.parsed.events[at]));
+                let parsed = &self.parsed.events[at];
+                event.seen.get_or_insert_with(|| SeenKeys::collect(parsed));
             }
             let times = [&market.last_update, &wire.last_update].map(Option::as_deref);
             let observed_at = self.observed_at(times);
@@ -399,62 +532,128 @@ impl<'a> OddsParser<'a> {
                         "The Odds API sent more than {MAX_PRICES} prices; ask for fewer markets or regions"
                     )));
                 }
+                let has_lines = offers_lines || event.split.contains(&market_id);
                 let wire = match &row.0 {
                     Ok(wire) => wire,
+                    Err(bad) if &*bad.text == "null" => continue,
                     Err(bad) => {
-                        self.reject_in(at, "unreadable_outcome", &bad.sample);
+                        let selection = selection_in_doubt(&bad.text, has_lines);
+                        let key = (Some(&market_id), selection, Some(bookmaker));
+                        self.reject_in(at, key, "unreadable_outcome", &bad.sample);
                         continue;
                     }
                 };
-                let (name, offer) = match read_outcome(wire, self.format) {
+                let name = outcome_name(&wire.name, wire.description.as_deref());
+                let point = read_point(wire.point);
+                let name = name.map(|name| match (has_lines, point) {
+                    (true, Ok(Some(point))) => {
+                        Cow::Owned(SelectionId::line(&name, point).to_string())
+                    }
+                    _ => name,
+                });
+                let offer = self
+                    .format
+                    .read_offer(wire.price, point.unwrap_or_default());
+                let read = match (&name, offer, point) {
+                    (None, ..) => Err("no_name"),
+                    (_, Err(reason), _) | (_, _, Err(reason)) => Err(reason),
+                    (Some(name), Ok(offer), Ok(_)) => Ok((name, offer)),
+                };
+                let (name, offer) = match read {
                     Ok(read) => read,
                     Err(reason) => {
+                        let name = name.filter(|_| !has_lines || point.is_ok());
+                        let selection = name.map(SelectionId::new);
+                        let key = (Some(&market_id), selection, Some(bookmaker));
                         let sample = serde_json::to_string(wire).unwrap_or_default();
-                        self.reject_in(at, reason, sample);
+                        self.reject_in(at, key, reason, sample);
                         continue;
                     }
                 };
+                let parsed = &mut self.parsed.events[at];
                 let price = Price {
                     key: PriceKey {
                         market: market_id.clone(),
-                        selection: find_or_add_selection(&name, &mut self.parsed.events[at], seen),
+                        selection: find_or_add_selection(name, parsed, &mut event.seen),
                         bookmaker: bookmaker.clone(),
                     },
-                    offer: Some(offer),
+                    offer,
                     suspended: false,
                     observed_at,
                 };
-                self.add_price(price, at, first, seen);
+                self.add_price(price, first, event);
             }
         }
         Ok(())
     }
 
     /// Adds a price; those of its market begin at `first`. Of two prices with one key the later one is kept, or the
-    /// first if both are equally late.
-    fn add_price(&mut self, price: Price, at: usize, first: usize, seen: &mut Option<SeenKeys>) {
-        let prices = &mut self.parsed.events[at].prices;
-        let known = match seen {
+    /// first if both are equally late, unless they are two lines.
+    fn add_price(&mut self, mut price: Price, first: usize, event: &mut ListedEvent) {
+        let parsed = &mut self.parsed.events[event.at];
+        let known = match &event.seen {
             Some(seen) => seen.prices.get(&price.key).copied(),
             None => {
-                let mut market = prices[first..].iter();
+                let mut market = parsed.prices[first..].iter();
                 let known = market.position(|known| known.key.selection == price.key.selection);
                 known.map(|n| first + n)
             }
         };
         if let Some(known) = known {
+            let known = &mut parsed.prices[known];
+            if let (Some(offer), Some(other)) = (price.offer, known.offer)
+                && offer.point != other.point
+            {
+                let market = price.key.market.clone();
+                parsed.split_lines(|known| *known == market);
+                event.split.push(market);
+                event.seen = event.seen.take().map(|_| SeenKeys::collect(parsed));
+                if let Some(point) = offer.point {
+                    let line = SelectionId::line(price.key.selection.as_str(), point);
+                    price.key.selection =
+                        find_or_add_selection(line.as_str(), parsed, &mut event.seen);
+                } else {
+                    find_or_add_selection(price.key.selection.as_str(), parsed, &mut event.seen);
+                }
+                return self.add_price(price, first, event);
+            }
             let sample = format!("{} {}", price.key.bookmaker, price.key.selection);
-            if price.observed_at > prices[known].observed_at {
-                prices[known] = price;
+            let order = |price: &Price| (price.observed_at, price.offer.is_some());
+            if order(&price) > order(known) {
+                *known = price;
             }
             return self.reject("duplicate", sample);
         }
-        if let Some(seen) = seen {
-            seen.prices.insert(price.key.clone(), prices.len());
+        if let Some(seen) = &mut event.seen {
+            seen.prices.insert(price.key.clone(), parsed.prices.len());
         }
-        prices.push(price);
+        parsed.prices.push(price);
         self.parsed.prices_seen += 1;
     }
+}
+
+/// A field of an object that cannot be read as a whole: its text, or `None` inside if it is absent or null. `None` if
+/// it is neither.
+fn find_text(object: &str, name: &str) -> Option<Option<String>> {
+    match find_field(object, name) {
+        None => Some(None),
+        Some(raw) => serde_json::from_str(raw.get()).ok(),
+    }
+}
+
+/// The selection of an outcome that cannot be read, if its name, description and line can.
+fn selection_in_doubt(outcome: &str, has_lines: bool) -> Option<SelectionId> {
+    let (name, description) = (
+        find_text(outcome, "name")??,
+        find_text(outcome, "description")?,
+    );
+    let name = outcome_name(&name, description.as_deref())?;
+    let point = find_field(outcome, "point").filter(|raw| raw.get() != "null");
+    Some(match read_point(point) {
+        Ok(Some(point)) if has_lines => SelectionId::line(&name, point),
+        Err(_) if has_lines => return None,
+        _ => SelectionId::new(name),
+    })
 }
 
 /// Returns the id of a selection, and adds the selection if it is new.
@@ -489,3 +688,5 @@ fn find_or_add_selection(
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod tests;

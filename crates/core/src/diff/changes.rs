@@ -22,6 +22,9 @@ pub struct Changes {
     pub bookmakers: Vec<StoredBookmaker>,
     /// By row.
     pub events: Vec<EventChange>,
+    /// Events of which nothing changed, but the source reports the status that only the clock had said. Only the log of
+    /// transitions gets a row: no answer is wrong.
+    pub confirmed: Vec<EventChange>,
     /// By row.
     pub selections: Vec<SelectionChange>,
     /// By row.
@@ -293,6 +296,7 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.bookmakers.is_empty()
             && self.events.is_empty()
+            && self.confirmed.is_empty()
             && self.selections.is_empty()
             && self.prices.is_empty()
             && self.corrections.is_empty()
@@ -331,10 +335,7 @@ impl Changes {
                     .then(|| price.offer.decimal.normalize().to_string());
             }
         }
-        // A status that the source only confirms makes no answer wrong.
-        let entries = entries
-            .into_iter()
-            .filter(|(_, entry)| !entry.kinds.is_empty());
+        let entries = entries.into_iter();
         entries
             .map(|(event, entry)| OutboxEntry {
                 cycle: Some(cycle),
@@ -397,6 +398,8 @@ impl Changes {
             let excluded = rows.events.contains(&change.row);
             keep(excluded, &change.after.id, &change.after.name)
         });
+        self.confirmed
+            .retain(|change| !rows.events.contains(&change.row));
         // An event that is not stored as its text says must be parsed again.
         self.fingerprints
             .retain(|(event, _)| !affected.contains(event));

@@ -125,6 +125,7 @@ impl<'a> Differ<'a> {
         self.changes.rejected.merge(meta.rejected);
         // By row: the same input gives the same order, and concurrent writers lock rows in one order.
         self.changes.events.sort_by_key(|change| change.row);
+        self.changes.confirmed.sort_by_key(|change| change.row);
         self.changes.selections.sort_by_key(|change| change.row);
         self.changes.prices.sort_by_key(|change| change.row);
         self.changes
@@ -227,8 +228,16 @@ impl<'a> Differ<'a> {
         if let Some(StoredEvent { row, event, .. }) = stored
             && (event.status, event.in_play) == (status, in_play)
             && event.equals_except_status(observed)
-            && !confirmed
         {
+            if confirmed {
+                self.changes.confirmed.push(EventChange {
+                    row: *row,
+                    before: Some(event.clone()),
+                    after: event.clone(),
+                    status_by,
+                    confirmed,
+                });
+            }
             return *row;
         }
         let row = stored.map(|stored| stored.row);

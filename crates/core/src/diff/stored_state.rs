@@ -178,6 +178,11 @@ impl StoredState {
         for change in changes.bookmakers {
             self.add_bookmaker(change);
         }
+        for change in changes.confirmed {
+            if let Some(stored) = self.events.get_mut(&change.after.id) {
+                stored.status_by = change.status_by;
+            }
+        }
         for change in changes.events {
             self.clear_fingerprint(&change.after.id);
             let moved = change.logged_transition().is_some();

@@ -72,6 +72,7 @@ impl Postgres {
 
 fn statement_kind(changes: &Changes) -> StatementKind {
     let only_moves = changes.events.is_empty()
+        && changes.confirmed.is_empty()
         && changes.selections.is_empty()
         && changes.bookmakers.is_empty()
         && changes.corrections.is_empty()
@@ -211,6 +212,7 @@ impl PendingCycle {
         let moved: Vec<&EventChange> = events
             .iter()
             .filter(|e| e.logged_transition().is_some())
+            .chain(&self.changes.confirmed)
             .collect();
         let before = |e: &&EventChange| e.before.as_ref().map(|before| before.status.as_str());
         query

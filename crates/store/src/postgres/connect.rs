@@ -89,8 +89,7 @@ async fn ipv6_hint(options: &PgConnectOptions) -> String {
 
 pub fn connect_options(settings: &StoreSettings) -> Result<PgConnectOptions> {
     let url = settings.url.expose_secret().trim();
-    let wrong =
-        |why: &str| StoreError::Misconfigured(format!("DATABASE_URL cannot be used: {why}"));
+    let wrong = |why: &str| StoreError::Misconfigured(format!("DATABASE_URL is not usable: {why}"));
     if has_unescaped_credentials(url) {
         return Err(wrong(ESCAPE_CREDENTIALS));
     }

@@ -144,6 +144,9 @@ async fn write_catalogue(
         let args = args![change.row, key, &bookmaker.name, bookmaker.kind_text(), at];
         write_row(tx, insert, args).await?;
     }
+    for change in &changes.confirmed {
+        write_transition(tx, changes, change, at).await?;
+    }
     for change in &changes.events {
         written.events += write_event(tx, change, at).await?;
         write_transition(tx, changes, change, at).await?;

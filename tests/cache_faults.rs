@@ -23,7 +23,7 @@ pub async fn remove(cache: &Cache, name: &str) -> Result<u64, CacheError> {
     remove_all(cache, &[key(name)]).await
 }
 
-async fn remove_all(cache: &Cache, keys: &[Key]) -> Result<u64, CacheError> {
+pub async fn remove_all(cache: &Cache, keys: &[Key]) -> Result<u64, CacheError> {
     let targets = InvalidationTargets {
         keys: keys.to_vec(),
         ..InvalidationTargets::default()
@@ -200,6 +200,32 @@ async fn user_without_rights_is_refused_with_advice() {
     let rights = "ACL SETUSER odds +eval +set +mget +del +unlink +persist +getrange +exists +time";
     redis.command(&rights.split(' ').collect::<Vec<_>>()).await;
     assert_eq!(remove(&cache, "k").await, Ok(0));
+}
+
+#[tokio::test]
+async fn cluster_behind_the_url_of_one_server_is_refused_with_the_scheme() {
+    let cluster = RedisServer::cluster().await;
+    let url = format!("redis://127.0.0.1:{}", cluster.nodes[0].port());
+    let cache = open_redis(&url).await;
+    eventually("it is recognised", async || match cache.ping().await {
+        Err(CacheError::Refused(why)) if why.contains("redis-cluster://") => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    let removed = remove_all(&cache, &["a", "b", "c"].map(key)).await;
+    refused(removed, "redis-cluster://");
+}
+
+#[tokio::test]
+async fn user_without_info_removes_and_reads() {
+    let redis = RedisServer::start().await;
+    let rights = format!("ACL SETUSER odds on >{CANARY} ~* +@all -info");
+    redis.command(&rights.split(' ').collect::<Vec<_>>()).await;
+    let url = format!("redis://odds:{CANARY}@127.0.0.1:{}", redis.port());
+    let cache = open_redis(&url).await;
+    recovered(&cache).await;
+    assert_eq!(remove(&cache, "k").await, Ok(0));
+    floor(&cache).await;
 }
 
 #[tokio::test]

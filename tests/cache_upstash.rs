@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use oddsd_cache::{CacheError, CacheSettings};
 
-use crate::cache::{open, open_upstash};
-use crate::cache_faults::{CANARY, refused, remove};
+use crate::cache::{key, open, open_upstash};
+use crate::cache_faults::{CANARY, refused, remove, remove_all};
 use oddsd_testkit::ports::free_port;
 use oddsd_testkit::redis::RedisServer;
 use oddsd_testkit::upstash::{UpstashFault, UpstashStandIn};
@@ -62,6 +62,22 @@ async fn upstash_status_400_for_a_lost_redis_is_retryable() {
     assert!(why.is_retryable(), "{why:?}");
     redis.restart().await;
     assert_eq!(remove(&cache, "k").await, Ok(0));
+}
+
+#[tokio::test]
+async fn upstash_item_without_result_and_error_is_no_confirmation() {
+    let redis = RedisServer::start().await;
+    let upstash = UpstashStandIn::start(redis.port(), CANARY).await;
+    let cache = open_upstash(&upstash, CANARY).await;
+    upstash.fail(UpstashFault::EmptyItem);
+    // More than one script takes, so that they are a pipeline.
+    let keys: Vec<_> = (0..1_200).map(|n| key(&format!("k{n}"))).collect();
+    let why = remove_all(&cache, &keys).await.expect_err("not confirmed");
+    let shown = why.to_string();
+    assert!(shown.contains("neither a result nor an error"), "{shown}");
+    assert!(why.is_retryable(), "{shown}");
+    upstash.fail(None);
+    assert_eq!(remove_all(&cache, &keys).await, Ok(0));
 }
 
 #[tokio::test]

@@ -206,8 +206,8 @@ async fn open_cache(settings: &Settings, offline: bool, report: &mut CheckReport
         }
         Ok(cache) => {
             report.ok("cache", format!("{} at {}", cache.backend(), cache.host()));
-            if cache.backend() == "upstash" {
-                report.ok("cost", projected_commands(settings));
+            if cache.is_billed() {
+                report.ok("cost", projected_commands(settings, &cache));
             }
             Some(cache)
         }
@@ -219,22 +219,21 @@ async fn open_cache(settings: &Settings, offline: bool, report: &mut CheckReport
 }
 
 /// Projects one billed command for each cycle with changes: the maximum, as if a race were always near its
-/// start, and the usual number, ten hours a day at the interval of 20 minutes before a start.
-fn projected_commands(settings: &Settings) -> String {
+/// start, and the usual number, ten hours a day at the interval of 20 minutes before a start. The canary and the
+/// heartbeats cost the same on an idle day.
+fn projected_commands(settings: &Settings, cache: &Cache) -> String {
     let cadence = &settings.schedule.cadence;
-    let month = TimeDelta::days(30);
-    let most = month.num_seconds() as u64 / cadence.every(TimeDelta::zero()).as_secs().max(1);
+    let month = TimeDelta::days(30).num_seconds() as u64;
+    let most = month / cadence.every(TimeDelta::zero()).as_secs().max(1);
     let usual = 30 * 10 * 3600 / cadence.every(TimeDelta::minutes(20)).as_secs().max(1);
-    let canary = match settings.canary(true) {
-        Some(every) => format!(
-            "the canary (CANARY_SECONDS) costs about {} more",
-            COMMANDS_PER_CANARY * month.num_seconds() as u64 / every.as_secs()
-        ),
-        None => "the canary is off".into(),
-    };
+    let canary = settings.canary(true);
+    let canary = canary.map_or(0, |every| COMMANDS_PER_CANARY * month / every.as_secs());
+    let beats = cache.heartbeat_interval();
+    let beats = beats.map_or(0, |every| month / every.as_secs().max(1));
+    let total = usual + canary + beats;
     format!(
-        "one billed command for a cycle with changes: about {usual} a month with ten hours of racing a day, at most {most}; \
-         {canary}; reads are extra"
+        "about {total} billed commands a month: {usual} for cycles with changes with ten hours of racing a day (at most {most}), \
+         {canary} for the canary (CANARY_SECONDS), {beats} for heartbeats; reads are extra"
     )
 }
 

@@ -99,6 +99,14 @@ impl ServerInfo {
         }
     }
 
+    /// The reason why a server that answers cannot be used; an operator must act.
+    pub fn refusal(&self) -> Option<CacheError> {
+        match &*self.status.borrow() {
+            ConnectionState::Down(why @ CacheError::Refused(_)) => Some(why.clone()),
+            _ => None,
+        }
+    }
+
     /// Waits until the first connection attempt has succeeded or failed.
     pub async fn first_attempt(&self) {
         let mut status = self.status.subscribe();

@@ -60,6 +60,10 @@ impl CacheError {
     }
 }
 
+/// What to do if a server that was taken for one alone is a cluster, as serverless offers often are.
+pub(super) const IS_CLUSTER: &str =
+    "It is a cluster: write redis-cluster:// (rediss-cluster:// with TLS) in {credentials}";
+
 enum Meaning {
     Refused(&'static str),
     Down,
@@ -71,6 +75,7 @@ fn meaning(word: &str) -> Option<Meaning> {
         "NOPERM" => Meaning::Refused(
             "Give the user of {credentials} the commands eval, get, set, mget, del, unlink, persist, getrange, setrange, exists, zadd, zscan, zrange, zrem, zremrangebyscore, pexpireat, time, ping and info (and client, for the first level), or use another",
         ),
+        "CROSSSLOT" | "MOVED" => Meaning::Refused(IS_CLUSTER),
         "READONLY" => Meaning::Refused("This is a replica: name the primary in {credentials}"),
         "OOM" => Meaning::Refused(
             "Its memory is full: raise maxmemory, or set maxmemory-policy to allkeys-lru",
@@ -104,6 +109,13 @@ mod tests {
             explain("ERR unknown command"),
             CacheError::Protocol(_)
         ));
+        let cluster = explain("CROSSSLOT Keys in request don't hash to the same slot");
+        assert!(
+            cluster
+                .to_string()
+                .contains("redis-cluster:// (rediss-cluster:// with TLS) in REDIS_URL")
+        );
+        assert!(!cluster.is_retryable());
         assert!(!explain("ERR \u{1b}[2J").to_string().contains('\u{1b}'));
     }
 }

@@ -249,7 +249,7 @@ impl RemoteCache {
         let ping = CacheCommand::named("PING", NO_ARGS, NO_ARGS);
         let reply = self.transport.call(&ping, self.command_timeout()).await?;
         match reply.bytes().as_deref() {
-            Some(b"PONG") => Ok(()),
+            Some(b"PONG") => self.transport.server().refusal().map_or(Ok(()), Err),
             _ => Err(self.unexpected_reply()),
         }
     }

@@ -27,6 +27,8 @@ pub enum UpstashFault {
     Status500,
     /// Status 200 with failed items in it.
     ItemErrors,
+    /// Status 200, and the last item of a pipeline has neither a result nor an error.
+    EmptyItem,
     Unknown400,
     NoPerm,
     Hang,
@@ -157,7 +159,13 @@ impl StandInState {
         match self.run(&commands, atomic).await {
             Ok(replies) => {
                 let base64 = wants_base64(headers);
-                self.answer(replies.iter().map(|reply| item(reply, base64)).collect())
+                let items = replies.iter().map(|reply| item(reply, base64));
+                let mut items: Vec<Value> = items.collect();
+                let fault = *self.fault.lock().expect("unpoisoned");
+                if fault == Some(UpstashFault::EmptyItem) {
+                    *items.last_mut().expect("a command") = json!({});
+                }
+                self.answer(items.into())
             }
             Err(_) => error(StatusCode::BAD_REQUEST, "ERR connection refused"),
         }
@@ -175,13 +183,19 @@ impl StandInState {
             let text = "WRONGPASS invalid or missing auth token";
             return Some(error(StatusCode::UNAUTHORIZED, text));
         }
+        // A compatible local server does not parse a body without it; the official clients send it.
+        let kind = headers.get(header::CONTENT_TYPE);
+        if kind.is_none_or(|kind| kind.as_bytes() != b"application/json") {
+            let text = "commands.map is not a function";
+            return Some(error(StatusCode::INTERNAL_SERVER_ERROR, text));
+        }
         if let Some(token) = headers.get("upstash-sync-token") {
             let token = token.to_str().expect("text").to_owned();
             self.sync_tokens.lock().expect("unpoisoned").push(token);
         }
         let html = "<html><body>Bad gateway</body></html>";
         Some(match fault? {
-            UpstashFault::Unauthorized => return None,
+            UpstashFault::Unauthorized | UpstashFault::EmptyItem => return None,
             UpstashFault::Status500 => error(StatusCode::INTERNAL_SERVER_ERROR, "ERR internal"),
             UpstashFault::ItemErrors if is_pipeline => {
                 axum::Json(json!([{"error": "ERR connection refused"}])).into_response()

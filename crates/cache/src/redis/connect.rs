@@ -17,6 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::super::command::{CacheCommand, NO_ARGS};
 use super::super::connection::ServerInfo;
+use super::super::error::{CacheError, IS_CLUSTER};
 use super::super::script;
 use super::convert::{map_error, send};
 use oddsd_core::model::{ESCAPE_CREDENTIALS, has_unescaped_credentials};
@@ -76,15 +77,24 @@ pub(super) fn client(config: Config, command_timeout: Duration) -> anyhow::Resul
         .context("REDIS_URL: the Redis client does not take these settings")
 }
 
-/// Asks the server for its run id and its clock.
-async fn ask(client: &Client, server: &ServerInfo) -> Result<(), Error> {
+/// Asks the server for its run id and its clock. Fails if it is a cluster that the URL does not say.
+async fn ask(client: &Client, server: &ServerInfo) -> Result<(), CacheError> {
     let run = match server.limits.is_cluster {
         true => CLUSTER_RUN.into(),
         false => {
-            let info: String = client.info(Some(InfoKind::Server)).await?;
-            let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+            let info: Result<String, Error> = client.info(Some(InfoKind::Server)).await;
+            let info = match info.map_err(|error| map_error(&server.host, &error)) {
+                // Some serverless offers and restricted users have no INFO.
+                Err(CacheError::Refused(_) | CacheError::Protocol(_)) => String::new(),
+                answer => answer?,
+            };
+            let field = |name| info.lines().find_map(|line| line.strip_prefix(name));
+            if field("redis_mode:").map(str::trim) == Some("cluster") {
+                let advice = IS_CLUSTER.replace("{credentials}", "REDIS_URL");
+                return Err(CacheError::Refused(format!("{}: {advice}", server.host)));
+            }
             // Without a run id only the heartbeats tell one memory from another.
-            run.map_or("unsaid", str::trim).into()
+            field("run_id:").map_or("unsaid", str::trim).into()
         }
     };
     let now = CacheCommand::script(script::NOW, NO_ARGS, NO_ARGS);
@@ -156,8 +166,8 @@ pub(super) async fn keep_connected(client: Client, server: Arc<ServerInfo>) {
                         expecting = false;
                         match ask(&client, &server).await {
                             Ok(()) => server.set_up(),
-                            Err(error) => {
-                                server.set_down(map_error(&server.host, &error));
+                            Err(why) => {
+                                server.set_down(why);
                                 tokio::time::sleep(ASK_AGAIN).await;
                                 expecting = true;
                             }

@@ -16,7 +16,7 @@ use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, ClusterInterface};
 use fred::types::Value;
-use fred::types::config::{Config, Options, Server};
+use fred::types::config::{Config, Options, Server, ServerConfig};
 use futures_util::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -55,6 +55,25 @@ const CLUSTER: Limits = Limits {
     ..ONE_SERVER
 };
 
+/// Upstash by the Redis protocol bills each command, as its REST API does.
+const BILLED_SERVER: Limits = Limits {
+    is_billed: true,
+    heartbeat_interval: Duration::from_secs(10),
+    ..ONE_SERVER
+};
+
+/// The hosts of Upstash databases end with this.
+const UPSTASH: &str = ".upstash.io";
+
+fn limits(server: &ServerConfig) -> &'static Limits {
+    let hosts = server.hosts();
+    match server.is_clustered() {
+        true => &CLUSTER,
+        false if hosts.iter().any(|server| server.host.ends_with(UPSTASH)) => &BILLED_SERVER,
+        false => &ONE_SERVER,
+    }
+}
+
 type Replies = Vec<Result<CacheReply, CacheError>>;
 
 pub(super) struct RedisTransport {
@@ -81,7 +100,7 @@ impl RedisTransport {
     ) -> anyhow::Result<Self> {
         let config = connect::config(url.expose_secret())?;
         let is_cluster = config.server.is_clustered();
-        let limits = if is_cluster { &CLUSTER } else { &ONE_SERVER };
+        let limits = limits(&config.server);
         let host = connect::host(&config.server);
         let server = Arc::new(ServerInfo::new(limits, host, command_timeout));
         // The library subscribes to one node of a cluster only, so there is no L1 in front of one.
@@ -337,5 +356,29 @@ fn options(deadline: Duration) -> Options {
         max_attempts: Some(connect::ATTEMPTS),
         fail_fast: true,
         ..Options::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstash_by_the_redis_protocol_is_billed_and_gets_slow_heartbeats() {
+        for (url, is_billed) in [
+            (
+                "rediss://default:t@eu1-calm-mole-38001.upstash.io:6379",
+                true,
+            ),
+            ("redis://default:t@calm-mole.upstash.io:38001", true),
+            ("rediss://cache.example.com:6379", false),
+            ("redis://upstash.io.example.com", false),
+        ] {
+            let config = connect::config(url).expect("valid");
+            let limits = limits(&config.server);
+            assert_eq!(limits.is_billed, is_billed, "{url}");
+            let is_slow = limits.heartbeat_interval >= Duration::from_secs(10);
+            assert_eq!(is_slow, is_billed, "{url}");
+        }
     }
 }

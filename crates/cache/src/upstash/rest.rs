@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use parking_lot::Mutex;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
@@ -76,7 +76,11 @@ impl RestClient {
             )?;
         bearer.set_sensitive(true);
         let http = Client::builder()
-            .default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]))
+            .default_headers(HeaderMap::from_iter([
+                (AUTHORIZATION, bearer),
+                // As the official clients; compatible servers do not parse the body without it.
+                (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            ]))
             .connect_timeout(CONNECT_TIMEOUT.min(command_timeout))
             .redirect(reqwest::redirect::Policy::none())
             .build()
@@ -203,8 +207,17 @@ impl RestClient {
             );
             return Err(CacheError::Protocol(detail));
         }
-        let items = items.into_iter();
-        Ok(items.map(|item| self.item(status, item, text)).collect())
+        let items = items.into_iter().enumerate().map(|(n, item)| {
+            if item.result.is_none() && item.error.is_none() {
+                return Err(CacheError::Protocol(format!(
+                    "{} answered command {} of {asked} with neither a result nor an error",
+                    self.server.host,
+                    n + 1
+                )));
+            }
+            self.item(status, item, text)
+        });
+        Ok(items.collect())
     }
 
     /// Success is status 200 **and** a result.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::harness::daemon::{DaemonEnv, DaemonProcess};
 use crate::harness::program::Program;
 use crate::store::fixture::{DatabaseBackend, TestDatabase};
-use oddsd_testkit::postgres;
+use oddsd_testkit::postgres::{self, PostgresServer};
 use oddsd_testkit::{eventually, within};
 
 const TLOG: &str = "CREATE TABLE tlog (id bigint PRIMARY KEY, user_id int, name text, seen boolean, amount numeric)";
@@ -179,10 +179,10 @@ async fn watched_values_keep_their_types() {
     let shown = &reported[0]["row"];
     assert_eq!(shown["t"], "it's \"q\" \\ \n 🐎");
     assert_eq!((&shown["v"], &shown["c"]), (&json!(""), &json!("}")));
-    assert_eq!((&shown["f"], &shown["yes"]), (&json!(0.5), &json!(true)));
+    assert_eq!((&shown["f"], &shown["yes"]), (&json!("0.5"), &json!(true)));
     assert_eq!(shown["u"], "6f9619ff-8b86-d011-b42d-00c04fc964ff");
     assert_eq!(shown["d"], "2026-11-21");
-    assert!(shown["n"].is_number());
+    assert_eq!(shown["n"], "12345678901234567890123");
 
     test.run("INSERT INTO tlog VALUES ('NaN', 'Infinity')")
         .await;
@@ -192,6 +192,94 @@ async fn watched_values_keep_their_types() {
     );
     test.run("INSERT INTO tlog DEFAULT VALUES").await;
     assert_eq!(test.reported().await[0]["row"], json!({}));
+}
+
+/// Type, value, and the text that a program spells into its keys, in a session with settings of its own.
+#[tokio::test]
+async fn watched_value_is_the_text_of_the_database_in_any_session() {
+    let mut test = WatchTest::with("CREATE DOMAIN cents AS numeric(10,2)").await;
+    test.run("CREATE DOMAIN price AS cents").await;
+    test.run("CREATE DOMAIN moment AS timestamptz").await;
+    for (n, (kind, value, text)) in [
+        (
+            "bigint",
+            "9007199254740993",
+            json!(9_007_199_254_740_993_i64),
+        ),
+        ("numeric", "9007199254740993", json!("9007199254740993")),
+        ("numeric(10,2)", "1.50", json!("1.50")),
+        ("numeric(10,2)", "-0.50", json!("-0.50")),
+        ("price", "7.10", json!("7.10")),
+        ("char(5)", "'ab'", json!("ab")),
+        (
+            "timestamptz",
+            "'2026-11-21 10:00:00.5+02'",
+            json!("2026-11-21T08:00:00.5+00:00"),
+        ),
+        (
+            "moment",
+            "'2026-07-21 10:00:00+00'",
+            json!("2026-07-21T10:00:00+00:00"),
+        ),
+        (
+            "timestamp",
+            "'2026-11-21 10:00'",
+            json!("2026-11-21T10:00:00"),
+        ),
+        ("date", "'2026-11-21'", json!("2026-11-21")),
+        ("float8", "0.1", json!("0.1")),
+        ("float8", "1e300", json!("1e+300")),
+        ("float4", "0.1", json!("0.1")),
+        ("interval", "'1 day 2 hours'", json!("1 day 02:00:00")),
+        ("inet", "'10.0.0.1'", json!("10.0.0.1")),
+        ("boolean", "true", json!(true)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let table = format!("t{n}");
+        test.run(&format!("CREATE TABLE {table} (v {kind})")).await;
+        test.watch(&table, &["v"]).await;
+        test.run("SET timezone = 'America/New_York'; SET datestyle = 'SQL, DMY'; SET extra_float_digits = -3; \
+                  SET intervalstyle = 'iso_8601'")
+            .await;
+        test.run(&format!("INSERT INTO {table} VALUES ({value})"))
+            .await;
+        assert_eq!(test.reported().await[0]["row"]["v"], text, "{kind} {value}");
+    }
+}
+
+#[tokio::test]
+async fn watch_on_a_server_with_two_phase_commits_lets_them_succeed() {
+    let server = PostgresServer::with("-c max_prepared_transactions=4").expect("a server");
+    let store = crate::store::fixture::open(&server.url).await;
+    store.migrate(false).await.expect("migrated");
+    let mut writer = postgres::connect(&server.url).await;
+    writer
+        .execute("CREATE TABLE public.item (id int)")
+        .await
+        .expect("a table");
+    let plan = store.watch(&asked("public.item", &["id"]), false).await;
+    assert!(plan.expect("watched").quiet_for_two_phase);
+    for statement in [
+        "BEGIN",
+        "INSERT INTO public.item VALUES (7)",
+        "PREPARE TRANSACTION 'p'",
+        "COMMIT PREPARED 'p'",
+    ] {
+        let done = writer.execute(statement).await;
+        done.unwrap_or_else(|why| panic!("{statement}: {why}"));
+    }
+    let rows = sqlx::query("SELECT detail FROM oddsd.outbox")
+        .fetch_all(&mut writer)
+        .await;
+    let rows = rows.expect("rows");
+    assert!(
+        rows[0]
+            .get::<&str, _>("detail")
+            .contains(r#""row":{"id":7}"#)
+    );
+    store.close().await;
 }
 
 #[tokio::test]

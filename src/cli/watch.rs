@@ -116,6 +116,12 @@ async fn add(store: &Store, args: &AddArgs) -> anyhow::Result<()> {
     if done.replaced {
         out!("the table was watched before; this watch replaces that one");
     }
+    if done.quiet_for_two_phase {
+        out!(
+            "this server allows two-phase commits (max_prepared_transactions), which a notification would make fail: the watch is \
+             quiet, and its changes are found within a second"
+        );
+    }
     print_not_covered(&done.not_covered);
     if !args.dry_run {
         out!("a rule for its changes has: on = [\"row_changed\"], table = {table:?}");

@@ -31,6 +31,8 @@ pub struct WatchPlan {
     /// The table's name in its changes.
     pub table: String,
     pub columns: Vec<String>,
+    /// The commit sends no notification, because the server allows two-phase commits, which one would make impossible.
+    pub quiet_for_two_phase: bool,
     /// True if the table was watched before: that watch is gone.
     pub replaced: bool,
     /// Partitions that are watched with it.

@@ -66,6 +66,11 @@ pub struct PostgresServer {
 
 impl PostgresServer {
     pub fn start() -> anyhow::Result<Self> {
+        Self::with("")
+    }
+
+    /// With further settings, as `-c name=value`.
+    pub fn with(settings: &str) -> anyhow::Result<Self> {
         let programs = programs().context(
             "no PostgreSQL programs (initdb, pg_ctl) on this machine; install postgresql, or give --database-url",
         )?;
@@ -74,11 +79,11 @@ impl PostgresServer {
             programs,
             url: String::new(),
         };
-        server.begin()?;
+        server.begin(settings)?;
         Ok(server)
     }
 
-    fn begin(&mut self) -> anyhow::Result<()> {
+    fn begin(&mut self, more: &str) -> anyhow::Result<()> {
         if is_root() {
             let owner = format!("{UNPRIVILEGED}:");
             finished(Command::new("chown").arg(owner).arg(self.folder.path()))?;
@@ -102,7 +107,7 @@ impl PostgresServer {
         for _ in 0..PORTS_TRIED {
             let port = free_port();
             let settings = format!(
-                "{SETTINGS} -c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={}",
+                "{SETTINGS} {more} -c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={}",
                 self.folder.path().display()
             );
             let started = finished(

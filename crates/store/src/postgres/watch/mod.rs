@@ -64,13 +64,17 @@ impl Postgres {
 
             let mut statements = drop_statements(&before);
             let function = format!("oddsd.watch_{:016x}", fastrand::u64(..));
+            // PREPARE TRANSACTION fails in a transaction that has notified.
+            let two_phase = "SELECT current_setting('max_prepared_transactions')::int > 0";
+            let two_phase = sqlx::query_scalar(two_phase).fetch_one(&mut *tx).await;
+            let two_phase: bool = two_phase.map_err(map_error)?;
             let settings = WatchSettings {
                 table: table.qualified(),
-                columns,
+                columns: columns.iter().map(|column| column.name.clone()).collect(),
                 bulk: request.bulk,
-                quiet: request.quiet,
+                quiet: request.quiet || two_phase,
             };
-            statements.push(settings.create_function(&function));
+            statements.push(settings.create_function(&function, &columns));
             statements.push(format!("REVOKE ALL ON FUNCTION {function}() FROM PUBLIC"));
             let argument = literal(&serde_json::to_string(&settings).expect("texts are JSON"));
             for target in std::iter::once(&table).chain(&partitions) {
@@ -88,6 +92,7 @@ impl Postgres {
             Ok(WatchPlan {
                 table: settings.table,
                 columns: settings.columns,
+                quiet_for_two_phase: two_phase && !request.quiet,
                 replaced: !before.is_empty(),
                 partitions: partitions.len(),
                 not_covered,

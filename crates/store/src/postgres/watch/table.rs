@@ -154,19 +154,33 @@ pub async fn find_table(connection: &mut PgConnection, text: &str) -> Result<Tab
     bad(format!("there is no table {shown}{}", did_you_mean(meant)))
 }
 
+/// A column, and the base type of its values.
+pub struct WatchedColumn {
+    pub name: String,
+    pub base: String,
+}
+
 /// The columns that `texts` name, each once.
 pub async fn find_columns(
     connection: &mut PgConnection,
     table: &Table,
     texts: &[String],
-) -> Result<Vec<String>> {
+) -> Result<Vec<WatchedColumn>> {
     let bad = |why: String| Err(StoreError::Misconfigured(why));
     let qualified = table.qualified();
     let known = sqlx::query(
         "SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type, b.typcategory::text AS category,
                 b.typname::text AS base, a.attgenerated::text = 'v' AS is_virtual
          FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-              JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+              -- A domain may be of a domain.
+              CROSS JOIN LATERAL (
+                  WITH RECURSIVE below AS (
+                      SELECT t.oid, t.typtype, t.typbasetype
+                      UNION ALL
+                      SELECT n.oid, n.typtype, n.typbasetype FROM below JOIN pg_type n ON n.oid = below.typbasetype
+                      WHERE below.typtype = 'd')
+                  SELECT oid FROM below WHERE typtype <> 'd') base
+              JOIN pg_type b ON b.oid = base.oid
          WHERE a.attrelid::bigint = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
     )
     .bind(table.id)
@@ -174,7 +188,7 @@ pub async fn find_columns(
     .await
     .map_err(map_error)?;
     let names = || known.iter().map(|row| row.get::<&str, _>("name"));
-    let mut found: Vec<String> = Vec::new();
+    let mut found: Vec<WatchedColumn> = Vec::new();
     for text in texts {
         let shown = sanitize_text(text, 80);
         let part = match parts(text).as_deref() {
@@ -206,8 +220,11 @@ pub async fn find_columns(
                 "{qualified}.{name} is made up when it is read, so no trigger sees it; name the columns that it is made of"
             ));
         }
-        if !found.iter().any(|known| known == name) {
-            found.push(name.to_owned());
+        if !found.iter().any(|known| known.name == name) {
+            found.push(WatchedColumn {
+                name: name.to_owned(),
+                base: base.to_owned(),
+            });
         }
     }
     if found.len() > MAX_COLUMNS {

@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::table::WatchedColumn;
 use crate::postgres::listen::CHANNEL;
 
 /// The settings of a watch, stored as the argument of its triggers.
@@ -22,6 +23,17 @@ pub struct WatchSettings {
     pub bulk: u32,
     pub quiet: bool,
 }
+
+/// Types that JSON would show as a number, which readers of JSON round, and `char(n)`, which it would pad.
+const SHOWN_AS_TEXT: [&str; 4] = ["numeric", "float4", "float8", "bpchar"];
+/// Types whose text depends on a setting of the session, and the setting that the function runs with.
+const SESSION_TEXTS: [(&str, &str); 5] = [
+    ("timestamptz", "timezone = 'UTC'"),
+    ("timetz", "timezone = 'UTC'"),
+    ("float4", "extra_float_digits = 1"),
+    ("float8", "extra_float_digits = 1"),
+    ("interval", "intervalstyle = 'postgres'"),
+];
 
 const OLD: &str = "oddsd_old";
 const NEW: &str = "oddsd_new";
@@ -57,15 +69,23 @@ pub fn triggers(columns: &[String]) -> Vec<(&'static str, &'static str, String)>
 
 impl WatchSettings {
     /// SECURITY DEFINER: the application's role needs no rights on our tables.
-    pub fn create_function(&self, function: &str) -> String {
+    /// `columns` are those of the settings, with their types.
+    pub fn create_function(&self, function: &str, columns: &[WatchedColumn]) -> String {
+        let mut settings: Vec<&str> = SESSION_TEXTS
+            .iter()
+            .filter(|(base, _)| columns.iter().any(|column| column.base == *base))
+            .map(|(_, setting)| *setting)
+            .collect();
+        settings.dedup();
+        let settings: String = settings.iter().map(|s| format!(" SET {s}")).collect();
         format!(
             "CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER \
-             SET search_path = pg_catalog, pg_temp AS {}",
-            literal(&self.body())
+             SET search_path = pg_catalog, pg_temp{settings} AS {}",
+            literal(&self.body(columns))
         )
     }
 
-    fn body(&self) -> String {
+    fn body(&self, columns: &[WatchedColumn]) -> String {
         // A condition is evaluated as an expression, which is cheaper than the statement of PERFORM.
         let notify = match self.quiet {
             true => String::new(),
@@ -73,13 +93,13 @@ impl WatchSettings {
                 format!("  IF pg_catalog.pg_notify('{CHANNEL}', '') IS NULL THEN\n  END IF;\n")
             }
         };
-        let rows = match &self.columns[..] {
+        let rows = match columns {
             [] => String::new(),
             _ => {
                 let (insert, update, delete) = (
-                    self.report_rows("insert", &[NEW]),
-                    self.report_rows("update", &[OLD, NEW]),
-                    self.report_rows("delete", &[OLD]),
+                    self.report_rows("insert", &[NEW], columns),
+                    self.report_rows("update", &[OLD, NEW], columns),
+                    self.report_rows("delete", &[OLD], columns),
                 );
                 format!(
                     "  IF TG_OP = 'INSERT' THEN\n{insert}  ELSIF TG_OP = 'UPDATE' THEN\n{update}  \
@@ -98,7 +118,7 @@ impl WatchSettings {
 
     /// One row, by far the most common, costs one statement. Of many, the first few mostly show that they are
     /// too many to name.
-    fn report_rows(&self, op: &str, tables: &[&str]) -> String {
+    fn report_rows(&self, op: &str, tables: &[&str], columns: &[WatchedColumn]) -> String {
         let head = literal(&format!(
             "{{\"table\":{},\"op\":\"{op}\"",
             json(&self.table)
@@ -107,7 +127,9 @@ impl WatchSettings {
         let many = self.bulk;
         let enough = many + 1;
         let each = |limit: &str| {
-            let parts = tables.iter().map(|table| self.select_reports(table, limit));
+            let parts = tables
+                .iter()
+                .map(|table| select_reports(table, limit, columns));
             parts.collect::<Vec<_>>()
         };
         let (all, some) = (
@@ -138,33 +160,41 @@ impl WatchSettings {
 "
         )
     }
+}
 
-    /// Selects the end of the report of each row of a transition table. NULL is left out.
-    fn select_reports(&self, table: &str, limit: &str) -> String {
-        let each = |of: fn(&str) -> String, between: &str| {
-            let columns = self.columns.iter().map(|column| of(column));
-            columns.collect::<Vec<_>>().join(between)
-        };
-        let missing = each(
-            |column| format!("pg_typeof({}) = '{MISSING_TYPE}'::regtype", quoted(column)),
-            " OR ",
-        );
-        let fields = each(
-            |column| {
-                let name = literal(&format!(",{}:", json(column)));
-                format!("{name} || to_json({})::text", quoted(column))
-            },
-            ", ",
-        );
-        let gone = each(
-            |column| format!("'(0,0)'::{MISSING_TYPE} AS {}", quoted(column)),
-            ", ",
-        );
-        format!(
-            "(SELECT (SELECT CASE WHEN {missing} THEN '}}' ELSE ',\"row\":{{' || substr(concat({fields}), 2) || '}}}}' END \
-             FROM (SELECT changed.*) within) COLLATE \"C\" AS report FROM (SELECT {gone}) gone, {table} changed{limit})"
-        )
-    }
+/// Selects the end of the report of each row of a transition table. NULL is left out. A value is reported as the text
+/// that the database has for it, so that a key that holds it is spelt as programs spell it.
+fn select_reports(table: &str, limit: &str, columns: &[WatchedColumn]) -> String {
+    let each = |of: fn(&WatchedColumn) -> String, between: &str| {
+        let columns = columns.iter().map(of);
+        columns.collect::<Vec<_>>().join(between)
+    };
+    let missing = each(
+        |column| {
+            let name = quoted(&column.name);
+            format!("pg_typeof({name}) = '{MISSING_TYPE}'::regtype")
+        },
+        " OR ",
+    );
+    let fields = each(
+        |column| {
+            let name = literal(&format!(",{}:", json(&column.name)));
+            let as_text = match SHOWN_AS_TEXT.contains(&column.base.as_str()) {
+                true => "::text",
+                false => "",
+            };
+            format!("{name} || to_json({}{as_text})::text", quoted(&column.name))
+        },
+        ", ",
+    );
+    let gone = each(
+        |column| format!("'(0,0)'::{MISSING_TYPE} AS {}", quoted(&column.name)),
+        ", ",
+    );
+    format!(
+        "(SELECT (SELECT CASE WHEN {missing} THEN '}}' ELSE ',\"row\":{{' || substr(concat({fields}), 2) || '}}}}' END \
+         FROM (SELECT changed.*) within) COLLATE \"C\" AS report FROM (SELECT {gone}) gone, {table} changed{limit})"
+    )
 }
 
 fn json(text: &str) -> String {

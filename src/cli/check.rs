@@ -88,7 +88,8 @@ pub async fn check(settings: &Settings, args: &CheckArgs) -> anyhow::Result<Exit
     let database = describe_database(settings, &mut report);
     if !args.offline {
         if let Some((settings_of_store, name)) = database {
-            check_database(settings, &settings_of_store, &name, &mut report).await;
+            let feed = feed.as_ref().map(Feed::name);
+            check_database(settings, feed, &settings_of_store, &name, &mut report).await;
         }
         if let Some(cache) = cache {
             ping_cache(&cache, &mut report).await;
@@ -285,6 +286,7 @@ fn describe_database(
 
 async fn check_database(
     settings: &Settings,
+    feed: Option<&str>,
     wanted: &StoreSettings,
     name: &str,
     report: &mut CheckReport,
@@ -328,7 +330,9 @@ async fn check_database(
         Err(StoreError::Schema(_)) => {}
         Err(why) => report.fail("rights", database_code(&why), why.to_string()),
     }
-    check_feed_of_database(settings, &store, report).await;
+    if let Some(feed) = feed {
+        check_feed_of_database(settings, feed, &store, report).await;
+    }
     match store.server_time().await {
         Ok(theirs) => check_clock(Utc::now() - theirs, report),
         Err(why) => report.fail("clock", database_code(&why), why.to_string()),
@@ -340,24 +344,22 @@ async fn check_database(
 }
 
 /// The feed that fills the database, if it is another one than the settings name.
-async fn check_feed_of_database(settings: &Settings, store: &Store, report: &mut CheckReport) {
-    let Ok(feed) = app::feed(settings, &Clock::Real, false) else {
-        return;
-    };
+async fn check_feed_of_database(
+    settings: &Settings,
+    feed: &str,
+    store: &Store,
+    report: &mut CheckReport,
+) {
     // Without tables there is no feed yet.
     if let Ok(Some(kept)) = store.live_feed().await
-        && kept != feed.name()
+        && kept != feed
     {
         match settings.daemon.switch_feed {
             true => report.warn(
                 "feed",
                 format!("the next start retires what {kept} stored (SWITCH_FEED)"),
             ),
-            false => report.fail(
-                "feed",
-                BAD_CONFIGURATION,
-                app::foreign_feed(&kept, feed.name()),
-            ),
+            false => report.fail("feed", BAD_CONFIGURATION, app::foreign_feed(&kept, feed)),
         }
     }
 }

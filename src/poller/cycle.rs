@@ -94,7 +94,20 @@ impl Poller {
             None => CycleOutcome::Unchanged(counts),
             Some(written) => CycleOutcome::Committed(counts, written),
         };
-        let next = schedule.and_then(|schedule| self.wait_after(request, schedule));
+        let now = self.read_clock();
+        let next = match schedule {
+            Some(PollSchedule::Live(scheduler)) => {
+                if self.withheld.is_some() {
+                    scheduler.recheck_after(RECHECK_AFTER, request, now);
+                }
+                match scheduler.next(now, &self.tracked, self.whole_card_at) {
+                    NextPoll::Now(_) => Duration::ZERO,
+                    NextPoll::Wait(wait) => wait,
+                }
+            }
+            // A recording has its own times, and `once` ends.
+            Some(PollSchedule::AsRecorded { .. }) | None => Duration::ZERO,
+        };
         self.live.publish(DaemonEvent::CycleComplete {
             cycle: cycle.id as u64,
             counts,
@@ -106,7 +119,7 @@ impl Poller {
             fetch_ms: cycle.fetch_ms as u64,
             diff_ms: cycle.diff_ms as u64,
             write_ms,
-            next_s: next.unwrap_or_default().as_secs_f64().ceil() as u64,
+            next_s: next.as_secs_f64().ceil() as u64,
         });
         outcome
     }
@@ -234,21 +247,6 @@ impl Poller {
             self.update_statuses(lease, self.clock.now()).await;
         }
         cycle
-    }
-
-    /// The time until the next poll, for the log; `None` in a recording.
-    fn wait_after(&self, request: &FetchRequest, schedule: &mut PollSchedule) -> Option<Duration> {
-        let PollSchedule::Live(scheduler) = schedule else {
-            return None;
-        };
-        let now = self.read_clock();
-        if self.withheld.is_some() {
-            scheduler.recheck_after(RECHECK_AFTER, request, now);
-        }
-        match scheduler.next(now, &self.tracked, self.whole_card_at) {
-            NextPoll::Now(_) => Some(Duration::ZERO),
-            NextPoll::Wait(wait) => Some(wait),
-        }
     }
 
     /// The stored state: from memory, or loaded from the database.

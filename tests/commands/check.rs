@@ -314,19 +314,23 @@ async fn feed_down_is_69_and_wrong_credentials_78() {
         .expect_texts(&["FAIL  feed", "cannot be reached"]);
 }
 
-/// A request for each sport key: the cost is their sum, and one that is refused is named.
-#[tokio::test]
-async fn sport_key_that_fails_is_named_beside_the_cost_of_all() {
-    let provider = OddsProvider::start().await;
-    let league = Program::new()
+/// The Odds API of this provider, without a sport.
+fn on_odds_api(provider: &OddsProvider) -> Program {
+    Program::new()
         .with("LISTEN", "off")
         .with("FEED", "odds-api")
         .with("ODDS_API_URL", &provider.url)
         .with("ODDS_API_KEY", "k3y-of-a-story")
-        .with(
-            "ODDS_API_SPORT",
-            " baseball_mlb, soccer_elp ,upcoming,,baseball_mlb",
-        );
+}
+
+/// A request for each sport key: the cost is their sum, and one that is refused is named.
+#[tokio::test]
+async fn sport_key_that_fails_is_named_beside_the_cost_of_all() {
+    let provider = OddsProvider::start().await;
+    let league = on_odds_api(&provider).with(
+        "ODDS_API_SPORT",
+        " baseball_mlb, soccer_elp ,upcoming,,baseball_mlb",
+    );
     for status in [200, 404, 200] {
         let answer = OddsReply::complete(status, "[]").with("x-requests-remaining", 480);
         provider.push_reply(answer.with("x-requests-last", 3));
@@ -347,12 +351,7 @@ async fn sport_key_that_fails_is_named_beside_the_cost_of_all() {
         ("", "needs ODDS_API_SPORT"),
         (" , ", "needs ODDS_API_SPORT"),
     ] {
-        let league = Program::new()
-            .with("LISTEN", "off")
-            .with("FEED", "odds-api")
-            .with("ODDS_API_URL", &provider.url)
-            .with("ODDS_API_KEY", "k3y-of-a-story")
-            .with("ODDS_API_SPORT", setting);
+        let league = on_odds_api(&provider).with("ODDS_API_SPORT", setting);
         let output = league.run(&["check", "--offline"]).await;
         assert_ne!(output.code, 0, "{setting:?}");
         output.expect_texts(&[message]);
@@ -363,12 +362,7 @@ async fn sport_key_that_fails_is_named_beside_the_cost_of_all() {
 #[tokio::test]
 async fn quota_is_shown_and_a_spent_one_is_69() {
     let provider = OddsProvider::start().await;
-    let league = Program::new()
-        .with("LISTEN", "off")
-        .with("FEED", "odds-api")
-        .with("ODDS_API_URL", &provider.url)
-        .with("ODDS_API_KEY", "k3y-of-a-story")
-        .with("ODDS_API_SPORT", "baseball_mlb");
+    let league = on_odds_api(&provider).with("ODDS_API_SPORT", "baseball_mlb");
     let answer = OddsReply::complete(200, "[]")
         .with("x-requests-remaining", 499)
         .with("x-requests-used", 1)

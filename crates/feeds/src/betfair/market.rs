@@ -240,7 +240,8 @@ impl ExchangeMarket {
                 continue;
             }
             // A runner that is removed loses its prices, though nothing empties its ladder and though a recording that
-            // begins later has none of them, and gets them back with its place. A market that ends with all its runners removed keeps their closing prices.
+            // begins later has none of them, and gets them back with its place. A market that ends with all its
+            // runners removed keeps their closing prices.
             let is_out = runner.is_removed()
                 && (runner.is_out || self.event.status != EventStatus::Abandoned);
             if is_out != runner.is_out {

@@ -79,6 +79,22 @@ impl WatchTest {
         rows.iter().map(read).collect()
     }
 
+    /// As `reported`, whatever role the writer has taken.
+    async fn reported_by_server(&mut self) -> Vec<Value> {
+        let mut other = postgres::connect(&self.database.url).await;
+        std::mem::swap(&mut other, &mut self.writer);
+        let reported = self.reported().await;
+        std::mem::swap(&mut other, &mut self.writer);
+        reported
+    }
+
+    /// The partitions of the one watched table: how many have a trigger, and the names of the others.
+    async fn partitions(&self) -> (usize, Vec<String>) {
+        let listed = self.database.store.list_watches().await.expect("a list");
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        (listed[0].partitions, listed[0].not_covered.clone())
+    }
+
     /// As `reported`, sorted.
     async fn reported_sorted(&mut self) -> Vec<Value> {
         let mut reported = self.reported().await;
@@ -407,23 +423,27 @@ async fn dropped_column_breaks_no_write() {
     test.run("INSERT INTO tlog VALUES (1, 1)").await;
     test.reported().await;
 
+    let any = |op: &str| json!({ "table": "tlog", "op": op });
     test.run("ALTER TABLE tlog ALTER user_id TYPE text USING 'u' || user_id")
         .await;
     test.run("UPDATE tlog SET seen = true").await;
     assert_eq!(
         test.reported().await,
-        [row("update", json!({ "id": 1, "user_id": "u1" }))]
+        [
+            any("alter"),
+            row("update", json!({ "id": 1, "user_id": "u1" }))
+        ]
     );
     test.run("ALTER TABLE tlog ADD extra int DEFAULT 3").await;
     test.run("ALTER TABLE tlog RENAME user_id TO owner").await;
-    let any = |op: &str| json!({ "table": "tlog", "op": op });
+    assert_eq!(test.reported().await, [any("alter"), any("alter")]);
     test.run("UPDATE tlog SET seen = false").await;
     test.run("ALTER TABLE tlog DROP owner").await;
     test.run("INSERT INTO tlog (id) VALUES (2), (3)").await;
     test.run("DELETE FROM tlog WHERE id = 2").await;
     assert_eq!(
         test.reported().await,
-        [any("update"), any("insert"), any("delete")]
+        [any("update"), any("alter"), any("insert"), any("delete")]
     );
     let listed = test.database.store.list_watches().await.expect("a list");
     assert_eq!(listed[0].missing, ["user_id"]);
@@ -432,7 +452,7 @@ async fn dropped_column_breaks_no_write() {
     test.run("UPDATE trips SET id = 4 WHERE id = 3").await;
     assert_eq!(
         test.reported().await,
-        [any("update")],
+        [any("alter"), any("update")],
         "rules know it by this name"
     );
     let listed = test.database.store.list_watches().await.expect("a list");
@@ -448,9 +468,21 @@ async fn dropped_column_breaks_no_write() {
     );
     test.run("DROP TABLE trips").await;
     assert_eq!(
+        test.reported().await,
+        [json!({ "table": "trips", "op": "drop" })]
+    );
+    assert_eq!(
         test.database.store.list_watches().await.expect("a list"),
         []
     );
+    test.run("CREATE TABLE other (id int)").await;
+    test.watch("other", &["id"]).await;
+    test.database
+        .store
+        .unwatch("other", false)
+        .await
+        .expect("removed");
+    assert_eq!(leftovers(&mut test).await, (0, 0), "those of trips too");
 }
 
 #[tokio::test]
@@ -483,12 +515,7 @@ async fn partitions_are_watched_with_their_table() {
         .await;
     test.run("INSERT INTO tlog VALUES (7, 21)").await;
     assert_eq!(test.reported().await, [of("insert", 7)]);
-    let listed = test.database.store.list_watches().await.expect("a list");
-    assert_eq!(listed.len(), 1, "{listed:?}");
-    assert_eq!(
-        (listed[0].partitions, &listed[0].not_covered[..]),
-        (3, &["tlog_3".to_owned()][..])
-    );
+    assert_eq!(test.partitions().await, (4, vec![]));
     let again = test.watch("tlog", &["id"]).await;
     assert_eq!((again.replaced, again.partitions), (true, 4));
     test.database
@@ -497,12 +524,138 @@ async fn partitions_are_watched_with_their_table() {
         .await
         .expect("removed");
     assert_eq!(leftovers(&mut test).await, (0, 0));
+    test.run("DROP TABLE tlog_3").await;
+    assert_eq!(test.reported().await, [json!(null); 0]);
+}
+
+/// The DDL is run by a role without any right on oddsd's tables.
+#[tokio::test]
+async fn partition_that_comes_or_goes_is_a_change_of_any_row() {
+    let mut test = WatchTest::with(
+        "CREATE ROLE watch_ddl; GRANT ALL ON SCHEMA public TO watch_ddl; SET ROLE watch_ddl;
+         CREATE TABLE \"%l'og\" (id int, day int) PARTITION BY RANGE (day);
+         CREATE TABLE log_1 PARTITION OF \"%l'og\" FOR VALUES FROM (0) TO (10);
+         CREATE TABLE log_2 PARTITION OF \"%l'og\" FOR VALUES FROM (10) TO (20);
+         CREATE TABLE \"Lo'g%3\" PARTITION OF \"%l'og\" FOR VALUES FROM (20) TO (30) PARTITION BY LIST (id);
+         CREATE TABLE log_3a PARTITION OF \"Lo'g%3\" FOR VALUES IN (1);
+         CREATE TABLE log_9 (id int, day int); INSERT INTO log_9 VALUES (9, 91)",
+    )
+    .await;
+    let named = "%l'og";
+    assert!(test.watch("\"%l'og\"", &["id"]).await.reports_ddl);
+    let any = |op: &str| vec![json!({ "table": named, "op": op })];
+    let one =
+        |op: &str, id: i64| vec![json!({ "table": named, "op": op, "row": json!({ "id": id }) })];
+    let no_change = || Vec::new();
+    for (sql, reported, partitions) in [
+        (
+            "ALTER TABLE \"%l'og\" DETACH PARTITION log_1",
+            any("alter"),
+            3,
+        ),
+        ("INSERT INTO log_1 VALUES (1, 1)", no_change(), 3),
+        ("DROP TABLE log_1", no_change(), 3),
+        (
+            "ALTER TABLE \"%l'og\" DETACH PARTITION log_2 CONCURRENTLY",
+            any("alter"),
+            2,
+        ),
+        ("DELETE FROM log_2", no_change(), 2),
+        (
+            "ALTER TABLE \"%l'og\" ATTACH PARTITION log_9 FOR VALUES FROM (90) TO (100)",
+            any("alter"),
+            3,
+        ),
+        ("UPDATE log_9 SET day = 92", one("update", 9), 3),
+        ("DROP TABLE log_9", any("drop"), 2),
+        (
+            "ALTER TABLE \"%l'og\" DETACH PARTITION \"Lo'g%3\"",
+            any("alter"),
+            0,
+        ),
+        ("INSERT INTO log_3a VALUES (1, 21)", no_change(), 0),
+        (
+            "ALTER TABLE \"%l'og\" ATTACH PARTITION \"Lo'g%3\" FOR VALUES FROM (20) TO (30)",
+            any("alter"),
+            2,
+        ),
+        ("INSERT INTO log_3a VALUES (1, 22)", one("insert", 1), 2),
+        (
+            "CREATE TABLE log_4 PARTITION OF \"%l'og\" FOR VALUES FROM (40) TO (50)",
+            no_change(),
+            3,
+        ),
+        ("INSERT INTO log_4 VALUES (4, 41)", one("insert", 4), 3),
+        ("BEGIN; DROP TABLE log_4; ROLLBACK", no_change(), 3),
+        ("ALTER TABLE log_4 ADD CHECK (id < 5)", any("alter"), 3),
+        (
+            "CREATE TABLE other (id int); ALTER TABLE other ADD name text; DROP TABLE other",
+            no_change(),
+            3,
+        ),
+    ] {
+        test.run(sql).await;
+        assert_eq!(test.reported_by_server().await, reported, "{sql}");
+        assert_eq!(test.partitions().await, (partitions, vec![]), "{sql}");
+    }
+
+    test.run("RESET ROLE; CREATE FOREIGN DATA WRAPPER away; CREATE SERVER away FOREIGN DATA WRAPPER away")
+        .await;
+    test.run("CREATE FOREIGN TABLE log_5 PARTITION OF \"%l'og\" FOR VALUES FROM (50) TO (60) SERVER away")
+        .await;
+    assert_eq!(test.reported().await, any("alter"), "it brings its rows");
+    assert_eq!(test.partitions().await, (3, vec!["log_5".to_owned()]));
+    test.run("DROP TABLE \"%l'og\"").await;
+    let dropped = test.reported().await;
+    assert_eq!(dropped, any("drop"));
+    // The last watch has gone with its table; what is left of it goes with the next one.
+    test.run("CREATE TABLE tlog (id int)").await;
+    test.watch("tlog", &[]).await;
+    assert_eq!(leftovers(&mut test).await, (3, 2));
+    test.run("DROP SCHEMA oddsd CASCADE; ALTER TABLE tlog ADD a int; DROP TABLE tlog")
+        .await;
+}
+
+/// Event triggers are a superuser's; a watch works without them, and says what it does not report.
+#[tokio::test]
+async fn watch_of_a_plain_role_says_that_it_reports_no_ddl() {
+    let mut test = WatchTest::with(
+        "CREATE ROLE watch_plain LOGIN; ALTER SCHEMA oddsd OWNER TO watch_plain;
+         GRANT ALL ON ALL TABLES IN SCHEMA oddsd TO watch_plain; GRANT ALL ON ALL SEQUENCES IN SCHEMA oddsd TO watch_plain;
+         GRANT ALL ON SCHEMA public TO watch_plain; SET ROLE watch_plain;
+         CREATE TABLE tlog (id int, day int) PARTITION BY RANGE (day);
+         CREATE TABLE tlog_1 PARTITION OF tlog FOR VALUES FROM (0) TO (10);
+         RESET ROLE",
+    )
+    .await;
+    let (_, server) = test.database.url.split_once('@').expect("a user");
+    let oddsd = Program::new().with("DATABASE_URL", format!("postgres://watch_plain@{server}"));
+    let warned = ["not reported: partitions", "superuser"];
+    let add = ["watch", "add", "tlog", "--columns", "id"];
+    let added = oddsd.run(&add).await;
+    added.expect_code(0).expect_texts(&warned);
+    let listed = oddsd.run(&["watch", "list"]).await;
+    listed.expect_code(0).expect_texts(&warned);
+    assert_eq!(leftovers(&mut test).await, (8, 1));
+    test.run("INSERT INTO tlog VALUES (1, 1); ALTER TABLE tlog DETACH PARTITION tlog_1")
+        .await;
+    assert_eq!(
+        test.reported().await,
+        [row("insert", json!({ "id": 1 }))],
+        "and breaks no statement"
+    );
+    // A superuser's watch replaces it.
+    assert!(test.watch("tlog", &["id"]).await.reports_ddl);
+    let removed = oddsd.run(&["watch", "remove", "tlog"]).await;
+    removed.expect_code(0);
+    assert_eq!(leftovers(&mut test).await, (0, 0));
 }
 
 /// The number of oddsd's triggers and functions.
 async fn leftovers(test: &mut WatchTest) -> (i64, i64) {
     let count = sqlx::query_as(
-        "SELECT (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'oddsd%'),
+        "SELECT (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'oddsd%')
+                 + (SELECT count(*) FROM pg_event_trigger WHERE evtname LIKE 'oddsd%'),
                 (SELECT count(*) FROM pg_proc WHERE proname LIKE 'watch\\_%')",
     );
     count.fetch_one(&mut test.writer).await.expect("counts")
@@ -521,7 +674,7 @@ async fn second_watch_replaces_the_first() {
         test.reported().await,
         [row("insert", json!({ "user_id": 2 }))]
     );
-    assert_eq!(leftovers(&mut test).await, (4, 1));
+    assert_eq!(leftovers(&mut test).await, (6, 2));
 
     let would = test
         .database
@@ -529,7 +682,7 @@ async fn second_watch_replaces_the_first() {
         .unwatch("tlog", true)
         .await
         .expect("a rehearsal");
-    assert_eq!(leftovers(&mut test).await, (4, 1));
+    assert_eq!(leftovers(&mut test).await, (6, 2));
     let did = test
         .database
         .store

@@ -123,6 +123,9 @@ async fn add(store: &Store, args: &AddArgs) -> anyhow::Result<()> {
         );
     }
     print_not_covered(&done.not_covered);
+    if !done.reports_ddl {
+        print_no_ddl();
+    }
     if !args.dry_run {
         out!("a rule for its changes has: on = [\"row_changed\"], table = {table:?}");
     }
@@ -160,6 +163,9 @@ async fn list(store: &Store, as_json: bool) -> anyhow::Result<()> {
             );
         }
         print_not_covered(&table.not_covered);
+        if !table.reports_ddl && table.partitions + table.not_covered.len() > 0 {
+            print_no_ddl();
+        }
     }
     Ok(())
 }
@@ -188,6 +194,13 @@ fn print_not_covered(partitions: &[String]) {
             partitions.join(", ")
         );
     }
+}
+
+fn print_no_ddl() {
+    out!(
+        "  not reported: partitions that are attached, detached or dropped, and other changes by ALTER TABLE; a watch that a \
+         superuser adds reports them"
+    );
 }
 
 async fn remove(store: &Store, table: &str, dry_run: bool, as_json: bool) -> anyhow::Result<()> {

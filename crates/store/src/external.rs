@@ -39,6 +39,9 @@ pub struct WatchPlan {
     pub partitions: usize,
     /// Partitions that cannot be watched: direct writes to them are not seen.
     pub not_covered: Vec<String>,
+    /// False if the role may not create event triggers: rows that `ALTER TABLE` or `DROP TABLE` changes, adds or
+    /// removes, as with a partition, are not reported.
+    pub reports_ddl: bool,
     /// The SQL statements, in order.
     pub statements: Vec<String>,
 }
@@ -60,6 +63,8 @@ pub struct TableWatch {
     pub partitions: usize,
     /// Partitions that came later: direct writes to them are not seen.
     pub not_covered: Vec<String>,
+    /// See `WatchPlan::reports_ddl`.
+    pub reports_ddl: bool,
 }
 
 impl Store {

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 use super::{Postgres, connect, map_error};
 use crate::{Result, StoreError, TableWatch, WatchPlan, WatchRequest};
 use table::{Table, find_columns, find_table, qualified};
-use trigger::{WatchSettings, literal, quoted, triggers};
+use trigger::{WatchSettings, create_triggers, quoted};
 
 /// While the installation waits for the table's lock, all writers wait behind it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,13 +23,15 @@ const INSTALL_LOCK: &str = "SELECT pg_advisory_xact_lock(hashtext('oddsd.watch')
 const WATCHED: &str = "
 WITH ours AS (
     SELECT t.tgfoid, t.tgrelid, min(t.tgname::text) AS first, bool_or(t.tgenabled = 'D') AS disabled,
-           min(convert_from(substring(t.tgargs FOR octet_length(t.tgargs) - 1), getdatabaseencoding())) AS settings
+           min(convert_from(substring(t.tgargs FOR position('\\x00'::bytea IN t.tgargs) - 1), getdatabaseencoding())) AS settings
     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname = 'oddsd' AND p.proname LIKE 'watch\\_%' AND NOT t.tgisinternal AND octet_length(t.tgargs) > 0
     GROUP BY t.tgfoid, t.tgrelid)
 SELECT o.tgfoid::bigint AS function, p.proname::text AS named, o.tgrelid::bigint AS id, n.nspname::text AS schema,
        c.relname::text AS name, o.disabled, o.settings,
        array(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+       EXISTS (SELECT FROM pg_event_trigger e JOIN pg_proc d ON d.oid = e.evtfoid JOIN pg_namespace m ON m.oid = d.pronamespace
+               WHERE m.nspname = 'oddsd' AND d.proname = p.proname || '_ddl' AND e.evtenabled <> 'D') AS reports_ddl,
        EXISTS (SELECT FROM pg_inherits i JOIN ours above ON above.tgrelid = i.inhparent AND above.tgfoid = o.tgfoid
                WHERE i.inhrelid = o.tgrelid) AS below
 FROM ours o JOIN pg_class c ON c.oid = o.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -40,7 +42,7 @@ ORDER BY below, schema, name";
 struct WatchedTable {
     id: i64,
     table: String,
-    /// The object id of the trigger function, and its quoted name.
+    /// The object id of the trigger function, and its name.
     function: i64,
     function_name: String,
     settings: WatchSettings,
@@ -48,6 +50,7 @@ struct WatchedTable {
     columns: Vec<String>,
     /// True for a partition of another table with the same watch.
     below: bool,
+    reports_ddl: bool,
 }
 
 impl Postgres {
@@ -62,8 +65,7 @@ impl Postgres {
             let (partitions, not_covered) = table.partitions(&mut tx).await?;
             let before = watches_of(&mut tx, &table, &partitions).await?;
 
-            let mut statements = drop_statements(&before);
-            let function = format!("oddsd.watch_{:016x}", fastrand::u64(..));
+            let mut statements = drop_statements(&mut tx, &before).await?;
             // PREPARE TRANSACTION fails in a transaction that has notified.
             let two_phase = "SELECT current_setting('max_prepared_transactions')::int > 0";
             let two_phase = sqlx::query_scalar(two_phase).fetch_one(&mut *tx).await;
@@ -74,16 +76,16 @@ impl Postgres {
                 bulk: request.bulk,
                 quiet: request.quiet || two_phase,
             };
-            statements.push(settings.create_function(&function, &columns));
-            statements.push(format!("REVOKE ALL ON FUNCTION {function}() FROM PUBLIC"));
-            let argument = literal(&serde_json::to_string(&settings).expect("texts are JSON"));
-            for target in std::iter::once(&table).chain(&partitions) {
-                for (trigger, events, referencing) in triggers(&settings.columns) {
-                    statements.push(format!(
-                        "CREATE TRIGGER {trigger} AFTER {events} ON {}{referencing} FOR EACH STATEMENT EXECUTE FUNCTION {function}({argument})",
-                        target.quoted()
-                    ));
-                }
+            let id = format!("{:016x}", fastrand::u64(..));
+            statements.extend(settings.create_function(&id, &columns));
+            statements.extend(create_triggers(&settings, &id, &table, false));
+            for partition in &partitions {
+                statements.extend(create_triggers(&settings, &id, partition, true));
+            }
+            let event_triggers = settings.create_event_triggers(&id);
+            let reports_ddl = permits(&mut tx, &event_triggers).await?;
+            if reports_ddl {
+                statements.extend(event_triggers);
             }
             if !dry_run {
                 db.install(&mut tx, &table, &statements).await?;
@@ -96,6 +98,7 @@ impl Postgres {
                 replaced: !before.is_empty(),
                 partitions: partitions.len(),
                 not_covered,
+                reports_ddl,
                 statements,
             })
         })
@@ -138,7 +141,7 @@ impl Postgres {
                 .into_iter()
                 .filter(|watch| watch.function == function)
                 .collect();
-            let statements = drop_statements(&these);
+            let statements = drop_statements(&mut tx, &these).await?;
             if !dry_run {
                 db.install(&mut tx, &here, &statements).await?;
                 tx.commit().await.map_err(map_error)?;
@@ -177,6 +180,7 @@ impl Postgres {
                 disabled: root.disabled,
                 partitions: covered.len(),
                 not_covered,
+                reports_ddl: root.reports_ddl,
             });
         }
         Ok(watched)
@@ -251,11 +255,12 @@ async fn installed(connection: &mut PgConnection) -> Result<Vec<WatchedTable>> {
             id: row.get("id"),
             table: qualified(row.get("schema"), row.get("name")),
             function: row.get("function"),
-            function_name: format!("oddsd.{}", quoted(row.get("named"))),
+            function_name: row.get("named"),
             settings,
             disabled: row.get("disabled"),
             columns: row.get("columns"),
             below: row.get("below"),
+            reports_ddl: row.get("reports_ddl"),
         })
     };
     Ok(rows.iter().filter_map(read).collect())
@@ -282,15 +287,41 @@ async fn watches_of(
         .collect())
 }
 
-/// The statements that remove these watches. Dropping the function drops its triggers, so the tables' names
-/// are not needed.
-fn drop_statements(watches: &[WatchedTable]) -> Vec<String> {
-    let mut functions: Vec<&str> = watches
-        .iter()
-        .map(|watch| watch.function_name.as_str())
-        .collect();
+/// True if this role may run the statements, which are rolled back.
+async fn permits(tx: &mut PgConnection, statements: &[String]) -> Result<bool> {
+    let mut attempt = tx.begin().await.map_err(map_error)?;
+    let mut done = Ok(true);
+    for statement in statements {
+        if let Err(why) = attempt.execute(AssertSqlSafe(statement.clone())).await {
+            let code = why.as_database_error().and_then(|why| why.code());
+            done = match code.as_deref() {
+                Some("42501") => Ok(false),
+                _ => Err(map_error(why)),
+            };
+            break;
+        }
+    }
+    attempt.rollback().await.map_err(map_error)?;
+    done
+}
+
+/// The statements that remove these watches, and those of tables that were dropped. Dropping a function drops its
+/// triggers, so the tables' names are not needed.
+async fn drop_statements(tx: &mut PgConnection, watches: &[WatchedTable]) -> Result<Vec<String>> {
+    let unused = sqlx::query_scalar::<_, String>(
+        "SELECT proname::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+         WHERE n.nspname = 'oddsd' AND proname ~ '^watch_[0-9a-f]{16}$' AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgfoid = p.oid)",
+    );
+    let mut functions = unused.fetch_all(tx).await.map_err(map_error)?;
+    functions.extend(watches.iter().map(|watch| watch.function_name.clone()));
     functions.sort_unstable();
     functions.dedup();
-    let drop = |function: &&str| format!("DROP FUNCTION {function}() CASCADE");
-    functions.iter().map(drop).collect()
+    let drop = |function: &String| {
+        let name = |suffix: &str| quoted(&format!("{function}{suffix}"));
+        [
+            format!("DROP FUNCTION IF EXISTS oddsd.{}() CASCADE", name("_ddl")),
+            format!("DROP FUNCTION oddsd.{}() CASCADE", name("")),
+        ]
+    };
+    Ok(functions.iter().flat_map(drop).collect())
 }

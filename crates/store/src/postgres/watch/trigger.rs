@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::table::WatchedColumn;
+use super::table::{Table, WatchedColumn};
 use crate::postgres::listen::CHANNEL;
 
 /// The settings of a watch, stored as the argument of its triggers.
@@ -40,37 +40,55 @@ const NEW: &str = "oddsd_new";
 /// A type that no watched column has.
 const MISSING_TYPE: &str = "pg_catalog.tid";
 
-/// Name, events and REFERENCING clause of each trigger.
-pub fn triggers(columns: &[String]) -> Vec<(&'static str, &'static str, String)> {
-    if columns.is_empty() {
-        let each = "INSERT OR UPDATE OR DELETE OR TRUNCATE";
-        return vec![("oddsd_watch", each, String::new())];
+/// The triggers of one watch, each as its SQL before and after the table's name. The argument `partition` marks
+/// those of a partition, which are dropped when it leaves the table.
+fn triggers(settings: &WatchSettings, id: &str, on_partition: bool) -> Vec<[String; 2]> {
+    let argument = literal(&serde_json::to_string(settings).expect("texts are JSON"));
+    let mark = if on_partition { ", 'partition'" } else { "" };
+    let trigger = |name: &str, events: &str, referencing: &str| {
+        [
+            format!("CREATE TRIGGER oddsd_watch{name}_{id} AFTER {events} ON "),
+            format!(
+                "{referencing} FOR EACH STATEMENT EXECUTE FUNCTION {}({argument}{mark})",
+                function(id)
+            ),
+        ]
+    };
+    if settings.columns.is_empty() {
+        return vec![trigger("", "INSERT OR UPDATE OR DELETE OR TRUNCATE", "")];
     }
+    let (old, new) = (format!("OLD TABLE AS {OLD}"), format!("NEW TABLE AS {NEW}"));
     // A trigger with transition tables may have one event.
     vec![
-        (
-            "oddsd_watch_insert",
-            "INSERT",
-            format!(" REFERENCING NEW TABLE AS {NEW}"),
-        ),
-        (
-            "oddsd_watch_update",
-            "UPDATE",
-            format!(" REFERENCING OLD TABLE AS {OLD} NEW TABLE AS {NEW}"),
-        ),
-        (
-            "oddsd_watch_delete",
-            "DELETE",
-            format!(" REFERENCING OLD TABLE AS {OLD}"),
-        ),
-        ("oddsd_watch_truncate", "TRUNCATE", String::new()),
+        trigger("_insert", "INSERT", &format!(" REFERENCING {new}")),
+        trigger("_update", "UPDATE", &format!(" REFERENCING {old} {new}")),
+        trigger("_delete", "DELETE", &format!(" REFERENCING {old}")),
+        trigger("_truncate", "TRUNCATE", ""),
     ]
 }
 
+/// The statements that put the triggers of a watch on one table.
+pub fn create_triggers(
+    settings: &WatchSettings,
+    id: &str,
+    table: &Table,
+    on_partition: bool,
+) -> Vec<String> {
+    triggers(settings, id, on_partition)
+        .iter()
+        .map(|[before, after]| format!("{before}{}{after}", table.quoted()))
+        .collect()
+}
+
+/// The function of a watch's triggers. Its id is random, since tables are renamed.
+fn function(id: &str) -> String {
+    format!("oddsd.watch_{id}")
+}
+
 impl WatchSettings {
-    /// SECURITY DEFINER: the application's role needs no rights on our tables.
-    /// `columns` are those of the settings, with their types.
-    pub fn create_function(&self, function: &str, columns: &[WatchedColumn]) -> String {
+    /// The statements that create the function. SECURITY DEFINER: the application's role needs no rights on our
+    /// tables. `columns` are those of the settings, with their types.
+    pub fn create_function(&self, id: &str, columns: &[WatchedColumn]) -> [String; 2] {
         let mut settings: Vec<&str> = SESSION_TEXTS
             .iter()
             .filter(|(base, _)| columns.iter().any(|column| column.base == *base))
@@ -78,21 +96,93 @@ impl WatchSettings {
             .collect();
         settings.dedup();
         let settings: String = settings.iter().map(|s| format!(" SET {s}")).collect();
-        format!(
-            "CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER \
-             SET search_path = pg_catalog, pg_temp{settings} AS {}",
-            literal(&self.body(columns))
-        )
+        create_function(&function(id), "trigger", &settings, &self.body(columns))
     }
 
-    fn body(&self, columns: &[WatchedColumn]) -> String {
-        // A condition is evaluated as an expression, which is cheaper than the statement of PERFORM.
-        let notify = match self.quiet {
+    /// The statements that report DDL on the table or its partitions as a change of any row: `ALTER TABLE`, which
+    /// can change every row, attach a partition with rows or detach one, and a dropped partition or table. They
+    /// also put the watch on a new partition and take it off one that is detached. PostgreSQL keeps event
+    /// triggers to superusers, some hosts to roles of their own.
+    ///
+    /// An event trigger runs at every such command in the database: it looks at catalogs only, unless the
+    /// command concerns this table.
+    pub fn create_event_triggers(&self, id: &str) -> Vec<String> {
+        let watch = literal(&function(id));
+        let function = format!("{}_ddl", function(id));
+        let create: String = triggers(self, id, true)
+            .iter()
+            .map(|[before, after]| {
+                let (before, after) = (literal(before), literal(after));
+                format!("        EXECUTE {before} || oddsd_part || {after};\n")
+            })
+            .collect();
+        let table = literal(&format!("{{\"table\":{},\"op\":\"", json(&self.table)));
+        let notify = self.notify();
+        let body = format!(
+            "DECLARE
+  oddsd_watch oid := to_regproc({watch});
+  oddsd_touched boolean;
+  oddsd_added regclass[];
+  oddsd_gone regclass[];
+  oddsd_part regclass;
+  oddsd_drop text;
+BEGIN
+  IF TG_EVENT = 'sql_drop' THEN
+    -- The watch's own removal has dropped its function too.
+    oddsd_touched := oddsd_watch IS NOT NULL AND EXISTS (
+      SELECT FROM pg_event_trigger_dropped_objects()
+      WHERE object_type = 'trigger' AND NOT original AND right(address_names[3], 17) = '_{id}');
+  ELSE
+    WITH RECURSIVE watched AS (SELECT DISTINCT tgrelid AS id, tgnargs = 1 AS is_root FROM pg_trigger WHERE tgfoid = oddsd_watch),
+      tree AS (SELECT id FROM watched WHERE is_root UNION SELECT inhrelid FROM pg_inherits JOIN tree ON inhparent = tree.id)
+    SELECT EXISTS (SELECT FROM pg_event_trigger_ddl_commands()
+                   WHERE classid = 'pg_class'::regclass AND objid IN (SELECT id FROM tree UNION SELECT id FROM watched)),
+      array(SELECT c.oid::regclass FROM tree JOIN pg_class c ON c.oid = tree.id
+            WHERE relkind IN ('r', 'p') AND tree.id NOT IN (SELECT id FROM watched)),
+      array(SELECT id::regclass FROM watched WHERE id NOT IN (SELECT id FROM tree))
+    INTO oddsd_touched, oddsd_added, oddsd_gone;
+    BEGIN
+      FOREACH oddsd_part IN ARRAY oddsd_added LOOP
+{create}      END LOOP;
+      FOR oddsd_drop IN SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger
+                        WHERE tgfoid = oddsd_watch AND tgrelid = ANY (oddsd_gone) LOOP
+        EXECUTE oddsd_drop;
+      END LOOP;
+    EXCEPTION WHEN insufficient_privilege THEN
+      -- `watch list` names the partitions without a trigger.
+      NULL;
+    END;
+    -- A new partition is empty, unless it is a foreign table.
+    oddsd_touched := oddsd_touched AND TG_TAG <> 'CREATE TABLE';
+  END IF;
+  IF oddsd_touched THEN
+    INSERT INTO oddsd.outbox (kinds, detail)
+      VALUES ('row_changed', {table} || CASE TG_EVENT WHEN 'sql_drop' THEN 'drop' ELSE 'alter' END || '\"}}');
+  {notify}  END IF;
+END"
+        );
+        let [create, revoke] = create_function(&function, "event_trigger", "", &body);
+        let ddl = "ddl_command_end WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'ALTER FOREIGN TABLE', 'CREATE FOREIGN TABLE')";
+        let on = |event: &str, name: &str| {
+            format!(
+                "CREATE EVENT TRIGGER oddsd_watch_{name}_{id} ON {event} EXECUTE FUNCTION {function}()"
+            )
+        };
+        vec![create, revoke, on(ddl, "ddl"), on("sql_drop", "drop")]
+    }
+
+    /// A condition is evaluated as an expression, which is cheaper than the statement of PERFORM.
+    fn notify(&self) -> String {
+        match self.quiet {
             true => String::new(),
             false => {
                 format!("  IF pg_catalog.pg_notify('{CHANNEL}', '') IS NULL THEN\n  END IF;\n")
             }
-        };
+        }
+    }
+
+    fn body(&self, columns: &[WatchedColumn]) -> String {
+        let notify = self.notify();
         let rows = match columns {
             [] => String::new(),
             _ => {
@@ -195,6 +285,18 @@ fn select_reports(table: &str, limit: &str, columns: &[WatchedColumn]) -> String
         "(SELECT (SELECT CASE WHEN {missing} THEN '}}' ELSE ',\"row\":{{' || substr(concat({fields}), 2) || '}}}}' END \
          FROM (SELECT changed.*) within) COLLATE \"C\" AS report FROM (SELECT {gone}) gone, {table} changed{limit})"
     )
+}
+
+/// `settings` are SET clauses.
+fn create_function(function: &str, returns: &str, settings: &str, body: &str) -> [String; 2] {
+    [
+        format!(
+            "CREATE FUNCTION {function}() RETURNS {returns} LANGUAGE plpgsql SECURITY DEFINER \
+             SET search_path = pg_catalog, pg_temp{settings} AS {}",
+            literal(body)
+        ),
+        format!("REVOKE ALL ON FUNCTION {function}() FROM PUBLIC"),
+    ]
 }
 
 fn json(text: &str) -> String {

@@ -1,7 +1,7 @@
 //! Tests that every cache backend must pass: in process, Redis, Redis cluster, Upstash.
 //! They hold the cache's contract: fill leases, fences, epochs, removals.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -850,6 +850,7 @@ async fn upstash_stand_in_satisfies_the_official_clients() {
         (python, format!("{scripts}/client.py")),
         ("node".into(), format!("{scripts}/client.mjs")),
     ];
+    let mut sent = BTreeSet::new();
     for (program, script) in clients {
         redis.command(&["FLUSHALL"]).await;
         let output = tokio::process::Command::new(program)
@@ -870,6 +871,26 @@ async fn upstash_stand_in_satisfies_the_official_clients() {
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
+        let headers = upstash.common_headers();
+        sent = match sent.is_empty() {
+            true => headers,
+            false => &sent & &headers,
+        };
     }
     assert!(upstash.billed() > 20);
+
+    let cache = open_upstash(&upstash, TOKEN).await;
+    for _ in 0..2 {
+        assert_eq!(cache.ping().await, Ok(()));
+    }
+    let ours = upstash.common_headers();
+    // An option of the clients, which oddsd does not need: its values are text.
+    sent.remove("upstash-encoding");
+    // The HTTP library's own: the connection stays open by default, and answers are not compressed.
+    for name in ["connection", "accept-encoding"] {
+        sent.remove(name);
+    }
+    assert!(sent.len() > 5, "{sent:?}");
+    let missing: Vec<_> = sent.difference(&ours).collect();
+    assert!(missing.is_empty(), "{missing:?} of {sent:?}, sent {ours:?}");
 }

@@ -21,7 +21,7 @@ use crate::audit::{self, AuditHandle, Auditor, Canary, SampleRate};
 use crate::clock::Clock;
 use crate::config::{InvalidSetting, Listen, Settings, filled};
 use crate::leader::Leader;
-use crate::live::{DaemonEvent, EventBus};
+use crate::live::{DaemonEvent, EventBus, RecentRate};
 use crate::poller::{CycleOutcome, PollSchedule, Poller};
 use crate::relay::{DirectPath, RateAlert, Relay, direct_channel};
 use crate::rules_file::{RulesHandle, RulesWatcher};
@@ -243,13 +243,19 @@ impl App {
     fn leader(&self, audit: Option<AuditHandle>) -> Leader {
         let (live, cache) = (self.live.clone(), Arc::clone(&self.cache));
         let (rules, started_at) = (self.relay.rules.clone(), Utc::now());
+        let recent = RecentRate::default();
         // `oddsd status` reads it.
         let state = move || {
+            let commands = cache.commands();
             json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "started_at": started_at,
                 "said_at": Utc::now(),
-                "cache": { "backend": cache.backend(), "host": cache.host() },
+                "cache": {
+                    "backend": cache.backend(), "host": cache.host(),
+                    "is_billed": cache.is_billed(), "commands": commands,
+                    "commands_per_minute": commands.and_then(|total| recent.per_minute(total, Instant::now())),
+                },
                 "counters": live.counters(),
                 "rules": rules.state(),
                 "audit": audit.as_ref().map(|audit| audit.report(Instant::now())),

@@ -47,6 +47,12 @@ impl SampleRate {
         per: Duration::from_secs(3600),
         canaries: false,
     };
+    /// The most lookups in this time.
+    pub const fn lookups(self, time: Duration) -> u64 {
+        let changes = self.most as u64 * time.as_secs() / self.per.as_secs();
+        changes * (MOST_KEYS * CHECK_OFFSETS.len()) as u64
+    }
+
     pub const NONE: Self = Self {
         most: 0,
         per: Duration::from_secs(1),

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::output::out;
 use super::{BAD_CONFIGURATION, DEPENDENCY_DOWN, count_prices, feed_code, missing_file, next_step};
 use crate::app;
+use crate::audit::SampleRate;
 use crate::clock::Clock;
 use crate::config::{Listen, Settings};
 use oddsd_cache::{Cache, CacheError};
@@ -22,6 +23,10 @@ use oddsd_store::{Store, StoreError, StoreSettings, StoreStatus};
 const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::seconds(5);
 /// A removal, a lookup, a lease and a fill.
 const COMMANDS_PER_CANARY: u64 = 4;
+/// The removal, and that of other programs' keys again (CACHE_REMOVE_AGAIN_MS).
+const COMMANDS_PER_CHANGE: u64 = 2;
+/// A day with races.
+const HOURS_OF_RACING: u64 = 10;
 const CACHE_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
@@ -219,22 +224,30 @@ async fn open_cache(settings: &Settings, offline: bool, report: &mut CheckReport
     }
 }
 
-/// Projects one billed command for each cycle with changes: the maximum, as if a race were always near its
+/// Projects the billed commands of a month. Cycles with changes: the maximum, as if a race were always near its
 /// start, and the usual number, ten hours a day at the interval of 20 minutes before a start. The canary and the
-/// heartbeats cost the same on an idle day.
+/// heartbeats cost the same on an idle day. `oddsd status` shows what was really sent.
 fn projected_commands(settings: &Settings, cache: &Cache) -> String {
     let cadence = &settings.schedule.cadence;
     let month = TimeDelta::days(30).num_seconds() as u64;
-    let most = month / cadence.every(TimeDelta::zero()).as_secs().max(1);
-    let usual = 30 * 10 * 3600 / cadence.every(TimeDelta::minutes(20)).as_secs().max(1);
+    let cycles = |seconds: u64, ahead: TimeDelta| {
+        COMMANDS_PER_CHANGE * seconds / cadence.every(ahead).as_secs().max(1)
+    };
+    let most = cycles(month, TimeDelta::zero());
+    let racing = 30 * HOURS_OF_RACING * 3600;
+    let usual = cycles(racing, TimeDelta::minutes(20));
+    let audit = match settings.daemon.audit {
+        true => SampleRate::BILLED.lookups(Duration::from_secs(racing)),
+        false => 0,
+    };
     let canary = settings.canary(true);
     let canary = canary.map_or(0, |every| COMMANDS_PER_CANARY * month / every.as_secs());
     let beats = cache.heartbeat_interval();
     let beats = beats.map_or(0, |every| month / every.as_secs().max(1));
-    let total = usual + canary + beats;
+    let total = usual + audit + canary + beats;
     format!(
-        "about {total} billed commands a month: {usual} for cycles with changes with ten hours of racing a day (at most {most}), \
-         {canary} for the canary (CANARY_SECONDS), {beats} for heartbeats; reads are extra"
+        "about {total} billed commands a month: {usual} for cycles with changes with {HOURS_OF_RACING} hours of racing a day (at most \
+         {most}), {audit} for checked answers (AUDIT), {canary} for the canary (CANARY_SECONDS), {beats} for heartbeats; reads are extra"
     )
 }
 
@@ -409,6 +422,9 @@ async fn ping_cache(cache: &Cache, report: &mut CheckReport) {
         Ok(()) => {
             let ms = started.elapsed().as_millis().max(1);
             report.ok("cache", format!("answers in {ms} ms"));
+            for limitation in cache.limitations().await {
+                report.warn("cache", limitation);
+            }
         }
         Err(why @ CacheError::Refused(_)) => {
             report.fail("cache", BAD_CONFIGURATION, why.to_string());

@@ -77,8 +77,28 @@ fn print_status(status: &StoreStatus, stats: &RemovalStats, now: DateTime<Utc>) 
         format!("; last error: {}", sanitize_text(error, 200))
     });
     out!("outbox    {pending} pending, the oldest for {age:.0} s{error}");
+    print_cost(&state["cache"]);
     print_rules(&state["rules"], stats);
     print_freshness(&state["audit"]);
+}
+
+/// Prints what a billed cache costs at the current rate.
+fn print_cost(cache: &Value) {
+    if cache["is_billed"] != true {
+        return;
+    }
+    let commands = &cache["commands"];
+    match cache["commands_per_minute"].as_f64() {
+        Some(rate) => {
+            let month = (rate * 60.0 * 24.0 * 30.0).round();
+            out!(
+                "cost      {commands} billed commands since the start; now {rate:.1} a minute with reads, which is {month} a month"
+            );
+        }
+        None => out!(
+            "cost      {commands} billed commands since the start; their rate is known after three minutes"
+        ),
+    }
 }
 
 /// Prints the totals of removals and the rules that the daemon reported last.

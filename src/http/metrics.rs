@@ -67,6 +67,10 @@ pub async fn metrics(State(state): State<Arc<AppState>>) -> Response {
         text.gauge("oddsd_outbox_oldest_seconds", help, &[], age);
     }
     reads(&mut text, &state.reader.stats());
+    if let Some(commands) = state.reader.cache().commands() {
+        let help = "Commands that the cache server answered. Upstash bills each.";
+        text.counter("oddsd_cache_commands_total", help, commands);
+    }
     counters(&mut text, &state.events.counters());
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (content_type, text.0).into_response()

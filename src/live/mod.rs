@@ -8,6 +8,7 @@ mod counters;
 mod dedup;
 mod event;
 mod lines;
+mod recent_rate;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,6 +21,7 @@ pub use counters::Counters;
 use counters::EventCounters;
 use dedup::{LogDeduplicator, WriteLine};
 pub use event::{DaemonEvent, read_state_name};
+pub use recent_rate::RecentRate;
 
 /// Events that are kept for a slow subscriber. One that falls further behind gets the number of the
 /// events it missed; the daemon never waits for it.

@@ -47,6 +47,35 @@ async fn all_servers_up_is_ok() {
 }
 
 #[tokio::test]
+async fn what_the_cache_server_cannot_do_is_a_warning() {
+    let redis = RedisServer::start().await;
+    let oddsd = super::on_postgres().await.with("REDIS_URL", redis.url());
+    let warnings = async || {
+        let output = oddsd.run(&["check", "--json"]).await.expect_code(0);
+        let found = verdicts(&output, "cache").into_iter();
+        let found = found.filter(|(verdict, _)| verdict == "warn");
+        found.map(|(_, says)| says).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings().await, [""; 0]);
+    for (rights, lost) in [
+        ("-info", &["lost its memory"][..]),
+        ("-client|tracking", &["each read asks the server"]),
+        (
+            "-info -client",
+            &["lost its memory", "each read asks the server"],
+        ),
+    ] {
+        let user = format!("ACL SETUSER default reset on nopass ~* &* +@all {rights}");
+        redis.command(&user.split(' ').collect::<Vec<_>>()).await;
+        let found = warnings().await;
+        assert_eq!(found.len(), lost.len(), "{rights}: {found:?}");
+        for (says, words) in found.iter().zip(lost) {
+            assert!(says.contains(words), "{rights}: {says}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn check_creates_no_database_file() {
     let oddsd = simulated();
     let output = oddsd.run(&["check"]).await.expect_code(0);

@@ -10,6 +10,7 @@ use super::fixture::{INVALIDATED, get};
 use crate::harness::daemon::DaemonProcess;
 use crate::harness::program::Program;
 use oddsd_testkit::eventually;
+use oddsd_testkit::upstash::UpstashStandIn;
 
 /// A parsed page of metrics. The parser is strict: each sample belongs to the family that was announced just
 /// before it, once, with help and type.
@@ -264,6 +265,45 @@ async fn freshness_is_in_the_api_the_readiness_check_and_the_status() {
     // The canary's changes are not logged as removals.
     let logged = "SELECT count(*) FROM oddsd.removals WHERE keys LIKE '%canary%'";
     assert_eq!(town.number(logged).await, 0);
+}
+
+/// The count in the metrics and in `status` is what the service bills.
+#[tokio::test]
+async fn commands_of_a_billed_cache_are_counted() {
+    let (mut stack, _card) = DaemonStack::with_card().await;
+    let upstash = UpstashStandIn::start(stack.redis.port(), "up-secret").await;
+    stack.settings = stack
+        .settings
+        .with("REDIS_URL", "")
+        .with("UPSTASH_REDIS_REST_URL", upstash.url())
+        .with("UPSTASH_REDIS_REST_TOKEN", "up-secret")
+        .with("CANARY_SECONDS", "1")
+        .with("AUDIT", "true");
+    let mut daemon = stack.run();
+    let url = daemon.url().await;
+    daemon.wait_for_log(INVALIDATED).await;
+    let counted = async || {
+        let earlier = upstash.billed() as f64;
+        let seen = metrics(&url).await;
+        let (commands, later) = (
+            seen.value("oddsd_cache_commands_total", &[]),
+            upstash.billed() as f64,
+        );
+        // A command is counted by the service before its answer arrives here.
+        match earlier > 20.0 && earlier == later && commands == later {
+            true => Ok(()),
+            false => Err((earlier, commands, later)),
+        }
+    };
+    eventually("both count the same", counted).await;
+    daemon.stop().await.expect_code(0);
+    let oddsd = Program::new().with("DATABASE_URL", &stack.database);
+    let status = oddsd.run(&["status", "--json"]).await.expect_code(0).json();
+    let cache = &status["state"]["cache"];
+    assert_eq!(cache["is_billed"], true, "{cache}");
+    assert!(cache["commands"].as_u64() >= Some(1), "{cache}");
+    let text = oddsd.run(&["status"]).await.expect_code(0);
+    text.expect_texts(&["cost      ", "billed commands since the start"]);
 }
 
 #[tokio::test]

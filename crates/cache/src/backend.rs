@@ -341,6 +341,20 @@ impl Cache {
         }
     }
 
+    /// What the server cannot do, and what is lost without it, as sentences for an operator. Waits at most as long as
+    /// a command may take.
+    pub async fn limitations(&self) -> Vec<String> {
+        match self.transport() {
+            Some(transport) => transport.limitations().await,
+            None => Vec::new(),
+        }
+    }
+
+    /// Commands that the server answered since the start, which is what Upstash bills. `None` without a server.
+    pub fn commands(&self) -> Option<u64> {
+        Some(self.transport()?.server().answered())
+    }
+
     /// Whether each command is paid for.
     pub fn is_billed(&self) -> bool {
         self.transport().is_some_and(|it| it.limits().is_billed)

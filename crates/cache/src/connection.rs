@@ -2,6 +2,7 @@
 //! to it; it writes the two log lines that operators grep for, at most one a minute while it is down.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -21,6 +22,8 @@ pub(super) struct ServerInfo {
     /// The time that an operation outside a request may take.
     pub command_timeout: Duration,
     pub clock: ServerClock,
+    /// Commands that the server answered.
+    answered: AtomicU64,
     run: Mutex<Option<Arc<str>>>,
     status: watch::Sender<ConnectionState>,
     throttle: Mutex<LogThrottle>,
@@ -40,10 +43,25 @@ impl ServerInfo {
             host,
             command_timeout,
             clock: ServerClock::default(),
+            answered: AtomicU64::new(0),
             run: Mutex::default(),
             status: watch::Sender::new(ConnectionState::Untried),
             throttle: Mutex::default(),
         }
+    }
+
+    /// Counts the commands that the server answered, with a result or an error: those that Upstash bills.
+    pub fn count<T>(&self, replies: &[Result<T, CacheError>]) {
+        let is_answered = |reply: &&Result<T, CacheError>| match reply {
+            Ok(_) => true,
+            Err(why) => why.is_answer(),
+        };
+        let answered = replies.iter().filter(is_answered).count();
+        self.answered.fetch_add(answered as u64, Ordering::Relaxed);
+    }
+
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// The id of the server process; after a restart its memory may be another one.

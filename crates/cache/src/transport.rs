@@ -38,7 +38,9 @@ impl Transport {
         command: &CacheCommand,
         deadline: Duration,
     ) -> Result<CacheReply, CacheError> {
-        dispatch!(self, transport => transport.call(command, deadline).await)
+        let reply = dispatch!(self, transport => transport.call(command, deadline).await);
+        self.server().count(std::slice::from_ref(&reply));
+        reply
     }
 
     /// Sends commands in one pipeline. Returns a reply each, in their order. Upstash, which is asked for one command
@@ -48,16 +50,29 @@ impl Transport {
         commands: &[CacheCommand],
         deadline: Duration,
     ) -> Vec<Result<CacheReply, CacheError>> {
-        match self {
+        let replies = match self {
             Self::Redis(redis) => redis.pipeline(commands, deadline).await,
             Self::Upstash(upstash) => upstash.call_all(commands).await,
-        }
+        };
+        self.server().count(&replies);
+        replies
     }
 
     /// Sends commands in as few round trips as they fit in, node by node. Returns a reply each, in
     /// their order. A command that fails stops none of the others, unless the server does not answer.
     pub async fn call_all(&self, commands: &[CacheCommand]) -> Vec<Result<CacheReply, CacheError>> {
-        dispatch!(self, transport => transport.call_all(commands).await)
+        let replies = dispatch!(self, transport => transport.call_all(commands).await);
+        self.server().count(&replies);
+        replies
+    }
+
+    /// What this server cannot do, and what is lost without it. Waits until that is known, at most as long as a
+    /// command may take.
+    pub async fn limitations(&self) -> Vec<String> {
+        match self {
+            Self::Redis(redis) => redis.limitations().await,
+            Self::Upstash(_) => Vec::new(),
+        }
     }
 
     /// One slot of each node that has a memory of its own; `None`: there is only one node.
@@ -76,7 +91,11 @@ impl Transport {
     ) -> Result<CacheReply, CacheError> {
         let deadline = self.server().command_timeout;
         match self {
-            Self::Redis(redis) if node.is_some() => redis.call_at(node, command, deadline).await,
+            Self::Redis(redis) if node.is_some() => {
+                let reply = redis.call_at(node, command, deadline).await;
+                self.server().count(std::slice::from_ref(&reply));
+                reply
+            }
             _ => self.call(command, deadline).await,
         }
     }

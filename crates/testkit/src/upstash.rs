@@ -1,6 +1,7 @@
 //! A stand-in for Upstash: its REST protocol over a real Redis, with the faults that Upstash and its local
 //! look-alikes were seen to have. The cache's tests use it, and the official clients are run against it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -51,6 +52,8 @@ struct StandInState {
     requests: AtomicU64,
     /// Sync tokens that clients sent back.
     sync_tokens: Mutex<Vec<String>>,
+    /// The names of the headers that every request since the last call of `common_headers` had.
+    common_headers: Mutex<Option<BTreeSet<String>>>,
 }
 
 impl UpstashStandIn {
@@ -62,6 +65,7 @@ impl UpstashStandIn {
             billed: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             sync_tokens: Mutex::default(),
+            common_headers: Mutex::default(),
         });
         let router = Router::new()
             .route("/", post(one))
@@ -97,6 +101,17 @@ impl UpstashStandIn {
 
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::SeqCst)
+    }
+
+    /// Takes the names of the headers that every request since the last call had.
+    pub fn common_headers(&self) -> BTreeSet<String> {
+        let common = self
+            .shared
+            .common_headers
+            .lock()
+            .expect("unpoisoned")
+            .take();
+        common.expect("a request")
     }
 
     pub fn sync_tokens(&self) -> Vec<String> {
@@ -174,6 +189,7 @@ impl StandInState {
     /// A refusal: wrong credentials, or the current fault.
     async fn admit(&self, headers: &HeaderMap, is_pipeline: bool) -> Option<Response> {
         self.requests.fetch_add(1, Ordering::SeqCst);
+        self.note_headers(headers);
         let bearer = format!("Bearer {}", self.token);
         let sent = headers.get(header::AUTHORIZATION);
         let fault = *self.fault.lock().expect("unpoisoned");
@@ -189,7 +205,9 @@ impl StandInState {
             let text = "commands.map is not a function";
             return Some(error(StatusCode::INTERNAL_SERVER_ERROR, text));
         }
-        if let Some(token) = headers.get("upstash-sync-token") {
+        if let Some(token) = headers.get("upstash-sync-token")
+            && !token.is_empty()
+        {
             let token = token.to_str().expect("text").to_owned();
             self.sync_tokens.lock().expect("unpoisoned").push(token);
         }
@@ -216,6 +234,15 @@ impl StandInState {
                 (StatusCode::TEMPORARY_REDIRECT, to).into_response()
             }
         })
+    }
+
+    fn note_headers(&self, headers: &HeaderMap) {
+        let names: BTreeSet<String> = headers.keys().map(ToString::to_string).collect();
+        let mut common = self.common_headers.lock().expect("unpoisoned");
+        *common = Some(match common.take() {
+            Some(common) => &common & &names,
+            None => names,
+        });
     }
 
     fn bill(&self, commands: u64) {

@@ -22,6 +22,9 @@ use super::super::script;
 use super::convert::{map_error, send};
 use oddsd_core::model::{ESCAPE_CREDENTIALS, has_unescaped_credentials};
 
+/// The run id of a server that has no INFO: only the heartbeats tell one memory from another.
+pub(super) const UNKNOWN_RUN: &str = "unsaid";
+
 /// The run id of a cluster: its nodes restart one by one, so none of them is asked.
 const CLUSTER_RUN: &str = "cluster";
 
@@ -93,8 +96,7 @@ async fn ask(client: &Client, server: &ServerInfo) -> Result<(), CacheError> {
                 let advice = IS_CLUSTER.replace("{credentials}", "REDIS_URL");
                 return Err(CacheError::Refused(format!("{}: {advice}", server.host)));
             }
-            // Without a run id only the heartbeats tell one memory from another.
-            field("run_id:").map_or("unsaid", str::trim).into()
+            field("run_id:").map_or(UNKNOWN_RUN, str::trim).into()
         }
     };
     let now = CacheCommand::script(script::NOW, NO_ARGS, NO_ARGS);

@@ -134,6 +134,33 @@ impl RedisTransport {
         self.server.connected().await;
     }
 
+    pub async fn limitations(&self) -> Vec<String> {
+        let mut limitations = Vec::new();
+        let run = self.server.run();
+        if run.is_ok_and(|run| *run == *connect::UNKNOWN_RUN) {
+            limitations.push(
+                "no INFO for this user or server: that it restarted or lost its memory is noticed only at the next heartbeat".into(),
+            );
+        }
+        let Some(tracking) = &self.tracking else {
+            return limitations;
+        };
+        let mut outcome = tracking.outcome.clone();
+        let known = outcome.wait_for(Option::is_some);
+        let why = match tokio::time::timeout(self.server.command_timeout, known).await {
+            Ok(Ok(known)) => known.clone().and_then(Result::err),
+            _ => Some(CacheError::Timeout(
+                "it could not be started in time".into(),
+            )),
+        };
+        if let Some(why) = why {
+            limitations.push(format!(
+                "no client tracking ({why}): answers are not kept in the process (CACHE_FIRST_LEVEL_MB), so each read asks the server"
+            ));
+        }
+        limitations
+    }
+
     pub async fn close(&self) {
         let _ = tokio::time::timeout(self.server.command_timeout, self.client.quit()).await;
         self.keeper.abort();

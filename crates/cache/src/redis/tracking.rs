@@ -9,14 +9,18 @@ use fred::interfaces::{ClientLike, EventInterface, TrackingInterface};
 use fred::types::RespVersion;
 use fred::types::config::Config;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::super::error::CacheError;
 use super::super::l1::L1Cache;
 use super::{connect, convert};
 use oddsd_core::key::TrackedKey;
 
 pub(super) struct TrackingSubscriber {
     pub l1: Arc<L1Cache>,
+    /// The outcome of the last subscription; `None` before the first.
+    pub outcome: watch::Receiver<Option<Result<(), CacheError>>>,
     task: JoinHandle<()>,
 }
 
@@ -29,11 +33,12 @@ impl TrackingSubscriber {
         config.version = RespVersion::RESP3;
         let client = connect::client(config, command_timeout)?;
         let l1 = Arc::new(L1Cache::new(max_bytes));
+        let (sender, outcome) = watch::channel(None);
         let task = tokio::spawn({
             let l1 = Arc::clone(&l1);
-            async move { subscribe(client, &l1).await }
+            async move { subscribe(client, &l1, &sender).await }
         });
-        Ok(Self { l1, task })
+        Ok(Self { l1, outcome, task })
     }
 }
 
@@ -43,7 +48,11 @@ impl Drop for TrackingSubscriber {
     }
 }
 
-async fn subscribe(client: Client, l1: &L1Cache) {
+async fn subscribe(
+    client: Client,
+    l1: &L1Cache,
+    outcome: &watch::Sender<Option<Result<(), CacheError>>>,
+) {
     let (mut failures, mut connects) = (client.error_rx(), client.reconnect_rx());
     let mut messages = client.invalidation_rx();
     // Held: the library's task ends with this one.
@@ -68,10 +77,11 @@ async fn subscribe(client: Client, l1: &L1Cache) {
                 let tracking = client.start_tracking(prefixes, true, false, false, false).await;
                 // Changes before this moment were not tracked.
                 l1.reset();
-                if let Err(error) = tracking {
-                    let why = convert::map_error("the first level", &error);
+                let tracking = tracking.map_err(|error| convert::map_error("the first level", &error));
+                if let Err(why) = &tracking {
                     tracing::warn!(event = "cache.first_level_off", error = %why, "The first level is not used: Redis does not tell us what changes");
                 }
+                outcome.send_replace(Some(tracking));
             }
             message = messages.recv() => match message {
                 // An empty list: the whole memory was flushed.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use parking_lot::Mutex;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
 use reqwest::{Client, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer};
@@ -21,7 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Room for the largest stored value, escaped.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
-/// Sent back on each request, it makes a read see earlier writes.
+/// Sent back on each request, it makes a read see earlier writes. Empty before the first answer.
 const SYNC_TOKEN: &str = "upstash-sync-token";
 
 /// The most that an error page adds to a log line.
@@ -32,7 +32,7 @@ pub(super) struct RestClient {
     url: Url,
     token: SecretString,
     pub server: ServerInfo,
-    sync_token: Mutex<Option<HeaderValue>>,
+    sync_token: Mutex<HeaderValue>,
 }
 
 #[derive(Default, Deserialize)]
@@ -80,6 +80,10 @@ impl RestClient {
                 (AUTHORIZATION, bearer),
                 // As the official clients; compatible servers do not parse the body without it.
                 (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+                (
+                    USER_AGENT,
+                    HeaderValue::from_static(concat!("oddsd/", env!("CARGO_PKG_VERSION"))),
+                ),
             ]))
             .connect_timeout(CONNECT_TIMEOUT.min(command_timeout))
             .redirect(reqwest::redirect::Policy::none())
@@ -94,7 +98,7 @@ impl RestClient {
             url,
             token: token.clone(),
             server: ServerInfo::new(limits, host, command_timeout),
-            sync_token: Mutex::default(),
+            sync_token: Mutex::new(HeaderValue::from_static("")),
         })
     }
 
@@ -153,16 +157,14 @@ impl RestClient {
     }
 
     async fn send(&self, url: Url, body: String) -> Result<(StatusCode, Vec<u8>), CacheError> {
-        let mut request = self.http.post(url).body(body);
-        if let Some(token) = self.sync_token.lock().clone() {
-            request = request.header(SYNC_TOKEN, token);
-        }
+        let token = self.sync_token.lock().clone();
+        let request = self.http.post(url).body(body).header(SYNC_TOKEN, token);
         let mut response = request
             .send()
             .await
             .map_err(|error| self.unreachable(error))?;
         if let Some(token) = response.headers().get(SYNC_TOKEN) {
-            *self.sync_token.lock() = Some(token.clone());
+            *self.sync_token.lock() = token.clone();
         }
         let status = response.status();
         let mut text = Vec::new();

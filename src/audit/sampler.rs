@@ -47,17 +47,17 @@ impl SampleRate {
         per: Duration::from_secs(3600),
         canaries: false,
     };
-    /// The most lookups in this time.
-    pub const fn lookups(self, time: Duration) -> u64 {
-        let changes = self.most as u64 * time.as_secs() / self.per.as_secs();
-        changes * (MOST_KEYS * CHECK_OFFSETS.len()) as u64
-    }
-
     pub const NONE: Self = Self {
         most: 0,
         per: Duration::from_secs(1),
         canaries: false,
     };
+
+    /// The most lookups in this time.
+    pub fn lookups(self, time: Duration) -> u64 {
+        let changes = u64::from(self.most) * time.as_secs() / self.per.as_secs();
+        changes * (MOST_KEYS * CHECK_OFFSETS.len()) as u64
+    }
 }
 
 /// A key whose answer a change makes wrong.

@@ -92,9 +92,14 @@ impl EpochMonitor {
     }
 
     async fn begin_epoch(&self) -> anyhow::Result<Epoch> {
-        self.cache.invalidate_epoch().await?;
-        // Read after the void: the snapshot includes every removal that the old memory may have missed.
+        let epoch = self.cache.end_epoch().await?;
+        // Taken after the end: the snapshot includes every removal that the old memory may have missed.
         let snapshot = self.store.current_snapshot().await?;
-        Ok(self.cache.begin_epoch(&snapshot).await?)
+        let has_begun = self.cache.begin_epoch(&epoch, &snapshot).await?;
+        anyhow::ensure!(
+            has_begun,
+            "the cache lost its memory meanwhile, or another daemon begins an epoch"
+        );
+        Ok(epoch)
     }
 }

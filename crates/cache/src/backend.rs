@@ -282,19 +282,24 @@ impl Cache {
         }
     }
 
-    /// Ends the epoch of the cache's memory: nothing is filled and nothing is served until the next one begins.
-    pub async fn invalidate_epoch(&self) -> Result<(), CacheError> {
+    /// Ends the epoch of the cache's memory: nothing is filled and nothing is served until the returned one begins.
+    pub async fn end_epoch(&self) -> Result<Epoch, CacheError> {
         match self {
-            Self::Off | Self::InProcess(_) => Ok(()),
-            Self::Remote(remote) => remote.invalidate_epoch().await,
+            Self::Off | Self::InProcess(_) => Ok(Epoch::new("here")),
+            Self::Remote(remote) => remote.end_epoch().await,
         }
     }
 
-    /// Begins an epoch. `snapshot` has to be taken from the primary database after the last epoch was ended.
-    pub async fn begin_epoch(&self, snapshot: &DbSnapshot) -> Result<Epoch, CacheError> {
+    /// Begins the epoch that `end_epoch` returned. `snapshot` has to be taken from the primary database in between.
+    /// Returns false if the cache has lost its memory since, or another daemon ended the epoch again.
+    pub async fn begin_epoch(
+        &self,
+        epoch: &Epoch,
+        snapshot: &DbSnapshot,
+    ) -> Result<bool, CacheError> {
         match self {
-            Self::Off | Self::InProcess(_) => Ok(Epoch::new("here")),
-            Self::Remote(remote) => remote.begin_epoch(snapshot).await,
+            Self::Off | Self::InProcess(_) => Ok(true),
+            Self::Remote(remote) => remote.begin_epoch(epoch, snapshot).await,
         }
     }
 

@@ -16,6 +16,7 @@ use super::lease::{
     FENCE_TTL, FillLease, LEASE_TTL, LeaseOutcome, LeaseState, LocalLease, PutOutcome,
 };
 use super::local::LocalCache;
+use super::protocol::{passes_fence, raise_fence};
 use super::removal::Removed;
 use oddsd_core::key::{InvalidationTargets, Key, Tag};
 use oddsd_core::model::DbSnapshot;
@@ -99,8 +100,7 @@ impl InProcessCache {
             return Ok(PutOutcome::LeaseEnded);
         }
         fences.leases.items.remove(key);
-        let includes =
-            |fence: Option<&DbSnapshot>| fence.is_some_and(|fence| entry.snapshot.includes(fence));
+        let includes = |fence| passes_fence(&entry.snapshot, fence);
         let tags_included = entry
             .tags
             .iter()
@@ -132,16 +132,18 @@ impl InProcessCache {
         now: Instant,
     ) -> Removed {
         let mut fences = self.fences.lock();
+        let fences = &mut *fences;
         fences.watermark = fences.watermark.merge(snapshot);
+        let watermark = &fences.watermark;
         let mut removed = Removed::nothing(targets);
         for (key, existed) in targets.keys.iter().zip(&mut removed.keys) {
             fences.leases.items.remove(key);
-            fences.keys.raise(key, snapshot, now);
+            fences.keys.raise(key, snapshot, watermark, now);
             *existed = Ok(u64::from(self.local.remove(key)));
         }
         for (key, existed) in targets.mark_stale.iter().zip(&mut removed.stale) {
             fences.leases.items.remove(key);
-            fences.keys.raise(key, snapshot, now);
+            fences.keys.raise(key, snapshot, watermark, now);
             let entry = self.local.get(key);
             self.local.remove(key);
             *existed = Ok(u64::from(entry.is_some()));
@@ -152,7 +154,7 @@ impl InProcessCache {
             }
         }
         for tag in &targets.tags {
-            fences.tags.raise(tag, snapshot, now);
+            fences.tags.raise(tag, snapshot, watermark, now);
             self.local.remove_tag(tag);
         }
         removed
@@ -190,11 +192,8 @@ impl<K: Hash + Eq + Clone> TtlMap<K, DbSnapshot> {
         }
     }
 
-    fn raise(&mut self, key: &K, snapshot: &DbSnapshot, now: Instant) {
-        let raised = match self.get(key, now) {
-            Some(old) => old.merge(snapshot),
-            None => snapshot.clone(),
-        };
+    fn raise(&mut self, key: &K, removal: &DbSnapshot, watermark: &DbSnapshot, now: Instant) {
+        let raised = raise_fence(self.get(key, now), removal, watermark);
         self.put(key, raised, now + FENCE_TTL, now);
     }
 }

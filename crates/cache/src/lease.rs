@@ -112,9 +112,13 @@ pub struct Epoch {
 impl Epoch {
     pub(super) fn new(run: &str) -> Self {
         Self {
-            record: format!("{:016x} {run}", fastrand::u64(..)),
+            record: format!("{:016x} {run}", fastrand::u64(1..)),
             heartbeat: 0,
         }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        self.record.split(' ').next().unwrap_or_default()
     }
 
     /// The server run that the epoch began on.

@@ -58,6 +58,7 @@ mod lease;
 mod local;
 mod lookup;
 mod policy;
+mod protocol;
 mod read_stats;
 mod reader;
 mod redis;

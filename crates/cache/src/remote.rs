@@ -212,20 +212,24 @@ impl RemoteCache {
         removal::remove(&self.transport, targets, snapshot).await
     }
 
-    pub(super) async fn invalidate_epoch(&self) -> Result<(), CacheError> {
-        let delete = |shard| CacheCommand::named("DEL", script::epoch_names(shard), NO_ARGS);
-        self.in_each_shard(delete).await?;
+    pub(super) async fn end_epoch(&self) -> Result<Epoch, CacheError> {
+        let next = Epoch::new(&self.transport.server().run()?);
+        self.in_each_shard(|shard| script::end_epoch(shard, &next))
+            .await?;
         if let Some(l1) = &self.l1 {
             l1.local.remove_all();
         }
-        Ok(())
+        Ok(next)
     }
 
-    pub(super) async fn begin_epoch(&self, snapshot: &DbSnapshot) -> Result<Epoch, CacheError> {
-        let epoch = Epoch::new(&self.transport.server().run()?);
-        let begin = |shard| script::begin_epoch(shard, &epoch, snapshot);
-        self.in_each_shard(begin).await?;
-        Ok(epoch)
+    pub(super) async fn begin_epoch(
+        &self,
+        epoch: &Epoch,
+        snapshot: &DbSnapshot,
+    ) -> Result<bool, CacheError> {
+        let begin = |shard| script::begin_epoch(shard, epoch, snapshot);
+        let replies = self.in_each_shard(begin).await?;
+        Ok(replies.iter().all(|reply| *reply == CacheReply::Number(1)))
     }
 
     pub(super) async fn heartbeat(&self, epoch: &Epoch) -> Result<bool, CacheError> {

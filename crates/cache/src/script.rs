@@ -6,10 +6,13 @@
 //! and there is no second path that runs only after a restart or on a node that has not seen them.
 //!
 //! Stored are: the *epoch* `id run` (the current life of this memory, and the server process it began on), the
-//! *watermark* of a shard (the join of the database snapshots of all its removals), and per key and tag a *fence*
-//! `epoch-id snapshot`: a fill has to include it. A *lease* is `token epoch-id`; a lease of another epoch, which an
-//! old copy of the memory brought back, is not valid. A fence that is missing, or of another epoch,
-//! begins at the watermark, which covers every removal that was ever confirmed here.
+//! *watermark* of a shard (the join of the database snapshots of all its removals), and per key and tag a *fence*: a
+//! fill has to include it. Watermark and fences are `epoch-id snapshot`. A *lease* is `token epoch-id`; a lease of another
+//! epoch, which an old copy of the memory brought back, is not valid. A fence that is missing, or of another epoch,
+//! begins at the watermark, which covers every removal that was ever confirmed here. An epoch whose watermark is
+//! missing is none.
+//!
+//! `protocol` has the same rules as functions; a test holds the scripts to them.
 
 use std::time::Duration;
 
@@ -20,6 +23,7 @@ use super::entry::Entry;
 use super::lease::{
     Epoch, FENCE_TTL, LEASE_TTL, LONGEST_TTL, PutOutcome, RemoteLease, TAG_FENCE_TTL,
 };
+use super::protocol::Snapshot;
 use oddsd_core::key::{Key, Shard};
 use oddsd_core::model::DbSnapshot;
 
@@ -102,12 +106,12 @@ local epoch = redis.call('GET', KEYS[1])
 local watermark = redis.call('GET', KEYS[2])
 if not epoch or not watermark then return {2} end
 local id, run = string.match(epoch, '^(%x+) (%S+)$')
-if run ~= ARGV[3] then return {2} end
+if run ~= ARGV[3] or string.sub(watermark, 1, #id + 1) ~= id .. ' ' then return {2} end
 if redis.call('GETRANGE', KEYS[3], 0, 51) ~= ARGV[6] then return {3} end
 for i = 5, #KEYS do
   local fence = redis.call('GET', KEYS[i])
   if not fence or string.sub(fence, 1, #id) ~= id then
-    redis.call('SET', KEYS[i], id .. ' ' .. watermark, 'PX', ARGV[i == 5 and 4 or 5])
+    redis.call('SET', KEYS[i], watermark, 'PX', ARGV[i == 5 and 4 or 5])
   end
 end
 local held = redis.call('GET', KEYS[4])
@@ -151,10 +155,11 @@ local epoch = redis.call('GET', KEYS[1])
 local watermark = redis.call('GET', KEYS[2])
 if not epoch or not watermark then return 0 end
 local id = string.match(epoch, '^%x+')
+if string.sub(watermark, 1, #id + 1) ~= id .. ' ' then return 0 end
 for i = 3, #KEYS do
   local fence = redis.call('GET', KEYS[i])
   if not fence or string.sub(fence, 1, #id) ~= id then
-    redis.call('SET', KEYS[i], id .. ' ' .. watermark, 'PX', ARGV[1])
+    redis.call('SET', KEYS[i], watermark, 'PX', ARGV[1])
   end
 end
 return 1";
@@ -227,6 +232,7 @@ pub(super) fn release_lease(key: &Key, shard: Shard, lease: &RemoteLease) -> Cac
 /// `KEYS` epoch, watermark, fences (of keys to remove, of keys to mark stale, of tags), leases of the
 /// keys, member indexes of the tags, values, and unmanaged keys where they are in the same slot; `ARGV` database
 /// snapshot, number of keys to remove, of keys to mark, of tags, fence ms, tag fence ms, members to read.
+/// An epoch without its watermark is ended: what the lost one held is not in the next one.
 /// Returns `{1 if there is an epoch, the number of entries that existed of each key, a ZSCAN page of each
 /// tag}`; a page whose cursor is `''` was not read. The order and the number of repetitions do not matter: a fence
 /// only rises.
@@ -268,11 +274,16 @@ for at = 1, named do
   if before[fences + at] then count = count - 1 end
   counts[at] = count
 end
-local epoch, watermark = before[1], before[2]
-local id = epoch and string.match(epoch, '^%x+') or '0'
-redis.call('SET', KEYS[2], watermark and join(watermark, view) or view)
+local id = before[1] and string.match(before[1], '^%x+') or '0'
+local owner, watermark = string.match(before[2] or '', '^(%x+) (.+)$')
+if before[1] and owner ~= id then
+  redis.call('UNLINK', KEYS[1])
+  before[1], id = nil, '0'
+end
+watermark = watermark and join(watermark, view) or view
+redis.call('SET', KEYS[2], (owner or '0') .. ' ' .. watermark)
 for at = 3, fences do
-  local old, new = before[at], view
+  local old, new = before[at], watermark
   if old and string.sub(old, 1, #id + 1) == id .. ' ' then new = join(string.sub(old, #id + 2), view) end
   redis.call('SET', KEYS[at], id .. ' ' .. new, 'PX', ARGV[at <= 2 + named and 5 or 6])
 end
@@ -282,7 +293,7 @@ for at = 1, tags do
   budget = budget - #page[2] / 2
   pages[at] = page
 end
-return {epoch and 1 or 0, counts, pages}"
+return {before[1] and 1 or 0, counts, pages}"
 );
 
 /// `KEYS` member index of a tag, unmanaged keys. Unlinks them and removes them from the index in one step.
@@ -300,7 +311,8 @@ const HEARTBEAT: &str = "\
 local heartbeat = redis.call('GET', KEYS[3])
 if heartbeat ~= ARGV[2] and heartbeat ~= ARGV[3] then return 0 end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+local owner = string.match(redis.call('GET', KEYS[2]) or '', '^%x+')
+if owner ~= string.match(ARGV[1], '^%x+') then return 0 end
 redis.call('PERSIST', KEYS[1])
 redis.call('SET', KEYS[3], ARGV[3])
 return 1";
@@ -314,13 +326,27 @@ pub(super) fn heartbeat(shard: Shard, epoch: &Epoch) -> CacheCommand {
     CacheCommand::script(HEARTBEAT, epoch_names(shard), args)
 }
 
+/// `KEYS` epoch, watermark, heartbeat; `ARGV` watermark without any removal. Ends the epoch, for the one that the watermark
+/// names.
+const END_EPOCH: &str = "\
+redis.call('UNLINK', KEYS[1], KEYS[3])
+redis.call('SET', KEYS[2], ARGV[1])
+return 1";
+
+pub(super) fn end_epoch(shard: Shard, next: &Epoch) -> CacheCommand {
+    let watermark = format!("{} {}", next.id(), <DbSnapshot as Snapshot>::nothing());
+    CacheCommand::script(END_EPOCH, epoch_names(shard), [watermark])
+}
+
 /// `KEYS` epoch, watermark, heartbeat; `ARGV` epoch, database snapshot, heartbeat. Begins an epoch. A removal since
-/// the last one ended may have raised the watermark, so it is joined.
+/// the last one ended has raised the watermark, so it is joined. Returns 0 where the watermark since then is lost, or
+/// belongs to an epoch that another daemon is about to begin.
 const BEGIN_EPOCH: &str = concat!(
     join!(),
     "\
-local watermark = redis.call('GET', KEYS[2])
-redis.call('SET', KEYS[2], watermark and join(watermark, ARGV[2]) or ARGV[2])
+local owner, watermark = string.match(redis.call('GET', KEYS[2]) or '', '^(%x+) (.+)$')
+if owner ~= string.match(ARGV[1], '^%x+') then return 0 end
+redis.call('SET', KEYS[2], owner .. ' ' .. join(watermark, ARGV[2]))
 redis.call('SET', KEYS[3], ARGV[3])
 redis.call('SET', KEYS[1], ARGV[1])
 return 1"

@@ -1,0 +1,685 @@
+//! A model checker tries every order of steps of readers, writers, relay and leaders on the rules, with faults of the
+//! memory in between. No reader may be served what a confirmed removal made wrong. Each rule is also left out once, as
+//! a mutant that the checker has to refute: so the model sees the faults that the rule is there for.
+
+use std::time::Duration;
+
+use stateright::{Checker, HasDiscoveries, Model, Property};
+
+use super::super::lease::PutOutcome;
+use super::{EpochRecord, LeaseAnswer, NO_EPOCH, OfEpoch, Shard, Snapshot, StoredEntry, Targets};
+
+const FRESH: &str = "no reader is served what a confirmed removal made wrong";
+/// A world in which nothing is ever served would prove nothing.
+const SERVED: &str = "a change is served";
+/// Far more than any of these worlds takes.
+const LIMIT: Duration = Duration::from_secs(120);
+const ONE_LOAD: &str = "only the holder of the lease fills";
+
+/// Transactions that are visible, as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Seen {
+    bits: u8,
+    /// Of a mutant: compared by the highest id alone.
+    by_highest_id: bool,
+}
+
+impl Snapshot for Seen {
+    fn nothing() -> Self {
+        Self {
+            bits: 0,
+            by_highest_id: false,
+        }
+    }
+
+    fn merge(&self, other: &Self) -> Self {
+        let by_highest_id = self.by_highest_id || other.by_highest_id;
+        let bits = match by_highest_id {
+            true => self.bits.max(other.bits),
+            false => self.bits | other.bits,
+        };
+        Self {
+            bits,
+            by_highest_id,
+        }
+    }
+
+    fn includes(&self, other: &Self) -> bool {
+        match self.by_highest_id || other.by_highest_id {
+            true => self.bits.leading_zeros() <= other.bits.leading_zeros(),
+            false => other.bits & !self.bits == 0,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Name {
+    Key,
+    Tag,
+}
+
+/// What a writer's removal aims at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Key,
+    Tag,
+    Mark,
+}
+
+/// A rule that is left out or wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mutant {
+    NoFence,
+    HighestId,
+    NoEpoch,
+    AnyRun,
+    AcknowledgedBeforeDelivery,
+    FenceBegunAtRemoval,
+    NoLeaseToken,
+    EpochOutlivesItsWatermark,
+    WatermarkOfAnyEpoch,
+    SnapshotBeforeTheEnd,
+    EpochWithoutSnapshot,
+    WatermarkNotRaised,
+    FenceOutlivesItsEpoch,
+    TagFenceIgnored,
+    MissingTagFencePasses,
+    MarkRaisesNoFence,
+}
+
+/// A bounded world.
+#[derive(Clone, Debug)]
+struct Bounds {
+    name: &'static str,
+    /// One writer for each.
+    targets: Vec<Target>,
+    loads: u8,
+    leaders: usize,
+    /// Epochs that may be begun beside the first.
+    epochs: u64,
+    flushes: u8,
+    evictions: u8,
+    /// Restarts of the server with an old copy of its memory.
+    restores: u8,
+    /// Removals that arrive again after they were acknowledged.
+    repeats: u8,
+    mutant: Option<Mutant>,
+}
+
+const READERS: usize = 2;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Reader {
+    Idle,
+    Leased {
+        token: u64,
+        epoch: EpochRecord,
+    },
+    Loaded {
+        token: u64,
+        epoch: EpochRecord,
+        load: Seen,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Leader {
+    /// It has begun no epoch.
+    New,
+    /// It sends heartbeats.
+    Beats(EpochRecord),
+    Ended(EpochRecord),
+    /// With a snapshot of the database.
+    Ready(EpochRecord, Seen),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct World {
+    shard: Shard<Name, Seen>,
+    old_copy: Option<Shard<Name, Seen>>,
+    run: u64,
+    /// Transactions that began, with the snapshot of each.
+    begun: Vec<u8>,
+    running: u8,
+    committed: u8,
+    /// What was committed after each commit: a reader may lag.
+    history: Vec<u8>,
+    /// Removals in the outbox; those that were sent at least once; those that may come again.
+    owed: u8,
+    sent: u8,
+    repeats: u8,
+    readers: [Reader; READERS],
+    loads: [u8; READERS],
+    /// A fill was accepted while another reader had the lease.
+    intruded: bool,
+    leaders: Vec<Leader>,
+    tokens: u64,
+    epochs: u64,
+    flushes: u8,
+    evictions: u8,
+    restores: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Record {
+    Epoch,
+    Watermark,
+    Heartbeat,
+    KeyFence,
+    TagFence,
+    Lease,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Step {
+    Begin,
+    Commit(usize),
+    /// With the snapshot of the commit, or with that of a later claim (true).
+    Remove(usize, bool),
+    Acknowledge(usize),
+    AcquireLease(usize),
+    Load(usize, usize),
+    Fill(usize),
+    EndEpoch(usize),
+    TakeSnapshot(usize),
+    BeginEpoch(usize),
+    Flush,
+    Evict(Record),
+    Copy,
+    Restore,
+}
+
+impl Bounds {
+    fn has(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    fn seen(&self, bits: u8) -> Seen {
+        Seen {
+            bits,
+            by_highest_id: self.has(Mutant::HighestId),
+        }
+    }
+
+    fn tags(&self) -> Vec<Name> {
+        match self.targets.contains(&Target::Tag) {
+            true => vec![Name::Tag],
+            false => Vec::new(),
+        }
+    }
+
+    /// The entry that a reader is served.
+    fn served(&self, world: &World) -> Option<StoredEntry<Name, Seen>> {
+        let mut shard = world.shard.clone();
+        let mut run = world.run;
+        if self.has(Mutant::NoEpoch) {
+            return Some(shard.entries.get(&Name::Key)?.record.clone());
+        }
+        if self.has(Mutant::AnyRun) {
+            run = shard.epoch?.run;
+        }
+        if self.has(Mutant::TagFenceIgnored) {
+            shard.entries.get_mut(&Name::Key)?.record.tags.clear();
+        }
+        if self.has(Mutant::MissingTagFencePasses) && !shard.fences.contains_key(&Name::Tag) {
+            shard.entries.get_mut(&Name::Key)?.record.tags.clear();
+        }
+        shard.lookup(&Name::Key, run).cloned()
+    }
+
+    fn remove(&self, shard: &mut Shard<Name, Seen>, target: Target, removal: Seen) {
+        let before = shard.clone();
+        let (keys, marks, tags): (&[Name], &[Name], &[Name]) = match target {
+            Target::Key => (&[Name::Key], &[], &[]),
+            Target::Tag => (&[], &[], &[Name::Tag]),
+            Target::Mark => (&[], &[Name::Key], &[]),
+        };
+        let targets = Targets {
+            keys,
+            mark_stale: marks,
+            tags,
+        };
+        shard.remove(&targets, &removal);
+        let epoch = before.epoch.map_or(NO_EPOCH, |epoch| epoch.id);
+        if self.has(Mutant::EpochOutlivesItsWatermark) && before.watermark.is_none() {
+            shard.epoch = before.epoch;
+            for fence in shard
+                .fences
+                .values_mut()
+                .filter(|fence| fence.epoch == NO_EPOCH)
+            {
+                fence.epoch = epoch;
+            }
+            if let Some(watermark) = &mut shard.watermark {
+                watermark.epoch = epoch;
+            }
+        }
+        for name in keys.iter().chain(marks).chain(tags) {
+            let was_missing = before
+                .fences
+                .get(name)
+                .is_none_or(|fence| fence.epoch != epoch);
+            if self.has(Mutant::FenceBegunAtRemoval) && was_missing {
+                shard.fences.get_mut(name).expect("raised").record = removal;
+            }
+        }
+        if self.has(Mutant::WatermarkNotRaised) && before.watermark.is_some() {
+            shard.watermark = before.watermark;
+        }
+        if self.has(Mutant::MarkRaisesNoFence) && target == Target::Mark {
+            shard.fences = before.fences;
+            shard.leases = before.leases;
+        }
+    }
+
+    fn acquire_lease(&self, world: &mut World, token: u64) -> LeaseAnswer {
+        if self.has(Mutant::FenceOutlivesItsEpoch)
+            && let Some(epoch) = world.shard.epoch
+        {
+            for fence in world.shard.fences.values_mut() {
+                fence.epoch = epoch.id;
+            }
+        }
+        let seen = world.shard.entries.get(&Name::Key);
+        let seen = seen.map(|entry| entry.record.version);
+        let (tags, run) = (self.tags(), world.run);
+        world
+            .shard
+            .acquire_lease(&Name::Key, &tags, token, run, seen)
+    }
+
+    fn fill(&self, world: &mut World, token: u64, epoch: EpochRecord, load: Seen) {
+        let shard = &mut world.shard;
+        let held = shard.leases.get(&Name::Key).map(|lease| lease.record);
+        let entry = StoredEntry {
+            version: token,
+            snapshot: load,
+            tags: self.tags(),
+            is_stale: false,
+        };
+        if self.has(Mutant::NoLeaseToken) && shard.leases.contains_key(&Name::Key) {
+            let lease = OfEpoch {
+                epoch: epoch.id,
+                record: token,
+            };
+            shard.leases.insert(Name::Key, lease);
+        }
+        let outcome = shard.put_if_valid(&Name::Key, epoch, entry.clone());
+        world.intruded |= outcome == PutOutcome::Stored && held != Some(token);
+        if self.has(Mutant::NoFence) && outcome == PutOutcome::TooEarly {
+            let entry = OfEpoch {
+                epoch: epoch.id,
+                record: entry,
+            };
+            shard.entries.insert(Name::Key, entry);
+        }
+    }
+
+    /// Whether the leader finds that its epoch has ended.
+    fn has_lost_its_epoch(world: &World, epoch: EpochRecord) -> bool {
+        epoch.run != world.run || !world.shard.clone().beat(epoch, 0, 0)
+    }
+}
+
+impl Model for Bounds {
+    type State = World;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<World> {
+        let epoch = EpochRecord { id: 1, run: 1 };
+        let mut shard = Shard::default();
+        shard.end_epoch(epoch.id);
+        assert!(shard.begin_epoch(epoch, &self.seen(0), 0));
+        let mut leaders = vec![Leader::New; self.leaders];
+        leaders[0] = Leader::Beats(epoch);
+        vec![World {
+            shard,
+            old_copy: None,
+            run: 1,
+            begun: Vec::new(),
+            running: 0,
+            committed: 0,
+            history: vec![0],
+            owed: 0,
+            sent: 0,
+            repeats: self.repeats,
+            readers: [Reader::Idle, Reader::Idle],
+            loads: [self.loads; READERS],
+            intruded: false,
+            leaders,
+            tokens: 0,
+            epochs: 1,
+            flushes: self.flushes,
+            evictions: self.evictions,
+            restores: self.restores,
+        }]
+    }
+
+    fn actions(&self, world: &World, steps: &mut Vec<Step>) {
+        if world.begun.len() < self.targets.len() {
+            steps.push(Step::Begin);
+        }
+        for writer in 0..world.begun.len() {
+            let bit = 1 << writer;
+            if world.running & bit != 0 {
+                steps.push(Step::Commit(writer));
+            }
+            let (owed, sent) = (world.owed & bit != 0, world.sent & bit != 0);
+            if owed || sent && world.repeats > 0 {
+                steps.push(Step::Remove(writer, false));
+                steps.push(Step::Remove(writer, true));
+            }
+            if owed && (sent || self.has(Mutant::AcknowledgedBeforeDelivery)) {
+                steps.push(Step::Acknowledge(writer));
+            }
+        }
+        for (at, reader) in world.readers.iter().enumerate() {
+            match reader {
+                Reader::Idle if world.loads[at] > 0 && self.served(world).is_none() => {
+                    steps.push(Step::AcquireLease(at));
+                }
+                Reader::Idle => {}
+                Reader::Leased { .. } => {
+                    steps.extend((0..world.history.len()).map(|then| Step::Load(at, then)));
+                }
+                Reader::Loaded { .. } => steps.push(Step::Fill(at)),
+            }
+        }
+        for (at, leader) in world.leaders.iter().enumerate() {
+            match leader {
+                Leader::New if world.epochs <= self.epochs => steps.push(Step::EndEpoch(at)),
+                Leader::Beats(epoch)
+                    if world.epochs <= self.epochs && Self::has_lost_its_epoch(world, *epoch) =>
+                {
+                    steps.push(Step::EndEpoch(at));
+                }
+                Leader::New | Leader::Beats(_) => {}
+                Leader::Ended(_) => steps.push(Step::TakeSnapshot(at)),
+                Leader::Ready(..) => steps.push(Step::BeginEpoch(at)),
+            }
+        }
+        if world.flushes > 0 {
+            steps.push(Step::Flush);
+        }
+        if world.evictions > 0 {
+            let shard = &world.shard;
+            let records = [
+                (Record::Epoch, shard.epoch.is_some()),
+                (Record::Watermark, shard.watermark.is_some()),
+                (Record::Heartbeat, shard.heartbeat.is_some()),
+                (Record::KeyFence, shard.fences.contains_key(&Name::Key)),
+                (Record::TagFence, shard.fences.contains_key(&Name::Tag)),
+                (Record::Lease, shard.leases.contains_key(&Name::Key)),
+            ];
+            let there = records.into_iter().filter(|(_, there)| *there);
+            steps.extend(there.map(|(record, _)| Step::Evict(record)));
+        }
+        match &world.old_copy {
+            None if world.restores > 0 => steps.push(Step::Copy),
+            Some(_) if world.restores > 0 => steps.push(Step::Restore),
+            _ => {}
+        }
+    }
+
+    fn next_state(&self, before: &World, step: Step) -> Option<World> {
+        let mut world = before.clone();
+        match step {
+            Step::Begin => {
+                world.running |= 1 << world.begun.len();
+                world.begun.push(world.committed);
+            }
+            Step::Commit(writer) => {
+                let bit = 1 << writer;
+                world.running &= !bit;
+                world.committed |= bit;
+                world.owed |= bit;
+                world.history.push(world.committed);
+            }
+            Step::Remove(writer, claimed) => {
+                let bit = 1 << writer;
+                if world.owed & bit == 0 {
+                    world.repeats -= 1;
+                }
+                let bits = match claimed {
+                    true => world.committed,
+                    false => world.begun[writer] | bit,
+                };
+                self.remove(&mut world.shard, self.targets[writer], self.seen(bits));
+                world.sent |= bit;
+            }
+            Step::Acknowledge(writer) => world.owed &= !(1 << writer),
+            Step::AcquireLease(at) => {
+                let token = world.tokens + 1;
+                let LeaseAnswer::Acquired(_) = self.acquire_lease(&mut world, token) else {
+                    return None;
+                };
+                let epoch = world.shard.epoch.expect("the lease proves it");
+                world.tokens = token;
+                world.loads[at] -= 1;
+                world.readers[at] = Reader::Leased { token, epoch };
+            }
+            Step::Load(at, then) => {
+                let Reader::Leased { token, epoch } = world.readers[at] else {
+                    return None;
+                };
+                let load = self.seen(world.history[then]);
+                world.readers[at] = Reader::Loaded { token, epoch, load };
+            }
+            Step::Fill(at) => {
+                let Reader::Loaded { token, epoch, load } = world.readers[at] else {
+                    return None;
+                };
+                world.readers[at] = Reader::Idle;
+                self.fill(&mut world, token, epoch, load);
+            }
+            Step::EndEpoch(at) => {
+                world.epochs += 1;
+                let next = EpochRecord {
+                    id: world.epochs,
+                    run: world.run,
+                };
+                let early = self.seen(world.committed);
+                world.leaders[at] = match self.has(Mutant::SnapshotBeforeTheEnd) {
+                    true => Leader::Ready(next, early),
+                    false => Leader::Ended(next),
+                };
+                if !self.has(Mutant::SnapshotBeforeTheEnd) {
+                    world.shard.end_epoch(next.id);
+                }
+            }
+            Step::TakeSnapshot(at) => {
+                let Leader::Ended(next) = world.leaders[at] else {
+                    return None;
+                };
+                let bits = match self.has(Mutant::EpochWithoutSnapshot) {
+                    true => 0,
+                    false => world.committed,
+                };
+                world.leaders[at] = Leader::Ready(next, self.seen(bits));
+            }
+            Step::BeginEpoch(at) => {
+                let Leader::Ready(next, snapshot) = world.leaders[at] else {
+                    return None;
+                };
+                if self.has(Mutant::SnapshotBeforeTheEnd) {
+                    world.shard.end_epoch(next.id);
+                }
+                if self.has(Mutant::WatermarkOfAnyEpoch) {
+                    let found = world.shard.watermark.take();
+                    let record = found.map_or(self.seen(0), |found| found.record);
+                    let epoch = next.id;
+                    world.shard.watermark = Some(OfEpoch { epoch, record });
+                }
+                let has_begun =
+                    next.run == world.run && world.shard.begin_epoch(next, &snapshot, 0);
+                world.leaders[at] = match has_begun {
+                    true => Leader::Beats(next),
+                    false => Leader::New,
+                };
+            }
+            Step::Flush => {
+                world.flushes -= 1;
+                world.shard = Shard::default();
+            }
+            Step::Evict(record) => {
+                world.evictions -= 1;
+                let shard = &mut world.shard;
+                match record {
+                    Record::Epoch => shard.epoch = None,
+                    Record::Watermark => shard.watermark = None,
+                    Record::Heartbeat => shard.heartbeat = None,
+                    Record::KeyFence => drop(shard.fences.remove(&Name::Key)),
+                    Record::TagFence => drop(shard.fences.remove(&Name::Tag)),
+                    Record::Lease => drop(shard.leases.remove(&Name::Key)),
+                }
+            }
+            Step::Copy => world.old_copy = Some(world.shard.clone()),
+            Step::Restore => {
+                world.restores -= 1;
+                world.run += 1;
+                world.shard = world.old_copy.take()?;
+            }
+        }
+        (world != *before).then_some(world)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always(ONE_LOAD, |_, world: &World| !world.intruded),
+            Property::always(FRESH, |bounds: &Bounds, world: &World| {
+                let Some(entry) = bounds.served(world).filter(|entry| !entry.is_stale) else {
+                    return true;
+                };
+                world.committed & !entry.snapshot.bits & !world.owed == 0
+            }),
+            Property::sometimes(SERVED, |bounds: &Bounds, world: &World| {
+                bounds
+                    .served(world)
+                    .is_some_and(|entry| entry.snapshot.bits != 0)
+            }),
+        ]
+    }
+}
+
+/// What all worlds of the suite have, unless they say otherwise.
+const WORLD: Bounds = Bounds {
+    name: "",
+    targets: Vec::new(),
+    loads: 1,
+    leaders: 1,
+    epochs: 1,
+    flushes: 0,
+    evictions: 0,
+    restores: 0,
+    repeats: 0,
+    mutant: None,
+};
+
+/// Small worlds, each with one kind of fault.
+fn worlds() -> Vec<Bounds> {
+    use Target::{Key, Mark, Tag};
+    vec![
+        Bounds {
+            name: "two lost records",
+            targets: vec![Key, Key],
+            evictions: 2,
+            repeats: 1,
+            ..WORLD
+        },
+        Bounds {
+            name: "a flush",
+            targets: vec![Key, Key],
+            flushes: 1,
+            ..WORLD
+        },
+        Bounds {
+            name: "an old copy",
+            targets: vec![Key, Key],
+            restores: 1,
+            ..WORLD
+        },
+        Bounds {
+            name: "two leaders",
+            targets: vec![Key, Key],
+            leaders: 2,
+            epochs: 2,
+            evictions: 1,
+            ..WORLD
+        },
+        Bounds {
+            name: "a tag",
+            targets: vec![Tag, Tag],
+            evictions: 1,
+            repeats: 1,
+            ..WORLD
+        },
+        Bounds {
+            name: "a mark",
+            targets: vec![Mark, Key],
+            evictions: 1,
+            ..WORLD
+        },
+    ]
+}
+
+/// The broken property and the steps to it, if there are any; and the number of states.
+fn check(bounds: Bounds) -> (Option<(&'static str, Vec<Step>)>, usize) {
+    let name = bounds.name;
+    let checker = bounds.checker().threads(2).timeout(LIMIT);
+    let checker = checker.finish_when(HasDiscoveries::AnyFailures);
+    let checked = checker.spawn_bfs().join();
+    let broken = [FRESH, ONE_LOAD]
+        .into_iter()
+        .find_map(|property| Some((property, checked.discovery(property)?.into_actions())));
+    if broken.is_none() {
+        assert!(checked.is_done(), "{name}: not done within {LIMIT:?}");
+        checked.assert_any_discovery(SERVED);
+    }
+    (broken, checked.unique_state_count())
+}
+
+#[test]
+fn no_order_of_steps_serves_what_a_confirmed_removal_made_wrong() {
+    for world in worlds() {
+        let name = world.name;
+        let (broken, states) = check(world);
+        assert_eq!(broken, None, "{name}");
+        println!("{name}: {states} states");
+    }
+}
+
+/// Each with the world in which it shows.
+#[test]
+fn every_rule_that_is_left_out_is_refuted() {
+    use Mutant::*;
+    for (mutant, name) in [
+        (NoFence, "two lost records"),
+        (HighestId, "two lost records"),
+        (NoEpoch, "an old copy"),
+        (AnyRun, "an old copy"),
+        (AcknowledgedBeforeDelivery, "two lost records"),
+        (FenceBegunAtRemoval, "two lost records"),
+        (NoLeaseToken, "two lost records"),
+        (EpochOutlivesItsWatermark, "two lost records"),
+        (WatermarkOfAnyEpoch, "two lost records"),
+        (SnapshotBeforeTheEnd, "two lost records"),
+        (EpochWithoutSnapshot, "two lost records"),
+        (WatermarkNotRaised, "two lost records"),
+        (FenceOutlivesItsEpoch, "two lost records"),
+        (TagFenceIgnored, "a tag"),
+        (MissingTagFencePasses, "a tag"),
+        (MarkRaisesNoFence, "a mark"),
+    ] {
+        let world = worlds().into_iter().find(|world| world.name == name);
+        let mutant = Some(mutant);
+        let (broken, states) = check(Bounds {
+            mutant,
+            ..world.expect(name)
+        });
+        let (property, steps) = broken.unwrap_or_else(|| panic!("{mutant:?} is not refuted"));
+        println!(
+            "{mutant:?}: {property:?} is broken in {} steps, {states} states",
+            steps.len()
+        );
+    }
+}

@@ -55,9 +55,9 @@ impl AuditFixture {
             RedisServer::start().await,
         );
         let cache = open_cache(&redis).await;
-        cache.invalidate_epoch().await.expect("void");
-        let view = home.store.current_snapshot().await.expect("a view");
-        cache.begin_epoch(&view).await.expect("a floor");
+        let epoch = cache.end_epoch().await.expect("ended");
+        let snapshot = home.store.current_snapshot().await.expect("a snapshot");
+        assert_eq!(cache.begin_epoch(&epoch, &snapshot).await, Ok(true));
         let (events, queue) = audit::channel();
         let reader = Reader::with_budget(cache, WAIT_LIMIT);
         let relay = Relay {

@@ -76,7 +76,7 @@ impl CacheBackend {
         let redis = RedisServer::start().await;
         let cache = open_redis(&redis.url()).await;
         cache.connected().await;
-        floor(&cache).await;
+        begin_epoch(&cache).await;
         Self {
             redis: Some(redis),
             ..Self::new(cache)
@@ -87,7 +87,7 @@ impl CacheBackend {
         let cluster = RedisServer::cluster().await;
         let cache = open_redis(&cluster.url()).await;
         cache.connected().await;
-        floor(&cache).await;
+        begin_epoch(&cache).await;
         Self {
             cluster: Some(cluster),
             ..Self::new(cache)
@@ -98,7 +98,7 @@ impl CacheBackend {
         let redis = RedisServer::start().await;
         let upstash = UpstashStandIn::start(redis.port(), TOKEN).await;
         let cache = open_upstash(&upstash, TOKEN).await;
-        floor(&cache).await;
+        begin_epoch(&cache).await;
         Self {
             redis: Some(redis),
             upstash: Some(upstash),
@@ -151,12 +151,12 @@ pub fn entry(body: &[u8], commits: u64) -> Arc<Entry> {
 }
 
 /// Begins an epoch, as the leader does.
-pub async fn floor(cache: &Cache) -> Epoch {
-    cache.invalidate_epoch().await.expect("void");
-    cache
-        .begin_epoch(&DbSnapshot::from_commit_count(0))
-        .await
-        .expect("a floor")
+pub async fn begin_epoch(cache: &Cache) -> Epoch {
+    let epoch = cache.end_epoch().await.expect("ended");
+    let snapshot = DbSnapshot::from_commit_count(0);
+    let begun = cache.begin_epoch(&epoch, &snapshot).await;
+    assert_eq!(begun, Ok(true));
+    epoch
 }
 
 /// Looks the key up and asks for its fill lease.
@@ -318,7 +318,7 @@ async fn flush_voids_a_fill_in_flight_and_needs_a_new_epoch(backend: CacheBacken
         return; // Nobody else can flush it.
     }
     let (cache, key) = (&backend.cache, key("k"));
-    let mut life = floor(cache).await;
+    let mut life = begin_epoch(cache).await;
     assert_eq!(cache.heartbeat(&mut life).await, Ok(true));
     let old = lease(cache, &key).await.expect("a lease");
     backend.flush().await;
@@ -340,10 +340,15 @@ async fn flush_voids_a_fill_in_flight_and_needs_a_new_epoch(backend: CacheBacken
         Ok(false),
         "another memory"
     );
-    let mut life = cache
-        .begin_epoch(&DbSnapshot::from_commit_count(3))
-        .await
-        .expect("a floor");
+    // An epoch begins only in the memory in which the last one was ended for it.
+    let late = DbSnapshot::from_commit_count(3);
+    assert_eq!(cache.begin_epoch(&life, &late).await, Ok(false));
+    let mut life = cache.end_epoch().await.expect("ended");
+    let removed = cache
+        .remove(&targets, &DbSnapshot::from_commit_count(7))
+        .await;
+    assert!(removed.expect("removed").no_epoch);
+    assert_eq!(cache.begin_epoch(&life, &late).await, Ok(true));
     assert_eq!(cache.heartbeat(&mut life).await, Ok(true));
     assert_eq!(cache.heartbeat(&mut life).await, Ok(true));
     // The removal before the epoch counts as well.

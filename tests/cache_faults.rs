@@ -10,7 +10,7 @@ use oddsd_cache::{
 use oddsd_core::key::Key;
 use oddsd_core::model::DbSnapshot;
 
-use crate::cache::{body, entry, fill, floor, key, lease, open, open_redis, put, take};
+use crate::cache::{begin_epoch, body, entry, fill, key, lease, open, open_redis, put, take};
 use oddsd_testkit::eventually;
 use oddsd_testkit::log::CapturedLog;
 use oddsd_testkit::ports::free_port;
@@ -105,13 +105,13 @@ async fn cache_down_at_start_is_used_when_it_is_up() {
 async fn cache_restart_voids_fill_leases_and_reconnects() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
-    floor(&cache).await;
+    begin_epoch(&cache).await;
     let old = lease(&cache, &key("k")).await.expect("a lease");
     redis.restart().await;
     recovered(&cache).await;
     let filled = fill(&cache, &key("k"), old, b"old", 9).await;
     assert_eq!(filled, PutOutcome::LeaseEnded);
-    floor(&cache).await;
+    begin_epoch(&cache).await;
     put(&cache, &key("k"), b"new").await;
 }
 
@@ -138,7 +138,7 @@ async fn hanging_cache_costs_its_timeout_and_recovers() {
 async fn replica_refuses_removals() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
-    floor(&cache).await;
+    begin_epoch(&cache).await;
     put(&cache, &key("k"), b"1").await;
     let old = lease(&cache, &key("other")).await.expect("a lease");
     redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
@@ -156,7 +156,7 @@ async fn replica_refuses_removals() {
 async fn full_cache_refuses_fills_and_still_removes() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
-    floor(&cache).await;
+    begin_epoch(&cache).await;
     put(&cache, &key("k"), b"1").await;
     let lease = lease(&cache, &key("other")).await.expect("a lease");
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
@@ -225,7 +225,7 @@ async fn user_without_info_removes_and_reads() {
     let cache = open_redis(&url).await;
     recovered(&cache).await;
     assert_eq!(remove(&cache, "k").await, Ok(0));
-    floor(&cache).await;
+    begin_epoch(&cache).await;
 }
 
 #[tokio::test]
@@ -238,7 +238,7 @@ async fn sentinel_leads_to_the_primary() {
     );
     let cache = open_redis(&url).await;
     recovered(&cache).await;
-    floor(&cache).await;
+    begin_epoch(&cache).await;
     put(&cache, &key("k"), b"1").await;
     assert_eq!(remove(&cache, "k").await, Ok(1));
 }
@@ -499,7 +499,7 @@ async fn cluster_slot_migration_voids_at_most_the_fill() {
     let cluster = RedisServer::cluster().await;
     let cache = open_redis(&cluster.url()).await;
     cache.connected().await;
-    floor(&cache).await;
+    begin_epoch(&cache).await;
     for n in 0..3 {
         let key = key(&format!("moving {n}"));
         let value = key.value_key(key.shard(32));
@@ -529,7 +529,7 @@ async fn cluster_slot_migration_voids_at_most_the_fill() {
 async fn scripts_are_loaded_again_after_a_flush() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
-    floor(&cache).await;
+    begin_epoch(&cache).await;
     for body_in in [b"1", b"2"] {
         redis.command(&["SCRIPT", "FLUSH"]).await;
         put(&cache, &key("k"), body_in).await;

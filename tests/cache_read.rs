@@ -13,7 +13,7 @@ use oddsd_core::key::Tag;
 use oddsd_core::model::DbSnapshot;
 use tokio::sync::Notify;
 
-use crate::cache::{TTL, floor, key, open, open_redis, put};
+use crate::cache::{TTL, begin_epoch, key, open, open_redis, put};
 use oddsd_testkit::redis::RedisServer;
 use oddsd_testkit::{WAIT_LIMIT, eventually};
 
@@ -70,7 +70,7 @@ async fn over_redis() -> (Reader, RedisServer) {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
     cache.connected().await;
-    floor(&cache).await;
+    begin_epoch(&cache).await;
     (patient(cache), redis)
 }
 
@@ -330,7 +330,7 @@ async fn epoch_missing_bypasses_the_cache() {
             body
         ));
     }
-    floor(reader.cache()).await;
+    begin_epoch(reader.cache()).await;
     assert!(is(
         &reads(&reader, "k", "3").await,
         CacheReadState::Miss,
@@ -342,7 +342,7 @@ async fn epoch_missing_bypasses_the_cache() {
         "3"
     ));
     // A new epoch: entries of the old one are not valid.
-    floor(reader.cache()).await;
+    begin_epoch(reader.cache()).await;
     assert!(is(
         &reads(&reader, "k", "4").await,
         CacheReadState::Miss,
@@ -533,7 +533,7 @@ async fn l1_drops_removed_values_and_needs_a_heartbeat() {
         let text = String::from_utf8_lossy(served.body()).into_owned();
         text.parse().expect("a number")
     };
-    let mut life = floor(processes[0].cache()).await;
+    let mut life = begin_epoch(processes[0].cache()).await;
     for n in 1..=4 {
         for reader in &processes {
             eventually("the first level serves the new value", async || {
@@ -611,7 +611,7 @@ async fn breaker_closes_when_the_cache_answers_again() {
     })
     .await;
     cache.connected().await;
-    floor(&cache).await;
+    begin_epoch(&cache).await;
     let cache = Arc::new(cache);
     let reader = Reader::new(Arc::clone(&cache));
     redis.pause();
@@ -651,7 +651,7 @@ async fn unreachable_cache_is_bypassed() {
 async fn full_cache_still_serves_stored_values() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
-    floor(&cache).await;
+    begin_epoch(&cache).await;
     put(&cache, &key("kept"), b"kept").await;
     let reader = patient(cache);
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;

@@ -11,7 +11,7 @@ use oddsd_cache::{
 use oddsd_core::model::DbSnapshot;
 
 use crate::cache::{
-    CacheBackend, TTL, body, entry, fill, floor, key, lease, on_every_backend, open,
+    CacheBackend, TTL, begin_epoch, body, entry, fill, key, lease, on_every_backend, open,
 };
 use oddsd_testkit::redis::RedisServer;
 use oddsd_testkit::resp::RespReply;
@@ -180,7 +180,7 @@ async fn l1_of_another_process_honours_a_stale_mark() {
         cache.connected().await;
         readers.push(Reader::with_budget(Arc::new(cache), WAIT_LIMIT));
     }
-    let mut life = floor(readers[0].cache()).await;
+    let mut life = begin_epoch(readers[0].cache()).await;
     let loads = Arc::new(AtomicU64::new(0));
     let (k, policy) = (key("k"), policy().while_revalidating(TTL));
     let mut until = async |reader: &Reader, level: CacheLevel, body: &str| {

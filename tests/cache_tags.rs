@@ -13,7 +13,7 @@ use oddsd_core::key::{Key, Tag};
 use oddsd_core::model::{DbSnapshot, EventId};
 
 use crate::cache::{
-    CacheBackend, TTL, body, entry, floor, key, on_every_backend, open, open_redis, put,
+    CacheBackend, TTL, begin_epoch, body, entry, key, on_every_backend, open, open_redis, put,
 };
 use oddsd_testkit::eventually;
 use oddsd_testkit::redis::RedisServer;
@@ -268,7 +268,7 @@ async fn removal_cost_is_independent_of_unmanaged_keys() {
     let redis = RedisServer::start().await;
     let cache = open_redis(&redis.url()).await;
     cache.connected().await;
-    floor(&cache).await;
+    begin_epoch(&cache).await;
     let sidebar = family("sidebar:7:12:");
     let targets = InvalidationTargets {
         keys: vec![key("a"), key("b")],
@@ -376,7 +376,7 @@ async fn cluster_removes_on_the_other_nodes_when_one_is_down() {
     })
     .await;
     cache.connected().await;
-    floor(&cache).await;
+    begin_epoch(&cache).await;
     let targets = InvalidationTargets {
         keys: (0..40).map(|n| key(&format!("k{n}"))).collect(),
         tags: (0..20).map(|n| tag(&format!("t{n}"))).collect(),

@@ -159,6 +159,16 @@ impl InProcessCache {
         }
         removed
     }
+
+    /// As if the fence had expired.
+    #[cfg(test)]
+    pub(super) fn forget_fence(&self, keys: &[Key], tags: &[Tag]) {
+        let mut fences = self.fences.lock();
+        keys.iter()
+            .for_each(|key| drop(fences.keys.items.remove(key)));
+        tags.iter()
+            .for_each(|tag| drop(fences.tags.items.remove(tag)));
+    }
 }
 
 impl<K, V> Default for TtlMap<K, V> {

@@ -311,7 +311,7 @@ impl Shard {
 
     /// The Redis name of the watermark: the snapshot that stands for a fence that does not exist.
     pub fn watermark_key(self) -> String {
-        format!("oddsd:horizon:{self}")
+        format!("oddsd:watermark:{self}")
     }
 
     /// The Redis name of the epoch's heartbeat.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use super::super::lease::PutOutcome;
-use super::{EpochRecord, LeaseAnswer, NO_EPOCH, OfEpoch, Shard, Snapshot, StoredEntry, Targets};
+use super::Snapshot;
+use super::shard::{EpochRecord, LeaseAnswer, NO_EPOCH, OfEpoch, Shard, StoredEntry, Targets};
 
 const FRESH: &str = "no reader is served what a confirmed removal made wrong";
 /// A world in which nothing is ever served would prove nothing.
@@ -85,6 +86,9 @@ enum Mutant {
     TagFenceIgnored,
     MissingTagFencePasses,
     MarkRaisesNoFence,
+    L1GenerationAfterTheLookup,
+    L1KeptOverACut,
+    L1TagIgnored,
 }
 
 /// A bounded world.
@@ -93,7 +97,8 @@ struct Bounds {
     name: &'static str,
     /// One writer for each.
     targets: Vec<Target>,
-    loads: u8,
+    /// Of each reader.
+    loads: [u8; READERS],
     leaders: usize,
     /// Epochs that may be begun beside the first.
     epochs: u64,
@@ -103,6 +108,10 @@ struct Bounds {
     restores: u8,
     /// Removals that arrive again after they were acknowledged.
     repeats: u8,
+    /// Lookups of a process with an L1, which removes nothing itself.
+    l1_lookups: u8,
+    /// Times at which that process loses the connection that reports changes.
+    cuts: u8,
     mutant: Option<Mutant>,
 }
 
@@ -133,6 +142,22 @@ enum Leader {
     Ready(EpochRecord, Seen),
 }
 
+/// The L1 of a process. Time is not modelled: while a report is on its way or the connection is cut, the L1 may
+/// serve what it has, until the heartbeats are missed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct L1 {
+    /// Counts the reports that arrived and the resets: what was looked up before one is not served.
+    generation: u8,
+    /// A lookup that is under way: the generation at its begin, and what it found, once the server has answered.
+    lookup: Option<(u8, Option<StoredEntry<Name, Seen>>)>,
+    entry: Option<(u8, StoredEntry<Name, Seen>)>,
+    lookups: u8,
+    is_connected: bool,
+    cuts: u8,
+    /// Reports that have not arrived yet.
+    reports: u8,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     shard: Shard<Name, Seen>,
@@ -150,6 +175,7 @@ struct World {
     repeats: u8,
     readers: [Reader; READERS],
     loads: [u8; READERS],
+    l1: L1,
     /// A fill was accepted while another reader had the lease.
     intruded: bool,
     leaders: Vec<Leader>,
@@ -187,6 +213,12 @@ enum Step {
     Evict(Record),
     Copy,
     Restore,
+    L1Ask,
+    L1Answer,
+    L1Put,
+    L1Report,
+    L1Cut,
+    L1Connect,
 }
 
 impl Bounds {
@@ -315,6 +347,28 @@ impl Bounds {
         }
     }
 
+    /// The entry that the L1 serves.
+    fn served_by_l1<'a>(&self, world: &'a World) -> Option<&'a StoredEntry<Name, Seen>> {
+        let (generation, entry) = world.l1.entry.as_ref()?;
+        (*generation == world.l1.generation).then_some(entry)
+    }
+
+    /// Redis reports the fences and the epoch that a step writes. (It reports every write and eviction, the model only
+    /// what changed: a report more only makes the L1 drop more.)
+    fn report(&self, before: &World, world: &mut World) {
+        let reported = |world: &World| {
+            let mut fences = world.shard.fences.clone();
+            if self.has(Mutant::L1TagIgnored) {
+                fences.remove(&Name::Tag);
+            }
+            (world.shard.epoch, fences)
+        };
+        let is_written = |at: &World| reported(at) != reported(before);
+        if self.l1_lookups > 0 && world.l1.is_connected && is_written(world) {
+            world.l1.reports += 1;
+        }
+    }
+
     /// Whether the leader finds that its epoch has ended.
     fn has_lost_its_epoch(world: &World, epoch: EpochRecord) -> bool {
         epoch.run != world.run || !world.shard.clone().beat(epoch, 0, 0)
@@ -344,7 +398,16 @@ impl Model for Bounds {
             sent: 0,
             repeats: self.repeats,
             readers: [Reader::Idle, Reader::Idle],
-            loads: [self.loads; READERS],
+            loads: self.loads,
+            l1: L1 {
+                generation: 0,
+                lookup: None,
+                entry: None,
+                lookups: self.l1_lookups,
+                is_connected: true,
+                cuts: self.cuts,
+                reports: 0,
+            },
             intruded: false,
             leaders,
             tokens: 0,
@@ -418,6 +481,21 @@ impl Model for Bounds {
             None if world.restores > 0 => steps.push(Step::Copy),
             Some(_) if world.restores > 0 => steps.push(Step::Restore),
             _ => {}
+        }
+        let l1 = &world.l1;
+        match &l1.lookup {
+            None if l1.lookups > 0 => steps.push(Step::L1Ask),
+            None => {}
+            Some((_, None)) => steps.push(Step::L1Answer),
+            Some((_, Some(_))) => steps.push(Step::L1Put),
+        }
+        if l1.reports > 0 {
+            steps.push(Step::L1Report);
+        }
+        match l1.is_connected {
+            true if l1.cuts > 0 => steps.push(Step::L1Cut),
+            true => {}
+            false => steps.push(Step::L1Connect),
         }
     }
 
@@ -539,7 +617,43 @@ impl Model for Bounds {
                 world.run += 1;
                 world.shard = world.old_copy.take()?;
             }
+            Step::L1Ask => {
+                world.l1.lookups -= 1;
+                world.l1.lookup = Some((world.l1.generation, None));
+            }
+            Step::L1Answer => {
+                let found = self.served(&world);
+                let (_, answer) = world.l1.lookup.as_mut()?;
+                if found.is_none() {
+                    world.l1.lookup = None;
+                } else {
+                    *answer = found;
+                }
+            }
+            Step::L1Put => {
+                let (mut generation, entry) = world.l1.lookup.take()?;
+                if self.has(Mutant::L1GenerationAfterTheLookup) {
+                    generation = world.l1.generation;
+                }
+                world.l1.entry = Some((generation, entry?));
+            }
+            Step::L1Report => {
+                world.l1.reports -= 1;
+                world.l1.generation += 1;
+            }
+            Step::L1Cut => {
+                world.l1.cuts -= 1;
+                world.l1.is_connected = false;
+                world.l1.reports = 0;
+            }
+            Step::L1Connect => {
+                world.l1.is_connected = true;
+                if !self.has(Mutant::L1KeptOverACut) {
+                    world.l1.generation += 1;
+                }
+            }
         }
+        self.report(before, &mut world);
         (world != *before).then_some(world)
     }
 
@@ -547,10 +661,12 @@ impl Model for Bounds {
         vec![
             Property::always(ONE_LOAD, |_, world: &World| !world.intruded),
             Property::always(FRESH, |bounds: &Bounds, world: &World| {
-                let Some(entry) = bounds.served(world).filter(|entry| !entry.is_stale) else {
-                    return true;
+                let is_fresh = |entry: &StoredEntry<Name, Seen>| {
+                    entry.is_stale || world.committed & !entry.snapshot.bits & !world.owed == 0
                 };
-                world.committed & !entry.snapshot.bits & !world.owed == 0
+                let is_l1_told = world.l1.is_connected && world.l1.reports == 0;
+                bounds.served(world).as_ref().is_none_or(is_fresh)
+                    && (!is_l1_told || bounds.served_by_l1(world).is_none_or(is_fresh))
             }),
             Property::sometimes(SERVED, |bounds: &Bounds, world: &World| {
                 bounds
@@ -565,13 +681,15 @@ impl Model for Bounds {
 const WORLD: Bounds = Bounds {
     name: "",
     targets: Vec::new(),
-    loads: 1,
+    loads: [1; READERS],
     leaders: 1,
     epochs: 1,
     flushes: 0,
     evictions: 0,
     restores: 0,
     repeats: 0,
+    l1_lookups: 0,
+    cuts: 0,
     mutant: None,
 };
 
@@ -617,6 +735,14 @@ fn worlds() -> Vec<Bounds> {
             name: "a mark",
             targets: vec![Mark, Key],
             evictions: 1,
+            ..WORLD
+        },
+        Bounds {
+            name: "an L1",
+            targets: vec![Key, Tag],
+            loads: [1, 0],
+            l1_lookups: 1,
+            cuts: 1,
             ..WORLD
         },
     ]
@@ -669,6 +795,9 @@ fn every_rule_that_is_left_out_is_refuted() {
         (TagFenceIgnored, "a tag"),
         (MissingTagFencePasses, "a tag"),
         (MarkRaisesNoFence, "a mark"),
+        (L1GenerationAfterTheLookup, "an L1"),
+        (L1KeptOverACut, "an L1"),
+        (L1TagIgnored, "an L1"),
     ] {
         let world = worlds().into_iter().find(|world| world.name == name);
         let mutant = Some(mutant);

@@ -8,8 +8,6 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
 use super::entry::Entry;
 use super::error::CacheError;
 use super::lease::{
@@ -18,6 +16,7 @@ use super::lease::{
 use super::local::LocalCache;
 use super::protocol::{passes_fence, raise_fence};
 use super::removal::Removed;
+use super::sync::Mutex;
 use oddsd_core::key::{InvalidationTargets, Key, Tag};
 use oddsd_core::model::DbSnapshot;
 

@@ -2,11 +2,11 @@
 //! and fills it; the transport's subscription feeds it with the changed names.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::entry::Entry;
 use super::local::LocalCache;
+use super::sync::{AtomicI64, Ordering};
 use oddsd_core::key::{InvalidationTargets, Key, Tag, TrackedKey};
 
 /// Heartbeats arrive every 25 ms (`redis::ONE_SERVER`); after this long without one nothing of the L1 is served. With

@@ -52,6 +52,8 @@ mod error;
 mod guard;
 mod hot_keys;
 mod in_process;
+#[cfg(test)]
+mod interleavings;
 mod l1;
 mod latency;
 mod lease;
@@ -66,6 +68,7 @@ mod remote;
 mod removal;
 mod script;
 mod single_flight;
+mod sync;
 mod transport;
 mod unmanaged;
 mod upstash;

@@ -5,14 +5,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use moka::Expiry;
 use moka::sync::Cache as MokaCache;
-use parking_lot::{Mutex, RwLock};
 
 use super::entry::Entry;
+use super::sync::{AtomicU64, Mutex, Ordering, RwLock};
 use oddsd_core::key::{Key, Tag};
 
 /// Memory of an entry besides its key and body (measured roughly: node, counters, timers).

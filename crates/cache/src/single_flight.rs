@@ -7,13 +7,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::answer::ReadError;
 use super::entry::Entry;
+use super::sync::{AtomicU64, Mutex, Ordering};
 use oddsd_core::key::Key;
 
 #[derive(Default)]

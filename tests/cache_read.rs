@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use oddsd_cache::{
-    Cache, CacheLevel, CacheRead, CacheReadState, CacheSettings, InvalidationTargets, LoadedValue,
-    Policy, READ_BUDGET, ReadError, Reader,
+    Cache, CacheError, CacheLevel, CacheRead, CacheReadState, CacheSettings, InvalidationTargets,
+    LoadedValue, Policy, READ_BUDGET, ReadError, Reader,
 };
 use oddsd_core::key::Tag;
 use oddsd_core::model::DbSnapshot;
@@ -15,6 +15,8 @@ use tokio::sync::Notify;
 
 use crate::cache::{TTL, begin_epoch, key, open, open_redis, put};
 use oddsd_testkit::redis::RedisServer;
+use oddsd_testkit::resp::RespReply;
+use oddsd_testkit::upstash::{UpstashFault, UpstashStandIn};
 use oddsd_testkit::{WAIT_LIMIT, eventually};
 
 /// The snapshot of every loader, unless a test is about it.
@@ -696,4 +698,183 @@ async fn oversized_value_is_served_and_not_stored() {
             .expect("an answer");
         assert!(is(&served, CacheReadState::Miss, &"x".repeat(300_000)));
     }
+}
+
+/// The removal of `k` fails once `begin` has run, and works again after `end`.
+async fn owed_removal_is_not_read_from_the_cache(
+    reader: &Reader,
+    begin: impl AsyncFnOnce(),
+    end: impl AsyncFnOnce(),
+) {
+    reads(reader, "k", "1").await;
+    reads(reader, "other", "1").await;
+    begin().await;
+    assert!(try_remove(reader, "k").await.is_err());
+    let owed = reads(reader, "k", "2").await;
+    assert!(is(&owed, CacheReadState::Bypass, "2"), "{owed:?}");
+    end().await;
+    eventually("what is not owed is a hit", async || {
+        let other = reads(reader, "other", "1").await;
+        if other.state == CacheReadState::Hit {
+            Ok(())
+        } else {
+            Err(other)
+        }
+    })
+    .await;
+    let owed = reads(reader, "k", "3").await;
+    assert!(is(&owed, CacheReadState::Bypass, "3"), "{owed:?}");
+    eventually("the removal works", async || try_remove(reader, "k").await).await;
+    let miss = reads(reader, "k", "4").await;
+    assert!(is(&miss, CacheReadState::Miss, "4"), "{miss:?}");
+    let hit = reads(reader, "k", "5").await;
+    assert!(is(&hit, CacheReadState::Hit, "4"), "{hit:?}");
+}
+
+async fn try_remove(reader: &Reader, name: &str) -> Result<(), CacheError> {
+    let targets = InvalidationTargets {
+        keys: vec![key(name)],
+        ..InvalidationTargets::default()
+    };
+    let snapshot = DbSnapshot::from_commit_count(5);
+    let removed = reader.remove(&targets, &snapshot).await?;
+    removed.first_error().map_or(Ok(()), |why| Err(why.clone()))
+}
+
+#[tokio::test]
+async fn owed_removal_that_a_replica_refuses_is_not_read() {
+    let (reader, redis) = over_redis().await;
+    let begin = async || drop(redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await);
+    let end = async || drop(redis.command(&["REPLICAOF", "NO", "ONE"]).await);
+    owed_removal_is_not_read_from_the_cache(&reader, begin, end).await;
+}
+
+#[tokio::test]
+async fn owed_removal_without_the_right_to_unlink_is_not_read() {
+    let (reader, redis) = over_redis().await;
+    let begin = async || {
+        drop(
+            redis
+                .command(&["ACL", "SETUSER", "default", "-unlink"])
+                .await,
+        )
+    };
+    let end = async || {
+        drop(
+            redis
+                .command(&["ACL", "SETUSER", "default", "+unlink"])
+                .await,
+        )
+    };
+    owed_removal_is_not_read_from_the_cache(&reader, begin, end).await;
+}
+
+#[tokio::test]
+async fn owed_removal_of_an_outage_is_not_read_after_it() {
+    let redis = RedisServer::start().await;
+    let cache = open(CacheSettings {
+        redis_url: Some(redis.url().into()),
+        command_timeout: Duration::from_millis(500),
+        ..CacheSettings::default()
+    })
+    .await;
+    cache.connected().await;
+    begin_epoch(&cache).await;
+    let reader = patient(cache);
+    let end = async || redis.resume();
+    owed_removal_is_not_read_from_the_cache(&reader, async || redis.pause(), end).await;
+}
+
+#[tokio::test]
+async fn owed_removal_of_a_wrong_token_is_not_read_after_it() {
+    let redis = RedisServer::start().await;
+    let upstash = UpstashStandIn::start(redis.port(), "token").await;
+    let cache = open(CacheSettings {
+        upstash_url: Some(upstash.url()),
+        upstash_token: Some("token".to_owned().into()),
+        ..CacheSettings::default()
+    })
+    .await;
+    begin_epoch(&cache).await;
+    let reader = patient(cache);
+    let begin = async || upstash.fail(UpstashFault::Unauthorized);
+    let end = async || upstash.fail(None);
+    owed_removal_is_not_read_from_the_cache(&reader, begin, end).await;
+}
+
+/// The cache accepts the fill of a load from before the change, because it refused the removal.
+#[tokio::test]
+async fn owed_removal_voids_a_load_that_others_wait_for() {
+    let (reader, redis) = over_redis().await;
+    let (began, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let slow = tokio::spawn({
+        let (reader, began, go_on) = (reader.clone(), Arc::clone(&began), Arc::clone(&go_on));
+        async move {
+            let load = move || {
+                let (began, go_on) = (Arc::clone(&began), Arc::clone(&go_on));
+                async move {
+                    began.notify_one();
+                    go_on.notified().await;
+                    Ok(loaded("1"))
+                }
+            };
+            reader
+                .read(&key("k"), &policy(), load)
+                .await
+                .expect("an answer")
+        }
+    });
+    began.notified().await;
+    redis
+        .command(&["ACL", "SETUSER", "default", "-unlink"])
+        .await;
+    assert!(try_remove(&reader, "k").await.is_err());
+    let waiting = tokio::spawn({
+        let reader = reader.clone();
+        async move { reads(&reader, "k", "2").await }
+    });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    go_on.notify_one();
+    slow.await.expect("an answer");
+    let waiting = waiting.await.expect("an answer");
+    assert!(is(&waiting, CacheReadState::Bypass, "2"), "{waiting:?}");
+}
+
+/// Behind one name: open connections stay with the server that became a replica, new ones reach the primary.
+#[tokio::test]
+async fn cache_that_became_a_replica_is_left_for_the_primary() {
+    let (old, new) = (RedisServer::start().await, RedisServer::start().await);
+    let primary = Arc::new(AtomicU64::new(old.port().into()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    let name = tokio::spawn({
+        let primary = Arc::clone(&primary);
+        async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let port = primary.load(Ordering::SeqCst) as u16;
+                tokio::spawn(async move {
+                    let server = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+                    tokio::io::copy_bidirectional(&mut client, &mut server?).await
+                });
+            }
+        }
+    });
+    let cache = open_redis(&format!("redis://127.0.0.1:{port}")).await;
+    cache.connected().await;
+    begin_epoch(&cache).await;
+    primary.store(new.port().into(), Ordering::SeqCst);
+    let role = old
+        .command(&["REPLICAOF", "127.0.0.1", &new.port().to_string()])
+        .await;
+    assert_eq!(role, RespReply::Status("OK".into()));
+    let reader = patient(cache);
+    eventually("the primary is found", async || {
+        try_remove(&reader, "k").await
+    })
+    .await;
+    name.abort();
 }

@@ -92,7 +92,7 @@ impl Server {
             };
             let leader = match flight {
                 Ok(leader) => leader,
-                Err(follower) => match block_on(follower.wait(arrived)) {
+                Err(follower) => match block_on(follower.wait(arrived, true)) {
                     Some(LoadResult::Loaded { entry, .. } | LoadResult::Found { entry, .. }) => {
                         return entry.version as u64;
                     }

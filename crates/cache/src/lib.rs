@@ -59,6 +59,7 @@ mod latency;
 mod lease;
 mod local;
 mod lookup;
+mod owed;
 mod policy;
 mod protocol;
 mod read_stats;

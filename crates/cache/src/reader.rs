@@ -20,6 +20,7 @@ use super::guard::GuardedCache;
 use super::hot_keys::HotKeys;
 use super::lease::{FillLease, LeaseOutcome};
 use super::lookup::Lookup;
+use super::owed::OwedRemovals;
 use super::policy::Policy;
 use super::read_stats::Reads;
 use super::removal::Removed;
@@ -32,6 +33,10 @@ pub const READ_BUDGET: Duration = Duration::from_millis(50);
 
 /// Lookups of one reader before it loads for itself: a removal during a lookup costs another one.
 const MAX_LOOKUPS: usize = 4;
+
+/// A removal that is not answered within this is owed: until it is confirmed, readers do not ask the cache for what it
+/// names. Most take less than a millisecond.
+const REMOVAL_MOMENT: Duration = Duration::from_millis(100);
 
 /// The pause between two lookups for an entry that another process loads: doubled, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
@@ -46,6 +51,7 @@ struct ReaderInner {
     budget: Duration,
     flights: Arc<SingleFlight>,
     hot: HotKeys,
+    owed: OwedRemovals,
 }
 
 /// How a flight begins.
@@ -75,6 +81,7 @@ impl Reader {
             budget,
             flights: Arc::default(),
             hot: HotKeys::default(),
+            owed: OwedRemovals::default(),
         }))
     }
 
@@ -96,7 +103,8 @@ impl Reader {
     /// Returns the cached answer, or loads it and stores it for the next reader. The only error is the loader's.
     ///
     /// The answer includes every change whose removal was confirmed before this call, on every backend and
-    /// during every failure; unless it is labelled [`CacheReadState::Stale`], and a removal ends stale answers, too.
+    /// during every failure; unless it is labelled [`CacheReadState::Stale`], and a removal ends stale answers, too. What
+    /// [`Reader::remove`] of this process could not remove is not read from the cache either.
     pub async fn read<F, Fut>(
         &self,
         key: &Key,
@@ -108,7 +116,9 @@ impl Reader {
         Fut: Future<Output = anyhow::Result<LoadedValue>> + Send + 'static,
     {
         let now = Instant::now();
-        if let Some(entry) = self.cache().get_l1(key, now) {
+        if let Some(entry) = self.cache().get_l1(key, now)
+            && !self.0.owed.covers(key, &policy.tags)
+        {
             let age = entry.age(now);
             if age < entry.fresh && !entry.wants_renewal(age, policy.early, fastrand::f64) {
                 self.0.guard.metrics.first_hits.add();
@@ -149,7 +159,11 @@ impl Reader {
         let arrived = inner.flights.next_number();
         let (mut budget, mut fallback) = (inner.budget, None);
         for _ in 0..MAX_LOOKUPS {
-            let lookup = inner.guard.get(key, policy, &mut budget).await;
+            let is_owed = inner.owed.covers(key, &policy.tags);
+            let lookup = match is_owed {
+                true => None,
+                false => inner.guard.get(key, policy, &mut budget).await,
+            };
             let mut taken = None;
             if let Some(lookup) = &lookup {
                 if let Some(entry) = &lookup.entry {
@@ -181,7 +195,7 @@ impl Reader {
                     let result = self.spawn_load(key, policy, &load, start, budget, leader);
                     result.wait().await
                 }
-                Err(follower) => follower.wait(arrived).await,
+                Err(follower) => follower.wait(arrived, !is_owed).await,
             };
             return match result {
                 None => continue,
@@ -278,7 +292,21 @@ impl Reader {
         targets: &InvalidationTargets,
         snapshot: &DbSnapshot,
     ) -> Result<Removed, CacheError> {
-        let removed = self.cache().remove(targets, snapshot).await?;
+        // Boxed: it is large, and moves from one wait to the other.
+        let mut removing = Box::pin(self.cache().remove(targets, snapshot));
+        let removed = match tokio::time::timeout(REMOVAL_MOMENT, removing.as_mut()).await {
+            Ok(removed) => removed,
+            Err(_) => {
+                self.0.owed.add(targets.iter(), snapshot);
+                removing.await
+            }
+        };
+        let removed = removed.inspect_err(|_| self.0.owed.add(targets.iter(), snapshot))?;
+        let failed = removed.failures(targets).map(|(target, _)| target);
+        self.0.owed.add(failed, snapshot);
+        let confirmed = removed.results(targets);
+        let confirmed = confirmed.filter_map(|(target, result)| result.is_ok().then_some(target));
+        self.0.owed.confirm(confirmed, snapshot);
         for (key, policy, load) in self.0.hot.take_removed(targets) {
             let reader = self.clone();
             self.0.guard.metrics.renewed.add();

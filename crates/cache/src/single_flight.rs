@@ -147,14 +147,15 @@ impl FlightFollower {
     }
 
     /// Waits for the result. Returns `None` if there was none, or if it is too old for a reader that arrived at
-    /// this number: look up again.
-    pub async fn wait(self, arrived: u64) -> Option<LoadResult> {
+    /// this number: look up again. `fills_prove`: that the cache accepted a fill proves that nothing was removed until
+    /// then, which is so unless removals are owed.
+    pub async fn wait(self, arrived: u64, fills_prove: bool) -> Option<LoadResult> {
         let result = FlightResult(self.receiver).wait().await?;
         let is_new_enough = match &result {
-            LoadResult::Found { lookup, .. } => *lookup > arrived,
+            LoadResult::Found { lookup, .. } => fills_prove && *lookup > arrived,
             LoadResult::Loaded {
                 load, is_stored, ..
-            } => *load > arrived || (self.joined_before_fill && *is_stored),
+            } => *load > arrived || (fills_prove && self.joined_before_fill && *is_stored),
             // Whoever arrives meanwhile shares a failure.
             LoadResult::Failed(_) => true,
         };

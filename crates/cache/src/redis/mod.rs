@@ -10,7 +10,7 @@ mod tracking;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
@@ -18,6 +18,7 @@ use fred::interfaces::{ClientLike, ClusterInterface};
 use fred::types::Value;
 use fred::types::config::{Config, Options, Server, ServerConfig};
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
@@ -37,6 +38,9 @@ const COMMANDS_UNDER_WAY: usize = 1024;
 /// The weight of one batch, such that no other command notices it: twenty scripts of a hundred keys,
 /// or a thousand single commands.
 const BATCH_WEIGHT: usize = 1_000;
+
+/// The pause between two searches for the primary, while the server is a replica.
+const SEARCH_AGAIN: Duration = Duration::from_secs(2);
 
 const ONE_SERVER: Limits = Limits {
     backend: "redis",
@@ -82,6 +86,8 @@ pub(super) struct RedisTransport {
     server: Arc<ServerInfo>,
     under_way: Semaphore,
     tracking: Option<TrackingSubscriber>,
+    /// When the primary was last searched for.
+    searched: Mutex<Option<Instant>>,
     keeper: JoinHandle<()>,
 }
 
@@ -115,6 +121,7 @@ impl RedisTransport {
             server,
             under_way: Semaphore::new(COMMANDS_UNDER_WAY),
             tracking,
+            searched: Mutex::default(),
             keeper,
         };
         let _ = tokio::time::timeout(command_timeout, redis.server.first_attempt()).await;
@@ -362,10 +369,31 @@ impl RedisTransport {
         })
     }
 
+    /// Connects anew: a server that became a replica keeps its connections, but its name, or the sentinels, may lead to
+    /// the primary by now.
+    fn search_primary(&self) {
+        let mut searched = self.searched.lock();
+        if searched.is_some_and(|last| last.elapsed() < SEARCH_AGAIN) {
+            return;
+        }
+        *searched = Some(Instant::now());
+        let clients = self
+            .tracking
+            .as_ref()
+            .map(|tracking| tracking.client.clone());
+        for client in clients.into_iter().chain([self.client.clone()]) {
+            tokio::spawn(async move { client.force_reconnection().await });
+        }
+    }
+
     fn map_error(&self, error: Error) -> CacheError {
         match error.kind() {
             // The library's word for failing fast; the last attempt knows why there is no connection.
             ErrorKind::Canceled => self.server.failure(),
+            _ if error.details().contains("READONLY") => {
+                self.search_primary();
+                map_error(&self.server.host, &error)
+            }
             _ => map_error(&self.server.host, &error),
         }
     }

@@ -21,6 +21,7 @@ pub(super) struct TrackingSubscriber {
     pub l1: Arc<L1Cache>,
     /// The outcome of the last subscription; `None` before the first.
     pub outcome: watch::Receiver<Option<Result<(), CacheError>>>,
+    pub client: Client,
     task: JoinHandle<()>,
 }
 
@@ -35,10 +36,15 @@ impl TrackingSubscriber {
         let l1 = Arc::new(L1Cache::new(max_bytes));
         let (sender, outcome) = watch::channel(None);
         let task = tokio::spawn({
-            let l1 = Arc::clone(&l1);
+            let (client, l1) = (client.clone(), Arc::clone(&l1));
             async move { subscribe(client, &l1, &sender).await }
         });
-        Ok(Self { l1, outcome, task })
+        Ok(Self {
+            l1,
+            outcome,
+            client,
+            task,
+        })
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::{Clock, ClockSkew};
 use crate::live::{DaemonEvent, EventBus};
 use oddsd_store::{AcquireResult, LastChecked, Store, StoreError, WriterLease};
 
@@ -25,6 +26,8 @@ pub struct Leader {
     pub ttl: Duration,
     pub checks: LastChecked,
     pub correction: Arc<Notify>,
+    pub clock: Clock,
+    pub skew: Arc<ClockSkew>,
     /// The daemon's state as JSON, read at each renewal.
     pub state: Box<dyn Fn() -> Value + Send + Sync>,
 }
@@ -69,10 +72,23 @@ impl Leader {
                     }
                 }
             }
+            let next_step = tokio::time::Instant::now() + wait;
+            let measuring = tokio::time::timeout_at(next_step, Box::pin(self.measure_skew()));
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                _ = async { tokio::join!(measuring, tokio::time::sleep_until(next_step)) } => {}
                 () = stop.cancelled() => return,
             }
+        }
+    }
+
+    /// Compares the clocks. A database that does not answer is reported elsewhere.
+    async fn measure_skew(&self) {
+        if self.clock.is_simulated() {
+            return;
+        }
+        let sent = self.clock.now();
+        if let Ok(theirs) = self.store.server_time().await {
+            self.skew.record(sent, self.clock.now(), theirs);
         }
     }
 

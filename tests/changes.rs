@@ -49,6 +49,7 @@ impl ReportApi {
             reader: Reader::new(Arc::new(Cache::Off)),
             events: EventBus::new(),
             clock: Clock::Real,
+            skew: Default::default(),
             simulated: true,
             audit: None,
             outbox_gauge: Default::default(),

@@ -16,6 +16,7 @@ mod examples;
 mod harness;
 mod logs;
 mod odds_api;
+mod poller;
 mod racing_api;
 mod recordings;
 mod replay;

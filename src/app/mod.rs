@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{self, AuditHandle, Auditor, Canary, SampleRate};
-use crate::clock::Clock;
+use crate::clock::{Clock, ClockSkew};
 use crate::config::{InvalidSetting, Listen, Settings, filled};
 use crate::leader::Leader;
 use crate::live::{DaemonEvent, EventBus, RecentRate};
@@ -140,7 +140,7 @@ impl App {
             outbox_wakeup: Arc::clone(&wakeups.outbox),
         };
         let audit = settings.daemon.audit.then(|| {
-            let handle = AuditHandle::new(sample_rate(&cache), rules, matches!(clock, Clock::Real));
+            let handle = AuditHandle::new(sample_rate(&cache), rules, !clock.is_simulated());
             let every = settings.canary(cache.is_billed());
             let every = every.filter(|_| !matches!(*cache, Cache::Off));
             Audit {
@@ -268,6 +268,8 @@ impl App {
             ttl: self.lease_ttl,
             checks: Arc::clone(&self.checks),
             correction: Arc::clone(&self.relay.wakeups.correction),
+            clock: self.clock.clone(),
+            skew: Arc::new(ClockSkew::default()),
             state: Box::new(state),
         }
     }

@@ -57,6 +57,7 @@ impl Services {
             rules: relay.rules.clone(),
             events: app.live.clone(),
             clock: app.clock,
+            skew: Arc::clone(&leader.skew),
             simulated: poller.feed_name() == "simulator",
             audit,
             outbox_gauge: Default::default(),

@@ -11,7 +11,7 @@ use super::output::out;
 use super::{BAD_CONFIGURATION, DEPENDENCY_DOWN, count_prices, feed_code, missing_file, next_step};
 use crate::app;
 use crate::audit::SampleRate;
-use crate::clock::Clock;
+use crate::clock::{Clock, MAX_CLOCK_SKEW};
 use crate::config::{Listen, Settings};
 use oddsd_cache::{Cache, CacheError};
 use oddsd_core::model::sanitize_text;
@@ -19,8 +19,6 @@ use oddsd_core::schedule::Cron;
 use oddsd_feeds::{Feed, FetchRequest};
 use oddsd_store::{Store, StoreError, StoreSettings, StoreStatus};
 
-/// A larger skew puts races into the wrong stage.
-const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::seconds(5);
 /// A removal, a lookup, a lease and a fill.
 const COMMANDS_PER_CANARY: u64 = 4;
 /// The removal, and that of other programs' keys again (CACHE_REMOVE_AGAIN_MS).

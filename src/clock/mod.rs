@@ -4,11 +4,17 @@
 //! Waits are monotonic, so that setting the wall clock back does not prolong one. The wall clock is read at least
 //! once a minute, so that a step forward (or a wake-up from suspend) ends a wait in time.
 
+mod skew;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+pub use skew::{ClockSkew, MAX_CLOCK_SKEW};
 
 /// The longest time between two readings of the wall clock. A step of it is noticed within this time.
 pub const WALL_CHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -16,6 +22,8 @@ pub const WALL_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub enum Clock {
     Real,
+    /// The wall clock, wrong by this many milliseconds: tests set it while the daemon runs.
+    Wrong(Arc<AtomicI64>),
     /// Runs `speed` times as fast, from `from` on, since `started`.
     Scaled {
         from: DateTime<Utc>,
@@ -45,9 +53,15 @@ impl Clock {
         }
     }
 
+    /// Whether it is that of a simulated day, which no other clock agrees with.
+    pub fn is_simulated(&self) -> bool {
+        matches!(self, Self::Scaled { .. })
+    }
+
     pub fn now(&self) -> DateTime<Utc> {
         match self {
             Self::Real => Utc::now(),
+            Self::Wrong(by) => Utc::now() + TimeDelta::milliseconds(by.load(Ordering::Relaxed)),
             Self::Scaled { from, started, .. } => TimeDelta::from_std(self.elapsed_since(*started))
                 .ok()
                 .and_then(|elapsed| from.checked_add_signed(elapsed))
@@ -58,7 +72,7 @@ impl Clock {
     /// `duration` of this clock in real time.
     pub fn real_duration(&self, duration: Duration) -> Duration {
         match self {
-            Self::Real => duration,
+            Self::Real | Self::Wrong(_) => duration,
             Self::Scaled { speed, .. } => {
                 Duration::try_from_secs_f64(duration.as_secs_f64() / speed).unwrap_or(Duration::MAX)
             }
@@ -69,7 +83,7 @@ impl Clock {
     pub fn elapsed_since(&self, started: Instant) -> Duration {
         let elapsed = started.elapsed();
         match self {
-            Self::Real => elapsed,
+            Self::Real | Self::Wrong(_) => elapsed,
             Self::Scaled { speed, .. } => {
                 Duration::try_from_secs_f64(elapsed.as_secs_f64() * speed).unwrap_or(Duration::MAX)
             }

@@ -56,7 +56,7 @@ fn report(state: &AppState) -> Option<AuditReport> {
     Some(report)
 }
 
-/// The state of the database, the cache, the rules, the counters and the audit.
+/// The state of the database, the cache, the clock, the rules, the counters and the audit.
 async fn verbose(state: &AppState) -> Response {
     let cache = state.reader.cache();
     let (status, ping) = tokio::join!(
@@ -84,7 +84,7 @@ async fn verbose(state: &AppState) -> Response {
     };
     let body = json!({
         "ready": code == StatusCode::OK, "database": database, "cache": cache, "counters": state.events.counters(),
-        "rules": state.rules.state(), "audit": report(state),
+        "clock_skew_seconds": state.skew.seconds(), "rules": state.rules.state(), "audit": report(state),
     });
     json_response(code, body.to_string())
 }

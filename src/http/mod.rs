@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::AuditHandle;
-use crate::clock::Clock;
+use crate::clock::{Clock, ClockSkew};
 use crate::live::EventBus;
 use crate::rules_file::RulesHandle;
 use oddsd_cache::Reader;
@@ -56,6 +56,7 @@ pub struct AppState {
     pub rules: RulesHandle,
     pub events: EventBus,
     pub clock: Clock,
+    pub skew: Arc<ClockSkew>,
     /// The feed is simulated, so the page shows a notice.
     pub simulated: bool,
     /// `None` if `AUDIT=false`.

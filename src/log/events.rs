@@ -45,6 +45,11 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
         "A name in `.env` is set twice (the last one counts), or a variable of the process nearly has the name of a setting."),
     doc("daemon.stopped", "info", &["reason"],
         "Running work was finished and every connection closed."),
+    doc("clock.skewed", "warn", &["skew_s"],
+        "This machine's clock is ahead of the database's by more than 5 s, or behind if `skew_s` is negative: races are in the wrong stage. \
+         Correct the clock that is wrong. Logged once until they agree."),
+    doc("clock.agrees", "info", &["skew_s"],
+        "This machine's clock and the database's agree again."),
     doc("systemd.notify_failed", "debug", &["error"],
         "systemd could not be notified. Expected if the daemon does not run under systemd."),
 

@@ -132,7 +132,11 @@ impl Poller {
     ) -> Result<Compared, FeedError> {
         let asked_at = self.clock.now();
         let started = Instant::now();
-        let mut differ = Differ::new(&state.state);
+        let mut differ = Differ::new(&state.state, state.next_cycle);
+        let is_recording = matches!(self.feed, Feed::Replay(_));
+        if is_recording {
+            differ = differ.of_a_recording();
+        }
         let is_due = |at: Instant| at.elapsed() >= FULL_READ_INTERVAL;
         let full = *request == FetchRequest::Everything && self.full_read_at.is_none_or(is_due);
         if full {
@@ -151,7 +155,7 @@ impl Poller {
         };
         let TimedSink { mut differ, spent } = sink;
         // A recording may hold one of several feeds of its day.
-        if *request == FetchRequest::Everything && !matches!(self.feed, Feed::Replay(_)) {
+        if *request == FetchRequest::Everything && !is_recording {
             differ = differ.unlisting_outside(self.feed.covered_everything());
         }
         let mut changes = differ.finish(summary.meta, &guard);

@@ -171,6 +171,7 @@ impl Engine {
             rules: self.relay.rules.clone(),
             events: self.relay.live.clone(),
             clock: Clock::Real,
+            skew: Default::default(),
             simulated: false,
             audit: None,
             outbox_gauge: Default::default(),

@@ -75,7 +75,7 @@ fn race_maps_to_the_domain_model() {
     );
     let bet365 = price(found, "bet365");
     assert_eq!(bet365.key.market.as_str(), "win");
-    assert_eq!(bet365.observed_at, utc("2025-10-13T13:11:07Z"));
+    assert_eq!(bet365.observed_at, Some(utc("2025-10-13T13:11:07Z")));
     let offer = bet365.offer.as_ref().expect("priced");
     assert_eq!(offer.decimal.to_string(), "23");
     assert_eq!(

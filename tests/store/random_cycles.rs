@@ -88,7 +88,7 @@ fn something_happens(day: &mut TestDay, luck: &mut Rng) {
                 };
                 let mut price = day.races[race].prices[nth].clone();
                 price.key.bookmaker = late.id.clone();
-                price.observed_at = now;
+                price.observed_at = Some(now);
                 day.bookmakers.push(late);
                 day.races[race].prices.push(price);
             }
@@ -122,7 +122,7 @@ fn same(memory: &StoredState, rows: &StoredState, changes: &Changes, seed: u64) 
         event.event.starts_at = event.event.starts_at.map(micros);
         assert_eq!(event.prices.len(), stored.prices.len(), "seed {seed}: {id}");
         for (price, kept) in event.prices.iter_mut().zip(&mut stored.prices) {
-            price.observed_at = micros(price.observed_at);
+            price.observed_at = price.observed_at.map(micros);
             let written = changes.prices.iter().any(|change| change.row == price.row);
             if !written && kept.observed_at <= price.observed_at {
                 kept.observed_at = price.observed_at;

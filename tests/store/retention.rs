@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{TimeDelta, Utc};
 use oddsd_store::Retention;
 
 use super::fixture::{DatabaseBackend, StateWriter, TestDay, at, offer};
@@ -12,6 +12,7 @@ use super::on_every_backend;
 on_every_backend!(
     retention_deletes_finished_events_and_old_history,
     retention_never_reuses_ids,
+    retention_by_a_clock_a_year_ahead_deletes_nothing,
 );
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -156,7 +157,7 @@ async fn retention_drops_history_by_day() {
     };
     assert_eq!(
         database.query(PARTITIONS).await,
-        names(&["20270115", "20270116", "20270117"])
+        names(&["20240115", "20240116", "20240117"])
     );
 
     let keep = Retention {
@@ -169,7 +170,7 @@ async fn retention_drops_history_by_day() {
         .await
         .expect("pruned");
     assert_eq!(pruned.history, 8);
-    let left = ["20270116", "20270117", "20270118", "20270119", "20270120"];
+    let left = ["20240116", "20240117", "20240118", "20240119", "20240120"];
     assert_eq!(database.query(PARTITIONS).await, names(&left));
     // Opening, highest and lowest of what is kept.
     let found = database.prices_of("rac_0").await;
@@ -182,19 +183,19 @@ async fn retention_drops_history_by_day() {
     let mut reading = sqlx::Connection::begin(&mut reader)
         .await
         .expect("a transaction");
-    let read = sqlx::query("SELECT count(*) FROM oddsd.history_20270116").execute(&mut *reading);
+    let read = sqlx::query("SELECT count(*) FROM oddsd.history_20240116").execute(&mut *reading);
     read.await.expect("read");
     let later = at(4 * 86_400);
     let busy = database.store.prune(&leader.lease, keep, later).await;
     assert_eq!(busy.expect("pruned").history, 0);
-    assert_eq!(database.query(PARTITIONS).await[0], "history_20270116");
+    assert_eq!(database.query(PARTITIONS).await[0], "history_20240116");
     reading.rollback().await.expect("done");
     database
         .store
         .prune(&leader.lease, keep, later)
         .await
         .expect("pruned");
-    assert_eq!(database.query(PARTITIONS).await[0], "history_20270117");
+    assert_eq!(database.query(PARTITIONS).await[0], "history_20240117");
 
     // A recording that is played again brings days of its own.
     day.now = at(-1000 * 86_400);
@@ -207,5 +208,18 @@ async fn retention_drops_history_by_day() {
         .commit_snapshot(&snapshot)
         .await
         .expect("an old race");
-    assert_eq!(database.query(PARTITIONS).await[0], "history_20240420");
+    assert_eq!(database.query(PARTITIONS).await[0], "history_20210420");
+}
+
+async fn retention_by_a_clock_a_year_ahead_deletes_nothing(backend: DatabaseBackend) {
+    let database = backend.migrated().await;
+    let mut leader = StateWriter::start(&database.store, "leader").await;
+    let mut day = TestDay::with_races(1, 2, 2);
+    let now = Utc::now();
+    (day.now, day.races[0].event.starts_at) = (now, Some(now));
+    leader.commit_snapshot(&day.snapshot()).await;
+    let ahead = now + TimeDelta::days(365);
+    let pruned = database.store.prune(&leader.lease, KEEP, ahead).await;
+    let pruned = pruned.expect("pruned");
+    assert_eq!((pruned.events.len(), pruned.history), (0, 0));
 }

@@ -376,7 +376,6 @@ async fn status_log_is_deleted_with_its_event(backend: DatabaseBackend) {
         history: days(7),
         finished_events: days(7),
     };
-    // Corrections go by the clock of the database, which is long before the day of these races.
     let later = at(0) + TimeDelta::days(30);
     let pruned = leader
         .store
@@ -385,6 +384,15 @@ async fn status_log_is_deleted_with_its_event(backend: DatabaseBackend) {
         .expect("pruned");
     assert_eq!(pruned.events.len(), 1);
     assert_eq!(database.count("transitions").await, 1);
+    // Corrections have the time of the database.
+    assert_eq!(database.count("corrections").await, 1);
+    let keep = Retention {
+        history: days(0),
+        ..keep
+    };
+    let now = chrono::Utc::now();
+    let pruned = leader.store.prune(&leader.lease, keep, now).await;
+    pruned.expect("pruned");
     assert_eq!(database.count("corrections").await, 0);
 }
 

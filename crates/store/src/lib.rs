@@ -331,13 +331,15 @@ impl Store {
         outcome
     }
 
-    /// Deletes the rows that are past their retention at `now`.
+    /// Deletes the rows that are past their retention at `now`, or now by the database's clock if that is earlier: a
+    /// clock that is ahead by mistake deletes nothing early.
     pub async fn prune(
         &self,
         lease: &WriterLease,
         keep: Retention,
         now: DateTime<Utc>,
     ) -> Result<Pruned> {
+        let now = now.min(self.server_time().await?);
         dispatch!(self, db => db.prune(lease, keep, now).await)
     }
 

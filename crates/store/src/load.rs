@@ -1,5 +1,8 @@
 //! Builds the in-memory state from the stored rows, at start and after any database error. The backends call
 //! it inside one read transaction, whose statements see the same snapshot.
+//!
+//! A stored time that lies in the future of the database's clock is of a clock that was wrong: a last check counts as
+//! made now, and a feed time as unknown.
 
 use chrono::DateTime;
 
@@ -21,6 +24,7 @@ const NEXT_ROWS: &str = "SELECT greatest(coalesce(k.next_event, 1), coalesce((SE
 /// Rows are added in the order bookmakers, events, selections, prices. Prices are handed on one by one.
 pub async fn load(mut tx: DbConnection<'_>) -> Result<InitialState> {
     let mut state = StateBuilder::default();
+    let now = only_row(tx.fetch("SELECT now() AS now", &[]).await?)?.time("now")?;
     let bookmakers = "SELECT id, key, name FROM oddsd.bookmakers".into();
     tx.for_each(bookmakers, &[], |row| {
         let bookmaker = Bookmaker {
@@ -38,9 +42,8 @@ pub async fn load(mut tx: DbConnection<'_>) -> Result<InitialState> {
     );
     tx.for_each(events, &[], |row| {
         // An event that was never checked is older than any poll.
-        let checked_at = row
-            .maybe_time("checked_at")?
-            .unwrap_or(DateTime::UNIX_EPOCH);
+        let checked_at = row.maybe_time("checked_at")?;
+        let checked_at = checked_at.unwrap_or(DateTime::UNIX_EPOCH).min(now);
         // Without a logged transition nobody knows that only the clock has said it.
         let status_by = row.maybe_text("status_by")?.and_then(|by| by.parse().ok());
         let status_by = status_by.unwrap_or(StatusSource::Feed);
@@ -68,7 +71,7 @@ pub async fn load(mut tx: DbConnection<'_>) -> Result<InitialState> {
             market: row.text("market")?,
             offer: rows::offer(&row)?,
             status: rows::price_status(&row)?,
-            observed_at: row.time("observed_at")?,
+            observed_at: Some(row.time("observed_at")?).filter(|at| *at <= now),
         };
         state.add_price(&price).map_err(|DanglingReference| {
             StoreError::Failed("a price names a selection or bookmaker that is not stored".into())
@@ -82,8 +85,9 @@ pub async fn load(mut tx: DbConnection<'_>) -> Result<InitialState> {
         bookmaker: row.int("bookmaker")?,
         price: row.int("price")?,
     };
+    let last_cycle = row.int("cycle")?;
     Ok(InitialState {
-        state: state.build(next),
-        next_cycle: row.int("cycle")? + 1,
+        state: state.build(next, last_cycle),
+        next_cycle: last_cycle + 1,
     })
 }

@@ -94,14 +94,22 @@ pub struct StoreStatus {
     pub open_prices: i64,
 }
 
+/// Where the history of an event `e` begins on Postgres, so that the partitions before it are not read. Both times are
+/// of a daemon's clock, which may have been wrong: by up to a day nothing is hidden.
+pub(super) const HISTORY_BEGINS: &str = "least(e.first_seen, now()) - interval '1 day'";
+
 /// The range of a price. On Postgres a history row holds the prices of one event side by side.
 const POSTGRES_RANGE: &str = "CAST(coalesce(h.opening, p.decimal) AS text) AS opening,
      CAST(coalesce(h.high, p.decimal) AS text) AS high, CAST(coalesce(h.low, p.decimal) AS text) AS low";
-const POSTGRES_HISTORY: &str = "LEFT JOIN (
-     SELECT q.id, (array_agg(q.decimal ORDER BY h.cycle_id))[1] AS opening, max(q.decimal) AS high, min(q.decimal) AS low
-     FROM oddsd.history h, unnest(h.price_ids, h.decimals) AS q (id, decimal)
-     WHERE h.event_id = $1 AND h.as_of >= (SELECT first_seen FROM oddsd.events WHERE id = $1)
-     GROUP BY q.id) h ON h.id = p.id";
+fn postgres_history() -> String {
+    format!(
+        "LEFT JOIN (
+             SELECT q.id, (array_agg(q.decimal ORDER BY h.cycle_id))[1] AS opening, max(q.decimal) AS high, min(q.decimal) AS low
+             FROM oddsd.history h, unnest(h.price_ids, h.decimals) AS q (id, decimal)
+             WHERE h.event_id = $1 AND h.as_of >= (SELECT {HISTORY_BEGINS} FROM oddsd.events e WHERE e.id = $1)
+             GROUP BY q.id) h ON h.id = p.id"
+    )
+}
 /// The same on SQLite. REAL only orders here: the exact text is returned.
 const SQLITE_RANGE: &str = "
      coalesce((SELECT decimal FROM price_history WHERE price_id = p.id ORDER BY cycle_id LIMIT 1), p.decimal) AS opening,
@@ -229,8 +237,8 @@ async fn read_event(
         format!("SELECT {SELECTION} FROM oddsd.selections s WHERE s.event_id = $1 ORDER BY s.id");
     let selections = connection.fetch(selections, &id).await?;
     let (range, history) = match connection {
-        DbConnection::Postgres(_) => (POSTGRES_RANGE, POSTGRES_HISTORY),
-        DbConnection::Sqlite(_) => (SQLITE_RANGE, ""),
+        DbConnection::Postgres(_) => (POSTGRES_RANGE, postgres_history()),
+        DbConnection::Sqlite(_) => (SQLITE_RANGE, String::new()),
     };
     let prices = format!(
         "SELECT s.key AS selection_key, p.market, b.key AS bookmaker_key, b.name AS bookmaker_name, {OFFER}, {range}

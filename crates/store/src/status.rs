@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 
 use super::dialect::{args, split_snapshot, with_snapshot};
+use super::read::HISTORY_BEGINS;
 use super::rows::{self, EVENT, StoredRow, decode_error};
 use super::{Result, Snapshotted, Store};
 use oddsd_core::model::{Event, EventId, EventStatus, SelectionId, StatusSource};
@@ -121,13 +122,16 @@ impl Store {
         let (id, from) = match self {
             Self::Postgres(_) => (
                 "q.id",
-                "oddsd.events e JOIN oddsd.history h ON h.event_id = e.id AND h.as_of >= e.first_seen,
-                 unnest(h.price_ids, h.decimals, h.statuses) AS q (id, decimal, status)",
+                format!(
+                    "oddsd.events e JOIN oddsd.history h ON h.event_id = e.id AND h.as_of >= {HISTORY_BEGINS},
+                     unnest(h.price_ids, h.decimals, h.statuses) AS q (id, decimal, status)"
+                ),
             ),
             Self::Sqlite(_) => (
                 "q.price_id",
                 "events e JOIN prices p ON p.event_id = e.id JOIN price_history q ON q.price_id = p.id
-                 JOIN (SELECT id AS cycle_id, as_of FROM cycles) h ON h.cycle_id = q.cycle_id",
+                 JOIN (SELECT id AS cycle_id, as_of FROM cycles) h ON h.cycle_id = q.cycle_id"
+                    .to_owned(),
             ),
         };
         format!(

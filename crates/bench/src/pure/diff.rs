@@ -30,7 +30,7 @@ pub fn measure() -> anyhow::Result<()> {
         let mut fixture = Fixture::new(prices, SEED, Utc::now());
         let mut rng = Rng::with_seed(SEED);
         let mut state = StoredState::default();
-        let first = compute_changes(&state, &observe(&fixture)?, &ShrinkGuard::OFF);
+        let first = compute_changes(&state, 0, &observe(&fixture)?, &ShrinkGuard::OFF);
         state.apply(first);
         for share in SHARES {
             let (mut diffs, mut applies) = (Vec::new(), Vec::new());
@@ -39,7 +39,7 @@ pub fn measure() -> anyhow::Result<()> {
                 (fixture, changed) = fixture.with_changes(share, &mut rng);
                 let snapshot = observe(&fixture)?;
                 let started = Instant::now();
-                let changes = black_box(compute_changes(&state, &snapshot, &ShrinkGuard::OFF));
+                let changes = black_box(compute_changes(&state, 0, &snapshot, &ShrinkGuard::OFF));
                 let compared = started.elapsed();
                 assert_eq!(changes.prices.len(), changed.len(), "every change is found");
                 let started = Instant::now();

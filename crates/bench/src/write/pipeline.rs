@@ -58,7 +58,13 @@ impl CyclePipeline {
 
     /// The changes that a cycle would write. Changes nothing.
     pub fn compare(&self, snapshot: &Snapshot) -> Changes {
-        compute_changes(&self.current.state, snapshot, &ShrinkGuard::OFF)
+        let current = &self.current;
+        compute_changes(
+            &current.state,
+            current.next_cycle,
+            snapshot,
+            &ShrinkGuard::OFF,
+        )
     }
 
     /// A cycle on a parsed snapshot.
@@ -92,7 +98,7 @@ impl CyclePipeline {
     }
 
     fn parse_and_compare(&mut self, body: &str, day: NaiveDate) -> anyhow::Result<Changes> {
-        let mut differ = Differ::new(&self.current.state);
+        let mut differ = Differ::new(&self.current.state, self.current.next_cycle);
         let mut meta = self.cards.read(body, Utc::now(), &mut differ)?;
         // An answer does not say which day it covers; the feed sets the scope, too.
         meta.scope = Scope::Days {

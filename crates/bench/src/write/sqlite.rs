@@ -57,6 +57,7 @@ async fn verify(store: &Store, snapshot: &Snapshot) -> anyhow::Result<()> {
     let stored = store.load().await?;
     let again = oddsd_core::diff::compute_changes(
         &stored.state,
+        stored.next_cycle,
         snapshot,
         &oddsd_core::diff::ShrinkGuard::OFF,
     );

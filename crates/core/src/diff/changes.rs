@@ -16,8 +16,10 @@ use crate::model::{
 /// Everything that one cycle has to write. Equal input gives an equal order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changes {
-    /// When the snapshot was requested.
+    /// When the snapshot was requested, by the daemon's clock.
     pub as_of: DateTime<Utc>,
+    /// The cycle that requested it. Orders snapshots.
+    pub cycle: i64,
     /// New bookmakers.
     pub bookmakers: Vec<StoredBookmaker>,
     /// By row.
@@ -159,8 +161,8 @@ pub struct PriceChange {
     pub offer: Offer,
     /// The status to store.
     pub status: PriceStatus,
-    /// The feed time to store.
-    pub observed_at: DateTime<Utc>,
+    /// The feed time, if the feed gave one.
+    pub observed_at: Option<DateTime<Utc>>,
 }
 
 /// Prices of one event that were observed unchanged with a newer feed time.
@@ -291,6 +293,13 @@ impl EventChange {
     }
 }
 
+impl PriceChange {
+    /// The time to store: the feed's, or `as_of` of the snapshot where the feed gives none.
+    pub fn stored_time(&self, as_of: DateTime<Utc>) -> DateTime<Utc> {
+        self.observed_at.unwrap_or(as_of)
+    }
+}
+
 impl Changes {
     /// Whether nothing has to be written.
     pub fn is_empty(&self) -> bool {
@@ -356,6 +365,7 @@ impl Changes {
         let selections = selections.filter(|change| event(change.event_row));
         let mut part = Self {
             as_of: self.as_of,
+            cycle: self.cycle,
             next_ids: self.next_ids,
             bookmakers: self.bookmakers.clone(),
             events: events.cloned().collect(),

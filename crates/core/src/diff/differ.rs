@@ -26,6 +26,10 @@ use crate::model::{
 pub struct Differ<'a> {
     state: &'a StoredState,
     as_of: DateTime<Utc>,
+    /// The cycle that requested the snapshot.
+    cycle: i64,
+    /// Whether `as_of` orders the snapshots, and not `cycle`.
+    is_recorded: bool,
     /// Whether texts with a known fingerprint may be skipped.
     skips_known: bool,
     /// Whether events of other feeds leave the list, and whether those outside the scope do.
@@ -79,11 +83,13 @@ impl SelectionRows<'_> {
 }
 
 impl<'a> Differ<'a> {
-    /// Starts a comparison with the stored state.
-    pub fn new(state: &'a StoredState) -> Self {
+    /// Starts a comparison of the stored state with the snapshot that cycle number `cycle` requests.
+    pub fn new(state: &'a StoredState, cycle: i64) -> Self {
         Self {
             state,
             as_of: DateTime::UNIX_EPOCH,
+            cycle,
+            is_recorded: false,
             skips_known: true,
             unlists_foreign: false,
             unlists_outside: false,
@@ -95,9 +101,16 @@ impl<'a> Differ<'a> {
             buffer: MatchBuffer::default(),
             changes: Changes {
                 next_ids: state.next,
+                cycle,
                 ..Changes::default()
             },
         }
+    }
+
+    /// The snapshot is a recorded one: one that was recorded before what is stored is older.
+    pub fn of_a_recording(mut self) -> Self {
+        self.is_recorded = true;
+        self
     }
 
     /// Makes it a full comparison: every event is parsed, also those whose fingerprint is known.
@@ -131,6 +144,14 @@ impl<'a> Differ<'a> {
         self.changes
     }
 
+    /// Whether the stored event is of a later snapshot than this one.
+    fn is_older_than(&self, stored: &StoredEvent) -> bool {
+        match self.is_recorded {
+            true => stored.checked_at > self.as_of,
+            false => stored.checked_in > self.cycle,
+        }
+    }
+
     /// Compares one event with its stored rows.
     pub(super) fn compare(&mut self, observed: &EventSnapshot, fingerprint: Option<Fingerprint>) {
         let rows = observed.prices.len() as u64;
@@ -153,7 +174,7 @@ impl<'a> Differ<'a> {
         self.changes.stats.events += 1;
         self.changes.stats.selections += observed.selections.len();
         if let Some(stored) = stored {
-            if stored.checked_at > self.as_of {
+            if self.is_older_than(stored) {
                 self.changes.counts.seen += rows;
                 self.changes.counts.stale += rows;
                 return;
@@ -358,8 +379,11 @@ impl<'a> Differ<'a> {
         for (price, matched) in observed.prices.iter().zip(&buffer.matches) {
             match (*matched, stored) {
                 (PriceMatch::Stored(index), Some(stored)) => {
-                    if self.compare_price(stored, &stored.prices[index as usize], price) {
-                        touched.push((index, price.observed_at));
+                    let known = &stored.prices[index as usize];
+                    if self.compare_price(stored, known, price)
+                        && let Some(observed_at) = price.observed_at
+                    {
+                        touched.push((index, observed_at));
                     }
                 }
                 (PriceMatch::Duplicate, _) => {}
@@ -396,7 +420,8 @@ impl<'a> Differ<'a> {
     fn compare_price(&mut self, stored: &StoredEvent, known: &StoredPrice, price: &Price) -> bool {
         self.offering[known.bookmaker as usize] |= price.offer.is_some();
         self.changes.counts.seen += 1;
-        if price.observed_at < known.observed_at {
+        // Without a feed time the order of the snapshots decides.
+        if price.observed_at.is_some() && price.observed_at < known.observed_at {
             self.changes.counts.stale += 1;
             return false;
         }
@@ -551,7 +576,7 @@ impl<'a> Differ<'a> {
         for (id, stored) in &self.state.events {
             let event = &stored.event;
             let absent = event.listed
-                && stored.checked_at <= meta.as_of
+                && !self.is_older_than(stored)
                 && !self.listed.contains(id)
                 && !meta.in_doubt.ids.contains(id);
             let in_scope = event.source == meta.source && meta.scope.covers(event);
@@ -643,8 +668,8 @@ impl<'a> Differ<'a> {
         self.changes.push_price(PriceChange {
             kind: PriceChangeKind::Withdrawn,
             status: PriceStatus::Withdrawn,
-            // The feed time stays: a price that returns with the feed time it had is a change, and `checked_at`
-            // excludes older snapshots.
+            // The feed time stays: a price that returns with the feed time it had is a change, and older snapshots
+            // are excluded.
             ..self.unchanged(stored, price)
         });
     }
@@ -665,9 +690,9 @@ fn status(price: &Price) -> PriceStatus {
 
 impl EventSink for Differ<'_> {
     fn start(&mut self, as_of: DateTime<Utc>) {
-        let skips_known = self.skips_known;
-        *self = Self::new(self.state);
-        self.skips_known = skips_known;
+        let (skips_known, is_recorded) = (self.skips_known, self.is_recorded);
+        *self = Self::new(self.state, self.cycle);
+        (self.skips_known, self.is_recorded) = (skips_known, is_recorded);
         self.as_of = as_of;
         self.changes.as_of = as_of;
     }
@@ -700,7 +725,7 @@ impl EventSink for Differ<'_> {
         self.changes.stats.events += 1;
         self.changes.stats.selections += fingerprint.selections as usize;
         self.changes.counts.seen += rows;
-        if stored.checked_at > self.as_of {
+        if self.is_older_than(stored) {
             self.changes.counts.stale += rows;
             return;
         }

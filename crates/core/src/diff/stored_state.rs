@@ -40,6 +40,8 @@ pub struct StoredEvent {
     pub event: Event,
     /// `as_of` of the newest snapshot that contained this event: "last checked".
     pub checked_at: DateTime<Utc>,
+    /// The cycle that requested that snapshot; of a loaded event, the last cycle that was stored.
+    pub(super) checked_in: i64,
     /// The origin of its status.
     pub status_by: StatusSource,
     /// By row.
@@ -65,8 +67,8 @@ pub struct StoredPrice {
     pub row: i64,
     /// The last offer, kept when the price is withdrawn: it is the closing price.
     pub offer: Offer,
-    /// Feed time of the newest observation, whether or not it changed anything.
-    pub observed_at: DateTime<Utc>,
+    /// Feed time of the newest observation, whether or not it changed anything. `None`: the feed gave none.
+    pub observed_at: Option<DateTime<Utc>>,
     /// Indices in the event's selections, the state's bookmakers and the state's markets.
     pub(super) selection: u32,
     pub(super) bookmaker: u32,
@@ -92,6 +94,7 @@ impl StoredEvent {
             row,
             event,
             checked_at,
+            checked_in: 0,
             status_by: StatusSource::Feed,
             selections: Vec::new(),
             prices: Vec::new(),
@@ -204,7 +207,7 @@ impl StoredState {
         }
         for id in &changes.checked {
             if let Some(stored) = self.events.get_mut(id) {
-                stored.checked_at = stored.checked_at.max(changes.as_of);
+                (stored.checked_at, stored.checked_in) = (changes.as_of, changes.cycle);
             }
         }
         for change in changes.selections {
@@ -227,7 +230,7 @@ impl StoredState {
         for touched in changes.refreshed {
             if let Some(stored) = self.events.get_mut(&touched.event) {
                 for (index, observed_at) in touched.prices {
-                    stored.prices[index as usize].observed_at = observed_at;
+                    stored.prices[index as usize].observed_at = Some(observed_at);
                 }
             }
         }
@@ -375,8 +378,8 @@ pub struct StoredPriceRow<'a> {
     pub offer: Offer,
     /// Its status.
     pub status: PriceStatus,
-    /// Feed time of the newest observation.
-    pub observed_at: DateTime<Utc>,
+    /// Feed time of the newest stored observation, if it is known.
+    pub observed_at: Option<DateTime<Utc>>,
 }
 
 impl StateBuilder {
@@ -459,10 +462,11 @@ impl StateBuilder {
         }
     }
 
-    /// Ends loading; `next` are the ids to assign next.
-    pub fn build(mut self, next: IdAllocator) -> StoredState {
+    /// Ends loading; `next` are the ids to assign next, and `last_cycle` is the last cycle that was stored.
+    pub fn build(mut self, next: IdAllocator, last_cycle: i64) -> StoredState {
         self.sort_names();
         for mut event in self.events {
+            event.checked_in = last_cycle;
             event.prices.sort_unstable_by_key(|price| price.row);
             event.prices.shrink_to_fit();
             self.state.events.insert(event.event.id.clone(), event);

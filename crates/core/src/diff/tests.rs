@@ -10,6 +10,9 @@ use super::stored_state::StoredEvent;
 use super::*;
 use crate::model::*;
 
+/// A cycle after all those of a history.
+const LATER: i64 = 100;
+
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_760_000_000 + seconds, 0).expect("in range")
 }
@@ -49,7 +52,7 @@ fn price(selection: u8, bookmaker: u8, cents: Option<i64>, observed: i64) -> Pri
         },
         offer: cents.map(|cents| Offer::decimal(Decimal::new(cents, 2))),
         suspended: false,
-        observed_at: at(observed),
+        observed_at: Some(at(observed)),
     }
 }
 
@@ -136,8 +139,8 @@ fn any_choice() -> impl Strategy<Value = (Vec<usize>, Scope, f64)> {
 
 fn state_after(history: &[Snapshot]) -> StoredState {
     let mut state = StoredState::default();
-    for snapshot in history {
-        let changes = compute_changes(&state, snapshot, &ShrinkGuard::OFF);
+    for (cycle, snapshot) in history.iter().enumerate() {
+        let changes = compute_changes(&state, cycle as i64, snapshot, &ShrinkGuard::OFF);
         state.apply(changes);
     }
     state
@@ -222,7 +225,7 @@ fn rejected_row_keeps_only_what_it_may_have_been() {
         };
         let observed = snapshot(200, Scope::Listed, vec![observed]);
         let mut after = state.clone();
-        after.apply(compute_changes(&state, &observed, &ShrinkGuard::OFF));
+        after.apply(compute_changes(&state, LATER, &observed, &ShrinkGuard::OFF));
         let stored = &after.events[&EventId::new("e0")];
         let kept = open(&after, stored).into_keys();
         let mut kept: Vec<_> = kept
@@ -273,7 +276,7 @@ fn rejected_event_keeps_only_itself() {
             observed.in_doubt.add(id.map(EventId::new));
         }
         let mut after = state.clone();
-        after.apply(compute_changes(&state, &observed, &ShrinkGuard::OFF));
+        after.apply(compute_changes(&state, LATER, &observed, &ShrinkGuard::OFF));
         let mut kept: Vec<_> = after.events.values().filter(|e| e.event.listed).collect();
         kept.sort_by_key(|stored| stored.row);
         let ids: Vec<_> = kept.iter().map(|stored| stored.event.id.as_str()).collect();
@@ -298,7 +301,7 @@ fn known_text_is_parsed_once_at_each_status_transition() {
     let mut read = Vec::new();
     // The event starts at 3,600 s.
     for seconds in [-4000, -3900, -3600, -3500, 3599, 3600, 3700, 90_000] {
-        let mut differ = Differ::new(&state);
+        let mut differ = Differ::new(&state, LATER);
         differ.start(at(seconds));
         match differ.find_unchanged(&fingerprint) {
             Some(_) => differ.mark_unchanged(&fingerprint),
@@ -348,12 +351,12 @@ fn whole_list_unlists_what_lies_ahead_outside_of_it_and_nothing_else() {
         };
         let mut first = snapshot(0, Scope::Listed, vec![stored]);
         first.source = event.source.clone();
-        state.apply(compute_changes(&state, &first, &ShrinkGuard::OFF));
+        state.apply(compute_changes(&state, 0, &first, &ShrinkGuard::OFF));
     }
     let present = one_price(price(0, 0, Some(200), 0));
     // `whole`: of a live feed's answer, whether it is all that is asked for; `None` of a recording.
     let compare = |scope, whole: Option<bool>| {
-        let mut differ = Differ::new(&state);
+        let mut differ = Differ::new(&state, LATER);
         differ.start(at(100));
         differ.push(present.clone(), None);
         if let Some(whole) = whole {
@@ -407,7 +410,7 @@ proptest! {
     fn diff_applied_gives_the_observed_state(history in any_history(), new in any_snapshot(900)) {
         let before = state_after(&history);
         let mut after = before.clone();
-        let changes = compute_changes(&before, &new, &ShrinkGuard::OFF);
+        let changes = compute_changes(&before, LATER, &new, &ShrinkGuard::OFF);
         prop_assert_eq!(changes.pending_removals.is_some(), false);
         let reported = changes.stats.bookmakers.clone();
         after.apply(changes);
@@ -440,8 +443,8 @@ proptest! {
     #[test]
     fn diff_of_an_equal_snapshot_is_empty(history in any_history(), new in any_snapshot(900)) {
         let mut state = state_after(&history);
-        state.apply(compute_changes(&state, &new, &ShrinkGuard::OFF));
-        let again = compute_changes(&state, &new, &ShrinkGuard::OFF);
+        state.apply(compute_changes(&state, LATER, &new, &ShrinkGuard::OFF));
+        let again = compute_changes(&state, LATER, &new, &ShrinkGuard::OFF);
         prop_assert!(again.is_empty(), "{again:?}");
         prop_assert_eq!(again.counts.written(), 0);
         let before = state.clone();
@@ -450,10 +453,12 @@ proptest! {
     }
 
     #[test]
-    fn diff_of_an_older_snapshot_changes_no_known_event(history in any_history(), new in any_snapshot(900), old in any_snapshot(50)) {
+    fn diff_of_an_older_snapshot_changes_no_known_event(history in any_history(), new in any_snapshot(900), old in any_snapshot(50), as_of in 0i64..2000) {
         let mut state = state_after(&history);
-        state.apply(compute_changes(&state, &new, &ShrinkGuard::OFF));
-        let changes = compute_changes(&state, &old, &ShrinkGuard::OFF);
+        state.apply(compute_changes(&state, LATER, &new, &ShrinkGuard::OFF));
+        // Its time is no evidence: the clock may have been set.
+        let old = Snapshot { as_of: at(as_of), ..old };
+        let changes = compute_changes(&state, -1, &old, &ShrinkGuard::OFF);
         let known = |id: &EventId| state.events.contains_key(id);
         prop_assert!(changes.prices.iter().all(|change| !known(&change.event)));
         prop_assert!(changes.selections.iter().all(|change| !known(&change.event)));
@@ -465,7 +470,7 @@ proptest! {
         let snapshot = |as_of, price| snapshot(as_of, Scope::Listed, vec![one_price(price)]);
         let state = state_after(&[snapshot(200, price(0, 0, Some(100 + cents), 200))]);
         // Requested later, but the provider's cache answered with an older price.
-        let changes = compute_changes(&state, &snapshot(300, price(0, 0, Some(100 + other), 200 - late)), &ShrinkGuard::OFF);
+        let changes = compute_changes(&state, LATER, &snapshot(300, price(0, 0, Some(100 + other), 200 - late)), &ShrinkGuard::OFF);
         prop_assert!(changes.is_empty());
         prop_assert_eq!(changes.counts.stale, 1);
     }
@@ -486,7 +491,7 @@ proptest! {
             let meta = || meta(as_of, scope.clone());
             let guard = |previous| ShrinkGuard { max_removed_fraction: *max_removed, previous_missing: previous };
 
-            let mut differ = Differ::new(&skipping);
+            let mut differ = Differ::new(&skipping, n as i64);
             differ.start(at(as_of));
             for text in &texts {
                 let fingerprint = Fingerprint::compute(&text.to_le_bytes());
@@ -500,7 +505,7 @@ proptest! {
                 }
             }
             let one = differ.finish(meta(), &guard(held_back[0].as_ref()));
-            let mut differ = Differ::new(&reading).without_skipping();
+            let mut differ = Differ::new(&reading, n as i64).without_skipping();
             differ.start(at(as_of));
             for text in &texts {
                 differ.push(pool[*text].clone(), Some(Fingerprint::compute(&text.to_le_bytes())));
@@ -526,7 +531,7 @@ proptest! {
 
     #[test]
     fn counts_include_every_row_once(history in any_history(), new in any_snapshot(900)) {
-        let counts = compute_changes(&state_after(&history), &new, &ShrinkGuard::OFF).counts;
+        let counts = compute_changes(&state_after(&history), LATER, &new, &ShrinkGuard::OFF).counts;
         let rows: usize = new.events.iter().map(|event| event.prices.len()).sum();
         prop_assert_eq!(counts.seen, rows as u64);
         prop_assert_eq!(counts.seen, counts.inserted + counts.reopened + counts.changed + counts.unchanged
@@ -541,9 +546,9 @@ proptest! {
             _ => 1,
         };
         let mut state = StoredState::default();
-        for snapshot in &history {
+        for (cycle, snapshot) in history.iter().enumerate() {
             let before: HashMap<_, _> = state.events.iter().map(|(id, e)| (id.clone(), rank(&e.event))).collect();
-            state.apply(compute_changes(&state, snapshot, &ShrinkGuard::OFF));
+            state.apply(compute_changes(&state, cycle as i64, snapshot, &ShrinkGuard::OFF));
             for (id, before) in before {
                 prop_assert!(rank(&state.events[&id].event) >= before);
             }
@@ -553,8 +558,8 @@ proptest! {
     #[test]
     fn short_answer_needs_a_second_snapshot(history in any_history(), new in any_snapshot(900)) {
         let state = state_after(&history);
-        let accepted = compute_changes(&state, &new, &ShrinkGuard::OFF);
-        let first = compute_changes(&state, &new, &ShrinkGuard { max_removed_fraction: 0.5, previous_missing: None });
+        let accepted = compute_changes(&state, LATER, &new, &ShrinkGuard::OFF);
+        let first = compute_changes(&state, LATER, &new, &ShrinkGuard { max_removed_fraction: 0.5, previous_missing: None });
         if let Some(held) = &first.pending_removals {
             // Nothing that is only missing is removed …
             prop_assert!(held.prices * 2 > held.open_prices || held.events * 2 > held.listed_events);
@@ -565,7 +570,7 @@ proptest! {
             let mut after_first = state.clone();
             after_first.apply(first.clone());
             let guard = ShrinkGuard { max_removed_fraction: 0.5, previous_missing: Some(&held.missing) };
-            let second = compute_changes(&after_first, &new, &guard);
+            let second = compute_changes(&after_first, LATER, &new, &guard);
             prop_assert!(second.pending_removals.is_none());
             after_first.apply(second);
             let mut at_once = state.clone();

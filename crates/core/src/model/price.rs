@@ -114,8 +114,8 @@ pub struct Price {
     pub offer: Option<Offer>,
     /// No bets are taken at the moment.
     pub suspended: bool,
-    /// Feed time of this price; the fetch time where the feed gives none.
-    pub observed_at: DateTime<Utc>,
+    /// Feed time of this price. `None`: the feed gives none, or one that cannot be right.
+    pub observed_at: Option<DateTime<Utc>>,
 }
 
 /// Decimal places kept where a conversion has no finite decimal. Prices that differ in a

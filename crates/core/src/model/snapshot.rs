@@ -187,7 +187,8 @@ impl Scope {
 pub struct Snapshot {
     /// The feed's name.
     pub source: Arc<str>,
-    /// When the request was sent. Orders snapshots: one requested earlier never overrides one requested later.
+    /// When the request was sent, by the daemon's clock. Statuses are resolved with it; it orders no snapshots, except
+    /// recorded ones.
     pub as_of: DateTime<Utc>,
     /// The events that the answer covers.
     pub scope: Scope,

@@ -264,7 +264,7 @@ impl ExchangeMarket {
                     },
                     offer: best.filter(|_| !is_out).map(Offer::decimal),
                     suspended: false,
-                    observed_at: at,
+                    observed_at: Some(at),
                 });
             }
         }

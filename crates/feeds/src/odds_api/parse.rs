@@ -485,13 +485,12 @@ impl<'a> OddsParser<'a> {
         self.parsed.bookmakers.push(Bookmaker { id, name });
     }
 
-    /// Returns the first time that can be read, or our own if there is none or it is too far ahead.
-    fn observed_at(&mut self, times: [Option<&str>; 2]) -> DateTime<Utc> {
+    /// Returns the first time that can be read, unless it is too far ahead.
+    fn observed_at(&mut self, times: [Option<&str>; 2]) -> Option<DateTime<Utc>> {
         let mut times = times.into_iter();
         let time = times.find_map(|time| self.cache.instant(time));
         let latest = self.as_of.checked_add_signed(CLOCK_TOLERANCE);
-        let time = time.filter(|time| latest.is_none_or(|latest| *time <= latest));
-        time.unwrap_or(self.as_of)
+        time.filter(|time| latest.is_none_or(|latest| *time <= latest))
     }
 
     fn add_markets<const LENIENT: bool>(

@@ -34,7 +34,7 @@ const MAX_PRICES: u64 = (MAX_RUNNERS * MAX_ODDS) as u64;
 /// Why a row cannot be used: the reason, which is counted, and a sample.
 type Rejection = (&'static str, String);
 /// Index of the bookmaker, offer and feed time.
-type OddsRead = (usize, Option<Offer>, DateTime<Utc>);
+type OddsRead = (usize, Option<Offer>, Option<DateTime<Utc>>);
 
 /// The place of a race in the answers of one fetch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -50,26 +50,24 @@ fn wall_clock(text: &str, region: &str) -> Option<NaiveTime> {
     NaiveTime::from_hms_opt(hour, minute.parse().ok()?, 0)
 }
 
-/// When a price was observed, from `updated`; `as_of` if that is missing, unreadable or too far ahead.
-pub(super) fn observed_at(updated: Option<&str>, as_of: DateTime<Utc>) -> DateTime<Utc> {
-    let Some(text) = updated else { return as_of };
+/// When a price was observed, from `updated`; `None` if that is missing, unreadable or too far ahead.
+pub(super) fn observed_at(updated: Option<&str>, as_of: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let text = updated?;
     let (early, late) = match DateTime::parse_from_rfc3339(text) {
         Ok(at) => (at.to_utc(), at.to_utc()),
-        Err(_) => match local_time(text) {
-            Some(local) => uk_time(local),
-            None => return as_of,
-        },
+        Err(_) => uk_time(local_time(text)?),
     };
     latest(early, late, as_of)
 }
 
 /// In the hour that October repeats, the later reading is right unless it lies in the future.
-fn latest(early: DateTime<Utc>, late: DateTime<Utc>, as_of: DateTime<Utc>) -> DateTime<Utc> {
+fn latest(
+    early: DateTime<Utc>,
+    late: DateTime<Utc>,
+    as_of: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
     let ahead = as_of.checked_add_signed(MAX_AHEAD).unwrap_or(as_of);
-    [late, early]
-        .into_iter()
-        .find(|at| *at <= ahead)
-        .unwrap_or(as_of)
+    [late, early].into_iter().find(|at| *at <= ahead)
 }
 
 /// Parses times faster: those that follow each other are mostly in one hour, so its text is parsed, and the time
@@ -89,7 +87,7 @@ impl TimestampCache {
     }
 
     /// Returns the same as [`observed_at`].
-    pub(super) fn parse(&mut self, updated: Option<&str>) -> DateTime<Utc> {
+    pub(super) fn parse(&mut self, updated: Option<&str>) -> Option<DateTime<Utc>> {
         match updated.and_then(split_hour) {
             Some((hour, since)) if self.find_hour(hour) => {
                 let (_, early, late) = &self.hour;
@@ -176,54 +174,50 @@ mod tests {
 
     #[test]
     fn updated_is_read_as_uk_time_across_daylight_saving() {
-        let seen = |text, now| observed_at(Some(text), utc(now)).to_rfc3339();
+        let seen = |text, now| observed_at(Some(text), utc(now)).map(|at| at.to_rfc3339());
         let cases = [
             (
                 "2025-10-13 14:11:07",
                 "2025-10-13T13:11:30Z",
-                "2025-10-13T13:11:07+00:00",
+                Some("2025-10-13T13:11:07+00:00"),
             ),
             (
                 "2025-12-13 14:11:07",
                 "2025-12-13T14:11:30Z",
-                "2025-12-13T14:11:07+00:00",
+                Some("2025-12-13T14:11:07+00:00"),
             ),
             // The repeated hour: summer time before the clocks go back, winter time after.
             (
                 "2025-10-26 01:30:00",
                 "2025-10-26T00:31:00Z",
-                "2025-10-26T00:30:00+00:00",
+                Some("2025-10-26T00:30:00+00:00"),
             ),
             (
                 "2025-10-26 01:30:00",
                 "2025-10-26T01:31:00Z",
-                "2025-10-26T01:30:00+00:00",
+                Some("2025-10-26T01:30:00+00:00"),
             ),
             // The hour that March skips.
             (
                 "2025-03-30 01:30:00",
                 "2025-03-30T01:31:00Z",
-                "2025-03-30T01:30:00+00:00",
+                Some("2025-03-30T01:30:00+00:00"),
             ),
             // Ahead of our clock by less than the tolerance, and by more.
             (
                 "2025-12-13 14:04:00",
                 "2025-12-13T14:00:00Z",
-                "2025-12-13T14:04:00+00:00",
+                Some("2025-12-13T14:04:00+00:00"),
             ),
-            (
-                "2025-12-13 15:00:00",
-                "2025-12-13T14:00:00Z",
-                "2025-12-13T14:00:00+00:00",
-            ),
-            (
-                "yesterday",
-                "2025-12-13T14:00:00Z",
-                "2025-12-13T14:00:00+00:00",
-            ),
+            ("2025-12-13 15:00:00", "2025-12-13T14:00:00Z", None),
+            ("yesterday", "2025-12-13T14:00:00Z", None),
         ];
         for (updated, now, expected) in cases {
-            assert_eq!(seen(updated, now), expected, "{updated} seen at {now}");
+            assert_eq!(
+                seen(updated, now).as_deref(),
+                expected,
+                "{updated} seen at {now}"
+            );
         }
     }
 

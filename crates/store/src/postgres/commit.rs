@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgBindIterExt, PgHasArrayType};
@@ -183,7 +184,7 @@ impl PendingCycle {
         let begin = format!("BEGIN; SET LOCAL work_mem = '{WORK_MEMORY}'; {STAGING_TABLE}");
         let begun = connection.begin_with(AssertSqlSafe(begin)).await;
         let mut tx = begun.map_err(map_error)?;
-        let copied = copy_to_staging(&mut tx, &self.changes.prices).await;
+        let copied = copy_to_staging(&mut tx, &self.changes).await;
         copied.map_err(commit_error)?;
         let written = self.run(&mut tx, StatementKind::Staged).await?;
         end.apply(tx).await.map_err(map_error)?;
@@ -264,7 +265,7 @@ impl PendingCycle {
             .bind(each_ways.then(|| array(prices, places)))
             .bind(each_ways.then(|| array(prices, denom)))
             .bind(statuses.then(|| array(prices, |p| nondefault(p.status))))
-            .bind(array(prices, |p| p.observed_at))
+            .bind(array(prices, |p| p.stored_time(self.changes.as_of)))
     }
 
     /// Binds the order of the history, and the further columns of new prices.
@@ -343,18 +344,15 @@ where
     rows.iter().map(value).bind_iter()
 }
 
-async fn copy_to_staging(
-    connection: &mut PgConnection,
-    prices: &[PriceChange],
-) -> sqlx::Result<()> {
+async fn copy_to_staging(connection: &mut PgConnection, changes: &Changes) -> sqlx::Result<()> {
     let mut copy = connection
         .copy_in_raw("COPY pg_temp.oddsd_stage FROM STDIN (FORMAT binary)")
         .await?;
     let mut piece = PgArgumentBuffer::default();
     piece.reserve(PIECE_BYTES + PIECE_BYTES / 8);
     piece.extend(COPY_BEGIN);
-    for price in prices {
-        encode_row(price, &mut piece).map_err(sqlx::Error::Encode)?;
+    for price in &changes.prices {
+        encode_row(price, changes.as_of, &mut piece).map_err(sqlx::Error::Encode)?;
         if piece.len() >= PIECE_BYTES {
             copy.send(piece.as_slice()).await?;
             piece.clear();
@@ -366,7 +364,11 @@ async fn copy_to_staging(
 }
 
 /// Writes the columns in the order of the staging table.
-fn encode_row(price: &PriceChange, to: &mut PgArgumentBuffer) -> EncodeResult {
+fn encode_row(
+    price: &PriceChange,
+    as_of: DateTime<Utc>,
+    to: &mut PgArgumentBuffer,
+) -> EncodeResult {
     let offer = &price.offer;
     to.extend(STAGED_COLUMNS.to_be_bytes());
     encode_field(price.row, to)?;
@@ -376,7 +378,7 @@ fn encode_row(price: &PriceChange, to: &mut PgArgumentBuffer) -> EncodeResult {
     encode_field(offer.each_way.map(|ew| i32::from(ew.places)), to)?;
     encode_field(offer.each_way.map(|ew| i32::from(ew.denom)), to)?;
     encode_field(nondefault(price.status), to)?;
-    encode_field(price.observed_at, to)?;
+    encode_field(price.stored_time(as_of), to)?;
     encode_field(price.event_row, to)?;
     encode_field(price.selection_row, to)?;
     encode_field(price.bookmaker_row, to)?;

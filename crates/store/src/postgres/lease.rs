@@ -28,7 +28,7 @@ impl Postgres {
                      SELECT id, max(at) FROM unnest($6::bigint[], $7::timestamptz[]) AS seen (id, at)
                      WHERE EXISTS (SELECT FROM held) GROUP BY id ORDER BY id
                      ON CONFLICT (event_id) DO UPDATE SET checked_at = excluded.checked_at
-                     WHERE checks.checked_at < excluded.checked_at)
+                     WHERE checks.checked_at < excluded.checked_at OR checks.checked_at > now())
                  SELECT EXISTS (SELECT 1 FROM oddsd.corrections WHERE applied_at IS NULL) FROM held",
             )
             .bind(LEASE)

@@ -99,7 +99,8 @@ const CATALOGUE: &str = ", bookmaker AS (
     RETURNING id
 ), checked AS (
     INSERT INTO oddsd.checks (event_id, checked_at) SELECT id, $6 FROM event WHERE NOT ?::boolean
-    ON CONFLICT (event_id) DO UPDATE SET checked_at = excluded.checked_at WHERE checks.checked_at < excluded.checked_at
+    ON CONFLICT (event_id) DO UPDATE SET checked_at = excluded.checked_at
+    WHERE checks.checked_at < excluded.checked_at OR checks.checked_at > now()
 ), selection AS (
     INSERT INTO oddsd.selections (id, event_id, key, name, status, facts)
     SELECT id, event_id, key, name, status, facts::jsonb

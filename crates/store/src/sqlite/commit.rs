@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use super::{CHECKED, Sqlite, check_lease, map_error, now};
@@ -224,8 +224,8 @@ async fn write_prices(
 ) -> CommitResult<()> {
     let is_new = |change: &&PriceChange| change.kind == PriceChangeKind::Inserted;
     let (new, known): (Vec<_>, Vec<_>) = changes.prices.iter().partition(is_new);
-    written.updated = write_batches(tx, &known, at, &UPDATES).await?;
-    written.inserted = write_batches(tx, &new, at, &INSERTS).await?;
+    written.updated = write_batches(tx, &known, changes.as_of, at, &UPDATES).await?;
+    written.inserted = write_batches(tx, &new, changes.as_of, at, &INSERTS).await?;
     for batch in changes.prices.chunks(MAX_COPIED) {
         let rows: Vec<i64> = batch.iter().map(|change| change.row).collect();
         let copy = "INSERT INTO price_history (price_id, cycle_id, decimal, fractional, point, ew_places, ew_denom, status, observed_at)
@@ -273,6 +273,7 @@ fn placeholders(rows: usize) -> String {
 async fn write_batches(
     tx: &mut Tx,
     changes: &[&PriceChange],
+    as_of: DateTime<Utc>,
     at: i64,
     statements: &'static Sizes,
 ) -> CommitResult<u64> {
@@ -281,7 +282,7 @@ async fn write_batches(
         while let Some((batch, others)) = rest.split_at_checked(*size) {
             let mut query = sqlx::query(AssertSqlSafe(statement.as_str()));
             for change in batch {
-                query = bind_price(query, change, at);
+                query = bind_price(query, change, as_of, at);
             }
             let affected = query.execute(&mut **tx).await.map_err(commit_error)?;
             done += affected.rows_affected();
@@ -294,7 +295,12 @@ async fn write_batches(
 type Statement<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
 /// Binds all columns of a price, in the order of the statements.
-fn bind_price<'q>(statement: Statement<'q>, change: &'q PriceChange, at: i64) -> Statement<'q> {
+fn bind_price<'q>(
+    statement: Statement<'q>,
+    change: &'q PriceChange,
+    as_of: DateTime<Utc>,
+    at: i64,
+) -> Statement<'q> {
     let offer = &change.offer;
     statement
         .bind(change.row)
@@ -308,7 +314,7 @@ fn bind_price<'q>(statement: Statement<'q>, change: &'q PriceChange, at: i64) ->
         .bind(offer.each_way.map(|each_way| i64::from(each_way.places)))
         .bind(offer.each_way.map(|each_way| i64::from(each_way.denom)))
         .bind(change.status.as_str())
-        .bind(change.observed_at.timestamp_micros())
+        .bind(change.stored_time(as_of).timestamp_micros())
         .bind(at)
 }
 

@@ -30,9 +30,10 @@ pub(super) const SNAPSHOT: &str = "(SELECT printf('%d:%d:', n, n) FROM (\
      SELECT coalesce(max(seq), 0) + 1 AS n FROM sqlite_sequence WHERE name = 'outbox'))";
 /// How long a statement waits for another process that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// A last-checked time only grows.
+/// A last-checked time only grows, unless a wrong clock has set it ahead.
 const CHECKED: &str = "INSERT INTO checks (event_id, checked_at) VALUES ($1, $2)
-    ON CONFLICT (event_id) DO UPDATE SET checked_at = max(checked_at, excluded.checked_at)";
+    ON CONFLICT (event_id) DO UPDATE SET checked_at = excluded.checked_at
+    WHERE checked_at < excluded.checked_at OR checked_at > now()";
 const READERS: u32 = 4;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 

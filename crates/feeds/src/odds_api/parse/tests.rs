@@ -44,7 +44,7 @@ fn outcomes(rows: &[&str]) -> Value {
 fn apply(state: &mut StoredState, minute: i64, sport: &str, events: &Value) -> Changes {
     let parsed = parse_odds(&events.to_string(), at(minute), sport, OddsFormat::Decimal);
     let snapshot = parsed.expect("a list").into_snapshot(at(minute), sport);
-    let changes = compute_changes(state, &snapshot, &ShrinkGuard::OFF);
+    let changes = compute_changes(state, 0, &snapshot, &ShrinkGuard::OFF);
     state.apply(changes.clone());
     changes
 }

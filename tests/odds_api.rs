@@ -508,6 +508,22 @@ async fn wait_announced_for_one_sport_holds_for_all() {
     assert_eq!(provider.requests().len(), 6);
 }
 
+/// The announced end may be of a clock that was an hour ahead.
+#[tokio::test]
+async fn announced_wait_ends_when_the_clock_is_set_back() {
+    let provider = OddsProvider::start().await;
+    let mut feed = OddsApi::new(several(&provider.url)).expect("settings");
+    let all = FetchRequest::Everything;
+    provider.push_reply(OddsReply::complete(200, GAMES));
+    provider.push_reply(OddsReply::complete(429, "{}").with("retry-after", "60"));
+    let ahead = now() + TimeDelta::hours(1);
+    fetch(&mut feed, &all, ahead).await.expect("one league");
+    for body in [GAMES, "[]", "[]"] {
+        provider.push_reply(OddsReply::complete(200, body));
+    }
+    fetch(&mut feed, &all, now()).await.expect("answers");
+}
+
 #[test]
 fn malformed_row_is_rejected_alone() {
     let outcomes = [

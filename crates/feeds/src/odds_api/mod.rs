@@ -87,10 +87,10 @@ pub struct OddsApi {
     base: Url,
     settings: OddsApiSettings,
     quota: Option<Quota>,
-    /// The credits are spent; the free request is sent at this time.
-    spent_until: Option<DateTime<Utc>>,
+    /// The credits are spent; the free request is sent after this pause.
+    spent: Option<Pause>,
     /// The provider asked to wait, when it answered for other sport keys.
-    refused_until: Option<DateTime<Utc>>,
+    refused: Option<Pause>,
     /// Sport keys that failed in the last fetch, beside others that were read.
     failed: Vec<(String, FeedError)>,
     /// The last answer covered all sport keys.
@@ -112,8 +112,8 @@ impl OddsApi {
             base,
             settings,
             quota: None,
-            spent_until: None,
-            refused_until: None,
+            spent: None,
+            refused: None,
             failed: Vec::new(),
             covered_all: false,
         })
@@ -291,8 +291,7 @@ impl OddsApi {
                 );
             }
             if let FeedError::RateLimited { retry_after, .. } = error {
-                self.refused_until =
-                    retry_after.and_then(|wait| Some(now + TimeDelta::from_std(wait).ok()?));
+                self.refused = retry_after.and_then(|wait| Pause::starting(now, wait));
             }
         }
         self.failed = failed;
@@ -300,31 +299,28 @@ impl OddsApi {
 
     /// Fails until the provider's announced wait is over, which it announced beside answers that were used.
     fn wait_until_allowed(&mut self, now: DateTime<Utc>) -> Result<(), FeedError> {
-        let Some(until) = self.refused_until.filter(|until| *until > now) else {
-            self.refused_until = None;
+        let left = self.refused.and_then(|pause| pause.left(now));
+        let Some(left) = left else {
+            self.refused = None;
             return Ok(());
         };
-        // A clock that was set back must not make the wait longer.
-        let wait = (until - now).to_std().unwrap_or_default().min(SPENT_FOR);
         Err(FeedError::RateLimited {
-            retry_after: Some(wait),
+            retry_after: Some(left),
             detail: format!("{PROVIDER} was not asked: it announced a wait"),
         })
     }
 
     async fn wait_for_credits(&mut self, now: DateTime<Utc>) -> Result<(), FeedError> {
-        let Some(until) = self.spent_until else {
+        let Some(spent) = self.spent else {
             return Ok(());
         };
-        // A clock that was set back must not make the wait longer.
-        let wait = (until - now).to_std().unwrap_or_default().min(SPENT_FOR);
-        if wait > Duration::ZERO {
-            return Err(self.spent(wait));
+        if let Some(left) = spent.left(now) {
+            return Err(self.report_spent(left));
         }
         let url = self.url(&["sports"])?;
         self.get(url, now).await?;
-        match self.spent_until.filter(|until| *until > now) {
-            Some(_) => Err(self.spent(SPENT_FOR)),
+        match self.spent.and_then(|spent| spent.left(now)) {
+            Some(_) => Err(self.report_spent(SPENT_FOR)),
             None => Ok(()),
         }
     }
@@ -337,11 +333,11 @@ impl OddsApi {
         };
         match self.http.get(url, auth, None, now).await {
             Ok(ProviderResponse::Fresh { headers, body, .. }) => {
-                self.spent_until = None;
+                self.spent = None;
                 if let Some(quota) = Quota::from_headers(&headers) {
                     self.quota = Some(quota);
                     let spent = quota.remaining <= self.settings.quota_floor;
-                    self.spent_until = spent.then(|| now + SPENT_FOR);
+                    self.spent = Pause::starting(now, SPENT_FOR).filter(|_| spent);
                 }
                 Ok(body)
             }
@@ -349,7 +345,7 @@ impl OddsApi {
                 "{PROVIDER} answered 304 to an unconditional request"
             ))),
             Err(FeedError::Unauthorized(detail)) if is_out_of_credits(&detail) => {
-                self.spent_until = Some(now + SPENT_FOR);
+                self.spent = Pause::starting(now, SPENT_FOR);
                 Err(FeedError::RateLimited {
                     retry_after: Some(SPENT_FOR),
                     detail: format!("the paid quota is spent: {detail}"),
@@ -368,7 +364,7 @@ impl OddsApi {
         secrets
     }
 
-    fn spent(&self, wait: Duration) -> FeedError {
+    fn report_spent(&self, wait: Duration) -> FeedError {
         let left = self.quota.map_or(0, |quota| quota.remaining);
         FeedError::RateLimited {
             retry_after: Some(wait),
@@ -390,6 +386,26 @@ impl OddsApi {
             }
         };
         Ok(url)
+    }
+}
+
+/// A time during which no paid request is sent.
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+}
+
+impl Pause {
+    fn starting(now: DateTime<Utc>, wait: Duration) -> Option<Self> {
+        let until = now + TimeDelta::from_std(wait).ok()?;
+        Some(Self { from: now, until })
+    }
+
+    /// `None`: it is over. A clock that was set back ends it too, because its end may be of any time.
+    fn left(&self, now: DateTime<Utc>) -> Option<Duration> {
+        let is_on = (self.from..self.until).contains(&now);
+        is_on.then(|| (self.until - now).to_std().ok()).flatten()
     }
 }
 

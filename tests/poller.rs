@@ -1,5 +1,5 @@
-//! Tests of the poller and of the daemon around it with clocks that are wrong: whatever the wall clock shows, changes
-//! are written and observations keep their order.
+//! Tests of the poller, and of the daemon around it, with clocks that are wrong and with failures near the start of a
+//! race.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -9,16 +9,17 @@ use clap::Parser;
 use oddsd::app::{self, App};
 use oddsd::cli::Cli;
 use oddsd::clock::Clock;
-use oddsd::live::EventBus;
+use oddsd::live::{DaemonEvent, EventBus};
 use oddsd::poller::{CycleOutcome, PollSchedule, Poller, PollerSettings};
-use oddsd_core::schedule::PollRule;
+use oddsd_core::schedule::{PollPlanner, PollRule};
 use oddsd_feeds::racing_api::RacingApi;
 use oddsd_feeds::{Feed, FetchRequest};
 use oddsd_store::{CommitNotifier, LastChecked, Retention, Store, WriterLease};
-use oddsd_testkit::eventually;
 use oddsd_testkit::log::CapturedLog;
-use oddsd_testkit::racing_provider::{PASSWORD, RacingProvider, USERNAME};
+use oddsd_testkit::racing_provider::{PASSWORD, RacingFault, RacingProvider, USERNAME};
+use oddsd_testkit::{eventually, within};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::fixture::{SmallCard, get};
@@ -78,11 +79,11 @@ impl PolledCard {
                 finished_events: LATER,
             },
         };
-        let checks = LastChecked::default();
+        let (checks, live) = (LastChecked::default(), EventBus::new());
         let poller = Poller::new(
             Feed::RacingApi(Box::new(feed)),
             store.clone(),
-            EventBus::new(),
+            live.clone(),
             clock.clone(),
             settings,
             CommitNotifier::default(),
@@ -91,6 +92,7 @@ impl PolledCard {
         let lease = lease(&store, name).await;
         PollingDaemon {
             poller,
+            live,
             store,
             checks,
             lease,
@@ -109,6 +111,7 @@ impl PolledCard {
 /// A poller with its lease.
 struct PollingDaemon {
     poller: Poller,
+    live: EventBus,
     store: Store,
     checks: LastChecked,
     lease: WriterLease,
@@ -286,4 +289,72 @@ async fn daemon_whose_clock_is_set_ahead_and_back_writes_on_and_reports_the_skew
         let lines = log.lines(event);
         assert!(lines.len() == 1 && lines[0].contains(level), "{lines:?}");
     }
+}
+
+/// A race starts in less than five minutes, so it is polled every ten seconds; the clock is ten times as fast.
+#[tokio::test]
+async fn poller_retries_a_failed_feed_or_commit_within_the_interval_of_the_nearest_race() {
+    let mut polled = PolledCard::build(DatabaseBackend::Sqlite).await;
+    let now = Utc::now();
+    polled.card.races[0]["off_dt"] = json!((now + TimeDelta::seconds(290)).to_rfc3339());
+    polled.move_prices("10.5");
+    let clock = Clock::scaled(now, 10.0);
+    let mut daemon = polled.lead("daemon", &clock).await;
+    let mut events = daemon.live.subscribe();
+    let (_held, lease) = watch::channel(Some(daemon.lease.clone()));
+    let stop = CancellationToken::new();
+    let schedule = PollSchedule::live(PollRule::Adaptive(PollPlanner::default()));
+    let running = tokio::spawn({
+        let stop = stop.clone();
+        async move { daemon.poller.run(lease, schedule, &stop).await }
+    });
+    // The fifth retry would come after 16 s or more.
+    let mut wait_for = async |is_awaited: fn(&DaemonEvent) -> Option<(u32, u64)>| {
+        within("the event", async {
+            loop {
+                let event = events.recv().await.expect("an event");
+                if let Some(found) = is_awaited(&event.event) {
+                    return found;
+                }
+            }
+        })
+        .await
+    };
+    let complete =
+        |event: &DaemonEvent| matches!(event, DaemonEvent::CycleComplete { .. }).then_some((0, 0));
+    wait_for(complete).await;
+
+    polled.provider.fault(RacingFault::Status(503)).await;
+    for failures in 1..=6 {
+        let (attempt, retry_ms) = wait_for(|event| match event {
+            DaemonEvent::FetchFailed {
+                attempt, retry_ms, ..
+            } => Some((*attempt, *retry_ms)),
+            _ => None,
+        })
+        .await;
+        assert_eq!(attempt, failures);
+        assert!(retry_ms <= 10_000, "{retry_ms} ms after {attempt} failures");
+    }
+    polled.provider.clear().await;
+    wait_for(complete).await;
+
+    polled
+        .database
+        .write("ALTER TABLE outbox RENAME TO away")
+        .await;
+    polled.move_prices("11.5");
+    for failures in 1..=6 {
+        let (attempt, retry_ms) = wait_for(|event| match event {
+            DaemonEvent::StoreFailed {
+                attempt, retry_ms, ..
+            } => Some((*attempt, *retry_ms)),
+            _ => None,
+        })
+        .await;
+        assert_eq!(attempt, failures);
+        assert!(retry_ms <= 10_000, "{retry_ms} ms after {attempt} failures");
+    }
+    stop.cancel();
+    running.await.expect("no panic").expect("it ends");
 }

@@ -224,6 +224,63 @@ fn backoff_doubles_up_to_a_minute() {
 }
 
 #[test]
+fn backoff_waits_no_longer_than_the_interval_unless_the_provider_decides() {
+    let asked = |seconds| FailureKind::RateLimited {
+        retry_after: Some(Duration::from_secs(seconds)),
+    };
+    let unnamed = FailureKind::RateLimited { retry_after: None };
+    let cases = [
+        // failure, interval, seconds after the second and after the tenth failure
+        (FailureKind::Temporary, 900, [4, 60]),
+        (FailureKind::Temporary, 60, [4, 60]),
+        (FailureKind::Temporary, 10, [4, 10]),
+        (FailureKind::Temporary, 3, [3, 3]),
+        // Never shorter than the first delay.
+        (FailureKind::Temporary, 1, [2, 2]),
+        (FailureKind::Temporary, 0, [2, 2]),
+        (asked(1), 10, [4, 60]),
+        (asked(120), 10, [122, 122]),
+        (unnamed, 10, [4, 60]),
+        (FailureKind::Refused, 10, [330, 330]),
+    ];
+    for (failure, interval, expected) in cases {
+        let interval = Duration::from_secs(interval);
+        let waits = [2, 10].map(|attempt| {
+            let wait = Backoff::FEED.delay_within(interval, failure, attempt, 1.0);
+            wait.as_secs()
+        });
+        assert_eq!(waits, expected, "{failure:?} within {interval:?}");
+    }
+}
+
+#[test]
+fn interval_is_that_of_the_nearest_race_of_the_whole_card_or_of_the_cron_line() {
+    let plan = |whole_card| PollPlanner {
+        whole_card_every: Duration::from_secs(whole_card),
+        ..PollPlanner::default()
+    };
+    let cron = |line| {
+        let cron = Cron::parse(line, "UTC", now()).expect("valid");
+        PollRule::Cron(Box::new(CronTicks::new(cron, now())))
+    };
+    let cases = [
+        (PollRule::Adaptive(plan(900)), &[][..], 900),
+        (PollRule::Adaptive(plan(900)), &[120, 10_000][..], 10),
+        (PollRule::Adaptive(plan(900)), &[-60, 1000][..], 60),
+        // It enters the next tier before.
+        (PollRule::Adaptive(plan(900)), &[1802][..], 2),
+        (PollRule::Adaptive(plan(30)), &[10_000][..], 30),
+        (cron("*/20 * * * * *"), &[120][..], 20),
+    ];
+    for (n, (rule, offs, expected)) in cases.into_iter().enumerate() {
+        let races = offs.iter().map(|off| tracked("race", *off, None));
+        let races: Vec<_> = races.collect();
+        let interval = PollScheduler::new(rule).interval(now(), &races);
+        assert_eq!(interval.as_secs(), expected, "case {n}");
+    }
+}
+
+#[test]
 fn cron_error_names_the_field_and_the_correction() {
     let cases = [
         ("* * * * *", "UTC", "\"0 * * * * *\""),

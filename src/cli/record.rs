@@ -79,7 +79,9 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
             Err(FeedError::Ended) => break,
             Err(why) => {
                 failures += 1;
-                let wait = Backoff::FEED.delay(classify_failure(&why), failures, fastrand::f64());
+                let interval = scheduler.interval(clock.now(), &races);
+                let (failure, jitter) = (classify_failure(&why), fastrand::f64());
+                let wait = Backoff::FEED.delay_within(interval, failure, failures, jitter);
                 let seconds = wait.as_secs();
                 err!("{time} not recorded, again in {seconds} s: {why}");
                 if !why.is_retryable() && recorder.records() == 0 {

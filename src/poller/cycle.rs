@@ -205,14 +205,18 @@ impl Poller {
             self.full_read_at = Some(Instant::now());
         }
         state.state.apply(changes);
+        self.track_races(&state.state);
+        self.state = Some(state);
+    }
+
+    fn track_races(&mut self, state: &StoredState) {
         if self.tracks_races {
-            let tracked = state.state.events.values().filter_map(|stored| {
+            let tracked = state.events.values().filter_map(|stored| {
                 let unanswered = self.unanswered.get(&stored.event.id);
                 track_race(&stored.event, *unanswered.unwrap_or(&stored.checked_at))
             });
             self.tracked = tracked.collect();
         }
-        self.state = Some(state);
     }
 
     /// One poll of the whole card for an external cron. A temporary failure is retried, and a short answer is
@@ -259,15 +263,26 @@ impl Poller {
             return Ok(state);
         }
         self.timer.invalidate();
-        self.store.load().await
+        let loaded = self.store.load().await?;
+        // Known times of the last poll stay: those that are stored may be older.
+        if self.tracked.is_empty() {
+            self.track_races(&loaded.state);
+        }
+        Ok(loaded)
+    }
+
+    /// The delay after one more failure.
+    fn next_retry(&mut self, failure: FailureKind) {
+        self.failures += 1;
+        let jitter = fastrand::f64();
+        self.retry = Backoff::FEED.delay_within(self.interval, failure, self.failures, jitter);
     }
 
     fn report_fetch_failure(&mut self, cycle: i64, why: FeedError) -> CycleOutcome {
         if why == FeedError::Ended {
             return CycleOutcome::FetchFailed(why);
         }
-        self.failures += 1;
-        self.retry = Backoff::FEED.delay(classify_failure(&why), self.failures, fastrand::f64());
+        self.next_retry(classify_failure(&why));
         self.live.publish(DaemonEvent::FetchFailed {
             cycle: cycle as u64,
             feed: self.feed.name().into(),
@@ -281,8 +296,7 @@ impl Poller {
     }
 
     pub(super) fn report_store_failure(&mut self, cycle: i64, why: StoreError) -> CycleOutcome {
-        self.failures += 1;
-        self.retry = Backoff::FEED.delay(FailureKind::Temporary, self.failures, fastrand::f64());
+        self.next_retry(FailureKind::Temporary);
         self.live.publish(DaemonEvent::StoreFailed {
             cycle: cycle as u64,
             attempt: self.failures,

@@ -102,6 +102,8 @@ pub struct Poller {
     failures: u32,
     /// The delay that the last failure was logged with.
     retry: Duration,
+    /// The time within which the schedule polls: a temporary failure is retried within it.
+    interval: Duration,
     pruned_at: Option<Instant>,
     liveness: Arc<LivenessProbe>,
     timer: TransitionTimer,
@@ -152,6 +154,7 @@ impl Poller {
             full_read_at: None,
             failures: 0,
             retry: Duration::ZERO,
+            interval: Duration::MAX,
             pruned_at: None,
             liveness: Arc::default(),
             timer: TransitionTimer::default(),
@@ -269,6 +272,7 @@ impl Poller {
         };
         loop {
             let now = self.read_clock();
+            self.interval = scheduler.interval(now.wall, &self.tracked);
             let wait = match scheduler.next(now, &self.tracked, self.whole_card_at) {
                 NextPoll::Now(request) => return Some(request),
                 NextPoll::Wait(wait) => wait.min(WALL_CHECK_INTERVAL),

@@ -66,4 +66,20 @@ impl Backoff {
             FailureKind::RateLimited { retry_after: None } | FailureKind::Temporary => delay,
         }
     }
+
+    /// The delay where `interval` is the time within which the next success would matter: a temporary failure waits no
+    /// longer, or `first` if that is longer. A provider that limits the rate or refuses decides alone.
+    pub fn delay_within(
+        &self,
+        interval: Duration,
+        failure: FailureKind,
+        attempt: u32,
+        jitter: f64,
+    ) -> Duration {
+        let delay = self.delay(failure, attempt, jitter);
+        match failure {
+            FailureKind::Temporary => delay.min(interval.max(self.first)),
+            FailureKind::RateLimited { .. } | FailureKind::Refused => delay,
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! other. The settings check and `PollScheduler` use it.
 
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use chrono::{
@@ -167,6 +168,11 @@ impl CronTicks {
         }
         self.last_reading = now;
         self.expected
+    }
+
+    /// The time from `now` to the first tick after it; `None` if none comes.
+    pub fn until_next(&self, now: DateTime<Utc>) -> Option<Duration> {
+        (self.cron.next_after(now)? - now).to_std().ok()
     }
 
     /// Uses the ticks up to `now`.

@@ -58,6 +58,12 @@ impl Default for PollPlanner {
 }
 
 impl PollPlanner {
+    /// The time within which something is polled, from `now` on.
+    pub fn interval(&self, now: DateTime<Utc>, races: &[TrackedRace]) -> Duration {
+        let offs = races.iter().filter_map(|race| race.off);
+        next_poll(now, offs, &self.cadence).min(self.whole_card_every)
+    }
+
     /// `whole_card_at`: when the whole card was last fetched. A time in the future means that the clock was set
     /// back: the poll is due now. A race that the last whole card did not cover waits for the next one: it may be
     /// outside what the feed is asked for.

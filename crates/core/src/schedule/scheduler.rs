@@ -91,6 +91,15 @@ impl PollScheduler {
         }
     }
 
+    /// The time within which the rule polls again, from `now` on by the wall clock. The retries after a failure are not
+    /// further apart.
+    pub fn interval(&self, now: DateTime<Utc>, races: &[TrackedRace]) -> Duration {
+        match &self.rule {
+            PollRule::Adaptive(plan) => plan.interval(now, races),
+            PollRule::Cron(ticks) => ticks.until_next(now).unwrap_or(Duration::MAX),
+        }
+    }
+
     /// A cycle begins.
     pub fn begin_cycle(&mut self, now: ClockReading) {
         self.earliest = now.elapsed + MIN_INTERVAL;

@@ -148,6 +148,10 @@ pub struct FeedArgs {
     /// confirm it. 1: every answer is accepted.
     #[arg(long, env = "MAX_REMOVED_FRACTION", default_value = "0.5", value_parser = fraction)]
     pub max_removed_fraction: f64,
+    /// Seconds after which an answer that leaves out more than that is fetched again. It is believed if each answer
+    /// meanwhile agrees and the last was requested at least so much later; a failed fetch starts the wait anew.
+    #[arg(long, env = "RECHECK_REMOVED_SECONDS", default_value = "10", value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub recheck_removed_seconds: u64,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -356,6 +360,7 @@ impl Settings {
         const DAY: u64 = 24 * 60 * 60;
         PollerSettings {
             max_removed_fraction: self.feed.max_removed_fraction,
+            recheck_removed_after: Duration::from_secs(self.feed.recheck_removed_seconds),
             retention: Retention {
                 history: Duration::from_secs(self.store.history_days * DAY),
                 finished_events: Duration::from_secs(self.store.finished_event_days * DAY),

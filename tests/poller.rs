@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use clap::Parser;
@@ -31,6 +32,8 @@ on_every_backend!(
     poller_whose_clock_is_set_ahead_and_back_writes_every_change,
     poller_that_restarts_after_a_wrong_clock_writes_every_change,
     two_daemons_with_other_clocks_write_every_change_in_turn,
+    empty_card_is_not_believed_before_the_time_of_the_second_look,
+    empty_card_is_not_believed_after_a_failed_fetch_and_is_beside_an_unreadable_price,
 );
 
 /// A wrong clock and the setting of its error.
@@ -70,10 +73,22 @@ impl PolledCard {
 
     /// A daemon that has just started with this clock, and takes the lease.
     async fn lead(&self, name: &str, clock: &Clock) -> PollingDaemon {
+        self.lead_rechecking(name, clock, Duration::from_secs(10))
+            .await
+    }
+
+    /// As `lead`; a short answer is confirmed by one that is requested `recheck_after` later.
+    async fn lead_rechecking(
+        &self,
+        name: &str,
+        clock: &Clock,
+        recheck_after: Duration,
+    ) -> PollingDaemon {
         let feed = RacingApi::new(feed_settings(&self.provider)).expect("valid settings");
         let store = self.database.another().await;
         let settings = PollerSettings {
             max_removed_fraction: 0.5,
+            recheck_removed_after: recheck_after,
             retention: Retention {
                 history: LATER,
                 finished_events: LATER,
@@ -118,8 +133,8 @@ struct PollingDaemon {
 }
 
 impl PollingDaemon {
-    /// One poll, and a renewal of the lease; returns the number of prices written, and of stale ones.
-    async fn poll(&mut self) -> (u64, u64) {
+    /// One poll, and a renewal of the lease.
+    async fn cycle(&mut self) -> CycleOutcome {
         let (request, stop) = (FetchRequest::Everything, CancellationToken::new());
         let cycle = self
             .poller
@@ -131,7 +146,12 @@ impl PollingDaemon {
             .renew_lease(&self.lease, TTL, &json!({}), &checked)
             .await;
         renewed.expect("it leads");
-        match cycle {
+        cycle
+    }
+
+    /// Returns the number of prices written, and of stale ones.
+    async fn poll(&mut self) -> (u64, u64) {
+        match self.cycle().await {
             CycleOutcome::Unchanged(counts) => (0, counts.stale),
             CycleOutcome::Committed(counts, written) => {
                 (written.inserted + written.updated, counts.stale)
@@ -289,6 +309,37 @@ async fn daemon_whose_clock_is_set_ahead_and_back_writes_on_and_reports_the_skew
         let lines = log.lines(event);
         assert!(lines.len() == 1 && lines[0].contains(level), "{lines:?}");
     }
+}
+
+async fn empty_card_is_not_believed_before_the_time_of_the_second_look(backend: DatabaseBackend) {
+    let polled = PolledCard::build(backend).await;
+    let hour = Duration::from_secs(3600);
+    let mut daemon = polled.lead_rechecking("daemon", &Clock::Real, hour).await;
+    assert_eq!(daemon.poll().await, (48, 0));
+    polled.provider.serve_cards(Vec::new());
+    for _ in 0..3 {
+        assert_eq!(daemon.poll().await, (0, 0));
+    }
+}
+
+async fn empty_card_is_not_believed_after_a_failed_fetch_and_is_beside_an_unreadable_price(
+    backend: DatabaseBackend,
+) {
+    let mut polled = PolledCard::build(backend).await;
+    let mut daemon = polled
+        .lead_rechecking("daemon", &Clock::Real, Duration::ZERO)
+        .await;
+    assert_eq!(daemon.poll().await, (48, 0));
+    polled.provider.serve_cards(Vec::new());
+    assert_eq!(daemon.poll().await, (0, 0), "a first look");
+    polled.provider.fault(RacingFault::Status(503)).await;
+    assert!(matches!(daemon.cycle().await, CycleOutcome::FetchFailed(_)));
+    polled.provider.clear().await;
+    assert_eq!(daemon.poll().await, (0, 0), "a first look again");
+    polled.card.odds(0, 0, 0)["decimal"] = json!([]);
+    let unreadable = polled.card.races[0].clone();
+    polled.provider.serve_cards(vec![unreadable]);
+    assert_eq!(daemon.poll().await, (36, 0), "what was read agrees");
 }
 
 /// A race starts in less than five minutes, so it is polled every ten seconds; the clock is ten times as fast.

@@ -76,7 +76,8 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
     doc("cycle.store_failed", "warn", &["cycle", "attempt", "retry_ms", "error", "log_lines?"],
         "The database did not confirm the commit. The next cycle loads the stored rows again."),
     doc("cycle.removals_refused", "warn", &["cycle", "removals", "open"],
-        "The answer left out so many open prices (MAX_REMOVED_FRACTION) that they stay open until a second answer agrees."),
+        "The answer left out so many open prices (MAX_REMOVED_FRACTION) that they stay open until a second answer agrees, \
+         RECHECK_REMOVED_SECONDS later and without a failed fetch between."),
     doc("cycle.rows_rejected", "warn", &["cycle", "rows", "reasons"],
         "Rows of the answer were invalid and left out, by reason; the rest was stored."),
     doc("cycle.sport_failed", "warn", &["sport", "failure", "error"],

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{CycleOutcome, PollSchedule, Poller, RECHECK_AFTER};
+use super::{CycleOutcome, PollSchedule, Poller, WithheldRemovals};
 use crate::live::DaemonEvent;
 use oddsd_core::diff::stored_state::StoredState;
-use oddsd_core::diff::{Changes, Differ, EventSink, PendingRemovals, PriceChangeKind, ShrinkGuard};
+use oddsd_core::diff::{
+    Changes, Differ, EventSink, MissingRows, PendingRemovals, PriceChangeKind, ShrinkGuard,
+};
 use oddsd_core::model::{Event, EventId, EventSnapshot, Fingerprint, PriceStatus, RejectedRows};
 use oddsd_core::rules::{DisplayedPrice, PriceDelta};
 use oddsd_core::schedule::{Backoff, FailureKind, NextPoll, TrackedRace};
@@ -28,6 +30,10 @@ struct Compared {
     cycle: CycleMeta,
     /// Whether everything was read, whatever the fingerprints.
     full: bool,
+    /// Whether a part of the answer failed, and the rest was used.
+    failed_in_part: bool,
+    /// When the answer was requested. In elapsed time; of a recorded answer, the recorded time.
+    looked_at: Duration,
 }
 
 impl Poller {
@@ -55,6 +61,8 @@ impl Poller {
             mut changes,
             cycle,
             full,
+            failed_in_part,
+            looked_at,
         } = match compared {
             Ok(compared) => compared,
             Err(why) => {
@@ -89,7 +97,7 @@ impl Poller {
         self.publish_statuses(cycle.id, &changes);
         self.apply(state, changes, request, full);
         self.report_rejects(cycle.id, &rejects);
-        self.withhold(cycle.id, withheld);
+        self.withhold(cycle.id, withheld, looked_at, failed_in_part);
         let outcome = match written {
             None => CycleOutcome::Unchanged(counts),
             Some(written) => CycleOutcome::Committed(counts, written),
@@ -98,7 +106,8 @@ impl Poller {
         let next = match schedule {
             Some(PollSchedule::Live(scheduler)) => {
                 if self.withheld.is_some() {
-                    scheduler.recheck_after(RECHECK_AFTER, request, now);
+                    let wait = self.settings.recheck_removed_after;
+                    scheduler.recheck_after(wait, request, now);
                 }
                 match scheduler.next(now, &self.tracked, self.whole_card_at) {
                     NextPoll::Now(_) => Duration::ZERO,
@@ -130,7 +139,7 @@ impl Poller {
         state: &InitialState,
         request: &FetchRequest,
     ) -> Result<Compared, FeedError> {
-        let asked_at = self.clock.now();
+        let (asked_at, asked_after) = (self.clock.now(), self.read_clock().elapsed);
         let started = Instant::now();
         let mut differ = Differ::new(&state.state, state.next_cycle);
         let is_recording = matches!(self.feed, Feed::Replay(_));
@@ -149,9 +158,18 @@ impl Poller {
         // Boxed: the futures of a feed nest too deep for the compiler's default recursion limit.
         let summary = Box::pin(self.feed.read(request, asked_at, &mut sink)).await?;
         let took = started.elapsed();
+        let looked_at = match is_recording {
+            true => recorded_time(summary.meta.as_of),
+            false => asked_after,
+        };
+        let failed_in_part = self.feed.failed_in_part();
+        let withheld = self
+            .withheld
+            .as_ref()
+            .filter(|withheld| !failed_in_part && self.is_old_enough(withheld, looked_at));
         let guard = ShrinkGuard {
             max_removed_fraction: self.settings.max_removed_fraction,
-            previous_missing: self.withheld.as_ref(),
+            previous_missing: withheld.map(|withheld| &withheld.missing),
         };
         let TimedSink { mut differ, spent } = sink;
         // A recording may hold one of several feeds of its day.
@@ -173,6 +191,8 @@ impl Poller {
             changes,
             cycle,
             full,
+            failed_in_part,
+            looked_at,
         })
     }
 
@@ -241,7 +261,7 @@ impl Poller {
                 CycleOutcome::Unchanged(_) | CycleOutcome::Committed(..)
                     if self.withheld.is_some() =>
                 {
-                    RECHECK_AFTER
+                    self.settings.recheck_removed_after
                 }
                 _ => break cycle,
             };
@@ -282,6 +302,8 @@ impl Poller {
         if why == FeedError::Ended {
             return CycleOutcome::FetchFailed(why);
         }
+        // A provider that fails is not believed when it says that much is gone.
+        self.withheld = None;
         self.next_retry(classify_failure(&why));
         self.live.publish(DaemonEvent::FetchFailed {
             cycle: cycle as u64,
@@ -318,16 +340,42 @@ impl Poller {
         }
     }
 
-    /// Remembers the removals that the guard withheld, for the comparison with the next answer.
-    fn withhold(&mut self, cycle: i64, pending: Option<PendingRemovals>) {
-        self.withheld = pending.map(|pending| {
-            self.live.publish(DaemonEvent::RefusedRemovals {
-                cycle: cycle as u64,
-                removals: pending.prices as u64,
-                open: pending.open_prices as u64,
-            });
-            pending.missing
+    /// Remembers the removals that the guard withheld, for the comparison with later answers.
+    fn withhold(
+        &mut self,
+        cycle: i64,
+        pending: Option<PendingRemovals>,
+        looked_at: Duration,
+        failed_in_part: bool,
+    ) {
+        let before = self.withheld.take();
+        let Some(pending) = pending else {
+            return;
+        };
+        self.live.publish(DaemonEvent::RefusedRemovals {
+            cycle: cycle as u64,
+            removals: pending.prices as u64,
+            open: pending.open_prices as u64,
         });
+        // An answer before the time adds nothing, and takes out what it contains.
+        let waiting = before.filter(|before| !self.is_old_enough(before, looked_at));
+        let waiting = waiting.map(|before| WithheldRemovals {
+            missing: before.missing.intersection(&pending.missing),
+            ..before
+        });
+        let waiting = waiting.filter(|waiting| !failed_in_part && !waiting.missing.is_empty());
+        self.withheld = Some(waiting.unwrap_or_else(|| WithheldRemovals {
+            missing: match failed_in_part {
+                true => MissingRows::default(),
+                false => pending.missing,
+            },
+            since: looked_at,
+        }));
+    }
+
+    /// Whether an answer at `looked_at` may confirm them.
+    fn is_old_enough(&self, withheld: &WithheldRemovals, looked_at: Duration) -> bool {
+        looked_at.saturating_sub(withheld.since) >= self.settings.recheck_removed_after
     }
 
     fn note_checked(&self, state: &InitialState, changes: &Changes) {
@@ -446,6 +494,11 @@ pub fn track_race(event: &Event, checked_at: DateTime<Utc>) -> Option<TrackedRac
         off: event.starts_at,
         checked_at: Some(checked_at),
     })
+}
+
+/// The time of a recorded answer, as the time since a fixed point.
+fn recorded_time(at: DateTime<Utc>) -> Duration {
+    (at - DateTime::UNIX_EPOCH).to_std().unwrap_or_default()
 }
 
 /// The kind of delay that a feed's failure needs.

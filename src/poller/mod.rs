@@ -31,8 +31,6 @@ use oddsd_store::{
 pub use cycle::{classify_failure, track_race};
 use status::TransitionTimer;
 
-/// The pause before a suspiciously short answer is fetched again.
-const RECHECK_AFTER: Duration = Duration::from_secs(10);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// The result of one cycle.
@@ -75,6 +73,8 @@ impl PollSchedule {
 pub struct PollerSettings {
     /// See [`ShrinkGuard`](oddsd_core::diff::ShrinkGuard). With 1 no removal is withheld.
     pub max_removed_fraction: f64,
+    /// A short answer is fetched again after this time, and confirmed by no answer sooner.
+    pub recheck_removed_after: Duration,
     pub retention: Retention,
 }
 
@@ -88,8 +88,8 @@ pub struct Poller {
     checks: LastChecked,
     /// The stored state in memory; `None`: it has to be loaded.
     state: Option<InitialState>,
-    /// Removals that the last short answer implied and that were withheld.
-    withheld: Option<MissingRows>,
+    /// Removals that short answers implied and that were withheld.
+    withheld: Option<WithheldRemovals>,
     /// Only the plan polls single races; a cron line and a recording have their own times.
     tracks_races: bool,
     /// Known races, kept through failures: a race starts whether or not the database answers.
@@ -110,6 +110,13 @@ pub struct Poller {
     /// Epoch of the lease under which the state was loaded.
     epoch: Option<i64>,
     started: tokio::time::Instant,
+}
+
+/// Rows that every answer has lacked since the first of them, without a failed fetch between.
+struct WithheldRemovals {
+    missing: MissingRows,
+    /// When the first answer was requested. In elapsed time; of a recorded answer, the recorded time.
+    since: Duration,
 }
 
 /// The start of the cycle that the poller works on.

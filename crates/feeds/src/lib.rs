@@ -87,6 +87,11 @@ impl Feed {
         }
     }
 
+    /// Whether a part of the last answer failed, and the rest was used.
+    pub fn failed_in_part(&self) -> bool {
+        matches!(self, Self::OddsApi(feed) if !feed.failed_sports().is_empty())
+    }
+
     /// True if the provider has a call for one event that costs less than the whole answer.
     pub fn has_single_event_calls(&self) -> bool {
         !matches!(self, Self::OddsApi(_) | Self::Replay(_))

@@ -206,6 +206,24 @@ pub struct MissingRows {
     pub prices: BTreeSet<i64>,
 }
 
+impl MissingRows {
+    /// The rows that `other` lacks too.
+    pub fn intersection(&self, other: &Self) -> Self {
+        let both =
+            |one: &BTreeSet<i64>, other: &BTreeSet<i64>| one.intersection(other).copied().collect();
+        Self {
+            events: both(&self.events, &other.events),
+            selections: both(&self.selections, &other.selections),
+            prices: both(&self.prices, &other.prices),
+        }
+    }
+
+    /// Whether no row is missing.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.selections.is_empty() && self.prices.is_empty()
+    }
+}
+
 /// Removals that wait until a second snapshot confirms them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PendingRemovals {
@@ -221,13 +239,13 @@ pub struct PendingRemovals {
     pub missing: MissingRows,
 }
 
-/// Protects against short answers: if more than this share of the scope is missing, rows are removed only if the
-/// previous snapshot lacked them too.
+/// Protects against short answers: if more than this share of the scope is missing, rows are removed only if an earlier
+/// snapshot lacked them too.
 #[derive(Clone, Copy, Debug)]
 pub struct ShrinkGuard<'a> {
     /// 0 to 1; 1 switches the guard off.
     pub max_removed_fraction: f64,
-    /// The rows that the previous snapshot held back.
+    /// The rows that an earlier snapshot held back, if it is old enough to be confirmed.
     pub previous_missing: Option<&'a MissingRows>,
 }
 

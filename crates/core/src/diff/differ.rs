@@ -602,11 +602,10 @@ impl<'a> Differ<'a> {
         let missing = std::mem::take(&mut self.missing);
         let doubtful = guard.is_exceeded(missing.prices.len(), missing.open_prices)
             || guard.is_exceeded(missing.events.len(), missing.listed_events);
-        let previous = guard.previous_missing.filter(|_| doubtful);
-        // An absence is accepted at once, or if the previous snapshot lacked the row too.
-        let accepted = |rows: fn(&MissingRows) -> &BTreeSet<i64>, row: i64| match previous {
-            Some(previous) => rows(previous).contains(&row),
-            None => !doubtful,
+        let previous = guard.previous_missing;
+        // An absence is accepted at once, or if an earlier snapshot lacked the row too.
+        let accepted = |rows: fn(&MissingRows) -> &BTreeSet<i64>, row: i64| {
+            !doubtful || previous.is_some_and(|previous| rows(previous).contains(&row))
         };
         let (mut held_events, mut held_prices) = (0, 0);
         for stored in &missing.events {

@@ -43,7 +43,7 @@ impl Backoff {
     pub const REMOVAL: Self = Self {
         first: Duration::from_millis(250),
         longest: Duration::from_secs(2),
-        refused: Duration::from_secs(27),
+        refused: Duration::from_secs(3),
         spread: 0.25,
     };
 

@@ -1,5 +1,7 @@
 //! The `oddsd` program: it prepares the process and runs the command line of the library.
 
+use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -8,7 +10,7 @@ fn main() -> ExitCode {
         Ok(warnings) => warnings,
         Err(errors) => {
             for why in errors {
-                eprintln!("oddsd: {why}");
+                print_error(why);
             }
             return ExitCode::from(78);
         }
@@ -16,7 +18,7 @@ fn main() -> ExitCode {
     // One provider for all TLS connections: with two in one binary the first connection panics.
     let provider = rustls::crypto::ring::default_provider();
     if provider.install_default().is_err() {
-        eprintln!("oddsd: a TLS provider is installed already");
+        print_error("a TLS provider is installed already");
         return ExitCode::FAILURE;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -25,8 +27,13 @@ fn main() -> ExitCode {
     match runtime {
         Ok(runtime) => runtime.block_on(oddsd::cli::main(std::env::args_os().collect(), warnings)),
         Err(why) => {
-            eprintln!("oddsd: the async runtime cannot start: {why}");
+            print_error(format_args!("the async runtime cannot start: {why}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// `eprintln!` panics if nothing reads stderr any more.
+fn print_error(why: impl Display) {
+    let _ = writeln!(std::io::stderr(), "oddsd: {why}");
 }

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use chrono::DateTime;
 use oddsd::live::{DaemonEvent, EventBus};
-use oddsd::log::{FieldValue, LOG_EVENTS, LogFormat, LogLayer, LogRecord, format_record};
+use oddsd::log::{
+    FieldValue, LOG_EVENTS, LogFormat, LogLayer, LogRecord, dropped_record, format_record,
+};
 use oddsd_cache::CacheReadState;
 use oddsd_core::key::Key;
 use oddsd_core::model::{CycleCounts, EventStatus, StatusSource};
@@ -267,8 +269,9 @@ fn emitted_by_golden_lines() -> Emitted {
         live.publish(invalidate_failed());
         live.publish(invalidated(Some(1042), vec![Key::races_by_stage()], 1));
     });
+    let dropped = format_record(&dropped_record(3), LogFormat::Json, false);
     let mut emitted = Emitted::new();
-    for line in &lines {
+    for line in lines.iter().chain([&dropped]) {
         let object: BTreeMap<String, serde_json::Value> =
             serde_json::from_str(line).expect("a line is JSON");
         let text = |name: &str| object[name].as_str().expect("a text").to_owned();

@@ -27,7 +27,7 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{InvalidSetting, Settings, filled};
-use crate::log::{self, LogOutput};
+use crate::log::{self, LogGuard, LogOutput};
 use oddsd_core::model::{Snapshot, sanitize_text};
 use oddsd_feeds::FeedError;
 use oddsd_store::{Store, StoreError};
@@ -118,10 +118,13 @@ async fn run_command(args: Vec<OsString>, warnings: Vec<String>) -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    if let Err(why) = start_logging(&cli) {
-        err!("oddsd: {why:#}");
-        return ExitCode::from(BAD_CONFIGURATION);
-    }
+    let log = match start_logging(&cli) {
+        Ok(log) => log,
+        Err(why) => {
+            err!("oddsd: {why:#}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
     for warning in warnings {
         tracing::warn!(event = "settings.doubtful", "{warning}");
     }
@@ -144,13 +147,14 @@ async fn run_command(args: Vec<OsString>, warnings: Vec<String>) -> ExitCode {
         Command::Watch(args) => Box::pin(watch::watch(settings, &args)).await,
         Command::Healthcheck => Box::pin(run::healthcheck(settings)).await,
     };
+    drop(log);
     outcome.unwrap_or_else(|why| {
         print_error(&why);
         ExitCode::from(exit_code(&why))
     })
 }
 
-fn start_logging(cli: &Cli) -> anyhow::Result<()> {
+fn start_logging(cli: &Cli) -> anyhow::Result<LogGuard> {
     let log = &cli.settings.log;
     let is_daemon = matches!(cli.command, Command::Run(_) | Command::Once);
     let output = match is_daemon {
@@ -172,7 +176,7 @@ fn print_error(why: &anyhow::Error) {
     let lines = text.lines().map(|line| sanitize_text(line, 2_000));
     let text = lines.collect::<Vec<_>>().join("\n");
     let next = why.downcast_ref::<StoreError>().map_or("", next_step);
-    err!("oddsd: {text}{next}");
+    log::write_to_stderr(&format!("oddsd: {text}{next}"));
 }
 
 fn exit_code(why: &anyhow::Error) -> u8 {
@@ -190,6 +194,9 @@ fn exit_code(why: &anyhow::Error) -> u8 {
         }
         if cause.is::<InvalidSetting>() {
             return BAD_CONFIGURATION;
+        }
+        if cause.is::<run::HeldElsewhere>() {
+            return HELD_ELSEWHERE;
         }
     }
     FAILED

@@ -8,9 +8,7 @@ use anyhow::bail;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::output::{err, out};
-use super::{
-    DEPENDENCY_DOWN, FAILED, HELD_ELSEWHERE, duration, exit_code, feed_code, stop_on_signals,
-};
+use super::{DEPENDENCY_DOWN, FAILED, duration, exit_code, feed_code, stop_on_signals};
 use crate::app::{App, OnceOutcome};
 use crate::config::{InvalidSetting, Listen, Settings};
 use crate::poller::CycleOutcome;
@@ -32,6 +30,15 @@ pub async fn run(settings: &Settings, args: &RunArgs) -> anyhow::Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{holder} holds the lease for another {seconds} s, so this run did nothing; stop that daemon, or leave the work to it"
+)]
+pub(super) struct HeldElsewhere {
+    holder: String,
+    seconds: u64,
+}
+
 pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
     let mut settings = settings.clone();
     // The process ends too soon for readers.
@@ -42,11 +49,7 @@ pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
     match Box::pin(app.once(stop)).await? {
         OnceOutcome::HeldElsewhere { holder, expires_in } => {
             let seconds = expires_in.as_secs();
-            err!(
-                "oddsd: {holder} holds the lease for another {seconds} s, so this run did nothing; stop that daemon, or leave the \
-                 work to it"
-            );
-            Ok(ExitCode::from(HELD_ELSEWHERE))
+            bail!(HeldElsewhere { holder, seconds })
         }
         OnceOutcome::Done { cycle, pending } => {
             let code = match &cycle {

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use super::{AppState, PROBE_TIMEOUT};
 use crate::audit::{AuditTotals, Histogram};
 use crate::live::Counters;
+use crate::log::dropped_lines;
 use oddsd_cache::Reads;
 use oddsd_store::Store;
 
@@ -72,6 +73,9 @@ pub async fn metrics(State(state): State<Arc<AppState>>) -> Response {
         text.counter("oddsd_cache_commands_total", help, commands);
     }
     counters(&mut text, &state.events.counters());
+    let help =
+        "Lines of the log that were dropped, because it was not read or could not be written.";
+    text.counter("oddsd_log_lines_dropped_total", help, dropped_lines());
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (content_type, text.0).into_response()
 }

@@ -50,6 +50,8 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
          Correct the clock that is wrong. Logged once until they agree."),
     doc("clock.agrees", "info", &["skew_s"],
         "This machine's clock and the database's agree again."),
+    doc("daemon.panicked", "error", &["error", "at?", "thread?", "backtrace?"],
+        "A defect of oddsd: part of it ended. `at` is the place in the source; `backtrace` is there with RUST_BACKTRACE=1."),
     doc("systemd.notify_failed", "debug", &["error"],
         "systemd could not be notified. Expected if the daemon does not run under systemd."),
 
@@ -175,6 +177,9 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
         "Connections were still open at the end of the shutdown's grace and were closed."),
     doc("once.removals_pending", "warn", &["rows?", "error?"],
         "`oddsd once` ended before all removals were confirmed. They wait in the outbox for the next run."),
+    doc("log.dropped", "warn", &["log_lines"],
+        "This many lines are missing before this one: the log was not read for so long that its queue (1 MiB) was full, or it could not be \
+         written (nothing reads it, the disk is full). The daemon works on; `/metrics` has the total."),
     doc("log.collapsed", "info", &["of", "log_lines", "error"],
         "This many equal lines of the event `of` were held back while a failure lasted."),
 ];

@@ -7,10 +7,17 @@
 mod events;
 mod format;
 mod layer;
+mod writer;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use anyhow::Context;
+use chrono::Utc;
+use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -18,6 +25,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub use events::{LOG_EVENTS, LogEventDoc};
 pub use format::{FieldValue, LogRecord, format_record};
 pub use layer::LogLayer;
+use writer::LogWriter;
+pub use writer::dropped_lines;
 
 /// Levels of the libraries. sqlx and fred log errors only, because oddsd reports slow statements and lost
 /// connections itself. Their finer levels hold connection details; a filter that names one of them
@@ -52,11 +61,29 @@ pub enum LogOutput {
     Stderr,
 }
 
-/// Starts logging for the whole process. Call it once, before anything logs.
+/// The writer of this process.
+static WRITER: OnceLock<LogWriter> = OnceLock::new();
+
+/// Writes the queued lines when it is dropped; see [`flush`].
+#[must_use]
+pub struct LogGuard(());
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        flush();
+    }
+}
+
+/// Starts logging for the whole process, panics included. Call it once, before anything logs, and keep the guard until
+/// the end.
 ///
 /// `level` is `LOG_LEVEL`: a level, or a filter such as `info,oddsd_feeds=debug`; `RUST_LOG` overrides it.
 /// Without a `format` it is pretty on a terminal and logfmt elsewhere.
-pub fn start(format: Option<LogFormat>, level: &str, output: LogOutput) -> anyhow::Result<()> {
+pub fn start(
+    format: Option<LogFormat>,
+    level: &str,
+    output: LogOutput,
+) -> anyhow::Result<LogGuard> {
     let rust_log = std::env::var("RUST_LOG")
         .ok()
         .filter(|text| !text.trim().is_empty());
@@ -64,34 +91,82 @@ pub fn start(format: Option<LogFormat>, level: &str, output: LogOutput) -> anyho
         Some(text) => filter("RUST_LOG", text)?,
         None => filter("LOG_LEVEL", level)?,
     };
-    let terminal = match output {
-        LogOutput::Stdout => io::stdout().is_terminal(),
-        LogOutput::Stderr => io::stderr().is_terminal(),
+    let (terminal, stream) = match output {
+        LogOutput::Stdout => (io::stdout().is_terminal(), duplicate(io::stdout())),
+        LogOutput::Stderr => (io::stderr().is_terminal(), duplicate(io::stderr())),
     };
     let format = format.unwrap_or(match terminal {
         true => LogFormat::Pretty,
         false => LogFormat::Logfmt,
     });
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    let layer = LogLayer::new(
-        format,
-        terminal && !no_color,
-        move |line: &str| match output {
-            LogOutput::Stdout => write_line(&mut io::stdout().lock(), line),
-            LogOutput::Stderr => write_line(&mut io::stderr().lock(), line),
-        },
-    );
+    let color = terminal && !no_color;
+    let report = move |lines| format_record(&dropped_record(lines), format, color) + "\n";
+    let writer = LogWriter::start(stream?, report).context("the log cannot be started")?;
+    let lines = writer.clone();
+    let layer = LogLayer::new(format, color, move |line: &str| lines.push(line));
     tracing_subscriber::registry()
         .with(filter)
         .with(layer)
         .try_init()
-        .context("logging was started twice in one process")
+        .context("logging was started twice in one process")?;
+    std::panic::set_hook(Box::new(log_panic));
+    WRITER.get_or_init(|| writer);
+    Ok(LogGuard(()))
 }
 
-/// Ignores errors: a log that cannot be written (a closed pipe, a full disk) must not stop the work.
-fn write_line(out: &mut impl io::Write, line: &str) {
-    let _ = out.write_all(line.as_bytes());
-    let _ = out.flush();
+/// Waits until the queued lines are written, unless the stream takes nothing for a second.
+pub fn flush() {
+    if let Some(writer) = WRITER.get() {
+        writer.flush();
+    }
+}
+
+/// Writes a last line to stderr, beside the log; gives up if the stream takes nothing for a second.
+pub fn write_to_stderr(line: &str) {
+    let writer =
+        duplicate(io::stderr()).and_then(|stream| Ok(LogWriter::start(stream, |_| String::new())?));
+    if let Ok(writer) = writer {
+        writer.push(&format!("{line}\n"));
+        writer.flush();
+    }
+}
+
+/// The stream itself, past the buffer and the lock of the standard library: another thread's output must not wait for
+/// a log that is not read.
+fn duplicate(stream: impl AsFd) -> anyhow::Result<File> {
+    let stream = stream.as_fd().try_clone_to_owned();
+    Ok(File::from(stream.context("the log cannot be started")?))
+}
+
+/// The record of lines that were dropped. It is formatted by the writer, because a queue that was full may be full again.
+pub fn dropped_record(log_lines: u64) -> LogRecord {
+    LogRecord {
+        at: Utc::now(),
+        level: Level::WARN,
+        event: Some("log.dropped".into()),
+        message: format!("{log_lines} log lines were dropped, because the log was not read"),
+        fields: vec![(
+            "log_lines".into(),
+            FieldValue::Integer(i128::from(log_lines)),
+        )],
+    }
+}
+
+/// The standard hook writes to stderr and waits for it, and its lines have no event.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let error = panic.payload_as_str().unwrap_or("?");
+    let thread = std::thread::current();
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+    tracing::error!(
+        event = "daemon.panicked",
+        error,
+        at = panic.location().map(tracing::field::display),
+        thread = thread.name(),
+        backtrace = backtrace.map(tracing::field::display),
+        "Panicked, which is a defect of oddsd: {error}"
+    );
 }
 
 /// Of two directives for one target the later wins, so the operator's text comes last. The library takes a word that is

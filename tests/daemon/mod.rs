@@ -7,6 +7,7 @@ mod feed_faults;
 pub mod fixture;
 mod freshness;
 mod lease;
+mod log_output;
 mod metrics;
 mod once;
 mod random_faults;

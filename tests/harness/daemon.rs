@@ -5,6 +5,7 @@ use std::panic::Location;
 use std::process::{ExitStatus, Stdio};
 
 use oddsd_testkit::lines::LogReader;
+use tokio::io::AsyncRead;
 use tokio::process::{Child, Command};
 
 use super::RUN_LIMIT;
@@ -59,6 +60,16 @@ impl DaemonExit {
 
 impl DaemonProcess {
     pub fn start(settings: &DaemonEnv, args: &[&str]) -> Self {
+        Self::start_with_output(settings, args, Stdio::piped(), Stdio::piped())
+    }
+
+    /// As `start`, with other streams. Only those that are [`Stdio::piped`] are read.
+    pub fn start_with_output(
+        settings: &DaemonEnv,
+        args: &[&str],
+        stdout: Stdio,
+        stderr: Stdio,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut child = Command::new(env!("CARGO_BIN_EXE_oddsd"))
             .args(args)
@@ -66,20 +77,29 @@ impl DaemonProcess {
             .envs(settings.0.iter().map(|(name, value)| (name, value)))
             .current_dir(folder.path())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(stdout)
+            .stderr(stderr)
             .kill_on_drop(true)
             .spawn()
             .expect("oddsd starts");
         let mut log = LogReader::default();
-        log.attach(child.stdout.take().expect("piped"));
-        log.attach(child.stderr.take().expect("piped"));
+        if let Some(stdout) = child.stdout.take() {
+            log.attach(stdout);
+        }
+        if let Some(stderr) = child.stderr.take() {
+            log.attach(stderr);
+        }
         Self {
             pid: child.id().expect("running").to_string(),
             child,
             log,
             _folder: folder,
         }
+    }
+
+    /// Reads a stream that was not read so far.
+    pub fn read_log(&mut self, stream: impl AsyncRead + Unpin + Send + 'static) {
+        self.log.attach(stream);
     }
 
     /// Waits for the next line, after the last one that was waited for, that contains `text`.

@@ -6,6 +6,7 @@ pub mod lines;
 pub mod log;
 pub mod mutate;
 pub mod odds_provider;
+pub mod pipe;
 pub mod ports;
 pub mod postgres;
 pub mod proxy;

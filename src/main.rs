@@ -3,6 +3,10 @@
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// Calls that block a thread of the runtime, such as looking up a host's name, hold up the exit for this long at most.
+const LAST_CALLS: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     // Before any thread starts: reading `.env` changes the environment.
@@ -25,7 +29,11 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(oddsd::cli::main(std::env::args_os().collect(), warnings)),
+        Ok(runtime) => {
+            let code = runtime.block_on(oddsd::cli::main(std::env::args_os().collect(), warnings));
+            runtime.shutdown_timeout(LAST_CALLS);
+            code
+        }
         Err(why) => {
             print_error(format_args!("the async runtime cannot start: {why}"));
             ExitCode::FAILURE

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use chrono::Utc;
 use secrecy::SecretString;
 use serde_json::json;
@@ -38,8 +38,9 @@ use feeds::claim_database;
 pub use feeds::{ensure_not_live, feed, foreign_feed};
 use supervisor::Services;
 
-/// The limit from SIGTERM to exit: the running transaction, one relay pass, open requests and the last writes.
-const SHUTDOWN: Duration = Duration::from_secs(25);
+/// The limit from SIGTERM to exit, whatever blocks: [`stop_on_signals`](crate::cli::stop_on_signals) ends the process
+/// then. The last lines of the log may take another second.
+pub const SHUTDOWN: Duration = Duration::from_secs(24);
 /// The limit for the relay in `once`; the next run removes the rest.
 const ONCE_RELAY: Duration = Duration::from_secs(10);
 /// How often `once` polls when the failures are temporary.
@@ -200,14 +201,7 @@ impl App {
         let requested = stop.is_cancelled();
         // Other tasks of the command wait for the end of the run as well.
         stop.cancel();
-        tokio::time::timeout(SHUTDOWN, services.shut_down(requested))
-            .await
-            .unwrap_or_else(|_| {
-                Err(anyhow!(
-                    "not everything could be finished within {} s; what was committed is safe, and its removals wait in the outbox",
-                    SHUTDOWN.as_secs()
-                ))
-            })
+        services.shut_down(requested).await
     }
 
     /// One cycle and one drain of the outbox, for an external cron.

@@ -2,10 +2,12 @@
 //! [`Services::shut_down`]. [`App::run`](super::App::run) calls both.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::App;
@@ -16,6 +18,15 @@ use crate::live::{DaemonEvent, EventBus};
 use crate::relay::EpochMonitor;
 use oddsd_cache::Cache;
 use oddsd_store::{Store, StoreError, WriterLease};
+
+/// The limits of the shutdown's steps. Together they are below [`SHUTDOWN`](super::SHUTDOWN), so that a dependency that
+/// hangs does not make the process overdue.
+const POLLER_LIMIT: Duration = Duration::from_secs(10);
+const OBSERVERS_LIMIT: Duration = Duration::from_secs(2);
+const RELAY_LIMIT: Duration = Duration::from_secs(8);
+const LEASE_LIMIT: Duration = Duration::from_millis(500);
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 pub struct Services {
     store: Store,
@@ -33,6 +44,7 @@ pub struct Services {
 /// Tasks that the shutdown waits for together. `stop` ends those that outlive the poller; the others end with `closing`.
 struct Phase {
     stop: CancellationToken,
+    limit: Duration,
     tasks: Vec<Task>,
 }
 
@@ -120,16 +132,19 @@ impl Services {
             phases: vec![
                 Phase {
                     stop: closing.clone(),
+                    limit: OBSERVERS_LIMIT,
                     tasks: observers,
                 },
                 // After the poller, to remove what the last cycle changed.
                 Phase {
                     stop: relay_stop,
+                    limit: RELAY_LIMIT,
                     tasks: relay_tasks,
                 },
                 // After the relay, whose last removals need the lease.
                 Phase {
                     stop: lease_stop,
+                    limit: LEASE_LIMIT,
                     tasks: lease_tasks,
                 },
             ],
@@ -144,35 +159,62 @@ impl Services {
 
     /// Call it after [`Services::closing`] has returned. Ends the tasks phase by phase, releases the lease and closes cache and database. `requested`: by the stop
     /// signal, and not by a task that ended.
+    ///
+    /// A step that a hanging dependency holds up is left: a write goes on or fails as it would in a crash, which loses
+    /// nothing.
     pub async fn shut_down(self, requested: bool) -> anyhow::Result<()> {
-        let polled = self.poller.await;
-        let mut panicked = polled.is_err().then_some("poller");
+        let mut unfinished = Vec::new();
+        let polled = timeout(POLLER_LIMIT, self.poller).await;
+        let mut panicked = matches!(polled, Ok(Err(_))).then_some("poller");
+        if polled.is_err() {
+            unfinished.push("poller");
+        }
         for phase in self.phases {
             phase.stop.cancel();
+            let limit = Instant::now() + phase.limit;
             for task in phase.tasks {
-                let ended: Result<(), JoinError> = task.handle.await;
-                if ended.is_err() && task.is_critical {
-                    panicked.get_or_insert(task.name);
+                match timeout_at(limit, task.handle).await {
+                    Ok(Err(_)) if task.is_critical => {
+                        panicked.get_or_insert(task.name);
+                    }
+                    Ok(_) => {}
+                    Err(_) => unfinished.push(task.name),
                 }
             }
         }
         let held = self.lease.borrow().clone();
         if let Some(lease) = held {
-            self.leader.release(&lease).await;
+            let releasing = self.leader.release(&lease);
+            if timeout(RELEASE_LIMIT, releasing).await.is_err() {
+                unfinished.push("lease");
+            }
         }
-        let reason = match (panicked, &polled) {
+        if !unfinished.is_empty() {
+            let tasks = unfinished.join(", ");
+            tracing::warn!(
+                event = "daemon.unfinished",
+                tasks,
+                "Not waited for any longer: {tasks}. What was committed is safe, and its removals wait in the outbox"
+            );
+        }
+        let poller_error = match polled {
+            Ok(Ok(Err(why))) => Some(why),
+            _ => None,
+        };
+        let reason = match (panicked, &poller_error) {
             (Some(name), _) => format!("the {name} panicked"),
-            (None, Ok(Err(_))) => "the poller failed".into(),
-            (None, _) if requested => "asked to stop".into(),
-            (None, _) => "the feed has ended".into(),
+            (None, Some(_)) => "the poller failed".into(),
+            (None, None) if requested => "asked to stop".into(),
+            (None, None) => "the feed has ended".into(),
         };
         self.live.publish(DaemonEvent::Stopped { reason });
-        self.cache.close().await;
-        self.store.close().await;
-        match (panicked, polled) {
+        // Sessions that do not answer end with the process.
+        let closing = async { tokio::join!(self.cache.close(), self.store.close()) };
+        let _ = timeout(CLOSE_LIMIT, closing).await;
+        match (panicked, poller_error) {
             (Some(name), _) => Err(anyhow!("the {name} panicked; the log above shows where")),
-            (None, Ok(Err(why))) => Err(why.into()),
-            (None, _) => Ok(()),
+            (None, Some(why)) => Err(why.into()),
+            (None, None) => Ok(()),
         }
     }
 }

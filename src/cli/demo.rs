@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::output::out;
 use super::{duration, stop_on_signals};
-use crate::app::App;
+use crate::app::{App, SHUTDOWN};
 use crate::clock::Clock;
 use crate::config::{Listen, Settings};
 use crate::live::{DaemonEvent, EventBus};
@@ -50,7 +50,7 @@ pub struct DemoArgs {
 }
 
 pub async fn demo(settings: &Settings, args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    let stop = stop_on_signals(args.demo_for)?;
+    let stop = stop_on_signals(args.demo_for, SHUTDOWN)?;
     let folder = tempfile::Builder::new()
         .prefix("oddsd-demo-")
         .tempdir()

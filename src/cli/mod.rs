@@ -22,6 +22,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
@@ -291,22 +292,54 @@ fn count_prices(snapshot: &Snapshot) -> usize {
     snapshot.events.iter().map(|event| event.prices.len()).sum()
 }
 
-/// A token that SIGINT, SIGTERM or the end of `after` cancels.
-pub fn stop_on_signals(after: Option<Duration>) -> anyhow::Result<CancellationToken> {
+/// A token that SIGINT, SIGTERM or the end of `after` cancels. If the process still runs `limit` after the token was
+/// cancelled, by whatever, it ends with exit code 1.
+///
+/// A thread with a runtime of its own waits for both, because the command's runtime may be blocked.
+pub fn stop_on_signals(
+    after: Option<Duration>,
+    limit: Duration,
+) -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     let stop = CancellationToken::new();
-    let guard = stop.clone().drop_guard();
-    tokio::spawn(async move {
-        let _guard = guard;
+    let stopping = stop.clone();
+    let (registered, registration) = std::sync::mpsc::channel();
+    let wait_for_stop = async move {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let _ = registered.send(());
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             () = tokio::time::sleep(after.unwrap_or_default()), if after.is_some() => {}
+            () = stopping.cancelled() => {}
         }
-    });
+        stopping.cancel();
+        std::io::Result::Ok(())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let thread = std::thread::Builder::new().name("signals".into());
+    thread.spawn(move || {
+        if runtime.block_on(wait_for_stop).is_ok() {
+            std::thread::sleep(limit);
+            end_process();
+        }
+    })?;
+    // Nothing is sent if a signal cannot be handled.
+    registration.recv().context("SIGTERM cannot be handled")?;
     Ok(stop)
+}
+
+/// Ends the process whatever its other threads do.
+fn end_process() {
+    tracing::error!(
+        event = "daemon.overdue",
+        "Ended before all running work was finished; what was committed is safe, and its removals wait in the outbox"
+    );
+    log::flush();
+    std::process::exit(i32::from(FAILED));
 }
 
 /// Parses `30s`, `5m`, `2h` or a number of seconds.

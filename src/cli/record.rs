@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::output::{err, out};
 use super::{FAILED, count_prices, duration, stop_on_signals};
-use crate::app;
+use crate::app::{self, SHUTDOWN};
 use crate::clock::{Clock, SleepResult, WALL_CHECK_INTERVAL};
 use crate::config::Settings;
 use crate::poller::{classify_failure, track_race};
@@ -36,7 +36,7 @@ pub async fn record(settings: &Settings, args: &RecordArgs) -> anyhow::Result<Ex
         _ => RecordedFeed::RacingApi,
     };
     let (mut recorder, file) = (Recorder::create(&args.out)?, args.out.display());
-    let stop = stop_on_signals(args.record_for)?;
+    let stop = stop_on_signals(args.record_for, SHUTDOWN)?;
     let mut rule = app::poll_rule(settings)?;
     if let PollRule::Adaptive(plan) = &mut rule {
         // A recording also wants the races that are over.

@@ -13,7 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::output::{err, out};
 use super::{FAILED, stop_on_signals};
-use crate::app::{App, ensure_not_live};
+use crate::app::{App, SHUTDOWN, ensure_not_live};
 use crate::clock::Clock;
 use crate::config::{FeedKind, InvalidSetting, Listen, Settings};
 use crate::live::{Counters, DaemonEvent, EventBus, PublishedEvent};
@@ -79,7 +79,7 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
     // The times in a recording are past, so freshness means nothing.
     settings.daemon.audit = false;
     let schedule = PollSchedule::AsRecorded { speed: args.speed };
-    let stop = stop_on_signals(None)?;
+    let stop = stop_on_signals(None, SHUTDOWN)?;
     let feed = Feed::Replay(Box::new(replay));
     let app = App::build_with(&settings, feed, Clock::Real, schedule).await?;
     ensure_not_live(&app.store, args.into_live).await?;
@@ -87,7 +87,8 @@ pub async fn replay(settings: &Settings, args: &ReplayArgs) -> anyhow::Result<Ex
     let started = Instant::now();
     let progress = tokio::spawn(progress(live.clone()));
     let waits = tokio::spawn(report_waits(live.subscribe()));
-    let ended = app.run(stop).await;
+    // The end of the recording must not limit what follows.
+    let ended = app.run(stop.child_token()).await;
     progress.abort();
     waits.abort();
     ended.with_context(|| format!("{file} was not replayed to its end"))?;

@@ -9,9 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::output::{err, out};
 use super::{DEPENDENCY_DOWN, FAILED, duration, exit_code, feed_code, stop_on_signals};
-use crate::app::{App, OnceOutcome};
+use crate::app::{App, OnceOutcome, SHUTDOWN};
 use crate::config::{InvalidSetting, Listen, Settings};
 use crate::poller::CycleOutcome;
+use oddsd_store::StoreError;
 
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
@@ -21,7 +22,7 @@ pub struct RunArgs {
 }
 
 pub async fn run(settings: &Settings, args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let stop = stop_on_signals(args.run_for)?;
+    let stop = stop_on_signals(args.run_for, SHUTDOWN)?;
     let app = App::build(settings).await?;
     if let Some(address) = app.address() {
         tracing::info!(event = "http.listening", address = %address, "Read API at http://{address}/v1/races/by-stage");
@@ -39,14 +40,27 @@ pub(super) struct HeldElsewhere {
     seconds: u64,
 }
 
+/// What was begun may take so long after a stop signal. It is below [`SHUTDOWN`].
+const ONCE_PATIENCE: Duration = Duration::from_secs(22);
+
 pub async fn once(settings: &Settings) -> anyhow::Result<ExitCode> {
     let mut settings = settings.clone();
     // The process ends too soon for readers.
     settings.daemon.listen = Listen::Off;
     settings.schedule.cron = None;
-    let stop = stop_on_signals(None)?;
+    let stop = stop_on_signals(None, SHUTDOWN)?;
     let app = App::build(&settings).await?;
-    match Box::pin(app.once(stop)).await? {
+    let stopped = stop.clone();
+    let outcome = tokio::select! {
+        outcome = Box::pin(app.once(stop)) => outcome?,
+        () = async {
+            stopped.cancelled().await;
+            tokio::time::sleep(ONCE_PATIENCE).await;
+        } => bail!(StoreError::Down(
+            "the database does not answer; what was committed is safe, and its removals wait in the outbox".into()
+        )),
+    };
+    match outcome {
         OnceOutcome::HeldElsewhere { holder, expires_in } => {
             let seconds = expires_in.as_secs();
             bail!(HeldElsewhere { holder, seconds })

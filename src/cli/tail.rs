@@ -14,6 +14,8 @@ use oddsd_store::{CycleRow, LogFilter, Removal, Store, StoreError};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum number of rows of each kind in one poll.
+/// The limit of the end after a signal: a line may wait for a reader that takes nothing.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
 const PAGE: i64 = 500;
 
 #[derive(Debug, clap::Args)]
@@ -53,7 +55,7 @@ impl TailEntry {
 pub async fn tail(settings: &Settings, args: &TailArgs) -> anyhow::Result<ExitCode> {
     let store = open_existing(settings).await?;
     store.check_schema().await?;
-    let stop = stop_on_signals(args.tail_for)?;
+    let stop = stop_on_signals(args.tail_for, STOP_LIMIT)?;
     let is_filtered = args.rule.is_some() || args.event.is_some();
     let matches = |removal: &Removal| {
         let has_rule = |rule: &String| removal.rule.split(',').any(|name| name == rule);

@@ -52,6 +52,12 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
         "This machine's clock and the database's agree again."),
     doc("daemon.panicked", "error", &["error", "at?", "thread?", "backtrace?"],
         "A defect of oddsd: part of it ended. `at` is the place in the source; `backtrace` is there with RUST_BACKTRACE=1."),
+    doc("daemon.overdue", "error", &[],
+        "The process ended with exit code 1, because it had not ended 24 s after the stop signal. Nothing is lost: what was committed is safe, \
+         and its removals wait in the outbox."),
+    doc("daemon.unfinished", "warn", &["tasks"],
+        "At the stop these tasks did not end in their time, because the database or the cache does not answer. Nothing is lost: the next start loads \
+         the stored rows, and removals wait in the outbox."),
     doc("systemd.notify_failed", "debug", &["error"],
         "systemd could not be notified. Expected if the daemon does not run under systemd."),
 

@@ -47,7 +47,7 @@ const CLAIM_FOR: Duration = Duration::from_secs(10);
 /// How often the outbox is claimed without a wake-up.
 const CLAIM_INTERVAL: Duration = Duration::from_secs(1);
 /// The share of the shutdown time that the last drain may take.
-const LAST_DRAIN: Duration = Duration::from_secs(8);
+const LAST_DRAIN: Duration = Duration::from_secs(6);
 /// A removal that fails for longer than this is logged as an error, at this interval.
 const ESCALATE_AFTER: Duration = Duration::from_secs(60);
 /// The longest life of an answer of our own: the bound that the log states while a removal is late.

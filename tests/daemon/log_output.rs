@@ -4,14 +4,16 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::net::unix::pipe;
 
 use super::DaemonStack;
 use super::fixture::{SmallCard, get, open_prices};
 use crate::harness::daemon::{DaemonExit, DaemonProcess, field};
-use oddsd_testkit::eventually;
 use oddsd_testkit::pipe::full_pipe;
 use oddsd_testkit::ports::free_port;
+use oddsd_testkit::{eventually, within};
 
 /// Far below the limit of a shutdown, and far above what a busy machine needs for one.
 const PROMPT: Duration = Duration::from_secs(15);
@@ -122,6 +124,28 @@ async fn daemon_that_cannot_start_ends_while_none_of_its_output_is_read() {
     let (output, stderr) = (Stdio::from(output), Stdio::from(stderr));
     let daemon = DaemonProcess::start_with_output(&stack.settings, &["run"], output, stderr);
     daemon.wait_for_exit().await.expect_code(1);
+}
+
+/// A result, unlike a log, waits for its reader. A signal ends the wait.
+#[tokio::test]
+async fn tail_stops_while_its_lines_are_not_read() {
+    let (stack, _card) = DaemonStack::with_card().await;
+    stack.run_once().await.expect_code(0);
+    // More than a pipe holds.
+    let copies = "INSERT INTO oddsd.cycles SELECT (jsonb_populate_record(c, jsonb_build_object('id', n))).*
+                  FROM oddsd.cycles c, generate_series(1001, 3000) n WHERE c.id = (SELECT min(id) FROM oddsd.cycles)";
+    let copied = sqlx::query(copies).execute(&mut stack.db().await).await;
+    copied.expect("cycles");
+    let (output, stdout) = pipe::pipe().expect("a pipe");
+    let output = Stdio::from(output.into_blocking_fd().expect("a descriptor"));
+    let args = ["tail", "--last", "2000"];
+    let tail = DaemonProcess::start_with_output(&stack.settings, &args, output, Stdio::piped());
+    let mut lines = BufReader::with_capacity(1, stdout).lines();
+    let first = within("a line", lines.next_line()).await.expect("text");
+    assert!(first.is_some_and(|line| line.contains("  cycle ")));
+    let asked = Instant::now();
+    tail.stop().await.expect_code(1);
+    assert!(asked.elapsed() < PROMPT, "it took {:?}", asked.elapsed());
 }
 
 /// The counter in `/metrics`.

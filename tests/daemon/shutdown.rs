@@ -1,12 +1,13 @@
 //! Tests of the daemon's shutdown: work under way is finished, the rest is reported in the log and the
 //! exit code.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use sqlx::{Connection, Executor};
 use tokio::net::TcpStream;
 
 use super::DaemonStack;
-use super::fixture::{INVALIDATED, SHORT_TIMEOUT_MS, get};
+use super::fixture::{INVALIDATED, SHORT_TIMEOUT_MS, SmallCard, get};
 use crate::harness::daemon::DaemonProcess;
 use oddsd_testkit::eventually;
 use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
@@ -176,4 +177,89 @@ async fn due_races_are_polled_alone() {
     let alone = requests.iter().filter(|seen| seen.path != "/racecards/pro");
     let mut alone = alone.map(|seen| seen.path.as_str());
     assert!(alone.all(|path| path == "/racecards/rac_0/pro"));
+}
+
+/// Stops a daemon whose database does not answer: within the limit of 25 s, and not as a failure.
+async fn stop_without_database(daemon: DaemonProcess) {
+    let asked = Instant::now();
+    let ended = daemon.stop().await.expect_code(0);
+    assert!(
+        asked.elapsed() < Duration::from_secs(24),
+        "{}",
+        ended.text()
+    );
+    for event in ["event=daemon.unfinished", "event=daemon.stopped"] {
+        assert_eq!(ended.count(event), 1, "{event}: {}", ended.text());
+    }
+}
+
+async fn assert_next_start_repeats_the_rest(stack: &DaemonStack, card: &SmallCard) {
+    stack.end_lease().await;
+    let mut daemon = stack.run();
+    daemon.wait_for_log("Cycle complete").await;
+    stack.settled().await;
+    daemon.stop().await.expect_code(0);
+    stack.assert_stored(card).await;
+}
+
+#[tokio::test]
+async fn shutdown_is_bounded_while_the_database_hangs_and_loses_nothing() {
+    let (mut stack, mut card) = DaemonStack::with_card().await;
+    let (proxy, url) = FaultProxy::in_front_of_url(&stack.database).await;
+    let direct = stack.settings.clone();
+    stack.settings = stack.settings.with("DATABASE_URL", url);
+    let mut daemon = stack.run();
+    daemon.wait_for_log(INVALIDATED).await;
+    stack.settled().await;
+    proxy.set(ProxyMode::HoldAnswerTo("price_changed"));
+    card.set_price("4.5");
+    stack.serve(&card);
+    proxy.until_held().await;
+    proxy.set(ProxyMode::Hang);
+    stop_without_database(daemon).await;
+    stack.settings = direct;
+    assert_next_start_repeats_the_rest(&stack, &card).await;
+}
+
+#[tokio::test]
+async fn once_ends_when_it_is_stopped_while_the_database_hangs() {
+    let (mut stack, _card) = DaemonStack::with_card().await;
+    let (proxy, url) = FaultProxy::in_front_of_url(&stack.database).await;
+    stack.settings = stack.settings.with("DATABASE_URL", url);
+    proxy.set(ProxyMode::HoldAnswerTo("price_changed"));
+    let once = DaemonProcess::start(&stack.settings, &["once"]);
+    proxy.until_held().await;
+    let asked = Instant::now();
+    let ended = once.stop().await.expect_code(69);
+    assert!(
+        asked.elapsed() < Duration::from_secs(24),
+        "{}",
+        ended.text()
+    );
+}
+
+#[tokio::test]
+async fn shutdown_is_bounded_while_tables_are_locked_and_loses_nothing() {
+    let (stack, mut card) = DaemonStack::with_card().await;
+    let mut daemon = stack.run();
+    daemon.wait_for_log(INVALIDATED).await;
+    stack.settled().await;
+    let mut other = stack.db().await;
+    let mut locking = other.begin().await.expect("a transaction");
+    let lock = "LOCK TABLE oddsd.prices, oddsd.outbox IN ACCESS EXCLUSIVE MODE";
+    locking.execute(lock).await.expect("locked");
+    card.set_price("4.5");
+    stack.serve(&card);
+    eventually("the commit waits", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                       AND wait_event_type = 'Lock' AND query LIKE '%INSERT INTO oddsd.cycles%'";
+        match stack.number(waiting).await {
+            0 => Err("none"),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    stop_without_database(daemon).await;
+    locking.rollback().await.expect("unlocked");
+    assert_next_start_repeats_the_rest(&stack, &card).await;
 }

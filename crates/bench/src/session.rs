@@ -14,6 +14,7 @@ use crate::database::{Database, describe_error, server_settings};
 use crate::machine;
 use crate::output::{err, out};
 use crate::report::{Measure, Report};
+use oddsd::app::SHUTDOWN;
 use oddsd::cli::stop_on_signals;
 use oddsd_store::{StoreSettings, Tls};
 use oddsd_testkit::postgres::PostgresServer;
@@ -90,7 +91,7 @@ pub struct Session {
 impl Session {
     /// Connects to the server, or starts a private one. `sizes` goes into the report.
     pub async fn start(args: &CommonArgs, command: &str, sizes: Value) -> anyhow::Result<Self> {
-        let stop = stop_on_signals(None)?;
+        let stop = stop_on_signals(None, SHUTDOWN)?;
         let (server, private) = choose_server(args)?;
         let mut machine = machine::describe();
         machine["postgres"] = server_settings(&server).await?;

@@ -61,11 +61,7 @@ impl ReportApi {
             "http://{}/v1/changes",
             listener.local_addr().expect("bound")
         );
-        tokio::spawn(http::serve(
-            listener,
-            http::router(Arc::new(state)),
-            stop.clone(),
-        ));
+        tokio::spawn(http::serve(listener, Arc::new(state), stop.clone()));
         Self {
             home,
             url,
@@ -96,6 +92,8 @@ impl ReportApi {
 
 async fn send(url: &str, authorization: &str, body: String) -> ReportResponse {
     static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
+        // Another test may have done it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy();
         client.pool_max_idle_per_host(0).build().expect("a client")
     });

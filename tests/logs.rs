@@ -197,6 +197,25 @@ fn golden() -> Vec<(DaemonEvent, &'static str)> {
             r#"level=debug event=price.moved msg="bet365: hrs_2 - → 4.5" cycle=5 race=rac_1 runner=hrs_2 bookmaker=bet365 from=- to=4.5 significant=true"#,
         ),
         (
+            DaemonEvent::RequestFailed {
+                error: "connection reset".into(),
+            },
+            r#"level=warn event=http.store_failed msg="A request could not be answered from the database" error="connection reset""#,
+        ),
+        (
+            DaemonEvent::AcceptFailed {
+                error: "too many open files".into(),
+            },
+            r#"level=warn event=http.accept_failed msg="A connection could not be accepted" error="too many open files""#,
+        ),
+        (
+            DaemonEvent::TargetFailed {
+                version: "3fa1".into(),
+                error: "no such field".into(),
+            },
+            r#"level=warn event=rules.target_failed msg="A target could not be rendered; the others were removed" version=3fa1 error="no such field""#,
+        ),
+        (
             DaemonEvent::Leading {
                 holder: "a1b2".into(),
                 fence: 4,

@@ -102,7 +102,7 @@ impl Services {
             Task::critical("epoch monitor", &closing, monitoring),
         ];
         if let Some(listener) = app.listener {
-            let serving = http::serve(listener, http::router(Arc::clone(&api)), closing.clone());
+            let serving = http::serve(listener, Arc::clone(&api), closing.clone());
             relay_tasks.push(Task::critical("API", &closing, serving));
         }
 

@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -32,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::AuditHandle;
 use crate::clock::{Clock, ClockSkew};
-use crate::live::EventBus;
+use crate::live::{DaemonEvent, EventBus};
 use crate::rules_file::RulesHandle;
 use oddsd_cache::Reader;
 use oddsd_store::{Store, StoreError};
@@ -104,11 +106,13 @@ pub fn router(state: Arc<AppState>) -> Router {
                 "send a GET request",
             )
         })
+        .layer(map_response_with_state(Arc::clone(&state), log_failure))
         .with_state(state)
 }
 
 /// Serves until `stop` is cancelled, then waits for open requests within a bounded grace.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, state: Arc<AppState>, stop: CancellationToken) {
+    let router = router(Arc::clone(&state));
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -119,7 +123,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
                 (Ok(permit), Ok((stream, _))) => (permit, stream),
                 (_, Err(why)) => {
                     // No file descriptor was free, or the client left before it was accepted.
-                    tracing::warn!(event = "http.accept_failed", error = %why, "A connection could not be accepted");
+                    let error = why.to_string();
+                    state.events.publish(DaemonEvent::AcceptFailed { error });
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
@@ -163,6 +168,7 @@ pub struct Problem {
     status: StatusCode,
     error: String,
     hint: String,
+    failure: Option<StoreFailure>,
 }
 
 impl Problem {
@@ -171,6 +177,7 @@ impl Problem {
             status,
             error: error.into(),
             hint: hint.into(),
+            failure: None,
         }
     }
 
@@ -186,20 +193,38 @@ impl Problem {
 impl From<StoreError> for Problem {
     /// The database failed. Its error text goes to the log only, because it may name internals.
     fn from(why: StoreError) -> Self {
-        tracing::warn!(event = "http.store_failed", error = %why, "A request could not be answered from the database");
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the database does not answer",
-            "try again; /readyz?verbose has details",
-        )
+        Self {
+            failure: Some(StoreFailure(why)),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the database does not answer",
+                "try again; /readyz?verbose has details",
+            )
+        }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::json!({ "error": self.error, "hint": self.hint });
-        json_response(self.status, body.to_string())
+        let mut response = json_response(self.status, body.to_string());
+        if let Some(failure) = self.failure {
+            response.extensions_mut().insert(failure);
+        }
+        response
     }
+}
+
+/// The database's error, as an extension of the response that does not show it.
+#[derive(Clone)]
+struct StoreFailure(StoreError);
+
+async fn log_failure(State(state): State<Arc<AppState>>, response: Response) -> Response {
+    if let Some(StoreFailure(why)) = response.extensions().get() {
+        let error = why.to_string();
+        state.events.publish(DaemonEvent::RequestFailed { error });
+    }
+    response
 }
 
 fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {

@@ -78,7 +78,10 @@ impl EventCounters {
                 totals.removed_keys += deleted;
             }
             DaemonEvent::InvalidateFailed { .. } => self.rare.lock().removal_failures += 1,
-            DaemonEvent::Started { .. }
+            DaemonEvent::RequestFailed { .. }
+            | DaemonEvent::AcceptFailed { .. }
+            | DaemonEvent::TargetFailed { .. }
+            | DaemonEvent::Started { .. }
             | DaemonEvent::Stopped { .. }
             | DaemonEvent::PriceMoved { .. }
             | DaemonEvent::StatusChanged { .. }

@@ -21,6 +21,8 @@ pub struct LogDeduplicator(Vec<KnownFailure>);
 struct KnownFailure {
     held: HeldLines,
     written: Instant,
+    /// The last time, written or not.
+    occurred: Instant,
     /// The operation has succeeded since the failure was written.
     ended: bool,
 }
@@ -48,6 +50,7 @@ impl LogDeduplicator {
         let mut failures = self.0.iter_mut();
         let known = failures.find(|known| known.held.name == name && known.held.error == error);
         if let Some(known) = known {
+            known.occurred = now;
             let pause = match known.ended {
                 true => PAUSE_AFTER_SUCCESS,
                 false => WINDOW,
@@ -74,6 +77,7 @@ impl LogDeduplicator {
                 log_lines: 0,
             },
             written: now,
+            occurred: now,
             ended: false,
         });
         Some(WriteLine {
@@ -85,8 +89,20 @@ impl LogDeduplicator {
     /// Marks the failures of this name as ended and returns the lines that were held back, so that no
     /// count is lost.
     pub fn end(&mut self, name: &str) -> Vec<HeldLines> {
+        self.end_if(name, |_| true)
+    }
+
+    /// As `end`, for those that have not occurred for [`PAUSE_AFTER_SUCCESS`].
+    pub fn end_faded(&mut self, name: &str, now: Instant) -> Vec<HeldLines> {
+        self.end_if(name, |known| {
+            now.saturating_duration_since(known.occurred) >= PAUSE_AFTER_SUCCESS
+        })
+    }
+
+    fn end_if(&mut self, name: &str, is_over: impl Fn(&KnownFailure) -> bool) -> Vec<HeldLines> {
         let mut held = Vec::new();
-        for failure in self.0.iter_mut().filter(|known| known.held.name == name) {
+        let mut failures = self.0.iter_mut();
+        while let Some(failure) = failures.find(|known| known.held.name == name && is_over(known)) {
             failure.ended = true;
             if failure.held.log_lines > 0 {
                 held.push(failure.held.clone());
@@ -124,6 +140,19 @@ mod tests {
             assert_eq!(decision.map(|write| write.held), is_written.then_some(0));
             dedup.end("x");
         }
+    }
+
+    #[test]
+    fn failure_of_single_requests_ends_when_it_has_not_occurred_for_a_while() {
+        let (mut dedup, start) = (LogDeduplicator::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for seconds in [0, 10, 20] {
+            dedup.decide("x", "refused", at(seconds));
+        }
+        assert_eq!(dedup.end_faded("x", at(49)), []);
+        let held = dedup.end_faded("x", at(50));
+        assert_eq!((held.len(), held[0].log_lines), (1, 2));
+        assert!(dedup.decide("x", "refused", at(51)).is_some());
     }
 
     #[test]

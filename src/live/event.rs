@@ -110,6 +110,20 @@ pub enum DaemonEvent {
         /// The price changed by more than a tenth, or to another state.
         significant: bool,
     },
+    /// A request could not be answered, because the database failed.
+    RequestFailed {
+        error: String,
+    },
+    /// A connection could not be accepted.
+    AcceptFailed {
+        error: String,
+    },
+    /// A rule's target could not be formatted for a change; the change's other targets were removed.
+    TargetFailed {
+        /// The version of the rules.
+        version: String,
+        error: String,
+    },
     /// Stored events got another status.
     StatusChanged {
         cycle: u64,
@@ -152,6 +166,9 @@ impl DaemonEvent {
             Self::InvalidateFailed { .. } => "cache.invalidate_failed",
             Self::Read { .. } => "cache.read",
             Self::PriceMoved { .. } => "price.moved",
+            Self::RequestFailed { .. } => "http.store_failed",
+            Self::AcceptFailed { .. } => "http.accept_failed",
+            Self::TargetFailed { .. } => "rules.target_failed",
             Self::StatusChanged { .. } => "status.changed",
             Self::Leading { .. } => "lease.leading",
             Self::Standby { .. } => "lease.standby",
@@ -163,7 +180,10 @@ impl DaemonEvent {
         match self {
             Self::FetchFailed { error, .. }
             | Self::StoreFailed { error, .. }
-            | Self::InvalidateFailed { error, .. } => Some(error),
+            | Self::InvalidateFailed { error, .. }
+            | Self::RequestFailed { error }
+            | Self::AcceptFailed { error }
+            | Self::TargetFailed { error, .. } => Some(error),
             _ => None,
         }
     }
@@ -177,6 +197,22 @@ impl DaemonEvent {
                 "cycle.fetch_failed",
                 "cycle.store_failed",
                 "cache.invalidate_failed",
+                "http.store_failed",
+                "http.accept_failed",
+                "rules.target_failed",
+            ],
+            _ => &[],
+        }
+    }
+
+    /// Names of the failures that end when they have not occurred for a while, because no single success ends them: other
+    /// requests may fail still. Cycles are the occasion to look.
+    pub(super) fn fading_failures(&self) -> &'static [&'static str] {
+        match self {
+            Self::CycleComplete { .. } => &[
+                "http.store_failed",
+                "http.accept_failed",
+                "rules.target_failed",
             ],
             _ => &[],
         }

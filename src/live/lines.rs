@@ -107,6 +107,28 @@ pub(super) fn write(published: &DaemonEvent, held: u64) {
                 cycle, status, by, events, "{events} {subject} {status} now"
             );
         }
+        DaemonEvent::RequestFailed { error } => warn!(
+            event,
+            error = printable(error),
+            log_lines,
+            "A request could not be answered from the database{}",
+            held_suffix(held)
+        ),
+        DaemonEvent::AcceptFailed { error } => warn!(
+            event,
+            error = printable(error),
+            log_lines,
+            "A connection could not be accepted{}",
+            held_suffix(held)
+        ),
+        DaemonEvent::TargetFailed { version, error } => warn!(
+            event,
+            version,
+            error = printable(error),
+            log_lines,
+            "A target could not be rendered; the others were removed{}",
+            held_suffix(held)
+        ),
         DaemonEvent::Leading { holder, fence } => {
             info!(event, holder, fence, "Holding the lease as {holder}");
         }

@@ -92,6 +92,10 @@ impl EventBus {
             let held = self.0.dedup.lock().end(failure);
             held.iter().for_each(lines::write_held);
         }
+        for failure in event.fading_failures() {
+            let held = self.0.dedup.lock().end_faded(failure, Instant::now());
+            held.iter().for_each(lines::write_held);
+        }
         lines::write(event, 0);
     }
 }

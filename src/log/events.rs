@@ -152,7 +152,7 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
         "The text of the rules could not be stored in the database. It is tried again within a second."),
     doc("rules.refused", "error", &["version", "error"],
         "The rules file is invalid. The last valid rules stay in force; `oddsd rules check` shows every fault."),
-    doc("rules.target_failed", "warn", &["version", "error"],
+    doc("rules.target_failed", "warn", &["version", "error", "log_lines?"],
         "A rule's key could not be formatted for a change, so it was not removed. Its other targets were."),
 
     doc("store.migrated", "info", &[],
@@ -175,9 +175,9 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
 
     doc("http.listening", "info", &["address"],
         "The read API accepts connections."),
-    doc("http.accept_failed", "warn", &["error"],
+    doc("http.accept_failed", "warn", &["error", "log_lines?"],
         "A connection could not be accepted, e.g. because no file descriptor was free."),
-    doc("http.store_failed", "warn", &["error"],
+    doc("http.store_failed", "warn", &["error", "log_lines?"],
         "A request could not be answered because the database failed."),
     doc("http.cut_off", "warn", &["open"],
         "Connections were still open at the end of the shutdown's grace and were closed."),

@@ -314,12 +314,10 @@ impl Relay {
         let rules = self.rules.current();
         let plan = InvalidationPlan::build(rows, &rules, &self.store).await;
         for fault in &plan.faults {
-            tracing::warn!(
-                event = "rules.target_failed",
-                version = %rules.version(),
-                error = %fault,
-                "A target could not be rendered; the others were removed"
-            );
+            self.live.publish(DaemonEvent::TargetFailed {
+                version: rules.version().to_string(),
+                error: fault.to_string(),
+            });
         }
         let started = Instant::now();
         if !plan.second_removals.is_empty() {

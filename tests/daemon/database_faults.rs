@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::DaemonStack;
 use super::fixture::{INVALIDATED, get};
+use crate::harness::daemon::field;
 use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
 
 /// The stack with a proxy between daemon and database.
@@ -105,4 +106,34 @@ async fn slow_database_is_waited_for() {
     daemon.stop().await.expect_code(0);
     stack.assert_stored(&card).await;
     assert_eq!(stack.outbox().await, 0);
+}
+
+#[tokio::test]
+async fn requests_without_a_database_share_a_log_line_with_their_number() {
+    const REQUESTS: u64 = 30;
+    let (mut stack, _card, mut proxy) = wired().await;
+    stack.settings = stack.settings.with("CACHE_ENABLED", "false");
+    let mut daemon = stack.run();
+    let url = daemon.url().await;
+    daemon.wait_for_log("inserted=48").await;
+    proxy.refuse().await;
+    // The first requests may meet connections that are cut, which is another error.
+    for _ in 0..REQUESTS {
+        let answer = get(&format!("{url}/v1/races/by-stage")).await;
+        assert_eq!(answer.status, 503);
+    }
+    let ended = daemon.stop().await.expect_code(0);
+    let written: Vec<&String> = ended
+        .lines
+        .iter()
+        .filter(|line| line.contains("event=http.store_failed"))
+        .collect();
+    assert!((1..=5).contains(&written.len()), "{}", ended.text());
+    let held = ended
+        .lines
+        .iter()
+        .filter(|line| line.contains("of=http.store_failed"));
+    let held = held.map(|line| field(line, "log_lines").expect("a number").parse::<u64>());
+    let held: u64 = held.map(|number| number.expect("a number")).sum();
+    assert_eq!(written.len() as u64 + held, REQUESTS, "{}", ended.text());
 }

@@ -181,7 +181,7 @@ impl Engine {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         tokio::spawn(http::warm(Arc::clone(&face), keys, stop.clone()));
-        tokio::spawn(http::serve(listener, http::router(face), stop.clone()));
+        tokio::spawn(http::serve(listener, face, stop.clone()));
         ApiServer {
             url,
             _serving: stop.drop_guard(),

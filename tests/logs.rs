@@ -286,6 +286,11 @@ fn emitted_by_golden_lines() -> Emitted {
         // On a bus of its own, which has not seen the same error at the other level.
         EventBus::new().publish(fetch_failed(true));
         live.publish(invalidate_failed());
+        tracing::error!(target: "fred", "a library");
+        tracing::warn!(target: "fred", "a library");
+        tracing::info!(target: "fred", "a library");
+        tracing::debug!(target: "fred", "a library");
+        tracing::trace!(target: "fred", "a library");
         live.publish(invalidated(Some(1042), vec![Key::races_by_stage()], 1));
     });
     let dropped = format_record(&dropped_record(3), LogFormat::Json, false);
@@ -446,7 +451,7 @@ fn is_dotted_name(name: &str) -> bool {
 fn log_events_have_an_up_to_date_page() {
     let mut page = String::from(
         "# Log events\n\nEvery line of the log has the fields `ts`, `level`, `event` and `msg`, and those of its event. Fields with `?` may be\n\
-         absent. Lines of libraries have no `event`; their `target` names the library. An *alias* is the name that other programs\n\
+         absent. An *alias* is the name that other programs\n\
          use for the event; the line holds it in the field `alias`.\n\n\
          | event | level | fields | meaning |\n|---|---|---|---|\n",
     );
@@ -489,14 +494,18 @@ fn error_text_cannot_forge_a_line() {
 }
 
 #[test]
-fn line_of_a_library_has_its_target() {
-    let lines = written(
-        LogFormat::Logfmt,
-        || tracing::warn!(target: "sqlx", level = 3, "slow statement"),
-    );
+fn line_of_a_library_has_an_event_and_its_target() {
+    let lines = written(LogFormat::Logfmt, || {
+        tracing::warn!(target: "sqlx", level = 3, "slow statement");
+        // As `tracing-log` passes on a record of the crate `log`.
+        tracing::warn!(target: "log", { log.target = "fred", log.line = 3 }, "refused");
+    });
     assert_eq!(
         lines,
-        [r#"level=warn msg="slow statement" level_=3 target=sqlx"#]
+        [
+            r#"level=warn event=library.log msg="slow statement" level_=3 target=sqlx"#,
+            r#"level=warn event=library.log msg="refused" target=fred"#
+        ]
     );
 }
 
@@ -505,7 +514,7 @@ fn pretty_line_is_time_level_message_and_fields() {
     let record = LogRecord {
         at: DateTime::from_timestamp(1_800_000_000, 0).expect("valid"),
         level: tracing::Level::WARN,
-        event: Some("cycle.fetch_failed".into()),
+        event: "cycle.fetch_failed".into(),
         message: r#"the feed said "no""#.into(),
         fields: vec![("cycle".into(), FieldValue::Integer(7))],
     };
@@ -527,14 +536,12 @@ fn any_value() -> impl Strategy<Value = FieldValue> {
 
 fn any_record() -> impl Strategy<Value = LogRecord> {
     let fields = prop::collection::vec(("[a-z]{1,3}|ts|msg|.{0,6}", any_value()), 0..6);
-    (any::<Option<String>>(), any::<String>(), fields).prop_map(|(event, message, fields)| {
-        LogRecord {
-            at: DateTime::UNIX_EPOCH,
-            level: tracing::Level::INFO,
-            event,
-            message,
-            fields,
-        }
+    (any::<String>(), any::<String>(), fields).prop_map(|(event, message, fields)| LogRecord {
+        at: DateTime::UNIX_EPOCH,
+        level: tracing::Level::INFO,
+        event,
+        message,
+        fields,
     })
 }
 
@@ -576,7 +583,7 @@ proptest! {
             .map_err(|e| TestCaseError::fail(format!("{e}: {text}")))?;
         prop_assert_eq!(object["msg"].as_str(), Some(record.message.as_str()));
         prop_assert_eq!(object["level"].as_str(), Some("info"));
-        prop_assert_eq!(object.get("event").and_then(|e| e.as_str()), record.event.as_deref());
+        prop_assert_eq!(object["event"].as_str(), Some(record.event.as_str()));
     }
 
     #[test]
@@ -584,7 +591,7 @@ proptest! {
         let pairs = parse(&format_record(&record, LogFormat::Logfmt, false));
         let get = |name: &str| pairs.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         prop_assert_eq!(get("msg"), Some(record.message.as_str()));
-        prop_assert_eq!(get("event"), record.event.as_deref());
+        prop_assert_eq!(get("event"), Some(record.event.as_str()));
         let names: BTreeSet<_> = pairs.iter().map(|(n, _)| n).collect();
         prop_assert_eq!(names.len(), pairs.len(), "a name occurs twice");
         let last = record.fields.iter().rev().find(|(n, _)| n == "ab");

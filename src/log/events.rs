@@ -183,6 +183,9 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
         "Connections were still open at the end of the shutdown's grace and were closed."),
     doc("once.removals_pending", "warn", &["rows?", "error?"],
         "`oddsd once` ended before all removals were confirmed. They wait in the outbox for the next run."),
+    doc("library.log", "error, warn, info, debug, trace", &["target"],
+        "A line of a library, e.g. of the driver of the database; `target` is its module, and it may have other fields. At the levels above debug, oddsd \
+         reports the same failure by an event of its own."),
     doc("log.dropped", "warn", &["log_lines"],
         "This many lines are missing before this one: the log was not read for so long that its queue (1 MiB) was full, or it could not be \
          written (nothing reads it, the disk is full). The daemon works on; `/metrics` has the total."),

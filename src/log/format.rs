@@ -21,8 +21,8 @@ const RESERVED: [&str; 4] = ["ts", "level", "event", "msg"];
 pub struct LogRecord {
     pub at: DateTime<Utc>,
     pub level: Level,
-    /// The documented name of the event; `None` for a line of a library.
-    pub event: Option<String>,
+    /// The documented name of the event.
+    pub event: String,
     pub message: String,
     pub fields: Vec<(String, FieldValue)>,
 }
@@ -57,9 +57,7 @@ pub fn format_record(record: &LogRecord, format: LogFormat, color: bool) -> Stri
 
 fn logfmt(record: &LogRecord) -> String {
     let mut out = format!("ts={} level={}", timestamp(record), level(record));
-    if let Some(event) = &record.event {
-        pair(&mut out, "event", &FieldValue::Text(event.clone()));
-    }
+    pair(&mut out, "event", &FieldValue::Text(record.event.clone()));
     pair(&mut out, "msg", &FieldValue::Text(record.message.clone()));
     for (name, value) in fields(record) {
         pair(&mut out, &name, value);
@@ -97,9 +95,7 @@ fn json(record: &LogRecord) -> String {
             value => quote(&mut out, &value.to_string()),
         }
     };
-    if let Some(event) = &record.event {
-        member("event", &FieldValue::Text(event.clone()));
-    }
+    member("event", &FieldValue::Text(record.event.clone()));
     member("msg", &FieldValue::Text(record.message.clone()));
     for (name, value) in fields(record) {
         member(&name, value);

@@ -10,6 +10,9 @@ use tracing_subscriber::layer::Context;
 
 use super::{FieldValue, LogFormat, LogRecord, format_record};
 
+/// The event of all lines of libraries.
+const LIBRARY_EVENT: &str = "library.log";
+
 /// A layer that hands each event to `write` as one finished line, newline included.
 pub struct LogLayer<W> {
     format: LogFormat,
@@ -37,21 +40,33 @@ where
         let mut visitor = FieldVisitor(LogRecord {
             at: Utc::now(),
             level: *event.metadata().level(),
-            event: None,
+            event: String::new(),
             message: String::new(),
             fields: Vec::new(),
         });
         event.record(&mut visitor);
         let FieldVisitor(mut record) = visitor;
-        // A line without an event name comes from a library; its target names the library.
-        if record.event.is_none() {
-            let target = FieldValue::Text(event.metadata().target().into());
-            record.fields.push(("target".into(), target));
+        if record.event.is_empty() {
+            name_library(&mut record, event.metadata().target());
         }
         let mut text = format_record(&record, self.format, self.color);
         text.push('\n');
         (self.write)(&text);
     }
+}
+
+/// A line without an event comes from a library, which `target` names. A library that uses the crate `log` has its target,
+/// and its place in the source, in fields of that crate.
+fn name_library(record: &mut LogRecord, target: &str) {
+    record.event = LIBRARY_EVENT.into();
+    let mut target = FieldValue::Text(target.into());
+    record.fields.retain(|(name, value)| {
+        if name == "log.target" {
+            target = value.clone();
+        }
+        !name.starts_with("log.")
+    });
+    record.fields.push(("target".into(), target));
 }
 
 struct FieldVisitor(LogRecord);
@@ -60,7 +75,7 @@ impl FieldVisitor {
     fn put(&mut self, field: &Field, value: FieldValue) {
         match field.name() {
             "message" => self.0.message = value.to_string(),
-            "event" => self.0.event = Some(value.to_string()),
+            "event" => self.0.event = value.to_string(),
             name => self.0.fields.push((name.to_owned(), value)),
         }
     }

@@ -144,7 +144,7 @@ pub fn dropped_record(log_lines: u64) -> LogRecord {
     LogRecord {
         at: Utc::now(),
         level: Level::WARN,
-        event: Some("log.dropped".into()),
+        event: "log.dropped".into(),
         message: format!("{log_lines} log lines were dropped, because the log was not read"),
         fields: vec![(
             "log_lines".into(),

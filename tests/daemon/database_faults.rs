@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use sqlx::{AssertSqlSafe, Executor};
+
 use super::DaemonStack;
 use super::fixture::{INVALIDATED, get};
 use crate::harness::daemon::field;
@@ -136,4 +138,33 @@ async fn requests_without_a_database_share_a_log_line_with_their_number() {
     let held = held.map(|line| field(line, "log_lines").expect("a number").parse::<u64>());
     let held: u64 = held.map(|number| number.expect("a number")).sum();
     assert_eq!(written.len() as u64 + held, REQUESTS, "{}", ended.text());
+}
+
+/// A session keeps the default that its role had when it began.
+#[tokio::test]
+async fn database_that_was_read_only_for_a_while_is_written_again() {
+    let (stack, mut card) = DaemonStack::with_card().await;
+    let mut daemon = stack.run();
+    daemon.wait_for_logs(["inserted=48", INVALIDATED]).await;
+    let mut admin = stack.db().await;
+    let name = stack.database.rsplit('/').next().expect("a database");
+    let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                 WHERE datname = current_database() AND application_name = 'oddsd'";
+    for change in [
+        format!("ALTER DATABASE {name} SET default_transaction_read_only = on"),
+        ended.to_owned(),
+    ] {
+        admin.execute(AssertSqlSafe(change)).await.expect("changed");
+    }
+    card.set_price("4.5");
+    stack.serve(&card);
+    daemon.wait_for_log("it answers read-only").await;
+    let restored = format!(
+        "SET default_transaction_read_only = off; ALTER DATABASE {name} RESET default_transaction_read_only"
+    );
+    admin.execute(AssertSqlSafe(restored)).await.expect("reset");
+    daemon.wait_for_log("Cycle complete: 1 updated").await;
+    stack.settled().await;
+    stack.assert_stored(&card).await;
+    daemon.stop().await.expect_code(0);
 }

@@ -11,10 +11,11 @@ use oddsd_store::{Store, StoreError};
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::fixture::{
-    DatabaseBackend, StateWriter, TestDatabase, TestDay, cycle, offer, open, settings,
+    DatabaseBackend, StateWriter, TTL, TestDatabase, TestDay, cycle, lease, offer, open, settings,
 };
+use oddsd_testkit::eventually;
+use oddsd_testkit::postgres::{self, PostgresServer};
 use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
-use oddsd_testkit::{eventually, postgres};
 
 /// A writer behind a proxy, with a cycle to commit.
 struct CommitTest {
@@ -258,6 +259,45 @@ async fn terminated_sessions_are_replaced() {
         assert!(failures < 6, "one for each pooled session at most");
     }
     assert!(test.recover().await);
+}
+
+/// As after a failover behind one name: the pooled sessions stay with a server that refuses writes, and new ones
+/// reach one that takes them.
+#[tokio::test]
+async fn pooled_sessions_that_became_read_only_are_replaced() {
+    let server = PostgresServer::start().expect("a server");
+    let store = open(&server.url).await;
+    store.migrate(false).await.expect("migrated");
+    let held = lease(&store, "leader").await;
+    let state = serde_json::json!({});
+    let write = async || store.renew_lease(&held, TTL, &state, &[]).await.map(drop);
+    // As many sessions as the pool holds.
+    let reads = futures_util::future::join_all((0..5).map(|_| store.status())).await;
+    assert!(reads.iter().all(Result::is_ok), "{reads:?}");
+    let mut admin = postgres::connect(&server.url).await;
+    for turn in [
+        "ALTER ROLE oddsd SET default_transaction_read_only = off",
+        "ALTER SYSTEM SET default_transaction_read_only = on",
+        "SELECT pg_reload_conf()",
+    ] {
+        admin.execute(turn).await.expect("the server turns");
+    }
+    eventually("the old sessions to be read-only", async || {
+        let asked = sqlx::query_scalar::<_, String>("SHOW transaction_read_only");
+        match asked.fetch_one(&mut admin).await.expect("an answer") {
+            state if state == "on" => Ok(()),
+            state => Err(state),
+        }
+    })
+    .await;
+    // Each write takes the session that has been idle for longest.
+    let mut written = 0;
+    eventually("only new sessions", async || {
+        let outcome = write().await;
+        written = if outcome.is_ok() { written + 1 } else { 0 };
+        (written > 5).then_some(()).ok_or(outcome)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{ACQUIRE_TIMEOUT, Postgres, answers, map_error};
-use crate::Result;
+use super::{ACQUIRE_TIMEOUT, Postgres, READ_ONLY, answers, map_error};
+use crate::{Result, StoreError};
 
 /// A transaction that adds outbox rows notifies here at its commit.
 pub const CHANNEL: &str = "oddsd_outbox";
@@ -17,6 +17,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// A session without a notification for so long is pinged: a lost connection looks the same.
 const PING_AFTER: Duration = Duration::from_secs(30);
+const RETIRED: &str = "the server hung, ended its sessions or became read-only";
 
 impl Postgres {
     pub async fn listen(&self, wakeup: Arc<Notify>, stop: CancellationToken) {
@@ -51,16 +52,24 @@ impl Postgres {
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await.map_err(map_error)?;
         *retry = FIRST_RETRY;
+        let mut retired = self.retired.0.subscribe();
         // Earlier commits send no notification any more.
         wakeup.notify_one();
         loop {
-            match tokio::time::timeout(PING_AFTER, listener.try_recv()).await {
+            let received = tokio::select! {
+                received = tokio::time::timeout(PING_AFTER, listener.try_recv()) => received,
+                // It may listen to a server that nobody writes to any more.
+                Ok(()) = retired.changed() => return Err(StoreError::Down(RETIRED.into())),
+            };
+            match received {
                 Ok(Ok(Some(_))) => wakeup.notify_one(),
                 Ok(Ok(None)) => return Err(map_error(sqlx::Error::WorkerCrashed)),
                 Ok(Err(why)) => return Err(map_error(why)),
                 Err(_) => {
-                    let asked = sqlx::query("SELECT 1").execute(&mut listener);
-                    answers(asked).await.map_err(map_error)?;
+                    let asked = sqlx::query_scalar::<_, String>(READ_ONLY).fetch_one(&mut listener);
+                    if answers(asked).await.map_err(map_error)? == "on" {
+                        return Err(StoreError::Down(RETIRED.into()));
+                    }
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, Executor};
 
-use super::{Postgres, map_error, within};
+use super::{Postgres, map_error};
 use crate::dialect::DbConnection;
 use crate::load::load;
 use crate::{InitialState, Result, run_detached};
@@ -15,7 +15,7 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
 impl Postgres {
     pub async fn load(&self) -> Result<InitialState> {
         let db = self.clone();
-        run_detached(within(LOAD_TIMEOUT, async move {
+        let load = Box::pin(async move {
             let mut connection = db.connection().await?;
             let mut tx = connection.begin().await.map_err(map_error)?;
             // One snapshot for all statements.
@@ -26,7 +26,8 @@ impl Postgres {
             tx.execute(AssertSqlSafe(mode)).await.map_err(map_error)?;
             db.read_days(&mut tx).await?;
             load(DbConnection::Postgres(&mut tx)).await
-        }))
-        .await
+        });
+        let db = self.clone();
+        run_detached(async move { db.within(LOAD_TIMEOUT, load).await }).await
     }
 }

@@ -18,11 +18,11 @@ mod views;
 mod watch;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sqlx::pool::PoolConnection;
+use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
 use super::dialect::{Arg, DbConnection};
 use super::lease::LEASE;
@@ -44,14 +44,35 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(30);
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
 /// A session that was idle for longer is pinged before it is used.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(30);
+/// `on` in a session whose server or role allows no writes: a standby, a primary that has become one, a default.
+const READ_ONLY: &str = "SELECT current_setting('transaction_read_only')";
 
 #[derive(Clone)]
 pub struct Postgres {
     pool: PgPool,
     options: Arc<PgConnectOptions>,
+    retired: RetiredSessions,
     days: partitions::KnownDays,
     /// Longest wait for one answer.
     deadline: Duration,
+}
+
+/// The moment up to which opened sessions are closed instead of used again. When one session hangs, was ended by
+/// the server or refuses writes, the others of its age most likely do as well (a failover, a network that lost its
+/// connections), and each would cost one failure more.
+#[derive(Clone, Default)]
+struct RetiredSessions(tokio::sync::watch::Sender<Option<Instant>>);
+
+impl RetiredSessions {
+    /// Retires the sessions that are open now.
+    fn retire_open(&self) {
+        self.0.send_replace(Some(Instant::now()));
+    }
+
+    fn contains(&self, session: &PoolConnectionMetadata) -> bool {
+        let at = *self.0.borrow();
+        at.is_some_and(|at| at.elapsed() <= session.age)
+    }
 }
 
 /// Host, port and name of the database that the settings name.
@@ -76,14 +97,24 @@ impl Postgres {
         let statement_ms = settings.statement_timeout.as_millis();
         let idle_ms = IDLE_IN_TRANSACTION.as_millis();
         let deadline = settings.statement_timeout + ANSWER_GRACE;
+        let retired = RetiredSessions::default();
+        let (before_use, after_use) = (retired.clone(), retired.clone());
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections.max(2))
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
+            .before_acquire(move |connection, meta| {
+                let retired = before_use.clone();
                 Box::pin(async move {
-                    let was_idle = meta.idle_for > PING_AFTER_IDLE;
-                    Ok(!was_idle || answers(connection.ping()).await.is_ok())
+                    if retired.contains(&meta) {
+                        return Ok(false);
+                    }
+                    if meta.idle_for > PING_AFTER_IDLE && answers(connection.ping()).await.is_err()
+                    {
+                        retired.retire_open();
+                        return Ok(false);
+                    }
+                    Ok(true)
                 })
             })
             .after_connect(move |connection, _| {
@@ -102,13 +133,31 @@ impl Postgres {
             })
             // A dropped `begin()` can leave a transaction open in a pooled session, and the next
             // write would be lost with it (sqlx 0.8.6 and 0.9.0).
-            .after_release(|connection, _| {
-                Box::pin(async move { answers(connection.execute("ROLLBACK")).await.map(|_| true) })
+            .after_release(move |connection, meta| {
+                let retired = after_use.clone();
+                Box::pin(async move {
+                    if retired.contains(&meta) {
+                        return Ok(false);
+                    }
+                    let reset = AssertSqlSafe(format!("ROLLBACK; {READ_ONLY}"));
+                    let read_only = match answers(connection.fetch_one(reset)).await {
+                        Ok(row) => row.try_get::<String, _>(0)? == "on",
+                        Err(why) => {
+                            retired.retire_open();
+                            return Err(why);
+                        }
+                    };
+                    if read_only {
+                        retired.retire_open();
+                    }
+                    Ok(!read_only)
+                })
             })
             .connect_lazy_with(options.clone());
         Ok(Self {
             pool,
             options: Arc::new(options),
+            retired,
             days: partitions::KnownDays::default(),
             deadline,
         })
@@ -140,8 +189,33 @@ impl Postgres {
     }
 
     /// Waits for an answer as long as the server may take for it.
-    pub async fn within_deadline<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        within(self.deadline, work).await
+    pub async fn within_deadline<T, E: From<StoreError>>(
+        &self,
+        work: impl Future<Output = std::result::Result<T, E>>,
+    ) -> std::result::Result<T, E> {
+        self.within(self.deadline, work).await
+    }
+
+    /// A session that does not answer in time is closed, and the sessions of its age with it.
+    async fn within<T, E: From<StoreError>>(
+        &self,
+        deadline: Duration,
+        work: impl Future<Output = std::result::Result<T, E>>,
+    ) -> std::result::Result<T, E> {
+        // In a box, so that the callers' futures do not hold a second one of this size.
+        let mut work = Box::pin(work);
+        let answer = tokio::time::timeout(deadline, &mut work).await;
+        answer.unwrap_or_else(|_| {
+            // Before the session is released, so that it is not asked for a ROLLBACK first.
+            self.retired.retire_open();
+            drop(work);
+            let why = format!(
+                "no answer within {} s, not even to say that it takes too long; whether a write went through is \
+                 unknown. Check the network and the server",
+                deadline.as_secs()
+            );
+            Err(StoreError::Down(why).into())
+        })
     }
 
     pub async fn read(&self, sql: impl Into<String>, args: Vec<Arg>) -> Result<Vec<StoredRow>> {
@@ -160,32 +234,17 @@ impl Postgres {
         run_detached(async move { db.read(sql, args).await }).await
     }
 
-    async fn run_detached<T: Send + 'static, E: From<StoreError> + Send + 'static>(
+    fn run_detached<T: Send + 'static, E: From<StoreError> + Send + 'static>(
         &self,
         write: impl Future<Output = std::result::Result<T, E>> + Send + 'static,
-    ) -> std::result::Result<T, E> {
-        run_detached(within(self.deadline, write)).await
+    ) -> impl Future<Output = std::result::Result<T, E>> {
+        let (db, write) = (self.clone(), Box::pin(write));
+        run_detached(async move { db.within_deadline(write).await })
     }
 
     pub async fn close(&self) {
         self.pool.close().await;
     }
-}
-
-async fn within<T, E: From<StoreError>>(
-    deadline: Duration,
-    work: impl Future<Output = std::result::Result<T, E>>,
-) -> std::result::Result<T, E> {
-    // In a box, so that the callers' futures do not hold a second one of this size.
-    let answer = tokio::time::timeout(deadline, Box::pin(work)).await;
-    answer.unwrap_or_else(|_| {
-        let why = format!(
-            "no answer within {} s, not even to say that it takes too long; whether a write went through is \
-             unknown. Check the network and the server",
-            deadline.as_secs()
-        );
-        Err(StoreError::Down(why).into())
-    })
 }
 
 /// For the pool's own statements: a session that does not answer is given up.

@@ -16,11 +16,12 @@ use oddsd_core::key::Key;
 use oddsd_store::{AuditEvent, ClaimedBatch, CommitEvent, CommitNotifier, Purpose, Store};
 use tokio::sync::mpsc;
 
-use crate::store::fixture::{DatabaseBackend, TestDatabase};
+use crate::store::fixture::{DatabaseBackend, TestDatabase, open};
 use oddsd_testkit::log::CapturedLog;
+use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
 use oddsd_testkit::redis::RedisServer;
 use oddsd_testkit::resp::RespReply;
-use oddsd_testkit::{WAIT_LIMIT, eventually};
+use oddsd_testkit::{WAIT_LIMIT, eventually, within};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -73,6 +74,7 @@ impl AuditFixture {
         let auditor = Auditor {
             store: home.store.clone(),
             reader: reader.clone(),
+            database_waits: relay.database_waits.clone(),
             events: queue,
             handle: AuditHandle::new(SampleRate::FREE, RulesHandle::builtin(), true),
             timeout: WAIT_LIMIT,
@@ -282,6 +284,43 @@ async fn auditor_finds_a_late_fill_after_a_clean_check() {
     assert_eq!(fixture.check(CHECK_OFFSETS[2]).await, is(1, 0, 0));
     assert_eq!(fixture.clean_ratio("2s"), Some(1.0));
     assert_eq!(fixture.count(Cause::TtlOnly), 0);
+}
+
+#[tokio::test]
+async fn removal_that_waits_for_a_hung_session_is_reported_and_comes_by_itself() {
+    let (log, _capture) = CapturedLog::start();
+    let mut fixture = AuditFixture::start().await;
+    let (proxy, url) = FaultProxy::in_front_of_url(&fixture.home.url).await;
+    fixture.relay.store = open(&url).await;
+    let idle = fixture.relay.step().await.expect("the database answers");
+    assert_eq!(idle, RelayOutcome::Idle);
+    fixture.read(&key()).await;
+    fixture.change(&key()).await;
+    // Its session may be idle or still be released: either way the claim waits.
+    proxy.set(ProxyMode::Stop);
+    let relay = fixture.relay.clone();
+    let removing = tokio::spawn(async move {
+        while !matches!(relay.step().await, Ok(RelayOutcome::Removed { .. })) {}
+    });
+    eventually("a wait for the database", async || {
+        fixture
+            .relay
+            .database_waits
+            .is_waiting()
+            .then_some(())
+            .ok_or(())
+    })
+    .await;
+    assert_eq!(fixture.check(50 * MS).await, is(1, 1, 1));
+    assert_eq!(fixture.report().offenders[0].cause, Cause::DatabaseWait);
+    proxy.set(ProxyMode::StopOpen);
+    within("the removal in a new session", removing)
+        .await
+        .expect("no panic");
+    assert_eq!(fixture.check(250 * MS).await, is(1, 0, 0));
+    for event in ["relay.database_hangs", "relay.database_answers"] {
+        assert_eq!(log.lines(event).len(), 1, "{event}");
+    }
 }
 
 #[tokio::test]

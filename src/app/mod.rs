@@ -152,6 +152,7 @@ impl App {
                 auditor: Auditor {
                     store: store.clone(),
                     reader,
+                    database_waits: relay.database_waits.clone(),
                     events: audit_queue,
                     handle,
                     timeout: audit::PROBE_TIMEOUT,

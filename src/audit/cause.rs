@@ -19,6 +19,8 @@ pub enum Cause {
     Lost,
     /// The removal has not been confirmed yet.
     Late,
+    /// As `Late`, while the relay waits for the database.
+    DatabaseWait,
     /// It was stored after the removal, by a load that had not seen the change.
     LateFill,
     /// The second level was right, but the first one had not received the removal.
@@ -80,6 +82,8 @@ pub(super) struct Observation {
     pub second: LevelState,
     /// Whether its outbox row was still there; `None`: not queried, or the database did not answer.
     pub pending: Option<bool>,
+    /// Whether the relay waited for the database.
+    pub relay_waits: bool,
 }
 
 impl Observation {
@@ -127,6 +131,7 @@ pub(super) fn assess(history: &mut History, observed: &Observation, now: Instant
     let is_late = observed.pending == Some(true) && observed.looks_stale();
     if observed.is_stale() || is_late {
         let cause = match observed.pending {
+            Some(true) | None if observed.relay_waits => Some(Cause::DatabaseWait),
             None => None,
             Some(true) => Some(Cause::Late),
             Some(false) if level == AuditLevel::First => Some(Cause::FirstLevelGap),
@@ -142,9 +147,9 @@ pub(super) fn assess(history: &mut History, observed: &Observation, now: Instant
     history.was_clean = true;
     // A late removal came in the end. With any other cause no removal was left to come.
     let is_expired = history.expires.is_some_and(|expires| expires <= now)
-        && history
-            .cause
-            .is_some_and(|cause| !matches!(cause, Cause::Late | Cause::TtlOnly));
+        && history.cause.is_some_and(|cause| {
+            !matches!(cause, Cause::Late | Cause::DatabaseWait | Cause::TtlOnly)
+        });
     match is_expired {
         true => {
             history.cause = Some(Cause::TtlOnly);
@@ -188,6 +193,7 @@ mod tests {
                 first,
                 second,
                 pending,
+                relay_waits: false,
             };
             let assessed = assess(&mut History::default(), &observed, Instant::now());
             assert_eq!(assessed, expected, "{observed:?}");
@@ -202,6 +208,7 @@ mod tests {
             first: LevelState::Absent,
             second,
             pending,
+            relay_waits: false,
         };
         let expires = after(5);
         let stale = |pending| observed(LevelState::Stale { expires }, Some(pending));

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::relay::DatabaseWaits;
 use oddsd_cache::{Entry, Reader};
 use oddsd_core::key::Key;
 use oddsd_store::{AuditEvent, Store, WriterLease};
@@ -48,6 +49,8 @@ pub fn channel() -> (mpsc::Sender<AuditEvent>, mpsc::Receiver<AuditEvent>) {
 pub struct Auditor {
     pub store: Store,
     pub reader: Reader,
+    /// The relay's waits, which make removals late.
+    pub database_waits: DatabaseWaits,
     pub events: mpsc::Receiver<AuditEvent>,
     pub handle: AuditHandle,
     /// [`PROBE_TIMEOUT`].
@@ -162,6 +165,7 @@ impl<'a> ProbeSession<'a> {
         if !observation.looks_stale() {
             return observation;
         }
+        observation.relay_waits = self.auditor.database_waits.is_waiting();
         observation.pending = self.is_pending(watched.row).await;
         if observation.pending != Some(false) || observation.second == LevelState::Unreachable {
             return observation;
@@ -225,6 +229,7 @@ impl LevelSnapshot {
                 Err(()) => LevelState::Unreachable,
             },
             pending: None,
+            relay_waits: false,
         }
     }
 }

@@ -143,6 +143,11 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
         "The removal right after a commit failed. The outbox repeats it."),
     doc("relay.store_failed", "debug", &["error"],
         "The outbox could not be read or updated. The relay tries again."),
+    doc("relay.database_hangs", "warn", &["waited_s"],
+        "A statement of the relay got no answer: its session hangs, or a lock holds it up. It is repeated in a new session. Removals right \
+         after a commit do not wait for it; removals for other writers do. Logged once until the database answers."),
+    doc("relay.database_answers", "info", &["waited_s"],
+        "The database answers the relay again."),
     doc("rules.loaded", "info", &["version", "rules"],
         "A changed rules file was loaded and is in force."),
     doc("rules.kept", "warn", &["version", "error"],

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use oddsd_store::Store;
+use oddsd_store::{Store, StoreError};
 
 const NAME: &str = "removals_per_minute";
 
@@ -26,12 +26,19 @@ impl RateAlert {
         }
     }
 
+    /// As this daemon last saw it.
+    pub(super) fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::Relaxed)
+    }
+
     /// `last_minute`: the removals of the last minute, as the settlement counted them.
-    pub(super) async fn raise_if_above(&self, store: &Store, last_minute: u64) {
-        if last_minute <= self.threshold || self.raised.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        if let Ok(true) = store.raise_alert(NAME).await {
+    pub(super) fn is_raised_by(&self, last_minute: u64) -> bool {
+        last_minute > self.threshold && !self.is_raised()
+    }
+
+    pub(super) async fn raise(&self, store: &Store, last_minute: u64) -> Result<(), StoreError> {
+        self.raised.store(true, Ordering::Relaxed);
+        if store.raise_alert(NAME).await? {
             tracing::warn!(
                 event = "cache.removal_rate_high",
                 per_minute = last_minute,
@@ -41,19 +48,15 @@ impl RateAlert {
                 self.threshold
             );
         }
+        Ok(())
     }
 
-    pub(super) async fn lower_if_over(&self, store: &Store) {
-        if !self.raised.load(Ordering::Relaxed) {
-            return;
-        }
-        let Ok(stats) = store.removal_stats().await else {
-            return;
-        };
+    pub(super) async fn lower_if_over(&self, store: &Store) -> Result<(), StoreError> {
+        let stats = store.removal_stats().await?;
         let last_minute = stats.per_minute.max(0) as u64;
-        match store.is_alert_raised(NAME).await {
-            Ok(true) if last_minute > self.threshold => return,
-            Ok(true) => {
+        match store.is_alert_raised(NAME).await? {
+            true if last_minute > self.threshold => return Ok(()),
+            true => {
                 if let Ok(true) = store.clear_alert(NAME).await {
                     tracing::info!(
                         event = "cache.removal_rate_normal",
@@ -63,9 +66,9 @@ impl RateAlert {
                     );
                 }
             }
-            Ok(false) => {}
-            Err(_) => return,
+            false => {}
         }
         self.raised.store(false, Ordering::Relaxed);
+        Ok(())
     }
 }

@@ -1,18 +1,21 @@
 //! The direct path of the relay: it removes what this process has just committed, without reading it back from the
 //! database. Committers send to it through [`direct_channel`]; [`Relay::run`](super::Relay::run) receives.
 //!
-//! The outbox rows are settled afterwards, many commits at once. Until then the polling path can claim them, so
-//! that a crash, a full queue or an unreachable cache loses nothing.
+//! It never waits for the database. Changes for which a rule needs stored prices take a lane of their own, in their
+//! order; the outbox rows are settled afterwards, many commits at once. Until then the polling path can claim them,
+//! so that a crash, a full queue or an unreachable cache loses nothing.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use super::Relay;
-use oddsd_store::{BatchOutcome, ClaimedBatch};
+use super::plan::needs_database;
+use super::{Relay, logged};
+use oddsd_core::model::DbSnapshot;
+use oddsd_store::{BatchOutcome, ClaimedBatch, OutboxRow};
 
 /// Commits that wait for the relay; the polling path takes those that find the queue full.
 const QUEUE: usize = 1024;
@@ -20,106 +23,163 @@ const QUEUE: usize = 1024;
 const AT_ONCE: usize = 256;
 
 /// Rows whose removal the cache answered, and what the outbox has to store.
-type RemovedRows = (Vec<i64>, BatchOutcome);
+type RemovedRows = (TakenRows, BatchOutcome);
 
 /// The receiving end of the queue.
 pub struct DirectPath {
     commits: mpsc::Receiver<ClaimedBatch>,
-    removed: Option<mpsc::UnboundedSender<RemovedRows>>,
 }
 
 /// The queue from committers to the relay.
 pub fn direct_channel() -> (mpsc::Sender<ClaimedBatch>, DirectPath) {
     let (sender, commits) = mpsc::channel(QUEUE);
-    let removed = None;
-    (sender, DirectPath { commits, removed })
+    (sender, DirectPath { commits })
 }
 
-/// Rows that the direct path has removed and not settled yet.
+/// Rows that one of the two paths removes now, or has removed and not settled yet.
 #[derive(Clone, Debug, Default)]
 pub struct InFlight(Arc<Mutex<HashSet<i64>>>);
 
 impl InFlight {
-    pub(super) fn contains(&self, row: i64) -> bool {
-        self.0.lock().contains(&row)
-    }
-
-    fn add(&self, rows: &[i64]) {
-        self.0.lock().extend(rows);
-    }
-
-    fn remove(&self, rows: &[i64]) {
+    /// Takes the rows for one path. Rows that the other one has are left out.
+    pub(super) fn take(&self, rows: &mut Vec<OutboxRow>) -> TakenRows {
         let mut in_flight = self.0.lock();
-        for row in rows {
+        rows.retain(|row| in_flight.insert(row.id));
+        TakenRows {
+            ids: rows.iter().map(|row| row.id).collect(),
+            in_flight: self.clone(),
+        }
+    }
+}
+
+/// Rows that one path has taken, until this is dropped.
+pub(super) struct TakenRows {
+    pub ids: Vec<i64>,
+    in_flight: InFlight,
+}
+
+impl TakenRows {
+    fn merge(&mut self, mut next: Self) {
+        self.ids.append(&mut next.ids);
+    }
+}
+
+impl Drop for TakenRows {
+    fn drop(&mut self) {
+        let mut in_flight = self.in_flight.0.lock();
+        for row in &self.ids {
             in_flight.remove(row);
         }
     }
 }
 
+/// Commits that are removed together.
+struct TakenBatch {
+    rows: Vec<OutboxRow>,
+    snapshot: DbSnapshot,
+    taken: TakenRows,
+}
+
+impl TakenBatch {
+    fn take(relay: &Relay, mut rows: Vec<OutboxRow>, snapshot: DbSnapshot) -> Self {
+        Self {
+            taken: relay.in_flight.take(&mut rows),
+            rows,
+            snapshot,
+        }
+    }
+
+    fn merge(&mut self, next: Self) {
+        self.rows.extend(next.rows);
+        self.snapshot = self.snapshot.merge(&next.snapshot);
+        self.taken.merge(next.taken);
+    }
+}
+
 impl DirectPath {
-    /// Starts the task that settles what is removed. Once this end is dropped, the task ends after the last removal
-    /// is settled or given up.
-    pub(super) fn start_settler(&mut self, relay: &Relay) -> JoinHandle<()> {
-        let (sender, removed) = mpsc::unbounded_channel();
-        self.removed = Some(sender);
-        tokio::spawn(settle(relay.clone(), removed))
-    }
-
-    /// Removes the commits that wait now, if any, so that the next claim does not return them.
-    pub(super) async fn remove_waiting(&mut self, relay: &Relay) {
-        if !self.commits.is_empty() {
-            self.remove_next(relay).await;
-        }
-    }
-
-    /// Waits for a commit and removes the answers that it and all others in the queue make wrong. Pending for ever
-    /// once no committer is left.
-    pub(super) async fn remove_next(&mut self, relay: &Relay) {
-        let Some(ClaimedBatch {
-            mut rows,
-            mut snapshot,
-        }) = self.commits.recv().await
-        else {
-            return std::future::pending().await;
-        };
-        for _ in 1..AT_ONCE {
-            let Ok(next) = self.commits.try_recv() else {
-                break;
-            };
-            rows.extend(next.rows);
-            snapshot = snapshot.merge(&next.snapshot);
-        }
-        match relay.remove(&rows, &snapshot, None).await {
-            Ok(outcome) => {
-                let rows: Vec<i64> = rows.iter().map(|row| row.id).collect();
-                relay.in_flight.add(&rows);
-                if let Some(removed) = &self.removed {
-                    let _ = removed.send((rows, outcome));
+    /// Removes commits until `stop`, and settles what is removed.
+    pub(super) async fn run(self, relay: &Relay, stop: &CancellationToken) {
+        let Self { mut commits } = self;
+        // Each lane owns its senders, so that what is behind it ends after it.
+        let (removed, settling) = mpsc::unbounded_channel();
+        let (conditional, mut waiting) = mpsc::channel::<TakenBatch>(QUEUE);
+        let also_removed = removed.clone();
+        let unconditional_lane = async move {
+            while let Some(ClaimedBatch {
+                mut rows,
+                mut snapshot,
+            }) = next(&mut commits, stop).await
+            {
+                for _ in 1..AT_ONCE {
+                    let Ok(next) = commits.try_recv() else {
+                        break;
+                    };
+                    rows.extend(next.rows);
+                    snapshot = snapshot.merge(&next.snapshot);
                 }
+                let rules = relay.rules.current();
+                let rows = rows.into_iter();
+                let (later, now) = rows.partition(|row| needs_database(row, &rules));
+                let later = TakenBatch::take(relay, later, snapshot.clone());
+                let now = TakenBatch::take(relay, now, snapshot);
+                if !later.rows.is_empty() && conditional.try_send(later).is_err() {
+                    relay.wakeups.outbox.notify_one();
+                }
+                remove(relay, now, &removed).await;
             }
-            Err(why) => {
-                let (backend, rows) = (relay.cache().backend(), rows.len());
-                tracing::debug!(event = "relay.fast_path_failed", backend, rows, error = %why, "the polling path retries and logs it");
-                relay.wakeups.outbox.notify_one();
+        };
+        let conditional_lane = async move {
+            while let Some(mut batch) = next(&mut waiting, stop).await {
+                while let Ok(next) = waiting.try_recv() {
+                    batch.merge(next);
+                }
+                remove(relay, batch, &also_removed).await;
             }
+        };
+        tokio::join!(
+            Box::pin(unconditional_lane),
+            Box::pin(conditional_lane),
+            Box::pin(settle(relay, settling))
+        );
+    }
+}
+
+/// `None` after `stop`, or when no sender is left.
+async fn next<T>(queue: &mut mpsc::Receiver<T>, stop: &CancellationToken) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        next = queue.recv() => next,
+    }
+}
+
+async fn remove(relay: &Relay, batch: TakenBatch, removed: &mpsc::UnboundedSender<RemovedRows>) {
+    let TakenBatch {
+        rows,
+        snapshot,
+        taken,
+    } = batch;
+    if rows.is_empty() {
+        return;
+    }
+    match relay.remove(&rows, &snapshot, None).await {
+        Ok(outcome) => drop(removed.send((taken, outcome))),
+        Err(why) => {
+            drop(taken);
+            let (backend, rows) = (relay.cache().backend(), rows.len());
+            tracing::debug!(event = "relay.fast_path_failed", backend, rows, error = %why, "the polling path retries and logs it");
+            relay.wakeups.outbox.notify_one();
         }
     }
 }
 
-async fn settle(relay: Relay, mut removed: mpsc::UnboundedReceiver<RemovedRows>) {
-    while let Some((mut rows, mut outcome)) = removed.recv().await {
-        while let Ok((next_rows, next)) = removed.try_recv() {
-            rows.extend(next_rows);
+async fn settle(relay: &Relay, mut removed: mpsc::UnboundedReceiver<RemovedRows>) {
+    while let Some((mut taken, mut outcome)) = removed.recv().await {
+        while let Ok((more, next)) = removed.try_recv() {
+            taken.merge(more);
             outcome.merge(next);
         }
-        let settled = relay.store.settle(&rows, outcome).await;
         // Rows that could not be settled are claimed and removed once more, which is harmless.
-        relay.in_flight.remove(&rows);
-        match settled {
-            Ok(last_minute) => relay.raise_alert(last_minute).await,
-            Err(why) => {
-                tracing::debug!(event = "relay.store_failed", error = %why, "removed, but not settled");
-            }
-        }
+        logged(relay.settle(&taken.ids, outcome).await);
     }
 }

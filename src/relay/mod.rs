@@ -7,6 +7,7 @@
 //! its targets; until then it is retried, also after a restart.
 
 mod alert;
+mod database;
 mod direct;
 mod epoch;
 mod plan;
@@ -32,6 +33,7 @@ use oddsd_store::{
 };
 
 pub use alert::RateAlert;
+pub use database::DatabaseWaits;
 pub use direct::{DirectPath, InFlight, direct_channel};
 pub use epoch::{EpochMonitor, EpochStatus};
 use plan::{FailedTargets, InvalidationPlan, RemovalContext};
@@ -84,8 +86,10 @@ pub struct Relay {
     /// Receives the keys to load again. A key lost to a full queue is loaded by its next reader.
     pub warm_queue: Option<mpsc::Sender<Key>>,
     pub alert: RateAlert,
-    /// Rows that the direct path has removed and not settled yet; a claim may return them.
+    /// Rows that one of the two paths works on; the other leaves them alone.
     pub in_flight: InFlight,
+    /// The statements that wait for the database.
+    pub database_waits: DatabaseWaits,
     /// Keys are removed a second time after this, for programs that fill the cache on their own. Zero: never.
     pub second_removal_after: Duration,
 }
@@ -109,6 +113,7 @@ impl Relay {
             warm_queue: None,
             alert: RateAlert::above(u64::MAX),
             in_flight: InFlight::default(),
+            database_waits: DatabaseWaits::default(),
             second_removal_after: Duration::ZERO,
         }
     }
@@ -116,71 +121,66 @@ impl Relay {
     /// Works until `stop`, then drains the rows of the last cycle. An unreachable database does not end it: the
     /// poller logs that, and the rows stay in the outbox.
     ///
-    /// A cache inside this process is read only through this process. While another daemon leads, whose cache holds
-    /// the answers, the rows are left to that daemon.
+    /// The two paths run side by side: a database that does not answer the polling path does not delay the direct one.
     pub async fn run(
         self,
-        mut direct: DirectPath,
+        direct: DirectPath,
         lease: watch::Receiver<Option<WriterLease>>,
         stop: CancellationToken,
     ) {
-        let is_ours = || self.cache().is_shared() || lease.borrow().is_some();
-        let settler = direct.start_settler(&self);
+        tokio::join!(
+            Box::pin(direct.run(&self, &stop)),
+            Box::pin(self.poll_outbox(&lease, &stop))
+        );
+        if self.may_claim(&lease) {
+            logged(self.drain(LAST_DRAIN).await);
+        }
+    }
+
+    /// A cache inside this process is read only through this process. While another daemon leads, whose cache holds
+    /// the answers, the rows are left to that daemon.
+    fn may_claim(&self, lease: &watch::Receiver<Option<WriterLease>>) -> bool {
+        self.cache().is_shared() || lease.borrow().is_some()
+    }
+
+    /// Claims rows when one is announced, and at an interval, until `stop`.
+    async fn poll_outbox(
+        &self,
+        lease: &watch::Receiver<Option<WriterLease>>,
+        stop: &CancellationToken,
+    ) {
         let mut failing_since = None;
-        // An interval of its own, which a stream of commits cannot delay.
         let mut claims = tokio::time::interval(CLAIM_INTERVAL);
         claims.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_cancelled() {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                _ = claims.tick() => {
-                    direct.remove_waiting(&self).await;
-                    self.alert.lower_if_over(&self.store).await;
-                }
-                () = direct.remove_next(&self) => continue,
+                _ = claims.tick() => drop(logged(self.lower_alert().await)),
                 () = self.wakeups.outbox.notified() => {}
             }
-            while is_ours() && !stop.is_cancelled() {
+            while self.may_claim(lease) && !stop.is_cancelled() {
                 match logged(self.step().await) {
                     Some(RelayOutcome::Removed { .. }) => failing_since = None,
                     Some(RelayOutcome::Failed { retry, .. }) => {
                         self.escalate(failing_since.get_or_insert_with(Instant::now));
-                        self.wait_for_retry(retry, &mut direct, &stop).await;
-                        continue;
+                        self.wait_for_retry(retry, stop).await;
                     }
                     Some(RelayOutcome::Idle) | None => break,
                 }
-                direct.remove_waiting(&self).await;
             }
-        }
-        drop(direct);
-        let _ = settler.await;
-        if is_ours() {
-            logged(self.drain(LAST_DRAIN).await);
         }
     }
 
-    /// Rows that failed cannot be removed before `retry` is over. New commits meanwhile take the direct path: the
-    /// cache may be back, and filled again.
-    async fn wait_for_retry(
-        &self,
-        retry: Duration,
-        direct: &mut DirectPath,
-        stop: &CancellationToken,
-    ) {
-        let mut over = std::pin::pin!(tokio::time::sleep(retry));
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = &mut over => return,
-                () = self.wakeups.cache_recovered.notified() => {
-                    // The backlog includes rows that are not due yet.
-                    logged(Box::pin(self.remove_backlog()).await);
-                    return;
-                }
-                () = direct.remove_next(self) => {}
+    /// Rows that failed cannot be removed before `retry` is over, or the cache is back.
+    async fn wait_for_retry(&self, retry: Duration, stop: &CancellationToken) {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(retry) => {}
+            () = self.wakeups.cache_recovered.notified() => {
+                // The backlog includes rows that are not due yet.
+                logged(Box::pin(self.remove_backlog()).await);
             }
         }
     }
@@ -229,22 +229,27 @@ impl Relay {
     /// Claims a batch of due rows, removes the answers that they make wrong, and settles the rows. After a full
     /// batch it does the same with the whole backlog.
     pub async fn step(&self) -> Result<RelayOutcome, StoreError> {
-        let mut claim = self.store.claim(&self.holder, BATCH, CLAIM_FOR).await?;
+        let claiming =
+            |store: Store| async move { store.claim(&self.holder, BATCH, CLAIM_FOR).await };
+        let mut claim = self.ask(claiming).await?;
         let is_full = claim.rows.len() as i64 == BATCH;
-        claim.rows.retain(|row| !self.in_flight.contains(row.id));
+        let taken = self.in_flight.take(&mut claim.rows);
         if claim.rows.is_empty() {
-            // Rows in flight are about to be settled.
+            // The direct path works on the others.
             return match is_full {
                 true => Box::pin(self.remove_backlog()).await,
                 false => Ok(RelayOutcome::Idle),
             };
         }
-        let rows: Vec<i64> = claim.rows.iter().map(|row| row.id).collect();
+        let rows = &taken.ids;
         let outcome = match self.remove(&claim.rows, &claim.snapshot, None).await {
             Ok(outcome) => outcome,
             Err(why) => {
                 let retry = self.report_failure(&claim.rows, &why);
-                self.store.postpone(&rows, retry, &why.to_string()).await?;
+                let postponing = |store: Store| async move {
+                    store.postpone(rows, retry, &why.to_string()).await
+                };
+                self.ask(postponing).await?;
                 return Ok(RelayOutcome::Failed {
                     rows: rows.len(),
                     retry,
@@ -252,8 +257,7 @@ impl Relay {
             }
         };
         let targets = outcome.target_count;
-        let last_minute = self.store.settle(&rows, outcome).await?;
-        self.raise_alert(last_minute).await;
+        self.settle(rows, outcome).await?;
         match rows.len() as i64 == BATCH {
             true => Box::pin(self.remove_backlog()).await,
             false => Ok(RelayOutcome::Removed {
@@ -290,7 +294,7 @@ impl Relay {
             let targets = outcome.target_count;
             let settling = self.store.settle_backlog(&backlog, outcome);
             let (settled, last_minute) = settling.await?;
-            self.raise_alert(last_minute).await;
+            self.raise_alert(last_minute).await?;
             if settled < page as u64 / 2 {
                 return Ok(RelayOutcome::Removed {
                     rows: settled as usize,
@@ -312,7 +316,7 @@ impl Relay {
         backlog: Option<RowSet>,
     ) -> Result<BatchOutcome, CacheError> {
         let rules = self.rules.current();
-        let plan = InvalidationPlan::build(rows, &rules, &self.store).await;
+        let plan = InvalidationPlan::build(rows, &rules, self).await;
         for fault in &plan.faults {
             self.live.publish(DaemonEvent::TargetFailed {
                 version: rules.version().to_string(),
@@ -385,8 +389,35 @@ impl Relay {
         (is_shared && !self.second_removal_after.is_zero()).then_some(self.second_removal_after)
     }
 
-    async fn raise_alert(&self, last_minute: u64) {
-        self.alert.raise_if_above(&self.store, last_minute).await;
+    /// Runs a statement that is short, and has little time.
+    async fn ask<T, F: Future<Output = Result<T, StoreError>>>(
+        &self,
+        statement: impl FnOnce(Store) -> F,
+    ) -> Result<T, StoreError> {
+        self.database_waits.ask(&self.store, statement).await
+    }
+
+    /// Stores the outcome of a batch, and raises the alert if it is one removal too many.
+    async fn settle(&self, rows: &[i64], outcome: BatchOutcome) -> Result<(), StoreError> {
+        let settling = |store: Store| async move { store.settle(rows, outcome).await };
+        let last_minute = self.ask(settling).await?;
+        self.raise_alert(last_minute).await
+    }
+
+    async fn raise_alert(&self, last_minute: u64) -> Result<(), StoreError> {
+        if self.alert.is_raised_by(last_minute) {
+            let raising = |store: Store| async move { self.alert.raise(&store, last_minute).await };
+            self.ask(raising).await?;
+        }
+        Ok(())
+    }
+
+    async fn lower_alert(&self) -> Result<(), StoreError> {
+        if self.alert.is_raised() {
+            let lowering = |store: Store| async move { self.alert.lower_if_over(&store).await };
+            self.ask(lowering).await?;
+        }
+        Ok(())
     }
 
     fn report_removal(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::Utc;
 use serde_json::json;
 
-use super::retry_delay;
+use super::{Relay, retry_delay};
 use oddsd_cache::{CacheError, InvalidationTargets, Removed};
 use oddsd_core::key::Key;
 use oddsd_core::model::{ChangeKind, EventStatus};
@@ -18,6 +18,7 @@ use oddsd_core::rules::{
 };
 use oddsd_store::{
     BatchOutcome, OutboxEntry, OutboxRow, PriceHistory, Purpose, Removal, RetryEntry, Store,
+    StoreError,
 };
 
 /// Targets that a record of the removal log lists; the others are only counted.
@@ -38,7 +39,19 @@ pub(super) struct InvalidationPlan {
     /// Targets of movement rules that stay, with the cycle that they may show.
     kept: Vec<(String, i64)>,
     tracks_movement: bool,
+    /// The database did not answer, and is not asked again for this plan.
+    is_database_away: bool,
     version: Arc<str>,
+}
+
+/// Whether the targets of this row depend on stored prices.
+pub(super) fn needs_database(row: &OutboxRow, rules: &Rules) -> bool {
+    // A coalesced row (id 0) stands for many cycles.
+    rules.have_price_conditions()
+        && row.id > 0
+        && row.entry.event.is_some()
+        && row.entry.cycle.is_some()
+        && rules.needs_price_changes(&row.change())
 }
 
 /// One record of the removal log before it is written: a change, the reason and the targets.
@@ -131,11 +144,12 @@ pub(super) type FailedTargets = BTreeMap<RuleTarget, CacheError>;
 
 impl InvalidationPlan {
     /// Reads from the database only for rules with conditions on single prices. A condition that cannot be read
-    /// counts as met.
-    pub async fn build(rows: &[OutboxRow], rules: &Rules, store: &Store) -> Self {
+    /// counts as met: at once, while the database does not answer the relay.
+    pub async fn build(rows: &[OutboxRow], rules: &Rules, relay: &Relay) -> Self {
         let mut plan = Self {
             tracks_movement: rules.tracks_movement(),
             version: Arc::clone(rules.version()),
+            is_database_away: relay.database_waits.is_hung(),
             ..Self::default()
         };
         let (mut removed, mut stale) = (BTreeSet::new(), BTreeSet::new());
@@ -146,7 +160,7 @@ impl InvalidationPlan {
                 Purpose::SecondRemoval => plan.second_removals.extend(keys),
                 Purpose::Canary => removed.extend(keys.map(RuleTarget::Key)),
                 Purpose::Change if entry.keys.is_empty() && entry.tags.is_empty() => {
-                    let adding = plan.add_by_rules(row, rules, store, &mut removed, &mut stale);
+                    let adding = plan.add_by_rules(row, rules, relay, &mut removed, &mut stale);
                     adding.await;
                 }
                 Purpose::Change => {
@@ -182,16 +196,16 @@ impl InvalidationPlan {
         &mut self,
         row: &OutboxRow,
         rules: &Rules,
-        store: &Store,
+        relay: &Relay,
         removed: &mut BTreeSet<RuleTarget>,
         stale: &mut BTreeSet<Key>,
     ) {
         let mut change = row.change();
         let histories = match (&row.entry.event, row.entry.cycle) {
-            // A coalesced row (id 0) stands for many cycles.
-            (Some(event), Some(cycle)) if row.id > 0 && rules.needs_price_changes(&change) => {
-                let histories = store.price_histories_of(event, cycle).await;
-                histories.unwrap_or_default()
+            (Some(event), Some(cycle)) if needs_database(row, rules) => {
+                let reading =
+                    |store: Store| async move { store.price_histories_of(event, cycle).await };
+                self.read(relay, reading).await
             }
             _ => Vec::new(),
         };
@@ -204,7 +218,11 @@ impl InvalidationPlan {
         let conditional: Vec<String> = conditional.map(|p| p.target.to_string()).collect();
         let last_shown = match conditional.is_empty() {
             true => HashMap::new(),
-            false => store.last_shown(&conditional).await.unwrap_or_default(),
+            false => {
+                let targets = &conditional;
+                let reading = |store: Store| async move { store.last_shown(targets).await };
+                self.read(relay, reading).await
+            }
         };
         for matched in matches {
             let faults = matched.errors.iter();
@@ -241,6 +259,20 @@ impl InvalidationPlan {
                 }
             }
         }
+    }
+
+    /// Nothing, if the database does not answer.
+    async fn read<T: Default, F: Future<Output = Result<T, StoreError>>>(
+        &mut self,
+        relay: &Relay,
+        statement: impl FnOnce(Store) -> F,
+    ) -> T {
+        if self.is_database_away {
+            return T::default();
+        }
+        let read = relay.ask(statement).await;
+        self.is_database_away = read.is_err();
+        read.unwrap_or_default()
     }
 
     fn add_removal(

@@ -164,7 +164,14 @@ async fn metrics_exist_from_the_start_and_count_changes() {
     let mut daemon = town.run();
     let url = daemon.url().await;
     let first = metrics(&url).await;
-    for cause in ["lost", "late", "late_fill", "first_level_gap", "ttl_only"] {
+    for cause in [
+        "lost",
+        "late",
+        "database_wait",
+        "late_fill",
+        "first_level_gap",
+        "ttl_only",
+    ] {
         first.value("oddsd_audit_offenders_total", &[("cause", cause)]);
     }
     for result in [

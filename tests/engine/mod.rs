@@ -3,6 +3,7 @@
 
 mod actions;
 mod builtin_rules;
+mod hung_database;
 mod movement;
 mod partial_failure;
 mod rate_alert;

@@ -17,7 +17,7 @@ on_every_backend!(
     movement_is_measured_by_bookmaker_and_market,
 );
 
-const MOVED: &str = r#"
+pub const MOVED: &str = r#"
 builtin = false
 [[rule]]
 name = "moved"
@@ -75,7 +75,7 @@ fn at(price: &str) -> Offer {
 }
 
 /// One runner at one bookmaker, at this price.
-fn one(first: Offer) -> TestDay {
+pub fn one(first: Offer) -> TestDay {
     let mut day = TestDay::with_races(1, 1, 1);
     day.set(0, 0, Some(first));
     day

@@ -268,6 +268,15 @@ impl Store {
         }
     }
 
+    /// The same database, for statements that are given up (`Down`) after `deadline`. The session of such a statement
+    /// is closed, and the next one begins with a new session. SQLite has its own limits: there nothing changes.
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        match self {
+            Self::Postgres(db) => Self::Postgres(Box::new(db.with_deadline(deadline))),
+            Self::Sqlite(db) => Self::Sqlite(db.clone()),
+        }
+    }
+
     /// Brings the tables to this program's version; returns a line for each step. With `adopt`, tables that
     /// other programs read under the names of our views are imported and renamed.
     pub async fn migrate(&self, adopt: bool) -> Result<Vec<String>> {

@@ -25,6 +25,10 @@ pub enum ProxyMode {
     Pass,
     /// No answer comes back; connections stay open.
     Hang,
+    /// Nothing passes, in either direction; connections stay open.
+    Stop,
+    /// As `Stop` for the connections that are open now; new ones work.
+    StopOpen,
     /// Every connection ends, new ones too.
     Cut,
     /// Each round trip takes this much longer, half of it each way. Bytes travel one behind the other: the
@@ -173,9 +177,12 @@ impl ProxiedConnection {
         let (to_client, to_server) = (deliver_to(to_client), deliver_to(to_server));
         let (mut asking, mut answering) = (vec![0; 65_536], vec![0; 65_536]);
         let mut watched = self.wire.subscribe();
+        let mut is_new = *watched.borrow() == ProxyMode::StopOpen;
         let (mut answered, mut search) = (true, TextSearch::default());
         loop {
             let now = *watched.borrow_and_update();
+            is_new &= now == ProxyMode::StopOpen;
+            let passes = is_new || !matches!(now, ProxyMode::Stop | ProxyMode::StopOpen);
             let delay = match now {
                 ProxyMode::Cut => return,
                 ProxyMode::Slow(delay) => delay / 2,
@@ -183,7 +190,7 @@ impl ProxiedConnection {
             };
             tokio::select! {
                 changed = watched.changed() => if changed.is_err() { return },
-                asked = client.read(&mut asking) => {
+                asked = client.read(&mut asking), if passes => {
                     let Ok(mut bytes @ 1..) = asked else { return };
                     if std::mem::take(&mut answered) {
                         self.counts.round_trips.fetch_add(1, SeqCst);
@@ -203,7 +210,7 @@ impl ProxiedConnection {
                         return;
                     }
                 }
-                got = server.read(&mut answering), if now != ProxyMode::Hang => {
+                got = server.read(&mut answering), if passes && now != ProxyMode::Hang => {
                     let Ok(bytes @ 1..) = got else { return };
                     answered = true;
                     match now {

@@ -85,6 +85,11 @@ impl Rules {
         self.rules.iter()
     }
 
+    /// Whether any rule depends on single prices.
+    pub fn have_price_conditions(&self) -> bool {
+        self.needs_lines
+    }
+
     /// Whether the result for this change depends on its single prices.
     pub fn needs_price_changes(&self, change: &RuleChange) -> bool {
         let needs = |rule: &Rule| rule.needs_lines() && rule.accepts(change);

@@ -188,6 +188,14 @@ impl Postgres {
         })
     }
 
+    /// The same pool, with at most this wait for one answer.
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self {
+            deadline: self.deadline.min(deadline),
+            ..self.clone()
+        }
+    }
+
     /// Waits for an answer as long as the server may take for it.
     pub async fn within_deadline<T, E: From<StoreError>>(
         &self,

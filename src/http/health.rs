@@ -33,12 +33,14 @@ pub async fn ready(
     // The cheapest query, because balancers repeat it every few seconds.
     match timeout(PROBE_TIMEOUT, state.store.server_time()).await {
         Ok(Ok(_)) => (StatusCode::OK, "ready\n").into_response(),
-        _ => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: the database does not answer; /readyz?verbose has details\n",
-        )
-            .into_response(),
+        Ok(Err(why)) => not_ready(&why.to_string()),
+        Err(_) => not_ready("the database does not answer"),
     }
+}
+
+fn not_ready(why: &str) -> Response {
+    let text = format!("not ready: {why}; /readyz?verbose has details\n");
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 /// How fresh readers are, and the last stale reads.

@@ -169,6 +169,12 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
     doc("store.listen_lost", "debug", &["error"],
         "The database's notifications stopped. Other writers' changes are found by polling until they are back."),
 
+    doc("store.file_lost", "error", &["error"],
+        "The SQLite file was deleted, moved away or replaced while the daemon had it open. Nothing is read or written until the first file is \
+         back; a restart uses what is there."),
+    doc("store.file_back", "info", &["file"],
+        "The SQLite file is where it was, and is used again."),
+
     doc("canary.missed", "warn", &["silent_s"],
         "The canary's change has not reached a reader for this long: the database or the cache does not answer, or readers get old answers. \
          See `oddsd status`."),

@@ -168,3 +168,29 @@ async fn database_that_was_read_only_for_a_while_is_written_again() {
     stack.assert_stored(&card).await;
     daemon.stop().await.expect_code(0);
 }
+
+#[tokio::test]
+async fn sqlite_file_that_was_moved_away_is_reported_and_used_again_when_it_is_back() {
+    let (mut stack, mut card) = DaemonStack::with_card().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, away) = (folder.path().join("odds.db"), folder.path().join("away"));
+    let url = format!("sqlite:{}", file.display());
+    stack.settings = stack.settings.with("DATABASE_URL", url);
+    let mut daemon = stack.run();
+    let url = daemon.url().await + "/readyz";
+    daemon.wait_for_logs(["inserted=48", INVALIDATED]).await;
+    assert_eq!(get(&url).await.status, 200);
+    std::fs::rename(&file, &away).expect("moved away");
+    let answer = get(&url).await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("put it back"), "{}", answer.body);
+    card.set_price("4.5");
+    stack.serve(&card);
+    daemon.wait_for_log("event=cycle.store_failed").await;
+    assert!(!file.exists(), "no empty file is made");
+    std::fs::rename(&away, &file).expect("put back");
+    daemon.wait_for_log("Cycle complete: 1 updated").await;
+    assert_eq!(get(&url).await.status, 200);
+    assert_eq!(daemon.count_log("event=store.file_lost"), 1);
+    daemon.stop().await.expect_code(0);
+}

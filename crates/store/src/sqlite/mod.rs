@@ -2,6 +2,7 @@
 //! server. `Store` calls it, and it passes the same tests as Postgres.
 
 mod commit;
+mod file;
 mod outbox;
 mod prune;
 
@@ -9,12 +10,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::SqliteConnection;
 use sqlx::migrate::Migrate;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
+use sqlx::{Connection, SqliteConnection};
 
 use super::dialect::{Arg, DbConnection, args, only_row, sqlite_query};
 use super::lease::LEASE;
@@ -23,6 +24,7 @@ use super::rows::StoredRow;
 use super::{
     InitialState, Migrations, Result, StoreError, TxEnd, WriterLease, migrations, run_detached,
 };
+use file::OpenFile;
 
 /// The snapshot in the text form of Postgres: the highest outbox row that was ever committed. Writers take
 /// turns, so these rows are numbered in the order of the commits.
@@ -45,6 +47,7 @@ pub struct Sqlite {
     /// One connection: writers inside the process queue here instead of colliding on the file.
     writer: SqlitePool,
     readers: SqlitePool,
+    file: OpenFile,
 }
 
 /// SQLite has no clock with microseconds, so this process's clock is the database's.
@@ -72,6 +75,20 @@ fn options(url: &str) -> Result<SqliteConnectOptions> {
     })
 }
 
+/// After SQLite has rolled a transaction back by itself (a full disk, an I/O error), the driver's own rollback fails, and
+/// the driver believes for ever that the transaction is open (sqlx 0.9.0). Such a connection is closed.
+fn pool() -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                // Answered after the rollback that a dropped transaction has queued.
+                connection.ping().await?;
+                Ok(!connection.is_in_transaction())
+            })
+        })
+}
+
 /// The file that the URL names.
 pub fn describe(url: &str) -> Result<String> {
     Ok(format!(
@@ -88,26 +105,34 @@ impl Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(BUSY_TIMEOUT);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options.clone())
+        let path = options.get_filename().to_owned();
+        let cannot_open = |why: StoreError| {
+            StoreError::Misconfigured(format!(
+                "cannot open {}: {why}; check that the folder exists and can be written",
+                path.display()
+            ))
+        };
+        let writer = pool().max_connections(1).connect_with(options.clone());
+        let writer = writer
             .await
-            .map_err(|error| {
-                StoreError::Misconfigured(format!(
-                    "cannot open {}: {}; check that the folder exists and can be written",
-                    options.get_filename().display(),
-                    map_error(error)
-                ))
-            })?;
-        let readers = SqlitePoolOptions::new()
+            .map_err(|error| cannot_open(map_error(error)))?;
+        let file = OpenFile::at(path.clone());
+        let file = file.map_err(|error| cannot_open(map_error(error.into())))?;
+        // Only the first connection may create the file.
+        let options = options.create_if_missing(false);
+        writer.set_connect_options(options.clone());
+        let readers = pool()
             .max_connections(READERS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(options.read_only(true));
-        Ok(Self { writer, readers })
+        Ok(Self {
+            writer,
+            readers,
+            file,
+        })
     }
 
     pub async fn reader(&self) -> Result<PoolConnection<sqlx::Sqlite>> {
+        self.file.check()?;
         self.readers.acquire().await.map_err(map_error)
     }
 
@@ -122,11 +147,13 @@ impl Sqlite {
     }
 
     async fn writer(&self) -> Result<PoolConnection<sqlx::Sqlite>> {
+        self.file.check()?;
         self.writer.acquire().await.map_err(map_error)
     }
 
     /// A write transaction. IMMEDIATE: a deferred one that turns to writing fails without waiting.
     async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>> {
+        self.file.check()?;
         self.writer
             .begin_with("BEGIN IMMEDIATE")
             .await
@@ -199,7 +226,8 @@ impl Sqlite {
         let db = self.clone();
         run_detached(async move {
             // A deferred read transaction: one snapshot for all statements.
-            let mut tx = db.readers.begin().await.map_err(map_error)?;
+            let mut reader = db.reader().await?;
+            let mut tx = reader.begin().await.map_err(map_error)?;
             load(DbConnection::Sqlite(&mut tx)).await
         })
         .await

@@ -13,9 +13,9 @@ use sqlx::{AssertSqlSafe, Executor};
 use super::fixture::{
     DatabaseBackend, StateWriter, TTL, TestDatabase, TestDay, cycle, lease, offer, open, settings,
 };
-use oddsd_testkit::eventually;
 use oddsd_testkit::postgres::{self, PostgresServer};
 use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
+use oddsd_testkit::{eventually, within};
 
 /// A writer behind a proxy, with a cycle to commit.
 struct CommitTest {
@@ -259,6 +259,43 @@ async fn terminated_sessions_are_replaced() {
         assert!(failures < 6, "one for each pooled session at most");
     }
     assert!(test.recover().await);
+}
+
+/// Otherwise the reads would keep all connections until their own deadline.
+#[tokio::test]
+async fn hung_reads_leave_their_connections_to_a_statement_in_a_hurry() {
+    let test = test().await;
+    let store = test.leader.store.clone();
+    // As many sessions as the pool holds.
+    let read = || {
+        let store = store.clone();
+        async move { store.server_time().await.map(drop) }
+    };
+    let opened = futures_util::future::join_all((0..5).map(|_| read())).await;
+    assert_eq!(opened, vec![Ok(()); 5]);
+    let idle = "pg_stat_activity WHERE datname = current_database() AND application_name = 'oddsd' AND state = 'idle'
+                AND query LIKE 'ROLLBACK%'";
+    eventually("the sessions to be idle", async || {
+        let idle = test
+            .database
+            .query_one(&format!("SELECT count(*)::text FROM {idle}"))
+            .await;
+        (idle == "5").then_some(()).ok_or(idle)
+    })
+    .await;
+    test.proxy.set(ProxyMode::Stop);
+    let reads: Vec<_> = (0..5).map(|_| tokio::spawn(read())).collect();
+    let hurried = store.with_deadline(Duration::from_secs(2));
+    down(hurried.claim("relay", 1, Duration::ZERO).await);
+    test.proxy.set(ProxyMode::StopOpen);
+    eventually("a claim in a new session", async || {
+        hurried.claim("relay", 1, Duration::ZERO).await.map(drop)
+    })
+    .await;
+    for read in reads {
+        drop(within("the read to end", read).await.expect("no panic"));
+    }
+    test.recover().await;
 }
 
 /// As after a failover behind one name: the pooled sessions stay with a server that refuses writes, and new ones

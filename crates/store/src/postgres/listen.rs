@@ -52,7 +52,7 @@ impl Postgres {
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await.map_err(map_error)?;
         *retry = FIRST_RETRY;
-        let mut retired = self.retired.0.subscribe();
+        let mut retired = self.retired.opened_until.subscribe();
         // Earlier commits send no notification any more.
         wakeup.notify_one();
         loop {

@@ -44,6 +44,9 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(30);
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
 /// A session that was idle for longer is pinged before it is used.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(30);
+/// A read that takes longer is given up when another session turns out to hang: otherwise the reads that hang as well
+/// would keep all connections until their own deadline.
+const READ_PATIENCE: Duration = Duration::from_secs(1);
 /// `on` in a session whose server or role allows no writes: a standby, a primary that has become one, a default.
 const READ_ONLY: &str = "SELECT current_setting('transaction_read_only')";
 
@@ -61,17 +64,30 @@ pub struct Postgres {
 /// the server or refuses writes, the others of its age most likely do as well (a failover, a network that lost its
 /// connections), and each would cost one failure more.
 #[derive(Clone, Default)]
-struct RetiredSessions(tokio::sync::watch::Sender<Option<Instant>>);
+struct RetiredSessions {
+    opened_until: tokio::sync::watch::Sender<Option<Instant>>,
+    /// Signals that a session did not answer.
+    hung: tokio::sync::watch::Sender<()>,
+}
 
 impl RetiredSessions {
     /// Retires the sessions that are open now.
     fn retire_open(&self) {
-        self.0.send_replace(Some(Instant::now()));
+        self.opened_until.send_replace(Some(Instant::now()));
     }
 
     fn contains(&self, session: &PoolConnectionMetadata) -> bool {
-        let at = *self.0.borrow();
-        at.is_some_and(|at| at.elapsed() <= session.age)
+        let until = *self.opened_until.borrow();
+        until.is_some_and(|until| until.elapsed() <= session.age)
+    }
+
+    /// Returns when a session has hung since the call, and not before `READ_PATIENCE`.
+    async fn until_hung(&self) {
+        let mut hung = self.hung.subscribe();
+        tokio::time::sleep(READ_PATIENCE).await;
+        if hung.changed().await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 
@@ -216,6 +232,7 @@ impl Postgres {
         answer.unwrap_or_else(|_| {
             // Before the session is released, so that it is not asked for a ROLLBACK first.
             self.retired.retire_open();
+            self.retired.hung.send_replace(());
             drop(work);
             let why = format!(
                 "no answer within {} s, not even to say that it takes too long; whether a write went through is \
@@ -227,19 +244,28 @@ impl Postgres {
     }
 
     pub async fn read(&self, sql: impl Into<String>, args: Vec<Arg>) -> Result<Vec<StoredRow>> {
-        self.within_deadline(async {
-            let mut connection = self.connection().await?;
-            DbConnection::Postgres(&mut connection)
-                .fetch(sql, &args)
-                .await
-        })
-        .await
+        let reading = self.within_deadline(self.fetch(sql.into(), args));
+        tokio::select! {
+            biased;
+            rows = reading => rows,
+            () = self.retired.until_hung() => Err(StoreError::Down(
+                "no answer, and another session hangs as well. Check the network and the server".into(),
+            )),
+        }
     }
 
-    /// As `read`, to its end, also when the caller is cancelled.
+    /// Runs one statement to its end, also when the caller is cancelled.
     pub async fn write(&self, sql: impl Into<String>, args: Vec<Arg>) -> Result<Vec<StoredRow>> {
         let (db, sql) = (self.clone(), sql.into());
-        run_detached(async move { db.read(sql, args).await }).await
+        self.run_detached(async move { db.fetch(sql, args).await })
+            .await
+    }
+
+    async fn fetch(&self, sql: String, args: Vec<Arg>) -> Result<Vec<StoredRow>> {
+        let mut connection = self.connection().await?;
+        DbConnection::Postgres(&mut connection)
+            .fetch(sql, &args)
+            .await
     }
 
     fn run_detached<T: Send + 'static, E: From<StoreError> + Send + 'static>(

@@ -18,6 +18,9 @@ use oddsd_store::{Store, WriterLease};
 /// The least pause between two attempts while the cache or the database is unreachable.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
+/// The time for the snapshot of a new epoch: without one nothing is cached, so a session that hangs is left soon.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(3);
+
 pub struct EpochMonitor {
     pub store: Store,
     pub cache: Arc<Cache>,
@@ -94,7 +97,8 @@ impl EpochMonitor {
     async fn begin_epoch(&self) -> anyhow::Result<Epoch> {
         let epoch = self.cache.end_epoch().await?;
         // Taken after the end: the snapshot includes every removal that the old memory may have missed.
-        let snapshot = self.store.current_snapshot().await?;
+        let store = self.store.with_deadline(SNAPSHOT_DEADLINE);
+        let snapshot = store.current_snapshot().await?;
         let has_begun = self.cache.begin_epoch(&epoch, &snapshot).await?;
         anyhow::ensure!(
             has_begun,

@@ -324,15 +324,15 @@ impl Relay {
             });
         }
         let started = Instant::now();
-        if !plan.second_removals.is_empty() {
-            // Second removals are for other programs' keys; our own readers need none.
-            let removing = self.cache().remove_unmanaged(&plan.second_removals);
-            removing.await?;
-        }
         let removed = match plan.targets.is_empty() {
             true => Removed::default(),
             false => self.reader.remove(&plan.targets, snapshot).await?,
         };
+        if !plan.second_removals.is_empty() {
+            // For other programs' keys; our own readers need none. Afterwards: if it fails, our readers know what is owed.
+            let removing = self.cache().remove_unmanaged(&plan.second_removals);
+            removing.await?;
+        }
         if removed.no_epoch {
             self.wakeups.epoch_missing.notify_one();
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::shard::{EpochRecord, LeaseAnswer, OfEpoch, Shard, StoredEntry, Targets};
+use super::shard::{EpochRecord, LeaseAnswer, OfEpoch, ShardMemory, StoredEntry, Targets};
 use crate::backend::{Cache, CacheSettings};
 use crate::clock::ServerClock;
 use crate::command::{CacheCommand, CacheReply, NO_ARGS};
@@ -21,7 +21,7 @@ use crate::lease::{
 use crate::lookup::RawLookup;
 use crate::remote::RemoteCache;
 use crate::{removal, script};
-use oddsd_core::key::{InvalidationTargets, Key, Shard as RedisShard, Tag};
+use oddsd_core::key::{InvalidationTargets, Key, Shard, Tag};
 use oddsd_core::model::DbSnapshot;
 use oddsd_testkit::redis::RedisServer;
 
@@ -228,7 +228,7 @@ fn for_sequences(check: impl Fn(Vec<Operation>) -> Result<(), TestCaseError>) {
 /// The scripts on one server.
 struct Scripts {
     remote: RemoteCache,
-    shard: RedisShard,
+    shard: Shard,
 }
 
 impl Scripts {
@@ -244,7 +244,7 @@ impl Scripts {
         let Cache::Remote(remote) = cache else {
             panic!("not on a server")
         };
-        let shard = RedisShard::all(1).next().expect("a shard");
+        let shard = Shard::all(1).next().expect("a shard");
         Self { remote, shard }
     }
 
@@ -344,8 +344,8 @@ impl Scripts {
     }
 
     /// All records, as the rules hold them.
-    async fn memory(&self) -> Shard<Name, DbSnapshot> {
-        let mut memory = Shard::default();
+    async fn memory(&self) -> ShardMemory<Name, DbSnapshot> {
+        let mut memory = ShardMemory::default();
         let epoch = self.get(self.shard.epoch_key()).await;
         memory.epoch = epoch.map(|text| epoch_record(&text));
         let watermark = self.get(self.shard.watermark_key()).await;
@@ -435,7 +435,7 @@ struct History {
 /// Applies an operation to the server and to the rules, and compares the answers.
 async fn apply(
     scripts: &Scripts,
-    rules: &mut Shard<Name, DbSnapshot>,
+    rules: &mut ShardMemory<Name, DbSnapshot>,
     history: &mut History,
     operation: &Operation,
 ) -> Result<(), TestCaseError> {
@@ -538,7 +538,7 @@ async fn apply(
             scripts.lose(record).await;
         }
         Operation::Flush => {
-            *rules = Shard::default();
+            *rules = ShardMemory::default();
             scripts
                 .call(CacheCommand::named("FLUSHALL", NO_ARGS, NO_ARGS))
                 .await;
@@ -561,7 +561,7 @@ fn scripts_on_a_server_keep_the_rules() {
             scripts
                 .call(CacheCommand::named("FLUSHALL", NO_ARGS, NO_ARGS))
                 .await;
-            let (mut rules, mut history) = (Shard::default(), History::default());
+            let (mut rules, mut history) = (ShardMemory::default(), History::default());
             let first = [
                 Operation::EndEpoch,
                 Operation::BeginEpoch(0, DbSnapshot::from_commit_count(0)),
@@ -593,7 +593,7 @@ fn in_process_cache_serves_nothing_that_the_rules_refuse() {
     let served = RefCell::new(0u32);
     for_sequences(|operations| {
         let (memory, now) = (InProcessCache::new(1 << 20), Instant::now());
-        let (mut rules, epoch) = (Shard::default(), EpochRecord { id: 1, run: 1 });
+        let (mut rules, epoch) = (ShardMemory::default(), EpochRecord { id: 1, run: 1 });
         rules.end_epoch(epoch.id);
         rules.begin_epoch(epoch, &DbSnapshot::from_commit_count(0), 0);
         let mut given: Vec<(Name, Vec<Name>, u64, LocalLease)> = Vec::new();

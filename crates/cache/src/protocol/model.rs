@@ -8,7 +8,9 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use super::super::lease::PutOutcome;
 use super::Snapshot;
-use super::shard::{EpochRecord, LeaseAnswer, NO_EPOCH, OfEpoch, Shard, StoredEntry, Targets};
+use super::shard::{
+    EpochRecord, LeaseAnswer, NO_EPOCH, OfEpoch, ShardMemory, StoredEntry, Targets,
+};
 
 const FRESH: &str = "no reader is served what a confirmed removal made wrong";
 /// A world in which nothing is ever served would prove nothing.
@@ -160,8 +162,8 @@ struct L1 {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
-    shard: Shard<Name, Seen>,
-    old_copy: Option<Shard<Name, Seen>>,
+    shard: ShardMemory<Name, Seen>,
+    old_copy: Option<ShardMemory<Name, Seen>>,
     run: u64,
     /// Transactions that began, with the snapshot of each.
     begun: Vec<u8>,
@@ -259,7 +261,7 @@ impl Bounds {
         shard.lookup(&Name::Key, run).cloned()
     }
 
-    fn remove(&self, shard: &mut Shard<Name, Seen>, target: Target, removal: Seen) {
+    fn remove(&self, shard: &mut ShardMemory<Name, Seen>, target: Target, removal: Seen) {
         let before = shard.clone();
         let (keys, marks, tags): (&[Name], &[Name], &[Name]) = match target {
             Target::Key => (&[Name::Key], &[], &[]),
@@ -381,7 +383,7 @@ impl Model for Bounds {
 
     fn init_states(&self) -> Vec<World> {
         let epoch = EpochRecord { id: 1, run: 1 };
-        let mut shard = Shard::default();
+        let mut shard = ShardMemory::default();
         shard.end_epoch(epoch.id);
         assert!(shard.begin_epoch(epoch, &self.seen(0), 0));
         let mut leaders = vec![Leader::New; self.leaders];
@@ -597,7 +599,7 @@ impl Model for Bounds {
             }
             Step::Flush => {
                 world.flushes -= 1;
-                world.shard = Shard::default();
+                world.shard = ShardMemory::default();
             }
             Step::Evict(record) => {
                 world.evictions -= 1;

@@ -59,7 +59,7 @@ pub(super) enum LeaseAnswer {
 /// The records of one shard, in the memory of a server. `N` names keys and tags, `S` is a database snapshot. Each
 /// operation is one atomic script.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Shard<N: Ord, S> {
+pub(super) struct ShardMemory<N: Ord, S> {
     pub epoch: Option<EpochRecord>,
     /// The join of the snapshots of all removals of the epoch, and of the snapshot with which it began. While there is
     /// no epoch, it belongs to the one that is about to begin.
@@ -71,7 +71,7 @@ pub(super) struct Shard<N: Ord, S> {
     pub entries: BTreeMap<N, OfEpoch<StoredEntry<N, S>>>,
 }
 
-impl<N: Ord, S> Default for Shard<N, S> {
+impl<N: Ord, S> Default for ShardMemory<N, S> {
     fn default() -> Self {
         Self {
             epoch: None,
@@ -84,7 +84,7 @@ impl<N: Ord, S> Default for Shard<N, S> {
     }
 }
 
-impl<N: Ord + Clone, S: Snapshot> Shard<N, S> {
+impl<N: Ord + Clone, S: Snapshot> ShardMemory<N, S> {
     /// The epoch, if the watermark that vouches for it is there.
     fn proven_epoch(&self) -> Option<EpochRecord> {
         let epoch = self.epoch?;

@@ -26,7 +26,7 @@ impl ClockSkew {
             () if theirs > received => received - theirs,
             () => TimeDelta::zero(),
         };
-        let was_large = {
+        let (was_large, is_large) = {
             let mut state = self.0.lock();
             state.measured = Some(skew);
             // A skew near the limit does not log a line at each measurement.
@@ -35,10 +35,12 @@ impl ClockSkew {
             } else {
                 MAX_CLOCK_SKEW
             };
-            std::mem::replace(&mut state.is_large, skew.abs() > limit)
+            let was_large = state.is_large;
+            state.is_large = skew.abs() > limit;
+            (was_large, state.is_large)
         };
         let skew_s = skew.as_seconds_f64();
-        match (was_large, self.0.lock().is_large) {
+        match (was_large, is_large) {
             (false, true) => tracing::warn!(
                 event = "clock.skewed",
                 skew_s,

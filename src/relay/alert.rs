@@ -37,8 +37,9 @@ impl RateAlert {
     }
 
     pub(super) async fn raise(&self, store: &Store, last_minute: u64) -> Result<(), StoreError> {
+        let is_new = store.raise_alert(NAME).await?;
         self.raised.store(true, Ordering::Relaxed);
-        if store.raise_alert(NAME).await? {
+        if is_new {
             tracing::warn!(
                 event = "cache.removal_rate_high",
                 per_minute = last_minute,

@@ -21,6 +21,7 @@ fn applied(backend: DatabaseBackend) -> &'static [&'static str] {
             "applied 0004 rules",
             "applied 0005 status",
             "applied 0006 kept_settings",
+            "applied 0007 database_id",
         ],
         DatabaseBackend::Sqlite => &[
             "applied 0001 tables",
@@ -29,6 +30,7 @@ fn applied(backend: DatabaseBackend) -> &'static [&'static str] {
             "applied 0004 rules",
             "applied 0005 status",
             "applied 0006 kept_settings",
+            "applied 0007 database_id",
         ],
     }
 }

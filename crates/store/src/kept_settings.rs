@@ -1,5 +1,5 @@
-//! What a start has to know of the ones before it: the feed that fills the database, and the last valid text of the
-//! rules file. `app`, `check`, `replay` and the rules watcher call it.
+//! What a start has to know of the ones before it: the feed that fills the database, the last valid text of the rules
+//! file, and the database's id. `app`, `check`, `replay`, the rules watcher and `identity` call it.
 
 use super::dialect::args;
 use super::{Result, Store};
@@ -11,6 +11,8 @@ pub enum KeptSetting {
     Feed,
     /// The last valid text of the rules file.
     Rules,
+    /// The id that the database got with its tables. Never changed.
+    DatabaseId,
 }
 
 impl KeptSetting {
@@ -18,6 +20,7 @@ impl KeptSetting {
         match self {
             Self::Feed => "feed",
             Self::Rules => "rules",
+            Self::DatabaseId => "database_id",
         }
     }
 }

@@ -8,6 +8,7 @@
 mod bad_rows;
 mod dialect;
 mod external;
+mod identity;
 mod kept_settings;
 mod lease;
 mod load;

@@ -12,7 +12,7 @@ use super::connect::connect;
 use super::{Postgres, adopt, execute, grants, map_error, views};
 use crate::{Migrations, Result, StoreError, TxEnd, migrations, run_detached};
 
-const MIGRATIONS: Migrations = migrations!("postgres": 1 "tables", 2 "history", 3 "canary", 4 "rules", 5 "status", 6 "kept_settings");
+const MIGRATIONS: Migrations = migrations!("postgres": 1 "tables", 2 "history", 3 "canary", 4 "rules", 5 "status", 6 "kept_settings", 7 "database_id");
 /// In our own schema: other programs use sqlx's default name, too.
 const TABLE: &str = "oddsd.migrations";
 

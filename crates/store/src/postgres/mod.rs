@@ -56,6 +56,8 @@ pub struct Postgres {
     options: Arc<PgConnectOptions>,
     retired: RetiredSessions,
     days: partitions::KnownDays,
+    /// How many sessions were opened.
+    opened: tokio::sync::watch::Sender<u64>,
     /// Longest wait for one answer.
     deadline: Duration,
 }
@@ -115,6 +117,8 @@ impl Postgres {
         let deadline = settings.statement_timeout + ANSWER_GRACE;
         let retired = RetiredSessions::default();
         let (before_use, after_use) = (retired.clone(), retired.clone());
+        let opened = tokio::sync::watch::Sender::new(0);
+        let after_open = opened.clone();
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections.max(2))
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -134,6 +138,7 @@ impl Postgres {
                 })
             })
             .after_connect(move |connection, _| {
+                after_open.send_modify(|count| *count += 1);
                 Box::pin(async move {
                     // Set here and not as start-up options, which some poolers refuse. Below `error` the
                     // server only reports that a ROLLBACK had nothing to roll back. No statement is
@@ -175,6 +180,7 @@ impl Postgres {
             options: Arc::new(options),
             retired,
             days: partitions::KnownDays::default(),
+            opened,
             deadline,
         })
     }
@@ -202,6 +208,10 @@ impl Postgres {
             ),
             error => map_error(error),
         })
+    }
+
+    pub fn opened_sessions(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.opened.subscribe()
     }
 
     /// The same pool, with at most this wait for one answer.

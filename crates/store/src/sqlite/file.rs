@@ -30,6 +30,16 @@ impl OpenFile {
         })))
     }
 
+    /// Names the file: a copy has another inode, and another machine may have a file with the same one.
+    pub fn identity(&self) -> String {
+        let machine = ["/etc/machine-id", "/etc/hostname"].map(std::fs::read_to_string);
+        let machine: Vec<String> = machine.into_iter().flatten().collect();
+        let path = self.0.path.canonicalize();
+        let path = path.unwrap_or_else(|_| self.0.path.clone());
+        let (device, inode) = self.0.identity;
+        format!("{} {} {device} {inode}", machine.concat(), path.display())
+    }
+
     /// Fails while its path leads to no file or to another one. When the file is back, its connections go on. Another
     /// file needs a restart: what readers, caches and memory know belongs to the first one.
     pub fn check(&self) -> Result<()> {

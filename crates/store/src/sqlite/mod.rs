@@ -40,7 +40,7 @@ const READERS: u32 = 4;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const TABLE: &str = "migrations";
-const MIGRATIONS: Migrations = migrations!("sqlite": 1 "tables", 2 "counts", 3 "canary", 4 "rules", 5 "status", 6 "kept_settings");
+const MIGRATIONS: Migrations = migrations!("sqlite": 1 "tables", 2 "counts", 3 "canary", 4 "rules", 5 "status", 6 "kept_settings", 7 "database_id");
 
 #[derive(Clone)]
 pub struct Sqlite {
@@ -144,6 +144,11 @@ impl Sqlite {
     pub async fn write(&self, sql: impl Into<String>, args: Vec<Arg>) -> Result<Vec<StoredRow>> {
         let (db, sql) = (self.clone(), sql.into());
         run_detached(async move { fetch(&mut *db.writer().await?, sql, args).await }).await
+    }
+
+    /// Names the file on this machine.
+    pub fn file_identity(&self) -> String {
+        self.file.identity()
     }
 
     async fn writer(&self) -> Result<PoolConnection<sqlx::Sqlite>> {

@@ -15,6 +15,7 @@ use crate::log::LogFormat;
 use crate::poller::PollerSettings;
 use crate::rules_file::{RulesHandle, RulesWatcher};
 use oddsd_cache::CacheSettings;
+use oddsd_core::key::Namespace;
 use oddsd_core::schedule::{Cadence, PollPlanner};
 use oddsd_feeds::odds_api::OddsFormat;
 use oddsd_store::{Retention, StoreSettings, Tls};
@@ -199,6 +200,10 @@ pub struct CacheArgs {
     /// Upstash REST token.
     #[arg(long, env = "UPSTASH_REDIS_REST_TOKEN", hide_env_values = true)]
     pub upstash_redis_rest_token: Option<SecretString>,
+    /// Namespace of oddsd's own names in a Redis that several databases share on purpose (letters, digits, `.`, `_`, `-`):
+    /// `oddsd:NAMESPACE:…`. The keys of other programs, which rules name, have none.
+    #[arg(long, env = "CACHE_NAMESPACE", value_parser = namespace)]
+    pub cache_namespace: Option<Namespace>,
     /// Use a cache. false: no cache is contacted.
     #[arg(long, env = "CACHE_ENABLED", default_value = "true", action = clap::ArgAction::Set, value_parser = boolean)]
     pub cache_enabled: bool,
@@ -334,6 +339,7 @@ impl Settings {
             redis_url: self.cache.redis_url.clone(),
             upstash_url: self.cache.upstash_redis_rest_url.clone(),
             upstash_token: self.cache.upstash_redis_rest_token.clone(),
+            namespace: self.cache.cache_namespace.clone().unwrap_or_default(),
             enabled: self.cache.cache_enabled,
             command_timeout: Duration::from_millis(self.cache.cache_timeout_ms),
             memory_bytes: self.cache.cache_memory_mb * 1024 * 1024,
@@ -416,6 +422,11 @@ fn fraction(text: &str) -> Result<f64, String> {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("a share between 0 and 1, e.g. 0.5".into()),
     }
+}
+
+fn namespace(text: &str) -> Result<Namespace, String> {
+    let named = Namespace::named(text.trim());
+    named.ok_or_else(|| "up to 32 letters, digits, `.`, `_` and `-`, e.g. staging".into())
 }
 
 fn rate(text: &str) -> Result<f64, String> {

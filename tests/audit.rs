@@ -11,11 +11,12 @@ use oddsd::audit::{
 };
 use oddsd::relay::{Relay, RelayOutcome};
 use oddsd::rules_file::RulesHandle;
-use oddsd_cache::{Cache, CacheSettings, LoadedValue, Policy, Reader};
+use oddsd_cache::{Cache, LoadedValue, Policy, Reader};
 use oddsd_core::key::Key;
 use oddsd_store::{AuditEvent, ClaimedBatch, CommitEvent, CommitNotifier, Purpose, Store};
 use tokio::sync::mpsc;
 
+use crate::cache::open_redis;
 use crate::store::fixture::{DatabaseBackend, TestDatabase, open};
 use oddsd_testkit::log::CapturedLog;
 use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
@@ -38,13 +39,7 @@ struct AuditFixture {
 }
 
 async fn open_cache(redis: &RedisServer) -> Arc<Cache> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let settings = CacheSettings {
-        redis_url: Some(redis.url().into()),
-        command_timeout: Duration::from_secs(20),
-        ..CacheSettings::default()
-    };
-    let cache = Cache::open(&settings).await.expect("settings that work");
+    let cache = open_redis(&redis.url()).await;
     cache.connected().await;
     Arc::new(cache)
 }

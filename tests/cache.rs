@@ -20,7 +20,9 @@ use oddsd_testkit::resp::RespReply;
 use oddsd_testkit::upstash::UpstashStandIn;
 
 pub const TTL: Duration = Duration::from_secs(3600);
-const TOKEN: &str = "canary-token";
+pub const TOKEN: &str = "canary-token";
+/// The identity of the database that the tests' loaders stand for.
+const DATABASE: &str = "tests";
 
 pub fn key(name: &str) -> Key {
     Key::from_user_input(name).expect("a key")
@@ -28,7 +30,9 @@ pub fn key(name: &str) -> Key {
 
 pub async fn open(settings: CacheSettings) -> Cache {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Cache::open(&settings).await.expect("settings that work")
+    let cache = Cache::open(&settings).await.expect("settings that work");
+    cache.set_database(DATABASE);
+    cache
 }
 
 pub async fn open_redis(url: &str) -> Cache {
@@ -125,7 +129,7 @@ impl CacheBackend {
         if self.cluster.is_some() { 32 } else { 1 }
     }
 
-    async fn flush(&self) {
+    pub async fn flush(&self) {
         let one = self.redis.iter();
         let nodes = self.cluster.iter().flat_map(|cluster| &cluster.nodes);
         for server in one.chain(nodes) {

@@ -9,7 +9,7 @@ use oddsd_cache::{
     Cache, CacheError, CacheLevel, CacheRead, CacheReadState, CacheSettings, InvalidationTargets,
     LoadedValue, Policy, READ_BUDGET, ReadError, Reader,
 };
-use oddsd_core::key::Tag;
+use oddsd_core::key::{Namespace, Tag};
 use oddsd_core::model::DbSnapshot;
 use tokio::sync::Notify;
 
@@ -501,9 +501,18 @@ async fn hot_key_is_loaded_again_after_a_removal() {
     assert_eq!(counter.load(Ordering::SeqCst), 2);
 }
 
-/// Two processes with an L1 each: a value removed by one is no longer served by the other.
 #[tokio::test]
 async fn l1_drops_removed_values_and_needs_a_heartbeat() {
+    l1_in_namespace("").await;
+}
+
+#[tokio::test]
+async fn l1_drops_removed_values_of_its_namespace() {
+    l1_in_namespace("staging").await;
+}
+
+/// Two processes with an L1 each: a value removed by one is no longer served by the other.
+async fn l1_in_namespace(namespace: &str) {
     let redis = RedisServer::start().await;
     let mut processes = Vec::new();
     for _ in 0..2 {
@@ -511,6 +520,7 @@ async fn l1_drops_removed_values_and_needs_a_heartbeat() {
             redis_url: Some(redis.url().into()),
             command_timeout: Duration::from_secs(10),
             l1_bytes: 1 << 20,
+            namespace: Namespace::named(namespace).expect("a namespace"),
             ..CacheSettings::default()
         })
         .await;

@@ -4,6 +4,7 @@
 mod audit;
 mod cache;
 mod cache_faults;
+mod cache_identity;
 mod cache_read;
 mod cache_stale;
 mod cache_tags;

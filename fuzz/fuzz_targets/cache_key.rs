@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use oddsd_core::key::{TrackedKey, Key, Tag};
+use oddsd_core::key::{Key, Namespace, Tag, TrackedKey};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Some(key) = Key::from_bytes(bytes) {
@@ -23,5 +23,5 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(!tag.is_prefix_tag());
     }
     let _ = Tag::prefix_tag(text);
-    let _ = TrackedKey::parse(text);
+    let _ = TrackedKey::parse(text, &Namespace::default());
 });

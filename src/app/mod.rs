@@ -104,6 +104,7 @@ impl App {
         let cache = Cache::open(&settings.cache())
             .await
             .map_err(|why| InvalidSetting(format!("{why:#}")))?;
+        cache.set_database(&store.identity().await?);
         let cache = Arc::new(cache);
         let listener = bind(settings.daemon.listen).await?;
         let holder = settings.instance();

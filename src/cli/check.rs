@@ -26,6 +26,10 @@ const COMMANDS_PER_CHANGE: u64 = 2;
 /// A day with races.
 const HOURS_OF_RACING: u64 = 10;
 const CACHE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The identity of a database without tables, which no cache can belong to.
+const NEW_DATABASE: &str = "new";
+/// Beyond two heartbeats, for a busy machine.
+const EPOCH_MARGIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
@@ -90,12 +94,14 @@ pub async fn check(settings: &Settings, args: &CheckArgs) -> anyhow::Result<Exit
     check_listen(settings, args.offline, &mut report).await;
     let database = describe_database(settings, &mut report);
     if !args.offline {
+        let mut identity = None;
         if let Some((settings_of_store, name)) = database {
             let feed = feed.as_ref().map(Feed::name);
-            check_database(settings, feed, &settings_of_store, &name, &mut report).await;
+            let checked = check_database(settings, feed, &settings_of_store, &name, &mut report);
+            identity = checked.await;
         }
         if let Some(cache) = cache {
-            ping_cache(&cache, &mut report).await;
+            ping_cache(&cache, identity, &mut report).await;
         }
         if let Some(feed) = feed {
             fetch(feed, &mut report).await;
@@ -295,30 +301,34 @@ fn describe_database(
     }
 }
 
+/// Returns the identity of the database; `None` if it cannot be known now.
 async fn check_database(
     settings: &Settings,
     feed: Option<&str>,
     wanted: &StoreSettings,
     name: &str,
     report: &mut CheckReport,
-) {
+) -> Option<String> {
     if let Some(file) = missing_file(settings) {
         let folder = file.parent().filter(|path| !path.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
             let folder = folder.display();
             let says =
                 format!("there is no folder {folder}; create it, or set another DATABASE_URL");
-            return report.fail("database", BAD_CONFIGURATION, says);
+            report.fail("database", BAD_CONFIGURATION, says);
+            return None;
         }
         let file = file.display();
         let says = format!("{file} does not exist yet; `oddsd run` creates it");
-        return report.ok("database", says);
+        report.ok("database", says);
+        return Some(NEW_DATABASE.into());
     }
     let store = match Store::open(wanted).await {
         Ok(store) => store,
         Err(why) => {
             let says = format!("{name}: {why}{}", next_step(&why));
-            return report.fail("database", database_code(&why), says);
+            report.fail("database", database_code(&why), says);
+            return None;
         }
     };
     report.ok("database", format!("{name}: connected"));
@@ -351,7 +361,12 @@ async fn check_database(
     if let Ok(status) = store.status().await {
         check_status(&status, report);
     }
+    let identity = match store.identity().await {
+        Err(StoreError::Schema(_)) => Some(NEW_DATABASE.into()),
+        identity => identity.ok(),
+    };
     store.close().await;
+    identity
 }
 
 /// The feed that fills the database, if it is another one than the settings name.
@@ -413,7 +428,7 @@ fn database_code(why: &StoreError) -> u8 {
     }
 }
 
-async fn ping_cache(cache: &Cache, report: &mut CheckReport) {
+async fn ping_cache(cache: &Cache, identity: Option<String>, report: &mut CheckReport) {
     let started = Instant::now();
     let _ = tokio::time::timeout(CACHE_TIMEOUT, cache.connected()).await;
     match cache.ping().await {
@@ -422,6 +437,10 @@ async fn ping_cache(cache: &Cache, report: &mut CheckReport) {
             report.ok("cache", format!("answers in {ms} ms"));
             for limitation in cache.limitations().await {
                 report.warn("cache", limitation);
+            }
+            if let Some(identity) = identity {
+                cache.set_database(&identity);
+                check_epoch(cache, report).await;
             }
         }
         Err(why @ CacheError::Refused(_)) => {
@@ -433,6 +452,29 @@ async fn ping_cache(cache: &Cache, report: &mut CheckReport) {
         }
     }
     cache.close().await;
+}
+
+/// Whether another database uses the cache: its heartbeats change what is found.
+async fn check_epoch(cache: &Cache, report: &mut CheckReport) {
+    let Ok(Some(found)) = cache.foreign_epoch().await else {
+        return;
+    };
+    let beat = cache.heartbeat_interval().unwrap_or_default();
+    tokio::time::sleep(beat * 2 + EPOCH_MARGIN).await;
+    match cache.foreign_epoch().await {
+        Ok(Some(now)) if now != found => report.fail(
+            "cache",
+            BAD_CONFIGURATION,
+            "another database uses this cache: nothing of it would be read or kept. Give each database a cache of its own, or a \
+             CACHE_NAMESPACE if they share it on purpose",
+        ),
+        Ok(Some(_)) => report.warn(
+            "cache",
+            "it was last used with another database, or before this one's server was restarted; a daemon uses it once it has had no \
+             heartbeat for a minute",
+        ),
+        Ok(None) | Err(_) => {}
+    }
 }
 
 async fn fetch(mut feed: Feed, report: &mut CheckReport) {

@@ -110,6 +110,7 @@ pub async fn invalidate(settings: &Settings, args: &InvalidateArgs) -> anyhow::R
     let detail = args.names_only_sidebars().then_some(reason);
     let store = open_existing(settings).await?;
     store.check_schema().await?;
+    cache.set_database(&store.identity().await?);
     let row = store.request_removal(&keys, &tags, detail).await?;
     let led = is_led(&store).await?;
     // Without a cache that other processes see, this process cannot remove anything for readers. The rows

@@ -112,6 +112,12 @@ pub const LOG_EVENTS: &[LogEventDoc] = &[
         "The cache's memory was new, restarted or flushed. Entries from before are not served."),
     doc("cache.epoch_failed", "debug", &["error"],
         "A new cache epoch could not be started. Readers are answered from the database until it is."),
+    doc("cache.foreign_database", "error", &["backend", "host"],
+        "Another database uses this cache: its heartbeats were seen. Nothing is read from the cache or kept in it; unmanaged keys are removed \
+         as before. Give each database a cache of its own, or a CACHE_NAMESPACE. Logged once until the cache is ours."),
+    doc("cache.epoch_waiting", "info", &["backend", "host", "seconds"],
+        "The cache was last used with another database, or before this one's server was restarted. Readers are answered from the database until \
+         it has had no heartbeat for so long."),
     doc("cache.redis_connected", "info", &["host"],
         "The connection to Redis is up.").alias("cache_redis_connected"),
     doc("cache.redis_connection_failed", "warn", &["host", "error", "suppressed_log_lines"],

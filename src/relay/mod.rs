@@ -35,7 +35,7 @@ use oddsd_store::{
 pub use alert::RateAlert;
 pub use database::DatabaseWaits;
 pub use direct::{DirectPath, InFlight, direct_channel};
-pub use epoch::{EpochMonitor, EpochStatus};
+pub use epoch::{EpochMonitor, EpochStatus, WatchedEpoch};
 use plan::{FailedTargets, InvalidationPlan, RemovalContext};
 
 /// Rows claimed at once. After a full batch the whole backlog is read, coalesced by the database.

@@ -6,8 +6,10 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::DaemonStack;
-use super::fixture::{INVALIDATED, get};
+use super::fixture::{INVALIDATED, get, hits_with};
 use crate::harness::daemon::field;
+use oddsd_testkit::eventually;
+use oddsd_testkit::postgres::PostgresServer;
 use oddsd_testkit::proxy::{FaultProxy, ProxyMode};
 
 /// The stack with a proxy between daemon and database.
@@ -193,4 +195,30 @@ async fn sqlite_file_that_was_moved_away_is_reported_and_used_again_when_it_is_b
     assert_eq!(get(&url).await.status, 200);
     assert_eq!(daemon.count_log("event=store.file_lost"), 1);
     daemon.stop().await.expect_code(0);
+}
+
+/// A restart may have lost commits, and another server may answer after it: what was cached before is not served.
+#[tokio::test]
+async fn restart_of_the_database_begins_a_new_epoch_of_the_cache() {
+    let mut server = PostgresServer::start().expect("a server");
+    let (mut stack, _card) = DaemonStack::with_card().await;
+    stack.settings = stack.settings.with("DATABASE_URL", server.url.as_str());
+    let mut daemon = stack.run();
+    let path = format!("{}/v1/races/by-stage", daemon.url().await);
+    let started = ["event=cache.epoch_started", INVALIDATED];
+    daemon.wait_for_logs(started).await;
+    hits_with(&path, 3.3).await;
+    daemon.skip_log();
+    server.restart().expect("started again");
+    daemon.wait_for_log("event=cache.epoch_started").await;
+    // A session that the restart has cut may still fail a read.
+    eventually("an answer from the cache", async || {
+        let answer = get(&path).await;
+        let state = answer.cache_status().to_owned();
+        (state == "HIT").then_some(()).ok_or(state)
+    })
+    .await;
+    let exit = daemon.stop().await.expect_code(0);
+    assert_eq!(exit.count("event=cache.foreign_database"), 0);
+    assert_eq!(exit.count("event=cache.epoch_waiting"), 0);
 }

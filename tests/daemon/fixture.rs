@@ -308,6 +308,18 @@ impl HttpAnswer {
     }
 }
 
+/// Reads until the answer comes from the cache; every answer on the way shows this price.
+pub async fn hits_with(path: &str, price: f64) {
+    eventually("the answer comes from the cache", async || {
+        let answer = get(path).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let cache = answer.cache_status().to_owned();
+        assert_eq!(first_price(&answer.json()), Some(price), "{cache}");
+        (cache == "HIT").then_some(()).ok_or(cache)
+    })
+    .await;
+}
+
 pub async fn get(url: &str) -> HttpAnswer {
     request(reqwest::Method::GET, url, &[]).await
 }

@@ -1,24 +1,10 @@
 //! Tests of cached answers after a flush, a restored copy and a late fill of another program.
 
-use reqwest::Method;
-
 use super::DaemonStack;
-use super::fixture::{INVALIDATED, first_price, get, request};
+use super::fixture::{INVALIDATED, first_price, get, hits_with};
 use oddsd_testkit::eventually;
 
 const CARD: &str = "/v1/races/by-stage";
-
-/// Reads until the answer comes from the cache; every answer on the way shows this price.
-async fn hits_with(path: &str, price: f64) {
-    eventually("the answer comes from the cache", async || {
-        let answer = request(Method::GET, path, &[]).await;
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        let cache = answer.cache_status().to_owned();
-        assert_eq!(first_price(&answer.json()), Some(price), "{cache}");
-        (cache == "HIT").then_some(()).ok_or(cache)
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn cache_flush_is_followed_by_a_new_epoch_and_fills() {

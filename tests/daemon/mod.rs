@@ -13,6 +13,7 @@ mod once;
 mod random_faults;
 mod reading;
 mod rules;
+mod shared_cache;
 mod shutdown;
 mod status;
 

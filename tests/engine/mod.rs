@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use oddsd::clock::Clock;
 use oddsd::http::{self, AppState};
-use oddsd::relay::{EpochMonitor, Relay, RelayOutcome};
+use oddsd::relay::{EpochMonitor, EpochStatus, Relay, RelayOutcome, WatchedEpoch};
 use oddsd::rules_file::{RulesHandle, RulesWatcher};
 use oddsd_cache::Cache;
 use oddsd_core::key::Key;
@@ -86,10 +86,10 @@ impl Engine {
             cache: Arc::clone(self.cache()),
             wakeups: self.relay.wakeups.clone(),
         };
-        let mut epoch = None;
-        eventually("an epoch", async || {
-            let status = monitor.check(&mut epoch).await;
-            epoch.is_some().then_some(()).ok_or(status)
+        let mut epoch = WatchedEpoch::default();
+        eventually("an epoch", async || match monitor.check(&mut epoch).await {
+            EpochStatus::Begun => Ok(()),
+            status => Err(status),
         })
         .await;
     }

@@ -155,14 +155,16 @@ async fn has_epoch(cache: &Cache, probe: &Key) -> bool {
     matches!(outcome, Ok(LeaseOutcome::Acquired(_) | LeaseOutcome::Held))
 }
 
-/// A cache on this Redis; all settings but `l1_bytes` are the defaults.
-pub async fn open_cache(url: &str, l1_bytes: u64) -> anyhow::Result<Cache> {
-    Cache::open(&CacheSettings {
+/// A cache on this Redis, for answers from this database; all settings but `l1_bytes` are the defaults.
+pub async fn open_cache(url: &str, l1_bytes: u64, store: &Store) -> anyhow::Result<Cache> {
+    let cache = Cache::open(&CacheSettings {
         redis_url: Some(SecretString::from(url.to_owned())),
         l1_bytes,
         ..CacheSettings::default()
     })
-    .await
+    .await?;
+    cache.set_database(&store.identity().await?);
+    Ok(cache)
 }
 
 pub fn bench_key(name: &str, n: usize) -> Key {

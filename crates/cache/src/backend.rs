@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::entry::Entry;
 use super::error::CacheError;
@@ -18,7 +19,7 @@ use super::removal::{self, Removed};
 use super::transport::Transport;
 use super::unmanaged::{self, ScanResult};
 use super::upstash::UpstashTransport;
-use oddsd_core::key::{InvalidationTargets, Key, Tag};
+use oddsd_core::key::{InvalidationTargets, Key, Namespace, Tag};
 use oddsd_core::model::DbSnapshot;
 
 /// The deadline of a single lookup, lease or fill outside a request; inside one, the reader's budget rules.
@@ -44,6 +45,8 @@ pub struct CacheSettings {
     pub upstash_token: Option<SecretString>,
     /// False: the cache is off, whatever else is set.
     pub enabled: bool,
+    /// Of the names of managed entries and control records. Unmanaged keys have none.
+    pub namespace: Namespace,
     /// How long one removal may take before it counts as failed. Reads have a budget of their own.
     pub command_timeout: Duration,
     /// Bound of the in-process cache in bytes, keys and bodies together.
@@ -59,6 +62,7 @@ impl Default for CacheSettings {
             upstash_url: None,
             upstash_token: None,
             enabled: true,
+            namespace: Namespace::default(),
             command_timeout: Duration::from_secs(2),
             memory_bytes: 64 * 1024 * 1024,
             l1_bytes: 0,
@@ -107,7 +111,8 @@ impl CacheSettings {
             BackendSettings::InProcess => "in the daemon's process".into(),
             BackendSettings::Redis(url) => format!("redis at {}", redis::host_in(url)?),
             BackendSettings::Upstash { url, token } => {
-                let upstash = UpstashTransport::open(url, token, self.command_timeout)?;
+                let upstash =
+                    UpstashTransport::open(url, token, &self.namespace, self.command_timeout)?;
                 format!("upstash at {}", upstash.server().host)
             }
         })
@@ -118,22 +123,39 @@ impl Cache {
     /// Opens Redis when a Redis URL is set, Upstash when its URL and token are, else this process's memory.
     ///
     /// Never fails because a cache is down: connecting goes on in the background, for ever. Fails on
-    /// settings that can never work, and names the setting.
+    /// settings that can never work, and names the setting. A cache server is used only once [`Cache::set_database`] was called.
     pub async fn open(settings: &CacheSettings) -> anyhow::Result<Self> {
-        let timeout = settings.command_timeout;
+        let (namespace, timeout) = (&settings.namespace, settings.command_timeout);
         match settings.backend()? {
             BackendSettings::Off => Ok(Self::Off),
             BackendSettings::InProcess => {
                 Ok(Self::InProcess(InProcessCache::new(settings.memory_bytes)))
             }
             BackendSettings::Redis(url) => {
-                let redis = RedisTransport::open(url, timeout, settings.l1_bytes);
+                let redis = RedisTransport::open(url, namespace, timeout, settings.l1_bytes);
                 Ok(Self::Remote(redis.await?.into()))
             }
             BackendSettings::Upstash { url, token } => {
-                let upstash = UpstashTransport::open(url, token, timeout)?;
+                let upstash = UpstashTransport::open(url, token, namespace, timeout)?;
                 Ok(Self::Remote(upstash.into()))
             }
+        }
+    }
+
+    /// Sets the database that the answers come from: `identity` is a text that no other database has, no copy of this one,
+    /// and no other start of its server (`Store::identity`). A new identity ends what was cached with the one before.
+    pub fn set_database(&self, identity: &str) {
+        if let Self::Remote(remote) = self {
+            remote.set_database(&format!("{:08x}", xxh3_64(identity.as_bytes()) as u32));
+        }
+    }
+
+    /// The records of an epoch that another database has begun in this cache, or is about to begin. While that one is
+    /// used, they change with each heartbeat. `None`: there is none, or it is of a database that was set here.
+    pub async fn foreign_epoch(&self) -> Result<Option<String>, CacheError> {
+        match self {
+            Self::Off | Self::InProcess(_) => Ok(None),
+            Self::Remote(remote) => remote.foreign_epoch().await,
         }
     }
 
@@ -285,7 +307,7 @@ impl Cache {
     /// Ends the epoch of the cache's memory: nothing is filled and nothing is served until the returned one begins.
     pub async fn end_epoch(&self) -> Result<Epoch, CacheError> {
         match self {
-            Self::Off | Self::InProcess(_) => Ok(Epoch::new("here")),
+            Self::Off | Self::InProcess(_) => Ok(Epoch::new("here", "here")),
             Self::Remote(remote) => remote.end_epoch().await,
         }
     }

@@ -1,5 +1,5 @@
-//! The cache server behind a transport: its limits, its clock, and whether it can be reached. The transports report
-//! to it; it writes the two log lines that operators grep for, at most one a minute while it is down.
+//! The cache server behind a transport: its limits, its clock, whether it can be reached, and whose answers it keeps. The
+//! transports report to it; it writes the two log lines that operators grep for, at most one a minute while it is down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::clock::ServerClock;
 use super::command::Limits;
 use super::error::CacheError;
+use oddsd_core::key::Namespace;
 
 /// The log line of a cache that stays down is repeated this often.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
@@ -22,9 +23,12 @@ pub(super) struct ServerInfo {
     /// The time that an operation outside a request may take.
     pub command_timeout: Duration,
     pub clock: ServerClock,
+    pub namespace: Namespace,
     /// Commands that the server answered.
     answered: AtomicU64,
     run: Mutex<Option<Arc<str>>>,
+    /// The marks of the database: the current one is the last.
+    databases: Mutex<Vec<Arc<str>>>,
     status: watch::Sender<ConnectionState>,
     throttle: Mutex<LogThrottle>,
 }
@@ -37,14 +41,21 @@ enum ConnectionState {
 }
 
 impl ServerInfo {
-    pub fn new(limits: &'static Limits, host: String, command_timeout: Duration) -> Self {
+    pub fn new(
+        limits: &'static Limits,
+        host: String,
+        namespace: Namespace,
+        command_timeout: Duration,
+    ) -> Self {
         Self {
             limits,
             host,
+            namespace,
             command_timeout,
             clock: ServerClock::default(),
             answered: AtomicU64::new(0),
             run: Mutex::default(),
+            databases: Mutex::default(),
             status: watch::Sender::new(ConnectionState::Untried),
             throttle: Mutex::default(),
         }
@@ -72,6 +83,31 @@ impl ServerInfo {
 
     pub fn set_run(&self, run: Option<Arc<str>>) {
         *self.run.lock() = run;
+    }
+
+    /// The mark of the database that this process reads, with which the ids of its epochs begin.
+    pub fn database(&self) -> Result<Arc<str>, CacheError> {
+        let mark = self.databases.lock().last().cloned();
+        mark.ok_or_else(|| {
+            CacheError::Down(format!("{}: no database is set for this cache", self.host))
+        })
+    }
+
+    /// Returns whether it is another one than before.
+    pub fn set_database(&self, mark: &str) -> bool {
+        let mut known = self.databases.lock();
+        if known.last().is_some_and(|current| **current == *mark) {
+            return false;
+        }
+        known.retain(|earlier| **earlier != *mark);
+        known.push(mark.into());
+        true
+    }
+
+    /// Whether an epoch has a mark that this process never used.
+    pub fn is_foreign(&self, epoch_id: &str) -> bool {
+        let known = self.databases.lock();
+        !known.iter().any(|mark| epoch_id.starts_with(&**mark))
     }
 
     pub fn set_up(&self) {

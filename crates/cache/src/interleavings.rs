@@ -13,7 +13,7 @@ use crate::l1::L1Cache;
 use crate::lease::{FillLease, LeaseOutcome, LeaseState};
 use crate::single_flight::{LoadResult, SingleFlight};
 use crate::sync::{AtomicU64, Mutex, Ordering, interleaved};
-use oddsd_core::key::{InvalidationTargets, Key, Shard, Tag};
+use oddsd_core::key::{InvalidationTargets, Key, Namespace, Shard, Tag};
 use oddsd_core::model::DbSnapshot;
 
 /// Orders for each test; a hundred times as many with `ODDSD_TEST_LONG=1`.
@@ -191,45 +191,55 @@ fn readers_who_miss_together_load_once() {
     });
 }
 
+/// Two readers load, fill and are served, while version 1 becomes 2 and is removed: whoever comes after the removal is not
+/// served version 1.
+fn read_while_removed<C: Send + Sync + 'static>(
+    cache: &Arc<C>,
+    fill: impl Fn(&C, &dyn Fn() -> Arc<Entry>) + Copy + Send + 'static,
+    get: impl Fn(&C) -> Option<Arc<Entry>> + Copy + Send + 'static,
+    remove: impl FnOnce(&C),
+) {
+    let (data, confirmed) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(1)));
+    let readers = [(), ()].map(|()| {
+        let (cache, data, confirmed) =
+            (Arc::clone(cache), Arc::clone(&data), Arc::clone(&confirmed));
+        thread::spawn(move || {
+            fill(&cache, &|| Arc::new(entry(data.load(Ordering::Acquire))));
+            let confirmed = confirmed.load(Ordering::Acquire);
+            if let Some(entry) = get(&cache) {
+                let version = entry.version as u64;
+                assert!(version >= confirmed, "{version} after {confirmed}");
+            }
+        })
+    });
+    data.store(2, Ordering::Release);
+    remove(cache);
+    confirmed.store(2, Ordering::Release);
+    readers
+        .into_iter()
+        .for_each(|reader| reader.join().expect("a reader"));
+}
+
 /// Another process removes; this one hears of it by the report of a fence that was written.
 #[test]
 fn l1_serves_nothing_that_was_reported_as_removed() {
-    let shard = Shard::all(1).next().expect("a shard");
+    let shard = Shard::FIRST;
     for report in [
         key().fence_key(shard),
         tag().fence_key(shard),
         shard.epoch_key(),
     ] {
         interleaved(orders() / 4, move || {
-            let l1 = Arc::new(L1Cache::new(1 << 20));
+            let l1 = Arc::new(L1Cache::new(1 << 20, Namespace::default()));
             for _ in 0..2 {
                 l1.apply_change(shard.heartbeat_key().as_bytes());
             }
-            let (data, confirmed) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(1)));
-            let readers = (0..2).map(|_| {
-                let (l1, data, confirmed) =
-                    (Arc::clone(&l1), Arc::clone(&data), Arc::clone(&confirmed));
-                thread::spawn(move || {
-                    let generations = l1.local.generations(&key(), &[tag()]);
-                    let found = entry(data.load(Ordering::Acquire));
-                    l1.local.put(&key(), Arc::new(found), generations);
-                    let confirmed = confirmed.load(Ordering::Acquire);
-                    if let Some(entry) = l1.get(&key(), Instant::now()) {
-                        assert!(
-                            entry.version >= confirmed.into(),
-                            "{} after {confirmed}",
-                            entry.version
-                        );
-                    }
-                })
-            });
-            let readers: Vec<_> = readers.collect();
-            data.store(2, Ordering::Release);
-            l1.apply_change(report.as_bytes());
-            confirmed.store(2, Ordering::Release);
-            readers
-                .into_iter()
-                .for_each(|reader| reader.join().expect("a reader"));
+            let fill = |l1: &L1Cache, load: &dyn Fn() -> Arc<Entry>| {
+                let generations = l1.local.generations(&key(), &[tag()]);
+                l1.local.put(&key(), load(), generations);
+            };
+            let get = |l1: &L1Cache| l1.get(&key(), Instant::now());
+            read_while_removed(&l1, fill, get, |l1| l1.apply_change(report.as_bytes()));
         });
     }
 }
@@ -248,38 +258,17 @@ fn in_process_cache_serves_nothing_that_was_removed() {
         interleaved(orders() / 4, move || {
             let now = Instant::now();
             let memory = Arc::new(InProcessCache::new(1 << 20));
-            let (data, confirmed) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(1)));
-            let readers = (0..2).map(|_| {
-                let (memory, data, confirmed) = (
-                    Arc::clone(&memory),
-                    Arc::clone(&data),
-                    Arc::clone(&confirmed),
-                );
-                thread::spawn(move || {
-                    let lease = memory.acquire_lease(&key(), &[tag()], None, now);
-                    if let LeaseOutcome::Acquired(FillLease(LeaseState::InProcess(lease))) = lease {
-                        let loaded = Arc::new(entry(data.load(Ordering::Acquire)));
-                        memory
-                            .put_if_valid(&key(), lease, loaded, now)
-                            .expect("no error");
-                    }
-                    let confirmed = confirmed.load(Ordering::Acquire);
-                    if let Some(entry) = memory.local.get_fast(&key()) {
-                        assert!(
-                            entry.version >= confirmed.into(),
-                            "{} after {confirmed}",
-                            entry.version
-                        );
-                    }
-                })
+            let fill = move |memory: &InProcessCache, load: &dyn Fn() -> Arc<Entry>| {
+                let lease = memory.acquire_lease(&key(), &[tag()], None, now);
+                if let LeaseOutcome::Acquired(FillLease(LeaseState::InProcess(lease))) = lease {
+                    let filled = memory.put_if_valid(&key(), lease, load(), now);
+                    filled.expect("no error");
+                }
+            };
+            let get = |memory: &InProcessCache| memory.local.get_fast(&key());
+            read_while_removed(&memory, fill, get, |memory| {
+                memory.remove(&targets, &DbSnapshot::from_commit_count(2), now);
             });
-            let readers: Vec<_> = readers.collect();
-            data.store(2, Ordering::Release);
-            memory.remove(&targets, &DbSnapshot::from_commit_count(2), now);
-            confirmed.store(2, Ordering::Release);
-            readers
-                .into_iter()
-                .for_each(|reader| reader.join().expect("a reader"));
         });
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::entry::Entry;
 use super::local::LocalCache;
 use super::sync::{AtomicI64, Ordering};
-use oddsd_core::key::{InvalidationTargets, Key, Tag, TrackedKey};
+use oddsd_core::key::{InvalidationTargets, Key, Namespace, Tag, TrackedKey};
 
 /// Heartbeats arrive every 25 ms (`redis::ONE_SERVER`); after this long without one nothing of the L1 is served. With
 /// the 150 ms until a removal arrives, an old answer is then no older than a quarter of a second.
@@ -21,6 +21,7 @@ pub(super) struct L1Cache {
     /// A caller takes its `generations` before a lookup and stores what it found with them, so that an entry that was
     /// removed meanwhile is never served. Reads go through [`L1Cache::get`], which checks the heartbeats.
     pub local: LocalCache,
+    pub namespace: Namespace,
     /// When the last heartbeat arrived, in ms since `start`.
     last_heartbeat: AtomicI64,
     /// When the last heartbeat arrived that came soon after another: after a pause, the changes of the
@@ -30,9 +31,10 @@ pub(super) struct L1Cache {
 }
 
 impl L1Cache {
-    pub fn new(max_bytes: u64) -> Self {
+    pub fn new(max_bytes: u64, namespace: Namespace) -> Self {
         Self {
             local: LocalCache::new(max_bytes),
+            namespace,
             last_heartbeat: AtomicI64::new(NEVER),
             trusted_at: AtomicI64::new(NEVER),
             start: Instant::now(),
@@ -66,7 +68,8 @@ impl L1Cache {
 
     /// Applies the change of one stored name.
     pub fn apply_change(&self, name: &[u8]) {
-        match std::str::from_utf8(name).ok().and_then(TrackedKey::parse) {
+        let name = std::str::from_utf8(name).ok();
+        match name.and_then(|name| TrackedKey::parse(name, &self.namespace)) {
             Some(TrackedKey::Fence(key)) => {
                 // A stored key is a valid key.
                 if let Some(key) = Key::from_user_input(key) {

@@ -101,7 +101,8 @@ pub enum PutOutcome {
     EpochEnded,
 }
 
-/// One epoch of a cache's memory: its id, the server run it began on, and its heartbeat counter.
+/// One epoch of a cache's memory: its id, which begins with the mark of the database, the server run it began on, and its
+/// heartbeat counter.
 #[derive(Clone, Debug)]
 pub struct Epoch {
     /// `epoch-id run`, as it is stored.
@@ -110,9 +111,10 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    pub(super) fn new(run: &str) -> Self {
+    /// `database` is its mark.
+    pub(super) fn new(run: &str, database: &str) -> Self {
         Self {
-            record: format!("{:016x} {run}", fastrand::u64(1..)),
+            record: format!("{database}{:08x} {run}", fastrand::u32(1..)),
             heartbeat: 0,
         }
     }

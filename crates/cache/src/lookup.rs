@@ -37,25 +37,33 @@ pub(super) struct RawLookup {
 }
 
 impl RawLookup {
-    /// Returns the entry if it belongs to the current epoch on this run of the server, and its database
-    /// snapshot includes the fences of all its tags. A missing fence proves nothing, so it fails the check.
-    pub fn validate(self, tags: &[Tag], run: &str, clock: &ServerClock, now: Instant) -> Lookup {
+    /// Returns the entry if it belongs to the current epoch, which has to be one of this database on this run of the
+    /// server, and its database snapshot includes the fences of all its tags. A missing fence proves nothing, so it
+    /// fails the check.
+    pub fn validate(
+        self,
+        tags: &[Tag],
+        (run, database): (&str, &str),
+        clock: &ServerClock,
+        now: Instant,
+    ) -> Lookup {
         let value = self.value.as_deref().unwrap_or_default();
         let seen_prefix = Bytes::copy_from_slice(&value[..value.len().min(VERSION_PREFIX)]);
-        let entry = self.valid_entry(tags, run, clock, now).map(Arc::new);
+        let entry = self.valid_entry(tags, (run, database), clock, now);
+        let entry = entry.map(Arc::new);
         Lookup { entry, seen_prefix }
     }
 
     fn valid_entry(
         self,
         tags: &[Tag],
-        run: &str,
+        (run, database): (&str, &str),
         clock: &ServerClock,
         now: Instant,
     ) -> Option<Entry> {
         let (value, epoch) = (self.value?, self.epoch?);
         let (epoch_id, epoch_run) = epoch.split_once(' ')?;
-        if epoch_run != run {
+        if epoch_run != run || !epoch_id.starts_with(database) {
             return None;
         }
         let (entry_epoch, entry) = Entry::decode(&value, now, |ms| clock.age(ms, now))?;

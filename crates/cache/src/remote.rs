@@ -59,14 +59,15 @@ impl RemoteCache {
     ) -> Result<Lookup, CacheError> {
         // Before the lookup: only what nothing is removed from meanwhile may enter the L1.
         let generations = self.l1.as_ref().map(|l1| l1.local.generations(key, tags));
-        let run = self.transport.server().run()?;
+        let server = self.transport.server();
+        let (run, database) = (server.run()?, server.database()?);
         let mut found = self.read(key, tags, deadline).await?.into_iter();
         let raw = RawLookup {
             value: found.next().and_then(CacheReply::bytes),
             epoch: found.next().and_then(CacheReply::text),
             tag_fences: found.map(CacheReply::text).collect(),
         };
-        let lookup = raw.validate(tags, &run, &self.transport.server().clock, Instant::now());
+        let lookup = raw.validate(tags, (&run, &database), &server.clock, Instant::now());
         if let (Some(l1), Some(generations), Some(entry)) = (&self.l1, generations, &lookup.entry) {
             // An entry that is too large for the L1 stays on the server alone.
             l1.local.put(key, Arc::clone(entry), generations);
@@ -82,11 +83,11 @@ impl RemoteCache {
         deadline: Duration,
     ) -> Result<Vec<CacheReply>, CacheError> {
         let limits = self.transport.limits();
-        let shard = key.shard(limits.shards);
+        let shard = self.shard(key);
         let mut names = vec![key.value_key(shard), shard.epoch_key()];
         let fences = tags
             .iter()
-            .map(|tag| tag.fence_key(tag.shard(limits.shards)));
+            .map(|tag| tag.fence_key(self.transport.shard(tag.as_str())));
         if limits.is_cluster && !tags.is_empty() {
             let mut commands = vec![CacheCommand::named("MGET", names, NO_ARGS)];
             commands.extend(fences.map(|fence| CacheCommand::named("GET", [fence], NO_ARGS)));
@@ -122,25 +123,26 @@ impl RemoteCache {
         seen_prefix: &[u8],
         deadline: Duration,
     ) -> Result<LeaseOutcome, CacheError> {
-        let run = self.transport.server().run()?;
-        let shards = self.transport.limits().shards;
-        let shard = key.shard(shards);
+        let server = self.transport.server();
+        let (run, database) = (server.run()?, server.database()?);
+        let shard = self.shard(key);
         let mut fences = Vec::new();
         for tag in tags {
-            let tag_shard = tag.shard(shards);
+            let tag_shard = self.transport.shard(tag.as_str());
             let fence = tag.fence_key(tag_shard);
             if tag_shard == shard {
                 fences.push(fence);
                 continue;
             }
-            let begin = script::begin_fence(tag_shard, fence);
+            let begin = script::begin_fence(tag_shard, fence, &database);
             if self.transport.call(&begin, deadline).await? != CacheReply::Number(1) {
                 return Ok(LeaseOutcome::NoEpoch);
             }
         }
         let token = fastrand::u128(..);
         let token_text = format!("{token:032x}");
-        let acquire = script::acquire_lease(key, shard, fences, &token_text, &run, seen_prefix);
+        let asked_by = (&*run, &*database);
+        let acquire = script::acquire_lease(key, shard, fences, &token_text, asked_by, seen_prefix);
         let reply = self.list(self.transport.call(&acquire, deadline).await?)?;
         let mut parts = reply.into_iter();
         match (parts.next(), parts.next(), parts.next(), parts.next()) {
@@ -187,15 +189,14 @@ impl RemoteCache {
                 limits.max_value_bytes
             )));
         }
-        let put = script::put_if_valid(key, key.shard(limits.shards), lease, entry, stored);
+        let put = script::put_if_valid(key, self.shard(key), lease, entry, stored);
         let reply = self.transport.call(&put, deadline).await?;
         let outcome = reply.bytes().and_then(|text| script::put_outcome(&text));
         outcome.ok_or_else(|| self.unexpected_reply())
     }
 
     pub(super) async fn release(&self, key: &Key, lease: &RemoteLease) {
-        let shard = key.shard(self.transport.limits().shards);
-        let release = script::release_lease(key, shard, lease);
+        let release = script::release_lease(key, self.shard(key), lease);
         // If this is lost, the lease expires by itself.
         let _ = self.transport.call(&release, self.command_timeout()).await;
     }
@@ -213,7 +214,8 @@ impl RemoteCache {
     }
 
     pub(super) async fn end_epoch(&self) -> Result<Epoch, CacheError> {
-        let next = Epoch::new(&self.transport.server().run()?);
+        let server = self.transport.server();
+        let next = Epoch::new(&server.run()?, &server.database()?);
         self.in_each_shard(|shard| script::end_epoch(shard, &next))
             .await?;
         if let Some(l1) = &self.l1 {
@@ -233,18 +235,44 @@ impl RemoteCache {
     }
 
     pub(super) async fn heartbeat(&self, epoch: &Epoch) -> Result<bool, CacheError> {
+        let server = self.transport.server();
+        if !epoch.id().starts_with(&*server.database()?) {
+            return Ok(false);
+        }
         let heartbeat = |shard| script::heartbeat(shard, epoch);
         let replies = self.in_each_shard(heartbeat).await?;
-        let same_run = epoch.run() == Some(&*self.transport.server().run()?);
+        let same_run = epoch.run() == Some(&*server.run()?);
         Ok(same_run && replies.iter().all(|reply| *reply == CacheReply::Number(1)))
     }
 
-    async fn in_each_shard(
-        &self,
-        command: impl Fn(Shard) -> CacheCommand,
+    /// `mark` is the one of the database.
+    pub(super) fn set_database(&self, mark: &str) {
+        let has_changed = self.transport.server().set_database(mark);
+        if let Some(l1) = self.l1.as_ref().filter(|_| has_changed) {
+            l1.local.remove_all();
+        }
+    }
+
+    pub(super) async fn foreign_epoch(&self) -> Result<Option<String>, CacheError> {
+        let names = |shard| CacheCommand::named("MGET", script::epoch_names(shard), NO_ARGS);
+        for reply in self.in_each_shard(names).await? {
+            let records = self.list(reply)?.into_iter().map(CacheReply::text);
+            let records: Vec<String> = records.map(Option::unwrap_or_default).collect();
+            // The watermark names the epoch that is about to begin; without any, it is of no database.
+            let owner = records.iter().find(|record| !record.is_empty());
+            let owner = owner.and_then(|record| record.split_once(' '));
+            if owner.is_some_and(|(id, _)| id != "0" && self.transport.server().is_foreign(id)) {
+                return Ok(Some(records.join(" ")));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn in_each_shard<'t>(
+        &'t self,
+        command: impl Fn(Shard<'t>) -> CacheCommand,
     ) -> Result<Vec<CacheReply>, CacheError> {
-        let shards = Shard::all(self.transport.limits().shards);
-        let commands: Vec<CacheCommand> = shards.map(command).collect();
+        let commands: Vec<CacheCommand> = self.transport.shards().map(command).collect();
         let replies = self.transport.pipeline(&commands, self.command_timeout());
         replies.await.into_iter().collect()
     }
@@ -260,10 +288,14 @@ impl RemoteCache {
 
     /// The stored bytes of a key, unchecked: for inspection, never for a reader.
     pub(super) async fn stored(&self, key: &Key) -> Result<Option<Bytes>, CacheError> {
-        let name = key.value_key(key.shard(self.transport.limits().shards));
+        let name = key.value_key(self.shard(key));
         let get = CacheCommand::named("GET", [name], NO_ARGS);
         let reply = self.transport.call(&get, self.command_timeout()).await?;
         Ok(reply.bytes())
+    }
+
+    fn shard(&self, key: &Key) -> Shard<'_> {
+        self.transport.shard(key.as_str())
     }
 
     fn command_timeout(&self) -> Duration {

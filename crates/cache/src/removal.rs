@@ -35,7 +35,8 @@ pub struct Removed {
     pub tags: Vec<Result<u64, CacheError>>,
     /// Results of the keys to mark stale.
     pub stale: Vec<Result<u64, CacheError>>,
-    /// The cache has lost its memory and waits for a new epoch.
+    /// The cache has no epoch of this database: it has lost its memory, or another database uses it. No reader is
+    /// served from it until an epoch begins.
     pub no_epoch: bool,
 }
 
@@ -94,6 +95,14 @@ struct TagPage<'a> {
     cursor: Bytes,
 }
 
+impl TagPage<'_> {
+    /// The name of the index.
+    fn index(&self, transport: &Transport) -> String {
+        let shard = transport.shard(self.tag.as_str());
+        self.tag.members_key(shard)
+    }
+}
+
 pub(super) async fn remove(
     transport: &Transport,
     targets: &InvalidationTargets,
@@ -101,8 +110,8 @@ pub(super) async fn remove(
 ) -> Result<Removed, CacheError> {
     let mut results = vec![Ok(0); targets.len()];
     let (mut no_epoch, mut pages) = (false, Vec::new());
-    let snapshot = snapshot.to_string();
-    let script = |chunk: &[TargetAt<'_>]| removal_script(transport, chunk, &snapshot);
+    let (snapshot, database) = (snapshot.to_string(), transport.server().database()?);
+    let script = |chunk: &[TargetAt<'_>]| removal_script(transport, chunk, &snapshot, &database);
     let scripted = call_chunks(transport, chunk_by_script(transport, targets), script).await;
     // In a cluster an unmanaged key is in another slot. Afterwards: sent at the same time, while a slot moves,
     // they cost the client library the connections of the next commands, too.
@@ -215,9 +224,9 @@ fn chunk_by_script<'a>(
     targets: &'a InvalidationTargets,
 ) -> Vec<Vec<TargetAt<'a>>> {
     let limits = transport.limits();
-    let mut shards: BTreeMap<Shard, Vec<TargetAt<'a>>> = BTreeMap::new();
+    let mut shards: BTreeMap<Shard<'_>, Vec<TargetAt<'a>>> = BTreeMap::new();
     for (at, target) in targets.iter().enumerate() {
-        let shard = shards.entry(target.shard(limits.shards));
+        let shard = shards.entry(transport.shard(target.as_str()));
         shard.or_default().push((at, target));
     }
     // Four names of a key, and their prefixes.
@@ -233,9 +242,14 @@ fn names(targets: &[TargetAt<'_>]) -> impl Iterator<Item = String> {
     keys.map(ToString::to_string)
 }
 
-fn removal_script(transport: &Transport, targets: &[TargetAt<'_>], snapshot: &str) -> CacheCommand {
+fn removal_script(
+    transport: &Transport,
+    targets: &[TargetAt<'_>],
+    snapshot: &str,
+    database: &str,
+) -> CacheCommand {
     let limits = transport.limits();
-    let shard = targets[0].1.shard(limits.shards);
+    let shard = transport.shard(targets[0].1.as_str());
     let named = || targets.iter().filter_map(|(_, target)| target.key());
     let tags = || {
         targets.iter().filter_map(|(_, target)| match target {
@@ -261,6 +275,7 @@ fn removal_script(transport: &Transport, targets: &[TargetAt<'_>], snapshot: &st
         FENCE_TTL.as_millis().to_string(),
         TAG_FENCE_TTL.as_millis().to_string(),
         MEMBERS_AT_ONCE.to_string(),
+        database.to_owned(),
     ];
     CacheCommand::script(script::REMOVE, keys, args)
 }
@@ -325,7 +340,7 @@ async fn remove_pages(
                 commands.push(match limits.is_cluster {
                     true => CacheCommand::unlink(names),
                     false => {
-                        let index = page.tag.members_key(page.tag.shard(limits.shards));
+                        let index = page.index(transport);
                         let keys = std::iter::once(Bytes::from(index)).chain(names);
                         CacheCommand::script(script::UNLINK_MEMBERS, keys, NO_ARGS)
                     }
@@ -343,7 +358,7 @@ async fn remove_pages(
                 true => Bytes::from_static(LAST_PAGE),
                 false => page.cursor.clone(),
             };
-            let index = page.tag.members_key(page.tag.shard(limits.shards));
+            let index = page.index(transport);
             let args = [cursor, "COUNT".into(), MEMBERS_AT_ONCE.to_string().into()];
             CacheCommand::named("ZSCAN", [index], args)
         };

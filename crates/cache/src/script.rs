@@ -5,7 +5,8 @@
 //! server. Scripts are sent whole (EVAL) instead of by hash: the server keeps them under their text anyway,
 //! and there is no second path that runs only after a restart or on a node that has not seen them.
 //!
-//! Stored are: the *epoch* `id run` (the current life of this memory, and the server process it began on), the
+//! Stored are: the *epoch* `id run` (the current life of this memory, and the server process it began on; the id begins
+//! with the mark of the database, and in an epoch of another database nothing but unmanaged keys is touched), the
 //! *watermark* of a shard (the join of the database snapshots of all its removals), and per key and tag a *fence*: a
 //! fill has to include it. Watermark and fences are `epoch-id snapshot`. A *lease* is `token epoch-id`; a lease of another
 //! epoch, which an old copy of the memory brought back, is not valid. A fence that is missing, or of another epoch,
@@ -98,15 +99,16 @@ local now = redis.call('TIME')
 return {found, now[1] * 1000 + math.floor(now[2] / 1000)}";
 
 /// `KEYS` epoch, watermark, value, lease, fence, tag fences…; `ARGV` token, lease ms, server run, fence ms,
-/// tag fence ms, prefix of the value that the lookup saw. Returns `{0}`: another reader holds the lease,
-/// `{2}`: no epoch of this run, so nothing may be filled, `{3}`: the value changed, look up again, or
+/// tag fence ms, prefix of the value that the lookup saw, mark of the database. Returns `{0}`: another reader holds the
+/// lease, `{2}`: no epoch of this run and database, so nothing may be filled, `{3}`: the value changed, look up again, or
 /// `{1, epoch, server ms}`.
 const ACQUIRE_LEASE: &str = "\
 local epoch = redis.call('GET', KEYS[1])
 local watermark = redis.call('GET', KEYS[2])
 if not epoch or not watermark then return {2} end
 local id, run = string.match(epoch, '^(%x+) (%S+)$')
-if run ~= ARGV[3] or string.sub(watermark, 1, #id + 1) ~= id .. ' ' then return {2} end
+if run ~= ARGV[3] or string.sub(id, 1, #ARGV[7]) ~= ARGV[7] then return {2} end
+if string.sub(watermark, 1, #id + 1) ~= id .. ' ' then return {2} end
 if redis.call('GETRANGE', KEYS[3], 0, 51) ~= ARGV[6] then return {3} end
 for i = 5, #KEYS do
   local fence = redis.call('GET', KEYS[i])
@@ -123,10 +125,10 @@ return {1, epoch, now[1] * 1000 + math.floor(now[2] / 1000)}";
 /// `fences` are those of the tags in the shard of the key.
 pub(super) fn acquire_lease(
     key: &Key,
-    shard: Shard,
+    shard: Shard<'_>,
     fences: impl IntoIterator<Item = String>,
     token: &str,
-    run: &str,
+    (run, database): (&str, &str),
     seen_prefix: &[u8],
 ) -> CacheCommand {
     let mut keys = vec![
@@ -144,17 +146,19 @@ pub(super) fn acquire_lease(
         millis(FENCE_TTL),
         millis(TAG_FENCE_TTL),
         String::from_utf8_lossy(seen_prefix).into_owned(),
+        database.to_owned(),
     ];
     CacheCommand::script(ACQUIRE_LEASE, keys, args)
 }
 
-/// `KEYS` epoch, watermark, tag fence; `ARGV` tag fence ms. Begins the fence if it is missing, for a tag whose
+/// `KEYS` epoch, watermark, tag fence; `ARGV` tag fence ms, mark of the database. Begins the fence if it is missing, for a tag whose
 /// shard is not the key's. Returns 0 where there is no epoch.
 const BEGIN_FENCE: &str = "\
 local epoch = redis.call('GET', KEYS[1])
 local watermark = redis.call('GET', KEYS[2])
 if not epoch or not watermark then return 0 end
 local id = string.match(epoch, '^%x+')
+if string.sub(id, 1, #ARGV[2]) ~= ARGV[2] then return 0 end
 if string.sub(watermark, 1, #id + 1) ~= id .. ' ' then return 0 end
 for i = 3, #KEYS do
   local fence = redis.call('GET', KEYS[i])
@@ -164,9 +168,10 @@ for i = 3, #KEYS do
 end
 return 1";
 
-pub(super) fn begin_fence(shard: Shard, fence: String) -> CacheCommand {
+pub(super) fn begin_fence(shard: Shard<'_>, fence: String, database: &str) -> CacheCommand {
     let keys = [shard.epoch_key(), shard.watermark_key(), fence];
-    CacheCommand::script(BEGIN_FENCE, keys, [millis(TAG_FENCE_TTL)])
+    let args = [millis(TAG_FENCE_TTL), database.to_owned()];
+    CacheCommand::script(BEGIN_FENCE, keys, args)
 }
 
 /// `KEYS` epoch, value, lease, fence; `ARGV` token, epoch, database snapshot, entry, ttl ms. Returns `stored`, or
@@ -187,7 +192,7 @@ return outcome"
 
 pub(super) fn put_if_valid(
     key: &Key,
-    shard: Shard,
+    shard: Shard<'_>,
     lease: &RemoteLease,
     entry: &Entry,
     stored: impl Into<Bytes>,
@@ -225,16 +230,17 @@ local held = redis.call('GET', KEYS[1])
 if not held or string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])";
 
-pub(super) fn release_lease(key: &Key, shard: Shard, lease: &RemoteLease) -> CacheCommand {
+pub(super) fn release_lease(key: &Key, shard: Shard<'_>, lease: &RemoteLease) -> CacheCommand {
     CacheCommand::script(RELEASE_LEASE, [key.lease_key(shard)], [lease.token_text()])
 }
 
 /// `KEYS` epoch, watermark, fences (of keys to remove, of keys to mark stale, of tags), leases of the
 /// keys, member indexes of the tags, values, and unmanaged keys where they are in the same slot; `ARGV` database
-/// snapshot, number of keys to remove, of keys to mark, of tags, fence ms, tag fence ms, members to read.
-/// An epoch without its watermark is ended: what the lost one held is not in the next one.
-/// Returns `{1 if there is an epoch, the number of entries that existed of each key, a ZSCAN page of each
-/// tag}`; a page whose cursor is `''` was not read. The order and the number of repetitions do not matter: a fence
+/// snapshot, number of keys to remove, of keys to mark, of tags, fence ms, tag fence ms, members to read, mark of the
+/// database. In an epoch of another database, or one that is about to begin, only unmanaged keys are unlinked. An epoch
+/// without its watermark is ended: what the lost one held is not in the next one.
+/// Returns `{1 if there is an epoch of this database, the number of entries that existed of each key, a ZSCAN page of
+/// each tag}`; a page whose cursor is `''` was not read. The order and the number of repetitions do not matter: a fence
 /// only rises.
 ///
 /// An entry is marked stale by writing the time into its header line (see `entry`); the first mark counts.
@@ -251,11 +257,17 @@ local fences = 2 + named + tags
 local lists, values = fences + named, fences + named + tags
 local before = redis.call('MGET', unpack(KEYS, 1, fences + named))
 local counts, pages, mark = {}, {}, nil
-if named == 0 then redis.call('PERSIST', KEYS[1]) end
+local id = before[1] and string.match(before[1], '^%x+') or '0'
+local owner, watermark = string.match(before[2] or '', '^(%x+) (.+)$')
+local whose = before[1] and id or owner or '0'
+local foreign = whose ~= '0' and string.sub(whose, 1, #ARGV[8]) ~= ARGV[8]
+if named == 0 and not foreign then redis.call('PERSIST', KEYS[1]) end
 for at = 1, named do
   local lease, value = KEYS[fences + at], KEYS[values + at]
   local plain, count = KEYS[values + named + at] or lease, 0
-  if at <= keys then
+  if foreign then
+    if plain ~= lease then count = redis.call('UNLINK', plain) end
+  elseif at <= keys then
     count = redis.call('UNLINK', lease, value, plain)
   else
     count = redis.call('UNLINK', lease, plain)
@@ -271,21 +283,23 @@ for at = 1, named do
       end
     end
   end
-  if before[fences + at] then count = count - 1 end
+  if before[fences + at] and not foreign then count = count - 1 end
   counts[at] = count
 end
-local id = before[1] and string.match(before[1], '^%x+') or '0'
-local owner, watermark = string.match(before[2] or '', '^(%x+) (.+)$')
-if before[1] and owner ~= id then
-  redis.call('UNLINK', KEYS[1])
-  before[1], id = nil, '0'
-end
-watermark = watermark and join(watermark, view) or view
-redis.call('SET', KEYS[2], (owner or '0') .. ' ' .. watermark)
-for at = 3, fences do
-  local old, new = before[at], watermark
-  if old and string.sub(old, 1, #id + 1) == id .. ' ' then new = join(string.sub(old, #id + 2), view) end
-  redis.call('SET', KEYS[at], id .. ' ' .. new, 'PX', ARGV[at <= 2 + named and 5 or 6])
+if foreign then
+  before[1] = nil
+else
+  if before[1] and owner ~= id then
+    redis.call('UNLINK', KEYS[1])
+    before[1], id = nil, '0'
+  end
+  watermark = watermark and join(watermark, view) or view
+  redis.call('SET', KEYS[2], (owner or '0') .. ' ' .. watermark)
+  for at = 3, fences do
+    local old, new = before[at], watermark
+    if old and string.sub(old, 1, #id + 1) == id .. ' ' then new = join(string.sub(old, #id + 2), view) end
+    redis.call('SET', KEYS[at], id .. ' ' .. new, 'PX', ARGV[at <= 2 + named and 5 or 6])
+  end
 end
 for at = 1, tags do
   local page = {'', {}}
@@ -317,7 +331,7 @@ redis.call('PERSIST', KEYS[1])
 redis.call('SET', KEYS[3], ARGV[3])
 return 1";
 
-pub(super) fn heartbeat(shard: Shard, epoch: &Epoch) -> CacheCommand {
+pub(super) fn heartbeat(shard: Shard<'_>, epoch: &Epoch) -> CacheCommand {
     let args = [
         epoch.record.clone(),
         epoch.heartbeat.to_string(),
@@ -333,7 +347,7 @@ redis.call('UNLINK', KEYS[1], KEYS[3])
 redis.call('SET', KEYS[2], ARGV[1])
 return 1";
 
-pub(super) fn end_epoch(shard: Shard, next: &Epoch) -> CacheCommand {
+pub(super) fn end_epoch(shard: Shard<'_>, next: &Epoch) -> CacheCommand {
     let watermark = format!("{} {}", next.id(), <DbSnapshot as Snapshot>::nothing());
     CacheCommand::script(END_EPOCH, epoch_names(shard), [watermark])
 }
@@ -352,7 +366,7 @@ redis.call('SET', KEYS[1], ARGV[1])
 return 1"
 );
 
-pub(super) fn begin_epoch(shard: Shard, epoch: &Epoch, view: &DbSnapshot) -> CacheCommand {
+pub(super) fn begin_epoch(shard: Shard<'_>, epoch: &Epoch, view: &DbSnapshot) -> CacheCommand {
     let args = [
         epoch.record.clone(),
         view.to_string(),
@@ -362,7 +376,7 @@ pub(super) fn begin_epoch(shard: Shard, epoch: &Epoch, view: &DbSnapshot) -> Cac
 }
 
 /// The names that prove that a shard's memory is still the same.
-pub(super) fn epoch_names(shard: Shard) -> [String; 3] {
+pub(super) fn epoch_names(shard: Shard<'_>) -> [String; 3] {
     [
         shard.epoch_key(),
         shard.watermark_key(),

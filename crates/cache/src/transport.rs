@@ -8,6 +8,7 @@ use super::connection::ServerInfo;
 use super::error::CacheError;
 use super::redis::RedisTransport;
 use super::upstash::UpstashTransport;
+use oddsd_core::key::Shard;
 
 pub(super) enum Transport {
     Redis(RedisTransport),
@@ -30,6 +31,17 @@ impl Transport {
 
     pub fn limits(&self) -> &'static Limits {
         self.server().limits
+    }
+
+    /// The shard of a key or tag.
+    pub fn shard(&self, name: &str) -> Shard<'_> {
+        let server = self.server();
+        server.namespace.shard(name, server.limits.shards)
+    }
+
+    pub fn shards(&self) -> impl Iterator<Item = Shard<'_>> {
+        let server = self.server();
+        server.namespace.shards(server.limits.shards)
     }
 
     /// Sends one command in a round trip of its own.

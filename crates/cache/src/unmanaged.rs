@@ -64,7 +64,7 @@ pub(super) async fn put(
     let name = Bytes::from(key.to_string());
     let indexes = tags
         .iter()
-        .map(|tag| Bytes::from(tag.members_key(tag.shard(limits.shards))));
+        .map(|tag| Bytes::from(tag.members_key(transport.shard(tag.as_str()))));
     let deadline = transport.server().command_timeout;
     if !limits.is_cluster {
         let keys = std::iter::once(name).chain(indexes);

@@ -119,23 +119,23 @@ impl Key {
     }
 
     /// The Redis name of oddsd's own value for this key. Other programs store theirs under the key itself.
-    pub fn value_key(&self, shard: Shard) -> String {
-        format!("oddsd:value:{shard}:{}", self.0)
+    pub fn value_key(&self, shard: Shard<'_>) -> String {
+        shard.name_of("value", &self.0)
     }
 
     /// The Redis name of its fill lease.
-    pub fn lease_key(&self, shard: Shard) -> String {
-        format!("oddsd:lease:{shard}:{}", self.0)
+    pub fn lease_key(&self, shard: Shard<'_>) -> String {
+        shard.name_of("lease", &self.0)
     }
 
     /// The Redis name of its fence: the database snapshot that a fill must include.
-    pub fn fence_key(&self, shard: Shard) -> String {
-        format!("{FENCE_PREFIX}{shard}:{}", self.0)
+    pub fn fence_key(&self, shard: Shard<'_>) -> String {
+        shard.name_of(FENCE, &self.0)
     }
 
-    /// Its shard, of `of` shards.
-    pub fn shard(&self, of: u16) -> Shard {
-        Shard::for_name(&self.0, of)
+    /// Its shard, of `of` shards, without a namespace.
+    pub fn shard(&self, of: u16) -> Shard<'static> {
+        Shard::new(OWN_PREFIX, shard_number(&self.0, of))
     }
 
     /// The key as text.
@@ -190,18 +190,18 @@ impl Tag {
     }
 
     /// The Redis name of its fence: the database snapshot that every answer under it must include.
-    pub fn fence_key(&self, shard: Shard) -> String {
-        format!("{TAG_FENCE_PREFIX}{shard}:{}", self.0)
+    pub fn fence_key(&self, shard: Shard<'_>) -> String {
+        shard.name_of(TAG_FENCE, &self.0)
     }
 
     /// The Redis name of the list of other programs' keys under this tag.
-    pub fn members_key(&self, shard: Shard) -> String {
-        format!("oddsd:members:{shard}:{}", self.0)
+    pub fn members_key(&self, shard: Shard<'_>) -> String {
+        shard.name_of("members", &self.0)
     }
 
-    /// Its shard, of `of` shards.
-    pub fn shard(&self, of: u16) -> Shard {
-        Shard::for_name(&self.0, of)
+    /// Its shard, of `of` shards, without a namespace.
+    pub fn shard(&self, of: u16) -> Shard<'static> {
+        Shard::new(OWN_PREFIX, shard_number(&self.0, of))
     }
 
     /// The tag as text.
@@ -260,13 +260,8 @@ impl InvalidationTargets {
 }
 
 impl<'a> InvalidationTarget<'a> {
-    /// Its shard, of `of` shards.
-    pub fn shard(self, of: u16) -> Shard {
-        Shard::for_name(self.as_str(), of)
-    }
-
     /// The Redis name of its fence.
-    pub fn fence_key(self, shard: Shard) -> String {
+    pub fn fence_key(self, shard: Shard<'_>) -> String {
         match self {
             Self::Key(key) | Self::MarkStale(key) => key.fence_key(shard),
             Self::Tag(tag) => tag.fence_key(shard),
@@ -290,40 +285,89 @@ impl<'a> InvalidationTarget<'a> {
     }
 }
 
-/// A shard: keys that one script touches together. In a Redis cluster each shard lies in one hash slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Shard(u16);
+/// The beginning of oddsd's own Redis names: `oddsd:`, or `oddsd:NAME:` for programs that share a Redis but no
+/// database. The keys of other programs have no such prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace(String);
 
-impl Shard {
-    /// All of `of` shards.
-    pub fn all(of: u16) -> impl Iterator<Item = Self> {
-        (0..of).map(Self)
+impl Namespace {
+    /// The namespace with this name; an empty name is the default. `None` unless the name has at most 32 letters,
+    /// digits, `.`, `_` and `-`.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "" => Some(Self::default()),
+            name if name.len() <= LONGEST_NAMESPACE && name.bytes().all(is_plain) => {
+                Some(Self(format!("{OWN_PREFIX}{name}:")))
+            }
+            _ => None,
+        }
     }
 
-    fn for_name(name: &str, of: u16) -> Self {
-        Self((xxhash_rust::xxh3::xxh3_64(name.as_bytes()) % u64::from(of.max(1))) as u16)
+    /// The shard of a key or tag, of `of` shards.
+    pub fn shard(&self, name: &str, of: u16) -> Shard<'_> {
+        Shard::new(&self.0, shard_number(name, of))
+    }
+
+    /// All of `of` shards.
+    pub fn shards(&self, of: u16) -> impl Iterator<Item = Shard<'_>> {
+        (0..of).map(|number| Shard::new(&self.0, number))
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self(OWN_PREFIX.into())
+    }
+}
+
+/// A shard: keys that one script touches together. In a Redis cluster each shard lies in one hash slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Shard<'n> {
+    /// The namespace.
+    prefix: &'n str,
+    number: u16,
+}
+
+impl<'n> Shard<'n> {
+    /// The only shard of a single server, without a namespace.
+    pub const FIRST: Shard<'static> = Shard::new(OWN_PREFIX, 0);
+
+    const fn new(prefix: &'n str, number: u16) -> Self {
+        Self { prefix, number }
+    }
+
+    fn name(self, record: &str) -> String {
+        format!("{}{record}:{self}", self.prefix)
+    }
+
+    fn name_of(self, record: &str, key: &str) -> String {
+        format!("{}{record}:{self}:{key}", self.prefix)
     }
 
     /// The Redis name of the cache epoch.
     pub fn epoch_key(self) -> String {
-        format!("{EPOCH_PREFIX}{self}")
+        self.name(EPOCH)
     }
 
     /// The Redis name of the watermark: the snapshot that stands for a fence that does not exist.
     pub fn watermark_key(self) -> String {
-        format!("oddsd:watermark:{self}")
+        self.name("watermark")
     }
 
     /// The Redis name of the epoch's heartbeat.
     pub fn heartbeat_key(self) -> String {
-        format!("{HEARTBEAT_PREFIX}{self}")
+        self.name(HEARTBEAT)
     }
 }
 
-impl fmt::Display for Shard {
+impl fmt::Display for Shard<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{{b{:04}}}", self.0)
+        write!(f, "{{b{:04}}}", self.number)
     }
+}
+
+fn shard_number(name: &str, of: u16) -> u16 {
+    (xxhash_rust::xxh3::xxh3_64(name.as_bytes()) % u64::from(of.max(1))) as u16
 }
 
 /// A Redis name whose change invalidates entries of an in-process cache (client tracking).
@@ -341,25 +385,22 @@ pub enum TrackedKey<'a> {
 
 impl<'a> TrackedKey<'a> {
     /// Prefixes of the names to track.
-    pub const PREFIXES: [&'static str; 4] = [
-        FENCE_PREFIX,
-        TAG_FENCE_PREFIX,
-        EPOCH_PREFIX,
-        HEARTBEAT_PREFIX,
-    ];
+    pub fn prefixes(namespace: &Namespace) -> Vec<String> {
+        let records = [FENCE, TAG_FENCE, EPOCH, HEARTBEAT].into_iter();
+        let prefixes = records.map(|record| format!("{}{record}:", namespace.0));
+        prefixes.collect()
+    }
 
-    /// Reads a Redis name; `None` for one that is not tracked.
-    pub fn parse(name: &'a str) -> Option<Self> {
-        let after_shard = |rest: &'a str| rest.split_once(':').map(|(_, name)| name);
-        if let Some(rest) = name.strip_prefix(FENCE_PREFIX) {
-            return after_shard(rest).map(Self::Fence);
-        }
-        if let Some(rest) = name.strip_prefix(TAG_FENCE_PREFIX) {
-            return after_shard(rest).map(Self::TagFence);
-        }
-        match name {
-            name if name.starts_with(EPOCH_PREFIX) => Some(Self::Epoch),
-            name if name.starts_with(HEARTBEAT_PREFIX) => Some(Self::Heartbeat),
+    /// Reads a Redis name; `None` for one that is not tracked, or of another namespace.
+    pub fn parse(name: &'a str, namespace: &Namespace) -> Option<Self> {
+        let (record, rest) = name.strip_prefix(&*namespace.0)?.split_once(':')?;
+        // The name of another namespace may continue with the name of a record, but not with a shard.
+        let (_, key) = rest.strip_prefix("{b")?.split_once('}')?;
+        match (record, key.strip_prefix(':')) {
+            (FENCE, Some(key)) => Some(Self::Fence(key)),
+            (TAG_FENCE, Some(tag)) => Some(Self::TagFence(tag)),
+            (EPOCH, None) => Some(Self::Epoch),
+            (HEARTBEAT, None) => Some(Self::Heartbeat),
             _ => None,
         }
     }
@@ -378,10 +419,13 @@ pub const BUILTIN_KEYS: [&str; 7] = [
 
 /// The prefix of oddsd's own Redis names; other programs' keys have none.
 const OWN_PREFIX: &str = "oddsd:";
-const FENCE_PREFIX: &str = "oddsd:fence:";
-const TAG_FENCE_PREFIX: &str = "oddsd:tag:";
-const EPOCH_PREFIX: &str = "oddsd:floor:";
-const HEARTBEAT_PREFIX: &str = "oddsd:beat:";
+/// The records whose changes are tracked.
+const FENCE: &str = "fence";
+const TAG_FENCE: &str = "tag";
+const EPOCH: &str = "epoch";
+const HEARTBEAT: &str = "heartbeat";
+
+const LONGEST_NAMESPACE: usize = 32;
 
 /// Upstash refuses keys over 32 KB, unlike Redis; oddsd's own names add a prefix.
 pub(crate) const MAX_KEY_BYTES: usize = 32 * 1024 - 64;
@@ -403,16 +447,19 @@ pub(crate) fn escape_parts(text: &str) -> String {
 
 /// Appends the escaped id to `text`.
 pub(crate) fn escape_into(id: &str, text: &mut String) {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if id.bytes().all(plain) {
+    if id.bytes().all(is_plain) {
         return text.push_str(id);
     }
     for byte in id.bytes() {
-        match plain(byte) {
+        match is_plain(byte) {
             true => text.push(byte as char),
             false => text.push_str(&format!("%{byte:02X}")),
         }
     }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
 #[cfg(test)]
@@ -511,6 +558,54 @@ mod tests {
     }
 
     #[test]
+    fn names_of_one_namespace_are_none_of_another() {
+        let key = Key::races_by_stage();
+        // The names of records are namespaces as well.
+        let names = [
+            "",
+            "staging",
+            "fence",
+            "tag",
+            "epoch",
+            "heartbeat",
+            "a.b_c-D",
+        ];
+        let namespaces = names.map(|name| Namespace::named(name).expect("a namespace"));
+        let tracked = |namespace: &Namespace| {
+            let shard = namespace.shard(key.as_str(), 32);
+            let names = [
+                key.fence_key(shard),
+                Tag::event(&"1".into()).fence_key(shard),
+                shard.epoch_key(),
+                shard.heartbeat_key(),
+            ];
+            assert!(names.iter().all(|name| name.starts_with(&namespace.0)));
+            names
+        };
+        for (at, own) in namespaces.iter().enumerate() {
+            for (other_at, other) in namespaces.iter().enumerate() {
+                for name in tracked(other) {
+                    let parsed = TrackedKey::parse(&name, own);
+                    assert_eq!(parsed.is_some(), at == other_at, "{name} in {own:?}");
+                    let is_reported = TrackedKey::prefixes(own)
+                        .iter()
+                        .any(|prefix| name.starts_with(prefix));
+                    assert!(is_reported || at != other_at, "{name} in {own:?}");
+                }
+            }
+        }
+        let staging = Namespace::named("staging").expect("a namespace");
+        assert_eq!(
+            key.value_key(staging.shard(key.as_str(), 1)),
+            "oddsd:staging:value:{b0000}:races:by-stage:v1"
+        );
+        let long = "a".repeat(LONGEST_NAMESPACE + 1);
+        for wrong in ["a b", "a:b", "{a}", "*", "é", " ", &long] {
+            assert_eq!(Namespace::named(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
     fn key_formats_of_other_programs_are_exact() {
         assert_eq!(Key::races_by_stage().as_str(), "races:by-stage:v1");
         assert_eq!(
@@ -535,7 +630,8 @@ mod tests {
             (shard.epoch_key(), Some(TrackedKey::Epoch)),
             ("oddsd:value:{b0000}:x".into(), None),
         ] {
-            assert_eq!(TrackedKey::parse(&name), tracked, "{name}");
+            let namespace = Namespace::default();
+            assert_eq!(TrackedKey::parse(&name, &namespace), tracked, "{name}");
         }
         assert_eq!(Key::from_user_input("  "), None);
         assert_eq!(Key::from_user_input("a\nb"), None);

@@ -61,6 +61,8 @@ const PACKAGES: &str = "/usr/lib/postgresql";
 pub struct PostgresServer {
     folder: tempfile::TempDir,
     programs: PathBuf,
+    /// Of the command line.
+    settings: String,
     pub url: String,
 }
 
@@ -77,6 +79,7 @@ impl PostgresServer {
         let mut server = Self {
             folder: tempfile::TempDir::new()?,
             programs,
+            settings: String::new(),
             url: String::new(),
         };
         server.begin(settings)?;
@@ -106,19 +109,11 @@ impl PostgresServer {
         let mut why = anyhow::anyhow!("no free port");
         for _ in 0..PORTS_TRIED {
             let port = free_port();
-            let settings = format!(
+            self.settings = format!(
                 "{SETTINGS} {more} -c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={}",
                 self.folder.path().display()
             );
-            let started = finished(
-                self.program("pg_ctl")
-                    .args(["-w", "-t", "60", "-o", &settings, "-l"])
-                    .arg(self.folder.path().join("log"))
-                    .arg("-D")
-                    .arg(&data)
-                    .arg("start"),
-            );
-            match started {
+            match self.launch() {
                 Ok(()) => {
                     self.url = format!("postgres://{SUPERUSER}@127.0.0.1:{port}/postgres");
                     return Ok(());
@@ -128,6 +123,32 @@ impl PostgresServer {
         }
         let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
         bail!("PostgreSQL did not start: {why:#}\n{log}")
+    }
+
+    fn launch(&self) -> anyhow::Result<()> {
+        finished(
+            self.program("pg_ctl")
+                .args(["-w", "-t", "60", "-o", &self.settings, "-l"])
+                .arg(self.folder.path().join("log"))
+                .arg("-D")
+                .arg(self.data())
+                .arg("start"),
+        )
+    }
+
+    /// Ends the server, which cuts its sessions, and starts it again on the same port.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.stop("fast")?;
+        self.launch()
+    }
+
+    fn stop(&self, mode: &str) -> anyhow::Result<()> {
+        finished(
+            self.program("pg_ctl")
+                .args(["-m", mode, "-w", "-D"])
+                .arg(self.data())
+                .arg("stop"),
+        )
     }
 
     fn data(&self) -> PathBuf {
@@ -156,11 +177,7 @@ impl PostgresServer {
 impl Drop for PostgresServer {
     fn drop(&mut self) {
         // By the process id in the folder; without one there is nothing to end.
-        let mut stop = self.program("pg_ctl");
-        stop.args(["-m", "immediate", "-w", "-D"])
-            .arg(self.data())
-            .arg("stop");
-        let _ = finished(&mut stop);
+        let _ = self.stop("immediate");
     }
 }
 

@@ -26,7 +26,7 @@ const L1_BYTES: u64 = 16 << 20;
 pub async fn measure(db: &Database, sizes: &InvalidationSizes) -> anyhow::Result<Vec<Measure>> {
     let redis = RedisServer::try_start().await?;
     let store = db.store().await?;
-    let cache = open_cache(&redis.url(), L1_BYTES).await?;
+    let cache = open_cache(&redis.url(), L1_BYTES, &store).await?;
     let harness = RelayHarness::start(store.clone(), cache).await?;
     let stop = CancellationToken::new();
     let listening = tokio::spawn({

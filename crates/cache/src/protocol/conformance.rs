@@ -9,7 +9,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::shard::{EpochRecord, LeaseAnswer, OfEpoch, ShardMemory, StoredEntry, Targets};
+use super::shard::{Client, EpochRecord, LeaseAnswer, OfEpoch, ShardMemory, StoredEntry, Targets};
 use crate::backend::{Cache, CacheSettings};
 use crate::clock::ServerClock;
 use crate::command::{CacheCommand, CacheReply, NO_ARGS};
@@ -38,6 +38,17 @@ enum Name {
 const KEYS: [Name; 2] = [Name::Key(0), Name::Key(1)];
 const TAGS: [Name; 2] = [Name::Tag(0), Name::Tag(1)];
 
+/// Most readers, one whose server has started again, and one of another database.
+const HERE: Client = Client {
+    run: 1,
+    database: 0,
+};
+const OTHER_RUN: Client = Client { run: 2, ..HERE };
+const OTHER_DATABASE: Client = Client {
+    database: 1,
+    ..HERE
+};
+
 #[derive(Clone, Debug)]
 enum Record {
     Epoch,
@@ -50,12 +61,12 @@ enum Record {
 
 #[derive(Clone, Debug)]
 enum Operation {
-    /// By a reader whose lookup was right, or came before the entry; connected to the run with this number.
+    /// By a reader whose lookup was right, or came before the entry.
     AcquireLease {
         key: Name,
         tags: Vec<Name>,
         is_early: bool,
-        run: u64,
+        by: Client,
     },
     /// With one of the leases that were given.
     Fill {
@@ -67,8 +78,10 @@ enum Operation {
         mark_stale: Vec<Name>,
         tags: Vec<Name>,
         snapshot: DbSnapshot,
+        database: u64,
     },
-    EndEpoch,
+    /// For one of this database.
+    EndEpoch(u64),
     /// One of the epochs that another was ended for.
     BeginEpoch(usize, DbSnapshot),
     /// A heartbeat of one of those, with this number.
@@ -116,16 +129,21 @@ fn record() -> impl Strategy<Value = Record> {
 }
 
 fn acquire_lease() -> impl Strategy<Value = Operation> {
-    let runs = prop_oneof![9 => Just(1), 1 => Just(2)];
+    let clients = prop_oneof![7 => Just(HERE), 1 => Just(OTHER_RUN), 2 => Just(OTHER_DATABASE)];
     let early = prop::bool::weighted(0.1);
-    (one_of(KEYS), some_of(TAGS), early, runs).prop_map(|(key, tags, is_early, run)| {
+    (one_of(KEYS), some_of(TAGS), early, clients).prop_map(|(key, tags, is_early, by)| {
         Operation::AcquireLease {
             key,
             tags,
             is_early,
-            run,
+            by,
         }
     })
+}
+
+/// Mostly the same.
+fn database() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => Just(HERE.database), 1 => Just(OTHER_DATABASE.database)]
 }
 
 fn fill() -> impl Strategy<Value = Operation> {
@@ -133,8 +151,9 @@ fn fill() -> impl Strategy<Value = Operation> {
 }
 
 fn remove() -> impl Strategy<Value = Operation> {
-    let targets = (some_of(KEYS), some_of(KEYS), some_of(TAGS), snapshot());
-    targets.prop_map(|(keys, mut mark_stale, tags, snapshot)| {
+    let targets = (some_of(KEYS), some_of(KEYS), some_of(TAGS));
+    (targets, snapshot(), database()).prop_map(|(targets, snapshot, database)| {
+        let (keys, mut mark_stale, tags) = targets;
         // As `InvalidationTargets` has it: a key is removed or marked.
         mark_stale.retain(|key| !keys.contains(key));
         Operation::Remove {
@@ -142,6 +161,7 @@ fn remove() -> impl Strategy<Value = Operation> {
             mark_stale,
             tags,
             snapshot,
+            database,
         }
     })
 }
@@ -152,7 +172,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         20 => acquire_lease(),
         20 => fill(),
         10 => remove(),
-        2 => Just(EndEpoch),
+        2 => database().prop_map(EndEpoch),
         8 => (choice(), snapshot()).prop_map(|(epoch, snapshot)| BeginEpoch(epoch, snapshot)),
         4 => (choice(), 0u64..3).prop_map(|(epoch, last)| Heartbeat(epoch, last)),
         4 => record().prop_map(Lose),
@@ -194,6 +214,11 @@ fn run(number: u64) -> String {
     format!("run{number}")
 }
 
+/// The mark of a database, with which the ids of its epochs begin.
+fn mark(database: u64) -> String {
+    format!("{database:08x}")
+}
+
 /// An epoch as the daemon has it.
 fn epoch(record: EpochRecord, heartbeat: u64) -> Epoch {
     Epoch {
@@ -228,7 +253,7 @@ fn for_sequences(check: impl Fn(Vec<Operation>) -> Result<(), TestCaseError>) {
 /// The scripts on one server.
 struct Scripts {
     remote: RemoteCache,
-    shard: Shard,
+    shard: Shard<'static>,
 }
 
 impl Scripts {
@@ -244,8 +269,10 @@ impl Scripts {
         let Cache::Remote(remote) = cache else {
             panic!("not on a server")
         };
-        let shard = Shard::all(1).next().expect("a shard");
-        Self { remote, shard }
+        Self {
+            remote,
+            shard: Shard::FIRST,
+        }
     }
 
     async fn call(&self, command: CacheCommand) -> CacheReply {
@@ -281,8 +308,8 @@ impl Scripts {
         self.call(CacheCommand::unlink([name])).await;
     }
 
-    /// The entry that a reader is served who is connected to this run.
-    async fn lookup(&self, name: Name, run_number: u64) -> Option<Entry> {
+    /// The entry that this reader is served.
+    async fn lookup(&self, name: Name, by: Client) -> Option<Entry> {
         let value = key(name).value_key(self.shard);
         let mut names = vec![value, self.shard.epoch_key()];
         names.extend(TAGS.map(|tag| self.fence_name(tag)));
@@ -294,7 +321,8 @@ impl Scripts {
             tag_fences: found.map(CacheReply::text).collect(),
         };
         let clock = ServerClock::default();
-        let lookup = raw.validate(&tags(&TAGS), &run(run_number), &clock, Instant::now());
+        let (run, mark) = (run(by.run), mark(by.database));
+        let lookup = raw.validate(&tags(&TAGS), (&run, &mark), &clock, Instant::now());
         lookup.entry.map(Arc::unwrap_or_clone)
     }
 
@@ -303,7 +331,7 @@ impl Scripts {
         name: Name,
         tags_of: &[Name],
         token: u64,
-        run_number: u64,
+        by: Client,
         is_early: bool,
     ) -> LeaseAnswer {
         let value = CacheCommand::named("GET", [key(name).value_key(self.shard)], NO_ARGS);
@@ -314,8 +342,9 @@ impl Scripts {
         };
         let fences = tags_of.iter().map(|tag| self.fence_name(*tag));
         let token = format!("{token:032x}");
-        let (key, run) = (key(name), run(run_number));
-        let acquire = script::acquire_lease(&key, self.shard, fences, &token, &run, &seen);
+        let (key, run, mark) = (key(name), run(by.run), mark(by.database));
+        let by = (&*run, &*mark);
+        let acquire = script::acquire_lease(&key, self.shard, fences, &token, by, &seen);
         let reply = self.call(acquire).await.list().expect("a list");
         match (reply[0].number(), reply.get(1)) {
             (Some(0), None) => LeaseAnswer::Held,
@@ -444,15 +473,15 @@ async fn apply(
             key,
             tags,
             is_early,
-            run,
+            by,
         } => {
             history.tokens += 1;
             let token = history.tokens;
             let seen = rules.entries.get(key).map(|entry| entry.record.version);
             // A version that no entry has.
             let seen = if *is_early { Some(u64::MAX) } else { seen };
-            let answer = rules.acquire_lease(key, tags, token, *run, seen);
-            let replied = scripts.acquire_lease(*key, tags, token, *run, *is_early);
+            let answer = rules.acquire_lease(key, tags, token, *by, seen);
+            let replied = scripts.acquire_lease(*key, tags, token, *by, *is_early);
             prop_assert_eq!(replied.await, answer);
             if let (LeaseAnswer::Acquired(_), Some(epoch)) = (answer, rules.epoch) {
                 history.given.push(Given {
@@ -482,6 +511,7 @@ async fn apply(
             mark_stale,
             tags,
             snapshot,
+            database,
         } => {
             let named = targets(keys, mark_stale, tags);
             if named.is_empty() {
@@ -494,15 +524,17 @@ async fn apply(
                     tags,
                 },
                 snapshot,
+                *database,
             );
+            scripts.remote.set_database(&mark(*database));
             let removed = removal::remove(&scripts.remote.transport, &named, snapshot).await;
             let removed = removed.expect("removed");
             prop_assert_eq!(removed.first_error(), None);
             prop_assert_eq!(!removed.no_epoch, has_epoch);
         }
-        Operation::EndEpoch => {
+        Operation::EndEpoch(database) => {
             let next = EpochRecord {
-                id: history.ended_for.len() as u64 + 1,
+                id: (database << 32) + history.ended_for.len() as u64 + 1,
                 run: 1,
             };
             history.ended_for.push(next);
@@ -555,25 +587,34 @@ fn scripts_on_a_server_keep_the_rules() {
     let runtime = runtime.expect("a runtime");
     let redis = runtime.block_on(RedisServer::start());
     let scripts = runtime.block_on(Scripts::open(&redis));
-    let reached = RefCell::new([0u32; 3]);
+    let reached = RefCell::new([0u32; 4]);
     for_sequences(|operations| {
         runtime.block_on(async {
             scripts
                 .call(CacheCommand::named("FLUSHALL", NO_ARGS, NO_ARGS))
                 .await;
             let (mut rules, mut history) = (ShardMemory::default(), History::default());
+            // One in four begins in an epoch of the other database.
+            let whose = u64::from(operations.len() % 4 == 0);
             let first = [
-                Operation::EndEpoch,
+                Operation::EndEpoch(whose),
                 Operation::BeginEpoch(0, DbSnapshot::from_commit_count(0)),
             ];
             for operation in first.iter().chain(&operations) {
                 apply(&scripts, &mut rules, &mut history, operation).await?;
                 prop_assert_eq!(&scripts.memory().await, &rules, "after {:?}", operation);
-                for (name, run) in [(KEYS[0], 1), (KEYS[1], 1), (KEYS[0], 2)] {
-                    let served = scripts.lookup(name, run).await;
+                for (name, by) in [
+                    (KEYS[0], HERE),
+                    (KEYS[1], HERE),
+                    (KEYS[0], OTHER_RUN),
+                    (KEYS[0], OTHER_DATABASE),
+                ] {
+                    let served = scripts.lookup(name, by).await;
                     let served = served.as_ref().map(stored_entry);
-                    prop_assert_eq!(served.as_ref(), rules.lookup(&name, run));
+                    prop_assert_eq!(served.as_ref(), rules.lookup(&name, by));
                     reached.borrow_mut()[0] += u32::from(served.is_some());
+                    let is_foreign = by.database != HERE.database && served.is_some();
+                    reached.borrow_mut()[3] += u32::from(is_foreign);
                 }
                 let reached = &mut reached.borrow_mut();
                 reached[1] += u32::from(rules.entries.values().any(|entry| entry.record.is_stale));
@@ -615,7 +656,7 @@ fn in_process_cache_serves_nothing_that_the_rules_refuse() {
                     };
                     let token = lease.as_ref().map_or(0, |lease| lease.token as u64);
                     let seen = rules.entries.get(name).map(|entry| entry.record.version);
-                    let answer = rules.acquire_lease(name, of, token, epoch.run, seen);
+                    let answer = rules.acquire_lease(name, of, token, HERE, seen);
                     prop_assert_eq!(lease.is_some(), answer == LeaseAnswer::Acquired(epoch.id));
                     given.extend(lease.map(|lease| (*name, of.clone(), token, lease)));
                 }
@@ -650,6 +691,7 @@ fn in_process_cache_serves_nothing_that_the_rules_refuse() {
                     mark_stale,
                     tags,
                     snapshot,
+                    ..
                 } => {
                     memory.remove(&targets(keys, mark_stale, tags), snapshot, now);
                     rules.remove(
@@ -659,6 +701,7 @@ fn in_process_cache_serves_nothing_that_the_rules_refuse() {
                             tags,
                         },
                         snapshot,
+                        HERE.database,
                     );
                 }
                 // Fences that expired. In process the removal itself ends the entries of a tag, so that they need no
@@ -674,7 +717,7 @@ fn in_process_cache_serves_nothing_that_the_rules_refuse() {
                 if let Some(entry) = memory.local.get(&key(name)) {
                     *served.borrow_mut() += 1;
                     let allowed = rules
-                        .lookup(&name, epoch.run)
+                        .lookup(&name, HERE)
                         .map(|entry| (entry.version, entry.is_stale));
                     prop_assert_eq!(Some((entry.version as u64, entry.fresh.is_zero())), allowed);
                 }

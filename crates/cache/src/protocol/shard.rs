@@ -22,11 +22,29 @@ impl<T> OfEpoch<T> {
 /// Of an epoch that no memory has: records that are written while there is none belong to it.
 pub(super) const NO_EPOCH: u64 = 0;
 
+/// The mark of the database that an epoch is of: its id begins with it.
+pub(super) fn database_of(epoch: u64) -> u64 {
+    epoch >> 32
+}
+
 /// The life of a memory, on one run of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct EpochRecord {
     pub id: u64,
     pub run: u64,
+}
+
+/// The run of the server that a reader is connected to, and the mark of the database that it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Client {
+    pub run: u64,
+    pub database: u64,
+}
+
+impl Client {
+    fn may_use(self, epoch: &EpochRecord) -> bool {
+        epoch.run == self.run && database_of(epoch.id) == self.database
+    }
 }
 
 /// An entry, as far as the rules look at it.
@@ -92,9 +110,9 @@ impl<N: Ord + Clone, S: Snapshot> ShardMemory<N, S> {
         (watermark.epoch == epoch.id).then_some(epoch)
     }
 
-    /// The entry that a reader is served who is connected to this run of the server.
-    pub fn lookup(&self, key: &N, run: u64) -> Option<&StoredEntry<N, S>> {
-        let epoch = self.epoch.filter(|epoch| epoch.run == run)?;
+    /// The entry that this reader is served.
+    pub fn lookup(&self, key: &N, by: Client) -> Option<&StoredEntry<N, S>> {
+        let epoch = self.epoch.filter(|epoch| by.may_use(epoch))?;
         let entry = self.entries.get(key)?.in_epoch(epoch.id)?;
         let includes_fence = |tag: &N| {
             let fence = self.fences.get(tag);
@@ -112,10 +130,10 @@ impl<N: Ord + Clone, S: Snapshot> ShardMemory<N, S> {
         key: &N,
         tags: &[N],
         token: u64,
-        run: u64,
+        by: Client,
         seen: Option<u64>,
     ) -> LeaseAnswer {
-        let Some(epoch) = self.proven_epoch().filter(|epoch| epoch.run == run) else {
+        let Some(epoch) = self.proven_epoch().filter(|epoch| by.may_use(epoch)) else {
             return LeaseAnswer::NoEpoch;
         };
         if self.entries.get(key).map(|entry| entry.record.version) != seen {
@@ -171,8 +189,14 @@ impl<N: Ord + Clone, S: Snapshot> ShardMemory<N, S> {
         PutOutcome::Stored
     }
 
-    /// Returns whether there is an epoch.
-    pub fn remove(&mut self, targets: &Targets<'_, N>, removal: &S) -> bool {
+    /// Returns whether there is an epoch of this database. In one of another database, or one that is about to begin,
+    /// nothing is touched: its snapshots cannot be compared with this one.
+    pub fn remove(&mut self, targets: &Targets<'_, N>, removal: &S, database: u64) -> bool {
+        let epoch = self.epoch.map(|epoch| epoch.id);
+        let owner = epoch.or(self.watermark.as_ref().map(|watermark| watermark.epoch));
+        if owner.is_some_and(|id| id != NO_EPOCH && database_of(id) != database) {
+            return false;
+        }
         // The lost watermark may have held any removal, and a new one does not vouch for them.
         self.epoch = self.proven_epoch();
         let epoch = self.epoch.map_or(NO_EPOCH, |epoch| epoch.id);

@@ -29,6 +29,7 @@ use super::command::{CacheCommand, CacheReply, Limits};
 use super::connection::ServerInfo;
 use super::error::CacheError;
 use super::l1::L1Cache;
+use oddsd_core::key::Namespace;
 
 /// Commands under way at a time; more than this fail at once. The library has a bound of its own,
 /// but in 10.1 each command that it turns away stays counted as queued, and from then on it no longer
@@ -101,6 +102,7 @@ impl RedisTransport {
     /// take. Fails only on a URL that can never work.
     pub async fn open(
         url: &SecretString,
+        namespace: &Namespace,
         command_timeout: Duration,
         l1_bytes: u64,
     ) -> anyhow::Result<Self> {
@@ -108,10 +110,14 @@ impl RedisTransport {
         let is_cluster = config.server.is_clustered();
         let limits = limits(&config.server);
         let host = connect::host(&config.server);
-        let server = Arc::new(ServerInfo::new(limits, host, command_timeout));
+        let server = ServerInfo::new(limits, host, namespace.clone(), command_timeout);
+        let server = Arc::new(server);
         // The library subscribes to one node of a cluster only, so there is no L1 in front of one.
         let tracking = (l1_bytes > 0 && !is_cluster)
-            .then(|| TrackingSubscriber::start(config.clone(), command_timeout, l1_bytes))
+            .then(|| {
+                let (config, namespace) = (config.clone(), namespace.clone());
+                TrackingSubscriber::start(config, namespace, command_timeout, l1_bytes)
+            })
             .transpose()?;
         let client = connect::client(config.clone(), command_timeout)?;
         let keeper = tokio::spawn(connect::keep_connected(client.clone(), Arc::clone(&server)));

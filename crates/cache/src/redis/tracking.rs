@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use super::super::error::CacheError;
 use super::super::l1::L1Cache;
 use super::{connect, convert};
-use oddsd_core::key::TrackedKey;
+use oddsd_core::key::{Namespace, TrackedKey};
 
 pub(super) struct TrackingSubscriber {
     pub l1: Arc<L1Cache>,
@@ -28,12 +28,13 @@ pub(super) struct TrackingSubscriber {
 impl TrackingSubscriber {
     pub fn start(
         mut config: Config,
+        namespace: Namespace,
         command_timeout: Duration,
         max_bytes: u64,
     ) -> anyhow::Result<Self> {
         config.version = RespVersion::RESP3;
         let client = connect::client(config, command_timeout)?;
-        let l1 = Arc::new(L1Cache::new(max_bytes));
+        let l1 = Arc::new(L1Cache::new(max_bytes, namespace));
         let (sender, outcome) = watch::channel(None);
         let task = tokio::spawn({
             let (client, l1) = (client.clone(), Arc::clone(&l1));
@@ -79,7 +80,7 @@ async fn subscribe(
                 if matches!(connect, Err(RecvError::Closed)) {
                     return;
                 }
-                let prefixes = TrackedKey::PREFIXES.map(String::from).to_vec();
+                let prefixes = TrackedKey::prefixes(&l1.namespace);
                 let tracking = client.start_tracking(prefixes, true, false, false, false).await;
                 // Changes before this moment were not tracked.
                 l1.reset();

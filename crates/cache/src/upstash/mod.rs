@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::command::{CacheCommand, CacheReply, CommandKind, Limits, chunk};
 use super::connection::ServerInfo;
 use super::error::CacheError;
+use oddsd_core::key::Namespace;
 use rest::RestClient;
 
 /// Upstash takes requests up to 10 MB.
@@ -48,9 +49,10 @@ impl UpstashTransport {
     pub fn open(
         url: &str,
         token: &SecretString,
+        namespace: &Namespace,
         command_timeout: Duration,
     ) -> anyhow::Result<Self> {
-        let rest = RestClient::open(url, token, &LIMITS, command_timeout)?;
+        let rest = RestClient::open(url, token, &LIMITS, namespace.clone(), command_timeout)?;
         rest.server.set_run(Some(RUN.into()));
         Ok(Self(rest))
     }

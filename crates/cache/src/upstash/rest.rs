@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::super::command::Limits;
 use super::super::connection::ServerInfo;
 use super::super::error::CacheError;
+use oddsd_core::key::Namespace;
 use oddsd_core::model::{sanitize_text, strip_byte_order_mark};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,6 +54,7 @@ impl RestClient {
         url: &str,
         token: &SecretString,
         limits: &'static Limits,
+        namespace: Namespace,
         command_timeout: Duration,
     ) -> anyhow::Result<Self> {
         let url: Url = url
@@ -97,7 +99,7 @@ impl RestClient {
             http,
             url,
             token: token.clone(),
-            server: ServerInfo::new(limits, host, command_timeout),
+            server: ServerInfo::new(limits, host, namespace, command_timeout),
             sync_token: Mutex::new(HeaderValue::from_static("")),
         })
     }

@@ -35,7 +35,7 @@ pub async fn measure(
     sizes: &SpeedSizes,
 ) -> anyhow::Result<Vec<Measure>> {
     let store = db.store().await?;
-    let cache = open_cache(&redis.url(), L1_BYTES).await?;
+    let cache = open_cache(&redis.url(), L1_BYTES, &store).await?;
     let harness = RelayHarness::start(store.clone(), cache).await?;
     let in_process = Cache::InProcess(InProcessCache::new(L1_BYTES));
     let in_process = Reader::new(Arc::new(in_process));

@@ -110,7 +110,7 @@ async fn wait_until_empty(outbox: &mut ChangeTable) -> anyhow::Result<()> {
 pub async fn run_worker() -> anyhow::Result<()> {
     let (task, lines) = read_task::<RelayTask>()?;
     let store = open_store(task.database, MAX_CONNECTIONS, STATEMENT_TIMEOUT).await?;
-    let cache = open_cache(&task.redis, L1_BYTES).await?;
+    let cache = open_cache(&task.redis, L1_BYTES, &store).await?;
     let harness = RelayHarness::start(store.clone(), cache).await?;
     for line in lines {
         line?;

@@ -127,8 +127,9 @@ impl CycleComparison<'_> {
             }
             _ => (None, self.redis.url()),
         };
-        let cache = open_cache(&url, L1_BYTES).await?;
-        let harness = RelayHarness::start(self.db.store().await?, cache).await?;
+        let store = self.db.store().await?;
+        let cache = open_cache(&url, L1_BYTES, &store).await?;
+        let harness = RelayHarness::start(store, cache).await?;
         let days = u16::try_from(self.fixture.days()).context("the fixture has too many days")?;
         let mut poller = build_poller(
             self.provider.url(),

@@ -19,8 +19,9 @@ pub async fn measure(
     redis: &RedisServer,
     sizes: &SpeedSizes,
 ) -> anyhow::Result<Vec<Measure>> {
-    let cache = open_cache(&redis.url(), 0).await?;
-    let harness = RelayHarness::start(db.store().await?, cache).await?;
+    let store = db.store().await?;
+    let cache = open_cache(&redis.url(), 0, &store).await?;
+    let harness = RelayHarness::start(store, cache).await?;
     let body = "x".repeat(BODY_BYTES);
     for n in 0..KEYS {
         let (store, body) = (harness.store.clone(), body.clone());

@@ -37,8 +37,9 @@ pub async fn measure(
     redis: &RedisServer,
     sizes: &SpeedSizes,
 ) -> anyhow::Result<Vec<Measure>> {
-    let cache = open_cache(&redis.url(), L1_BYTES).await?;
-    let harness = Arc::new(RelayHarness::start(db.store().await?, cache).await?);
+    let store = db.store().await?;
+    let cache = open_cache(&redis.url(), L1_BYTES, &store).await?;
+    let harness = Arc::new(RelayHarness::start(store, cache).await?);
     // On a worker thread of the runtime, like the daemon's tasks.
     let idle = tokio::spawn(run_idle(
         Arc::clone(&harness),

@@ -44,8 +44,9 @@ pub async fn measure(
     redis: &RedisServer,
     sizes: &SpeedSizes,
 ) -> anyhow::Result<Vec<Measure>> {
-    let cache = open_cache(&redis.url(), 0).await?;
-    let harness = RelayHarness::start(db.store().await?, cache).await?;
+    let store = db.store().await?;
+    let cache = open_cache(&redis.url(), 0, &store).await?;
+    let harness = RelayHarness::start(store, cache).await?;
     let mut workers = Vec::new();
     for n in 0..PROCESSES {
         let task = StampedeTask {
@@ -94,7 +95,7 @@ pub async fn measure(
 pub async fn run_worker() -> anyhow::Result<()> {
     let (task, lines) = read_task::<StampedeTask>()?;
     let store = open_store(task.database, MAX_CONNECTIONS, STATEMENT_TIMEOUT).await?;
-    let reader = Reader::new(Arc::new(open_cache(&task.redis, L1_BYTES).await?));
+    let reader = Reader::new(Arc::new(open_cache(&task.redis, L1_BYTES, &store).await?));
     reader.cache().connected().await;
     for line in lines {
         let key = bench_key("stampede", line?.parse()?);

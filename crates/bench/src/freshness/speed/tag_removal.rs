@@ -37,8 +37,9 @@ pub async fn measure(
     redis: &RedisServer,
     sizes: &SpeedSizes,
 ) -> anyhow::Result<Vec<Measure>> {
-    let cache = open_cache(&redis.url(), 0).await?;
-    let harness = RelayHarness::start(db.store().await?, cache).await?;
+    let store = db.store().await?;
+    let cache = open_cache(&redis.url(), 0, &store).await?;
+    let harness = RelayHarness::start(store, cache).await?;
     let tag = Tag::from_text("bench:everything").context("a tag")?;
     let tagged = long_policy().tagged([tag.clone()]);
     let keys = fill_tagged(&harness, redis, &tagged, sizes.tagged).await?;
@@ -48,7 +49,7 @@ pub async fn measure(
     );
 
     let (proxy, url) = FaultProxy::in_front_of_url(&redis.url()).await;
-    let counted = open_cache(&url, 0).await?;
+    let counted = open_cache(&url, 0, &harness.store).await?;
     counted.connected().await;
     let mut changes = ChangeTable::create(db, 1).await?;
     let targets = InvalidationTargets {

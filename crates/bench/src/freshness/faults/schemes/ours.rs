@@ -29,7 +29,7 @@ impl Ours {
         let mut readers = Vec::new();
         for process in 0..PROCESSES {
             let l1_bytes = if process == 2 { L1_BYTES } else { 0 };
-            let cache = open_cache(redis_url, l1_bytes).await?;
+            let cache = open_cache(redis_url, l1_bytes, &store).await?;
             readers.push(Reader::new(Arc::new(cache)));
         }
         let daemon = readers[0].clone();
